@@ -1,0 +1,1 @@
+"""Hydra launchers for cells, and the path to `sweeps/`."""

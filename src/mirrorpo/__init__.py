@@ -1,0 +1,1 @@
+"""Mirror policy optimisation: which divergence, and which tokens deserve credit."""

@@ -1,0 +1,81 @@
+"""Rewards to advantages, one number per completion, constant in the policy."""
+
+from dataclasses import dataclass
+
+import torch
+
+from mirrorpo.core.masked import group_mean, group_size
+from mirrorpo.core.shapes import GroupIds, PerCompletion
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupMean:
+    """Reward minus the mean reward of its group.
+
+        A_i = R_i - mean_j R_j
+
+    Value: sums to zero over a group. NaN rewards (no verdict) get 0 and do not enter the mean.
+    Gradient: none.
+
+    Example:
+        >>> GroupMean()(torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.tensor([0, 0, 1, 1]))
+        tensor([ 0.5000, -0.5000, -0.5000,  0.5000])
+
+    References:
+        Liu et al. 2025 (Dr. GRPO), https://arxiv.org/abs/2503.20783
+    """
+
+    def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion:
+        centred = rewards.detach() - group_mean(rewards.detach(), group)
+        return torch.where(centred.isnan(), torch.zeros_like(centred), centred)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupStandardised:
+    """Reward standardised within its group.
+
+        A_i = (R_i - mean_j R_j) / (std_j R_j + epsilon)
+
+    Value: zero for a group whose rewards are all equal. NaN rewards get 0 and enter neither mean
+    nor std. Gradient: none.
+
+    Attributes:
+        epsilon: added to the standard deviation, outside the root.
+        ddof: 1 divides the squared deviations by n - 1 (TRL), 0 by n.
+
+    Example:
+        >>> GroupStandardised(epsilon=0.0, ddof=0)(torch.tensor([1.0, 0.0]), torch.tensor([4, 4]))
+        tensor([ 1., -1.])
+
+    References:
+        Shao et al. 2024 (GRPO), section 4.1, https://arxiv.org/abs/2402.03300
+    """
+
+    epsilon: float
+    ddof: int
+
+    def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion:
+        rewards = rewards.detach()
+        centred = rewards - group_mean(rewards, group)
+        size = group_size(rewards, group)
+        variance = group_mean(centred.square(), group) * size / (size - self.ddof).clamp(min=1)
+        scaled = centred / (variance.sqrt() + self.epsilon)
+        # Equal rewards leave 0 / 0 when epsilon is 0; such a group teaches nothing.
+        return torch.where(scaled.isnan(), torch.zeros_like(scaled), scaled)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unit:
+    """Advantage one for every completion: imitation of demonstrations.
+
+        A_i = 1
+
+    Value: 1, also for a completion without a verdict. Gradient: none.
+
+    Example:
+        >>> Unit()(torch.tensor([0.0, 1.0]), torch.tensor([0, 1]))
+        tensor([1., 1.])
+    """
+
+    def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion:
+        return torch.ones_like(rewards)

@@ -1,0 +1,83 @@
+"""Credit of a token as a function of its log-ratio and its advantage; a loss, to be minimised."""
+
+from dataclasses import dataclass
+
+import torch
+
+from mirrorpo.core.shapes import PerToken, TokenMask
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clipped:
+    """PPO's pessimistic clipped surrogate, with separate lower and upper bounds.
+
+        loss_t = -min( r_t A_t,  clip(r_t, 1 - low, 1 + high) A_t )
+
+    where r_t = exp(log_ratio_t) is the importance ratio pi_theta / pi_old and A_t the advantage.
+    low == high is PPO and GRPO; high > low is DAPO's "clip-higher".
+
+    Value: equals -r_t A_t inside the trust region and is never below it.
+
+    Gradient: -A_t r_t grad log pi_theta(y_t), and exactly zero where the ratio has already left the
+    trust region in the direction the advantage pushes it (A_t > 0 and r_t > 1 + high, or A_t < 0 and
+    r_t < 1 - low). At r_t = 1 it is the REINFORCE gradient, -A_t grad log pi_theta(y_t).
+
+    Attributes:
+        low: how far below 1 the ratio is still trusted, in [0, 1).
+        high: how far above 1 the ratio is still trusted, > 0.
+
+    Example:
+        Two tokens want to go up, one wants to go down; the first has gone far enough, and so has
+        the third.
+
+        >>> log_ratio = torch.tensor([[1.5, 1.1, 0.5]]).log().requires_grad_()
+        >>> advantage = torch.tensor([[1.0, 1.0, -1.0]])
+        >>> loss = Clipped(low=0.2, high=0.28)(log_ratio, advantage)
+        >>> loss.detach()
+        tensor([[-1.2800, -1.1000,  0.8000]])
+        >>> torch.autograd.grad(loss.sum(), log_ratio)[0]
+        tensor([[ 0.0000, -1.1000,  0.0000]])
+
+    References:
+        Schulman et al. 2017 (PPO), Eq. 7, https://arxiv.org/abs/1707.06347
+        Yu et al. 2025 (DAPO, clip-higher), https://arxiv.org/abs/2503.14476
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.low < 1 and self.high > 0):
+            raise ValueError(f"algo.surrogate.low={self.low}, high={self.high}: need 0 <= low < 1 and high > 0")
+
+    def __call__(self, log_ratio: PerToken, advantage: PerToken) -> PerToken:
+        ratio = log_ratio.exp()
+        trusted = ratio.clamp(1 - self.low, 1 + self.high)
+        return -torch.minimum(ratio * advantage, trusted * advantage)
+
+    def clipped(self, log_ratio: PerToken, advantage: PerToken) -> TokenMask:
+        """Tokens with a nonzero advantage and exactly zero gradient."""
+        ratio = log_ratio.detach().exp()
+        return ((advantage > 0) & (ratio > 1 + self.high)) | ((advantage < 0) & (ratio < 1 - self.low))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NegativeLogLikelihood:
+    """The log-likelihood of demonstrations, as a loss.
+
+        loss_t = -A_t log pi_theta(y_t)
+
+    Value: >= 0 for A_t >= 0. Gradient: -A_t grad log pi_theta(y_t), nowhere cut off. Takes the
+    log-ratio of `ratio.Likelihood`.
+
+    Example:
+        >>> NegativeLogLikelihood()(torch.tensor([[-2.0]]), torch.tensor([[1.0]]))
+        tensor([[2.]])
+    """
+
+    def __call__(self, log_ratio: PerToken, advantage: PerToken) -> PerToken:
+        return -advantage * log_ratio
+
+    def clipped(self, log_ratio: PerToken, advantage: PerToken) -> TokenMask:
+        """No token."""
+        return torch.zeros_like(advantage, dtype=torch.bool)

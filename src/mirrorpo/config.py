@@ -1,0 +1,206 @@
+"""From a composed config to a cell: its schema, its checks, its identity.
+
+Imports no torch, so that a launcher can look at hundreds of cells without waiting for it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+AXES = ("algo", "divergence", "weighting", "model", "dataset")
+
+# What changes no number in metrics.jsonl is not part of a run's identity.
+PLUMBING = ("out", "name", "logger", "progress", "checkpoint_every", "keep_checkpoints", "shown_completions", "dataset.root")
+
+
+@dataclass
+class Knobs:
+    """Every top-level setting of a run; a key that is not here fails at compose.
+
+    Groups are typed Any: their files fix their keys.
+    """
+
+    algo: Any = MISSING
+    divergence: Any = MISSING
+    weighting: Any = MISSING
+    model: Any = MISSING
+    dataset: Any = MISSING
+    reward: Any = MISSING
+    rollout: Any = MISSING
+    eval_rollout: Any = MISSING
+    optimiser: Any = MISSING
+    schedule: Any = MISSING
+    logger: Any = MISSING
+
+    seed: int = MISSING
+    name: str = MISSING
+    out: str = MISSING
+    device: str = MISSING
+    threads: int = MISSING
+    deterministic: bool = MISSING
+    progress: bool = MISSING
+
+    steps: int = MISSING
+    prompts_per_step: int = MISSING
+    group_size: int = MISSING
+    updates_per_rollout: int = MISSING
+    update_window: str = MISSING
+    data_order: str = MISSING
+    max_new_tokens: int = MISSING
+    temperature: float = MISSING
+    lr: float = MISSING
+    max_grad_norm: float = MISSING
+    tokens_per_micro_batch: int = MISSING
+    tile: int = MISSING
+
+    eval_every: int = MISSING
+    eval_split: str = MISSING
+    eval_questions: int = MISSING
+    eval_max_new_tokens: int = MISSING
+    eval_sampled_questions: int = MISSING
+    eval_samples: int = MISSING
+    eval_temperature: float = MISSING
+    checkpoint_every: int = MISSING
+    keep_checkpoints: int = MISSING
+    shown_completions: int = MISSING
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name that `conf/train.yaml` lists first."""
+    ConfigStore.instance().store(name="schema", node=Knobs)
+
+
+def check(cfg: DictConfig) -> None:
+    """Everything that can be said of a config without building it.
+
+    Raises:
+        ValueError: naming the knob, its value and the fix.
+    """
+    known = {field.name for field in fields(Knobs)}
+    extra = sorted(str(key) for key in cfg if key not in known)
+    if extra:
+        raise ValueError(f"unknown settings {extra}: the run-level settings are {sorted(known)}")
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ValueError(f"no recipe sets {missing} for this model and dataset: give them on the command line or write conf/recipe/pair/<dataset>_<model>.yaml")
+    for knob, least in LEAST.items():
+        if cfg[knob] < least:
+            raise ValueError(f"{knob}={cfg[knob]}: needs at least {least}")
+    for knob, choices in CHOICES.items():
+        if cfg[knob] not in choices:
+            raise ValueError(f"{knob}={cfg[knob]}: choose one of {', '.join(choices)}")
+    if cfg.lr < 0 or cfg.temperature <= 0:
+        raise ValueError(f"lr={cfg.lr}, temperature={cfg.temperature}: the learning rate is not negative, and training samples at a temperature above 0")
+    if cfg.update_window == "split" and cfg.prompts_per_step % cfg.updates_per_rollout:
+        raise ValueError(
+            f"updates_per_rollout={cfg.updates_per_rollout} does not divide prompts_per_step={cfg.prompts_per_step}: "
+            "with update_window=split each update takes an equal share of the groups"
+        )
+    if cfg.eval_samples > 0 and cfg.eval_temperature <= 0:
+        raise ValueError(f"eval_temperature={cfg.eval_temperature}: samples at temperature 0 are all the same; set eval_samples=0 for greedy only")
+
+
+LEAST: Mapping[str, int] = {
+    "steps": 0, "prompts_per_step": 1, "group_size": 1, "updates_per_rollout": 1, "max_new_tokens": 1, "threads": 1,
+    "tokens_per_micro_batch": 1, "tile": 1, "eval_every": 0, "eval_questions": 0, "eval_max_new_tokens": 1,
+    "eval_sampled_questions": 0, "eval_samples": 0, "checkpoint_every": 1, "keep_checkpoints": 1, "shown_completions": 0, "seed": 0,
+}  # fmt: skip
+CHOICES: Mapping[str, Sequence[str]] = {
+    "update_window": ("whole", "split"),
+    "data_order": ("shuffled", "sequential"),
+    "eval_split": ("validation", "test"),
+}
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain data, interpolations filled in.
+
+    Raises:
+        ValueError: if an interpolation cannot be filled.
+    """
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ValueError(f"the config cannot be resolved: {error}") from error
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys.
+
+    Example:
+        >>> flat({"algo": {"low": 0.2}, "seed": 1})
+        {'algo.low': 0.2, 'seed': 1}
+    """
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
+def identity(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make a run what it is: all but the plumbing, as dotted keys."""
+    return {key: value for key, value in flat(data).items() if not any(key == p or key.startswith(p + ".") for p in PLUMBING)}
+
+
+def config_hash(data: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits over a config's identity; independent of key order."""
+    return digest(identity(data))[:16]
+
+
+def digest(data: Mapping[str, Any]) -> str:
+    """sha256 over sorted JSON."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The identity keys in which two configs differ, with both values; a missing key counts as None."""
+    a, b = identity(one), identity(other)
+    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One run: a point of the grid with its seed, and the folder that is its own.
+
+    Attributes:
+        config: resolved settings.
+        choices: the name chosen on each axis.
+        settings: what differs from the named choices' own settings, the seed apart.
+    """
+
+    config: Mapping[str, Any]
+    choices: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """`algo=grpo,divergence=kl,...`, with a short hash when settings beyond the axes differ."""
+        axes = ",".join(f"{axis}={self.choices[axis]}" for axis in AXES)
+        return axes + (f",settings={digest(self.settings)[:8]}" if self.settings else "")
+
+    @property
+    def folder(self) -> Path:
+        """`<out>/<name>/<label>/seed=<n>`: a function of the config and of nothing else."""
+        return Path(self.config["out"]) / self.config["name"] / self.label / f"seed={self.config['seed']}"
+
+    @property
+    def hash(self) -> str:
+        """The config's hash."""
+        return config_hash(self.config)
+
+
+def cell(cfg: DictConfig, choices: Mapping[str, str], baseline: Mapping[str, Any]) -> Cell:
+    """The cell of a composed config; `baseline` is what its axes' choices alone compose to."""
+    config = resolved(cfg)
+    settings = {key: mine for key, (mine, _) in differences(config, baseline).items() if key != "seed"}
+    return Cell(config=config, choices={axis: choices[axis] for axis in AXES}, settings=settings)

@@ -1,0 +1,142 @@
+"""The data that flows through one step: frozen, new out of old, never mutated."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, TokenIds, TokenMask
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One question of a dataset.
+
+    Attributes:
+        uid: stable name of the question; the same in every run, so that runs can be paired.
+        question: the text a person would ask.
+        gold: the right answer as the dataset gives it ("1,000").
+        demonstration: a worked answer, the target of `algo=sft`.
+    """
+
+    uid: str
+    question: str
+    gold: str
+    demonstration: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """One sampled continuation of a prompt, with the ids the engine produced.
+
+    Attributes:
+        uid: the prompt's.
+        group: which prompt of the step this answers; completions of one group share it.
+        prompt_ids: the rendered prompt.
+        ids: the continuation, its end-of-sequence token included when there is one.
+        logprobs: log-probability of each id under the sampler, natural log.
+        text: `ids` decoded, special tokens left out.
+        truncated: stopped by length, without an end-of-sequence token.
+    """
+
+    uid: str
+    group: int
+    prompt_ids: Sequence[int]
+    ids: Sequence[int]
+    logprobs: Sequence[float]
+    text: str
+    truncated: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What the verifier says of one completion.
+
+    Attributes:
+        reward: the number trained on; NaN when the verifier could not say, and then the completion
+            is left out of training and of its group's statistics.
+        strict: right by the strict extraction (`####` or `\\boxed{}`).
+        flexible: right by the flexible extraction (last number).
+        outcome: one word that is counted: right, wrong, no_answer, unverifiable, ...
+    """
+
+    reward: float
+    strict: bool
+    flexible: bool
+    outcome: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutBatch:
+    """One step's completions as tensors. Entry t of every [B, T] field is about completion token t.
+
+    Prompts are padded on the left, completions on the right.
+
+    Attributes:
+        prompt_ids: [B, S].
+        prompt_present: [B, S], True where a real prompt token stands.
+        completion_ids: [B, T].
+        present: [B, T], True for real completion tokens, the first end-of-sequence included.
+        mask: [B, T], True for trained tokens; a subset of `present`.
+        group: [B], explicit, never inferred from position.
+        rewards: [B], NaN without a verdict.
+        truncated: [B].
+        sampler_logprobs: [B, T], what the engine says it sampled from.
+        old_logprobs: [B, T], the same tokens under the policy at rollout time, by the trainer's own forward.
+        anchor_logprobs: [B, T], the same tokens under the divergence's anchor; NaN when nothing reads it.
+        anchor_hidden: [B, T, D], the anchor's last hidden states; D = 0 when no exact divergence reads them.
+    """
+
+    prompt_ids: Int[Tensor, "B S"]
+    prompt_present: Bool[Tensor, "B S"]
+    completion_ids: TokenIds
+    present: TokenMask
+    mask: TokenMask
+    group: GroupIds
+    rewards: PerCompletion
+    truncated: Bool[Tensor, " B"]
+    sampler_logprobs: PerToken
+    old_logprobs: PerToken
+    anchor_logprobs: PerToken
+    anchor_hidden: Float[Tensor, "B T D"]
+
+    def __len__(self) -> int:
+        """Number of completions, B."""
+        return self.completion_ids.shape[0]
+
+    def rows(self, index: Tensor) -> "RolloutBatch":
+        """The completions at `index`, cut to their own longest prompt and completion."""
+        picked = {field.name: getattr(self, field.name)[index] for field in fields(self)}
+        width = max(int(picked["present"].sum(dim=1).max()), 1)
+        depth = max(int(picked["prompt_present"].sum(dim=1).max()), 1)
+        for name in ("prompt_ids", "prompt_present"):
+            picked[name] = picked[name][:, picked[name].shape[1] - depth :]
+        for name in ("completion_ids", "present", "mask", "sampler_logprobs", "old_logprobs", "anchor_logprobs", "anchor_hidden"):
+            picked[name] = picked[name][:, :width]
+        return RolloutBatch(**picked)
+
+    def to(self, device: torch.device | str) -> "RolloutBatch":
+        """The same batch on another device."""
+        return RolloutBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def with_(self, **changes: Any) -> "RolloutBatch":
+        """A copy in which the named fields are replaced."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyOutputs:
+    """The live policy's view of a batch's tokens, with gradient where it has one.
+
+    Attributes:
+        logprobs: [B, T], log pi_theta of each sampled token.
+        entropy: [B, T], in nats, without gradient.
+        divergence: [B, T], D(pi_theta, anchor) by the configured estimator, before its coefficient.
+    """
+
+    logprobs: PerToken
+    entropy: PerToken
+    divergence: PerToken

@@ -1,0 +1,199 @@
+"""What each axis promises. Implementations are frozen dataclasses and do not repeat these contracts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, Verdict
+from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
+
+Split = Literal["train", "validation", "test"]
+
+
+class Dataset(Protocol):
+    """Questions with gold answers, in three splits that share no question.
+
+    `load` is deterministic, and reading one split never touches another split's file. Errors name
+    the file, the line and the fix. `fingerprint` is a hash of the bytes (or of the generator's
+    settings) behind a split, stored with every run.
+    """
+
+    system: str
+    user: str
+
+    def load(self, split: Split) -> Sequence[Prompt]: ...
+
+    def fingerprint(self, split: Split) -> str: ...
+
+
+class RewardFn(Protocol):
+    """Judges completions against their prompts' gold answers; one verdict each, in order.
+
+    Never raises on what a model wrote; a verifier that crashed or ran out of time gives the outcome
+    "unverifiable" and a NaN reward.
+    """
+
+    def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]: ...
+
+
+class GenerativeModel(Protocol):
+    """What an engine may know of the policy: a causal LM with a key-value cache, and its special ids."""
+
+    @property
+    def network(self) -> Any: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+
+    @property
+    def pad_id(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def computing(self) -> AbstractContextManager[None]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+class RolloutEngine(Protocol):
+    """Samples `group_size` completions for each prompt, in order: group 0 first, then group 1, ...
+
+    The same (seed, prompts, model) give the same tokens. `logprobs` are those of the
+    distribution that was sampled from. `temperature` 0 is greedy.
+    """
+
+    def generate(
+        self,
+        model: GenerativeModel,
+        prompts: Sequence[Prompt],
+        prompt_ids: Sequence[Sequence[int]],
+        *,
+        group_size: int,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> Sequence[Completion]: ...
+
+
+class AdvantageEstimator(Protocol):
+    """Rewards to advantages, per completion, without gradient. NaN rewards give advantage zero."""
+
+    def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion: ...
+
+
+class Ratio(Protocol):
+    """The log of the importance ratio, per token, with gradient; zero where the mask is False.
+
+    Logs are passed because every surrogate is finite in them: an exponent of a log-probability
+    underflows where its log does not.
+    """
+
+    def __call__(self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask) -> PerToken: ...
+
+
+class Surrogate(Protocol):
+    """Credit of each token, a loss to be minimised, from its log-ratio and its advantage.
+
+    `clipped` marks the tokens whose credit has exactly zero gradient though their advantage is not
+    zero.
+    """
+
+    def __call__(self, log_ratio: PerToken, advantage: PerToken) -> PerToken: ...
+
+    def clipped(self, log_ratio: PerToken, advantage: PerToken) -> TokenMask: ...
+
+
+class Aggregation(Protocol):
+    """Per-token losses to a scalar.
+
+    `denominator` is taken over the whole optimiser window; passing it for each micro-batch makes
+    the sum over micro-batches equal the whole batch's loss.
+    """
+
+    def denominator(self, mask: TokenMask) -> Scalar: ...
+
+    def __call__(self, per_token: PerToken, mask: TokenMask, denominator: Scalar | None = None) -> Scalar: ...
+
+
+class RolloutRule(Protocol):
+    """How an algorithm treats its rollouts before the update: which groups and tokens are trained, and
+    what a completion that fills its budget costs."""
+
+    def shape(self, rewards: PerCompletion, lengths: PerCompletion, max_new_tokens: int) -> PerCompletion: ...
+
+    def keeps(self, rewards: PerCompletion, group: GroupIds) -> Tensor: ...
+
+    @property
+    def max_draws(self) -> int: ...
+
+    @property
+    def mask_truncated(self) -> bool: ...
+
+
+class Divergence(Protocol):
+    """D(pi_theta, anchor) per state, >= 0 in value where the docstring says so.
+
+    `reads` says what `__call__` wants: "nothing"; "sampled", the log-probabilities of the sampled
+    token under policy, anchor and old policy, shape [...]; "vocabulary", log-probabilities over the
+    vocabulary under policy and anchor, shape [..., V], reduced to [...].
+    """
+
+    beta: float
+
+    @property
+    def anchor(self) -> Literal["reference", "old"]: ...
+
+    @property
+    def reads(self) -> Literal["nothing", "sampled", "vocabulary"]: ...
+
+    def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor: ...
+
+
+class Scorer(Protocol):
+    """A no-grad, eval-mode view of the old policy, for weightings that score."""
+
+    def logprobs(self, batch: RolloutBatch) -> PerToken: ...
+
+
+class Weighting(Protocol):
+    """Token weights, non-negative, without gradient; normalised to mean one outside."""
+
+    @property
+    def scope(self) -> Literal["credit", "loss"]: ...
+
+    def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken: ...
+
+
+class Optimiser(Protocol):
+    """What the trainer needs of an optimiser."""
+
+    def step(self, lr: float) -> None: ...
+
+    def zero_grad(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Tracker(Protocol):
+    """A mirror of the local metric file; it may fail without consequences."""
+
+    def start(self, *, run_id: str, name: str, config: Mapping[str, Any], folder: str) -> None: ...
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def finish(self, exit_code: int) -> None: ...
+
+
+class NamedParameters(Protocol):
+    """Anything with named parameters; a `torch.nn.Module` is one."""
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...

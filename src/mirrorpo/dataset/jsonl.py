@@ -1,0 +1,52 @@
+"""JSON Lines files: one object a line, and errors that name the file, the line and the fix."""
+
+import json
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+
+def read_jsonl(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The objects of a file in order; row i stands on line i + 1.
+
+    Raises:
+        ValueError: if the file is missing, or a line is not a JSON object that has all of `keys`.
+    """
+    if not path.is_file():
+        raise ValueError(f"no file {path}; put it there, or set MIRRORPO_DATA to the folder it belongs to")
+    rows: list[dict[str, Any]] = []
+    with path.open("rb") as file:
+        # Decoded line by line, so that a bad byte is reported with its line too.
+        for number, line in enumerate(file, start=1):
+            rows.append(_parse(line, keys, f"{path}, line {number}"))
+    return rows
+
+
+def _parse(line: bytes, keys: Sequence[str], where: str) -> dict[str, Any]:
+    try:
+        row: Any = json.loads(line.decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON ({error}); was the download cut short? Fetch the file again") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is a JSON {type(row).__name__}, not an object; write one {{...}} a line")
+    row = cast("dict[str, Any]", row)
+    missing = [key for key in keys if key not in row]
+    if missing:
+        raise ValueError(f"{where} lacks the key {missing[0]!r} (it has {sorted(row)}); add or rename it")
+    return row
+
+
+def rows_hash(rows: Iterable[Sequence[str]]) -> str:
+    r"""sha256 of rows of text, in order, each as one line of canonical JSON.
+
+    Equal rows have equal hashes, whatever file or server they came from.
+
+    >>> from hashlib import sha256
+    >>> rows_hash([("a", "b"), ("c", "é")]) == sha256(b'["a","b"]\n["c","\\u00e9"]\n').hexdigest()
+    True
+    """
+    digest = sha256()
+    for row in rows:
+        digest.update(json.dumps(list(row), separators=(",", ":")).encode("ascii") + b"\n")
+    return digest.hexdigest()

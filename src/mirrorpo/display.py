@@ -1,0 +1,110 @@
+"""What a person sees of a run: progress, a closing table, completions to read."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mirrorpo.core.batch import Completion, Prompt, Verdict
+
+SHOWN = (
+    ("reward/mean", "reward", "{:.2f}"),
+    ("eval/greedy_accuracy", "accuracy", "{:.3f}"),
+    ("completion/length", "length", "{:.0f}"),
+    ("divergence/value", "divergence", "{:.2g}"),
+    ("tokens_per_s", "tokens/s", "{:.0f}"),
+)
+TABLE = (
+    ("eval/greedy_accuracy", "greedy accuracy", "{:.1%}"),
+    ("eval/greedy_flexible", "greedy, last number", "{:.1%}"),
+    ("eval/pass@1", "sampled pass@1", "{:.1%}"),
+    ("eval/pass@", "sampled pass@k", "{:.1%}"),
+    ("eval/length", "tokens an answer", "{:.0f}"),
+    ("eval/truncated", "truncated", "{:.1%}"),
+)
+
+
+class Display:
+    """A progress bar where there is a terminal, a line a step where there is none."""
+
+    def __init__(self, steps: int, done: int, *, enabled: bool) -> None:
+        self._console = Console(file=sys.stdout, highlight=False)
+        self._bar = enabled and self._console.is_terminal
+        self._enabled = enabled
+        self._steps = steps
+        self._last: dict[str, float] = {}
+        self._progress = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"), console=self._console, disable=not self._bar,
+        )  # fmt: skip
+        self._task: TaskID = self._progress.add_task("", total=max(steps, 1), completed=done, numbers="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self._enabled:
+            self._console.print(text, markup=False, soft_wrap=True)
+
+    def step(self, step: int, numbers: Mapping[str, float], seconds: float) -> None:
+        """One step is done."""
+        self._last |= numbers
+        text = "  ".join(f"{label} {form.format(self._last[key])}" for key, label, form in SHOWN if key in self._last)
+        self._progress.update(self._task, completed=step, numbers=text)
+        if self._enabled and not self._bar:
+            left = (self._steps - step) * seconds
+            self.say(f"step {step}/{self._steps}  {text}  {seconds:.1f} s/step  left {left:.0f} s")
+
+    def close(self, before: Mapping[str, float], after: Mapping[str, float], files: Mapping[str, str], completions: str) -> None:
+        """Before and after, where the files are, and three completions."""
+        if not self._enabled:
+            return
+        questions = f"{after.get('eval/questions', 0):.0f} held-out questions"
+        table = Table(title=questions, title_justify="left")
+        for column in ("", "before", "after"):
+            table.add_column(column, justify="left" if not column else "right")
+        for key, label, form in TABLE:
+            # The k of pass@k is a setting; the largest one present is shown.
+            names = sorted((name for name in after if name == key or (key.endswith("@") and name.startswith(key) and name != "eval/pass@1")), key=len)
+            for name in names[-1:]:
+                table.add_row(label.replace("@k", name[name.find("@") :] if "@" in name else ""), form.format(before.get(name, float("nan"))), form.format(after[name]))
+        self._console.print(table)
+        self.say(completions)
+        for label, path in files.items():
+            self.say(f"{label:<12} {path}")
+
+
+def readable(step: int, prompts: Sequence[Prompt], rendered: Sequence[str], completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> str:
+    """Completions as Markdown a person can read: question, gold, verdict, text."""
+    parts = [f"# Step {step}\n"]
+    for prompt, text, completion, verdict in zip(prompts, rendered, completions, verdicts, strict=True):
+        cut = ", truncated" if completion.truncated else ""
+        parts.append(
+            f"## {prompt.uid}: reward {verdict.reward:g} ({verdict.outcome}, {len(completion.ids)} tokens{cut}), gold {prompt.gold}\n\n"
+            f"```\n{text}\n```\n\n```\n{completion.text}\n```\n"
+        )
+    return "\n".join(parts)
+
+
+def sample_rows(rows: Sequence[Mapping[str, Any]], count: int) -> str:
+    """The first answers of an evaluation, one right and one wrong among them where there are."""
+    right = [row for row in rows if row["right"]]
+    wrong = [row for row in rows if not row["right"]]
+    picked = [*right[: count - min(1, len(wrong))], *wrong[:1]][:count]
+    return "\n".join(f"--- {row['uid']}: {'right' if row['right'] else 'wrong'}, gold {row['gold']}\n{row['completion']}" for row in picked)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, its folder made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

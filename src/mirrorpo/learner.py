@@ -1,0 +1,198 @@
+"""Everything between a rollout and the optimiser: rescoring, micro-batches, updates."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mirrorpo.algo.row import Algorithm
+from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
+from mirrorpo.core.masked import masked
+from mirrorpo.core.protocols import Divergence, Optimiser, Weighting
+from mirrorpo.core.shapes import PerCompletion, PerToken
+from mirrorpo.loss import policy_loss
+from mirrorpo.metrics import Means, update_metrics
+from mirrorpo.model.forward import per_token, read_completions
+from mirrorpo.model.head import Head
+from mirrorpo.model.language_model import LanguageModel
+
+
+class NotFinite(FloatingPointError):
+    """A loss or gradient that is NaN or infinite; the parameters are those of the step's start of the update."""
+
+
+def micro_batches(batch: RolloutBatch, tokens: int) -> Iterator[Tensor]:
+    """Row indices of micro-batches of similar length, each at most `tokens` padded tokens or one row.
+
+    A function of the lengths only, so that a relaunch splits alike.
+    """
+    prompts, lengths = batch.prompt_present.sum(dim=1), batch.present.sum(dim=1)
+    order = torch.argsort(prompts + lengths, stable=True).tolist()
+    rows: list[int] = []
+    depth = width = 0
+    for row in order:
+        deeper, wider = max(depth, int(prompts[row])), max(width, int(lengths[row]))
+        if rows and (deeper + wider) * (len(rows) + 1) > tokens:
+            yield torch.tensor(rows)
+            rows, deeper, wider = [], int(prompts[row]), int(lengths[row])
+        rows.append(row)
+        depth, width = deeper, wider
+    if rows:
+        yield torch.tensor(rows)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OldPolicy:
+    """A `Scorer`: the policy as it is now, in eval mode and without gradient."""
+
+    learner: "Learner"
+
+    def logprobs(self, batch: RolloutBatch) -> PerToken:
+        """Log-probability of every completion token."""
+        return self.learner.score(self.learner.policy, batch)[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learner:
+    """Updates a policy on rollouts.
+
+    Attributes:
+        policy: the model that is trained.
+        reference: the frozen start model, or None when nothing reads it.
+        optimiser: over the policy's trainable parameters.
+        algo: the algorithm's row.
+        divergence: the penalty and its anchor.
+        weighting: token weights.
+        temperature: of the sampler; scoring uses the same.
+        tile: positions whose logits exist at once.
+        tokens_per_micro_batch: padded tokens of a forward and backward pass.
+        updates_per_rollout: optimiser steps on a rollout.
+        update_window: "whole", every update sees the whole rollout (GRPO's mu); "split", each sees
+            its own share of the groups (DAPO's mini-batches).
+        max_grad_norm: the gradient is scaled down to this norm; 0 leaves it.
+    """
+
+    policy: LanguageModel
+    reference: LanguageModel | None
+    optimiser: Optimiser
+    algo: Algorithm
+    divergence: Divergence
+    weighting: Weighting
+    temperature: float
+    tile: int
+    tokens_per_micro_batch: int
+    updates_per_rollout: int
+    update_window: Literal["whole", "split"]
+    max_grad_norm: float
+
+    @property
+    def on_policy(self) -> bool:
+        """One update per rollout: the live policy is the old one, and its own log-probabilities are the old ones."""
+        return self.updates_per_rollout == 1
+
+    def score(self, model: LanguageModel, batch: RolloutBatch, *, keep_hidden: bool = False) -> tuple[PerToken, Tensor]:
+        """Log-probabilities of the batch's tokens, and, if asked, the hidden states behind them; on the CPU, without gradient."""
+        logprobs = torch.zeros(batch.present.shape)
+        hidden: Tensor | None = None
+        training = model.network.training
+        model.network.eval()
+        for rows in micro_batches(batch, self.tokens_per_micro_batch):
+            micro = batch.rows(rows).to(model.device)
+            with torch.no_grad():
+                readings, states = read_completions(model, micro, temperature=self.temperature, tile=self.tile)
+            width = micro.completion_ids.shape[1]
+            logprobs[rows, :width] = per_token(readings.logprobs, micro).float().cpu()
+            if keep_hidden:
+                if hidden is None:
+                    hidden = torch.zeros(*batch.present.shape, states.shape[-1], dtype=states.dtype)
+                hidden[rows, :width] = states.cpu()
+        model.network.train(training)
+        return logprobs, batch.anchor_hidden if hidden is None else hidden
+
+    def rescore(self, batch: RolloutBatch) -> tuple[RolloutBatch, Head | None]:
+        """The batch with old and anchor log-probabilities, as far as somebody reads them, and the anchor's head.
+
+        On-policy the old log-probabilities are left to the update's own forward.
+        """
+        exact = self.divergence.reads == "vocabulary"
+        from_old = self.divergence.reads != "nothing" and self.divergence.anchor == "old"
+        if not self.on_policy or from_old:
+            old, hidden = self.score(self.policy, batch, keep_hidden=exact and from_old)
+            batch = batch.with_(old_logprobs=old)
+            if from_old:
+                head = self.policy.head(self.temperature)
+                frozen = replace(head, projection=copy.deepcopy(head.projection)) if exact else None
+                return batch.with_(anchor_logprobs=old, anchor_hidden=hidden), frozen
+        if self.reference is None:
+            return batch, None
+        anchor, hidden = self.score(self.reference, batch, keep_hidden=exact)
+        return batch.with_(anchor_logprobs=anchor, anchor_hidden=hidden), self.reference.head(self.temperature) if exact else None
+
+    def outputs(self, batch: RolloutBatch, anchor_head: Head | None) -> PolicyOutputs:
+        """The live policy on a micro-batch, with gradient."""
+        unread = torch.zeros((), device=batch.mask.device)
+        reader = None if anchor_head is None else lambda log_p, log_q: self.divergence(log_p, log_q, unread)
+        readings, _ = read_completions(
+            self.policy, batch, temperature=self.temperature, tile=self.tile, reader=reader, anchor_head=anchor_head
+        )
+        logprobs = per_token(readings.logprobs, batch)
+        if self.divergence.reads == "sampled":
+            # Masked before the divergence sees them: an unread NaN must not reach a gradient.
+            old = logprobs.detach() if self.on_policy else batch.old_logprobs
+            read = [masked(values, batch.mask) for values in (logprobs, batch.anchor_logprobs, old)]
+            divergence = masked(self.divergence(*read), batch.mask)
+        else:
+            divergence = per_token(readings.reading, batch)
+        return PolicyOutputs(logprobs=logprobs, entropy=per_token(readings.entropy, batch), divergence=divergence)
+
+    def learn(self, batch: RolloutBatch, advantages: PerCompletion, weights: PerToken, anchor_head: Head | None, lrs: list[float]) -> dict[str, float]:
+        """All updates on one rollout, one learning rate each; the means of their metrics.
+
+        Raises:
+            NotFinite: before the parameters are touched, if the loss or the gradient is not finite.
+        """
+        means = Means()
+        losses: list[float] = []
+        norms: list[float] = []
+        _, place = torch.unique(batch.group, return_inverse=True)
+        for update, lr in enumerate(lrs):
+            rows = torch.arange(len(batch))
+            if self.update_window == "split":
+                rows = rows[place % len(lrs) == update]
+            loss = self._accumulate(batch, rows, advantages, weights, anchor_head, means, first=update == 0)
+            parameters = [parameter for parameter in self.policy.network.parameters() if parameter.grad is not None]
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf")))
+            if not (torch.isfinite(torch.tensor([loss, norm])).all()):
+                raise NotFinite(f"loss {loss}, gradient norm {norm} at update {update} of the rollout")
+            self.optimiser.step(lr)
+            self.optimiser.zero_grad()
+            losses.append(loss)
+            norms.append(norm)
+        return means.read() | {"loss/value": sum(losses) / len(losses), "grad/norm": sum(norms) / len(norms), "lr/value": lrs[-1]}
+
+    def _accumulate(
+        self, batch: RolloutBatch, rows: Tensor, advantages: PerCompletion, weights: PerToken, anchor_head: Head | None, means: Means, *, first: bool
+    ) -> float:
+        window = batch.rows(rows)
+        denominator = self.algo.aggregate.denominator(window.mask).to(self.policy.device)
+        total = 0.0
+        self.policy.network.train()
+        for picked in micro_batches(window, self.tokens_per_micro_batch):
+            micro = window.rows(picked).to(self.policy.device)
+            width = micro.completion_ids.shape[1]
+            advantage = advantages[rows][picked].to(self.policy.device)
+            weight = weights[rows][picked][:, :width].to(self.policy.device)
+            policy = self.outputs(micro, anchor_head)
+            if self.on_policy:
+                micro = micro.with_(old_logprobs=policy.logprobs.detach())
+            loss = policy_loss(
+                policy, micro, advantage, weight, algo=self.algo, divergence=self.divergence, weighting=self.weighting, denominator=denominator
+            )
+            loss.backward()
+            total += float(loss.detach())
+            anchored = self.divergence.reads != "nothing" and self.divergence.anchor == "reference"
+            update_metrics(means, policy, micro, advantage, self.algo, first=first, anchored=anchored)
+        return total

@@ -1,0 +1,123 @@
+"""Each metric's one definition and one denominator; keys are `room/quantity`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import comb
+
+import torch
+from torch import Tensor
+
+from mirrorpo.algo.row import Algorithm
+from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch, Verdict
+from mirrorpo.core.masked import group_mean
+from mirrorpo.core.shapes import PerCompletion, PerToken
+
+
+def k3(policy: Tensor, other: Tensor) -> Tensor:
+    """Schulman's k3 for KL(policy, other) at tokens sampled from `policy`, per token."""
+    gap = (other - policy).clamp(max=30)
+    return torch.expm1(gap) - gap
+
+
+@dataclass(slots=True)
+class Means:
+    """Sums and counts that micro-batches add to; read out as means."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, values: Tensor, mask: Tensor) -> None:
+        """Add the values at True places."""
+        picked = values.detach()[mask].double()
+        self.sums[name] = self.sums.get(name, 0.0) + float(picked.sum())
+        self.counts[name] = self.counts.get(name, 0.0) + picked.numel()
+
+    def read(self) -> dict[str, float]:
+        """The means of everything that has a count."""
+        return {name: total / self.counts[name] for name, total in self.sums.items() if self.counts[name]}
+
+
+def rollout_metrics(
+    completions: Sequence[Completion], verdicts: Sequence[Verdict], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken
+) -> dict[str, float]:
+    """What the step's rollout looks like, before the update.
+
+    Per completion: `reward/*`, `completion/*`. Per group: `group/zero_advantage`, the share of groups
+    whose advantages are all zero. Per completion over its trained tokens: `weight/effective_tokens`,
+    (sum w)^2 / sum w^2 over the number of tokens.
+    """
+    known = [verdict for verdict in verdicts if not math.isnan(verdict.reward)]
+    rewards = batch.rewards[~batch.rewards.isnan()].double()
+    lengths = batch.present.sum(dim=1).double()
+    within = (batch.rewards - group_mean(batch.rewards, batch.group)).square()
+    spread = group_mean(within, batch.group).sqrt()
+    teaches = group_mean(advantages.abs(), batch.group) > 0
+    used = batch.mask.any(dim=1)
+    share = weights.sum(dim=1).square() / (weights.square().sum(dim=1) * batch.mask.sum(dim=1)).clamp(min=1e-12)
+    out = {
+        "reward/mean": _mean(rewards),
+        "reward/group_std": _mean(spread.double()),
+        "reward/strict": sum(verdict.strict for verdict in known) / max(len(known), 1),
+        "reward/flexible": sum(verdict.flexible for verdict in known) / max(len(known), 1),
+        "completion/length": _mean(lengths),
+        "completion/length_min": float(lengths.min()),
+        "completion/length_max": float(lengths.max()),
+        "completion/truncated": _mean(batch.truncated.double()),
+        "completion/trained": _mean(used.double()),
+        "group/zero_advantage": 1 - _mean(group_mean(teaches.double(), batch.group)),
+        "weight/effective_tokens": _mean(share[used].double()),
+        "weight/max": float(weights.max()),
+    }
+    for outcome in sorted({verdict.outcome for verdict in verdicts} | {"unverifiable"}):
+        out[f"outcome/{outcome}"] = float(sum(verdict.outcome == outcome for verdict in verdicts))
+    return out
+
+
+def update_metrics(
+    means: Means, policy: PolicyOutputs, batch: RolloutBatch, advantages: PerCompletion, algo: Algorithm, *, first: bool, anchored: bool
+) -> None:
+    """Add one micro-batch's tokens to the update's means; the denominator of each is trained tokens.
+
+    `ratio/mean` and `ratio/clip_fraction` (trained tokens with a nonzero advantage and zero surrogate
+    gradient), `kl/old` (k3 of the live against the old policy), `divergence/value`,
+    `entropy/mean`. On the first update of a rollout, when the live policy is the old one, also
+    `kl/sampler` (k3 of the old policy against the sampler) and `kl/reference` (k3 against the anchor).
+    """
+    mask = batch.mask
+    live = policy.logprobs.detach()
+    log_ratio = algo.ratio(live, batch.old_logprobs, mask)
+    spread = advantages[:, None].expand_as(log_ratio)
+    means.add("ratio/mean", log_ratio.exp(), mask)
+    means.add("ratio/clip_fraction", algo.surrogate.clipped(log_ratio, spread).to(live.dtype), mask)
+    means.add("kl/old", k3(live, batch.old_logprobs), mask)
+    means.add("divergence/value", policy.divergence, mask)
+    if first:
+        means.add("entropy/mean", policy.entropy, mask)
+        means.add("kl/sampler", k3(live, batch.sampler_logprobs), mask)
+        if anchored:
+            means.add("kl/reference", k3(live, batch.anchor_logprobs), mask)
+
+
+def pass_at_k(right: int, samples: int, k: int) -> float:
+    """Probability that one of k samples drawn without replacement is right, unbiased.
+
+        1 - C(n - c, k) / C(n, k)
+
+    Example:
+        >>> pass_at_k(1, 4, 1), pass_at_k(1, 4, 4)
+        (0.25, 1.0)
+
+    References:
+        Chen et al. 2021 (Codex), section 2.1, https://arxiv.org/abs/2107.03374
+    """
+    return 1 - comb(samples - right, k) / comb(samples, k)
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are numbers; JSON has no NaN."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if values.numel() else float("nan")

@@ -1,0 +1,1 @@
+"""Language models: loading, the one forward, the tiled head, prompts in tokens."""

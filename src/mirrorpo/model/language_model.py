@@ -1,0 +1,94 @@
+"""A causal language model with what the rest needs to know of it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mirrorpo.model.head import Head
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LanguageModel:
+    """A Hugging Face causal LM, its tokenizer and its special ids.
+
+    Attributes:
+        network: the `transformers` model, or a `peft` model around one.
+        tokenizer: its tokenizer.
+        eos_ids: every id that ends a completion.
+        pad_id: id that fills padded places; never read, masks come from lengths.
+        dtype: of the computation; trained parameters stay in float32.
+        device: where it runs.
+        adapter_off: read the network without its adapter; the reference policy under LoRA.
+    """
+
+    network: Any
+    tokenizer: Any
+    eos_ids: frozenset[int]
+    pad_id: int
+    dtype: torch.dtype
+    device: torch.device
+    adapter_off: bool = False
+
+    @property
+    def causal_lm(self) -> Any:
+        """The `transformers` model, unwrapped from an adapter."""
+        return self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """The compute dtype, and the adapter switched off where this is the reference."""
+        mixed = self.dtype != torch.float32
+        autocast = torch.autocast(self.device.type, dtype=self.dtype) if mixed else nullcontext()
+        with autocast, self.network.disable_adapter() if self.adapter_off else nullcontext():
+            yield
+
+    def hidden(self, ids: Int[Tensor, "B L"], present: Bool[Tensor, "B L"], positions: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """The last hidden states, before the head."""
+        with self.computing():
+            output = self.causal_lm.get_decoder()(
+                input_ids=ids, attention_mask=present.to(torch.long), position_ids=positions, use_cache=False
+            )
+        return output.last_hidden_state
+
+    def head(self, temperature: float) -> Head:
+        """The output head at a sampling temperature."""
+        config = self.causal_lm.config.get_text_config()
+        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+        return Head(
+            projection=self.causal_lm.get_output_embeddings(),
+            softcap=getattr(config, "final_logit_softcapping", None),
+            scale=scale,
+            temperature=temperature,
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of a completion, special tokens left out."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def without_adapter(self) -> "LanguageModel":
+        """The same network read with its adapter off."""
+        return replace(self, adapter_off=True)
+
+    def check_head(self) -> None:
+        """Compare our head with the model's own logits on a few tokens.
+
+        Raises:
+            ValueError: if the architecture transforms its logits in a way `Head` does not know.
+        """
+        ids = torch.arange(8, device=self.device)[None] % self.causal_lm.config.get_text_config().vocab_size
+        present = torch.ones_like(ids, dtype=torch.bool)
+        training = self.network.training
+        self.network.eval()
+        with torch.no_grad(), self.computing():
+            theirs = self.network(input_ids=ids, attention_mask=present.long(), use_cache=False).logits[0].float()
+            ours = self.head(1.0).logits(self.hidden(ids, present, ids * 0 + torch.arange(8, device=self.device))[0])
+        self.network.train(training)
+        gap = float((ours - theirs).abs().max())
+        if gap > (1e-3 if self.dtype == torch.float32 else 0.25):
+            name = type(self.causal_lm).__name__
+            raise ValueError(f"model.path: {name} transforms its logits in a way mirrorpo.model.head.Head does not (largest gap {gap:.3g}); add the transform there")

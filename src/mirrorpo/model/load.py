@@ -1,0 +1,171 @@
+"""Building a language model: from a hub name or a folder, or from nothing."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Literal, Protocol
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from mirrorpo.core.seeds import derive
+from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
+from mirrorpo.model.words import word_tokenizer
+
+SHIPPED = "mirrorpo:"
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+class ModelSpec(Protocol):
+    """What a `conf/model/<name>.yaml` builds."""
+
+    @property
+    def prompt(self) -> ChatPrompt | PlainPrompt: ...
+
+    def load(self, device: torch.device, seed: int, corpus: Callable[[], Iterable[str]]) -> LanguageModel: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lora:
+    """Low-rank adapters (peft); the base stays frozen and, with the adapter off, is the reference.
+
+    Attributes:
+        rank: of the update.
+        alpha: the update is scaled by alpha / rank.
+        dropout: on the adapter's input, in training mode only.
+        targets: names of the adapted projections; never the output head.
+    """
+
+    rank: int
+    alpha: int
+    dropout: float
+    targets: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pretrained:
+    """A causal LM from the Hugging Face hub or a local folder. Code from the hub is never run.
+
+    Attributes:
+        path: hub name, folder, or `mirrorpo:tiny` for the model that ships with the package.
+        revision: commit or tag on the hub; None is the newest.
+        dtype: of the computation; auto is bfloat16 on CUDA and float32 elsewhere.
+        attention: attention implementation of `transformers`.
+        lora: adapters, or None to train everything.
+        gradient_checkpointing: recompute activations in the backward pass.
+        prompt: how a question becomes tokens.
+    """
+
+    path: str
+    revision: str | None
+    dtype: Dtype
+    attention: str
+    lora: Lora | None
+    gradient_checkpointing: bool
+    prompt: ChatPrompt | PlainPrompt
+
+    def load(self, device: torch.device, seed: int, corpus: Callable[[], Iterable[str]]) -> LanguageModel:
+        """The model and its tokenizer, ready to train.
+
+        Raises:
+            ValueError: if the files cannot be found, saying what to set.
+        """
+        dtype = compute_dtype(self.dtype, device)
+        path = str(files("mirrorpo.model") / self.path.removeprefix(SHIPPED)) if self.path.startswith(SHIPPED) else self.path
+        # Trained parameters stay in float32: updates of a learning rate's size vanish in bfloat16.
+        weights = torch.float32 if self.lora is None else dtype
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, revision=self.revision, trust_remote_code=False)
+            network = AutoModelForCausalLM.from_pretrained(
+                path, revision=self.revision, dtype=weights, attn_implementation=self.attention, trust_remote_code=False
+            )
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"model.path={self.path}: cannot be loaded ({str(error).splitlines()[0]}). "
+                "Set model.path to a folder with config.json, the tokenizer and safetensors; or fill the hub cache once "
+                f"where there is a network (`hf download {self.path}`), and point HF_HOME to it"
+            ) from error
+        model = finish(network, tokenizer, dtype=dtype, device=device, checkpointing=self.gradient_checkpointing)
+        return model if self.lora is None else with_adapter(model, self.lora, seed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scratch:
+    """A randomly initialised model with a word-level tokenizer made from the dataset.
+
+    Attributes:
+        architecture: arguments of the `transformers` configuration, `model_type` included.
+        prompt: how a question becomes tokens.
+    """
+
+    architecture: Mapping[str, Any]
+    prompt: ChatPrompt | PlainPrompt
+
+    def load(self, device: torch.device, seed: int, corpus: Callable[[], Iterable[str]]) -> LanguageModel:
+        """The model, initialised from the run's `init` stream."""
+        tokenizer = word_tokenizer(corpus())
+        settings = {key: value for key, value in self.architecture.items() if key != "model_type"}
+        special = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+        config = AutoConfig.for_model(self.architecture["model_type"], **settings, **special)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, "init"))
+            network = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        return finish(network, tokenizer, dtype=torch.float32, device=device, checkpointing=False)
+
+
+def compute_dtype(name: Dtype, device: torch.device) -> torch.dtype:
+    """The dtype a setting stands for on a device."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.float32 if name == "float32" else torch.bfloat16
+
+
+def finish(network: Any, tokenizer: Any, *, dtype: torch.dtype, device: torch.device, checkpointing: bool) -> LanguageModel:
+    """Special ids, device and checks for a fresh network."""
+    ends: set[int] = set()
+    for source in (network.generation_config.eos_token_id, network.config.eos_token_id, tokenizer.eos_token_id):
+        ends |= set(source) if isinstance(source, list | tuple) else ({source} if source is not None else set())
+    if not ends:
+        raise ValueError("model.path: neither the model nor its tokenizer names an end-of-sequence token; completions could never end")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
+    network.to(device)
+    if checkpointing:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model = LanguageModel(network=network, tokenizer=tokenizer, eos_ids=frozenset(ends), pad_id=pad, dtype=dtype, device=device)
+    model.check_head()
+    return model
+
+
+def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
+    """The model with a fresh adapter, which starts as the identity; only the adapter trains."""
+    from peft import LoraConfig, get_peft_model
+
+    if "lm_head" in lora.targets or "embed_tokens" in lora.targets:
+        raise ValueError(f"model.lora.targets={list(lora.targets)}: adapting the head or the embeddings would change the reference too; leave them out")
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets), task_type="CAUSAL_LM")
+    # The adapter's draw comes from its own stream, so that full and LoRA arms share all the others.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "init"))
+        network = get_peft_model(model.network, config)
+    if network.get_base_model().is_gradient_checkpointing:
+        network.get_base_model().enable_input_require_grads()
+    for _, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return LanguageModel(
+        network=network, tokenizer=model.tokenizer, eos_ids=model.eos_ids, pad_id=model.pad_id, dtype=model.dtype, device=model.device
+    )
+
+
+def reference(model: LanguageModel) -> LanguageModel:
+    """The frozen start model: the adapter switched off, or a copy in the compute dtype."""
+    if hasattr(model.network, "disable_adapter"):
+        return model.without_adapter()
+    network = copy.deepcopy(model.network).to(model.dtype).eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return LanguageModel(
+        network=network, tokenizer=model.tokenizer, eos_ids=model.eos_ids, pad_id=model.pad_id, dtype=model.dtype, device=model.device
+    )

@@ -1,0 +1,58 @@
+"""A question as the tokens a model is given: with its chat template, or as plain text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """A prompt as text and as ids."""
+
+    text: str
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatPrompt:
+    """System and user turn through the tokenizer's own chat template, ending where the answer begins.
+
+    Attributes:
+        template: variables of the template, passed on as they are: `enable_thinking: false` for
+            Qwen3, `date_string` for Llama 3.2, whose template otherwise prints today's date.
+    """
+
+    template: Mapping[str, Any]
+
+    def __call__(self, tokenizer: Any, *, system: str, user: str, question: str) -> Rendered:
+        if not tokenizer.chat_template:
+            raise ValueError("model.prompt is ChatPrompt, but the tokenizer has no chat template: use mirrorpo.model.prompt.PlainPrompt")
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": user.format(question=question)})
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **self.template)
+        # The template has written the special tokens already; adding them again would double the BOS.
+        return Rendered(text=text, ids=tokenizer(text, add_special_tokens=False).input_ids)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlainPrompt:
+    """Plain text and a line break, for models without a template.
+
+    Attributes:
+        instruct: put the dataset's system and user texts in; False gives the bare question.
+    """
+
+    instruct: bool
+
+    def __call__(self, tokenizer: Any, *, system: str, user: str, question: str) -> Rendered:
+        text = question + "\n"
+        if self.instruct:
+            text = "\n\n".join(part for part in (system, user.format(question=question)) if part) + "\n"
+        ids = list(tokenizer(text).input_ids)
+        if ids and ids[-1] == tokenizer.eos_token_id:
+            # Some tokenizers close every text; a prompt stays open.
+            ids = ids[:-1]
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+            unknown = tokenizer.decode(ids)
+            raise ValueError(f"this model's vocabulary lacks words of the prompt {text!r} (reads it as {unknown!r}): choose another model or dataset")
+        return Rendered(text=text, ids=ids)

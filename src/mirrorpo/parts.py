@@ -1,0 +1,81 @@
+"""Config groups to objects: the one `instantiate`, and what can be said of the objects together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+
+from mirrorpo.algo.row import Algorithm
+from mirrorpo.core.protocols import Dataset, Divergence, RewardFn, RolloutEngine, Weighting
+from mirrorpo.model.load import ModelSpec
+from mirrorpo.optim import AdamW, Muon, Schedule
+from mirrorpo.tracking import NoTracker, WandB
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """The objects a config names; all light, no model is loaded and no data read yet."""
+
+    algo: Algorithm
+    divergence: Divergence
+    weighting: Weighting
+    model: ModelSpec
+    dataset: Dataset
+    reward: RewardFn
+    rollout: RolloutEngine
+    eval_rollout: RolloutEngine
+    optimiser: AdamW | Muon
+    schedule: Schedule
+    logger: NoTracker | WandB
+
+
+def assemble(config: Mapping[str, Any]) -> Parts:
+    """Build every group of a resolved config.
+
+    Raises:
+        ValueError: naming the group, when a key is unknown, missing or refused by the object, or when
+            groups do not fit together.
+    """
+    parts = Parts(**{group: _build(config, group) for group in Parts.__annotations__})
+    _refuse_untaught(parts, config)
+    return parts
+
+
+def notes(parts: Parts, config: Mapping[str, Any]) -> list[str]:
+    """Arms that are configured and have no effect, one sentence each."""
+    out: list[str] = []
+    single = config["updates_per_rollout"] == 1
+    up_and_down = torch.tensor([[1.0, -1.0]])
+    clips_far_away = bool(parts.algo.surrogate.clipped(5 * up_and_down, up_and_down).any())
+    clips_at_one = bool(parts.algo.surrogate.clipped(0 * up_and_down, up_and_down).any())
+    if single and clips_far_away and not clips_at_one:
+        out.append(
+            "updates_per_rollout=1: the ratio is exactly 1, so algo.surrogate's trust region never acts; "
+            "arms that differ only in it are the same run"
+        )
+    if single and parts.divergence.reads != "nothing" and parts.divergence.anchor == "old":
+        out.append("updates_per_rollout=1 with divergence.anchor=old: the policy is its own anchor, the divergence is zero with zero gradient")
+    if parts.divergence.reads != "nothing" and parts.divergence.beta == 0:
+        out.append("divergence.beta=0: the divergence is measured at the cost of the anchor's forward and changes nothing; divergence=none is free")
+    if config["rollout"].get("top_p", 1.0) < 1:
+        out.append(f"rollout.top_p={config['rollout']['top_p']}: completions come from a cut distribution, ratios and divergences are of the whole one")
+    return out
+
+
+def _build(config: Mapping[str, Any], group: str) -> Any:
+    try:
+        return instantiate(config[group], _convert_="all")
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise ValueError(f"{group}: {cause}") from error
+
+
+def _refuse_untaught(parts: Parts, config: Mapping[str, Any]) -> None:
+    # Asked of the estimator itself: rewards that differ within one group must give some advantage.
+    size = config["group_size"]
+    rewards = torch.arange(float(size)).remainder(2)
+    advantage = parts.algo.advantage(rewards, torch.zeros(size, dtype=torch.long))
+    if not bool(advantage.any()):
+        raise ValueError(f"group_size={size}: algo.advantage gives every completion advantage zero, so nothing would be learned; use group_size=2 or more")

@@ -1,0 +1,1 @@
+"""Sampling completions, and putting them into tensors."""

@@ -1,0 +1,44 @@
+"""The dataset's demonstrations in place of samples: what turns a trainer of policies into supervised fine-tuning."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mirrorpo.core.batch import Completion, Prompt
+from mirrorpo.core.protocols import GenerativeModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demonstrations:
+    """Each prompt's demonstration, closed by the end-of-sequence token, `group_size` times.
+
+    Nothing is sampled: log-probabilities are 0 and the seed is not read. A demonstration longer
+    than `max_new_tokens` is cut there and counts as truncated.
+    """
+
+    def generate(
+        self,
+        model: GenerativeModel,
+        prompts: Sequence[Prompt],
+        prompt_ids: Sequence[Sequence[int]],
+        *,
+        group_size: int,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> Sequence[Completion]:
+        """The demonstrations, in order."""
+        completions: list[Completion] = []
+        for group, (prompt, ids) in enumerate(zip(prompts, prompt_ids, strict=True)):
+            target = [*model.tokenizer(prompt.demonstration, add_special_tokens=False).input_ids, model.tokenizer.eos_token_id]
+            kept = target[:max_new_tokens]
+            completion = Completion(
+                uid=prompt.uid,
+                group=group,
+                prompt_ids=ids,
+                ids=kept,
+                logprobs=[0.0] * len(kept),
+                text=model.decode(kept),
+                truncated=len(kept) < len(target),
+            )
+            completions += [completion] * group_size
+        return completions

@@ -1,0 +1,212 @@
+"""A run's folder: manifest, states, lock, and metric files that survive any kill.
+
+Imports no torch.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mirrorpo.config import Cell, differences
+
+PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "peft", "hydra-core", "omegaconf", "wandb", "math-verify", "numpy", "mirrorpo")
+
+
+class State(StrEnum):
+    """Where a run is in its life."""
+
+    PLANNED = "planned"
+    QUEUED = "queued"
+    RUNNING = "running"
+    REQUEUED = "requeued"
+    FAILED = "failed"
+    DONE = "done"
+    STALE = "stale"
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used as asked."""
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a machine that dies, sees the old or the new one whole."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class JsonLines:
+    """An append-only file of one JSON object a line, cut back to a step when a run resumes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The complete rows; a last line that a kill left unfinished is not one."""
+        if not self.path.exists():
+            return []
+        text = self.path.read_text()
+        lines = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
+        return [json.loads(line) for line in lines]
+
+    def cut_after(self, step: int) -> None:
+        """Drop rows of later steps and any unfinished line."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        if kept or self.path.exists():
+            write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one row, on disk before a checkpoint of the same step can be."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(dict(row)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def manifest_path(self) -> Path:
+        """State, identity and provenance."""
+        return self.path / "manifest.json"
+
+    @property
+    def metrics(self) -> JsonLines:
+        """Deterministic numbers, one row a step."""
+        return JsonLines(self.path / "metrics.jsonl")
+
+    @property
+    def timings(self) -> JsonLines:
+        """Seconds, tokens a second, memory: what differs between two runs that are the same."""
+        return JsonLines(self.path / "timings.jsonl")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Complete checkpoints, a folder each."""
+        return self.path / "checkpoints"
+
+    @property
+    def policy(self) -> Path:
+        """The trained policy as a Hugging Face folder."""
+        return self.path / "policy"
+
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest says; empty before the first launch.
+
+        Raises:
+            RunError: if the file cannot be read.
+        """
+        if not self.manifest_path.exists():
+            return {}
+        try:
+            return json.loads(self.manifest_path.read_text())
+        except json.JSONDecodeError as error:
+            raise RunError(f"{self.manifest_path} is not JSON ({error}): move the folder away and launch again") from error
+
+    def update_manifest(self, **changes: Any) -> None:
+        """Change some of the manifest's entries, atomically."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.manifest_path, json.dumps({**self.manifest(), **changes}, indent=2, default=str) + "\n")
+
+    def plan(self, cell: Cell) -> None:
+        """Enter a cell that nobody has launched yet."""
+        if not self.manifest():
+            self.update_manifest(state=State.PLANNED, config_hash=cell.hash, choices=dict(cell.choices), settings=dict(cell.settings), error=None)
+
+    def refuse_other_config(self, cell: Cell) -> None:
+        """Check that the folder holds this config's run.
+
+        Raises:
+            RunError: listing the keys that differ.
+        """
+        manifest = self.manifest()
+        if not manifest or manifest.get("config_hash") == cell.hash:
+            return
+        changed = differences(manifest.get("config", {}), cell.config)
+        listed = "; ".join(f"{key}: was {old!r}, is {new!r}" for key, (old, new) in changed.items()) or "no setting, but the hash (edited by hand?)"
+        raise RunError(f"{self.path} holds a run with another config ({listed}). Undo the change, or run under another name= or out=, or move the folder away")
+
+    def finished(self) -> bool:
+        """Done, and nothing that `done` promised has been taken away since."""
+        manifest = self.manifest()
+        if manifest.get("state") != State.DONE:
+            return False
+        return all((self.path / name).exists() and (self.path / name).stat().st_size == size for name, size in manifest["files"].items())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; the lock goes with the process, however it ends.
+
+        Raises:
+            RunError: if another process runs in this folder.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"{self.path} is being run by another process: wait for it, or stop it") from error
+            yield
+
+
+def provenance(root: Path) -> dict[str, Any]:
+    """Commit, package versions and hardware, for the manifest."""
+    return {
+        "commit": _git(root, "rev-parse", "HEAD"),
+        "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "machine": {"host": socket.gethostname(), "cpu": _cpu(), "cores": os.cpu_count(), "platform": platform.platform()},
+        "command": sys.argv,
+    }
+
+
+def timestamp() -> str:
+    """The time, in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())

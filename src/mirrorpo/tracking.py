@@ -1,0 +1,117 @@
+"""Mirrors of the local metric file; they may fail, the run goes on."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mirrorpo.core.protocols import Tracker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoTracker:
+    """No mirror: the local files are all there is."""
+
+    def build(self) -> Tracker:
+        """A tracker that does nothing."""
+        return Silent()
+
+
+class Silent:
+    """Takes everything and keeps nothing."""
+
+    def start(self, *, run_id: str, name: str, config: Mapping[str, Any], folder: str) -> None:
+        """Nothing."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def finish(self, exit_code: int) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WandB:
+    """Weights & Biases as a mirror.
+
+    Attributes:
+        project: where runs go.
+        entity: user or team; None is the account's default.
+        mode: auto is online with an API key and offline without; offline runs lie in the run's
+            folder until `wandb sync`.
+        init_timeout_s: how long a silent server may hold up the start.
+    """
+
+    project: str
+    entity: str | None
+    mode: Literal["auto", "online", "offline"]
+    init_timeout_s: float
+
+    def build(self) -> Tracker:
+        """A tracker that has not started."""
+        return WandBRun(self)
+
+
+@dataclass(slots=True)
+class WandBRun:
+    """One W&B run; every call is guarded, the first failure is reported and ends the mirror."""
+
+    settings: WandB
+    run: Any = field(default=None)
+
+    def start(self, *, run_id: str, name: str, config: Mapping[str, Any], folder: str) -> None:
+        """Open the run under the id that the config gives it; a resumed run continues it."""
+        # Flushing every second keeps the offline file of a killed run; the default loses its last 15 s.
+        os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "1")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        try:
+            import wandb
+
+            self.run = wandb.init(
+                project=self.settings.project,
+                entity=self.settings.entity,
+                id=run_id,
+                name=name,
+                config=dict(config),
+                dir=folder,
+                resume="allow",
+                mode=self._mode(),
+                settings=wandb.Settings(init_timeout=self.settings.init_timeout_s),
+            )
+        except Exception as error:
+            self._gone(error)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Mirror one step; steps that the server has already are dropped by it, and are the same."""
+        if self.run is not None:
+            try:
+                self.run.log(dict(metrics), step=step)
+            except Exception as error:
+                self._gone(error)
+
+    def finish(self, exit_code: int) -> None:
+        """Close the run."""
+        if self.run is not None:
+            try:
+                self.run.finish(exit_code=exit_code)
+            except Exception as error:
+                self._gone(error)
+
+    def _mode(self) -> Literal["online", "offline"]:
+        if self.settings.mode != "auto":
+            return self.settings.mode
+        asked = os.environ.get("WANDB_MODE", "")
+        if asked == "offline" or asked == "online":
+            return asked
+        netrc = Path("~/.netrc").expanduser()
+        known = bool(os.environ.get("WANDB_API_KEY")) or (netrc.exists() and "wandb" in netrc.read_text())
+        return "online" if known else "offline"
+
+    def _gone(self, error: Exception) -> None:
+        # A dead network or a full disk on W&B's side must not cost a run; the local files have everything.
+        log.warning("W&B mirror stopped (%s: %s); the run goes on, metrics.jsonl has every number", type(error).__name__, error)
+        self.run = None

@@ -1,0 +1,344 @@
+"""The algorithm box of the papers, in the order of the data, and the life of a run around it."""
+
+import json
+import math
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mirrorpo import checkpoint
+from mirrorpo.config import Cell, digest
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, Verdict
+from mirrorpo.core.masked import mean_one
+from mirrorpo.core.seeds import derive, global_state, restore_global_state, seed_globals
+from mirrorpo.display import Display, readable, sample_rows, write_text
+from mirrorpo.evaluate import Evaluation, Evaluator
+from mirrorpo.learner import Learner, NotFinite, OldPolicy
+from mirrorpo.metrics import finite, rollout_metrics
+from mirrorpo.model.load import reference
+from mirrorpo.order import DataOrder
+from mirrorpo.parts import Parts, notes
+from mirrorpo.rollout.collate import collate
+from mirrorpo.runs import JsonLines, RunFolder, State, provenance, timestamp, write_atomic
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """One step's completions, judged.
+
+    Attributes:
+        prompts: one for each completion, in its order.
+        rendered: the prompt's text, for each completion.
+        completions: the completions that are trained on.
+        verdicts: theirs.
+        batch: them as tensors.
+        position: where the walk over the training prompts stands now.
+        draws: rounds of sampling it took.
+    """
+
+    prompts: Sequence[Prompt]
+    rendered: Sequence[str]
+    completions: Sequence[Completion]
+    verdicts: Sequence[Verdict]
+    batch: RolloutBatch
+    position: int
+    draws: int
+
+
+class Trainer:
+    """Runs one cell from wherever its folder stands to its last step."""
+
+    def __init__(self, cell: Cell, parts: Parts, folder: RunFolder, root: Path) -> None:
+        self.cell, self.parts, self.folder, self.root = cell, parts, folder, root
+        self.config = cell.config
+        self.device = torch.device(_device(self.config["device"]))
+
+    def run(self) -> None:
+        """Train, or go on training, and leave the folder done or failed with its reason."""
+        self.folder.refuse_other_config(self.cell)
+        again = self.folder.metrics.path.exists()
+        self.folder.update_manifest(
+            state=State.REQUEUED if again else State.RUNNING,
+            config_hash=self.cell.hash,
+            choices=dict(self.cell.choices),
+            settings=dict(self.cell.settings),
+            config=self.config,
+            started=self.folder.manifest().get("started") or timestamp(),
+            resumed=[*self.folder.manifest().get("resumed", []), *([timestamp()] if again else [])],
+            ended=None,
+            error=None,
+            device=_device_name(self.device),
+            **provenance(self.root),
+        )
+        tracker = self.parts.logger.build()
+        try:
+            self._run(tracker)
+        except BaseException as error:
+            write_text(self.folder.path / "error.txt", traceback.format_exc())
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            self.folder.update_manifest(state=State.FAILED, ended=timestamp(), error=reason)
+            tracker.finish(1)
+            raise
+        tracker.finish(0)
+
+    def _run(self, tracker: Any) -> None:
+        _prepare_torch(self.config)
+        seed_globals(self.config["seed"])
+        self._load()
+        self.folder.update_manifest(state=State.RUNNING)
+        tracker.start(run_id=self.cell.hash, name=f"{self.cell.label}/seed={self.config['seed']}", config=self.config, folder=str(self.folder.path))
+        step = self._resume()
+        steps = self.config["steps"]
+        with Display(steps, step, enabled=self.config["progress"]) as display:
+            for note in notes(self.parts, self.config):
+                display.say(f"note: {note}")
+            if step > 0:
+                display.say(f"resuming after step {step} of {steps}")
+            elif self._evaluates(0):
+                self._record(tracker, display, 0, {}, {"seconds": 0.0})
+            for step in range(step + 1, steps + 1):
+                with stopwatch() as clock:
+                    metrics, timings = self.train_step(step)
+                self._record(tracker, display, step, metrics, timings | {"seconds": clock()})
+                if step % self.config["checkpoint_every"] == 0 or step == steps:
+                    checkpoint.save(self.folder.checkpoints, step, self._state(step), self.config["keep_checkpoints"])
+        self._finish(display)
+
+    def _load(self) -> None:
+        config, parts = self.config, self.parts
+        train = parts.dataset.load("train")
+        questions = list(parts.dataset.load(config["eval_split"]))[: config["eval_questions"]]
+        self.policy = parts.model.load(self.device, config["seed"], lambda: _texts(train))
+        reads = parts.divergence.reads != "nothing" and parts.divergence.anchor == "reference"
+        self.train, self.position = train, 0
+        self.order = DataOrder(size=len(train), seed=config["seed"], order=config["data_order"])
+        self.learner = Learner(
+            policy=self.policy,
+            reference=reference(self.policy) if reads else None,
+            optimiser=parts.optimiser.build(self.policy.network),
+            algo=parts.algo,
+            divergence=parts.divergence,
+            weighting=parts.weighting,
+            **{name: config[name] for name in ("temperature", "tile", "tokens_per_micro_batch", "updates_per_rollout", "update_window", "max_grad_norm")},
+        )
+        rendered = [self._render(prompt) for prompt in questions]
+        self.evaluator = Evaluator(
+            engine=parts.eval_rollout,
+            reward=parts.reward,
+            prompts=questions,
+            prompt_ids=[ids for _, ids in rendered],
+            max_new_tokens=config["eval_max_new_tokens"],
+            sampled_questions=config["eval_sampled_questions"],
+            samples=config["eval_samples"],
+            temperature=config["eval_temperature"],
+            seed=config["seed"],
+        )
+        longest = max((len(ids) for _, ids in rendered), default=0) + max(config["eval_max_new_tokens"], config["max_new_tokens"])
+        context = getattr(self.policy.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and longest > context:
+            raise ValueError(f"max_new_tokens={config['max_new_tokens']}: a prompt and its answer may take {longest} tokens, the model has {context} positions; lower max_new_tokens or eval_max_new_tokens")
+        first = self._render(train[0])
+        self.folder.update_manifest(
+            data={split: parts.dataset.fingerprint(split) for split in dict.fromkeys(("train", config["eval_split"]))},
+            reward_version=getattr(parts.reward, "version", None),
+            prompt={"example": first[0], "ids": first[1], "hash": digest({"prompts": [text for text, _ in rendered] + [first[0]]})},
+            parameters={
+                "all": sum(p.numel() for p in self.policy.network.parameters()),
+                "trained": sum(p.numel() for p in self.policy.network.parameters() if p.requires_grad),
+            },
+        )
+        if self.config["progress"]:
+            write_atomic(self.folder.path / "prompt.txt", first[0])
+
+    def train_step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """One rollout and its updates: metrics that are deterministic, and timings that are not."""
+        config, parts = self.config, self.parts
+        with stopwatch() as rollout_clock:
+            rollout = self._rollout(step)
+        with stopwatch() as score_clock:
+            batch, anchor_head = self.learner.rescore(rollout.batch)
+            advantages = parts.algo.advantage(batch.rewards, batch.group)
+            scorer = OldPolicy(learner=self.learner)
+            weights = mean_one(parts.weighting(batch, scorer, derive(config["seed"], "weighting", step)), batch.mask)
+        with stopwatch() as update_clock:
+            updates = config["updates_per_rollout"]
+            first = (step - 1) * updates
+            lrs = [config["lr"] * parts.schedule.factor(first + update, config["steps"] * updates) for update in range(updates)]
+            try:
+                learned = self.learner.learn(batch, advantages, weights, anchor_head, lrs)
+            except NotFinite as error:
+                dump = self.folder.path / f"not_finite_step_{step:06d}.pt"
+                torch.save({name: getattr(batch, name) for name in batch.__dataclass_fields__} | {"advantages": advantages, "weights": weights}, dump)
+                raise NotFinite(f"step {step}: {error}. The batch is in {dump}; a lower lr, or float32, is the usual cure") from error
+        self.position = rollout.position
+        tokens = int(batch.present.sum())
+        metrics = rollout_metrics(rollout.completions, rollout.verdicts, batch, advantages, weights) | learned
+        metrics |= {"rollout/draws": float(rollout.draws), "rollout/tokens": float(tokens), "rollout/completions": float(len(batch))}
+        self._write_completions(step, rollout)
+        seconds = rollout_clock() + score_clock() + update_clock()
+        timings = {
+            "rollout_s": rollout_clock(), "score_s": score_clock(), "update_s": update_clock(), "tokens_per_s": tokens / seconds,
+            "rollout_tokens_per_s": tokens / rollout_clock(), "peak_memory_mb": _peak_memory_mb(self.device),
+        }  # fmt: skip
+        return metrics, timings
+
+    def _rollout(self, step: int) -> Rollout:
+        config, rule = self.config, self.parts.algo.rollout_rule
+        position, wanted = self.position, config["prompts_per_step"]
+        kept: list[tuple[Prompt, str, Completion, Verdict, float]] = []
+        draws = 0
+        while len({row[2].group for row in kept}) < wanted and draws < rule.max_draws:
+            taken = [self.train[index] for index in self.order.take(position, wanted)]
+            position += wanted
+            rendered = [self._render(prompt) for prompt in taken]
+            completions = self.parts.rollout.generate(
+                self.policy,
+                taken,
+                [ids for _, ids in rendered],
+                group_size=config["group_size"],
+                max_new_tokens=config["max_new_tokens"],
+                temperature=config["temperature"],
+                seed=derive(config["seed"], "sampling", step, draws),
+            )
+            asked = [taken[completion.group] for completion in completions]
+            verdicts = self.parts.reward([completion.text for completion in completions], asked)
+            rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float32)
+            lengths = torch.tensor([float(len(completion.ids)) for completion in completions])
+            shaped = rule.shape(rewards, lengths, config["max_new_tokens"])
+            keeps = rule.keeps(rewards, torch.tensor([completion.group for completion in completions])).tolist()
+            for row, keep in enumerate(keeps):
+                if keep:
+                    completion = completions[row]
+                    renumbered = replace(completion, group=completion.group + draws * wanted)
+                    kept.append((asked[row], rendered[completion.group][0], renumbered, verdicts[row], float(shaped[row])))
+            draws += 1
+        if not kept:
+            # A step without a teaching group would end the run's schedule early; the last draw is trained as it is.
+            kept = [(asked[row], rendered[c.group][0], c, verdicts[row], float(shaped[row])) for row, c in enumerate(completions)]
+        groups = list(dict.fromkeys(row[2].group for row in kept))[:wanted]
+        kept = [row for row in kept if row[2].group in set(groups)]
+        prompts, texts, picked, judged, rewarded = (list(column) for column in zip(*kept, strict=True))
+        unknown = sum(math.isnan(verdict.reward) for verdict in judged)
+        if unknown * 2 > len(judged):
+            raise RuntimeError(f"step {step}: the verifier gave no verdict on {unknown} of {len(judged)} completions; it is broken or its time limit is too short")
+        batch = collate(picked, rewarded, pad_id=self.policy.pad_id, mask_truncated=rule.mask_truncated)
+        return Rollout(prompts=prompts, rendered=texts, completions=picked, verdicts=judged, batch=batch, position=position, draws=draws)
+
+    def _render(self, prompt: Prompt) -> tuple[str, Sequence[int]]:
+        dataset = self.parts.dataset
+        rendered = self.parts.model.prompt(self.policy.tokenizer, system=dataset.system, user=dataset.user, question=prompt.question)
+        return rendered.text, rendered.ids
+
+    def _evaluates(self, step: int) -> bool:
+        every, last = self.config["eval_every"], self.config["steps"]
+        return self.config["eval_questions"] > 0 and (step in (0, last) or (every > 0 and step % every == 0))
+
+    def _record(self, tracker: Any, display: Display, step: int, metrics: dict[str, float], timings: dict[str, float]) -> None:
+        if self._evaluates(step):
+            with stopwatch() as clock:
+                evaluation = self.evaluator(self.policy, step)
+            self._write_evaluation(step, evaluation)
+            metrics, timings = metrics | evaluation.metrics, timings | {"eval_s": clock()}
+        metrics = finite(metrics)
+        self.folder.metrics.append({"step": step} | metrics)
+        self.folder.timings.append({"step": step} | timings)
+        tracker.log(step, metrics)
+        display.step(step, metrics | timings, sum(timings.get(name, 0.0) for name in ("seconds", "eval_s")))
+
+    def _write_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        path = self.folder.path / "eval" / f"step_{step:06d}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in evaluation.rows))
+
+    def _write_completions(self, step: int, rollout: Rollout) -> None:
+        count = min(self.config["shown_completions"], len(rollout.completions))
+        if count:
+            # Spread over the step's groups, so that not all shown answers are to one question.
+            rows = [index * len(rollout.completions) // count for index in range(count)]
+            pick = [[column[row] for row in rows] for column in (rollout.prompts, rollout.rendered, rollout.completions, rollout.verdicts)]
+            write_text(self.folder.path / "completions" / f"step_{step:06d}.md", readable(step, *pick))
+
+    def _state(self, step: int) -> dict[str, Any]:
+        trained = {name for name, parameter in self.policy.network.named_parameters() if parameter.requires_grad}
+        weights = {name: tensor for name, tensor in self.policy.network.state_dict().items() if name in trained}
+        return {
+            "step": step,
+            "position": self.position,
+            "config_hash": self.cell.hash,
+            "weights": weights,
+            "optimiser": self.learner.optimiser.state_dict(),
+            "random": global_state(),
+        }
+
+    def _resume(self) -> int:
+        state = checkpoint.newest(self.folder.checkpoints)
+        step = -1
+        if state is not None:
+            step = state["step"]
+            self.policy.network.load_state_dict(state["weights"], strict=False)
+            self.learner.optimiser.load_state_dict(state["optimiser"])
+            self.position = state["position"]
+            restore_global_state(state["random"])
+        for file in (self.folder.metrics, self.folder.timings):
+            file.cut_after(step)
+        return max(step, 0)
+
+    def _finish(self, display: Display) -> None:
+        self.policy.network.save_pretrained(self.folder.policy)
+        self.policy.tokenizer.save_pretrained(self.folder.policy)
+        kept = [self.folder.metrics.path, *self.folder.policy.iterdir(), *self.folder.checkpoints.glob("step_*/*"), *self.folder.path.glob("eval/*")]
+        files = {str(path.relative_to(self.folder.path)): path.stat().st_size for path in kept if path.is_file()}
+        self.folder.update_manifest(state=State.DONE, ended=timestamp(), files=files)
+        rows = self.folder.metrics.rows()
+        evaluated = [row for row in rows if "eval/questions" in row]
+        if evaluated:
+            last = self.folder.path / "eval" / f"step_{evaluated[-1]['step']:06d}.jsonl"
+            path = self.folder.path
+            listed = {"metrics": str(path / "metrics.jsonl"), "answers": str(last), "completions": str(path / "completions"), "policy": str(self.folder.policy)}
+            display.close(evaluated[0], evaluated[-1], listed, sample_rows(JsonLines(last).rows(), 3))
+
+
+@contextmanager
+def stopwatch() -> Iterator[Any]:
+    """Seconds of the block, to be asked for during it or after it."""
+    start = time.perf_counter()
+    ended: list[float] = []
+    yield lambda: (ended[0] if ended else time.perf_counter()) - start
+    ended.append(time.perf_counter())
+
+
+def _texts(prompts: Sequence[Prompt]) -> Iterator[str]:
+    for prompt in prompts:
+        yield prompt.question + "\n"
+        yield prompt.demonstration
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def _prepare_torch(config: Any) -> None:
+    torch.set_num_threads(config["threads"])
+    # warn_only: an operation without a deterministic form is named, the run goes on.
+    torch.use_deterministic_algorithms(config["deterministic"], warn_only=True)
+    torch.set_float32_matmul_precision("highest")
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,1 @@
+"""Token weights: which tokens of a completion deserve its credit."""

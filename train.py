@@ -1,0 +1,46 @@
+"""The one entry point: compose, check, and run one cell, or with -m many, each in a process of its own."""
+
+import os
+import sys
+from pathlib import Path
+
+# Before torch is imported: idle threads that spin cost two busy cores 100x.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import hydra
+from omegaconf import DictConfig
+
+from mirrorpo import compose, config
+from mirrorpo.runs import RunError, RunFolder
+
+config.register()
+
+
+@hydra.main(config_path="conf", config_name="train", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Run the cell that the command line composed; a finished one is left alone."""
+    try:
+        cell = compose.cell_of(cfg)
+        folder = RunFolder(cell.folder)
+        folder.refuse_other_config(cell)
+        if folder.finished():
+            print(f"done already, nothing to do: {folder.path}")
+            return
+        with folder.locked():
+            _train(cell, folder)
+    except (ValueError, RunError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _train(cell: config.Cell, folder: RunFolder) -> None:
+    # Imported here, so that a cell with nothing to do does not wait for torch.
+    from mirrorpo.parts import assemble
+    from mirrorpo.trainer import Trainer
+
+    Trainer(cell, assemble(cell.config), folder, root=Path(__file__).parent).run()
+
+
+if __name__ == "__main__":
+    main()
