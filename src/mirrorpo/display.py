@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mirrorpo.core.batch import Completion, Prompt, Verdict
+from mirrorpo.collect import Answer
 
 SHOWN = (
     ("reward/mean", "reward", "{:.2f}"),
@@ -30,7 +30,7 @@ TABLE = (
 
 
 class Display:
-    """A progress bar where there is a terminal, a line a step where there is none."""
+    """A progress bar where there is a terminal, some fifty lines where there is none."""
 
     def __init__(self, steps: int, done: int, *, enabled: bool) -> None:
         self._console = Console(file=sys.stdout, highlight=False)
@@ -61,7 +61,9 @@ class Display:
         self._last |= numbers
         text = "  ".join(f"{label} {form.format(self._last[key])}" for key, label, form in SHOWN if key in self._last)
         self._progress.update(self._task, completed=step, numbers=text)
-        if self._enabled and not self._bar:
+        # A log gets some fifty lines, whatever the number of steps.
+        due = step % max(1, self._steps // 50) == 0 or step == self._steps or any(name.startswith("eval/") for name in numbers)
+        if self._enabled and not self._bar and due:
             left = (self._steps - step) * seconds
             self.say(f"step {step}/{self._steps}  {text}  {seconds:.1f} s/step  left {left:.0f} s")
 
@@ -77,21 +79,24 @@ class Display:
             # The k of pass@k is a setting; the largest one present is shown.
             names = sorted((name for name in after if name == key or (key.endswith("@") and name.startswith(key) and name != "eval/pass@1")), key=len)
             for name in names[-1:]:
-                table.add_row(label.replace("@k", name[name.find("@") :] if "@" in name else ""), form.format(before.get(name, float("nan"))), form.format(after[name]))
+                table.add_row(
+                    label.replace("@k", name[name.find("@") :] if "@" in name else ""), form.format(before.get(name, float("nan"))), form.format(after[name])
+                )
         self._console.print(table)
         self.say(completions)
         for label, path in files.items():
             self.say(f"{label:<12} {path}")
 
 
-def readable(step: int, prompts: Sequence[Prompt], rendered: Sequence[str], completions: Sequence[Completion], verdicts: Sequence[Verdict]) -> str:
+def readable(step: int, answers: Sequence[Answer]) -> str:
     """Completions as Markdown a person can read: question, gold, verdict, text."""
     parts = [f"# Step {step}\n"]
-    for prompt, text, completion, verdict in zip(prompts, rendered, completions, verdicts, strict=True):
+    for answer in answers:
+        prompt, completion, verdict = answer.prompt, answer.completion, answer.verdict
         cut = ", truncated" if completion.truncated else ""
         parts.append(
-            f"## {prompt.uid}: reward {verdict.reward:g} ({verdict.outcome}, {len(completion.ids)} tokens{cut}), gold {prompt.gold}\n\n"
-            f"```\n{text}\n```\n\n```\n{completion.text}\n```\n"
+            f"## {prompt.uid}: reward {answer.reward:g} ({verdict.outcome}, {len(completion.ids)} tokens{cut}), gold {prompt.gold}\n\n"
+            f"```\n{answer.rendered}\n```\n\n```\n{completion.text}\n```\n"
         )
     return "\n".join(parts)
 

@@ -81,9 +81,7 @@ class Evaluator:
             out[f"eval/pass@{k}"] = sum(pass_at_k(row["samples_right"], self.samples, k) for row in rows[:count]) / count
         return out
 
-    def _answers(
-        self, model: GenerativeModel, count: int, group_size: int, temperature: float, step: int
-    ) -> list[tuple[Completion, Verdict]]:
+    def _answers(self, model: GenerativeModel, count: int, group_size: int, temperature: float, step: int) -> list[tuple[Completion, Verdict]]:
         prompts = self.prompts[:count]
         completions = self.engine.generate(
             model,

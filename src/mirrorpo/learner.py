@@ -135,9 +135,7 @@ class Learner:
         """The live policy on a micro-batch, with gradient."""
         unread = torch.zeros((), device=batch.mask.device)
         reader = None if anchor_head is None else lambda log_p, log_q: self.divergence(log_p, log_q, unread)
-        readings, _ = read_completions(
-            self.policy, batch, temperature=self.temperature, tile=self.tile, reader=reader, anchor_head=anchor_head
-        )
+        readings, _ = read_completions(self.policy, batch, temperature=self.temperature, tile=self.tile, reader=reader, anchor_head=anchor_head)
         logprobs = per_token(readings.logprobs, batch)
         if self.divergence.reads == "sampled":
             # Masked before the divergence sees them: an unread NaN must not reach a gradient.
@@ -188,9 +186,7 @@ class Learner:
             policy = self.outputs(micro, anchor_head)
             if self.on_policy:
                 micro = micro.with_(old_logprobs=policy.logprobs.detach())
-            loss = policy_loss(
-                policy, micro, advantage, weight, algo=self.algo, divergence=self.divergence, weighting=self.weighting, denominator=denominator
-            )
+            loss = policy_loss(policy, micro, advantage, weight, algo=self.algo, divergence=self.divergence, weighting=self.weighting, denominator=denominator)
             loss.backward()
             total += float(loss.detach())
             anchored = self.divergence.reads != "nothing" and self.divergence.anchor == "reference"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mirrorpo.algo.row import Algorithm
-from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch, Verdict
+from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict
 from mirrorpo.core.masked import group_mean
 from mirrorpo.core.shapes import PerCompletion, PerToken
 
@@ -38,9 +38,7 @@ class Means:
         return {name: total / self.counts[name] for name, total in self.sums.items() if self.counts[name]}
 
 
-def rollout_metrics(
-    completions: Sequence[Completion], verdicts: Sequence[Verdict], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken
-) -> dict[str, float]:
+def rollout_metrics(verdicts: Sequence[Verdict], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken) -> dict[str, float]:
     """What the step's rollout looks like, before the update.
 
     Per completion: `reward/*`, `completion/*`. Per group: `group/zero_advantage`, the share of groups

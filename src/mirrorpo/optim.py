@@ -117,7 +117,7 @@ class OrthogonalMomentum(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": 0.0, "momentum": momentum, "iterations": iterations})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """One update of every matrix that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:

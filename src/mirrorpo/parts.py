@@ -51,10 +51,7 @@ def notes(parts: Parts, config: Mapping[str, Any]) -> list[str]:
     clips_far_away = bool(parts.algo.surrogate.clipped(5 * up_and_down, up_and_down).any())
     clips_at_one = bool(parts.algo.surrogate.clipped(0 * up_and_down, up_and_down).any())
     if single and clips_far_away and not clips_at_one:
-        out.append(
-            "updates_per_rollout=1: the ratio is exactly 1, so algo.surrogate's trust region never acts; "
-            "arms that differ only in it are the same run"
-        )
+        out.append("updates_per_rollout=1: the ratio is exactly 1, so algo.surrogate's trust region never acts; arms that differ only in it are the same run")
     if single and parts.divergence.reads != "nothing" and parts.divergence.anchor == "old":
         out.append("updates_per_rollout=1 with divergence.anchor=old: the policy is its own anchor, the divergence is zero with zero gradient")
     if parts.divergence.reads != "nothing" and parts.divergence.beta == 0:

@@ -1,20 +1,20 @@
 """The algorithm box of the papers, in the order of the data, and the life of a run around it."""
 
 import json
-import math
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from mirrorpo import checkpoint
+from mirrorpo.collect import Collector, Rollout
 from mirrorpo.config import Cell, digest
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, Verdict
+from mirrorpo.core.batch import Prompt
 from mirrorpo.core.masked import mean_one
 from mirrorpo.core.seeds import derive, global_state, restore_global_state, seed_globals
 from mirrorpo.display import Display, readable, sample_rows, write_text
@@ -26,29 +26,6 @@ from mirrorpo.order import DataOrder
 from mirrorpo.parts import Parts, notes
 from mirrorpo.rollout.collate import collate
 from mirrorpo.runs import JsonLines, RunFolder, State, provenance, timestamp, write_atomic
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rollout:
-    """One step's completions, judged.
-
-    Attributes:
-        prompts: one for each completion, in its order.
-        rendered: the prompt's text, for each completion.
-        completions: the completions that are trained on.
-        verdicts: theirs.
-        batch: them as tensors.
-        position: where the walk over the training prompts stands now.
-        draws: rounds of sampling it took.
-    """
-
-    prompts: Sequence[Prompt]
-    rendered: Sequence[str]
-    completions: Sequence[Completion]
-    verdicts: Sequence[Verdict]
-    batch: RolloutBatch
-    position: int
-    draws: int
 
 
 class Trainer:
@@ -93,16 +70,16 @@ class Trainer:
         self._load()
         self.folder.update_manifest(state=State.RUNNING)
         tracker.start(run_id=self.cell.hash, name=f"{self.cell.label}/seed={self.config['seed']}", config=self.config, folder=str(self.folder.path))
-        step = self._resume()
+        done = self._resume()
         steps = self.config["steps"]
-        with Display(steps, step, enabled=self.config["progress"]) as display:
+        with Display(steps, done, enabled=self.config["progress"]) as display:
             for note in notes(self.parts, self.config):
                 display.say(f"note: {note}")
-            if step > 0:
-                display.say(f"resuming after step {step} of {steps}")
+            if done > 0:
+                display.say(f"resuming after step {done} of {steps}")
             elif self._evaluates(0):
                 self._record(tracker, display, 0, {}, {"seconds": 0.0})
-            for step in range(step + 1, steps + 1):
+            for step in range(done + 1, steps + 1):
                 with stopwatch() as clock:
                     metrics, timings = self.train_step(step)
                 self._record(tracker, display, step, metrics, timings | {"seconds": clock()})
@@ -116,8 +93,16 @@ class Trainer:
         questions = list(parts.dataset.load(config["eval_split"]))[: config["eval_questions"]]
         self.policy = parts.model.load(self.device, config["seed"], lambda: _texts(train))
         reads = parts.divergence.reads != "nothing" and parts.divergence.anchor == "reference"
-        self.train, self.position = train, 0
-        self.order = DataOrder(size=len(train), seed=config["seed"], order=config["data_order"])
+        self.position = 0
+        self.collector = Collector(
+            engine=parts.rollout,
+            reward=parts.reward,
+            rule=parts.algo.rollout_rule,
+            render=self._render,
+            prompts=train,
+            order=DataOrder(size=len(train), seed=config["seed"], order=config["data_order"]),
+            **{name: config[name] for name in ("prompts_per_step", "group_size", "max_new_tokens", "temperature", "seed")},
+        )
         self.learner = Learner(
             policy=self.policy,
             reference=reference(self.policy) if reads else None,
@@ -142,7 +127,10 @@ class Trainer:
         longest = max((len(ids) for _, ids in rendered), default=0) + max(config["eval_max_new_tokens"], config["max_new_tokens"])
         context = getattr(self.policy.causal_lm.config.get_text_config(), "max_position_embeddings", None)
         if context is not None and longest > context:
-            raise ValueError(f"max_new_tokens={config['max_new_tokens']}: a prompt and its answer may take {longest} tokens, the model has {context} positions; lower max_new_tokens or eval_max_new_tokens")
+            raise ValueError(
+                f"max_new_tokens={config['max_new_tokens']}: a prompt and its answer may take {longest} tokens, "
+                f"the model has {context} positions; lower max_new_tokens or eval_max_new_tokens"
+            )
         first = self._render(train[0])
         self.folder.update_manifest(
             data={split: parts.dataset.fingerprint(split) for split in dict.fromkeys(("train", config["eval_split"]))},
@@ -160,9 +148,16 @@ class Trainer:
         """One rollout and its updates: metrics that are deterministic, and timings that are not."""
         config, parts = self.config, self.parts
         with stopwatch() as rollout_clock:
-            rollout = self._rollout(step)
+            rollout = self.collector(self.policy, step, self.position)
         with stopwatch() as score_clock:
-            batch, anchor_head = self.learner.rescore(rollout.batch)
+            completions = [answer.completion for answer in rollout.answers]
+            collated = collate(
+                completions,
+                [answer.reward for answer in rollout.answers],
+                pad_id=self.policy.pad_id,
+                mask_truncated=parts.algo.rollout_rule.mask_truncated,
+            )
+            batch, anchor_head = self.learner.rescore(collated)
             advantages = parts.algo.advantage(batch.rewards, batch.group)
             scorer = OldPolicy(learner=self.learner)
             weights = mean_one(parts.weighting(batch, scorer, derive(config["seed"], "weighting", step)), batch.mask)
@@ -178,7 +173,7 @@ class Trainer:
                 raise NotFinite(f"step {step}: {error}. The batch is in {dump}; a lower lr, or float32, is the usual cure") from error
         self.position = rollout.position
         tokens = int(batch.present.sum())
-        metrics = rollout_metrics(rollout.completions, rollout.verdicts, batch, advantages, weights) | learned
+        metrics = rollout_metrics([answer.verdict for answer in rollout.answers], batch, advantages, weights) | learned
         metrics |= {"rollout/draws": float(rollout.draws), "rollout/tokens": float(tokens), "rollout/completions": float(len(batch))}
         self._write_completions(step, rollout)
         seconds = rollout_clock() + score_clock() + update_clock()
@@ -187,48 +182,6 @@ class Trainer:
             "rollout_tokens_per_s": tokens / rollout_clock(), "peak_memory_mb": _peak_memory_mb(self.device),
         }  # fmt: skip
         return metrics, timings
-
-    def _rollout(self, step: int) -> Rollout:
-        config, rule = self.config, self.parts.algo.rollout_rule
-        position, wanted = self.position, config["prompts_per_step"]
-        kept: list[tuple[Prompt, str, Completion, Verdict, float]] = []
-        draws = 0
-        while len({row[2].group for row in kept}) < wanted and draws < rule.max_draws:
-            taken = [self.train[index] for index in self.order.take(position, wanted)]
-            position += wanted
-            rendered = [self._render(prompt) for prompt in taken]
-            completions = self.parts.rollout.generate(
-                self.policy,
-                taken,
-                [ids for _, ids in rendered],
-                group_size=config["group_size"],
-                max_new_tokens=config["max_new_tokens"],
-                temperature=config["temperature"],
-                seed=derive(config["seed"], "sampling", step, draws),
-            )
-            asked = [taken[completion.group] for completion in completions]
-            verdicts = self.parts.reward([completion.text for completion in completions], asked)
-            rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float32)
-            lengths = torch.tensor([float(len(completion.ids)) for completion in completions])
-            shaped = rule.shape(rewards, lengths, config["max_new_tokens"])
-            keeps = rule.keeps(rewards, torch.tensor([completion.group for completion in completions])).tolist()
-            for row, keep in enumerate(keeps):
-                if keep:
-                    completion = completions[row]
-                    renumbered = replace(completion, group=completion.group + draws * wanted)
-                    kept.append((asked[row], rendered[completion.group][0], renumbered, verdicts[row], float(shaped[row])))
-            draws += 1
-        if not kept:
-            # A step without a teaching group would end the run's schedule early; the last draw is trained as it is.
-            kept = [(asked[row], rendered[c.group][0], c, verdicts[row], float(shaped[row])) for row, c in enumerate(completions)]
-        groups = list(dict.fromkeys(row[2].group for row in kept))[:wanted]
-        kept = [row for row in kept if row[2].group in set(groups)]
-        prompts, texts, picked, judged, rewarded = (list(column) for column in zip(*kept, strict=True))
-        unknown = sum(math.isnan(verdict.reward) for verdict in judged)
-        if unknown * 2 > len(judged):
-            raise RuntimeError(f"step {step}: the verifier gave no verdict on {unknown} of {len(judged)} completions; it is broken or its time limit is too short")
-        batch = collate(picked, rewarded, pad_id=self.policy.pad_id, mask_truncated=rule.mask_truncated)
-        return Rollout(prompts=prompts, rendered=texts, completions=picked, verdicts=judged, batch=batch, position=position, draws=draws)
 
     def _render(self, prompt: Prompt) -> tuple[str, Sequence[int]]:
         dataset = self.parts.dataset
@@ -257,12 +210,11 @@ class Trainer:
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in evaluation.rows))
 
     def _write_completions(self, step: int, rollout: Rollout) -> None:
-        count = min(self.config["shown_completions"], len(rollout.completions))
+        count = min(self.config["shown_completions"], len(rollout.answers))
         if count:
             # Spread over the step's groups, so that not all shown answers are to one question.
-            rows = [index * len(rollout.completions) // count for index in range(count)]
-            pick = [[column[row] for row in rows] for column in (rollout.prompts, rollout.rendered, rollout.completions, rollout.verdicts)]
-            write_text(self.folder.path / "completions" / f"step_{step:06d}.md", readable(step, *pick))
+            shown = [rollout.answers[index * len(rollout.answers) // count] for index in range(count)]
+            write_text(self.folder.path / "completions" / f"step_{step:06d}.md", readable(step, shown))
 
     def _state(self, step: int) -> dict[str, Any]:
         trained = {name for name, parameter in self.policy.network.named_parameters() if parameter.requires_grad}
@@ -305,7 +257,7 @@ class Trainer:
 
 
 @contextmanager
-def stopwatch() -> Iterator[Any]:
+def stopwatch() -> Iterator[Callable[[], float]]:
     """Seconds of the block, to be asked for during it or after it."""
     start = time.perf_counter()
     ended: list[float] = []
@@ -334,6 +286,8 @@ def _prepare_torch(config: Any) -> None:
     # warn_only: an operation without a deterministic form is named, the run goes on.
     torch.use_deterministic_algorithms(config["deterministic"], warn_only=True)
     torch.set_float32_matmul_precision("highest")
+    # One bar on the screen is the run's own.
+    disable_progress_bar()
 
 
 def _peak_memory_mb(device: torch.device) -> float:

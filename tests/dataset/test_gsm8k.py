@@ -24,10 +24,7 @@ needs_real_data = pytest.mark.skipif(
     reason=f"no real GSM8K in {REAL}: set MIRRORPO_DATA to a folder with gsm8k/train.jsonl and gsm8k/test.jsonl",
 )
 
-TRAIN = [
-    {"question": f"What is {i} + {i}?", "answer": f"{i}+{i}=<<{i}+{i}={2 * i}>>{2 * i}\n#### {2 * i}"}
-    for i in range(300)
-]
+TRAIN = [{"question": f"What is {i} + {i}?", "answer": f"{i}+{i}=<<{i}+{i}={2 * i}>>{2 * i}\n#### {2 * i}"} for i in range(300)]
 TEST = [{"question": f"What is {i} * {i}?", "answer": f"It is {i * i:,}.\n#### {i * i:,}"} for i in range(90, 110)]
 
 
@@ -86,9 +83,7 @@ def test_reordering_and_new_rows_move_no_question(tmp_path: Path) -> None:
 def test_copies_of_a_question_share_a_side(tmp_path: Path) -> None:
     copies = [row | {"question": row["question"].replace(" ", "\n ")} for row in TRAIN]
     data = dataset(written(tmp_path, [*TRAIN, *copies]))
-    train, validation = (
-        {" ".join(p.question.split()) for p in prompts} for prompts in (data.load("train"), data.load("validation"))
-    )
+    train, validation = ({" ".join(p.question.split()) for p in prompts} for prompts in (data.load("train"), data.load("validation")))
     assert validation
     assert not train & validation
 
@@ -205,9 +200,7 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["/somewhere", "", None])
-def test_the_yaml_makes_the_dataset_and_takes_its_folder_from_the_environment(
-    monkeypatch: pytest.MonkeyPatch, folder: str | None
-) -> None:
+def test_the_yaml_makes_the_dataset_and_takes_its_folder_from_the_environment(monkeypatch: pytest.MonkeyPatch, folder: str | None) -> None:
     if folder is None:
         monkeypatch.delenv("MIRRORPO_DATA", raising=False)
     else:
@@ -266,16 +259,13 @@ def from_hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         (top / name / "main").mkdir(parents=True)
         # The hub's own layout: the card names each configuration's files.
         (top / name / "README.md").write_text(
-            "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: main/train-*\n"
-            "  - split: test\n    path: main/test-*\n---\n"
+            "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: main/train-*\n  - split: test\n    path: main/test-*\n---\n"
         )
         for split, rows in splits.items():
             pq.write_table(pa.Table.from_pylist(rows), top / name / f"main/{split}-00000-of-00001.parquet")
     settings = {"HF_HOME": str(top / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY / "src")}
     command = [sys.executable, "-c", HUB_SCRIPT, "copy", "bad", "openai/gsm8k"]
-    done = subprocess.run(
-        command, cwd=top, env=os.environ | settings, capture_output=True, text=True, timeout=120, check=False
-    )
+    done = subprocess.run(command, cwd=top, env=os.environ | settings, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

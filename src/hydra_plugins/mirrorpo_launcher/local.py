@@ -19,7 +19,6 @@ from mirrorpo.config import Cell
 from mirrorpo.runs import RunError, RunFolder
 
 
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """One cell of the grid, or the reason why it is none.

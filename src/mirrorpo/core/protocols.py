@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, Toke
 Split = Literal["train", "validation", "test"]
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """Questions with gold answers, in three splits that share no question.
 
@@ -29,6 +30,7 @@ class Dataset(Protocol):
     def fingerprint(self, split: Split) -> str: ...
 
 
+@runtime_checkable
 class RewardFn(Protocol):
     """Judges completions against their prompts' gold answers; one verdict each, in order.
 
@@ -39,6 +41,7 @@ class RewardFn(Protocol):
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]: ...
 
 
+@runtime_checkable
 class GenerativeModel(Protocol):
     """What an engine may know of the policy: a causal LM with a key-value cache, and its special ids."""
 
@@ -62,6 +65,7 @@ class GenerativeModel(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
+@runtime_checkable
 class RolloutEngine(Protocol):
     """Samples `group_size` completions for each prompt, in order: group 0 first, then group 1, ...
 
@@ -82,12 +86,14 @@ class RolloutEngine(Protocol):
     ) -> Sequence[Completion]: ...
 
 
+@runtime_checkable
 class AdvantageEstimator(Protocol):
     """Rewards to advantages, per completion, without gradient. NaN rewards give advantage zero."""
 
     def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion: ...
 
 
+@runtime_checkable
 class Ratio(Protocol):
     """The log of the importance ratio, per token, with gradient; zero where the mask is False.
 
@@ -98,6 +104,7 @@ class Ratio(Protocol):
     def __call__(self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask) -> PerToken: ...
 
 
+@runtime_checkable
 class Surrogate(Protocol):
     """Credit of each token, a loss to be minimised, from its log-ratio and its advantage.
 
@@ -110,6 +117,7 @@ class Surrogate(Protocol):
     def clipped(self, log_ratio: PerToken, advantage: PerToken) -> TokenMask: ...
 
 
+@runtime_checkable
 class Aggregation(Protocol):
     """Per-token losses to a scalar.
 
@@ -122,6 +130,7 @@ class Aggregation(Protocol):
     def __call__(self, per_token: PerToken, mask: TokenMask, denominator: Scalar | None = None) -> Scalar: ...
 
 
+@runtime_checkable
 class RolloutRule(Protocol):
     """How an algorithm treats its rollouts before the update: which groups and tokens are trained, and
     what a completion that fills its budget costs."""
@@ -137,6 +146,7 @@ class RolloutRule(Protocol):
     def mask_truncated(self) -> bool: ...
 
 
+@runtime_checkable
 class Divergence(Protocol):
     """D(pi_theta, anchor) per state, >= 0 in value where the docstring says so.
 
@@ -156,12 +166,14 @@ class Divergence(Protocol):
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """A no-grad, eval-mode view of the old policy, for weightings that score."""
 
     def logprobs(self, batch: RolloutBatch) -> PerToken: ...
 
 
+@runtime_checkable
 class Weighting(Protocol):
     """Token weights, non-negative, without gradient; normalised to mean one outside."""
 
@@ -171,6 +183,7 @@ class Weighting(Protocol):
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken: ...
 
 
+@runtime_checkable
 class Optimiser(Protocol):
     """What the trainer needs of an optimiser."""
 
@@ -183,6 +196,7 @@ class Optimiser(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """A mirror of the local metric file; it may fail without consequences."""
 
@@ -193,6 +207,7 @@ class Tracker(Protocol):
     def finish(self, exit_code: int) -> None: ...
 
 
+@runtime_checkable
 class NamedParameters(Protocol):
     """Anything with named parameters; a `torch.nn.Module` is one."""
 

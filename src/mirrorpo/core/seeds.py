@@ -50,10 +50,11 @@ def seed_globals(seed: int) -> None:
 
 def global_state() -> dict[str, Any]:
     """The state of every global generator, for a checkpoint."""
-    version, keys, *rest = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    name, keys, *rest = numpy_state
     return {
         "python": random.getstate(),
-        "numpy": [version, keys.tolist(), *rest],
+        "numpy": [name, keys.tolist(), *rest],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

@@ -170,7 +170,10 @@ class Arithmetic:
             question = problem.question()
             tries += 1
             if tries > 1000 + 200 * size:
-                raise ValueError(f"dataset.{split}_size={size}: there are not that many problems with max_value={self.max_value} and max_steps={self.max_steps}; ask for fewer or raise them")
+                raise ValueError(
+                    f"dataset.{split}_size={size}: there are not that many problems with max_value={self.max_value} "
+                    f"and max_steps={self.max_steps}; ask for fewer or raise them"
+                )
             if low <= bucket(question) < high and question not in prompts:
                 prompts[question] = self._prompt(problem, question, len(prompts) / size)
         return list(prompts.values())

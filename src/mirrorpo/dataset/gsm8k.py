@@ -94,7 +94,7 @@ def hub_rows(hub: str, config: str, split: str, revision: str | None) -> list[di
         ValueError: if it is neither reachable nor in the hub's cache on this machine.
     """
     # Importing datasets takes half a second that a run from a folder need not spend.
-    from datasets import load_dataset  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+    from datasets import load_dataset
 
     try:
         rows: Any = load_dataset(hub, config, split=split, revision=revision)

@@ -4,11 +4,12 @@ Both take probabilities in (0, 1], in float64 when called by `bregman`.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 
+@runtime_checkable
 class Potential(Protocol):
     """A strictly convex function of one probability and its derivative."""
 

@@ -50,9 +50,7 @@ class LanguageModel:
     def hidden(self, ids: Int[Tensor, "B L"], present: Bool[Tensor, "B L"], positions: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """The last hidden states, before the head."""
         with self.computing():
-            output = self.causal_lm.get_decoder()(
-                input_ids=ids, attention_mask=present.to(torch.long), position_ids=positions, use_cache=False
-            )
+            output = self.causal_lm.get_decoder()(input_ids=ids, attention_mask=present.to(torch.long), position_ids=positions, use_cache=False)
         return output.last_hidden_state
 
     def head(self, temperature: float) -> Head:
@@ -91,4 +89,6 @@ class LanguageModel:
         gap = float((ours - theirs).abs().max())
         if gap > (1e-3 if self.dtype == torch.float32 else 0.25):
             name = type(self.causal_lm).__name__
-            raise ValueError(f"model.path: {name} transforms its logits in a way mirrorpo.model.head.Head does not (largest gap {gap:.3g}); add the transform there")
+            raise ValueError(
+                f"model.path: {name} transforms its logits in a way mirrorpo.model.head.Head does not (largest gap {gap:.3g}); add the transform there"
+            )

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -18,6 +18,7 @@ SHIPPED = "mirrorpo:"
 Dtype = Literal["auto", "float32", "bfloat16"]
 
 
+@runtime_checkable
 class ModelSpec(Protocol):
     """What a `conf/model/<name>.yaml` builds."""
 
@@ -78,7 +79,7 @@ class Pretrained:
         weights = torch.float32 if self.lora is None else dtype
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, revision=self.revision, trust_remote_code=False)
-            network = AutoModelForCausalLM.from_pretrained(
+            network: Any = AutoModelForCausalLM.from_pretrained(
                 path, revision=self.revision, dtype=weights, attn_implementation=self.attention, trust_remote_code=False
             )
         except (OSError, ValueError) as error:
@@ -111,7 +112,7 @@ class Scratch:
         config = AutoConfig.for_model(self.architecture["model_type"], **settings, **special)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "init"))
-            network = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+            network: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
         return finish(network, tokenizer, dtype=torch.float32, device=device, checkpointing=False)
 
 
@@ -148,15 +149,13 @@ def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
     # The adapter's draw comes from its own stream, so that full and LoRA arms share all the others.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init"))
-        network = get_peft_model(model.network, config)
+        network: Any = get_peft_model(model.network, config)
     if network.get_base_model().is_gradient_checkpointing:
         network.get_base_model().enable_input_require_grads()
     for _, parameter in network.named_parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return LanguageModel(
-        network=network, tokenizer=model.tokenizer, eos_ids=model.eos_ids, pad_id=model.pad_id, dtype=model.dtype, device=model.device
-    )
+    return LanguageModel(network=network, tokenizer=model.tokenizer, eos_ids=model.eos_ids, pad_id=model.pad_id, dtype=model.dtype, device=model.device)
 
 
 def reference(model: LanguageModel) -> LanguageModel:
@@ -166,6 +165,4 @@ def reference(model: LanguageModel) -> LanguageModel:
     network = copy.deepcopy(model.network).to(model.dtype).eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    return LanguageModel(
-        network=network, tokenizer=model.tokenizer, eos_ids=model.eos_ids, pad_id=model.pad_id, dtype=model.dtype, device=model.device
-    )
+    return LanguageModel(network=network, tokenizer=model.tokenizer, eos_ids=model.eos_ids, pad_id=model.pad_id, dtype=model.dtype, device=model.device)

@@ -28,7 +28,7 @@ class ChatPrompt:
         if not tokenizer.chat_template:
             raise ValueError("model.prompt is ChatPrompt, but the tokenizer has no chat template: use mirrorpo.model.prompt.PlainPrompt")
         turns = [{"role": "system", "content": system}] if system else []
-        turns.append({"role": "user", "content": user.format(question=question)})
+        turns.append({"role": "user", "content": user.replace("{question}", question)})
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **self.template)
         # The template has written the special tokens already; adding them again would double the BOS.
         return Rendered(text=text, ids=tokenizer(text, add_special_tokens=False).input_ids)
@@ -47,7 +47,7 @@ class PlainPrompt:
     def __call__(self, tokenizer: Any, *, system: str, user: str, question: str) -> Rendered:
         text = question + "\n"
         if self.instruct:
-            text = "\n\n".join(part for part in (system, user.format(question=question)) if part) + "\n"
+            text = "\n\n".join(part for part in (system, user.replace("{question}", question)) if part) + "\n"
         ids = list(tokenizer(text).input_ids)
         if ids and ids[-1] == tokenizer.eos_token_id:
             # Some tokenizers close every text; a prompt stays open.

@@ -86,9 +86,7 @@ class Native:
         logprobs = torch.zeros(rows, steps, device=device)
         lengths = torch.full((rows,), steps, device=device)
         with model.computing():
-            output = model.network(
-                input_ids=ids, attention_mask=present, position_ids=(present.cumsum(1) - 1).clamp(min=0), use_cache=True, logits_to_keep=1
-            )
+            output = model.network(input_ids=ids, attention_mask=present, position_ids=(present.cumsum(1) - 1).clamp(min=0), use_cache=True, logits_to_keep=1)
             cache = output.cache
             cache.batch_repeat_interleave(group_size)
             logits = output.logits[:, -1].repeat_interleave(group_size, dim=0)

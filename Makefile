@@ -1,0 +1,45 @@
+# Everything a fresh machine needs is Python 3.11 or newer, git and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: help quickstart test test-slow check tiny clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+quickstart: .venv/.installed ## set up, then watch a tiny language model learn arithmetic (about 2 minutes)
+	$(BIN)/python train.py
+
+test: .venv/.dev ## set up, then run the tests (under 10 minutes on two cores)
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+test-slow: .venv/.dev ## the tests that take minutes each: kills at random instants, learning
+	$(BIN)/python -m pytest -q -m slow
+
+check: .venv/.dev ## lint, format, types, import floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+tiny: .venv/.installed ## make the shipped tiny model again (about 5 minutes); docs/tiny.md
+	$(BIN)/python train.py algo=sft model=tiny_scratch name=tiny
+	cp "$$(find outputs/tiny -type d -name policy | head -1)"/* src/mirrorpo/model/tiny/
+
+clean: ## remove the environment; outputs stay
+	rm -rf .venv
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %s: make PYTHON=python3.11 ..." % sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.dev: .venv/.installed
+	$(PIP) --editable '.[dev]'
+	@touch $@

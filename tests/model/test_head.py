@@ -1,0 +1,259 @@
+"""The tiled head against the full [N, V] log-softmax: value, gradient, memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mirrorpo.model.head import Head, Readings, read_positions
+
+N, D, V = 7, 4, 11
+TILES = pytest.mark.parametrize("tile", [1, 3, N, 100])
+TRANSFORMS = pytest.mark.parametrize(
+    ("softcap", "scale", "temperature"),
+    [(None, 1.0, 1.0), (None, 1.0, 0.6), (2.0, 1.0, 1.0), (None, 0.25, 1.3), (1.5, 3.0, 0.7)],
+    ids=["plain", "temperature", "softcap", "scale", "all"],
+)
+
+
+def random(*shape: int, seed: int, spread: float = 1.5) -> Tensor:
+    return spread * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def make_head(seed: int, softcap: float | None = None, scale: float = 1.0, temperature: float = 1.0, *, bias: bool = True) -> Head:
+    projection = torch.nn.Linear(D, V, bias=bias, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in projection.parameters():
+            parameter.copy_(random(*parameter.shape, seed=seed))
+    return Head(projection=projection, softcap=softcap, scale=scale, temperature=temperature)
+
+
+def full(head: Head, hidden: Tensor) -> Tensor:
+    """Log-probabilities from the definition, without `Head`."""
+    logits = (hidden @ head.projection.weight.T + head.projection.bias) * head.scale
+    if head.softcap is not None:
+        logits = head.softcap * torch.tanh(logits / head.softcap)
+    scaled = logits / head.temperature
+    return scaled - scaled.exp().sum(dim=1, keepdim=True).log()
+
+
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+@dataclass
+class Case:
+    head: Head
+    hidden: Tensor
+    tokens: Tensor
+    anchor_head: Head
+    anchor_hidden: Tensor
+
+    def read(self, tile: int, reader: Callable[[Tensor, Tensor], Tensor] | None = None) -> Readings:
+        return read_positions(
+            self.head, self.hidden, self.tokens, tile=tile, reader=reader, anchor_head=self.anchor_head, anchor_hidden=self.anchor_hidden
+        )
+
+    def gradients(self, value: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(value, [self.hidden, *self.head.projection.parameters()]))
+
+
+def case(softcap: float | None = None, scale: float = 1.0, temperature: float = 1.0, count: int = N) -> Case:
+    return Case(
+        head=make_head(1, softcap, scale, temperature),
+        hidden=random(count, D, seed=2).requires_grad_(),
+        tokens=torch.randint(V, (count,), generator=torch.Generator().manual_seed(3)),
+        anchor_head=make_head(4, softcap, scale, temperature),
+        anchor_hidden=random(count, D, seed=5).requires_grad_(),
+    )
+
+
+@TILES
+@TRANSFORMS
+def test_logprobs_are_those_of_the_full_log_softmax(tile: int, softcap: float | None, scale: float, temperature: float) -> None:
+    c = case(softcap, scale, temperature)
+    expected = full(c.head, c.hidden)[torch.arange(N), c.tokens]
+    torch.testing.assert_close(c.read(tile).logprobs, expected, rtol=1e-12, atol=1e-12)
+
+
+@TILES
+@TRANSFORMS
+def test_gradient_of_the_logprobs_is_that_of_the_full_log_softmax(tile: int, softcap: float | None, scale: float, temperature: float) -> None:
+    c = case(softcap, scale, temperature)
+    factors = random(N, seed=6)
+    expected = c.gradients((full(c.head, c.hidden)[torch.arange(N), c.tokens] * factors).sum())
+    torch.testing.assert_close(c.gradients((c.read(tile).logprobs * factors).sum()), expected, rtol=1e-10, atol=1e-12)
+
+
+@TILES
+@TRANSFORMS
+def test_an_exact_divergence_is_that_over_the_full_vocabulary(tile: int, softcap: float | None, scale: float, temperature: float) -> None:
+    c = case(softcap, scale, temperature)
+    expected = kl(full(c.head, c.hidden), full(c.anchor_head, c.anchor_hidden))
+    torch.testing.assert_close(c.read(tile, kl).reading, expected, rtol=1e-12, atol=1e-12)
+
+
+@TILES
+def test_gradient_of_an_exact_divergence_is_that_over_the_full_vocabulary(tile: int) -> None:
+    c = case(softcap=1.5, scale=3.0, temperature=0.7)
+    factors = random(N, seed=6)
+    expected = c.gradients((kl(full(c.head, c.hidden), full(c.anchor_head, c.anchor_hidden)) * factors).sum())
+    torch.testing.assert_close(c.gradients((c.read(tile, kl).reading * factors).sum()), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_logprobs_and_divergence_pass_gradcheck() -> None:
+    c = case(softcap=1.5, scale=0.5, temperature=0.7)
+
+    def outputs(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        head = Head(projection=lambda h: h @ weight.T, softcap=1.5, scale=0.5, temperature=0.7)  # type: ignore[arg-type]
+        readings = read_positions(head, hidden, c.tokens, tile=3, reader=kl, anchor_head=c.anchor_head, anchor_hidden=c.anchor_hidden)
+        return readings.logprobs, readings.reading
+
+    assert torch.autograd.gradcheck(outputs, (c.hidden, c.head.projection.weight.detach().requires_grad_()))
+
+
+def test_the_anchor_gets_no_gradient() -> None:
+    c = case()
+    c.read(3, kl).reading.sum().backward()
+    assert c.anchor_hidden.grad is None
+    assert all(parameter.grad is None for parameter in c.anchor_head.projection.parameters())
+
+
+@TILES
+def test_entropy_is_minus_the_expected_log_probability(tile: int) -> None:
+    c = case(softcap=1.5, scale=3.0, temperature=0.7)
+    log_p = full(c.head, c.hidden)
+    torch.testing.assert_close(c.read(tile).entropy, -(log_p.exp() * log_p).sum(dim=1).detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_entropy_has_no_gradient() -> None:
+    assert not case().read(3).entropy.requires_grad
+
+
+def test_entropy_of_a_certain_token_is_zero_not_nan() -> None:
+    c = case(scale=1e6)
+    torch.testing.assert_close(c.read(3).entropy, torch.zeros(N, dtype=torch.float64))
+
+
+def test_without_a_reader_the_reading_is_zero() -> None:
+    assert not c_any(case().read(3).reading)
+
+
+def c_any(values: Tensor) -> bool:
+    return bool(values.detach().any())
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_no_positions_give_empty_readings(grad: bool) -> None:
+    with torch.set_grad_enabled(grad):
+        readings = case(count=0).read(3, kl)
+    assert readings.logprobs.shape == readings.entropy.shape == readings.reading.shape == (0,)
+
+
+def test_no_positions_stay_connected_with_a_zero_gradient() -> None:
+    c = case(count=0)
+    before = random(2, D, seed=7).requires_grad_()
+    readings = read_positions(c.head, before[:0], c.tokens, tile=3)
+    (readings.logprobs.sum() + readings.reading.sum()).backward()
+    assert before.grad is not None
+    assert not before.grad.any()
+
+
+@TILES
+def test_values_are_the_same_with_and_without_gradient(tile: int) -> None:
+    c = case()
+    with torch.no_grad():
+        silent = c.read(tile, kl)
+    live = c.read(tile, kl)
+    assert torch.equal(silent.logprobs, live.logprobs)
+    assert torch.equal(silent.reading, live.reading)
+    assert not silent.logprobs.requires_grad
+
+
+def test_logprobs_are_of_the_sampling_temperature() -> None:
+    head = make_head(1, temperature=0.5)
+    hidden = random(N, D, seed=2)
+    squared = make_head(1)(hidden).exp().square()
+    torch.testing.assert_close(head(hidden).exp(), squared / squared.sum(dim=1, keepdim=True))
+
+
+def test_logits_leave_the_temperature_out() -> None:
+    hidden = random(N, D, seed=2)
+    assert torch.equal(make_head(1, temperature=0.5).logits(hidden), make_head(1).logits(hidden))
+
+
+def test_softcap_bounds_the_logits() -> None:
+    assert float(make_head(1, softcap=2.0, scale=1e3).logits(random(N, D, seed=2)).abs().max()) <= 2.0
+
+
+def test_half_precision_gives_float32_readings() -> None:
+    c = case()
+    head = Head(projection=torch.nn.Linear(D, V, dtype=torch.bfloat16), softcap=None, scale=1.0, temperature=1.0)
+    readings = read_positions(head, c.hidden.detach().bfloat16(), c.tokens, tile=3)
+    assert readings.logprobs.dtype == readings.entropy.dtype == torch.float32
+
+
+class Sizes(TorchDispatchMode):
+    """Largest result of any operation, and which logits are still held by somebody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+        self.logits: list[StorageWeakRef] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.largest = max(self.largest, tensor.numel())
+                if tensor.ndim == 2 and tensor.shape[1] == V and tensor.shape[0] > D:
+                    self.logits.append(StorageWeakRef(tensor.untyped_storage()))
+        return result
+
+    def held(self) -> int:
+        """How many tensors over positions and vocabulary are alive now."""
+        return len({ref.cdata for ref in self.logits if not ref.expired()})
+
+
+ROWS, TILE = 96, 8
+
+
+def test_nothing_of_size_n_by_v_is_made_forward_or_backward() -> None:
+    c = case(count=ROWS)
+    with Sizes() as sizes:
+        readings = c.read(TILE, kl)
+        (readings.logprobs.sum() + readings.reading.sum()).backward()
+    assert sizes.largest == max(ROWS * D, TILE * V)
+
+
+def test_nothing_of_size_n_by_v_is_made_without_gradient() -> None:
+    c = case(count=ROWS)
+    with Sizes() as sizes, torch.no_grad():
+        c.read(TILE, kl)
+    assert sizes.largest == max(ROWS, TILE * V)
+
+
+def test_no_tile_outlives_the_forward() -> None:
+    c = case(count=ROWS)
+    with Sizes() as sizes:
+        readings = c.read(TILE, kl)
+        held = sizes.held()
+    assert len(sizes.logits) > ROWS // TILE
+    assert held == 0
+    assert readings.logprobs.requires_grad
+
+
+def test_the_size_recorder_sees_a_full_log_softmax() -> None:
+    c = case(count=ROWS)
+    with Sizes() as sizes:
+        log_p = full(c.head, c.hidden)
+        held = sizes.held()
+    assert sizes.largest == ROWS * V
+    assert held > 0
+    assert log_p.requires_grad
