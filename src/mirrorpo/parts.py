@@ -1,8 +1,8 @@
 """Config groups to objects: the one `instantiate`, and what can be said of the objects together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from hydra.utils import instantiate
@@ -63,10 +63,27 @@ def notes(parts: Parts, config: Mapping[str, Any]) -> list[str]:
 
 def _build(config: Mapping[str, Any], group: str) -> Any:
     try:
-        return instantiate(config[group], _convert_="all")
+        built = instantiate(config[group], _convert_="all")
     except Exception as error:
         cause = error.__cause__ or error
         raise ValueError(f"{group}: {cause}") from error
+    _refuse_wrong_values(built, group)
+    return built
+
+
+def _refuse_wrong_values(built: Any, path: str) -> None:
+    # Group files have no schema; the dataclasses' own annotations are one.
+    if not is_dataclass(built):
+        return
+    hints = get_type_hints(type(built))
+    for field in fields(built):
+        value, hint, knob = getattr(built, field.name), hints[field.name], f"{path}.{field.name}"
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise ValueError(f"{knob}={value}: choose one of {', '.join(map(str, get_args(hint)))}")
+        wanted = {float: (int, float), int: int, str: str, bool: bool}.get(hint)
+        if wanted is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool)):
+            raise ValueError(f"{knob}={value!r}: give a {hint.__name__}")
+        _refuse_wrong_values(value, knob)
 
 
 def _refuse_untaught(parts: Parts, config: Mapping[str, Any]) -> None:

@@ -56,9 +56,7 @@ class Case:
     anchor_hidden: Tensor
 
     def read(self, tile: int, reader: Callable[[Tensor, Tensor], Tensor] | None = None) -> Readings:
-        return read_positions(
-            self.head, self.hidden, self.tokens, tile=tile, reader=reader, anchor_head=self.anchor_head, anchor_hidden=self.anchor_hidden
-        )
+        return read_positions(self.head, self.hidden, self.tokens, tile=tile, reader=reader, anchor_head=self.anchor_head, anchor_hidden=self.anchor_hidden)
 
     def gradients(self, value: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad(value, [self.hidden, *self.head.projection.parameters()]))
@@ -107,11 +105,22 @@ def test_gradient_of_an_exact_divergence_is_that_over_the_full_vocabulary(tile: 
     torch.testing.assert_close(c.gradients((c.read(tile, kl).reading * factors).sum()), expected, rtol=1e-10, atol=1e-12)
 
 
+class Weight(torch.nn.Module):
+    """A projection whose weight is an argument."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = [weight]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.weight[0].T
+
+
 def test_logprobs_and_divergence_pass_gradcheck() -> None:
-    c = case(softcap=1.5, scale=0.5, temperature=0.7)
+    c = case()
 
     def outputs(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        head = Head(projection=lambda h: h @ weight.T, softcap=1.5, scale=0.5, temperature=0.7)  # type: ignore[arg-type]
+        head = Head(projection=Weight(weight), softcap=1.5, scale=0.5, temperature=0.7)
         readings = read_positions(head, hidden, c.tokens, tile=3, reader=kl, anchor_head=c.anchor_head, anchor_hidden=c.anchor_hidden)
         return readings.logprobs, readings.reading
 
@@ -142,11 +151,7 @@ def test_entropy_of_a_certain_token_is_zero_not_nan() -> None:
 
 
 def test_without_a_reader_the_reading_is_zero() -> None:
-    assert not c_any(case().read(3).reading)
-
-
-def c_any(values: Tensor) -> bool:
-    return bool(values.detach().any())
+    assert not case().read(3).reading.any()
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -189,7 +194,7 @@ def test_logits_leave_the_temperature_out() -> None:
 
 
 def test_softcap_bounds_the_logits() -> None:
-    assert float(make_head(1, softcap=2.0, scale=1e3).logits(random(N, D, seed=2)).abs().max()) <= 2.0
+    assert bool((make_head(1, softcap=2.0, scale=1e3).logits(random(N, D, seed=2)).abs() <= 2.0).all())
 
 
 def test_half_precision_gives_float32_readings() -> None:
@@ -197,6 +202,16 @@ def test_half_precision_gives_float32_readings() -> None:
     head = Head(projection=torch.nn.Linear(D, V, dtype=torch.bfloat16), softcap=None, scale=1.0, temperature=1.0)
     readings = read_positions(head, c.hidden.detach().bfloat16(), c.tokens, tile=3)
     assert readings.logprobs.dtype == readings.entropy.dtype == torch.float32
+
+
+@pytest.mark.xfail(strict=True, reason="Head.logits multiplies in the projection's dtype and widens afterwards; see pitfall 21")
+def test_a_half_precision_head_does_not_round_its_logits() -> None:
+    c = case()
+    projection = torch.nn.Linear(D, V, dtype=torch.bfloat16)
+    hidden = (4 * c.hidden.detach()).bfloat16()
+    ours = Head(projection=projection, softcap=None, scale=1.0, temperature=1.0).logits(hidden)
+    exact = torch.nn.functional.linear(hidden.double(), projection.weight.double(), projection.bias.double())
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
 
 
 class Sizes(TorchDispatchMode):

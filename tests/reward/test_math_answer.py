@@ -90,6 +90,11 @@ PLAIN = [
     (r"#### 2\sqrt{3}", "2", FALSE, FALSE),
     ("#### 38/2", "19", FALSE, FALSE),
     (r"\boxed{\frac{38}{2}}", "19", FALSE, FALSE),
+    (r"\boxed{5!}", "5", FALSE, TRUE),
+    ("#### 5!", "5", FALSE, TRUE),
+    ("#### 18 million", "18", FALSE, TRUE),
+    (r"\boxed{18 million}", "18", FALSE, TRUE),
+    (r"\boxed{3\mathrm{i}}", "3", FALSE, TRUE),
     (r"\boxed{3x}", "3", FALSE, TRUE),
     (r"\boxed{3 ab}", "3", FALSE, TRUE),
     # thousands, lists, dots
@@ -262,7 +267,7 @@ def test_verdicts_keep_the_order_of_mixed_golds() -> None:
 
 def test_a_verifier_out_of_time_gives_no_reward_and_spares_the_others() -> None:
     # math-verify does not come back from this comparison.
-    reward = MathAnswer(extraction="strict", latex_timeout_s=2.0, latex_workers=1)
+    reward = MathAnswer(extraction="strict", latex_timeout_s=1.5, latex_workers=1)
     texts = [r"\boxed{\log 2} or so", "#### 10^{10}", "#### 9", r"then 18, or \boxed{\log 2}"]
     stuck, fine, wrong, other = reward(texts, [prompt("10^{10}")] * 4)
     assert math.isnan(stuck.reward) and stuck.outcome == "unverifiable"
@@ -273,7 +278,7 @@ def test_a_verifier_out_of_time_gives_no_reward_and_spares_the_others() -> None:
 
 
 def test_an_untrained_extraction_out_of_time_costs_nothing() -> None:
-    reward = MathAnswer(extraction="flexible", latex_timeout_s=2.0, latex_workers=1)
+    reward = MathAnswer(extraction="flexible", latex_timeout_s=1.5, latex_workers=1)
     verdict = reward([r"\boxed{\log 2} is 10000000000"], [prompt("10^{10}")])[0]
     assert verdict == Verdict(reward=1.0, strict=False, flexible=True, outcome="right")
 
@@ -332,12 +337,30 @@ def test_no_text_raises(text: str) -> None:
     assert judge(text, "18").outcome in ("right", "wrong", "no_answer")
 
 
+LONG = [
+    "9",
+    "1,",
+    ",000",
+    "1,000",
+    "1 ",
+    "1/",
+    "1 1/",
+    "1{,}",
+    "1e9",
+    "\\frac{1}",
+    "- ",
+    "$",
+    "=",
+    "**",
+    "cm ",
+    " a",
+    " ",
+]
+LONG += ["#### ", "####\n", "\\boxed{", "\\boxed{1", "\\text{", "{", "}", "\\", "1" + " " * 99]
+
+
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(
-    "piece",
-    ["9", "1,", ",000", "1,000", "1 ", "#### ", "\\boxed{", "{", "}", "\\frac{1}", "1/", "1e9", "- ", "$", "cm ", " a", "**", " ",
-     "\\text{", "####\n", "1" + " " * 99, "\\", "=", "1{,}", "\\boxed{1", "1 1/"],
-)  # fmt: skip
+@pytest.mark.parametrize("piece", LONG)
 def test_long_texts_end(piece: str) -> None:
     # Quadratic work takes many minutes here, linear work a fraction of a second.
     long = piece * (200_000 // len(piece))

@@ -176,7 +176,7 @@ def test_long_pairs_cross_the_pipe(pool: Pool) -> None:
 
 def test_a_real_hang_is_killed() -> None:
     before = children()
-    pool = Pool(workers=1, timeout_s=2.0)
+    pool = Pool(workers=1, timeout_s=1.5)
     # sympy does not return from the first, and works out the second inside one C multiplication.
     assert pool([("10^{10}", r"\log 2"), ("5", "9^{9^{9^{9}}}"), ("5", "5")])[::2] == ["unverifiable", "right"]
     pool.close()
@@ -189,7 +189,17 @@ def test_a_worker_is_light(pool: Pool) -> None:
     worker = pool._idle.get()
     pool._idle.put(worker)
     assert worker is not None and worker.process.pid in before | children()
-    assert "torch" not in Path(f"/proc/{worker.process.pid}/maps").read_text()
+    proc = Path(f"/proc/{worker.process.pid}")
+    assert "torch" not in (proc / "maps").read_text()
+    assert f"Max address space         {verifier.MEMORY_BYTES} " in (proc / "limits").read_text()
+
+
+def test_a_comparison_that_raises_is_unverifiable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> bool:
+        raise TypeError
+
+    monkeypatch.setattr("math_verify.verify", fail)
+    assert verifier.find("x+1", "x+1") == "unverifiable"
 
 
 def script(body: str) -> subprocess.Popen[str]:

@@ -47,18 +47,23 @@ _IN_TEXT = re.compile(rf"(?P<head>(?<![0-9A-Za-z)\]}}-])[-+]{_CURRENCY}?|{_CURRE
 _OPENING = r"(?:[\s*_`{$]|\\[(\[])*+"
 _HEAD = rf"(?P<head>[-+]\s?(?:{_CURRENCY}\s?)?|{_CURRENCY}\s?[-+]?)?"
 # Short words are algebra (5 xy) unless they are known units; long ones are units unless they are functions.
+_SIZES = "hundred|thousand|million|billion|trillion|dozen|squared|cubed|factorial"
 _UNIT = (
-    r"\\(?:text|textbf|textrm|mathrm|mbox)\s?\{[^{}0-9]*+\}(?:\^\{?[0-9]\}?)?"
+    r"\\(?:text|textbf|textrm|mathrm|mbox)\s?(?!\{[ei]\})\{[^{}0-9]*+\}(?:\^\{?[0-9]\}?)?"
     r"|(?:(?<=[\s~])|(?<=[0-9]))(?:km|cm|mm|kg|mg|ml|lbs?|oz|ft|in|hrs?|mph|am|pm)(?![A-Za-z])"
     "(?:\\^\\{?[23]\\}?|[\u00b2\u00b3])?"
-    r"|(?<=[\s~])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|mod|and|sqrt)\b)[A-Za-z]{3,}+(?:/[A-Za-z]++)?"
+    rf"|(?<=[\s~])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|mod|and|sqrt|{_SIZES})\b)[A-Za-z]{{3,}}+(?:/[A-Za-z]++)?"
 )
-_CLOSING = rf"(?:[\s~*_`}}$%.,;:!\u20ac\u00a3\u00a5\u20b9]|\\[$%)\],!;: ]|\^\{{?\\circ\}}?|\u00b0[CF]?|{_UNIT})*+"
+_CLOSING = rf"(?:[\s~*_`}}$%.,;:\u20ac\u00a3\u00a5\u20b9]|\\[$%)\],!;: ]|\^\{{?\\circ\}}?|\u00b0[CF]?|{_UNIT})*+"
 _ALONE = re.compile(_OPENING + _HEAD + _UNSIGNED + _CLOSING)
 _RELATION = re.compile(r"(?<![<>!])=")
 # Beside an operator the first number of a line is an operand, not the answer; 18/day and "18 - a lot" are prose.
 _OPERATORS = "-+*/^_{\u00d7\u00b7\u00f7\u221a"
-_OPERATES = re.compile("\\s*(?:[-+*/\u00d7\u00b7\u00f7]\\s*[0-9(\\\\$]|[\\^\u221a]|sqrt|\\\\(?!text|[$%)\\]]))|[(_{]")
+_OPERATES = re.compile(
+    "\\s*(?:[-+*/\u00d7\u00b7\u00f7]\\s*[0-9(\\\\$]|[\\^\u221a]|sqrt|\\\\(?!text|[$%)\\]])|(?:"
+    + _SIZES
+    + r")\b)|[(_{!]"
+)
 _HASHES = re.compile(r"(?<!#)####(?!#)")
 _BRACES = re.compile(r"(?P<boxed>\\boxed\s?\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
 

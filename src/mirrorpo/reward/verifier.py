@@ -138,7 +138,8 @@ def shared_pool(workers: int, timeout_s: float) -> Pool:
 def find(gold: str, answer: str) -> Finding:
     """math-verify's opinion, without any limit of time; only workers call it.
 
-    An answer that does not parse is wrong; a comparison that raises is unverifiable.
+    An answer that does not parse is wrong; a comparison that raises is unverifiable. math-verify's own
+    limits are off: they use the alarm, which is the worker's last resort.
     """
     # Imported here, so that only workers load it.
     import sympy
@@ -152,7 +153,7 @@ def find(gold: str, answer: str) -> Finding:
         return "wrong"
     try:
         # Gold first: verify is not symmetric.
-        return "right" if verify(golds, answers, timeout_seconds=None, raise_on_error=True) else "wrong"
+        return "right" if verify(golds, answers, timeout_seconds=0, raise_on_error=True) else "wrong"
     except Exception:
         return "unverifiable"
 
@@ -165,7 +166,7 @@ def _parse(latex: str) -> list:
         latex = latex.replace(mark, "")
     latex = " ".join(latex.split()).rstrip(" .")
     # Without the fallback, strings that did not parse are left out rather than compared letter by letter.
-    return parse(f"${latex}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
+    return parse(f"${latex}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=0)
 
 
 def serve() -> None:

@@ -1,0 +1,60 @@
+"""Running `train.py` as a user does, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = ROOT / "train.py"
+
+# Seconds long: the shipped model, few and short answers.
+SMALL = (
+    "steps=3", "prompts_per_step=3", "group_size=4", "max_new_tokens=40", "eval_max_new_tokens=60", "eval_questions=12",
+    "eval_sampled_questions=4", "eval_every=2", "checkpoint_every=1", "threads=1", "logger=none",
+)  # fmt: skip
+
+
+def command(*overrides: str) -> list[str]:
+    """The command line of one launch."""
+    return [sys.executable, str(TRAIN), *overrides]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The tests' environment; without PYTHONPATH, as a user has it."""
+    return {**os.environ, "PYTHONPATH": "", **extra}
+
+
+def train(*overrides: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    """One launch, waited for."""
+    return subprocess.run(command(*overrides), cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=280, check=False)
+
+
+def folder(root: Path) -> Path:
+    """The only run folder below a root."""
+    (found,) = folders(root)
+    return found
+
+
+def folders(root: Path) -> list[Path]:
+    """All run folders below a root."""
+    return sorted(path.parent for path in root.rglob("manifest.json"))
+
+
+def manifest(run: Path) -> dict:
+    """A run's manifest."""
+    return json.loads((run / "manifest.json").read_text())
+
+
+def rows(path: Path) -> list[dict]:
+    """The rows of a JSON lines file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def succeeded(result: subprocess.CompletedProcess[str], said: Sequence[str] = ()) -> None:
+    """Check the exit status, and words of the output."""
+    assert result.returncode == 0, result.stdout + result.stderr
+    for words in said:
+        assert words in result.stdout, result.stdout

@@ -1,0 +1,127 @@
+import math
+
+import oracles
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mirrorpo.divergence.bregman import ExactBregman, SampledBregman, integrand
+from mirrorpo.divergence.potentials import NegativeEntropy, Square
+
+POTENTIALS = [NegativeEntropy(), Square(factor=1.0), Square(factor=0.5)]
+
+generated = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+logits = st.lists(st.floats(-30, 30), min_size=5, max_size=5)
+
+
+def logprobs(drawn: list[float]) -> torch.Tensor:
+    return torch.log_softmax(torch.tensor(drawn, dtype=torch.float64), dim=-1)
+
+
+def exact(potential) -> ExactBregman:
+    return ExactBregman(potential=potential, beta=1.0, anchor="reference")
+
+
+def sampled(potential) -> SampledBregman:
+    return SampledBregman(potential=potential, beta=1.0, anchor="reference")
+
+
+@generated
+@given(logits, logits)
+def test_exact_with_negative_entropy_is_the_reverse_kl(drawn_p, drawn_q):
+    log_p, log_q = logprobs(drawn_p), logprobs(drawn_q)
+    ours = exact(NegativeEntropy())(log_p, log_q, log_p)
+    torch.testing.assert_close(float(ours), oracles.reverse_kl(log_p.tolist(), log_q.tolist()), rtol=1e-9, atol=1e-13)
+
+
+@generated
+@given(logits, logits, st.sampled_from([0.5, 1.0, 3.0]))
+def test_exact_with_square_is_the_squared_distance_of_probabilities(drawn_p, drawn_q, factor):
+    log_p, log_q = logprobs(drawn_p), logprobs(drawn_q)
+    ours = exact(Square(factor=factor))(log_p, log_q, log_p)
+    torch.testing.assert_close(float(ours), oracles.probl2_exact(log_p.tolist(), log_q.tolist(), factor), rtol=1e-9, atol=1e-15)
+
+
+@generated
+@given(st.floats(-1e4, 0), st.floats(-1e4, 0), st.sampled_from([0.5, 1.0, 3.0]))
+def test_sampled_with_square_is_the_squared_difference_at_the_token(log_p, log_q, factor):
+    p, q = (torch.tensor([[value]], dtype=torch.float64) for value in (log_p, log_q))
+    ours = sampled(Square(factor=factor))(p, q, p)
+    torch.testing.assert_close(float(ours), oracles.probl2_sampled(log_p, log_q, factor), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("potential", POTENTIALS)
+def test_exact_is_the_sum_of_the_integrand_over_the_vocabulary(potential):
+    draw = torch.Generator().manual_seed(0)
+    log_p, log_q = (torch.randn(4, 3, 5, dtype=torch.float64, generator=draw).log_softmax(-1) for _ in range(2))
+    ours = exact(potential)(log_p, log_q, log_p)
+    assert ours.shape == (4, 3)
+    torch.testing.assert_close(ours, integrand(potential, log_p, log_q).sum(dim=-1), rtol=1e-12, atol=0)
+
+
+def test_probl2_by_hand():
+    # p = (1/2, 1/2), q = (1/4, 3/4): each square is 1/16.
+    log_p, log_q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
+    torch.testing.assert_close(exact(Square(factor=1.0))(log_p, log_q, log_p), torch.tensor([1 / 8]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(sampled(Square(factor=1.0))(log_p, log_q, log_p), torch.tensor([[1 / 16, 1 / 16]]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("potential", POTENTIALS)
+@generated
+@given(st.floats(-1e4, 0), st.floats(-1e4, 0))
+def test_the_integrand_is_finite_and_not_negative(potential, log_p, log_q):
+    for dtype in (torch.float32, torch.float64):
+        value = integrand(potential, torch.tensor(log_p, dtype=dtype), torch.tensor(log_q, dtype=dtype))
+        assert value.dtype == dtype
+        assert bool(value.isfinite())
+        assert float(value) >= 0
+
+
+@pytest.mark.parametrize("potential", POTENTIALS)
+def test_the_integrand_is_zero_with_zero_gradient_at_p_equal_q(potential):
+    log_p = torch.tensor([0.0, -0.5, -70.0, -1e4], requires_grad=True)
+    value = integrand(potential, log_p, log_p.detach().clone())
+    assert torch.equal(value.detach(), torch.zeros(4))
+    assert torch.equal(torch.autograd.grad(value.sum(), log_p)[0], torch.zeros(4))
+
+
+@pytest.mark.parametrize("potential", POTENTIALS)
+def test_the_gradient_in_p_is_the_difference_of_mirror_maps(potential):
+    p = torch.linspace(0.05, 0.95, 7, dtype=torch.float64, requires_grad=True)
+    q = torch.linspace(0.9, 0.1, 7, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(integrand(potential, p.log(), q.log()).sum(), p)
+    torch.testing.assert_close(gradient, potential.df(p.detach()) - potential.df(q), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("potential", POTENTIALS)
+def test_gradcheck(potential):
+    log_p = torch.log_softmax(torch.tensor([0.3, -1.0, 2.0, 0.0, -0.4], dtype=torch.float64), 0).requires_grad_()
+    log_q = torch.log_softmax(torch.tensor([1.0, 1.0, -2.0, 0.5, 0.0], dtype=torch.float64), 0)
+    for divergence in (exact(potential), sampled(potential)):
+        assert torch.autograd.gradcheck(lambda x, of=divergence: of(x, log_q, x), log_p)
+
+
+@pytest.mark.parametrize("potential", POTENTIALS)
+@pytest.mark.parametrize("build", [exact, sampled])
+def test_the_anchor_gets_no_gradient(potential, build):
+    log_p, log_q = (torch.log_softmax(torch.tensor([[a, 0.0, -a]]), -1).requires_grad_() for a in (1.0, -0.5))
+    build(potential)(log_p, log_q, log_p.detach()).sum().backward()
+    assert log_p.grad is not None
+    assert log_q.grad is None
+
+
+def test_single_precision_inputs_near_each_other_do_not_cancel():
+    # f'' (p - q)^2 / 2 with f'' = 1 / q and p = q (1 + h): the term is q h^2 / 2 up to h^3.
+    log_q = torch.tensor([-0.5, -3.0, -9.0])
+    log_p = log_q + torch.tensor([1e-3, 2e-3, 4e-3])
+    h = torch.expm1(log_p.double() - log_q.double())
+    expected = log_q.double().exp() * h.square() / 2 * (1 - h / 3)
+    torch.testing.assert_close(integrand(NegativeEntropy(), log_p, log_q).double(), expected, rtol=1e-4, atol=0)
+
+
+def test_an_anchor_that_gives_almost_nothing_costs_its_log_gap_and_no_more_than_the_floor():
+    log_p, log_q = torch.tensor([[0.0, -1e4]]), torch.tensor([[-500.0, 0.0]])
+    # p log(p/q) - p + q over both tokens: 500 - 1 + 0 and 0 - 0 + 1.
+    torch.testing.assert_close(exact(NegativeEntropy())(log_p, log_q, log_p), torch.tensor([500.0]), rtol=1e-6, atol=0)
+    assert math.isclose(float(exact(NegativeEntropy())(log_p, log_q * 20, log_p)), 690.0, rel_tol=1e-6)

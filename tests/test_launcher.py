@@ -1,0 +1,52 @@
+"""A multirun on this machine: a process a cell, every failure named, nothing done twice."""
+
+from pathlib import Path
+
+from cli import SMALL, folders, manifest, succeeded, train
+
+GRID = ("-m", "algo=grpo", "divergence=probl2,kl", "seed=0,1")
+TWO_STEPS = (*SMALL, "steps=2")
+
+
+def test_a_grid_makes_a_folder_a_cell_and_typed_again_does_nothing_and_then_resumes_only_what_is_damaged(tmp_path: Path) -> None:
+    succeeded(train(*GRID, *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path), said=["4 cells"])
+    runs = folders(tmp_path)
+    assert len(runs) == 4 and all(manifest(run)["state"] == "done" for run in runs)
+    assert len({manifest(run)["config_hash"] for run in runs}) == 4
+    before = {run: (run / "metrics.jsonl").read_bytes() for run in runs}
+
+    again = train(*GRID, *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path)
+    succeeded(again)
+    assert again.stdout.count("done already, nothing to do") == 4
+
+    damaged = runs[1]
+    state = damaged / "checkpoints" / "step_000002" / "state.pt"
+    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+    third = train(*GRID, *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path)
+    succeeded(third, said=["resuming after step 1 of 2"])
+    assert third.stdout.count("done already, nothing to do") == 3 and third.stdout.count("resuming") == 1
+    assert {run: (run / "metrics.jsonl").read_bytes() for run in runs} == before
+
+
+def test_cells_that_fail_do_not_stop_the_others_and_each_is_named_with_its_reason(tmp_path: Path) -> None:
+    # One cannot be composed, one cannot be built, one breaks in training.
+    result = train("-m", "algo=grpo,nope", *TWO_STEPS, "lr=0.0005,1e30", "max_grad_norm=0", f"out={tmp_path}", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "3 of 4 cells failed" in result.stdout
+    assert "Could not find 'algo/nope'" in result.stdout
+    assert "NotFinite" in result.stdout and "error.txt" in result.stdout
+    states = sorted(manifest(run)["state"] for run in folders(tmp_path))
+    assert states == ["done", "failed"]
+
+
+def test_a_sweep_file_is_found_from_anywhere_and_can_be_narrowed(tmp_path: Path) -> None:
+    result = train("sweep=tiny_divergence", "seed=7", *TWO_STEPS, "steps=0", f"out={tmp_path}", cwd=tmp_path)
+    succeeded(result, said=["3 cells"])
+    assert [run.parent.parent.name for run in folders(tmp_path)] == ["tiny_divergence"] * 3
+    assert {manifest(run)["choices"]["divergence"] for run in folders(tmp_path)} == {"none", "kl", "probl2"}
+
+
+def test_the_same_cell_twice_in_a_grid_runs_once(tmp_path: Path) -> None:
+    result = train("-m", "seed=0,0", *TWO_STEPS, "steps=0", f"out={tmp_path}", cwd=tmp_path)
+    succeeded(result)
+    assert len(folders(tmp_path)) == 1

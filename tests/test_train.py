@@ -1,0 +1,198 @@
+"""One cell from the command line: what it leaves, what stops it, what a relaunch does."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from cli import ROOT, SMALL, command, environment, folder, manifest, rows, succeeded, train
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished")
+    succeeded(train(*SMALL, f"out={out}", cwd=out), said=["held-out questions", "metrics.jsonl"])
+    return out
+
+
+def test_a_run_leaves_every_file_of_the_design(finished: Path) -> None:
+    run = folder(finished)
+    assert run.name == "seed=0" and run.parent.parent.name == "single"
+    entry = manifest(run)
+    assert entry["state"] == "done" and entry["error"] is None and entry["ended"]
+    assert entry["config"]["steps"] == 3 and entry["versions"]["torch"] and len(entry["config_hash"]) == 16
+    assert entry["prompt"]["example"].endswith("?\n") and entry["data"]["train"] and entry["reward_version"]
+    metrics = rows(run / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == [0, 1, 2, 3]
+    assert {"reward/mean", "ratio/clip_fraction", "kl/reference", "divergence/value", "entropy/mean", "grad/norm"} <= metrics[1].keys()
+    assert all("eval/greedy_accuracy" in metrics[step] for step in (0, 2, 3)) and "eval/greedy_accuracy" not in metrics[1]
+    assert len(rows(run / "timings.jsonl")) == 4
+    answers = rows(run / "eval" / "step_000003.jsonl")
+    assert len(answers) == 12 and {"uid", "strict", "flexible", "tokens", "truncated", "completion"} <= answers[0].keys()
+    assert "reward" in (run / "completions" / "step_000003.md").read_text()
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_000002", "step_000003"]
+
+
+def test_the_first_update_is_on_policy_and_the_sampler_agrees_with_the_trainer(finished: Path) -> None:
+    first = rows(folder(finished) / "metrics.jsonl")[1]
+    assert first["ratio/mean"] == 1.0 and first["ratio/clip_fraction"] == 0.0 and first["kl/old"] == 0.0
+    assert 0 <= first["kl/sampler"] < 1e-9 and first["kl/reference"] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_policy_folder_is_a_hugging_face_model_that_has_moved(finished: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = folder(finished)
+    trained = AutoModelForCausalLM.from_pretrained(run / "policy")
+    start = AutoModelForCausalLM.from_pretrained(ROOT / "src/mirrorpo/model/tiny")
+    assert AutoTokenizer.from_pretrained(run / "policy")("Sam has 3 toys.").input_ids
+    moved = [not torch.equal(a, b) for a, b in zip(trained.parameters(), start.parameters(), strict=True)]
+    assert all(moved)
+
+
+def test_a_second_launch_does_nothing_and_says_so(finished: Path) -> None:
+    before = (folder(finished) / "manifest.json").stat().st_mtime_ns
+    succeeded(train(*SMALL, f"out={finished}", cwd=finished), said=["done already, nothing to do"])
+    assert (folder(finished) / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(finished: Path, tmp_path: Path) -> None:
+    succeeded(train(*SMALL, f"out={tmp_path / 'again'}", cwd=tmp_path))
+    succeeded(train(*SMALL, "seed=1", f"out={tmp_path / 'other'}", cwd=tmp_path))
+    first, again, other = ((folder(root) / "metrics.jsonl").read_bytes() for root in (finished, tmp_path / "again", tmp_path / "other"))
+    assert first == again != other
+
+
+def test_a_folder_with_another_config_is_refused_with_the_keys_that_differ(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    run = folder(tmp_path / "copy")
+    text = (run / "manifest.json").read_text().replace('"lr": 0.0005', '"lr": 0.25').replace(manifest(run)["config_hash"], "0" * 16)
+    (run / "manifest.json").write_text(text)
+    result = train(*SMALL, f"out={tmp_path / 'copy'}", cwd=tmp_path)
+    assert result.returncode == 1 and "lr: was 0.25, is 0.0005" in result.stderr
+
+
+def test_a_done_run_with_half_its_checkpoints_gone_resumes_to_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    run = folder(tmp_path / "copy")
+    shutil.rmtree(run / "checkpoints" / "step_000003")
+    succeeded(train(*SMALL, f"out={tmp_path / 'copy'}", cwd=tmp_path), said=["resuming after step 2 of 3"])
+    assert (run / "metrics.jsonl").read_bytes() == (folder(finished) / "metrics.jsonl").read_bytes()
+    assert manifest(run)["state"] == "done" and len(manifest(run)["resumed"]) == 1
+
+
+def test_zero_steps_evaluate_the_start_model_only(tmp_path: Path) -> None:
+    succeeded(train(*SMALL, "steps=0", f"out={tmp_path}", cwd=tmp_path))
+    (row,) = rows(folder(tmp_path) / "metrics.jsonl")
+    assert row["step"] == 0 and row["eval/questions"] == 12
+
+
+def kill_and_relaunch(root: Path, overrides: list[str], waits: list[float]) -> tuple[Path, int]:
+    """Launch, kill after each wait with SIGKILL, and at last let it finish; the number of kills that hit."""
+    kills = 0
+    for wait in waits:
+        with (root / "log.txt").open("a") as log:
+            process = subprocess.Popen(
+                command(*overrides, f"out={root / 'killed'}"), cwd=root, env=environment(), stdout=log, stderr=log, start_new_session=True
+            )
+        started = time.time()
+        while process.poll() is None and time.time() - started < wait:
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    succeeded(train(*overrides, f"out={root / 'killed'}", cwd=root))
+    return folder(root / "killed"), kills
+
+
+def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    # Two updates on a rollout, dynamic sampling and dropout: everything that carries state.
+    overrides = [*SMALL, "algo=dapo", "updates_per_rollout=2", "divergence=probl2_exact", "lora@model.lora=r16", "steps=4"]
+    succeeded(train(*overrides, f"out={tmp_path / 'whole'}", cwd=tmp_path))
+    process = subprocess.Popen(command(*overrides, f"out={tmp_path / 'killed'}"), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    while process.poll() is None and not any((tmp_path / "killed").rglob("step_000002")):
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert manifest(folder(tmp_path / "killed"))["state"] == "running"
+    succeeded(train(*overrides, f"out={tmp_path / 'killed'}", cwd=tmp_path), said=["resuming after step"])
+    whole, killed = folder(tmp_path / "whole"), folder(tmp_path / "killed")
+    assert (whole / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
+    assert (whole / "eval" / "step_000004.jsonl").read_bytes() == (killed / "eval" / "step_000004.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_run_killed_at_ten_random_instants_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    import random
+
+    overrides = [*SMALL, "steps=30", "updates_per_rollout=2", "update_window=split", "prompts_per_step=4", "checkpoint_every=3"]
+    succeeded(train(*overrides, f"out={tmp_path / 'whole'}", cwd=tmp_path))
+    start_up = 5.0
+    waits = [start_up + random.Random(2026).uniform(-2, 5) for _ in range(10)]
+    killed, kills = kill_and_relaunch(tmp_path, overrides, waits)
+    print(f"{kills} kills hit")
+    assert kills >= 5
+    assert (folder(tmp_path / "whole") / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
+
+
+def test_a_second_process_on_a_running_folder_is_turned_away(tmp_path: Path) -> None:
+    process = subprocess.Popen(command(*SMALL, "steps=40", f"out={tmp_path}"), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and not any(tmp_path.rglob("metrics.jsonl")):
+            time.sleep(0.02)
+        result = train(*SMALL, "steps=40", f"out={tmp_path}", cwd=tmp_path)
+        assert result.returncode == 1 and "is being run by another process" in result.stderr
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_batch_dumped(tmp_path: Path) -> None:
+    result = train(*SMALL, "lr=1e30", "max_grad_norm=0", f"out={tmp_path}", cwd=tmp_path)
+    run = folder(tmp_path)
+    assert result.returncode != 0 and manifest(run)["state"] == "failed"
+    assert "NotFinite" in manifest(run)["error"] and "not_finite_step_" in manifest(run)["error"]
+    assert list(run.glob("not_finite_step_*.pt")) and "Traceback" in (run / "error.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("stepz=3", "stepz"),
+        ("steps=three", "steps"),
+        ("+foo=1", "unknown settings ['foo']"),
+        ("algo.surrogate.hihg=0.3", "hihg"),
+        ("algo=nope", "algo/nope"),
+        ("group_size=1", "use group_size=2 or more"),
+        ("dataset.max_value=3", "dataset.max_value=3"),
+        ("temperature=0", "temperature=0"),
+        ("divergence.anchor=nowhere", "divergence.anchor=nowhere"),
+        ("sweep=nope", "sweep/nope"),
+    ],
+)
+def test_a_bad_setting_is_refused_before_anything_runs(override: str, words: str, tmp_path: Path) -> None:
+    result = train(*SMALL, override, f"out={tmp_path}", cwd=tmp_path)
+    assert result.returncode != 0 and words in result.stdout + result.stderr, result.stderr
+    assert not any(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_supervised_fine_tuning_from_nothing_lowers_the_loss(tmp_path: Path) -> None:
+    overrides = ("algo=sft", "model=tiny_scratch", "dataset.train_size=400", "steps=25", "eval_questions=0", "threads=1", "logger=none")
+    succeeded(train(*overrides, f"out={tmp_path}", cwd=tmp_path))
+    metrics = rows(folder(tmp_path) / "metrics.jsonl")
+    assert metrics[0]["loss/value"] > 3 and metrics[-1]["loss/value"] < 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_default_cell_learns(seed: int, tmp_path: Path) -> None:
+    succeeded(train(f"seed={seed}", f"out={tmp_path}", "logger=none", cwd=tmp_path))
+    metrics = rows(folder(tmp_path) / "metrics.jsonl")
+    assert metrics[-1]["eval/greedy_accuracy"] - metrics[0]["eval/greedy_accuracy"] >= 0.2
