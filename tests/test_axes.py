@@ -193,9 +193,7 @@ def loss_and_gradient(algo: Any, batch: RolloutBatch, live: Tensor, weights: Ten
     leaf = live.clone().requires_grad_()
     policy = PolicyOutputs(logprobs=leaf, entropy=torch.zeros_like(live), divergence=torch.zeros_like(live))
     advantages = algo.advantage(batch.rewards, batch.group)
-    loss = policy_loss(
-        policy, batch, advantages, weights, algo=algo, divergence=NoDivergence(), weighting=Uniform(scope="credit"), denominator=denominator
-    )
+    loss = policy_loss(policy, batch, advantages, weights, algo=algo, divergence=NoDivergence(), weighting=Uniform(scope="credit"), denominator=denominator)
     return loss.detach(), torch.autograd.grad(loss, leaf)[0]
 
 

@@ -108,8 +108,7 @@ def world() -> World:
     policy, reference = network(0), near(network(0), seed=2)
     old = near(policy, seed=1)
     completions = [
-        Completion(uid="", group=group, prompt_ids=prompt, ids=ids, logprobs=[0.0] * len(ids), text="", truncated=False)
-        for prompt, ids, group, _ in ROLLOUT
+        Completion(uid="", group=group, prompt_ids=prompt, ids=ids, logprobs=[0.0] * len(ids), text="", truncated=False) for prompt, ids, group, _ in ROLLOUT
     ]
     batch = collate(completions, [reward for _, _, _, reward in ROLLOUT], pad_id=0, mask_truncated=False)
     mask = batch.mask.clone()
@@ -257,3 +256,8 @@ def test_split_updates_take_the_naive_gradients_of_their_own_groups(world, algo)
     first, second = our_gradients(world, algo, "kl_exact", updates=2, window="split")
     assert_equal(first, naive_gradient(world, algo, "kl_exact", updates=2, groups=(8, 2)))
     assert_equal(second, naive_gradient(world, algo, "kl_exact", updates=2, groups=(5,)))
+
+
+def test_an_update_that_gets_no_group_is_left_out(world):
+    # Dynamic sampling may keep fewer groups than there are updates: three groups, four updates.
+    assert len(our_gradients(world, "dapo", "none", updates=4, window="split")) == 3

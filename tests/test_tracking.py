@@ -37,7 +37,7 @@ class Segment:
 
 def records(data: bytes) -> Iterator[bytes]:
     """Payloads of a file in LevelDB's log format: a 7-byte file header, then chunks that never cross a 32 KiB block."""
-    assert data[:4] == b":W&B"
+    assert data[:4] in (b"", b":W&B")
     place, payload = 7, b""
     while place + 7 <= len(data):
         room = BLOCK - place % BLOCK
@@ -61,6 +61,7 @@ def segments(folder: Path) -> list[Segment]:
     out = []
     for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
         segment = Segment()
+        out.append(segment)
         for payload in records(path.read_bytes()):
             record = Record.FromString(payload)
             kind = record.WhichOneof("record_type")
@@ -72,7 +73,6 @@ def segments(folder: Path) -> list[Segment]:
                 segment.steps.append({key: value for key, value in row.items() if key not in ("_runtime", "_timestamp")})
             elif kind == "exit":
                 segment.exit_code = record.exit.exit_code
-        out.append(segment)
     return out
 
 
@@ -97,6 +97,10 @@ def tracked(folder: Path, run_id: str, steps: Mapping[int, Mapping[str, float]],
     for step, metrics in steps.items():
         tracker.log(step, metrics)
     tracker.finish(exit_code)
+    # wandb-core writes the file's end after finish() has returned.
+    deadline = time.monotonic() + 10
+    while segments(folder)[-1].exit_code is None and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 # Offline
@@ -163,8 +167,10 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> list[Segment
     own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own) as process:
         assert process.stdout is not None and process.stdout.readline() == "logged\n"
-        # The default keeps records back for 15 s.
-        time.sleep(2.5)
+        # Long enough for a flush a second; by default wandb-core keeps records back for 15 s.
+        deadline = time.monotonic() + 5
+        while sum(len(segment.steps) for segment in segments(folder)) < 5 and time.monotonic() < deadline:
+            time.sleep(0.1)
         process.kill()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_SILENT", "true")

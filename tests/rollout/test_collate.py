@@ -114,10 +114,6 @@ def test_ids_are_whole_numbers_and_scores_float32() -> None:
     assert {b.rewards.dtype, b.sampler_logprobs.dtype, b.old_logprobs.dtype} == {torch.float32}
 
 
-def test_whole_number_logprobs_of_demonstrations_are_float32_too() -> None:
-    assert batch([completion([5], [6], logprobs=[0])], [1.0]).sampler_logprobs.dtype == torch.float32
-
-
 def test_a_completion_without_tokens_is_a_row_without_presence() -> None:
     b = batch([completion([5], []), completion([5], [6, 7])], [1.0, 1.0])
     assert b.present.tolist() == [[False, False], [True, True]]

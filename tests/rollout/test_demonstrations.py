@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from tokenizers import processors
 
 from mirrorpo.core.batch import Completion, Prompt
 from mirrorpo.core.protocols import RolloutEngine
@@ -25,13 +26,10 @@ class TokenizerOnly:
     """A model of which only the tokenizer can be asked for: demonstrations are not sampled."""
 
     tokenizer: Any
+    network: None = None
     eos_ids: frozenset[int] = frozenset({1})
     pad_id: int = 0
-    device: torch.device = torch.device("cpu")
-
-    @property
-    def network(self) -> Any:
-        raise AssertionError("a demonstration was computed")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def computing(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -95,8 +93,6 @@ def test_a_demonstration_whose_eos_alone_does_not_fit_is_truncated() -> None:
 
 
 def test_a_tokenizer_that_wraps_its_texts_does_not_wrap_a_demonstration() -> None:
-    from tokenizers import processors
-
     wrapping = word_tokenizer([WORKED])
     wrapping.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<eos> $A <eos>", special_tokens=[("<eos>", 1)])
     assert wrapping("#### 21").input_ids[0] == 1

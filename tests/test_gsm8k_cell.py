@@ -1,0 +1,99 @@
+"""The papers' cell on a local Qwen3 folder and real GSM8K questions, as far as it goes without a network."""
+
+import os
+from pathlib import Path
+
+import pytest
+from cli import ROOT, folder, folders, manifest, rows, succeeded, train
+
+DATA = Path(os.environ.get("MIRRORPO_DATA") or ROOT.parent / "shared" / "data")
+needs_data = pytest.mark.skipif(
+    not (DATA / "gsm8k" / "train.jsonl").exists(), reason="NOT TESTED: training on real GSM8K; set MIRRORPO_DATA to a folder with gsm8k/train.jsonl"
+)
+SHORT = (
+    "steps=2", "prompts_per_step=2", "group_size=2", "max_new_tokens=12", "eval_questions=3", "eval_sampled_questions=1", "eval_samples=2",
+    "threads=1", "tokens_per_micro_batch=512", "tile=7",
+)  # fmt: skip
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen3 of small width with random weights and a byte-level tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    letters = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(letters, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = TEMPLATE
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+        intermediate_size=64, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+    )  # fmt: skip
+    network = Qwen3ForCausalLM(config)
+    network.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    path = tmp_path_factory.mktemp("qwen3")
+    network.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@needs_data
+def test_the_papers_command_trains_and_evaluates_on_real_questions(qwen_folder: Path, tmp_path: Path) -> None:
+    command = ("-m", "algo=grpo", "divergence=probl2,kl", "model=qwen", f"model.path={qwen_folder}")
+    succeeded(train(*command, *SHORT, f"out={tmp_path}", cwd=tmp_path, MIRRORPO_DATA=str(DATA)))
+    runs = folders(tmp_path)
+    assert [manifest(run)["choices"]["divergence"] for run in runs] == ["kl", "probl2"]
+    for run in runs:
+        entry = manifest(run)
+        assert entry["state"] == "done" and entry["choices"]["dataset"] == "gsm8k"
+        assert "<think>\n\n</think>" in entry["prompt"]["example"] and "\\boxed{" in entry["prompt"]["example"]
+        assert [row["step"] for row in rows(run / "metrics.jsonl")] == [0, 1, 2]
+        answers = rows(run / "eval" / "step_000002.jsonl")
+        assert len(answers) == 3 and all(row["uid"].startswith("gsm8k/train/") for row in answers)
+        # The default mirror really wrote an offline run under the id of the config.
+        assert list(run.rglob(f"run-{entry['config_hash']}.wandb"))
+
+
+@needs_data
+def test_adapters_train_and_the_reference_is_the_adapter_switched_off(qwen_folder: Path, tmp_path: Path) -> None:
+    lora = ("lora@model.lora=r16", "model.dtype=bfloat16", "lr=0.01")
+    succeeded(train("model=qwen", f"model.path={qwen_folder}", *lora, *SHORT, "logger=none", f"out={tmp_path}", cwd=tmp_path, MIRRORPO_DATA=str(DATA)))
+    run = folder(tmp_path)
+    assert manifest(run)["parameters"]["trained"] < manifest(run)["parameters"]["all"] / 2
+    assert (run / "policy" / "adapter_model.safetensors").exists()
+    metrics = rows(run / "metrics.jsonl")
+    assert metrics[1]["kl/reference"] == pytest.approx(0, abs=1e-3)
+
+
+def test_without_a_network_the_error_says_what_to_do(tmp_path: Path) -> None:
+    empty = {"HF_HOME": str(tmp_path / "hub"), "MIRRORPO_DATA": ""}
+    result = train("-m", "algo=grpo", "divergence=probl2,kl", "model=qwen", "logger=none", f"out={tmp_path}", cwd=tmp_path, **empty)
+    assert result.returncode == 1 and "2 of 2 cells failed" in result.stdout
+    assert "Set MIRRORPO_DATA to a folder" in result.stdout
+
+
+@needs_data
+def test_without_the_weights_the_error_names_the_model_and_the_fix(tmp_path: Path) -> None:
+    empty = {"HF_HOME": str(tmp_path / "hub"), "MIRRORPO_DATA": str(DATA)}
+    result = train("model=qwen", "logger=none", f"out={tmp_path}", cwd=tmp_path, **empty)
+    assert result.returncode == 1
+    assert "model.path=Qwen/Qwen3-1.7B: cannot be loaded" in result.stderr and "hf download Qwen/Qwen3-1.7B" in result.stderr
+
+
+def test_a_model_that_lacks_the_words_of_the_dataset_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "gsm8k").mkdir()
+    lines = [f'{{"question": "Natalia sold {n} clips. How many?", "answer": "{n}.\\n#### {n}"}}\n' for n in range(40)]
+    (tmp_path / "gsm8k" / "train.jsonl").write_text("".join(lines))
+    result = train("dataset=gsm8k", *SHORT, "logger=none", f"out={tmp_path}", cwd=tmp_path, MIRRORPO_DATA=str(tmp_path))
+    assert result.returncode == 1 and "this model's vocabulary lacks words of the prompt 'Natalia sold" in result.stderr
