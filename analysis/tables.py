@@ -29,18 +29,18 @@ def before_after(root: Path, metric: str = "eval/greedy_accuracy") -> pd.DataFra
     runs = load_runs(root)
     unfinished = runs[runs["state"] != "done"]
     if len(unfinished):
-        listed = "; ".join(f"{row.path} is {row.state}" for row in unfinished.itertuples())
+        listed = "; ".join(f"{row['path']} is {row['state']}" for row in unfinished.to_dict("records"))
         raise ValueError(f"unfinished runs: {listed}")
     rows: list[dict[str, object]] = []
-    for run in runs.itertuples():
-        metrics = load_metrics(Path(str(run.path)))
+    for run in runs.to_dict("records"):
+        metrics = load_metrics(Path(run["path"]))
         evaluated = metrics[metric].dropna()
         questions = metrics["eval/questions"].dropna().iloc[-1]
         first, last = evaluated.iloc[0], evaluated.iloc[-1]
         rows.append(
             {
-                "cell": run.cell,
-                "seed": run.seed,
+                "cell": run["cell"],
+                "seed": run["seed"],
                 "steps": int(evaluated.index[-1]),
                 "questions": int(questions),
                 "before": 100 * first,
@@ -48,7 +48,7 @@ def before_after(root: Path, metric: str = "eval/greedy_accuracy") -> pd.DataFra
                 "after": 100 * last,
                 "± after": 100 * binomial_error(last, questions),
                 "gain": 100 * (last - first),
-                "commit": str(run.commit)[:9] + ("+" if run.dirty else ""),
+                "commit": str(run["commit"])[:9] + ("+" if run["dirty"] else ""),
             }
         )
     return pd.DataFrame(rows).sort_values(["cell", "seed"], ignore_index=True)

@@ -215,9 +215,8 @@ def test_a_number_written_without_its_point_is_the_same_number(override: str, sa
 
 @pytest.mark.xfail(strict=True, reason="reported: True == 1 and an absent key counts as None, but neither for the hash")
 @pytest.mark.parametrize(("one", "other"), [({"algo": {"a": True}}, {"algo": {"a": 1}}), ({"algo": {"a": None, "b": 1}}, {"algo": {"b": 1}})])
-def test_configs_with_different_hashes_have_a_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    assert config_hash(one) != config_hash(other)
-    assert differences(one, other)
+def test_configs_have_the_same_hash_if_they_have_no_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    assert (config_hash(one) == config_hash(other)) == (differences(one, other) == {})
 
 
 def test_differences_are_dotted_keys_with_both_values() -> None:

@@ -111,7 +111,7 @@ def test_a_wrong_value_is_named_with_its_group_and_knob(override: str, message: 
     ("override", "message"),
     [
         ("logger.mode=sometimes", r"^logger\.mode=sometimes: choose one of auto, online, offline$"),
-        ("dataset.train_size=many", r"^dataset\.train_size='many': give a int$"),
+        ("dataset.data_seed=many", r"^dataset\.data_seed='many': give a int$"),
         ("dataset.max_steps=2.5", r"^dataset\.max_steps=2\.5: give a int$"),
         ("dataset.data_seed=true", r"^dataset\.data_seed=True: give a int$"),
         ("optimiser.weight_decay=false", r"^optimiser\.weight_decay=False: give a float$"),

@@ -21,7 +21,7 @@ from mirrorpo.model.language_model import LanguageModel
 
 
 class NotFinite(FloatingPointError):
-    """A loss or gradient that is NaN or infinite; the parameters are those of the step's start of the update."""
+    """A loss or a gradient is NaN or infinite; the parameters are as they were before the update."""
 
 
 def micro_batches(batch: RolloutBatch, tokens: int) -> Iterator[Tensor]:

@@ -66,6 +66,8 @@ def rollout_metrics(verdicts: Sequence[Verdict], batch: RolloutBatch, advantages
         "group/zero_advantage": 1 - _mean(group_mean(teaches.double(), batch.group)),
         "weight/effective_tokens": _mean(share[used].double()),
         "weight/max": float(weights.max()),
+        "rollout/completions": float(len(batch)),
+        "rollout/tokens": float(batch.present.sum()),
     }
     for outcome in sorted({verdict.outcome for verdict in verdicts} | {"unverifiable"}):
         out[f"outcome/{outcome}"] = float(sum(verdict.outcome == outcome for verdict in verdicts))

@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from mirrorpo import checkpoint
 from mirrorpo.collect import Collector, Rollout
 from mirrorpo.config import Cell, digest
-from mirrorpo.core.batch import Prompt
+from mirrorpo.core.batch import Prompt, RolloutBatch
 from mirrorpo.core.masked import mean_one
 from mirrorpo.core.seeds import derive, global_state, restore_global_state, seed_globals
 from mirrorpo.display import Display, readable, sample_rows, write_text
@@ -141,47 +141,46 @@ class Trainer:
                 "trained": sum(p.numel() for p in self.policy.network.parameters() if p.requires_grad),
             },
         )
-        if self.config["progress"]:
-            write_atomic(self.folder.path / "prompt.txt", first[0])
+        write_atomic(self.folder.path / "prompt.txt", first[0])
 
     def train_step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """One rollout and its updates: metrics that are deterministic, and timings that are not."""
-        config, parts = self.config, self.parts
+        algo, config = self.parts.algo, self.config
         with stopwatch() as rollout_clock:
             rollout = self.collector(self.policy, step, self.position)
+            batch = self._collated(rollout)
         with stopwatch() as score_clock:
-            completions = [answer.completion for answer in rollout.answers]
-            collated = collate(
-                completions,
-                [answer.reward for answer in rollout.answers],
-                pad_id=self.policy.pad_id,
-                mask_truncated=parts.algo.rollout_rule.mask_truncated,
-            )
-            batch, anchor_head = self.learner.rescore(collated)
-            advantages = parts.algo.advantage(batch.rewards, batch.group)
+            batch, anchor_head = self.learner.rescore(batch)
+            advantages = algo.advantage(batch.rewards, batch.group)
             scorer = OldPolicy(learner=self.learner)
-            weights = mean_one(parts.weighting(batch, scorer, derive(config["seed"], "weighting", step)), batch.mask)
+            weights = mean_one(self.parts.weighting(batch, scorer, derive(config["seed"], "weighting", step)), batch.mask)
         with stopwatch() as update_clock:
-            updates = config["updates_per_rollout"]
-            first = (step - 1) * updates
-            lrs = [config["lr"] * parts.schedule.factor(first + update, config["steps"] * updates) for update in range(updates)]
             try:
-                learned = self.learner.learn(batch, advantages, weights, anchor_head, lrs)
+                learned = self.learner.learn(batch, advantages, weights, anchor_head, self._learning_rates(step))
             except NotFinite as error:
                 dump = self.folder.path / f"not_finite_step_{step:06d}.pt"
                 torch.save({name: getattr(batch, name) for name in batch.__dataclass_fields__} | {"advantages": advantages, "weights": weights}, dump)
                 raise NotFinite(f"step {step}: {error}. The batch is in {dump}; a lower lr, or float32, is the usual cure") from error
         self.position = rollout.position
-        tokens = int(batch.present.sum())
-        metrics = rollout_metrics([answer.verdict for answer in rollout.answers], batch, advantages, weights) | learned
-        metrics |= {"rollout/draws": float(rollout.draws), "rollout/tokens": float(tokens), "rollout/completions": float(len(batch))}
         self._write_completions(step, rollout)
-        seconds = rollout_clock() + score_clock() + update_clock()
-        timings = {
-            "rollout_s": rollout_clock(), "score_s": score_clock(), "update_s": update_clock(), "tokens_per_s": tokens / seconds,
-            "rollout_tokens_per_s": tokens / rollout_clock(), "peak_memory_mb": _peak_memory_mb(self.device),
-        }  # fmt: skip
-        return metrics, timings
+        metrics = rollout_metrics([answer.verdict for answer in rollout.answers], batch, advantages, weights) | learned
+        tokens = metrics["rollout/tokens"]
+        seconds = {"rollout_s": rollout_clock(), "score_s": score_clock(), "update_s": update_clock()}
+        speed = {"tokens_per_s": tokens / sum(seconds.values()), "rollout_tokens_per_s": tokens / seconds["rollout_s"]}
+        return metrics | {"rollout/draws": float(rollout.draws)}, seconds | speed | {"peak_memory_mb": _peak_memory_mb(self.device)}
+
+    def _collated(self, rollout: Rollout) -> RolloutBatch:
+        return collate(
+            [answer.completion for answer in rollout.answers],
+            [answer.reward for answer in rollout.answers],
+            pad_id=self.policy.pad_id,
+            mask_truncated=self.parts.algo.rollout_rule.mask_truncated,
+        )
+
+    def _learning_rates(self, step: int) -> list[float]:
+        updates = self.config["updates_per_rollout"]
+        first, last = (step - 1) * updates, self.config["steps"] * updates
+        return [self.config["lr"] * self.parts.schedule.factor(first + update, last) for update in range(updates)]
 
     def _render(self, prompt: Prompt) -> tuple[str, Sequence[int]]:
         dataset = self.parts.dataset

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ class LocalLauncher(Launcher):
         Raises:
             SystemExit: with status 1, after all cells had their turn, if one failed.
         """
-        jobs = [self._compose(overrides) for overrides in job_overrides]
-        self._say(f"{len(jobs)} cells")
+        self._say(f"{len(job_overrides)} cells")
+        jobs = [_built(self._compose(overrides)) for overrides in job_overrides]
         failures: list[tuple[Job, str]] = []
         seen: set[Path] = set()
         for job in jobs:
@@ -113,6 +113,19 @@ class LocalLauncher(Launcher):
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False)
         sys.stdout.flush()
+
+
+def _built(job: Job) -> Job:
+    # What can be refused without loading a model is refused before the first cell starts.
+    if job.cell is None or RunFolder(job.cell.folder).finished():
+        return job
+    from mirrorpo.parts import assemble
+
+    try:
+        assemble(job.cell.config)
+    except ValueError as error:
+        return replace(job, error=f"{type(error).__name__}: {error}")
+    return job
 
 
 def _returned(overrides: Sequence[str]) -> JobReturn:
