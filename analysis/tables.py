@@ -27,10 +27,9 @@ def before_after(root: Path, metric: str = "eval/greedy_accuracy") -> pd.DataFra
         ValueError: if a run below the folder is not done, naming it: a table does not leave out what failed.
     """
     runs = load_runs(root)
-    unfinished = runs[runs["state"] != "done"]
-    if len(unfinished):
-        listed = "; ".join(f"{row['path']} is {row['state']}" for row in unfinished.to_dict("records"))
-        raise ValueError(f"unfinished runs: {listed}")
+    unfinished = [f"{run['path']} is {run['state']}" for run in runs.to_dict("records") if run["state"] != "done"]
+    if unfinished:
+        raise ValueError(f"unfinished runs: {'; '.join(unfinished)}")
     rows: list[dict[str, object]] = []
     for run in runs.to_dict("records"):
         metrics = load_metrics(Path(run["path"]))

@@ -1,6 +1,7 @@
 """Each metric from its definition, on batches small enough to do by hand."""
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -193,11 +194,16 @@ def grpo() -> Algorithm:
 LIVE = [[-1.0, -1.0 + math.log(1.5)], [-1.0 + math.log(0.5), 0.0]]
 
 
-def updated(first: bool, anchored: bool) -> dict[str, float]:
+def tokens(lengths: Sequence[int], logprob: float = -1.5) -> RolloutBatch:
+    """Completions of these lengths, one a group, right and wrong in turn."""
     completions = [
-        Completion(uid="", group=i, prompt_ids=[5], ids=[6] * length, logprobs=[-1.5] * length, text="", truncated=False) for i, length in enumerate((2, 1))
+        Completion(uid="", group=i, prompt_ids=[5], ids=[6] * length, logprobs=[logprob] * length, text="", truncated=False) for i, length in enumerate(lengths)
     ]
-    b = collate(completions, [1.0, 0.0], pad_id=0, mask_truncated=False)
+    return collate(completions, [1.0, 0.0][: len(lengths)], pad_id=0, mask_truncated=False)
+
+
+def updated(first: bool, anchored: bool) -> dict[str, float]:
+    b = tokens((2, 1))
     b = b.with_(old_logprobs=torch.tensor([[-1.0, -1.0], [-1.0, NAN]]), anchor_logprobs=torch.tensor([[-2.0, -1.0], [-1.0, NAN]]))
     outputs = PolicyOutputs(logprobs=torch.tensor(LIVE), entropy=torch.tensor([[1.0, 2.0], [6.0, 0.0]]), divergence=torch.tensor([[0.5, 0.0], [0.1, 0.0]]))
     means = Means()
@@ -234,3 +240,22 @@ def test_a_later_update_measures_neither_sampler_nor_reference() -> None:
 
 def test_without_an_anchor_the_reference_is_not_measured() -> None:
     assert "kl/reference" not in updated(first=True, anchored=False)
+
+
+def expected(name: str, drawn_from: Tensor, live: Tensor) -> float:
+    """A metric's expectation over tokens of `drawn_from`, by enumeration."""
+    total = 0.0
+    for probability, log_p in zip(drawn_from, live.log(), strict=True):
+        b = tokens((1,), float(probability.log())).with_(old_logprobs=probability.log().view(1, 1))
+        means = Means()
+        outputs = PolicyOutputs(logprobs=log_p.view(1, 1), entropy=torch.zeros(1, 1), divergence=torch.zeros(1, 1))
+        update_metrics(means, outputs, b, torch.tensor([1.0]), grpo(), first=True, anchored=False)
+        total += float(probability) * means.read()[name]
+    return total
+
+
+@pytest.mark.xfail(strict=True, reason="k3 expects tokens of its first argument; these tokens come from the old policy and the sampler, the second")
+@pytest.mark.parametrize("name", ["kl/old", "kl/sampler"])
+def test_over_the_tokens_that_were_sampled_k3_has_the_expectation_of_a_kl(name: str) -> None:
+    p, q = torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.2, 0.3, 0.5])
+    assert expected(name, p, q) == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-5)

@@ -16,14 +16,15 @@ from mirrorpo.rollout.collate import collate
 
 # Prompts and completions of unequal length; one completion contains the pad id, one is a single token.
 SEQUENCES: Sequence[tuple[Sequence[int], Sequence[int]]] = [([5, 6, 7, 8, 9], [10, 3, 1]), ([4], [9, 9, 0, 5, 12, 6]), ([11, 3, 8], [1]), ([7, 7], [2, 13])]
-ATTENTIONS = pytest.mark.parametrize("attention", ["sdpa", "eager"])
+# Rotary positions are relative: only GPT-2's tell a shifted position.
+NETWORKS = pytest.mark.parametrize(("model_type", "attention"), [("qwen3", "sdpa"), ("qwen3", "eager"), ("gpt2", "sdpa")])
 
 
-def tiny(seed: int = 0, attention: str = "sdpa") -> LanguageModel:
-    """A random Qwen3 whose logits differ enough to tell tokens apart."""
+def tiny(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0) -> LanguageModel:
+    """A random network whose logits differ enough to tell tokens apart."""
     tokenizer = word_tokenizer(["a b c d"])
     config = AutoConfig.for_model(
-        "qwen3",
+        model_type,
         vocab_size=len(tokenizer),
         hidden_size=16,
         num_hidden_layers=2,
@@ -94,10 +95,10 @@ def gradient(model: LanguageModel, batch: RolloutBatch) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in model.network.parameters()]
 
 
-@ATTENTIONS
+@NETWORKS
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_each_token_is_scored_by_the_position_before_it(attention: str, temperature: float) -> None:
-    model = tiny(attention=attention)
+def test_each_token_is_scored_by_the_position_before_it(model_type: str, attention: str, temperature: float) -> None:
+    model = tiny(model_type, attention)
     scored = logprobs(model, batch_of(), temperature)
     for row, (prompt, ids) in enumerate(SEQUENCES):
         torch.testing.assert_close(scored[row, : len(ids)].detach(), single(model, prompt, ids, temperature), rtol=1e-5, atol=1e-5)
@@ -113,18 +114,18 @@ def test_entropy_is_that_of_the_sampling_distribution() -> None:
     torch.testing.assert_close(readings.entropy[: len(ids)], -(p * p.log()).sum(dim=-1), rtol=1e-5, atol=1e-5)
 
 
-@ATTENTIONS
+@NETWORKS
 @pytest.mark.parametrize(("left", "right"), [(4, 0), (0, 5), (3, 2)])
-def test_more_padding_changes_no_logprob(attention: str, left: int, right: int) -> None:
-    model, batch = tiny(attention=attention), batch_of()
+def test_more_padding_changes_no_logprob(model_type: str, attention: str, left: int, right: int) -> None:
+    model, batch = tiny(model_type, attention), batch_of()
     padded = logprobs(model, wider(batch, left=left, right=right))
     torch.testing.assert_close(padded[:, : batch.present.shape[1]], logprobs(model, batch), rtol=1e-5, atol=1e-5)
     assert not padded[:, batch.present.shape[1] :].any()
 
 
-@ATTENTIONS
-def test_more_padding_changes_no_gradient(attention: str) -> None:
-    model, batch = tiny(attention=attention), batch_of()
+@NETWORKS
+def test_more_padding_changes_no_gradient(model_type: str, attention: str) -> None:
+    model, batch = tiny(model_type, attention), batch_of()
     torch.testing.assert_close(gradient(model, wider(batch, left=3, right=2)), gradient(model, batch), rtol=1e-4, atol=1e-5)
 
 
@@ -155,14 +156,14 @@ def test_a_pad_id_inside_a_completion_is_an_ordinary_token() -> None:
     assert float(logprobs(tiny(), batch)[1, 2].detach()) < 0
 
 
-@ATTENTIONS
-def test_pads_bring_no_nan_into_logprobs(attention: str) -> None:
-    assert logprobs(tiny(attention=attention), wider(batch_of(), left=6, right=6)).isfinite().all()
+@NETWORKS
+def test_pads_bring_no_nan_into_logprobs(model_type: str, attention: str) -> None:
+    assert logprobs(tiny(model_type, attention), wider(batch_of(), left=6, right=6)).isfinite().all()
 
 
-@ATTENTIONS
-def test_pads_bring_no_nan_into_a_gradient(attention: str) -> None:
-    assert all(part.isfinite().all() for part in gradient(tiny(attention=attention), wider(batch_of(), left=6, right=6)))
+@NETWORKS
+def test_pads_bring_no_nan_into_a_gradient(model_type: str, attention: str) -> None:
+    assert all(part.isfinite().all() for part in gradient(tiny(model_type, attention), wider(batch_of(), left=6, right=6)))
 
 
 def test_a_later_token_changes_no_earlier_logprob() -> None:
@@ -196,7 +197,7 @@ def exact_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def test_a_reader_sees_the_anchor_at_the_same_token() -> None:
-    policy, anchor, batch = tiny(0), tiny(1), batch_of()
+    policy, anchor, batch = tiny(), tiny(seed=1), batch_of()
     with torch.no_grad():
         batch = batch.with_(anchor_hidden=completion_hidden(anchor, batch))
         readings, _ = read_completions(policy, batch, temperature=0.6, tile=3, reader=exact_kl, anchor_head=anchor.head(0.6))

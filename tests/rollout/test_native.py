@@ -291,6 +291,7 @@ def test_no_prompts_give_no_completions(engine: RolloutEngine, model: LanguageMo
         ("gemma2", "eager", {"final_logit_softcapping": 2.0, "sliding_window": 6}),
         ("granite", "sdpa", {"logits_scaling": 2.0}),
         ("cohere", "sdpa", {"logit_scale": 0.3}),
+        ("gpt2", "sdpa", {}),  # absolute positions
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

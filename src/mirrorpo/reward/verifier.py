@@ -164,7 +164,7 @@ def _parse(latex: str) -> list:
     # The parser only sees LaTeX between dollars, so plain numbers get them too; inner ones would end it early.
     for mark in ("$", "\\%", "%", "\\(", "\\)"):
         latex = latex.replace(mark, "")
-    latex = " ".join(latex.split()).rstrip(" .")
+    latex = " ".join(latex.replace("\u2212", "-").split()).rstrip(" .")
     # Without the fallback, strings that did not parse are left out rather than compared letter by letter.
     return parse(f"${latex}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=0)
 
