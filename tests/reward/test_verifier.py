@@ -55,6 +55,7 @@ def puppets() -> Iterator[Pool]:
     assert children() <= before
 
 
+@pytest.mark.timeout(45)  # a hang guard: the parent, not the puppet, ends the waiting
 @pytest.mark.parametrize("fault", ["hang", "die", "exit", "babble"])
 def test_a_fault_is_unverifiable_and_its_neighbours_are_not(puppets: Pool, fault: str) -> None:
     pairs = [("", "r"), (fault, "r"), ("", "w"), (fault, "w"), ("", "r"), ("", "g")]
@@ -171,7 +172,7 @@ def test_goldens(pool: Pool, gold: str, answer: str, finding: str) -> None:
 
 
 def test_long_pairs_cross_the_pipe(pool: Pool) -> None:
-    assert pool([("x+1", "x+" * 100_000), ("x+1", "1+x")])[1] == "right"
+    assert pool([("x+1", "x" + " " * 200_000 + "+1")]) == ["right"]
 
 
 def test_a_real_hang_is_killed() -> None:
