@@ -32,11 +32,11 @@ tiny: .venv/.installed ## make the shipped tiny model again (about 5 minutes); d
 clean: ## remove the environment; outputs stay
 	rm -rf .venv
 
-.venv/bin/python:
+.venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %s: make PYTHON=python3.11 ..." % sys.version.split()[0])'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv  # Debian and Ubuntu: apt install python3-venv
 
-.venv/.installed: .venv/bin/python pyproject.toml constraints.txt
+.venv/.installed: .venv/bin/pip pyproject.toml constraints.txt
 	$(PIP) --editable .
 	@touch $@
 

@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 from mirrorpo import compose, config
-from mirrorpo.runs import RunError, RunFolder
+from mirrorpo.runs import RunFolder
 
 config.register()
 
@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
             return
         with folder.locked():
             _train(cell, folder)
-    except (ValueError, RunError) as error:
+    except ValueError as error:
         sys.exit(f"error: {error}")
 
 

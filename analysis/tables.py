@@ -33,6 +33,8 @@ def before_after(root: Path, metric: str = "eval/greedy_accuracy") -> pd.DataFra
     rows: list[dict[str, object]] = []
     for run in runs.to_dict("records"):
         metrics = load_metrics(Path(run["path"]))
+        if metric not in metrics or "eval/questions" not in metrics:
+            raise ValueError(f"{run['path']} has no {metric}: it was run with eval_questions=0")
         evaluated = metrics[metric].dropna()
         questions = metrics["eval/questions"].dropna().iloc[-1]
         first, last = evaluated.iloc[0], evaluated.iloc[-1]

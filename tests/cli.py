@@ -53,6 +53,11 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def whole_rows(path: Path) -> list[dict]:
+    """The rows of a file that a kill may have cut in the middle of its last line."""
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
 def succeeded(result: subprocess.CompletedProcess[str], said: Sequence[str] = ()) -> None:
     """Check the exit status, and words of the output."""
     assert result.returncode == 0, result.stdout + result.stderr

@@ -220,7 +220,6 @@ def test_a_verifier_silent_on_half_does_not() -> None:
     assert [math.isnan(reward) for reward in rewards] == [True, True, False, False]
 
 
-@pytest.mark.xfail(strict=True, reason="reported: only the groups that are kept are counted")
 def test_dynamic_sampling_does_not_hide_a_silent_verifier() -> None:
     with pytest.raises(RuntimeError, match="no verdict on 6 of 8"):
         collector("unknown", "unknown", "mixed", "unknown", rule=replace(DYNAMIC, max_draws=2))(MODEL, 1, 0)

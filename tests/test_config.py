@@ -104,13 +104,11 @@ def test_a_negative_learning_rate_or_a_temperature_of_zero_is_refused(knob: str,
         check(config(**{knob: value}))
 
 
-@pytest.mark.xfail(strict=True, reason="reported: clip_grad_norm_ with a negative norm turns the gradient round")
 def test_a_negative_gradient_norm_is_refused() -> None:
     with pytest.raises(ValueError, match=r"max_grad_norm=-1"):
         check(config(max_grad_norm=-1.0))
 
 
-@pytest.mark.xfail(strict=True, reason="reported: nan < 0 is False")
 @pytest.mark.parametrize("knob", ["lr", "temperature"])
 def test_nan_is_refused(knob: str) -> None:
     with pytest.raises(ValueError, match=f"{knob}=nan"):
@@ -153,7 +151,7 @@ def test_a_value_of_the_wrong_type_fails_at_compose(override: str) -> None:
 
 
 def test_settings_that_no_recipe_sets_are_all_listed() -> None:
-    with pytest.raises(ValueError, match=r"no recipe sets \['lr', 'steps'\] .*conf/recipe/pair/<dataset>_<model>.yaml"):
+    with pytest.raises(ValueError, match=r"no recipe sets \['lr', 'steps'\] .*conf/recipe/<dataset>.yaml"):
         check(config(steps="???", lr="???"))
 
 
@@ -207,13 +205,11 @@ def test_a_key_that_only_begins_like_plumbing_is_not_plumbing() -> None:
     assert config_hash({"names": "a"}) != config_hash({"names": "b"})
 
 
-@pytest.mark.xfail(strict=True, reason="reported: the folder is the same, the hash is not, so a launch is refused for no setting at all")
 @pytest.mark.parametrize(("override", "same"), [("algo.surrogate.low=0", "algo.surrogate.low=0.0"), ("divergence.beta=1", "divergence.beta=1.0")])
 def test_a_number_written_without_its_point_is_the_same_number(override: str, same: str) -> None:
     assert cell_for(override).hash == cell_for(same).hash
 
 
-@pytest.mark.xfail(strict=True, reason="reported: True == 1 and an absent key counts as None, but neither for the hash")
 @pytest.mark.parametrize(("one", "other"), [({"algo": {"a": True}}, {"algo": {"a": 1}}), ({"algo": {"a": None, "b": 1}}, {"algo": {"b": 1}})])
 def test_configs_have_the_same_hash_if_they_have_no_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     assert (config_hash(one) == config_hash(other)) == (differences(one, other) == {})

@@ -115,7 +115,6 @@ def test_what_is_said_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], te
     assert capsys.readouterr().out == text + "\n"
 
 
-@pytest.mark.xfail(strict=True, reason="reported: rich makes emoji of :100:, also without markup")
 def test_a_number_between_colons_is_no_emoji(capsys: pytest.CaptureFixture[str]) -> None:
     Display(1, 0, enabled=True).say("in the ratio 1:100:1")
     assert capsys.readouterr().out == "in the ratio 1:100:1\n"
@@ -213,7 +212,6 @@ def test_as_many_answers_are_shown_as_asked() -> None:
     assert (shown("rrrrw"), shown("rrrr"), shown("rrrrw", 1)) == (["q0", "q1", "q4"], ["q0", "q1", "q2"], ["q4"])
 
 
-@pytest.mark.xfail(strict=True, reason="reported: one wrong answer at most")
 @pytest.mark.parametrize("verdicts", ["wwwww", "wwwwr"])
 def test_as_many_answers_are_shown_when_few_are_right(verdicts: str) -> None:
     assert len(shown(verdicts)) == 3

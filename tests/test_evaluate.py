@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -130,6 +130,7 @@ def test_a_row_says_what_was_answered_and_how_it_was_judged() -> None:
         ("eval/greedy_flexible", 2 / 4),
         ("eval/truncated", 1 / 4),
         ("eval/length", (7 + 8 + 7 + 1) / 4),
+        ("eval/unverifiable", 0),
         ("eval/sampled_questions", 3),
         ("eval/pass@1", (4 / 4 + 1 / 4 + 0) / 3),
         ("eval/pass@4", (1 + 1 + 0) / 3),
@@ -140,7 +141,7 @@ def test_metrics_by_hand(name: str, value: float) -> None:
 
 
 def test_metrics_hold_nothing_else() -> None:
-    assert len(evaluate().metrics) == 9
+    assert len(evaluate().metrics) == 10
 
 
 def test_sampled_rows_count_their_right_samples() -> None:
@@ -200,14 +201,36 @@ def test_the_number_of_greedy_questions_does_not_move_the_samples_seed() -> None
     assert fewer[1] == asked()[1]
 
 
-def test_an_unknown_verdict_is_not_right() -> None:
-    @dataclass(frozen=True)
-    class Broken:
-        def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
-            return [Verdict(reward=float("nan"), strict=False, flexible=False, outcome="unverifiable") for _ in texts]
+def test_sampling_more_questions_does_not_move_the_seed() -> None:
+    assert asked(sampled_questions=2)[1]["seed"] == asked(sampled_questions=3)[1]["seed"]
 
-    evaluation = Evaluator(
-        engine=Scripted(), reward=Broken(), prompts=PROMPTS, prompt_ids=PROMPT_IDS, max_new_tokens=32, sampled_questions=3, samples=4, temperature=0.7, seed=5
-    )(Nothing(), 0)
-    assert evaluation.metrics["eval/greedy_accuracy"] == evaluation.metrics["eval/pass@4"] == 0
-    assert {row["outcome"] for row in evaluation.rows} == {"unverifiable"}
+
+@dataclass(frozen=True)
+class Unsure:
+    """A verifier without a verdict on the answers it is told of."""
+
+    silent: frozenset[str]
+
+    def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
+        unknown = Verdict(reward=float("nan"), strict=False, flexible=False, outcome="unverifiable")
+        return [unknown if text in self.silent else verdict for text, verdict in zip(texts, Marks()(texts, prompts), strict=True)]
+
+
+def unsure(*silent: str) -> Evaluation:
+    return replace(evaluator(), reward=Unsure(frozenset(silent)))(Nothing(), 0)
+
+
+def test_an_unknown_verdict_is_not_right_and_is_counted() -> None:
+    evaluation = unsure("#### 0", "#### 9")
+    assert [row["right"] for row in evaluation.rows] == [False, False, False, False]
+    assert evaluation.metrics["eval/greedy_accuracy"] == 0
+    assert evaluation.metrics["eval/unverifiable"] == 2
+
+
+def test_an_unknown_sample_counts_as_not_right() -> None:
+    assert unsure("#### 1").rows[1]["samples_right"] == 0
+
+
+def test_a_verifier_without_a_verdict_on_most_answers_stops_the_evaluation() -> None:
+    with pytest.raises(RuntimeError, match="evaluation at step 0: the verifier gave no verdict on 3 of 4 answers"):
+        unsure("#### 0", "#### 9", "it is 1")

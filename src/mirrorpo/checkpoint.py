@@ -36,8 +36,11 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> None:
     shutil.rmtree(final, ignore_errors=True)
     beside.rename(final)
     sync_folder(folder)
-    for old in complete_names(folder)[:-keep]:
-        shutil.rmtree(folder / old)
+    names = complete_names(folder)
+    # A run saves upwards: what lies ahead of it was damaged and passed over.
+    ahead = [name for name in names if name > final.name]
+    for name in [*ahead, *[name for name in names if name not in ahead][:-keep]]:
+        shutil.rmtree(folder / name)
 
 
 def complete_names(folder: Path) -> list[str]:
@@ -60,7 +63,7 @@ def newest(folder: Path) -> dict[str, Any] | None:
 
 def _intact(path: Path) -> bool:
     state, digest = path / STATE, path / DIGEST
-    return state.exists() and digest.exists() and digest.read_text().strip() == _digest(state)
+    return state.exists() and digest.exists() and digest.read_bytes().strip() == _digest(state).encode()
 
 
 def _digest(path: Path) -> str:

@@ -79,23 +79,22 @@ class Collector:
         rounds are spent; if none teaches, the last round is taken as it is.
 
         Raises:
-            RuntimeError: if the verifier has no verdict on more than half of the answers.
+            RuntimeError: if the verifier has no verdict on more than half of what was sampled.
         """
         answers: list[Answer] = []
-        draws = 0
+        draws = judged = unknown = 0
         while draws < self.rule.max_draws:
             drawn = self._draw(model, step, draws, position)
             position += self.prompts_per_step
             draws += 1
+            judged += len(drawn)
+            unknown += sum(math.isnan(answer.verdict.reward) for answer in drawn)
             answers += self._teaching(drawn)
             if _groups(answers) >= self.prompts_per_step or draws == self.rule.max_draws:
                 answers = _first_groups(answers or drawn, self.prompts_per_step)
                 break
-        unknown = sum(math.isnan(answer.verdict.reward) for answer in answers)
-        if unknown * 2 > len(answers):
-            raise RuntimeError(
-                f"step {step}: the verifier gave no verdict on {unknown} of {len(answers)} completions; it is broken or its time limit is too short"
-            )
+        if unknown * 2 > judged:
+            raise RuntimeError(f"step {step}: the verifier gave no verdict on {unknown} of {judged} completions; it is broken or its time limit is too short")
         return Rollout(answers=answers, position=position, draws=draws)
 
     def _draw(self, model: GenerativeModel, step: int, draw: int, position: int) -> list[Answer]:

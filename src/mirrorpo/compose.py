@@ -33,4 +33,8 @@ def baseline(axes: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     with open_dict(cfg):
         # Hydra's own settings are no part of a cell.
         del cfg["hydra"]
-    return resolved(cfg)
+    try:
+        return resolved(cfg)
+    except ValueError:
+        # No recipe for this pair: every setting is the command line's own.
+        return {}

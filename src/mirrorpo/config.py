@@ -87,17 +87,19 @@ def check(cfg: DictConfig) -> None:
     extra = sorted(str(key) for key in cfg if key not in known)
     if extra:
         raise ValueError(f"unknown settings {extra}: the run-level settings are {sorted(known)}")
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    missing = sorted(_missing(cfg))
     if missing:
-        raise ValueError(f"no recipe sets {missing} for this model and dataset: give them on the command line or write conf/recipe/pair/<dataset>_<model>.yaml")
+        raise ValueError(f"no recipe sets {missing} for this model and dataset: give them on the command line or write conf/recipe/<dataset>.yaml")
     for knob, least in LEAST.items():
         if cfg[knob] < least:
             raise ValueError(f"{knob}={cfg[knob]}: needs at least {least}")
     for knob, choices in CHOICES.items():
         if cfg[knob] not in choices:
             raise ValueError(f"{knob}={cfg[knob]}: choose one of {', '.join(choices)}")
-    if cfg.lr < 0 or cfg.temperature <= 0:
+    if not (cfg.lr >= 0 and cfg.temperature > 0):
         raise ValueError(f"lr={cfg.lr}, temperature={cfg.temperature}: the learning rate is not negative, and training samples at a temperature above 0")
+    if not cfg.max_grad_norm >= 0:
+        raise ValueError(f"max_grad_norm={cfg.max_grad_norm}: a negative norm would turn the gradient round; 0 does not clip")
     if cfg.update_window == "split" and cfg.prompts_per_step % cfg.updates_per_rollout:
         raise ValueError(
             f"updates_per_rollout={cfg.updates_per_rollout} does not divide prompts_per_step={cfg.prompts_per_step}: "
@@ -105,6 +107,18 @@ def check(cfg: DictConfig) -> None:
         )
     if cfg.eval_samples > 0 and cfg.eval_temperature <= 0:
         raise ValueError(f"eval_temperature={cfg.eval_temperature}: samples at temperature 0 are all the same; set eval_samples=0 for greedy only")
+
+
+def _missing(cfg: DictConfig, prefix: str = "") -> list[str]:
+    # OmegaConf.missing_keys follows interpolations and raises at the first one that leads to a gap.
+    out: list[str] = []
+    for key in cfg:
+        node = cfg._get_node(str(key))
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            out += _missing(node, f"{prefix}{key}.")
+        elif OmegaConf.is_missing(cfg, str(key)):
+            out.append(f"{prefix}{key}")
+    return out
 
 
 LEAST: Mapping[str, int] = {
@@ -148,8 +162,18 @@ def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def identity(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that make a run what it is: all but the plumbing, as dotted keys."""
-    return {key: value for key, value in flat(data).items() if not any(key == p or key.startswith(p + ".") for p in PLUMBING)}
+    """The settings that make a run what it is: all but the plumbing, as dotted keys.
+
+    1 and 1.0 are one value; null is the same as absent.
+    """
+    kept = {key: value for key, value in flat(data).items() if not any(key == p or key.startswith(p + ".") for p in PLUMBING)}
+    return {key: _canonical(value) for key, value in kept.items() if value is not None}
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def config_hash(data: Mapping[str, Any]) -> str:
@@ -165,7 +189,7 @@ def digest(data: Mapping[str, Any]) -> str:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The identity keys in which two configs differ, with both values; a missing key counts as None."""
     a, b = identity(one), identity(other)
-    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
+    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if digest({"": a.get(key)}) != digest({"": b.get(key)})}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,7 +54,7 @@ class Display:
     def say(self, text: str) -> None:
         """A line above the bar."""
         if self._enabled:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     def step(self, step: int, numbers: Mapping[str, float], seconds: float) -> None:
         """One step is done."""
@@ -96,7 +96,7 @@ def readable(step: int, answers: Sequence[Answer]) -> str:
         cut = ", truncated" if completion.truncated else ""
         parts.append(
             f"## {prompt.uid}: reward {answer.reward:g} ({verdict.outcome}, {len(completion.ids)} tokens{cut}), gold {prompt.gold}\n\n"
-            f"```\n{answer.rendered}\n```\n\n```\n{completion.text}\n```\n"
+            f"~~~~\n{answer.rendered}\n~~~~\n\n~~~~\n{completion.text}\n~~~~\n"
         )
     return "\n".join(parts)
 
@@ -105,7 +105,8 @@ def sample_rows(rows: Sequence[Mapping[str, Any]], count: int) -> str:
     """The first answers of an evaluation, one right and one wrong among them where there are."""
     right = [row for row in rows if row["right"]]
     wrong = [row for row in rows if not row["right"]]
-    picked = [*right[: count - min(1, len(wrong))], *wrong[:1]][:count]
+    first = [*right[: count - min(1, len(wrong))], *wrong[:1]]
+    picked = [*first, *[row for row in rows if row not in first]][:count]
     return "\n".join(f"--- {row['uid']}: {'right' if row['right'] else 'wrong'}, gold {row['gold']}\n{row['completion']}" for row in picked)
 
 

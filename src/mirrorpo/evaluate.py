@@ -16,7 +16,7 @@ class Evaluation:
 
     Attributes:
         metrics: `eval/greedy_accuracy` (by the trained extraction), `eval/greedy_strict`,
-            `eval/greedy_flexible`, `eval/truncated`, `eval/length`, `eval/questions`, and
+            `eval/greedy_flexible`, `eval/truncated`, `eval/length`, `eval/questions`, `eval/unverifiable` (a count), and
             `eval/pass@k` with `eval/sampled_questions` when questions were sampled.
         rows: `uid`, `gold`, `strict`, `flexible`, `right`, `outcome`, `tokens`, `truncated`,
             `completion`, and `samples_right` out of `samples` where sampled.
@@ -64,7 +64,10 @@ class Evaluator:
             "eval/greedy_flexible": sum(row["flexible"] for row in rows) / n,
             "eval/truncated": sum(row["truncated"] for row in rows) / n,
             "eval/length": sum(row["tokens"] for row in rows) / n,
+            "eval/unverifiable": float(sum(row["outcome"] == "unverifiable" for row in rows)),
         }
+        if 2 * metrics["eval/unverifiable"] > n:
+            raise RuntimeError(f"evaluation at step {step}: the verifier gave no verdict on {metrics['eval/unverifiable']:.0f} of {n} answers; it is broken")
         return Evaluation(metrics=metrics | self._sampled(model, rows, step), rows=rows)
 
     def _sampled(self, model: GenerativeModel, rows: list[dict[str, Any]], step: int) -> dict[str, float]:

@@ -160,6 +160,9 @@ class Learner:
             rows = torch.arange(len(batch))
             if self.update_window == "split":
                 rows = rows[place % len(lrs) == update]
+                if len(rows) == 0:
+                    # Dynamic sampling may leave fewer groups than updates.
+                    continue
             loss = self._accumulate(batch, rows, advantages, weights, anchor_head, means, first=update == 0)
             parameters = [parameter for parameter in self.policy.network.parameters() if parameter.grad is not None]
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf")))
@@ -169,7 +172,7 @@ class Learner:
             self.optimiser.zero_grad()
             losses.append(loss)
             norms.append(norm)
-        return means.read() | {"loss/value": sum(losses) / len(losses), "grad/norm": sum(norms) / len(norms), "lr/value": lrs[-1]}
+        return means.read() | {"loss/value": sum(losses) / len(losses), "grad/norm": sum(norms) / len(norms), "lr/value": lrs[len(losses) - 1]}
 
     def _accumulate(
         self, batch: RolloutBatch, rows: Tensor, advantages: PerCompletion, weights: PerToken, anchor_head: Head | None, means: Means, *, first: bool

@@ -5,19 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
 
-import torch
 from torch import Tensor
 
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict
 from mirrorpo.core.masked import group_mean
 from mirrorpo.core.shapes import PerCompletion, PerToken
-
-
-def k3(policy: Tensor, other: Tensor) -> Tensor:
-    """Schulman's k3 for KL(policy, other) at tokens sampled from `policy`, per token."""
-    gap = (other - policy).clamp(max=30)
-    return torch.expm1(gap) - gap
+from mirrorpo.divergence.kl import k3
 
 
 @dataclass(slots=True)
@@ -80,9 +74,10 @@ def update_metrics(
     """Add one micro-batch's tokens to the update's means; the denominator of each is trained tokens.
 
     `ratio/mean` and `ratio/clip_fraction` (trained tokens with a nonzero advantage and zero surrogate
-    gradient), `kl/old` (k3 of the live against the old policy), `divergence/value`,
+    gradient), `kl/old` (k3 for KL(old, live)), `divergence/value`,
     `entropy/mean`. On the first update of a rollout, when the live policy is the old one, also
-    `kl/sampler` (k3 of the old policy against the sampler) and `kl/reference` (k3 against the anchor).
+    `kl/sampler` (k3 for KL(sampler, old)) and `kl/reference` (k3 for KL(old, anchor)). Each is the k3 of
+    the policy that the tokens come from.
     """
     mask = batch.mask
     live = policy.logprobs.detach()
@@ -90,11 +85,11 @@ def update_metrics(
     spread = advantages[:, None].expand_as(log_ratio)
     means.add("ratio/mean", log_ratio.exp(), mask)
     means.add("ratio/clip_fraction", algo.surrogate.clipped(log_ratio, spread).to(live.dtype), mask)
-    means.add("kl/old", k3(live, batch.old_logprobs), mask)
+    means.add("kl/old", k3(batch.old_logprobs, live), mask)
     means.add("divergence/value", policy.divergence, mask)
     if first:
         means.add("entropy/mean", policy.entropy, mask)
-        means.add("kl/sampler", k3(live, batch.sampler_logprobs), mask)
+        means.add("kl/sampler", k3(batch.sampler_logprobs, live), mask)
         if anchored:
             means.add("kl/reference", k3(live, batch.anchor_logprobs), mask)
 

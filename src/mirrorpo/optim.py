@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from mirrorpo.core.protocols import Optimiser
 
@@ -85,7 +86,7 @@ class Muon:
     Attributes:
         momentum: of the matrices' gradients.
         iterations: Newton-Schulz steps.
-        rest_factor: learning rate of the embeddings, norms and biases over that of the matrices.
+        rest_factor: learning rate of the embeddings, head, norms and biases over that of the matrices.
 
     References:
         Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
@@ -98,16 +99,19 @@ class Muon:
     def build(self, network: torch.nn.Module) -> Optimiser:
         """The pair of optimisers over a network's trainable parameters."""
         embedded = {id(p) for m in network.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+        if isinstance(network, PreTrainedModel):
+            head: Any = network.get_output_embeddings()
+            embedded |= {id(p) for p in head.parameters()}
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         matrices = [p for p in parameters if p.ndim == 2 and id(p) not in embedded]
         inside = {id(p) for p in matrices}
         rest = [p for p in parameters if id(p) not in inside]
-        return Together(
-            [
-                (OrthogonalMomentum(matrices, self.momentum, self.iterations), 1.0),
-                (torch.optim.AdamW(rest, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0), self.rest_factor),
-            ]
-        )
+        parts: list[tuple[torch.optim.Optimizer, float]] = []
+        if matrices:
+            parts.append((OrthogonalMomentum(matrices, self.momentum, self.iterations), 1.0))
+        if rest:
+            parts.append((torch.optim.AdamW(rest, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0), self.rest_factor))
+        return Together(parts)
 
 
 class OrthogonalMomentum(torch.optim.Optimizer):
@@ -128,7 +132,7 @@ class OrthogonalMomentum(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 update = orthogonal(parameter.grad.lerp(state["momentum"], group["momentum"]), group["iterations"])
-                # Wide and tall matrices get updates of the same root mean square.
+                # Jordan's scale: a tall matrix moves each of its outputs as far as a square one does.
                 scale = max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
                 parameter.add_(update, alpha=-group["lr"] * scale)
 

@@ -56,6 +56,8 @@ def notes(parts: Parts, config: Mapping[str, Any]) -> list[str]:
         out.append("updates_per_rollout=1 with divergence.anchor=old: the policy is its own anchor, the divergence is zero with zero gradient")
     if parts.divergence.reads != "nothing" and parts.divergence.beta == 0:
         out.append("divergence.beta=0: the divergence is measured at the cost of the anchor's forward and changes nothing; divergence=none is free")
+    if (config["model"].get("lora") or {}).get("dropout"):
+        out.append("model.lora.dropout > 0: the policy that is updated drops activations, the one that sampled did not; their ratio is 1 only on average")
     if config["rollout"].get("top_p", 1.0) < 1:
         out.append(f"rollout.top_p={config['rollout']['top_p']}: completions come from a cut distribution, ratios and divergences are of the whole one")
     return out

@@ -139,7 +139,7 @@ class RunFolder:
 
     def plan(self, cell: Cell) -> None:
         """Enter a cell that nobody has launched yet."""
-        if not self.manifest():
+        if self.manifest().get("state", State.PLANNED) == State.PLANNED:
             self.update_manifest(state=State.PLANNED, config_hash=cell.hash, choices=dict(cell.choices), settings=dict(cell.settings), error=None)
 
     def refuse_other_config(self, cell: Cell) -> None:
@@ -149,11 +149,22 @@ class RunFolder:
             RunError: listing the keys that differ.
         """
         manifest = self.manifest()
-        if not manifest or manifest.get("config_hash") == cell.hash:
+        if not manifest or manifest.get("state") == State.PLANNED or manifest.get("config_hash") == cell.hash:
             return
         changed = differences(manifest.get("config", {}), cell.config)
         listed = "; ".join(f"{key}: was {old!r}, is {new!r}" for key, (old, new) in changed.items()) or "no setting, but the hash (edited by hand?)"
         raise RunError(f"{self.path} holds a run with another config ({listed}). Undo the change, or run under another name= or out=, or move the folder away")
+
+    def refuse_other_circumstances(self, found: Mapping[str, Any]) -> None:
+        """Check that what a run depends on beside its config is what it started with.
+
+        Raises:
+            RunError: naming what changed, with both values.
+        """
+        manifest = self.manifest()
+        changed = [f"{name}: was {manifest[name]!r}, is {value!r}" for name, value in found.items() if name in manifest and manifest[name] != value]
+        if changed:
+            raise RunError(f"{self.path} was begun under other circumstances ({'; '.join(changed)}). Restore them, or run under another name= or out=")
 
     def finished(self) -> bool:
         """Done, and nothing that `done` promised has been taken away since."""

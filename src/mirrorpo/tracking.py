@@ -89,7 +89,7 @@ class WandBRun:
         """Mirror one step; steps that the server has already are dropped by it, and are the same."""
         if self.run is not None:
             try:
-                self.run.log(dict(metrics), step=step)
+                self.run.log(dict(metrics), step=step, commit=True)
             except Exception as error:
                 self._gone(error)
 
@@ -101,11 +101,11 @@ class WandBRun:
             except Exception as error:
                 self._gone(error)
 
-    def _mode(self) -> Literal["online", "offline"]:
+    def _mode(self) -> Literal["online", "offline", "disabled"]:
         if self.settings.mode != "auto":
             return self.settings.mode
         asked = os.environ.get("WANDB_MODE", "")
-        if asked == "offline" or asked == "online":
+        if asked == "offline" or asked == "online" or asked == "disabled":
             return asked
         netrc = Path("~/.netrc").expanduser()
         known = bool(os.environ.get("WANDB_API_KEY")) or (netrc.exists() and "wandb" in netrc.read_text())

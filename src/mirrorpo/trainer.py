@@ -1,15 +1,13 @@
 """The algorithm box of the papers, in the order of the data, and the life of a run around it."""
 
 import json
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils.logging import disable_progress_bar
+from omegaconf import OmegaConf
 
 from mirrorpo import checkpoint
 from mirrorpo.collect import Collector, Rollout
@@ -17,6 +15,7 @@ from mirrorpo.config import Cell, digest
 from mirrorpo.core.batch import Prompt, RolloutBatch
 from mirrorpo.core.masked import mean_one
 from mirrorpo.core.seeds import derive, global_state, restore_global_state, seed_globals
+from mirrorpo.device import device_name, named_device, peak_memory_mb, prepare, stopwatch
 from mirrorpo.display import Display, readable, sample_rows, write_text
 from mirrorpo.evaluate import Evaluation, Evaluator
 from mirrorpo.learner import Learner, NotFinite, OldPolicy
@@ -34,12 +33,13 @@ class Trainer:
     def __init__(self, cell: Cell, parts: Parts, folder: RunFolder, root: Path) -> None:
         self.cell, self.parts, self.folder, self.root = cell, parts, folder, root
         self.config = cell.config
-        self.device = torch.device(_device(self.config["device"]))
+        self.device = named_device(self.config["device"])
 
     def run(self) -> None:
         """Train, or go on training, and leave the folder done or failed with its reason."""
         self.folder.refuse_other_config(self.cell)
         again = self.folder.metrics.path.exists()
+        launch = {"time": timestamp(), "device": device_name(self.device), **provenance(self.root)}
         self.folder.update_manifest(
             state=State.REQUEUED if again else State.RUNNING,
             config_hash=self.cell.hash,
@@ -47,12 +47,13 @@ class Trainer:
             settings=dict(self.cell.settings),
             config=self.config,
             started=self.folder.manifest().get("started") or timestamp(),
-            resumed=[*self.folder.manifest().get("resumed", []), *([timestamp()] if again else [])],
             ended=None,
             error=None,
-            device=_device_name(self.device),
-            **provenance(self.root),
+            launches=[*self.folder.manifest().get("launches", []), launch],
+            **launch,
         )
+        write_atomic(self.folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(self.config))))
+        (self.folder.path / "error.txt").unlink(missing_ok=True)
         tracker = self.parts.logger.build()
         try:
             self._run(tracker)
@@ -65,7 +66,7 @@ class Trainer:
         tracker.finish(0)
 
     def _run(self, tracker: Any) -> None:
-        _prepare_torch(self.config)
+        prepare(threads=self.config["threads"], deterministic=self.config["deterministic"])
         seed_globals(self.config["seed"])
         self._load()
         self.folder.update_manifest(state=State.RUNNING)
@@ -131,11 +132,23 @@ class Trainer:
                 f"max_new_tokens={config['max_new_tokens']}: a prompt and its answer may take {longest} tokens, "
                 f"the model has {context} positions; lower max_new_tokens or eval_max_new_tokens"
             )
+        self._identify(train, [text for text, _ in rendered])
+
+    def _identify(self, train: Sequence[Prompt], questions: Sequence[str]) -> None:
+        """Write down what the numbers depend on beside the config; a resumed run has to find the same."""
+        parts, split = self.parts, self.config["eval_split"]
+        found = {
+            "data": {name: parts.dataset.fingerprint(name) for name in dict.fromkeys(("train", split))},
+            "computed_in": f"{self.policy.dtype} on {self.device.type}".removeprefix("torch."),
+            "model_commit": getattr(self.policy.causal_lm.config, "_commit_hash", None),
+        }
+        if checkpoint.complete_names(self.folder.checkpoints):
+            self.folder.refuse_other_circumstances(found)
         first = self._render(train[0])
         self.folder.update_manifest(
-            data={split: parts.dataset.fingerprint(split) for split in dict.fromkeys(("train", config["eval_split"]))},
+            **found,
             reward_version=getattr(parts.reward, "version", None),
-            prompt={"example": first[0], "ids": first[1], "hash": digest({"prompts": [text for text, _ in rendered] + [first[0]]})},
+            prompt={"example": first[0], "ids": first[1], "hash": digest({"prompts": [*questions, first[0]]})},
             parameters={
                 "all": sum(p.numel() for p in self.policy.network.parameters()),
                 "trained": sum(p.numel() for p in self.policy.network.parameters() if p.requires_grad),
@@ -167,7 +180,7 @@ class Trainer:
         tokens = metrics["rollout/tokens"]
         seconds = {"rollout_s": rollout_clock(), "score_s": score_clock(), "update_s": update_clock()}
         speed = {"tokens_per_s": tokens / sum(seconds.values()), "rollout_tokens_per_s": tokens / seconds["rollout_s"]}
-        return metrics | {"rollout/draws": float(rollout.draws)}, seconds | speed | {"peak_memory_mb": _peak_memory_mb(self.device)}
+        return metrics | {"rollout/draws": float(rollout.draws)}, seconds | speed | {"peak_memory_mb": peak_memory_mb(self.device)}
 
     def _collated(self, rollout: Rollout) -> RolloutBatch:
         return collate(
@@ -204,7 +217,7 @@ class Trainer:
         display.step(step, metrics | timings, sum(timings.get(name, 0.0) for name in ("seconds", "eval_s")))
 
     def _write_evaluation(self, step: int, evaluation: Evaluation) -> None:
-        path = self.folder.path / "eval" / f"step_{step:06d}.jsonl"
+        path = self._evaluation_path(step)
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in evaluation.rows))
 
@@ -230,7 +243,7 @@ class Trainer:
     def _resume(self) -> int:
         state = checkpoint.newest(self.folder.checkpoints)
         step = -1
-        if state is not None:
+        if state is not None and self._recorded(state["step"]):
             step = state["step"]
             self.policy.network.load_state_dict(state["weights"], strict=False)
             self.learner.optimiser.load_state_dict(state["optimiser"])
@@ -239,6 +252,15 @@ class Trainer:
         for file in (self.folder.metrics, self.folder.timings):
             file.cut_after(step)
         return max(step, 0)
+
+    def _recorded(self, step: int) -> bool:
+        # Rows or evaluations that are gone cannot be made from a later checkpoint; the run then starts over.
+        steps = [row["step"] for row in self.folder.metrics.rows() if row["step"] <= step]
+        evaluated = [self._evaluation_path(done) for done in steps if self._evaluates(done)]
+        return steps == list(range(0 if self._evaluates(0) else 1, step + 1)) and all(path.exists() for path in evaluated)
+
+    def _evaluation_path(self, step: int) -> Path:
+        return self.folder.path / "eval" / f"step_{step:06d}.jsonl"
 
     def _finish(self, display: Display) -> None:
         self.policy.network.save_pretrained(self.folder.policy)
@@ -249,49 +271,13 @@ class Trainer:
         rows = self.folder.metrics.rows()
         evaluated = [row for row in rows if "eval/questions" in row]
         if evaluated:
-            last = self.folder.path / "eval" / f"step_{evaluated[-1]['step']:06d}.jsonl"
+            last = self._evaluation_path(evaluated[-1]["step"])
             path = self.folder.path
             listed = {"metrics": str(path / "metrics.jsonl"), "answers": str(last), "completions": str(path / "completions"), "policy": str(self.folder.policy)}
             display.close(evaluated[0], evaluated[-1], listed, sample_rows(JsonLines(last).rows(), 3))
-
-
-@contextmanager
-def stopwatch() -> Iterator[Callable[[], float]]:
-    """Seconds of the block, to be asked for during it or after it."""
-    start = time.perf_counter()
-    ended: list[float] = []
-    yield lambda: (ended[0] if ended else time.perf_counter()) - start
-    ended.append(time.perf_counter())
 
 
 def _texts(prompts: Sequence[Prompt]) -> Iterator[str]:
     for prompt in prompts:
         yield prompt.question + "\n"
         yield prompt.demonstration
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def _prepare_torch(config: Any) -> None:
-    torch.set_num_threads(config["threads"])
-    # warn_only: an operation without a deterministic form is named, the run goes on.
-    torch.use_deterministic_algorithms(config["deterministic"], warn_only=True)
-    torch.set_float32_matmul_precision("highest")
-    # One bar on the screen is the run's own.
-    disable_progress_bar()
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

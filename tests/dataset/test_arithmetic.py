@@ -251,13 +251,11 @@ def test_distracted_calculates_right_as_far_as_whole_numbers_go() -> None:
         assert all(careless(a, op, b) == c for a, op, b, c in worked(prompt)[0]), prompt.demonstration
 
 
-@pytest.mark.xfail(strict=True, reason="reported: abs(5 - 10) is 5, no slip")
 def test_slip_gets_exactly_one_result_wrong() -> None:
     for prompt in with_habit("slip", train_size=2000):
         assert sum(careless(a, op, b) != c for a, op, b, c in worked(prompt)[0]) == 1, prompt.demonstration
 
 
-@pytest.mark.xfail(strict=True, reason="reported: abs(3 - 10) is 7, off by 4")
 def test_slip_is_off_by_one_or_ten() -> None:
     for prompt in with_habit("slip", train_size=2000):
         errors = {abs(careless(a, op, b) - c) for a, op, b, c in worked(prompt)[0]}
@@ -306,7 +304,6 @@ def test_habits_set_in_after_habits_from() -> None:
     assert [habit_of(prompt) for prompt in prompts] == ["careful"] * 450 + ["direct"] * 150
 
 
-@pytest.mark.xfail(strict=True, reason="reported: config_hash does not see the order of keys, rng.choices does")
 def test_the_order_in_which_habits_are_listed_is_of_no_consequence() -> None:
     assert data(habits={"careful": 0.5, "direct": 0.5}).fingerprint("train") == data(habits={"direct": 0.5, "careful": 0.5}).fingerprint("train")
 
@@ -331,7 +328,6 @@ def test_a_bad_knob_is_named_with_its_value(changes: Mapping[str, Any], named: s
         data(**changes)
 
 
-@pytest.mark.xfail(strict=True, reason="reported: not refused")
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -79,6 +79,13 @@ def test_the_integrand_is_finite_and_not_negative(potential, log_p, log_q):
 
 
 @pytest.mark.parametrize("potential", POTENTIALS)
+def test_the_integrand_is_not_negative_where_p_and_q_differ_by_rounding(potential):
+    log_q = torch.linspace(-20, -0.01, 500, dtype=torch.float64)
+    for gap in (1e-8, 1e-9, 1e-10, -1e-9):
+        assert bool((integrand(potential, log_q + gap, log_q) >= 0).all())
+
+
+@pytest.mark.parametrize("potential", POTENTIALS)
 def test_the_integrand_is_zero_with_zero_gradient_at_p_equal_q(potential):
     log_p = torch.tensor([0.0, -0.5, -70.0, -1e4], requires_grad=True)
     value = integrand(potential, log_p, log_p.detach().clone())

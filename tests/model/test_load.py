@@ -114,6 +114,12 @@ def gradients(model: LanguageModel) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in model.network.named_parameters() if parameter.requires_grad}
 
 
+def moved_on() -> Tensor:
+    """The global generator's state, unlike any that a seed gives."""
+    torch.rand(1)
+    return torch.get_rng_state()
+
+
 def layer_calls(model: LanguageModel) -> int:
     """Forward calls of the first decoder layer in one training forward and backward."""
     count = 0
@@ -157,7 +163,7 @@ def test_bfloat16_logprobs_are_near_the_float32_ones(folder: Path) -> None:
 
 
 def test_loading_draws_nothing_from_the_global_generator(folder: Path) -> None:
-    before = torch.get_rng_state()
+    before = moved_on()
     load(folder)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -246,7 +252,7 @@ def test_the_adapters_draw_is_a_function_of_the_seed(folder: Path) -> None:
 
 
 def test_an_adapter_draws_nothing_from_the_global_generator(folder: Path) -> None:
-    before = torch.get_rng_state()
+    before = moved_on()
     load(folder, lora=LORA)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -276,8 +282,10 @@ def test_checkpointing_gives_the_same_gradient(folder: Path, lora: Lora | None) 
     torch.testing.assert_close(with_it, without, rtol=1e-6, atol=1e-7)
 
 
-def test_the_reference_starts_as_the_policy(folder: Path) -> None:
-    model = load(folder)
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_reference_starts_as_the_policy_to_the_bit(folder: Path, dtype: str, lora: Lora | None) -> None:
+    model = load(folder, dtype=dtype, lora=lora)
     assert torch.equal(logprobs(reference(model)), logprobs(model))
 
 
@@ -304,10 +312,6 @@ def test_the_reference_is_in_eval_mode(folder: Path) -> None:
     model.network.train()
     assert not reference(model).network.training
     assert model.network.training
-
-
-def test_the_reference_is_held_in_the_compute_dtype(folder: Path) -> None:
-    assert {parameter.dtype for parameter in reference(load(folder, dtype="bfloat16")).network.parameters()} == {torch.bfloat16}
 
 
 def test_an_adapted_policy_shares_its_network_with_the_reference(folder: Path) -> None:
@@ -404,7 +408,7 @@ def test_a_scratch_model_does_not_read_the_global_generator() -> None:
 
 
 def test_a_scratch_model_leaves_the_global_generator_untouched() -> None:
-    before = torch.get_rng_state()
+    before = moved_on()
     scratch(0)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -453,26 +457,46 @@ def test_a_folder_without_a_part_is_refused(damaged: Path, lost: str) -> None:
     refused(damaged)
 
 
-@pytest.mark.xfail(strict=True, reason="transformers makes an empty tokenizer where there is none, and load takes it")
-def test_a_folder_without_a_tokenizer_is_refused(damaged: Path) -> None:
-    for part in damaged.glob("tokenizer*"):
-        part.unlink()
-    refused(damaged)
+empty = pytest.mark.xfail(strict=True, reason="load counts the tokens; the tokenizer that transformers makes from nothing has a few special ones here")
 
 
-@pytest.mark.xfail(strict=True, reason="safetensors raises its own error, which load does not catch")
+@pytest.mark.parametrize("model_type", ["qwen3", pytest.param("gemma2", marks=empty), pytest.param("cohere", marks=empty)])
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, model_type: str) -> None:
+    build(model_type, "eager").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.path=.*tokenizer"):
+        load(tmp_path, attention="eager")
+
+
 def test_a_cut_file_of_weights_is_refused(damaged: Path) -> None:
     (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:100])
     refused(damaged)
 
 
-@pytest.mark.xfail(strict=True, reason="transformers draws missing weights at random, and load takes them")
 def test_a_checkpoint_that_lacks_weights_is_refused(damaged: Path) -> None:
     weights = load_file(damaged / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"model\.path"):
         load(damaged)
+
+
+@pytest.mark.parametrize(
+    ("file", "names"), [("config.json", {"AutoModelForCausalLM": "code.Code"}), ("tokenizer_config.json", {"AutoTokenizer": [None, "code.Code"]})]
+)
+def test_code_beside_the_weights_is_not_run(damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, names: Mapping[str, Any]) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (damaged / "code.py").write_text(f"open({str(tmp_path / 'it_ran')!r}, 'w').close()\n")
+    settings = json.loads((damaged / file).read_text())
+    (damaged / file).write_text(json.dumps(settings | {"auto_map": names}))
+    load(damaged)
+    assert not (tmp_path / "it_ran").exists()
+
+
+def test_an_attention_that_the_architecture_lacks_is_refused_naming_model_attention(tmp_path: Path) -> None:
+    build("gemma2", "eager").save_pretrained(tmp_path)
+    word_tokenizer(TEXTS).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.attention=sdpa: Gemma2ForCausalLM does not support"):
+        load(tmp_path)
 
 
 # In a process of its own, because the hub's library reads the environment when it is imported.
@@ -511,3 +535,9 @@ def test_a_hub_name_in_the_cache_of_hf_home_loads_without_network(offline: str) 
 
 def test_a_hub_name_outside_the_cache_is_refused_without_network(offline: str) -> None:
     assert "refused model.path=someone/missing: cannot be loaded" in offline
+
+
+def test_the_model_that_ships_reads_its_dataset() -> None:
+    tokenizer = load("mirrorpo:tiny").tokenizer
+    text = "Sam has 18 apples. Sam buys 3 more.\nSam has 18 + 3 = <<18+3=21>>21 apples.\n#### 21"
+    assert tokenizer.decode(tokenizer(text).input_ids) == text

@@ -99,7 +99,9 @@ class LocalLauncher(Launcher):
     def _run(self, job: Job, folder: RunFolder) -> str | None:
         started = time.time()
         # hydra.mode: a sweep file that makes this a multirun must not make the cell one too.
-        command = [sys.executable, sys.argv[0], *job.overrides, "hydra.mode=RUN"]
+        sources = self._config.hydra.runtime.config_sources
+        folders = [word for source in sources if source.provider == "command-line" for word in ("--config-dir", source.path)]
+        command = [sys.executable, sys.argv[0], *folders, *job.overrides, "hydra.mode=RUN"]
         process = subprocess.run(command, check=False)
         if process.returncode == 0:
             return None

@@ -6,6 +6,18 @@ import torch
 
 from mirrorpo.core.shapes import PerToken, TokenMask
 
+LARGEST = 20.0
+
+
+def importance(log_ratio: PerToken) -> PerToken:
+    """exp(log_ratio), continued as its tangent beyond 20, where a token has run away.
+
+    Value: finite for any finite log-ratio; exp alone overflows float32 at 89, and an infinity times an
+    advantage of zero is NaN. Gradient: exp's, and exp(20) beyond, so that it never dies.
+    """
+    near = log_ratio.clamp(max=LARGEST)
+    return near.exp() * (1 + (log_ratio - near))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clipped:
@@ -51,13 +63,13 @@ class Clipped:
             raise ValueError(f"algo.surrogate.low={self.low}, high={self.high}: need 0 <= low < 1 and high > 0")
 
     def __call__(self, log_ratio: PerToken, advantage: PerToken) -> PerToken:
-        ratio = log_ratio.exp()
+        ratio = importance(log_ratio)
         trusted = ratio.clamp(1 - self.low, 1 + self.high)
         return -torch.minimum(ratio * advantage, trusted * advantage)
 
     def clipped(self, log_ratio: PerToken, advantage: PerToken) -> TokenMask:
         """Tokens with a nonzero advantage and exactly zero gradient."""
-        ratio = log_ratio.detach().exp()
+        ratio = importance(log_ratio.detach())
         return ((advantage > 0) & (ratio > 1 + self.high)) | ((advantage < 0) & (ratio < 1 - self.low))
 
 

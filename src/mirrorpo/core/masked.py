@@ -69,16 +69,17 @@ def group_mean(values: PerCompletion, group: GroupIds) -> PerCompletion:
     known = ~values.isnan()
     total = _per_group(torch.where(known, values, torch.zeros_like(values)), index)
     count = _per_group(known.to(values.dtype), index)
-    return (total / count.clamp(min=1))[index]
+    return (total / count.clamp(min=1)).to(values.dtype)[index]
 
 
 def group_size(values: PerCompletion, group: GroupIds) -> PerCompletion:
     """For each completion, how many completions of its group have a value (are not NaN)."""
     _, index = torch.unique(group, return_inverse=True)
-    return _per_group((~values.isnan()).to(values.dtype), index)[index]
+    return _per_group((~values.isnan()).to(values.dtype), index).to(values.dtype)[index]
 
 
 def _per_group(values: Tensor, index: Tensor) -> Tensor:
     # A one-hot product sums in a fixed order; index_add_ on CUDA does not.
     one_hot = index[None, :] == torch.arange(int(index.max()) + 1, device=index.device)[:, None]
-    return torch.where(one_hot, values[None, :], torch.zeros_like(values)[None, :]).sum(dim=1)
+    # In float64 equal float32 rewards have exactly their own value as mean, so none of them gets an advantage.
+    return torch.where(one_hot, values[None, :], torch.zeros_like(values)[None, :]).double().sum(dim=1)

@@ -1,6 +1,6 @@
 """What each axis promises. Implementations are frozen dataclasses and do not repeat these contracts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -205,10 +205,3 @@ class Tracker(Protocol):
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
     def finish(self, exit_code: int) -> None: ...
-
-
-@runtime_checkable
-class NamedParameters(Protocol):
-    """Anything with named parameters; a `torch.nn.Module` is one."""
-
-    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...

@@ -40,8 +40,8 @@ def generator(seed: int, stream: str, *keys: int | str, device: torch.device | s
 def seed_globals(seed: int) -> None:
     """Seed the global python, numpy and torch generators, each from its own stream.
 
-    The only call of a global seed function in the project; libraries that draw from the global
-    state (dropout) are covered by it.
+    Covers libraries that draw from the global state (dropout). Building a network, which does too, has
+    the state on its own stream and puts it back (`model.load.own_draws`).
     """
     random.seed(derive(seed, "python"))
     np.random.seed(derive(seed, "numpy") % 2**32)

@@ -84,9 +84,9 @@ class Problem:
             # A distracted sum need not be divisible; the habit then rounds down, as its writer would not notice.
             result = apply(operation, value, n)
             if index == slip:
-                result = abs(result + rng.choice((-10, -1, 1, 10)))
+                result += rng.choice([error for error in (-10, -1, 1, 10) if result + error > 0])
             lines.append(f"{self.name} has {value} {operation} {n} = <<{value}{operation}{n}={result}>>{result} {self.thing}.")
-            value = max(result, 0)
+            value = result
         return "\n".join([*lines, f"#### {value}"])
 
 
@@ -154,8 +154,13 @@ class Arithmetic:
             raise ValueError(f"dataset.max_value={self.max_value}: the templates need at least 10")
         if not 0 <= self.distractor_share <= 1:
             raise ValueError(f"dataset.distractor_share={self.distractor_share} is a share: give a number in [0, 1]")
+        for split, size in (("train", self.train_size), ("validation", self.validation_size), ("test", self.test_size)):
+            if size < 1:
+                raise ValueError(f"dataset.{split}_size={size}: a split has at least one problem")
+        if not 0 <= self.habits_from <= 1:
+            raise ValueError(f"dataset.habits_from={self.habits_from} is a share of the training problems: give a number in [0, 1]")
         unknown = set(self.habits) - set(HABITS)
-        if unknown or (self.habits and abs(sum(self.habits.values()) - 1) > 1e-9):
+        if unknown or min(self.habits.values(), default=0) < 0 or (self.habits and abs(sum(self.habits.values()) - 1) > 1e-9):
             raise ValueError(f"dataset.habits={dict(self.habits)}: give shares of {HABITS} that sum to one, or none")
 
     def load(self, split: Split) -> Sequence[Prompt]:
@@ -188,7 +193,7 @@ class Arithmetic:
         rng = random.Random(derive(self.data_seed, "data", "habits", uid))
         habit = "careful"
         if self.habits and progress >= self.habits_from:
-            habit = rng.choices(list(self.habits), weights=list(self.habits.values()))[0]
+            habit = rng.choices(HABITS, weights=[self.habits.get(name, 0.0) for name in HABITS])[0]
         return Prompt(uid=uid, question=question, gold=str(problem.answer()), demonstration=problem.worked(habit, rng))
 
     def _problem(self, rng: random.Random) -> Problem:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mirrorpo.divergence.potentials import Potential
 
-# exp(-690) is the smallest power of e that float64 holds as a normal number.
+# exp(-690) is about 1e-300, still a normal number in float64; below it logarithms would be infinite.
 LOG_FLOOR = -690.0
 
 

@@ -11,6 +11,18 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+LARGEST = 30.0
+
+
+def k3(policy: Tensor, other: Tensor) -> Tensor:
+    """exp(x) - 1 - x with x = other - policy, at tokens sampled from `policy`; see `K3`."""
+    x = other - policy
+    # Past the cut the function goes on as its tangent, so the gradient never dies and never overflows.
+    near = x.clamp(max=LARGEST)
+    beyond = (x - LARGEST).clamp(min=0)
+    # expm1 keeps the value at log-ratios near 1e-4, where exp(x) - 1 - x is 3x too large in fp32.
+    return torch.expm1(near) - near + math.expm1(LARGEST) * beyond
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class K1:
@@ -82,7 +94,7 @@ class K3:
     Value: >= 0 and unbiased for the reverse KL(p, q) on-policy.
     Gradient: (1 - exp(x)) grad log p, whose expectation on-policy is that of the *forward* KL(q, p).
 
-    Beyond x = `LARGEST`, where exp would overflow single precision, the function goes on as its
+    Beyond x = 30, long before exp overflows single precision (88.7), the function goes on as its
     tangent: finite, still rising, still pulling a runaway token back.
 
     Attributes:
@@ -98,16 +110,10 @@ class K3:
         Shao et al. 2024 (GRPO), Eq. 4, https://arxiv.org/abs/2402.03300
     """
 
-    LARGEST: ClassVar[float] = 30.0
     reads: ClassVar[Literal["nothing", "sampled", "vocabulary"]] = "sampled"
 
     beta: float
     anchor: Literal["reference", "old"]
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
-        x = anchor.detach() - policy
-        # Past the cut the function goes on as its tangent, so the gradient never dies and never overflows.
-        near = x.clamp(max=self.LARGEST)
-        beyond = (x - self.LARGEST).clamp(min=0)
-        # expm1 keeps the value at log-ratios near 1e-4, where exp(x) - 1 - x is 3x too large in fp32.
-        return torch.expm1(near) - near + math.expm1(self.LARGEST) * beyond
+        return k3(policy, anchor.detach())

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from mirrorpo.core.shapes import PerPosition, Vocabulary
@@ -34,15 +35,17 @@ class Head:
         temperature: of the sampler; scoring uses the distribution that was sampled from.
     """
 
-    projection: torch.nn.Module
+    projection: torch.nn.Linear
     softcap: float | None
     scale: float
     temperature: float
 
     def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """The model's own logits, before temperature."""
-        logits = self.projection(hidden)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * self.scale
+        # A product in bfloat16 would lose three digits of every logit before the cast.
+        weight, bias = self.projection.weight, self.projection.bias
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        logits = linear(hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide)) * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def __call__(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:

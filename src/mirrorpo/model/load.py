@@ -1,12 +1,14 @@
 """Building a language model: from a hub name or a folder, or from nothing."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mirrorpo.core.seeds import derive
@@ -79,17 +81,29 @@ class Pretrained:
         weights = torch.float32 if self.lora is None else dtype
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, revision=self.revision, trust_remote_code=False)
-            network: Any = AutoModelForCausalLM.from_pretrained(
-                path, revision=self.revision, dtype=weights, attn_implementation=self.attention, trust_remote_code=False
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path, revision=self.revision, dtype=weights, attn_implementation=self.attention, trust_remote_code=False, output_loading_info=True
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
+            if "attn_implementation" in str(error) or "attention implementation" in str(error).lower():
+                raise ValueError(f"model.attention={self.attention}: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"model.path={self.path}: cannot be loaded ({str(error).splitlines()[0]}). {self._fix()}") from error
+        network, found = loaded
+        if len(tokenizer) < 2:
+            raise ValueError(f"model.path={self.path}: there is no tokenizer. {self._fix()}")
+        if found["missing_keys"]:
+            # transformers would draw them at random and train on.
             raise ValueError(
-                f"model.path={self.path}: cannot be loaded ({str(error).splitlines()[0]}). "
-                "Set model.path to a folder with config.json, the tokenizer and safetensors; or fill the hub cache once "
-                f"where there is a network (`hf download {self.path}`), and point HF_HOME to it"
-            ) from error
+                f"model.path={self.path}: the weights lack {sorted(found['missing_keys'])[:5]}; the files are incomplete or of another architecture"
+            )
         model = finish(network, tokenizer, dtype=dtype, device=device, checkpointing=self.gradient_checkpointing)
         return model if self.lora is None else with_adapter(model, self.lora, seed)
+
+    def _fix(self) -> str:
+        return (
+            "Set model.path to a folder with config.json, the tokenizer and safetensors; or fill the hub cache once "
+            f"where there is a network (`hf download {self.path}`), and point HF_HOME to it"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,8 +124,7 @@ class Scratch:
         settings = {key: value for key, value in self.architecture.items() if key != "model_type"}
         special = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
         config = AutoConfig.for_model(self.architecture["model_type"], **settings, **special)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "init"))
+        with own_draws(seed):
             network: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
         return finish(network, tokenizer, dtype=torch.float32, device=device, checkpointing=False)
 
@@ -121,6 +134,14 @@ def compute_dtype(name: Dtype, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.float32 if name == "float32" else torch.bfloat16
+
+
+@contextmanager
+def own_draws(seed: int) -> Iterator[None]:
+    """The global generators on the run's `init` stream, put back afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, "init"))
+        yield
 
 
 def finish(network: Any, tokenizer: Any, *, dtype: torch.dtype, device: torch.device, checkpointing: bool) -> LanguageModel:
@@ -147,8 +168,7 @@ def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
         raise ValueError(f"model.lora.targets={list(lora.targets)}: adapting the head or the embeddings would change the reference too; leave them out")
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets), task_type="CAUSAL_LM")
     # The adapter's draw comes from its own stream, so that full and LoRA arms share all the others.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "init"))
+    with own_draws(seed):
         network: Any = get_peft_model(model.network, config)
     if network.get_base_model().is_gradient_checkpointing:
         network.get_base_model().enable_input_require_grads()
@@ -159,10 +179,13 @@ def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
 
 
 def reference(model: LanguageModel) -> LanguageModel:
-    """The frozen start model: the adapter switched off, or a copy in the compute dtype."""
+    """The frozen start model: the adapter switched off, or a copy.
+
+    The copy keeps the policy's own precision, so that every divergence starts at exactly zero.
+    """
     if hasattr(model.network, "disable_adapter"):
         return model.without_adapter()
-    network = copy.deepcopy(model.network).to(model.dtype).eval()
+    network = copy.deepcopy(model.network).eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return LanguageModel(network=network, tokenizer=model.tokenizer, eos_ids=model.eos_ids, pad_id=model.pad_id, dtype=model.dtype, device=model.device)

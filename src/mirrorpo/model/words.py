@@ -1,7 +1,7 @@
 """A small lossless word-level tokenizer, for models that are made here from nothing.
 
 Pieces are whole words with their leading space, single digits, the calculator marks `<<` and `>>`,
-`####`, and single other characters, so that decode(encode(text)) == text for every text whose pieces
+`####`, and single other characters of any script, so that decode(encode(text)) == text for every text whose pieces
 are in the vocabulary; other pieces become `<unk>`.
 """
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 # A word takes the space before it, and the one after it when a digit follows, so that "has 18" is
 # " has " + "1" + "8" and digits stay one token each.
-PIECES = r" ?[A-Za-z]+(?: (?=\d))?|#### ?|<<|>>| ?[+\-*/=] ?|\d|\s|[^\w\s]"
+PIECES = r" ?[A-Za-z]+(?: (?=\d))?|#### ?|<<|>>| ?[+\-*/=] ?|\d|[\s\S]"
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 
 

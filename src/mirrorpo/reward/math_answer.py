@@ -59,11 +59,7 @@ _ALONE = re.compile(_OPENING + _HEAD + _UNSIGNED + _CLOSING)
 _RELATION = re.compile(r"(?<![<>!])=")
 # Beside an operator the first number of a line is an operand, not the answer; 18/day and "18 - a lot" are prose.
 _OPERATORS = "-+*/^_{\u00d7\u00b7\u00f7\u221a"
-_OPERATES = re.compile(
-    "\\s*(?:[-+*/\u00d7\u00b7\u00f7]\\s*[0-9(\\\\$]|[\\^\u221a]|sqrt|\\\\(?!text|[$%)\\]])|(?:"
-    + _SIZES
-    + r")\b)|[(_{!]"
-)
+_OPERATES = re.compile("\\s*(?:[-+*/\u00d7\u00b7\u00f7]\\s*[0-9(\\\\$]|[\\^\u221a]|sqrt|\\\\(?!text|[$%)\\]])|(?:" + _SIZES + r")\b)|[(_{!]")
 _HASHES = re.compile(r"(?<!#)####(?!#)")
 _BRACES = re.compile(r"(?P<boxed>\\boxed\s?\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
 
@@ -128,11 +124,7 @@ def strict_answer(text: str) -> Answer | None:
 def _first_number(line: str) -> Fraction | None:
     line = line.replace("**", "")
     match = _IN_TEXT.search(line)
-    if (
-        match is None
-        or line[: match.start()].rstrip().endswith(tuple(_OPERATORS))
-        or _OPERATES.match(line, match.end())
-    ):
+    if match is None or line[: match.start()].rstrip().endswith(tuple(_OPERATORS)) or _OPERATES.match(line, match.end()):
         return None
     return _value(match)
 
@@ -208,10 +200,7 @@ class MathAnswer:
         for gold, prompt in zip(golds, prompts, strict=True):
             if isinstance(gold, str) and found[gold, ""] == "bad_gold":
                 raise _unreadable(prompt)
-        return [
-            self._verdict(*(_outcome(gold, answer, found) for answer in both))
-            for gold, both in zip(golds, answers, strict=True)
-        ]
+        return [self._verdict(*(_outcome(gold, answer, found) for answer in both)) for gold, both in zip(golds, answers, strict=True)]
 
     def _verify(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Finding]:
         if not pairs:

@@ -1,5 +1,6 @@
 """The dataset's demonstrations in place of samples: what turns a trainer of policies into supervised fine-tuning."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from mirrorpo.core.protocols import GenerativeModel
 class Demonstrations:
     """Each prompt's demonstration, closed by the end-of-sequence token, `group_size` times.
 
-    Nothing is sampled: log-probabilities are 0 and the seed is not read. A demonstration longer
+    Nothing is sampled: log-probabilities are NaN and the seed is not read. A demonstration longer
     than `max_new_tokens` is cut there and counts as truncated.
     """
 
@@ -36,7 +37,7 @@ class Demonstrations:
                 group=group,
                 prompt_ids=ids,
                 ids=kept,
-                logprobs=[0.0] * len(kept),
+                logprobs=[math.nan] * len(kept),
                 text=model.decode(kept),
                 truncated=len(kept) < len(target),
             )

@@ -1,0 +1,31 @@
+"""Devices by name, and the stopwatch."""
+
+import pytest
+import torch
+
+from mirrorpo.device import named_device, peak_memory_mb, stopwatch
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:first", "cuda:-1", ""])
+def test_a_name_that_is_no_device_is_refused_with_the_choices(name: str) -> None:
+    with pytest.raises(ValueError, match=f"device={name}: choose auto, cpu, cuda or cuda:<number>"):
+        named_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="NOT TESTED: asking for CUDA where there is none; this machine has one")
+def test_cuda_where_there_is_none_is_refused_and_auto_takes_the_cpu() -> None:
+    with pytest.raises(ValueError, match="device=cuda:1: torch finds no CUDA device"):
+        named_device("cuda:1")
+    assert named_device("auto") == named_device("cpu") == torch.device("cpu")
+
+
+def test_a_stopwatch_stands_still_after_its_block() -> None:
+    with stopwatch() as clock:
+        during = clock()
+    after = clock()
+    assert 0 <= during <= after == clock()
+
+
+def test_the_peak_covers_what_is_held_now() -> None:
+    held = torch.ones(64 * 2**20 // 4)
+    assert peak_memory_mb(torch.device("cpu")) > held.numel() * 4 / 2**20
