@@ -11,6 +11,7 @@ from torch import Tensor
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
 from mirrorpo.core.masked import masked
+from mirrorpo.core.modes import evaluating
 from mirrorpo.core.protocols import Divergence, Optimiser, Weighting
 from mirrorpo.core.shapes import PerCompletion, PerToken
 from mirrorpo.loss import policy_loss
@@ -97,11 +98,9 @@ class Learner:
         """Log-probabilities of the batch's tokens, and, if asked, the hidden states behind them; on the CPU, without gradient."""
         logprobs = torch.zeros(batch.present.shape)
         hidden: Tensor | None = None
-        training = model.network.training
-        model.network.eval()
         for rows in micro_batches(batch, self.tokens_per_micro_batch):
             micro = batch.rows(rows).to(model.device)
-            with torch.no_grad():
+            with torch.no_grad(), evaluating(model.network):
                 readings, states = read_completions(model, micro, temperature=self.temperature, tile=self.tile)
             width = micro.completion_ids.shape[1]
             logprobs[rows, :width] = per_token(readings.logprobs, micro).float().cpu()
@@ -109,7 +108,6 @@ class Learner:
                 if hidden is None:
                     hidden = torch.zeros(*batch.present.shape, states.shape[-1], dtype=states.dtype)
                 hidden[rows, :width] = states.cpu()
-        model.network.train(training)
         return logprobs, batch.anchor_hidden if hidden is None else hidden
 
     def rescore(self, batch: RolloutBatch) -> tuple[RolloutBatch, Head | None]:

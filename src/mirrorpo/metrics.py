@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
 
+import torch
 from torch import Tensor
 
 from mirrorpo.algo.row import Algorithm
@@ -44,20 +45,20 @@ def rollout_metrics(verdicts: Sequence[Verdict], batch: RolloutBatch, advantages
     lengths = batch.present.sum(dim=1).double()
     within = (batch.rewards - group_mean(batch.rewards, batch.group)).square()
     spread = group_mean(within, batch.group).sqrt()
-    teaches = group_mean(advantages.abs(), batch.group) > 0
+    groups, taught = set(batch.group.tolist()), set(batch.group[advantages != 0].tolist())
     used = batch.mask.any(dim=1)
     share = weights.sum(dim=1).square() / (weights.square().sum(dim=1) * batch.mask.sum(dim=1)).clamp(min=1e-12)
     out = {
         "reward/mean": _mean(rewards),
         "reward/group_std": _mean(spread.double()),
-        "reward/strict": sum(verdict.strict for verdict in known) / max(len(known), 1),
-        "reward/flexible": sum(verdict.flexible for verdict in known) / max(len(known), 1),
+        "reward/strict": _mean(torch.tensor([float(verdict.strict) for verdict in known])),
+        "reward/flexible": _mean(torch.tensor([float(verdict.flexible) for verdict in known])),
         "completion/length": _mean(lengths),
         "completion/length_min": float(lengths.min()),
         "completion/length_max": float(lengths.max()),
         "completion/truncated": _mean(batch.truncated.double()),
         "completion/trained": _mean(used.double()),
-        "group/zero_advantage": 1 - _mean(group_mean(teaches.double(), batch.group)),
+        "group/zero_advantage": 1 - len(taught) / len(groups),
         "weight/effective_tokens": _mean(share[used].double()),
         "weight/max": float(weights.max()),
         "rollout/completions": float(len(batch)),

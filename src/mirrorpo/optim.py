@@ -140,7 +140,8 @@ class OrthogonalMomentum(torch.optim.Optimizer):
 def orthogonal(matrix: Tensor, iterations: int) -> Tensor:
     """Roughly U V^T of the matrix's singular value decomposition, by a quintic Newton-Schulz iteration.
 
-    Value: singular values within about 0.3 of one, which is what Muon needs.
+    Value: after 5 iterations, singular values that were at least 0.002 of the Frobenius norm are within
+    0.33 of one; smaller ones stay small.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix.shape[0] <= matrix.shape[1]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mirrorpo.core.modes import evaluating
 from mirrorpo.model.head import Head
 
 
@@ -80,12 +81,9 @@ class LanguageModel:
         """
         ids = torch.arange(8, device=self.device)[None] % self.causal_lm.config.get_text_config().vocab_size
         present = torch.ones_like(ids, dtype=torch.bool)
-        training = self.network.training
-        self.network.eval()
-        with torch.no_grad(), self.computing():
+        with torch.no_grad(), evaluating(self.network), self.computing():
             theirs = self.network(input_ids=ids, attention_mask=present.long(), use_cache=False).logits[0].float()
             ours = self.head(1.0).logits(self.hidden(ids, present, ids * 0 + torch.arange(8, device=self.device))[0])
-        self.network.train(training)
         gap = float((ours - theirs).abs().max())
         if gap > (1e-3 if self.dtype == torch.float32 else 0.25):
             name = type(self.causal_lm).__name__

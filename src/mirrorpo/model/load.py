@@ -89,7 +89,9 @@ class Pretrained:
                 raise ValueError(f"model.attention={self.attention}: {str(error).splitlines()[0]}") from error
             raise ValueError(f"model.path={self.path}: cannot be loaded ({str(error).splitlines()[0]}). {self._fix()}") from error
         network, found = loaded
-        if len(tokenizer) < 2:
+        digits = "0123456789"
+        if tokenizer.decode(tokenizer(digits, add_special_tokens=False).input_ids).replace(" ", "") != digits:
+            # Where there are no files, transformers makes a tokenizer of a few special tokens.
             raise ValueError(f"model.path={self.path}: there is no tokenizer. {self._fix()}")
         if found["missing_keys"]:
             # transformers would draw them at random and train on.
@@ -154,7 +156,7 @@ def finish(network: Any, tokenizer: Any, *, dtype: torch.dtype, device: torch.de
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
     network.to(device)
     if checkpointing:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        network.activation_checkpointing_enable({"use_reentrant": False})
     model = LanguageModel(network=network, tokenizer=tokenizer, eos_ids=frozenset(ends), pad_id=pad, dtype=dtype, device=device)
     model.check_head()
     return model
@@ -164,13 +166,15 @@ def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
     """The model with a fresh adapter, which starts as the identity; only the adapter trains."""
     from peft import LoraConfig, get_peft_model
 
-    if "lm_head" in lora.targets or "embed_tokens" in lora.targets:
+    outer = (model.network.get_output_embeddings(), model.network.get_input_embeddings())
+    names = {name.rpartition(".")[2] for name, module in model.network.named_modules() if any(module is part for part in outer)}
+    if names & set(lora.targets):
         raise ValueError(f"model.lora.targets={list(lora.targets)}: adapting the head or the embeddings would change the reference too; leave them out")
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets), task_type="CAUSAL_LM")
     # The adapter's draw comes from its own stream, so that full and LoRA arms share all the others.
     with own_draws(seed):
         network: Any = get_peft_model(model.network, config)
-    if network.get_base_model().is_gradient_checkpointing:
+    if network.get_base_model().is_activation_checkpointing:
         network.get_base_model().enable_input_require_grads()
     for _, parameter in network.named_parameters():
         if parameter.requires_grad:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mirrorpo.core.batch import Completion, Prompt
+from mirrorpo.core.modes import evaluating
 from mirrorpo.core.protocols import GenerativeModel
 from mirrorpo.rollout.collate import pad
 from mirrorpo.rollout.sampling import draw
@@ -20,7 +21,7 @@ class Native:
     `rows_at_once` or on what else is sampled beside it (up to rounding).
 
     Attributes:
-        rows_at_once: completions sampled together; bounds the memory of the cache.
+        rows_at_once: completions sampled together, in whole groups and at least one; bounds the memory of the cache.
         compact_at: share of finished rows at which they are dropped from the cache, in (0, 1].
         top_p: nucleus sampling; below 1 the sampler is not the policy that is trained.
     """
@@ -50,11 +51,10 @@ class Native:
         uniform = torch.rand(len(prompts), group_size, max_new_tokens, generator=torch.Generator().manual_seed(seed))
         stride = max(self.rows_at_once // group_size, 1)
         completions: list[Completion] = []
-        training = model.network.training
-        model.network.eval()
         for start in range(0, len(prompts), stride):
             cut = slice(start, start + stride)
-            ids, logprobs = self._sample(model, prompt_ids[cut], uniform[cut].flatten(0, 1), group_size, temperature)
+            with evaluating(model.network):
+                ids, logprobs = self._sample(model, prompt_ids[cut], uniform[cut].flatten(0, 1), group_size, temperature)
             for row, (tokens, scores) in enumerate(zip(ids, logprobs, strict=True)):
                 group = start + row // group_size
                 ended = bool(tokens) and tokens[-1] in model.eos_ids
@@ -69,7 +69,6 @@ class Native:
                         truncated=not ended,
                     )
                 )
-        model.network.train(training)
         return completions
 
     @torch.inference_mode()
