@@ -14,7 +14,7 @@ quickstart: .venv/.installed ## set up, then watch a tiny language model learn a
 	$(BIN)/python train.py
 
 test: .venv/.dev ## set up, then run the tests (under 10 minutes on two cores)
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -rs -n 2 -m "not slow"
 
 test-slow: .venv/.dev ## the tests that take minutes each: kills at random instants, learning
 	$(BIN)/python -m pytest -q -m slow

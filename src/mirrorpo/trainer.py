@@ -79,6 +79,7 @@ class Trainer:
             if done > 0:
                 display.say(f"resuming after step {done} of {steps}")
             elif self._evaluates(0):
+                display.say(f"evaluating the start model on {len(self.evaluator.prompts)} held-out questions")
                 self._record(tracker, display, 0, {}, {"seconds": 0.0})
             for step in range(done + 1, steps + 1):
                 with stopwatch() as clock:

@@ -45,7 +45,7 @@ class Worker:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         if self._byte(START_S) != READY:
             self.close()
-            raise RuntimeError("the LaTeX verifier did not start; see stderr, and install math-verify[antlr4_9_3]")
+            raise RuntimeError("the LaTeX verifier did not start; see stderr, and install math-verify")
 
     def ask(self, gold: str, answer: str, timeout_s: float) -> Finding | None:
         """What the process finds; None when it died or ran out of time, and it must be closed then."""
