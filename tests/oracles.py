@@ -55,6 +55,22 @@ def group_standardised_advantages(rewards, groups, epsilon, ddof):
     return out
 
 
+def leave_one_out_advantages(rewards, groups):
+    out = []
+    for i, reward in enumerate(rewards):
+        others = [other for j, (other, group) in enumerate(zip(rewards, groups, strict=True)) if group == groups[i] and j != i and not math.isnan(other)]
+        out.append(0.0 if math.isnan(reward) or not others else reward - sum(others) / len(others))
+    return out
+
+
+def group_mean_batch_std_advantages(rewards, groups, epsilon, ddof):
+    centred = group_mean_advantages(rewards, groups)
+    known = [value for value, reward in zip(centred, rewards, strict=True) if not math.isnan(reward)]
+    mean = sum(known) / len(known)
+    std = math.sqrt(sum((value - mean) ** 2 for value in known) / max(len(known) - ddof, 1))
+    return [value / (std + epsilon) for value in centred]
+
+
 def unit_advantages(rewards, groups):
     return [1.0 for _ in rewards]
 
@@ -73,6 +89,61 @@ def clipped(ratio, advantage, low, high):
 
 def unclipped(ratio, advantage):
     return -ratio * advantage
+
+
+class Token:
+    """One token with its completion around it."""
+
+    def __init__(self, logprobs, old_logprobs, counted, place):
+        self.logprobs, self.old_logprobs, self.counted, self.place = logprobs, old_logprobs, counted, place
+
+    def logprob(self):
+        return self.logprobs[self.place]
+
+    def log_ratio(self, place=None):
+        place = self.place if place is None else place
+        return self.logprobs[place] - self.old_logprobs[place]
+
+    def ratio(self):
+        return token_ratio(self.logprob(), self.old_logprobs[self.place])
+
+    def places(self):
+        return [place for place, counts in enumerate(self.counted) if counts]
+
+    def carried(self, log_value, own=None):
+        # The completion's value with this token's own gradient (GSPO-token).
+        own = self.log_ratio() if own is None else own
+        return exp(constant(log_value) + own - constant(own))
+
+
+def constant(x):
+    return x if isinstance(x, float | int) else x.detach()
+
+
+def sequence_log_ratio(token):
+    places = token.places()
+    return sum(token.log_ratio(place) for place in places) / len(places)
+
+
+def cut(token, advantage, low, high, place=None):
+    log_ratio = token.log_ratio(place)
+    if advantage > 0:
+        return min(log_ratio, high + 0 * log_ratio)
+    return max(log_ratio, -low + 0 * log_ratio) if advantage < 0 else log_ratio
+
+
+def geometric_log_ratio(token, advantage, low, high):
+    places = token.places()
+    return sum(cut(token, advantage, low, high, place) for place in places) / len(places)
+
+
+def clipped_weight(token, advantage, low, high):
+    return -min(max(constant(token.ratio()), 1 - low), 1 + high) * advantage * token.log_ratio()
+
+
+def soft_gate(ratio, advantage, tau_positive, tau_negative):
+    tau = tau_positive if advantage > 0 else tau_negative
+    return -(4 / tau) / (1 + exp(-tau * (ratio - 1))) * advantage
 
 
 def negative_log_likelihood(logprob, advantage):
@@ -98,6 +169,12 @@ def sequence_mean(table, mask):
         if trained:
             total, completions = total + sum(trained) / len(trained), completions + 1
     return total / completions if completions else 0.0
+
+
+def sequence_sum(table, mask):
+    rows = [[value for value, counted in zip(row, counts, strict=True) if counted] for row, counts in zip(table, mask, strict=True)]
+    trained = [row for row in rows if row]
+    return sum(sum(row) for row in trained) / len(trained) if trained else 0.0
 
 
 def fixed_length(table, mask, length):
@@ -172,22 +249,52 @@ def mean_one(weights, mask):
 ALGORITHMS = {
     "grpo": (
         lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
-        lambda logprob, old, advantage: clipped(token_ratio(logprob, old), advantage, 0.2, 0.2),
+        lambda token, advantage: clipped(token.ratio(), advantage, 0.2, 0.2),
         lambda table, mask, longest: sequence_mean(table, mask),
     ),
     "dr_grpo": (
         group_mean_advantages,
-        lambda logprob, old, advantage: clipped(token_ratio(logprob, old), advantage, 0.2, 0.2),
+        lambda token, advantage: clipped(token.ratio(), advantage, 0.2, 0.2),
         fixed_length,
     ),
     "dapo": (
         lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
-        lambda logprob, old, advantage: clipped(token_ratio(logprob, old), advantage, 0.2, 0.28),
+        lambda token, advantage: clipped(token.ratio(), advantage, 0.2, 0.28),
         lambda table, mask, longest: token_mean(table, mask),
+    ),
+    "gspo": (
+        lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
+        lambda token, advantage: clipped(token.carried(sequence_log_ratio(token)), advantage, 3e-4, 4e-4),
+        lambda table, mask, longest: sequence_mean(table, mask),
+    ),
+    "rloo": (
+        leave_one_out_advantages,
+        lambda token, advantage: unclipped(token.ratio(), advantage),
+        lambda table, mask, longest: sequence_sum(table, mask),
+    ),
+    "reinforce_pp": (
+        lambda rewards, groups: group_mean_batch_std_advantages(rewards, groups, epsilon=1e-4, ddof=1),
+        lambda token, advantage: clipped(token.ratio(), advantage, 0.2, 0.2),
+        lambda table, mask, longest: token_mean(table, mask),
+    ),
+    "cispo": (
+        lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
+        lambda token, advantage: clipped_weight(token, advantage, 1.0, 5.0),
+        lambda table, mask, longest: token_mean(table, mask),
+    ),
+    "gmpo": (
+        lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
+        lambda token, advantage: unclipped(token.carried(geometric_log_ratio(token, advantage, 0.4, 0.4), cut(token, advantage, 0.4, 0.4)), advantage),
+        lambda table, mask, longest: sequence_mean(table, mask),
+    ),
+    "sapo": (
+        lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
+        lambda token, advantage: soft_gate(token.ratio(), advantage, 1.0, 1.05),
+        lambda table, mask, longest: sequence_mean(table, mask),
     ),
     "sft": (
         unit_advantages,
-        lambda logprob, old, advantage: negative_log_likelihood(logprob, advantage),
+        lambda token, advantage: negative_log_likelihood(token.logprob(), advantage),
         lambda table, mask, longest: token_mean(table, mask),
     ),
 }
@@ -205,10 +312,11 @@ DIVERGENCES = {
 }
 
 
-def loss(algo, *, logprobs, old_logprobs, divergences, mask, rewards, groups, weights, beta, scope, longest):
+def loss(algo, *, logprobs, old_logprobs, divergences, mask, rewards, groups, weights, beta, scope, longest, advantages=None):
     """The loss of a batch: aggregate( w_t credit_t + beta D_t ), or with scope "loss" aggregate( w_t (credit_t + beta D_t) )."""
     advantages_of, credit_of, aggregate = ALGORITHMS[algo]
-    advantages = advantages_of(rewards, groups)
+    # Advantages are of the whole rollout; a window of it is given its share.
+    advantages = advantages_of(rewards, groups) if advantages is None else advantages
     table = []
     for i, counts in enumerate(mask):
         row = []
@@ -216,7 +324,7 @@ def loss(algo, *, logprobs, old_logprobs, divergences, mask, rewards, groups, we
             if not counted:
                 row.append(None)
                 continue
-            credit = credit_of(logprobs[i][t], old_logprobs[i][t], advantages[i])
+            credit = credit_of(Token(logprobs[i], old_logprobs[i], counts, t), advantages[i])
             penalty = beta * divergences[i][t]
             row.append(weights[i][t] * credit + penalty if scope == "credit" else weights[i][t] * (credit + penalty))
         table.append(row)

@@ -202,9 +202,11 @@ def naive_gradient(world: World, algo: str, divergence: str, *, scope: str = "cr
         )
         table["mask"].append([reward == reward and (row, place) != (3, 2) for place in range(len(completion))])
         table["weights"].append(world.weights[row].tolist()[: len(completion)])
+    advantages = oracles.ALGORITHMS[algo][0]([row[3] for row in ROLLOUT], [row[2] for row in ROLLOUT])
     loss = oracles.loss(
         algo,
         **table,
+        advantages=[advantages[row] for row in rows],
         rewards=[ROLLOUT[row][3] for row in rows],
         groups=[ROLLOUT[row][2] for row in rows],
         beta=0.0 if divergence == "none" else BETA,

@@ -163,10 +163,15 @@ def test_a_group_of_one_is_accepted_where_nothing_is_compared() -> None:
 # What is said
 
 
-@pytest.mark.parametrize("algo", ["grpo", "dr_grpo", "dapo"])
+@pytest.mark.parametrize("algo", ["rloo", "sft"])
+def test_a_plain_policy_gradient_and_supervised_fine_tuning_are_not_said_to_be_inert(algo: str) -> None:
+    assert not any("plain policy gradient" in note for note in said(f"algo={algo}"))
+
+
+@pytest.mark.parametrize("algo", ["grpo", "dr_grpo", "dapo", "gspo", "reinforce_pp", "cispo", "gmpo", "sapo"])
 def test_clipping_on_a_single_update_is_said_to_be_inert(algo: str) -> None:
     (note,) = said(f"algo={algo}")
-    assert note.startswith("updates_per_rollout=1: ") and "algo.surrogate's trust region never acts" in note
+    assert note.startswith("updates_per_rollout=1: ") and "algo.ratio and algo.surrogate act as the plain policy gradient" in note
 
 
 @pytest.mark.parametrize("algo", ["grpo", "dr_grpo", "dapo"])

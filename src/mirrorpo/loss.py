@@ -25,7 +25,7 @@ def policy_loss(
     Value: with `denominator` taken over the window, micro-batches add up to the window's loss.
     Gradient: through `policy` only; advantages, weights and the batch are constants.
     """
-    log_ratio = algo.ratio(policy.logprobs, batch.old_logprobs, batch.mask)
+    log_ratio = algo.ratio(policy.logprobs, batch.old_logprobs, batch.mask, advantages)
     credit = algo.surrogate(log_ratio, advantages[:, None].expand_as(log_ratio))
     penalty = divergence.beta * policy.divergence
     per_token = weights * credit + penalty if weighting.scope == "credit" else weights * (credit + penalty)

@@ -82,7 +82,7 @@ def update_metrics(
     """
     mask = batch.mask
     live = policy.logprobs.detach()
-    log_ratio = algo.ratio(live, batch.old_logprobs, mask)
+    log_ratio = algo.ratio(live, batch.old_logprobs, mask, advantages)
     spread = advantages[:, None].expand_as(log_ratio)
     means.add("ratio/mean", log_ratio.exp(), mask)
     means.add("ratio/clip_fraction", algo.surrogate.clipped(log_ratio, spread).to(live.dtype), mask)

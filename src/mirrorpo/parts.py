@@ -47,11 +47,11 @@ def notes(parts: Parts, config: Mapping[str, Any]) -> list[str]:
     """Arms that are configured and have no effect, one sentence each."""
     out: list[str] = []
     single = config["updates_per_rollout"] == 1
-    up_and_down = torch.tensor([[1.0, -1.0]])
-    clips_far_away = bool(parts.algo.surrogate.clipped(5 * up_and_down, up_and_down).any())
-    clips_at_one = bool(parts.algo.surrogate.clipped(0 * up_and_down, up_and_down).any())
-    if single and clips_far_away and not clips_at_one:
-        out.append("updates_per_rollout=1: the ratio is exactly 1, so algo.surrogate's trust region never acts; arms that differ only in it are the same run")
+    if single and _departs_from_reinforce(parts.algo):
+        out.append(
+            "updates_per_rollout=1: the ratio is exactly 1, so algo.ratio and algo.surrogate act as the plain policy gradient; "
+            "arms that differ only in them are the same run"
+        )
     if single and parts.divergence.reads != "nothing" and parts.divergence.anchor == "old":
         out.append("updates_per_rollout=1 with divergence.anchor=old: the policy is its own anchor, the divergence is zero with zero gradient")
     if parts.divergence.reads != "nothing" and parts.divergence.beta == 0:
@@ -61,6 +61,18 @@ def notes(parts: Parts, config: Mapping[str, Any]) -> list[str]:
     if config["rollout"].get("top_p", 1.0) < 1:
         out.append(f"rollout.top_p={config['rollout']['top_p']}: completions come from a cut distribution, ratios and divergences are of the whole one")
     return out
+
+
+def _departs_from_reinforce(algo: Algorithm) -> bool:
+    # Asked of the row itself, at two completions of two tokens that have moved away from the old policy.
+    old, mask, advantages = torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool), torch.tensor([1.0, -1.0])
+    live = torch.tensor([[2.0, 0.1], [0.1, -2.0]]).requires_grad_()
+    log_ratio = algo.ratio(live, old, mask, advantages)
+    if torch.equal(log_ratio, algo.ratio(live, old - 1, mask, advantages)):
+        return False  # no old policy is read: supervised
+    spread = advantages[:, None].expand_as(log_ratio)
+    (gradient,) = torch.autograd.grad(algo.surrogate(log_ratio, spread).sum(), live)
+    return not torch.allclose(gradient, -spread * live.detach().exp())
 
 
 def _build(config: Mapping[str, Any], group: str) -> Any:

@@ -6,9 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrorpo.algo.advantage import GroupMean, GroupStandardised, Unit
+from mirrorpo.algo.advantage import GroupMean, GroupMeanBatchStd, GroupStandardised, LeaveOneOut, Unit
 
-ESTIMATORS = [GroupMean(), GroupStandardised(epsilon=1e-4, ddof=1), GroupStandardised(epsilon=0.1, ddof=0), Unit()]
+ESTIMATORS = [
+    GroupMean(),
+    GroupStandardised(epsilon=1e-4, ddof=1),
+    GroupStandardised(epsilon=0.1, ddof=0),
+    LeaveOneOut(),
+    GroupMeanBatchStd(epsilon=1e-4, ddof=1),
+    Unit(),
+]
 NAN = float("nan")
 
 generated = settings(max_examples=80, deadline=None, derandomize=True, database=None)
@@ -60,7 +67,7 @@ def test_with_unit_group_std_standardised_is_group_mean():
     assert torch.equal(GroupStandardised(epsilon=0.0, ddof=0)(rewards, group), GroupMean()(rewards, group))
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS[:3])
+@pytest.mark.parametrize("estimator", ESTIMATORS[:-1])
 def test_advantages_sum_to_zero_over_a_group(estimator):
     rewards = torch.rand(12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     group = torch.tensor([9, 4, 9, 4, 4, 4, 9, 1, 1, 9, 1, 4])
@@ -69,7 +76,10 @@ def test_advantages_sum_to_zero_over_a_group(estimator):
         assert abs(float(ours[group == name].sum())) < 1e-12
 
 
-@pytest.mark.parametrize("estimator", [GroupMean(), GroupStandardised(epsilon=1e-4, ddof=1), GroupStandardised(epsilon=0.0, ddof=0)])
+@pytest.mark.parametrize(
+    "estimator",
+    [GroupMean(), GroupStandardised(epsilon=1e-4, ddof=1), GroupStandardised(epsilon=0.0, ddof=0), LeaveOneOut(), GroupMeanBatchStd(epsilon=0.0, ddof=0)],
+)
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1 / 3, -0.15])
 def test_equal_rewards_give_exactly_zero_at_any_group_size(estimator, reward):
     for size in range(1, 17):
@@ -77,7 +87,7 @@ def test_equal_rewards_give_exactly_zero_at_any_group_size(estimator, reward):
         assert torch.equal(ours, torch.zeros(size)), size
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS[:3])
+@pytest.mark.parametrize("estimator", ESTIMATORS[:-1])
 def test_a_completion_without_a_verdict_gets_zero_and_is_as_if_absent_for_its_peers(estimator):
     rewards = torch.tensor([1.0, NAN, 0.0, 0.3, NAN], dtype=torch.float64)
     group = torch.tensor([2, 2, 2, 2, 5])
@@ -103,3 +113,34 @@ def test_advantages_are_constants(estimator):
 
 def test_unit_is_one_also_without_a_verdict():
     assert torch.equal(Unit()(torch.tensor([0.0, NAN, 3.0]), torch.tensor([0, 0, 1])), torch.ones(3))
+
+
+@generated
+@given(steps)
+def test_leave_one_out_equals_the_oracle(rows):
+    rewards, group = tensors(rows)
+    expected = oracles.leave_one_out_advantages(rewards.tolist(), group.tolist())
+    torch.testing.assert_close(LeaveOneOut()(rewards, group), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+
+
+@generated
+@given(steps, st.sampled_from([1e-4, 0.5]), st.sampled_from([0, 1]))
+def test_group_mean_batch_std_equals_the_oracle(rows, epsilon, ddof):
+    rewards, group = tensors(rows)
+    if bool(rewards.isnan().all()):
+        return
+    expected = oracles.group_mean_batch_std_advantages(rewards.tolist(), group.tolist(), epsilon, ddof)
+    ours = GroupMeanBatchStd(epsilon=epsilon, ddof=ddof)(rewards, group)
+    torch.testing.assert_close(ours, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+
+
+def test_leave_one_out_is_the_group_mean_on_another_scale():
+    rewards, group = torch.tensor([1.0, 0.0, 0.0, 0.5]), torch.zeros(4, dtype=torch.long)
+    torch.testing.assert_close(LeaveOneOut()(rewards, group), GroupMean()(rewards, group) * 4 / 3)
+
+
+def test_batch_scaling_keeps_a_hard_and_an_easy_prompt_at_their_own_size_and_group_scaling_does_not():
+    rewards, group = torch.tensor([1.0, 0.0, 0.1, 0.0]), torch.tensor([0, 0, 1, 1])
+    batch, within = (estimator(rewards, group) for estimator in (GroupMeanBatchStd(epsilon=0.0, ddof=0), GroupStandardised(epsilon=0.0, ddof=0)))
+    torch.testing.assert_close(batch[0] / batch[2], torch.tensor(10.0))
+    torch.testing.assert_close(within[0] / within[2], torch.tensor(1.0))

@@ -4,12 +4,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrorpo.algo.aggregate import FixedLength, SequenceMean, TokenMean
+from mirrorpo.algo.aggregate import FixedLength, SequenceMean, SequenceSum, TokenMean
 
 NAN, INF = float("nan"), float("inf")
 ORACLES = [
     (TokenMean(), oracles.token_mean),
     (SequenceMean(), oracles.sequence_mean),
+    (SequenceSum(), oracles.sequence_sum),
     (FixedLength(length=7), lambda table, mask: oracles.fixed_length(table, mask, 7)),
 ]
 AGGREGATIONS = [aggregation for aggregation, _ in ORACLES]

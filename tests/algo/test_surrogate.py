@@ -6,10 +6,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrorpo.algo.surrogate import Clipped, NegativeLogLikelihood
+from mirrorpo.algo.surrogate import Clipped, ClippedWeight, NegativeLogLikelihood, SoftGate, Unclipped
 
 generated = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 bounds = st.sampled_from([(0.2, 0.2), (0.2, 0.28), (0.0, 0.01), (0.9, 5.0), (3e-4, 4e-4)])
+
+
+SURROGATES = [
+    Clipped(low=0.2, high=0.28),
+    Unclipped(),
+    ClippedWeight(low=0.2, high=0.28),
+    ClippedWeight(low=1.0, high=5.0),
+    SoftGate(tau_positive=1.0, tau_negative=1.05),
+    NegativeLogLikelihood(),
+]
 
 
 def grid(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,7 +82,8 @@ def test_at_ratio_one_the_gradient_is_reinforces():
         assert torch.equal(gradient(surrogate, torch.zeros(1, 3, dtype=torch.float64), advantage), -advantage)
 
 
-@pytest.mark.parametrize("surrogate", [Clipped(low=0.2, high=0.28), NegativeLogLikelihood()])
+# A weight without gradient is by design not the derivative of its value.
+@pytest.mark.parametrize("surrogate", [surrogate for surrogate in SURROGATES if not isinstance(surrogate, ClippedWeight)])
 def test_gradcheck(surrogate):
     log_ratio, advantage = grid()
     ordinary = log_ratio.exp() < 10
@@ -80,7 +91,7 @@ def test_gradcheck(surrogate):
     assert torch.autograd.gradcheck(lambda x: surrogate(x, advantage[ordinary][None]), leaf)
 
 
-@pytest.mark.parametrize("surrogate", [Clipped(low=0.2, high=0.28), NegativeLogLikelihood()])
+@pytest.mark.parametrize("surrogate", SURROGATES)
 @pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
 @pytest.mark.parametrize("log_ratio", [-1e4, -200.0, 89.0, 200.0, 1e4])
 def test_value_and_gradient_are_finite_at_any_log_ratio(surrogate, advantage, log_ratio):
@@ -110,3 +121,35 @@ def test_negative_log_likelihood_equals_the_oracle(logprob, advantage):
 def test_negative_log_likelihood_clips_no_token():
     log_ratio, advantage = grid()
     assert not bool(NegativeLogLikelihood().clipped(log_ratio, advantage).any())
+
+
+def test_a_clipped_weight_never_loses_a_gradient_and_stops_growing():
+    log_ratio, advantage = grid()
+    ours = gradient(ClippedWeight(low=0.2, high=0.28), log_ratio, advantage)
+    torch.testing.assert_close(ours, -log_ratio.exp().clamp(0.8, 1.28) * advantage)
+
+
+def test_a_soft_gate_has_the_unclipped_gradient_at_ratio_one_and_less_on_both_sides():
+    log_ratio, advantage = grid()
+    soft, plain = (gradient(surrogate, log_ratio, advantage).abs() for surrogate in (SoftGate(tau_positive=1.0, tau_negative=1.05), Unclipped()))
+    at_one = (log_ratio == 0) & (advantage != 0)
+    torch.testing.assert_close(soft[at_one], plain[at_one])
+    assert bool((soft < plain)[~at_one & (advantage != 0)].all())
+
+
+def test_a_soft_gate_by_hand():
+    # 4 sigmoid(1) = 2.924, for A = 1 at r = 2; (4 / 1.05) sigmoid(-0.525) = 1.4159, for A = -1 at r = 0.5.
+    ours = SoftGate(tau_positive=1.0, tau_negative=1.05)(torch.tensor([[2.0, 0.5]]).log(), torch.tensor([[1.0, -1.0]]))
+    torch.testing.assert_close(ours, torch.tensor([[-2.9242, 1.4159]]), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.1, 0.2), (1.1, 0.2), (0.2, 0.0)])
+def test_impossible_bounds_of_a_clipped_weight_are_refused(low, high):
+    with pytest.raises(ValueError, match=rf"algo.surrogate.low={low}, high={high}"):
+        ClippedWeight(low=low, high=high)
+
+
+@pytest.mark.parametrize(("positive", "negative"), [(0.0, 1.0), (1.0, -1.0)])
+def test_impossible_temperatures_of_a_gate_are_refused(positive, negative):
+    with pytest.raises(ValueError, match=rf"tau_positive={positive}, tau_negative={negative}"):
+        SoftGate(tau_positive=positive, tau_negative=negative)

@@ -54,7 +54,7 @@ def test_the_weighted_loss_and_gradient_are_the_unweighted_ones_to_the_bit_in_ei
     divergence = K3(beta=0.3, anchor="reference")
     penalty = divergence(leaf, rollout.anchor_logprobs, rollout.old_logprobs)
 
-    log_ratio = ALGO.ratio(leaf, rollout.old_logprobs, rollout.mask)
+    log_ratio = ALGO.ratio(leaf, rollout.old_logprobs, rollout.mask, torch.ones(len(rollout)))
     unweighted = ALGO.aggregate(ALGO.surrogate(log_ratio, advantages[:, None].expand(3, 3)) + 0.3 * penalty, rollout.mask)
     (expected,) = torch.autograd.grad(unweighted, leaf, retain_graph=True)
 

@@ -65,6 +65,60 @@ class GroupStandardised:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LeaveOneOut:
+    """Reward minus the mean reward of the group's other completions.
+
+        A_i = R_i - mean_{j != i} R_j = n / (n - 1) (R_i - mean_j R_j)
+
+    Value: sums to zero over a group; the baseline does not depend on y_i, so the policy gradient is
+    unbiased. NaN rewards get 0 and do not enter the mean; a group of one gets 0. Gradient: none.
+
+    Example:
+        >>> LeaveOneOut()(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([3, 3, 3]))
+        tensor([ 1.0000, -0.5000, -0.5000])
+
+    References:
+        Ahmadian et al. 2024 (RLOO), section 3, https://arxiv.org/abs/2402.14740
+    """
+
+    def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion:
+        size = group_size(rewards, group)
+        return GroupMean()(rewards, group) * size / (size - 1).clamp(min=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupMeanBatchStd:
+    """Reward centred within its group, then scaled by the standard deviation over the batch.
+
+        A_i = (R_i - mean_group R) / (std_batch(R - mean_group R) + epsilon)
+
+    Value: unlike within-group scaling it keeps hard and easy prompts at their own size. NaN rewards get
+    0 and enter neither mean nor std; a batch of equal groups gets 0. Gradient: none.
+
+    Attributes:
+        epsilon: added to the standard deviation, outside the root.
+        ddof: 1 divides the squared deviations by n - 1, 0 by n.
+
+    Example:
+        >>> GroupMeanBatchStd(epsilon=0.0, ddof=0)(torch.tensor([1.0, 0.0, 5.0, 5.0]), torch.tensor([0, 0, 1, 1]))
+        tensor([ 1.4142, -1.4142,  0.0000,  0.0000])
+
+    References:
+        Hu et al. 2025 (REINFORCE++, the baseline variant), https://arxiv.org/abs/2501.03262
+    """
+
+    epsilon: float
+    ddof: int
+
+    def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion:
+        centred = GroupMean()(rewards, group)
+        known = centred[~rewards.isnan()].double()
+        variance = (known - known.mean()).square().sum() / max(known.numel() - self.ddof, 1)
+        scaled = centred / (variance.sqrt().to(centred.dtype) + self.epsilon)
+        return torch.where(scaled.isfinite(), scaled, torch.zeros_like(scaled))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
     """Advantage one for every completion: imitation of demonstrations.
 

@@ -68,6 +68,33 @@ class SequenceMean:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SequenceSum:
+    """Mean over completions of each completion's sum over its trained tokens.
+
+        L = (1/B) sum_{i,t} m_it l_it
+
+    B counts the completions that have a trained token. Gradient: that of the log-probability of the
+    whole completion; every token weighs the same, and long completions weigh more.
+
+    Example:
+        >>> mask = torch.tensor([[True, False], [True, True]])
+        >>> SequenceSum()(torch.tensor([[6.0, 9.0], [1.0, 2.0]]), mask)
+        tensor(4.5000)
+
+    References:
+        Ahmadian et al. 2024 (RLOO), section 3, https://arxiv.org/abs/2402.14740
+    """
+
+    def denominator(self, mask: TokenMask) -> Scalar:
+        """Completions with a trained token, at least 1."""
+        return mask.any(dim=1).sum().clamp(min=1).to(torch.float32)
+
+    def __call__(self, per_token: PerToken, mask: TokenMask, denominator: Scalar | None = None) -> Scalar:
+        total = masked_sum(per_token, mask)
+        return total / (self.denominator(mask) if denominator is None else denominator)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FixedLength:
     """Sum over trained tokens divided by a constant number of tokens per completion.
 

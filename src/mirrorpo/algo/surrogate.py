@@ -74,6 +74,116 @@ class Clipped:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Unclipped:
+    """The importance-weighted policy gradient, without a trust region.
+
+        loss_t = -r_t A_t
+
+    Value: minus the advantage at r_t = 1. Gradient: -A_t r_t grad log pi_theta(y_t), nowhere cut off.
+
+    Example:
+        >>> Unclipped()(torch.zeros(1, 1), torch.tensor([[2.0]]))
+        tensor([[-2.]])
+
+    References:
+        Williams 1992 (REINFORCE), https://doi.org/10.1007/BF00992696
+    """
+
+    def __call__(self, log_ratio: PerToken, advantage: PerToken) -> PerToken:
+        return -importance(log_ratio) * advantage
+
+    def clipped(self, log_ratio: PerToken, advantage: PerToken) -> TokenMask:
+        """No token."""
+        return torch.zeros_like(advantage, dtype=torch.bool)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClippedWeight:
+    """The policy gradient weighted by a clipped ratio that carries no gradient.
+
+        loss_t = -sg( clip(r_t, 1 - low, 1 + high) ) A_t log r_t
+
+    with sg the stop-gradient.
+
+    Value: zero at r_t = 1. Gradient: -clip(r_t, 1 - low, 1 + high) A_t grad log pi_theta(y_t): no token
+    ever loses its gradient, far ones only stop growing.
+
+    Attributes:
+        low: the weight is not below 1 - low, in [0, 1]; 1 leaves the lower side open.
+        high: nor above 1 + high, > 0.
+
+    Example:
+        >>> log_ratio = torch.tensor([[9.0, 1.5]]).log().requires_grad_()
+        >>> loss = ClippedWeight(low=1.0, high=4.0)(log_ratio, torch.ones(1, 2))
+        >>> torch.autograd.grad(loss.sum(), log_ratio)[0]
+        tensor([[-5.0000, -1.5000]])
+
+    References:
+        MiniMax 2025 (CISPO), https://arxiv.org/abs/2506.13585
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.low <= 1 and self.high > 0):
+            raise ValueError(f"algo.surrogate.low={self.low}, high={self.high}: need 0 <= low <= 1 and high > 0")
+
+    def __call__(self, log_ratio: PerToken, advantage: PerToken) -> PerToken:
+        weight = importance(log_ratio.detach()).clamp(1 - self.low, 1 + self.high)
+        return -weight * advantage * log_ratio
+
+    def clipped(self, log_ratio: PerToken, advantage: PerToken) -> TokenMask:
+        """Tokens whose weight is 0: an open lower side and a ratio that underflows."""
+        weight = importance(log_ratio.detach()).clamp(1 - self.low, 1 + self.high)
+        return (weight == 0) & (advantage != 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoftGate:
+    """A sigmoid gate on the ratio in place of a clip.
+
+        loss_t = -(4 / tau) sigmoid( tau (r_t - 1) ) A_t,   tau = tau_positive where A_t > 0, else tau_negative
+
+    Value: -(2 / tau) A_t at r_t = 1. Gradient: -4 s (1 - s) r_t A_t grad log pi_theta(y_t) with s the
+    sigmoid: the REINFORCE gradient at r_t = 1, fading smoothly on both sides.
+
+    Attributes:
+        tau_positive: steepness for tokens that are pushed up, > 0.
+        tau_negative: steepness for tokens that are pushed down, > 0.
+
+    Example:
+        >>> log_ratio = torch.zeros(1, 1, requires_grad=True)
+        >>> loss = SoftGate(tau_positive=1.0, tau_negative=1.05)(log_ratio, torch.ones(1, 1))
+        >>> torch.autograd.grad(loss.sum(), log_ratio)[0]
+        tensor([[-1.]])
+
+    References:
+        Gao et al. 2025 (SAPO), https://arxiv.org/abs/2511.20347
+    """
+
+    tau_positive: float
+    tau_negative: float
+
+    def __post_init__(self) -> None:
+        if self.tau_positive <= 0 or self.tau_negative <= 0:
+            raise ValueError(f"algo.surrogate.tau_positive={self.tau_positive}, tau_negative={self.tau_negative}: give positive numbers")
+
+    def __call__(self, log_ratio: PerToken, advantage: PerToken) -> PerToken:
+        tau = self._tau(advantage)
+        return -(4 / tau) * torch.sigmoid(tau * (importance(log_ratio) - 1)) * advantage
+
+    def clipped(self, log_ratio: PerToken, advantage: PerToken) -> TokenMask:
+        """Tokens whose gate is shut to the last digit."""
+        tau = self._tau(advantage)
+        gate = torch.sigmoid(tau * (importance(log_ratio.detach()) - 1))
+        return (gate * (1 - gate) == 0) & (advantage != 0)
+
+    def _tau(self, advantage: PerToken) -> PerToken:
+        return torch.where(advantage > 0, torch.full_like(advantage, self.tau_positive), torch.full_like(advantage, self.tau_negative))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NegativeLogLikelihood:
     """The log-likelihood of demonstrations, as a loss.
 

@@ -97,11 +97,15 @@ class AdvantageEstimator(Protocol):
 class Ratio(Protocol):
     """The log of the importance ratio, per token, with gradient; zero where the mask is False.
 
+    A ratio over the whole sequence carries its value on every token, and each token's own gradient, so
+    that token weights act on it too. The advantages are read only by ratios that are cut on the side
+    the advantage pushes to.
+
     Logs are passed because every surrogate is finite in them: an exponent of a log-probability
     underflows where its log does not.
     """
 
-    def __call__(self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask) -> PerToken: ...
+    def __call__(self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion) -> PerToken: ...
 
 
 @runtime_checkable
