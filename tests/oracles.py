@@ -217,6 +217,19 @@ def probl2_exact(log_ps, log_qs, factor):
     return sum(factor * (exp(log_p) - exp(log_q)) ** 2 for log_p, log_q in zip(log_ps, log_qs, strict=True))
 
 
+def kl_term(log_p, log_q):
+    return exp(log_p) * (log_p - log_q) - exp(log_p) + exp(log_q)
+
+
+def itakura_saito(p, q):
+    return p / q - log(p / q) - 1
+
+
+def tsallis(p, q, order):
+    # Written out from the potential (p^order - p) / (order - 1): its linear part cancels.
+    return (p**order - q**order - order * q ** (order - 1) * (p - q)) / (order - 1)
+
+
 def bregman(f, df, p, q):
     return f(p) - f(q) - df(q) * (p - q)
 
@@ -299,16 +312,25 @@ ALGORITHMS = {
     ),
 }
 
-# name -> divergence at one position, from both log-probabilities over the vocabulary and the sampled token
+# name -> divergence at one position, from both log-probabilities over the vocabulary, the sampled token and its old log-probability
 DIVERGENCES = {
-    "none": lambda log_p, log_q, token: 0.0,
-    "kl": lambda log_p, log_q, token: k3(log_p[token], log_q[token]),
-    "kl_k1": lambda log_p, log_q, token: k1(log_p[token], log_q[token]),
-    "kl_k2": lambda log_p, log_q, token: k2(log_p[token], log_q[token]),
-    "kl_k3": lambda log_p, log_q, token: k3(log_p[token], log_q[token]),
-    "kl_exact": lambda log_p, log_q, token: reverse_kl(log_p, log_q),
-    "probl2": lambda log_p, log_q, token: probl2_sampled(log_p[token], log_q[token], factor=1.0),
-    "probl2_exact": lambda log_p, log_q, token: probl2_exact(log_p, log_q, factor=1.0),
+    "none": lambda log_p, log_q, token, log_old: 0.0,
+    "kl": lambda log_p, log_q, token, log_old: k3(log_p[token], log_q[token]),
+    "kl_k1": lambda log_p, log_q, token, log_old: k1(log_p[token], log_q[token]),
+    "kl_k2": lambda log_p, log_q, token, log_old: k2(log_p[token], log_q[token]),
+    "kl_k3": lambda log_p, log_q, token, log_old: k3(log_p[token], log_q[token]),
+    "kl_exact": lambda log_p, log_q, token, log_old: reverse_kl(log_p, log_q),
+    "kl_forward_exact": lambda log_p, log_q, token, log_old: forward_kl(log_p, log_q),
+    "log_l2": lambda log_p, log_q, token, log_old: (log_p[token] - log_q[token]) ** 2,
+    "itakura_saito": lambda log_p, log_q, token, log_old: itakura_saito(exp(log_p[token]), exp(log_q[token])),
+    "itakura_saito_exact": lambda log_p, log_q, token, log_old: sum(itakura_saito(exp(a), exp(b)) for a, b in zip(log_p, log_q, strict=True)),
+    "tsallis": lambda log_p, log_q, token, log_old: tsallis(exp(log_p[token]), exp(log_q[token]), 0.5),
+    "tsallis_exact": lambda log_p, log_q, token, log_old: sum(tsallis(exp(a), exp(b), 0.5) for a, b in zip(log_p, log_q, strict=True)),
+    "chi2_exact": lambda log_p, log_q, token, log_old: sum((exp(a) - exp(b)) ** 2 / exp(b) for a, b in zip(log_p, log_q, strict=True)),
+    "probl2": lambda log_p, log_q, token, log_old: probl2_sampled(log_p[token], log_q[token], factor=1.0),
+    "probl2_exact": lambda log_p, log_q, token, log_old: probl2_exact(log_p, log_q, factor=1.0),
+    "kl_corrected": lambda log_p, log_q, token, log_old: kl_term(log_p[token], log_q[token]) / exp(log_old),
+    "probl2_corrected": lambda log_p, log_q, token, log_old: probl2_sampled(log_p[token], log_q[token], factor=1.0) / exp(log_old),
 }
 
 

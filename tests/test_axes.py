@@ -73,6 +73,15 @@ def exact_bregman(divergence: Any, log_p: Tensor, log_q: Tensor) -> tuple[Tensor
     return total, total
 
 
+def bregman_in_its_direction(divergence: Any, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    return exact_bregman(divergence, log_p, log_q) if divergence.direction == "reverse" else exact_bregman(divergence, log_q, log_p)
+
+
+def chi_square(divergence: Any, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    total = sum((p - q) ** 2 / q for p, q in zip(log_p.exp(), log_q.exp(), strict=True))
+    return total, total
+
+
 def sampled_bregman(divergence: Any, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     phi, p, q = divergence.potential, log_p.exp(), log_q.exp()
     value = torch.stack([p_v * oracles.bregman(phi.f, phi.df, p_v, q_v) for p_v, q_v in zip(p, q, strict=True)]).sum()
@@ -85,7 +94,10 @@ STATED = {
     "K1": lambda divergence, log_p, log_q: (oracles.reverse_kl(log_p, log_q), 0 * log_p.sum()),
     "K2": lambda divergence, log_p, log_q: ((log_p.exp() * (log_p - log_q) ** 2).sum() / 2, oracles.reverse_kl(log_p, log_q)),
     "K3": lambda divergence, log_p, log_q: (oracles.reverse_kl(log_p, log_q), oracles.forward_kl(log_p, log_q)),
-    "ExactBregman": exact_bregman,
+    "LogGap": lambda divergence, log_p, log_q: ((log_p.exp() * (log_p - log_q) ** 2).sum(), 2 * oracles.reverse_kl(log_p, log_q)),
+    "ExactBregman": bregman_in_its_direction,
+    "CorrectedBregman": exact_bregman,
+    "ChiSquare": chi_square,
     "SampledBregman": sampled_bregman,
 }
 SINGLE_TERMS_MAY_BE_NEGATIVE = {"K1"}

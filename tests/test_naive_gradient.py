@@ -198,7 +198,10 @@ def naive_gradient(world: World, algo: str, divergence: str, *, scope: str = "cr
             [value.detach() for value in live] if updates == 1 else [world.log_old[row][place, token] for place, token in enumerate(completion)]
         )
         table["divergences"].append(
-            [oracles.DIVERGENCES[divergence](list(world.log_p[row][place]), list(log_q[row][place]), token) for place, token in enumerate(completion)]
+            [
+                oracles.DIVERGENCES[divergence](list(world.log_p[row][place]), list(log_q[row][place]), token, table["old_logprobs"][-1][place])
+                for place, token in enumerate(completion)
+            ]
         )
         table["mask"].append([reward == reward and (row, place) != (3, 2) for place in range(len(completion))])
         table["weights"].append(world.weights[row].tolist()[: len(completion)])

@@ -6,10 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrorpo.divergence.bregman import ExactBregman, SampledBregman, integrand
-from mirrorpo.divergence.potentials import NegativeEntropy, Square
+from mirrorpo.divergence.bregman import CorrectedBregman, ExactBregman, SampledBregman, integrand
+from mirrorpo.divergence.kl import k3
+from mirrorpo.divergence.potentials import ItakuraSaito, NegativeEntropy, Square, Tsallis
 
-POTENTIALS = [NegativeEntropy(), Square(factor=1.0), Square(factor=0.5)]
+POTENTIALS = [NegativeEntropy(), Square(factor=1.0), Square(factor=0.5), ItakuraSaito(), Tsallis(q=0.5), Tsallis(q=1.5)]
 
 generated = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 logits = st.lists(st.floats(-30, 30), min_size=5, max_size=5)
@@ -20,7 +21,7 @@ def logprobs(drawn: list[float]) -> torch.Tensor:
 
 
 def exact(potential) -> ExactBregman:
-    return ExactBregman(potential=potential, beta=1.0, anchor="reference")
+    return ExactBregman(potential=potential, beta=1.0, anchor="reference", direction="reverse")
 
 
 def sampled(potential) -> SampledBregman:
@@ -73,8 +74,8 @@ def test_probl2_by_hand():
 def test_the_integrand_is_finite_and_not_negative(potential, log_p, log_q):
     for dtype in (torch.float32, torch.float64):
         value = integrand(potential, torch.tensor(log_p, dtype=dtype), torch.tensor(log_q, dtype=dtype))
-        assert value.dtype == dtype
-        assert bool(value.isfinite())
+        assert value.dtype == torch.float64
+        assert bool(value.to(dtype).isfinite())
         assert float(value) >= 0
 
 
@@ -132,3 +133,36 @@ def test_an_anchor_that_gives_almost_nothing_costs_its_log_gap_and_no_more_than_
     # p log(p/q) - p + q over both tokens: 500 - 1 + 0 and 0 - 0 + 1.
     torch.testing.assert_close(exact(NegativeEntropy())(log_p, log_q, log_p), torch.tensor([500.0]), rtol=1e-6, atol=0)
     assert math.isclose(float(exact(NegativeEntropy())(log_p, log_q * 20, log_p)), 690.0, rel_tol=1e-6)
+
+
+def test_the_corrected_term_is_unbiased_for_tokens_of_another_policy_in_value_and_gradient():
+    draw = torch.Generator().manual_seed(0)
+    logits, log_q, log_old = (torch.randn(5, dtype=torch.float64, generator=draw) for _ in range(3))
+    log_q, log_old = log_q.log_softmax(-1), log_old.log_softmax(-1)
+    logits.requires_grad_()
+    for potential in (NegativeEntropy(), Square(factor=1.0)):
+        log_p = logits.log_softmax(-1)
+        terms = CorrectedBregman(potential=potential, beta=1.0, anchor="reference")(log_p, log_q, log_old)
+        expected = (log_old.exp() * terms).sum()
+        exact = ExactBregman(potential=potential, beta=1.0, anchor="reference", direction="reverse")(log_p, log_q, log_old)
+        torch.testing.assert_close(expected, exact, rtol=1e-9, atol=1e-12)
+        ours, its = (torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (expected, exact))
+        torch.testing.assert_close(ours, its, rtol=1e-9, atol=1e-12)
+
+
+def test_the_corrected_kl_is_k3_times_the_ratio():
+    log_p, log_q, log_old = torch.tensor([[-1.0]]), torch.tensor([[-1.7]]), torch.tensor([[-1.3]])
+    ours = CorrectedBregman(potential=NegativeEntropy(), beta=1.0, anchor="reference")(log_p, log_q, log_old)
+    torch.testing.assert_close(ours, k3(log_p, log_q) * (log_p - log_old).exp(), rtol=1e-5, atol=0)
+
+
+def test_forward_puts_the_anchor_first():
+    log_p, log_q = torch.tensor([[0.2, 0.8]]).log(), torch.tensor([[0.5, 0.5]]).log()
+    forward = ExactBregman(potential=NegativeEntropy(), beta=1.0, anchor="reference", direction="forward")
+    torch.testing.assert_close(forward(log_p, log_q, log_p), exact(NegativeEntropy())(log_q, log_p, log_p))
+
+
+def test_tsallis_of_order_two_is_probl2_and_near_one_it_is_kl():
+    log_p, log_q = torch.tensor([[0.2, 0.8]], dtype=torch.float64).log(), torch.tensor([[0.5, 0.5]], dtype=torch.float64).log()
+    for potential, limit, rtol in [(Tsallis(q=2.0), Square(factor=1.0), 1e-9), (Tsallis(q=1 + 1e-6), NegativeEntropy(), 1e-5)]:
+        torch.testing.assert_close(exact(potential)(log_p, log_q, log_p), exact(limit)(log_p, log_q, log_p), rtol=rtol, atol=1e-12)

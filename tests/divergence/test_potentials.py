@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from mirrorpo.divergence.potentials import NegativeEntropy, Square
+from mirrorpo.divergence.potentials import ItakuraSaito, NegativeEntropy, Square, Tsallis
 
-POTENTIALS = [NegativeEntropy(), Square(factor=1.0), Square(factor=0.5), Square(factor=3.0)]
+POTENTIALS = [NegativeEntropy(), Square(factor=1.0), Square(factor=0.5), Square(factor=3.0), ItakuraSaito(), Tsallis(q=0.5), Tsallis(q=0.9)]
 
 
 def probabilities() -> torch.Tensor:
@@ -53,3 +53,9 @@ def test_half_a_square_has_the_identity_as_mirror_map():
 def test_a_factor_that_is_not_convex_is_refused_by_name(factor):
     with pytest.raises(ValueError, match=r"divergence\.potential\.factor"):
         Square(factor=factor)
+
+
+@pytest.mark.parametrize("q", [0.0, 1.0, -2.0])
+def test_an_order_that_is_no_convex_potential_is_refused(q):
+    with pytest.raises(ValueError, match=rf"divergence.potential.q={q}"):
+        Tsallis(q=q)

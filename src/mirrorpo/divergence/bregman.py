@@ -3,31 +3,29 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from mirrorpo.divergence.potentials import Potential
 
-# exp(-690) is about 1e-300, still a normal number in float64; below it logarithms would be infinite.
-LOG_FLOOR = -690.0
-
 
 def integrand(potential: Potential, log_p: Tensor, log_q: Tensor) -> Tensor:
-    """One term of the divergence for each probability.
+    """One term of the divergence D(p, q) for each probability, in float64.
 
         d(p, q) = f(p) - f(q) - f'(q) (p - q)
 
-    Computed in float64, since its three terms cancel where p is near q, and returned in the input's
-    dtype. Value: >= 0 (rounding below zero is cut off). Gradient with respect to p: f'(p) - f'(q).
+    float64, since the three terms cancel where p is near q. Value: >= 0 (rounding below zero is cut
+    off). Gradient: f'(p) - f'(q) with respect to p, f''(q) (q - p) with respect to q.
 
     Example:
         >>> import torch
         >>> from mirrorpo.divergence.potentials import Square
-        >>> integrand(Square(factor=1.0), torch.tensor(0.5).log(), torch.tensor(0.25).log())
+        >>> integrand(Square(factor=1.0), torch.tensor(0.5).log(), torch.tensor(0.25).log()).float()
         tensor(0.0625)
     """
-    p = log_p.double().clamp(min=LOG_FLOOR).exp()
-    q = log_q.detach().double().clamp(min=LOG_FLOOR).exp()
-    return (potential.f(p) - potential.f(q) - potential.df(q) * (p - q)).clamp(min=0).to(log_p.dtype)
+    p = log_p.double().clamp(min=potential.log_floor).exp()
+    q = log_q.double().clamp(min=potential.log_floor).exp()
+    return (potential.f(p) - potential.f(q) - potential.df(q) * (p - q)).clamp(min=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +34,9 @@ class ExactBregman:
 
         D_t = sum_v f(p_v) - f(q_v) - f'(q_v)(p_v - q_v),   p = pi_theta(.|s_t), q = anchor(.|s_t)
 
+    With direction "forward" the anchor stands first: D(q, p). For negative entropy, "reverse" is
+    KL(pi_theta, anchor) and "forward" KL(anchor, pi_theta).
+
     Value: >= 0, and zero only at p = q. Gradient: that of D_t at the visited state s_t; how the
     policy's tokens lead to other states is not differentiated, as in every per-token penalty.
 
@@ -43,6 +44,7 @@ class ExactBregman:
         potential: f and f'.
         beta: coefficient in the loss.
         anchor: which policy q is.
+        direction: which of the two stands first.
 
     References:
         Yuan et al. 2026 (GBMPO), the objective's D_phi, https://arxiv.org/abs/2602.04380
@@ -53,9 +55,11 @@ class ExactBregman:
     potential: Potential
     beta: float
     anchor: Literal["reference", "old"]
+    direction: Literal["reverse", "forward"]
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
-        return integrand(self.potential, policy, anchor).sum(dim=-1)
+        first, second = (policy, anchor.detach()) if self.direction == "reverse" else (anchor.detach(), policy)
+        return integrand(self.potential, first, second).sum(dim=-1).to(policy.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,4 +89,37 @@ class SampledBregman:
     anchor: Literal["reference", "old"]
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
-        return integrand(self.potential, policy, anchor)
+        return integrand(self.potential, policy, anchor.detach()).to(policy.dtype)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorrectedBregman:
+    """One term of the Bregman divergence over the probability with which its token was drawn.
+
+        d_t / pi_old(y_t),   d_t = f(p) - f(q) - f'(q)(p - q),   p = pi_theta(y_t), q = anchor(y_t)
+
+    For negative entropy this is k3 times the importance ratio, TRL's bias-corrected KL.
+
+    Value: >= 0; for y_t drawn from pi_old its expectation is the divergence sum_v d_v, on- and
+    off-policy. Its variance grows with 1 / pi_old. Gradient: pathwise, and its expectation is the
+    divergence's gradient, on- and off-policy: pi_old does not depend on theta.
+
+    Attributes:
+        potential: f and f'.
+        beta: coefficient in the loss.
+        anchor: which policy q is.
+
+    References:
+        Importance sampling; for KL, the reverse KL of Schulman 2020 times the ratio, http://joschu.net/blog/kl-approx.html
+    """
+
+    reads: ClassVar[Literal["nothing", "sampled", "vocabulary"]] = "sampled"
+
+    potential: Potential
+    beta: float
+    anchor: Literal["reference", "old"]
+
+    def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
+        # A token that was drawn has no smaller probability than this in float32 sampling.
+        drawn = old.detach().double().clamp(min=-80.0)
+        return (integrand(self.potential, policy, anchor.detach()) * torch.exp(-drawn)).to(policy.dtype)

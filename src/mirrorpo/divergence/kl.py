@@ -86,6 +86,36 @@ class K2:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LogGap:
+    """The squared log-ratio, an L2 distance of log-probabilities at the sampled token: 2 k2.
+
+        x^2
+
+    Value: >= 0. Gradient: -2 x grad log p, whose expectation on-policy is twice that of the reverse
+    KL(p, q).
+
+    Attributes:
+        beta: coefficient in the loss.
+        anchor: which policy q is.
+
+    Example:
+        >>> LogGap(beta=1.0, anchor="reference")(torch.tensor([-1.0]), torch.tensor([-1.5]), torch.tensor([-1.0]))
+        tensor([0.2500])
+
+    References:
+        The "L2" class of the public code of GBMPO, Yuan et al. 2026, https://arxiv.org/abs/2602.04380
+    """
+
+    reads: ClassVar[Literal["nothing", "sampled", "vocabulary"]] = "sampled"
+
+    beta: float
+    anchor: Literal["reference", "old"]
+
+    def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
+        return (policy - anchor.detach()).square()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class K3:
     """The low-variance estimator: the negative-entropy Bregman term over p.
 

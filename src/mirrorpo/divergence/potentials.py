@@ -4,14 +4,21 @@ Both take probabilities in (0, 1], in float64 when called by `bregman`.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
 
 @runtime_checkable
 class Potential(Protocol):
-    """A strictly convex function of one probability and its derivative."""
+    """A strictly convex function of one probability and its derivative.
+
+    Probabilities below exp(`log_floor`) count as that and get no gradient; it is where f' would leave
+    float64 (-690, about 1e-300) or, when f' is a power of 1/p, float32 (-80, about 2e-35).
+    """
+
+    @property
+    def log_floor(self) -> float: ...
 
     def f(self, p: Tensor) -> Tensor: ...
 
@@ -31,11 +38,70 @@ class NegativeEntropy:
         Beck and Teboulle 2003, Mirror descent and nonlinear projected subgradient methods, section 5
     """
 
+    log_floor: ClassVar[float] = -690.0
+
     def f(self, p: Tensor) -> Tensor:
         return p * p.log()
 
     def df(self, p: Tensor) -> Tensor:
         return p.log() + 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItakuraSaito:
+    """f(p) = -log p (Burg entropy), whose Bregman divergence is sum_v p/q - log(p/q) - 1.
+
+    It depends on ratios only, so a token of no probability counts as much as a likely one.
+
+    Example:
+        >>> import torch
+        >>> ItakuraSaito().df(torch.tensor(0.5))
+        tensor(-2.)
+
+    References:
+        Banerjee et al. 2005, Clustering with Bregman divergences, table 1, https://www.jmlr.org/papers/v6/banerjee05b.html
+    """
+
+    log_floor: ClassVar[float] = -80.0
+
+    def f(self, p: Tensor) -> Tensor:
+        return -p.log()
+
+    def df(self, p: Tensor) -> Tensor:
+        return -1 / p
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tsallis:
+    """f(p) = (p^q - p) / (q - 1), negative Tsallis entropy of order q.
+
+    q -> 1 is negative entropy, q = 2 gives ProbL2; q < 1 weighs unlikely tokens more than KL does.
+
+    Attributes:
+        q: the order, > 0 and not 1.
+
+    Example:
+        >>> import torch
+        >>> Tsallis(q=2.0).df(torch.tensor(0.5))
+        tensor(0.)
+
+    References:
+        Tsallis 1988, Possible generalization of Boltzmann-Gibbs statistics, https://doi.org/10.1007/BF01016429
+    """
+
+    log_floor: ClassVar[float] = -80.0
+
+    q: float
+
+    def __post_init__(self) -> None:
+        if self.q <= 0 or self.q == 1:
+            raise ValueError(f"divergence.potential.q={self.q}: give a positive order other than 1, where it is NegativeEntropy")
+
+    def f(self, p: Tensor) -> Tensor:
+        return (p**self.q - p) / (self.q - 1)
+
+    def df(self, p: Tensor) -> Tensor:
+        return (self.q * p ** (self.q - 1) - 1) / (self.q - 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +119,8 @@ class Square:
     References:
         Yuan et al. 2026 (GBMPO, ProbL2), https://arxiv.org/abs/2602.04380
     """
+
+    log_floor: ClassVar[float] = -690.0
 
     factor: float
 

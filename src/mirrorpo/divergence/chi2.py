@@ -1,0 +1,43 @@
+"""Pearson's chi-square divergence, an f-divergence that no separable potential gives."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+# As in `bregman`: an anchor's probability below exp(-80) counts as that.
+LOG_FLOOR = -80.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChiSquare:
+    """Pearson's chi-square divergence, summed over the vocabulary.
+
+        D_t = sum_v (p_v - q_v)^2 / q_v,   p = pi_theta(.|s_t), q = anchor(.|s_t)
+
+    Value: >= 0; about 2 KL(p, q) where p is near q, and far above it where p has mass that q lacks.
+    Gradient: sum_v 2 (p_v / q_v - 1) grad p_v, that of D_t at the visited state.
+
+    Attributes:
+        beta: coefficient in the loss.
+        anchor: which policy q is.
+
+    Example:
+        >>> import torch
+        >>> p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
+        >>> ChiSquare(beta=1.0, anchor="reference")(p, q, p)
+        tensor([0.3333])
+
+    References:
+        Pearson 1900; as an f-divergence, Csiszar 1967
+    """
+
+    reads: ClassVar[Literal["nothing", "sampled", "vocabulary"]] = "vocabulary"
+
+    beta: float
+    anchor: Literal["reference", "old"]
+
+    def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
+        p = policy.double().exp()
+        q = anchor.detach().double().clamp(min=LOG_FLOOR).exp()
+        return ((p - q).square() / q).sum(dim=-1).to(policy.dtype)
