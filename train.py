@@ -32,6 +32,9 @@ def main(cfg: DictConfig) -> None:
             _train(cell, folder)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint")
+        sys.exit(130)
 
 
 def _train(cell: config.Cell, folder: RunFolder) -> None:

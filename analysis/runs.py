@@ -20,7 +20,10 @@ def load_runs(root: Path) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for path in sorted(root.rglob("manifest.json")):
-        manifest = json.loads(path.read_text())
+        try:
+            manifest = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
         provenance = {key: manifest.get(key) for key in ("state", "config_hash", "commit", "dirty", "error")}
         seed = manifest.get("config", {}).get("seed")
         rows.append({"path": str(path.parent), "cell": path.parent.parent.name, "seed": seed, **provenance, **manifest.get("choices", {})})
@@ -30,5 +33,11 @@ def load_runs(root: Path) -> pd.DataFrame:
 
 
 def load_metrics(run: Path) -> pd.DataFrame:
-    """A run's metrics, one row a step."""
+    """A run's metrics, one row a step.
+
+    Raises:
+        ValueError: if the run has none.
+    """
+    if not (run / "metrics.jsonl").exists():
+        raise ValueError(f"{run} has no metrics.jsonl: it evaluated and trained nothing")
     return pd.DataFrame(read_rows(run / "metrics.jsonl")).set_index("step")

@@ -61,8 +61,8 @@ def test_the_papers_command_trains_and_evaluates_on_real_questions(qwen_folder: 
         assert [row["step"] for row in rows(run / "metrics.jsonl")] == [0, 1, 2]
         answers = rows(run / "eval" / "step_000002.jsonl")
         assert len(answers) == 3 and all(row["uid"].startswith("gsm8k/train/") for row in answers)
-        # The default mirror really wrote an offline run under the id of the config.
-        assert list(run.rglob(f"run-{entry['config_hash']}.wandb"))
+        # The default mirror really wrote an offline run under the id that the config gives it.
+        assert list(run.rglob(f"run-{entry['wandb_id']}.wandb"))
 
 
 @needs_data

@@ -1,8 +1,10 @@
 """A multirun on this machine: a process a cell, every failure named, nothing done twice."""
 
+import subprocess
+import time
 from pathlib import Path
 
-from cli import SMALL, folders, manifest, succeeded, train
+from cli import SMALL, command, environment, folders, manifest, succeeded, train
 
 GRID = ("-m", "algo=grpo", "divergence=probl2,kl", "seed=0,1")
 TWO_STEPS = (*SMALL, "steps=2")
@@ -29,14 +31,28 @@ def test_a_grid_makes_a_folder_a_cell_and_typed_again_does_nothing_and_then_resu
 
 
 def test_cells_that_fail_do_not_stop_the_others_and_each_is_named_with_its_reason(tmp_path: Path) -> None:
-    # One cannot be composed, one cannot be built, one breaks in training.
-    result = train("-m", "algo=grpo,nope", *TWO_STEPS, "lr=0.0005,1e30", "max_grad_norm=0", f"out={tmp_path}", cwd=tmp_path)
+    # Four cannot be composed, two cannot be built, one breaks in training.
+    grid = ("algo=grpo,nope", "algo.rollout_rule.max_draws=1,2", "lr=0.0005,1e30", "max_grad_norm=0")
+    result = train("-m", *grid, *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path)
     assert result.returncode == 1
-    assert "3 of 4 cells failed" in result.stdout
+    assert "7 of 8 cells failed" in result.stdout
     assert "Could not find 'algo/nope'" in result.stdout
+    assert "max_draws=2 has no effect without dynamic_sampling" in result.stdout
     assert "NotFinite" in result.stdout and "error.txt" in result.stdout
     states = sorted(manifest(run)["state"] for run in folders(tmp_path))
     assert states == ["done", "failed"]
+
+
+def test_a_cell_that_another_process_holds_is_reported_in_its_own_words(tmp_path: Path) -> None:
+    busy = subprocess.Popen(command(*SMALL, "steps=60", f"out={tmp_path}"), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    try:
+        while busy.poll() is None and not any(tmp_path.rglob("metrics.jsonl")):
+            time.sleep(0.02)
+        result = train("-m", "seed=0", *SMALL, "steps=60", f"out={tmp_path}", cwd=tmp_path)
+        assert result.returncode == 1 and "is being run by another process" in result.stdout
+    finally:
+        busy.kill()
+        busy.wait()
 
 
 def test_a_sweep_file_is_found_from_anywhere_and_can_be_narrowed(tmp_path: Path) -> None:

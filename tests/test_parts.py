@@ -97,9 +97,9 @@ def test_supervised_fine_tuning_samples_nothing_and_has_no_divergence() -> None:
         ("rollout.rows_at_once=0", r"^rollout: rollout\.rows_at_once=0"),
         ("eval_rollout.top_p=0.0", r"^eval_rollout: .*top_p=0"),
         ("schedule.warmup=1.5", r"^schedule: .*warmup=1\.5"),
-        ("schedule.shape=wavy", r"^schedule: schedule\.shape=wavy: choose"),
+        ("schedule.shape=wavy", r"^schedule\.shape=wavy: choose"),
         ("dataset.max_value=9", r"^dataset: dataset\.max_value=9"),
-        ("reward.extraction=lenient", r"^reward: reward\.extraction='lenient'.*use strict or flexible$"),
+        ("reward.extraction=lenient", r"^reward\.extraction=lenient: choose one of strict, flexible$"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_group_and_knob(override: str, message: str) -> None:
@@ -111,11 +111,11 @@ def test_a_wrong_value_is_named_with_its_group_and_knob(override: str, message: 
     ("override", "message"),
     [
         ("logger.mode=sometimes", r"^logger\.mode=sometimes: choose one of auto, online, offline$"),
-        ("dataset.data_seed=many", r"^dataset\.data_seed='many': give a int$"),
-        ("dataset.max_steps=2.5", r"^dataset\.max_steps=2\.5: give a int$"),
-        ("dataset.data_seed=true", r"^dataset\.data_seed=True: give a int$"),
-        ("optimiser.weight_decay=false", r"^optimiser\.weight_decay=False: give a float$"),
-        ("logger.project=3", r"^logger\.project=3: give a str$"),
+        ("dataset.data_seed=many", r"^dataset\.data_seed='many': give a whole number$"),
+        ("dataset.max_steps=2.5", r"^dataset\.max_steps=2\.5: give a whole number$"),
+        ("dataset.data_seed=true", r"^dataset\.data_seed=True: give a whole number$"),
+        ("optimiser.weight_decay=false", r"^optimiser\.weight_decay=False: give a number$"),
+        ("logger.project=3", r"^logger\.project=3: give a text$"),
     ],
 )
 def test_a_value_that_the_dataclass_does_not_know_is_refused(override: str, message: str) -> None:

@@ -84,6 +84,31 @@ def test_a_done_run_with_half_its_checkpoints_gone_resumes_to_the_same_numbers(f
     assert manifest(run)["state"] == "done" and len(manifest(run)["launches"]) == 2
 
 
+def test_a_done_run_without_checkpoints_is_done(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    shutil.rmtree(folder(tmp_path / "copy") / "checkpoints")
+    succeeded(train(*SMALL, f"out={tmp_path / 'copy'}", cwd=tmp_path), said=["done already, nothing to do"])
+
+
+def test_a_run_whose_evaluations_are_gone_starts_over_and_keeps_the_old_rows_aside(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    run = folder(tmp_path / "copy")
+    shutil.rmtree(run / "eval")
+    before = (run / "metrics.jsonl").read_bytes()
+    result = train(*SMALL, f"out={tmp_path / 'copy'}", cwd=tmp_path)
+    succeeded(result)
+    assert "starting over" in result.stderr
+    assert (run / "metrics.jsonl").read_bytes() == before == (run / "metrics.before_restart.jsonl").read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_its_knob(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for more in ([], ["-m"]):
+        result = train(*more, *SMALL, f"out={tmp_path / 'file'}", cwd=tmp_path)
+        assert result.returncode == 1 and "set out= to a folder that can be written to" in result.stdout + result.stderr
+        assert "Traceback" not in result.stderr
+
+
 def test_zero_steps_evaluate_the_start_model_only(tmp_path: Path) -> None:
     succeeded(train(*SMALL, "steps=0", f"out={tmp_path}", cwd=tmp_path))
     (row,) = rows(folder(tmp_path) / "metrics.jsonl")
@@ -162,12 +187,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_batch_dumped(tmp_path:
         ("group_size=1", "use group_size=2 or more"),
         ("dataset.max_value=3", "dataset.max_value=3"),
         ("temperature=0", "temperature=0"),
+        ("lr=inf", "lr=inf"),
+        ("divergence.beta=-1", "divergence.beta=-1"),
+        ("algo.surrogate.low=abc", "algo.surrogate.low='abc': give a number"),
+        ("algo.advantage.ddof=5", "ddof=5"),
+        ("name=../up", "name='../up'"),
+        ("max_new_tokens=500 eval_questions=0", "the model has 512 positions"),
         ("divergence.anchor=nowhere", "divergence.anchor=nowhere"),
         ("sweep=nope", "sweep/nope"),
     ],
 )
 def test_a_bad_setting_is_refused_before_anything_runs(override: str, words: str, tmp_path: Path) -> None:
-    result = train(*SMALL, override, f"out={tmp_path}", cwd=tmp_path)
+    result = train(*SMALL, *override.split(), f"out={tmp_path}", cwd=tmp_path)
     assert result.returncode != 0 and words in result.stdout + result.stderr, result.stderr
     assert not any(tmp_path.rglob("metrics.jsonl"))
 

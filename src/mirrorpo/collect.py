@@ -35,11 +35,13 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rollout:
-    """A step's answers, where the walk over the prompts then stands, and how many rounds of sampling it took."""
+    """A step's answers, where the walk over the prompts then stands, and what was sampled, dropped groups included."""
 
     answers: Sequence[Answer]
     position: int
     draws: int
+    completions: int
+    tokens: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,12 +84,13 @@ class Collector:
             RuntimeError: if the verifier has no verdict on more than half of what was sampled.
         """
         answers: list[Answer] = []
-        draws = judged = unknown = 0
+        draws = judged = unknown = tokens = 0
         while draws < self.rule.max_draws:
             drawn = self._draw(model, step, draws, position)
             position += self.prompts_per_step
             draws += 1
             judged += len(drawn)
+            tokens += sum(len(answer.completion.ids) for answer in drawn)
             unknown += sum(math.isnan(answer.verdict.reward) for answer in drawn)
             answers += self._teaching(drawn)
             if _groups(answers) >= self.prompts_per_step or draws == self.rule.max_draws:
@@ -95,7 +98,7 @@ class Collector:
                 break
         if unknown * 2 > judged:
             raise RuntimeError(f"step {step}: the verifier gave no verdict on {unknown} of {judged} completions; it is broken or its time limit is too short")
-        return Rollout(answers=answers, position=position, draws=draws)
+        return Rollout(answers=answers, position=position, draws=draws, completions=judged, tokens=tokens)
 
     def _draw(self, model: GenerativeModel, step: int, draw: int, position: int) -> list[Answer]:
         taken = [self.prompts[index] for index in self.order.take(position, self.prompts_per_step)]

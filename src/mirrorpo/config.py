@@ -5,6 +5,7 @@ Imports no torch, so that a launcher can look at hundreds of cells without waiti
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -96,16 +97,18 @@ def check(cfg: DictConfig) -> None:
     for knob, choices in CHOICES.items():
         if cfg[knob] not in choices:
             raise ValueError(f"{knob}={cfg[knob]}: choose one of {', '.join(choices)}")
-    if not (cfg.lr >= 0 and cfg.temperature > 0):
+    if not (0 <= cfg.lr < math.inf and 0 < cfg.temperature < math.inf):
         raise ValueError(f"lr={cfg.lr}, temperature={cfg.temperature}: the learning rate is not negative, and training samples at a temperature above 0")
     if not cfg.max_grad_norm >= 0:
         raise ValueError(f"max_grad_norm={cfg.max_grad_norm}: a negative norm would turn the gradient round; 0 does not clip")
+    if not cfg.out or not cfg.name or any(part in ("..", ".", "") for part in str(cfg.name).split("/")):
+        raise ValueError(f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below it")
     if cfg.update_window == "split" and cfg.prompts_per_step % cfg.updates_per_rollout:
         raise ValueError(
             f"updates_per_rollout={cfg.updates_per_rollout} does not divide prompts_per_step={cfg.prompts_per_step}: "
             "with update_window=split each update takes an equal share of the groups"
         )
-    if cfg.eval_samples > 0 and cfg.eval_temperature <= 0:
+    if cfg.eval_samples > 0 and not 0 < cfg.eval_temperature < math.inf:
         raise ValueError(f"eval_temperature={cfg.eval_temperature}: samples at temperature 0 are all the same; set eval_samples=0 for greedy only")
 
 
@@ -221,6 +224,11 @@ class Cell:
     def hash(self) -> str:
         """The config's hash."""
         return config_hash(self.config)
+
+    @property
+    def run_id(self) -> str:
+        """The W&B run's id: of the config and the sweep's name, so that two sweeps may hold the same cell."""
+        return digest({"config": self.hash, "name": self.config["name"]})[:16]
 
 
 def cell(cfg: DictConfig, choices: Mapping[str, str], baseline: Mapping[str, Any]) -> Cell:

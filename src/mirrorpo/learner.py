@@ -22,7 +22,7 @@ from mirrorpo.model.language_model import LanguageModel
 
 
 class NotFinite(FloatingPointError):
-    """A loss or a gradient is NaN or infinite; the parameters are as they were before the update."""
+    """A loss, a gradient or an updated weight is NaN or infinite; the message says which."""
 
 
 def micro_batches(batch: RolloutBatch, tokens: int) -> Iterator[Tensor]:
@@ -148,7 +148,7 @@ class Learner:
         """All updates on one rollout, one learning rate each; the means of their metrics.
 
         Raises:
-            NotFinite: before the parameters are touched, if the loss or the gradient is not finite.
+            NotFinite: before the parameters are touched, if the loss or the gradient is not finite; after, if a weight is not.
         """
         means = Means()
         losses: list[float] = []
@@ -168,6 +168,8 @@ class Learner:
                 raise NotFinite(f"loss {loss}, gradient norm {norm} at update {update} of the rollout")
             self.optimiser.step(lr)
             self.optimiser.zero_grad()
+            if not all(bool(parameter.isfinite().all()) for parameter in parameters):
+                raise NotFinite(f"a weight is not finite after update {update} of the rollout (loss {loss}, gradient norm {norm}, lr {lr})")
             losses.append(loss)
             norms.append(norm)
         return means.read() | {"loss/value": sum(losses) / len(losses), "grad/norm": sum(norms) / len(norms), "lr/value": lrs[len(losses) - 1]}

@@ -51,8 +51,8 @@ def rollout_metrics(verdicts: Sequence[Verdict], batch: RolloutBatch, advantages
     out = {
         "reward/mean": _mean(rewards),
         "reward/group_std": _mean(spread.double()),
-        "reward/strict": _mean(torch.tensor([float(verdict.strict) for verdict in known])),
-        "reward/flexible": _mean(torch.tensor([float(verdict.flexible) for verdict in known])),
+        "reward/strict": _mean(torch.tensor([float(verdict.strict) for verdict in known], dtype=torch.float64)),
+        "reward/flexible": _mean(torch.tensor([float(verdict.flexible) for verdict in known], dtype=torch.float64)),
         "completion/length": _mean(lengths),
         "completion/length_min": float(lengths.min()),
         "completion/length_max": float(lengths.max()),
@@ -61,8 +61,6 @@ def rollout_metrics(verdicts: Sequence[Verdict], batch: RolloutBatch, advantages
         "group/zero_advantage": 1 - len(taught) / len(groups),
         "weight/effective_tokens": _mean(share[used].double()),
         "weight/max": float(weights.max()),
-        "rollout/completions": float(len(batch)),
-        "rollout/tokens": float(batch.present.sum()),
     }
     for outcome in sorted({verdict.outcome for verdict in verdicts} | {"unverifiable"}):
         out[f"outcome/{outcome}"] = float(sum(verdict.outcome == outcome for verdict in verdicts))

@@ -1,11 +1,12 @@
 """Config groups to objects: the one `instantiate`, and what can be said of the objects together."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.protocols import Dataset, Divergence, RewardFn, RolloutEngine, Weighting
@@ -39,6 +40,8 @@ def assemble(config: Mapping[str, Any]) -> Parts:
             groups do not fit together.
     """
     parts = Parts(**{group: _build(config, group) for group in Parts.__annotations__})
+    if not 0 <= parts.divergence.beta < math.inf:
+        raise ValueError(f"divergence.beta={parts.divergence.beta}: a coefficient is not negative; a negative one would push away from the anchor")
     _refuse_untaught(parts, config)
     return parts
 
@@ -57,7 +60,10 @@ def notes(parts: Parts, config: Mapping[str, Any]) -> list[str]:
     if parts.divergence.reads != "nothing" and parts.divergence.beta == 0:
         out.append("divergence.beta=0: the divergence is measured at the cost of the anchor's forward and changes nothing; divergence=none is free")
     if (config["model"].get("lora") or {}).get("dropout"):
-        out.append("model.lora.dropout > 0: the policy that is updated drops activations, the one that sampled did not; their ratio is 1 only on average")
+        out.append(
+            "model.lora.dropout > 0: the policy that is updated drops activations, the one that sampled did not; "
+            "the sampler and the trainer then differ, which kl/sampler shows"
+        )
     if config["rollout"].get("top_p", 1.0) < 1:
         out.append(f"rollout.top_p={config['rollout']['top_p']}: completions come from a cut distribution, ratios and divergences are of the whole one")
     return out
@@ -75,29 +81,39 @@ def _departs_from_reinforce(algo: Algorithm) -> bool:
     return not torch.allclose(gradient, -spread * live.detach().exp())
 
 
+WORDS: Mapping[Any, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+
+
 def _build(config: Mapping[str, Any], group: str) -> Any:
+    _refuse_wrong_values(config[group], group)
     try:
-        built = instantiate(config[group], _convert_="all")
+        return instantiate(config[group], _convert_="all")
     except Exception as error:
         cause = error.__cause__ or error
         raise ValueError(f"{group}: {cause}") from error
-    _refuse_wrong_values(built, group)
-    return built
 
 
-def _refuse_wrong_values(built: Any, path: str) -> None:
-    # Group files have no schema; the dataclasses' own annotations are one.
-    if not is_dataclass(built):
+def _refuse_wrong_values(node: Any, path: str) -> None:
+    # Group files have no schema; the annotations of the dataclasses they build are one.
+    if not isinstance(node, Mapping):
         return
-    hints = get_type_hints(type(built))
-    for field in fields(built):
-        value, hint, knob = getattr(built, field.name), hints[field.name], f"{path}.{field.name}"
+    hints = _annotations(node)
+    for key, value in node.items():
+        hint, knob = hints.get(key), f"{path}.{key}"
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise ValueError(f"{knob}={value}: choose one of {', '.join(map(str, get_args(hint)))}")
-        wanted = {float: (int, float), int: int, str: str, bool: bool}.get(hint)
+        wanted = {float: (int, float), int: int, str: str, bool: bool}.get(hint) if isinstance(hint, type) else None
         if wanted is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool)):
-            raise ValueError(f"{knob}={value!r}: give a {hint.__name__}")
+            raise ValueError(f"{knob}={value!r}: give {WORDS[hint]}")
         _refuse_wrong_values(value, knob)
+
+
+def _annotations(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return get_type_hints(get_class(node["_target_"])) if "_target_" in node else {}
+    except ImportError:
+        # A class that is not there is instantiate's to report, with its group.
+        return {}
 
 
 def _refuse_untaught(parts: Parts, config: Mapping[str, Any]) -> None:

@@ -72,7 +72,10 @@ class JsonLines:
             return []
         text = self.path.read_text()
         lines = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
-        return [json.loads(line) for line in lines]
+        try:
+            return [json.loads(line) for line in lines]
+        except json.JSONDecodeError as error:
+            raise RunError(f"{self.path} has a line that is not JSON ({error}): move the run's folder away and launch again") from error
 
     def cut_after(self, step: int) -> None:
         """Drop rows of later steps and any unfinished line."""
@@ -171,7 +174,11 @@ class RunFolder:
         manifest = self.manifest()
         if manifest.get("state") != State.DONE:
             return False
-        return all((self.path / name).exists() and (self.path / name).stat().st_size == size for name, size in manifest["files"].items())
+        files = manifest["files"]
+        if not any(self.checkpoints.glob("step_*")):
+            # A run that is done needs none; removing them all to save disk is no damage, and must not cost the run.
+            files = {name: size for name, size in files.items() if not name.startswith("checkpoints/")}
+        return all((self.path / name).exists() and (self.path / name).stat().st_size == size for name, size in files.items())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -180,8 +187,12 @@ class RunFolder:
         Raises:
             RunError: if another process runs in this folder.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RunError(f"out: cannot write to {self.path} ({error}); set out= to a folder that can be written to") from error
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

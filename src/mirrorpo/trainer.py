@@ -1,6 +1,7 @@
 """The algorithm box of the papers, in the order of the data, and the life of a run around it."""
 
 import json
+import logging
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from mirrorpo.parts import Parts, notes
 from mirrorpo.rollout.collate import collate
 from mirrorpo.runs import JsonLines, RunFolder, State, provenance, timestamp, write_atomic
 
+log = logging.getLogger(__name__)
+
 
 class Trainer:
     """Runs one cell from wherever its folder stands to its last step."""
@@ -43,6 +46,7 @@ class Trainer:
         self.folder.update_manifest(
             state=State.REQUEUED if again else State.RUNNING,
             config_hash=self.cell.hash,
+            wandb_id=self.cell.run_id,
             choices=dict(self.cell.choices),
             settings=dict(self.cell.settings),
             config=self.config,
@@ -70,7 +74,7 @@ class Trainer:
         seed_globals(self.config["seed"])
         self._load()
         self.folder.update_manifest(state=State.RUNNING)
-        tracker.start(run_id=self.cell.hash, name=f"{self.cell.label}/seed={self.config['seed']}", config=self.config, folder=str(self.folder.path))
+        tracker.start(run_id=self.cell.run_id, name=f"{self.cell.label}/seed={self.config['seed']}", config=self.config, folder=str(self.folder.path))
         done = self._resume()
         steps = self.config["steps"]
         with Display(steps, done, enabled=self.config["progress"]) as display:
@@ -126,7 +130,8 @@ class Trainer:
             temperature=config["eval_temperature"],
             seed=config["seed"],
         )
-        longest = max((len(ids) for _, ids in rendered), default=0) + max(config["eval_max_new_tokens"], config["max_new_tokens"])
+        prompts = max(len(self._render(prompt)[1]) for prompt in [*questions, *train])
+        longest = prompts + max(config["eval_max_new_tokens"], config["max_new_tokens"])
         context = getattr(self.policy.causal_lm.config.get_text_config(), "max_position_embeddings", None)
         if context is not None and longest > context:
             raise ValueError(
@@ -178,10 +183,11 @@ class Trainer:
         self.position = rollout.position
         self._write_completions(step, rollout)
         metrics = rollout_metrics([answer.verdict for answer in rollout.answers], batch, advantages, weights) | learned
-        tokens = metrics["rollout/tokens"]
+        sampled = {"rollout/draws": float(rollout.draws), "rollout/completions": float(rollout.completions), "rollout/tokens": float(rollout.tokens)}
+        tokens = rollout.tokens
         seconds = {"rollout_s": rollout_clock(), "score_s": score_clock(), "update_s": update_clock()}
         speed = {"tokens_per_s": tokens / sum(seconds.values()), "rollout_tokens_per_s": tokens / seconds["rollout_s"]}
-        return metrics | {"rollout/draws": float(rollout.draws)}, seconds | speed | {"peak_memory_mb": peak_memory_mb(self.device)}
+        return metrics | sampled, seconds | speed | {"peak_memory_mb": peak_memory_mb(self.device)}
 
     def _collated(self, rollout: Rollout) -> RolloutBatch:
         return collate(
@@ -250,6 +256,13 @@ class Trainer:
             self.learner.optimiser.load_state_dict(state["optimiser"])
             self.position = state["position"]
             restore_global_state(state["random"])
+        elif state is not None or "files" in self.folder.manifest():
+            # It once got further than this; what it measured is kept, since on CUDA it may not come back the same.
+            for file in (self.folder.metrics, self.folder.timings):
+                aside = file.path.with_suffix(".before_restart.jsonl")
+                if file.path.exists() and not aside.exists():
+                    file.path.replace(aside)
+            log.warning("%s: rows, evaluations or checkpoints are gone; starting over, old rows are in *.before_restart.jsonl", self.folder.path)
         for file in (self.folder.metrics, self.folder.timings):
             file.cut_after(step)
         return max(step, 0)

@@ -1,12 +1,25 @@
 """The product of the command line's choices; a cell that does not compose is the launcher's to report."""
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 
 class GridSweeper(BasicSweeper):
     """Hydra's own sweeper, which would refuse a whole grid for one bad cell."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the grid; its folder gets multirun.yaml, what was asked for."""
+        assert self.config is not None
+        folder = Path(self.config.hydra.sweep.dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            sys.exit(f"error: out: cannot write to {folder} ({error}); set out= to a folder that can be written to")
+        return super().sweep(arguments)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Left to the launcher, which composes every cell and names the bad ones at the end."""

@@ -56,9 +56,7 @@ class LocalLauncher(Launcher):
         jobs = [_built(self._compose(overrides)) for overrides in job_overrides]
         failures: list[tuple[Job, str]] = []
         seen: set[Path] = set()
-        for job in jobs:
-            if job.cell is not None and job.error is None:
-                RunFolder(job.cell.folder).plan(job.cell)
+        jobs = [_planned(job) for job in jobs]
         for number, job in enumerate(jobs, start=1):
             folder = None if job.cell is None else job.cell.folder
             title = f"[{number}/{len(jobs)}] {folder or ' '.join(job.overrides)}"
@@ -102,7 +100,17 @@ class LocalLauncher(Launcher):
         sources = self._config.hydra.runtime.config_sources
         folders = [word for source in sources if source.provider == "command-line" for word in ("--config-dir", source.path)]
         command = [sys.executable, sys.argv[0], *folders, *job.overrides, "hydra.mode=RUN"]
-        process = subprocess.run(command, check=False)
+        said = ""
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                for line in process.stderr or ():
+                    sys.stderr.write(line)
+                    said = line.strip() if line.startswith("error: ") else said
+                process.wait()
+            except KeyboardInterrupt:
+                # The terminal has interrupted the cell too; the same command goes on with it later.
+                process.wait()
+                raise SystemExit(130) from None
         if process.returncode == 0:
             return None
         manifest: dict[str, Any] = folder.manifest()
@@ -110,7 +118,7 @@ class LocalLauncher(Launcher):
         if written:
             return f"{written} (traceback: {folder.path / 'error.txt'})"
         how = f"killed by signal {-process.returncode}" if process.returncode < 0 else f"exit status {process.returncode}"
-        return f"{how}; its last words are above, its folder is {folder.path}"
+        return f"{said or how}; its folder is {folder.path}"
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False)
@@ -127,6 +135,16 @@ def _built(job: Job) -> Job:
         assemble(job.cell.config)
     except ValueError as error:
         return replace(job, error=f"{type(error).__name__}: {error}")
+    return job
+
+
+def _planned(job: Job) -> Job:
+    if job.cell is None or job.error is not None:
+        return job
+    try:
+        RunFolder(job.cell.folder).plan(job.cell)
+    except OSError as error:
+        return replace(job, error=f"out: cannot write to {job.cell.folder} ({error}); set out= to a folder that can be written to")
     return job
 
 

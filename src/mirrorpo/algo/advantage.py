@@ -54,6 +54,10 @@ class GroupStandardised:
     epsilon: float
     ddof: int
 
+    def __post_init__(self) -> None:
+        if self.ddof not in (0, 1) or not self.epsilon >= 0:
+            raise ValueError(f"algo.advantage.ddof={self.ddof}, epsilon={self.epsilon}: ddof is 0 or 1, epsilon not negative")
+
     def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion:
         rewards = rewards.detach()
         centred = rewards - group_mean(rewards, group)
@@ -109,6 +113,10 @@ class GroupMeanBatchStd:
 
     epsilon: float
     ddof: int
+
+    def __post_init__(self) -> None:
+        if self.ddof not in (0, 1) or not self.epsilon >= 0:
+            raise ValueError(f"algo.advantage.ddof={self.ddof}, epsilon={self.epsilon}: ddof is 0 or 1, epsilon not negative")
 
     def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion:
         centred = GroupMean()(rewards, group)

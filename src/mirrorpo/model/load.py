@@ -1,6 +1,7 @@
 """Building a language model: from a hub name or a folder, or from nothing."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,8 +85,8 @@ class Pretrained:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path, revision=self.revision, dtype=weights, attn_implementation=self.attention, trust_remote_code=False, output_loading_info=True
             )
-        except (OSError, ValueError, SafetensorError) as error:
-            if "attn_implementation" in str(error) or "attention implementation" in str(error).lower():
+        except (ImportError, OSError, ValueError, SafetensorError) as error:
+            if isinstance(error, ImportError) or "attn_implementation" in str(error) or "attention implementation" in str(error).lower():
                 raise ValueError(f"model.attention={self.attention}: {str(error).splitlines()[0]}") from error
             raise ValueError(f"model.path={self.path}: cannot be loaded ({str(error).splitlines()[0]}). {self._fix()}") from error
         network, found = loaded
@@ -172,7 +173,9 @@ def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
         raise ValueError(f"model.lora.targets={list(lora.targets)}: adapting the head or the embeddings would change the reference too; leave them out")
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets), task_type="CAUSAL_LM")
     # The adapter's draw comes from its own stream, so that full and LoRA arms share all the others.
-    with own_draws(seed):
+    with own_draws(seed), warnings.catch_warnings():
+        # peft 0.21 reads transformers' old name of the property.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         network: Any = get_peft_model(model.network, config)
     if network.get_base_model().is_activation_checkpointing:
         network.get_base_model().enable_input_require_grads()

@@ -27,7 +27,8 @@ class ChatPrompt:
     def __call__(self, tokenizer: Any, *, system: str, user: str, question: str) -> Rendered:
         if not tokenizer.chat_template:
             raise ValueError("model.prompt is ChatPrompt, but the tokenizer has no chat template: use mirrorpo.model.prompt.PlainPrompt")
-        unused = sorted(name for name in self.template if name not in tokenizer.chat_template)
+        # A tokenizer may have several templates, by name.
+        unused = sorted(name for name in self.template if name not in str(tokenizer.chat_template))
         if unused:
             raise ValueError(f"model.prompt.template: this tokenizer's chat template reads no {', '.join(unused)}; it would be ignored silently")
         turns = [{"role": "system", "content": system}] if system else []
