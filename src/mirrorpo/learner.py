@@ -192,6 +192,5 @@ class Learner:
             loss = policy_loss(policy, micro, advantage, weight, algo=self.algo, divergence=self.divergence, weighting=self.weighting, denominator=denominator)
             loss.backward()
             total += float(loss.detach())
-            anchored = self.divergence.reads != "nothing" and self.divergence.anchor == "reference"
-            update_metrics(means, policy, micro, advantage, self.algo, first=first, anchored=anchored)
+            update_metrics(means, policy, micro, advantage, self.algo, first=first, anchored=self.reference is not None)
         return total

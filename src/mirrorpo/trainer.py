@@ -130,8 +130,8 @@ class Trainer:
             temperature=config["eval_temperature"],
             seed=config["seed"],
         )
-        prompts = max(len(self._render(prompt)[1]) for prompt in [*questions, *train])
-        longest = prompts + max(config["eval_max_new_tokens"], config["max_new_tokens"])
+        lengths = [len(ids) for _, ids in rendered] + [len(self._render(prompt)[1]) for prompt in train]
+        longest = max(lengths) + max(config["eval_max_new_tokens"], config["max_new_tokens"])
         context = getattr(self.policy.causal_lm.config.get_text_config(), "max_position_embeddings", None)
         if context is not None and longest > context:
             raise ValueError(

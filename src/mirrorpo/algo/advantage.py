@@ -55,8 +55,7 @@ class GroupStandardised:
     ddof: int
 
     def __post_init__(self) -> None:
-        if self.ddof not in (0, 1) or not self.epsilon >= 0:
-            raise ValueError(f"algo.advantage.ddof={self.ddof}, epsilon={self.epsilon}: ddof is 0 or 1, epsilon not negative")
+        _refuse_impossible_scale(self.epsilon, self.ddof)
 
     def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion:
         rewards = rewards.detach()
@@ -115,8 +114,7 @@ class GroupMeanBatchStd:
     ddof: int
 
     def __post_init__(self) -> None:
-        if self.ddof not in (0, 1) or not self.epsilon >= 0:
-            raise ValueError(f"algo.advantage.ddof={self.ddof}, epsilon={self.epsilon}: ddof is 0 or 1, epsilon not negative")
+        _refuse_impossible_scale(self.epsilon, self.ddof)
 
     def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion:
         centred = GroupMean()(rewards, group)
@@ -141,3 +139,8 @@ class Unit:
 
     def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion:
         return torch.ones_like(rewards)
+
+
+def _refuse_impossible_scale(epsilon: float, ddof: int) -> None:
+    if ddof not in (0, 1) or not epsilon >= 0:
+        raise ValueError(f"algo.advantage.ddof={ddof}, epsilon={epsilon}: ddof is 0 or 1, epsilon not negative")

@@ -59,7 +59,7 @@ class SequenceMean:
 
     def denominator(self, mask: TokenMask) -> Scalar:
         """Completions with a trained token, at least 1."""
-        return mask.any(dim=1).sum().clamp(min=1).to(torch.float32)
+        return _trained_completions(mask)
 
     def __call__(self, per_token: PerToken, mask: TokenMask, denominator: Scalar | None = None) -> Scalar:
         lengths = mask.sum(dim=1, keepdim=True).clamp(min=1)
@@ -87,7 +87,7 @@ class SequenceSum:
 
     def denominator(self, mask: TokenMask) -> Scalar:
         """Completions with a trained token, at least 1."""
-        return mask.any(dim=1).sum().clamp(min=1).to(torch.float32)
+        return _trained_completions(mask)
 
     def __call__(self, per_token: PerToken, mask: TokenMask, denominator: Scalar | None = None) -> Scalar:
         total = masked_sum(per_token, mask)
@@ -128,3 +128,7 @@ class FixedLength:
     def __call__(self, per_token: PerToken, mask: TokenMask, denominator: Scalar | None = None) -> Scalar:
         total = masked_sum(per_token, mask)
         return total / (self.denominator(mask) if denominator is None else denominator)
+
+
+def _trained_completions(mask: TokenMask) -> Scalar:
+    return mask.any(dim=1).sum().clamp(min=1).to(torch.float32)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-# As in `bregman`: an anchor's probability below exp(-80) counts as that.
+# An anchor's probability below exp(-80) counts as that, as for the potentials whose derivative is a power of 1/p.
 LOG_FLOOR = -80.0
 
 
