@@ -325,6 +325,8 @@ DIVERGENCES = {
     "itakura_saito": lambda log_p, log_q, token, log_old: itakura_saito(exp(log_p[token]), exp(log_q[token])),
     "itakura_saito_exact": lambda log_p, log_q, token, log_old: sum(itakura_saito(exp(a), exp(b)) for a, b in zip(log_p, log_q, strict=True)),
     "tsallis": lambda log_p, log_q, token, log_old: tsallis(exp(log_p[token]), exp(log_q[token]), 0.5),
+    "itakura_saito_corrected": lambda log_p, log_q, token, log_old: itakura_saito(exp(log_p[token]), exp(log_q[token])) / exp(log_old),
+    "tsallis_corrected": lambda log_p, log_q, token, log_old: tsallis(exp(log_p[token]), exp(log_q[token]), 0.5) / exp(log_old),
     "tsallis_exact": lambda log_p, log_q, token, log_old: sum(tsallis(exp(a), exp(b), 0.5) for a, b in zip(log_p, log_q, strict=True)),
     "chi2_exact": lambda log_p, log_q, token, log_old: sum((exp(a) - exp(b)) ** 2 / exp(b) for a, b in zip(log_p, log_q, strict=True)),
     "probl2": lambda log_p, log_q, token, log_old: probl2_sampled(log_p[token], log_q[token], factor=1.0),

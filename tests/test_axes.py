@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mirrorpo.config import register
 from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch
-from mirrorpo.core.masked import mean_one
+from mirrorpo.core.masked import masked, mean_one
 from mirrorpo.divergence.none import NoDivergence
 from mirrorpo.loss import policy_loss
 from mirrorpo.rollout.collate import collate
@@ -352,7 +352,11 @@ weightings = pytest.mark.parametrize("name", names("weighting"))
 
 
 class TableScorer:
-    """Log-probabilities that depend on the token and its place, as a policy's would."""
+    """Numbers that depend on the token and its place, as a policy's would."""
+
+    def entropies(self, batch: RolloutBatch) -> Tensor:
+        places = torch.arange(batch.completion_ids.shape[1])
+        return torch.where(batch.present, 0.1 + (batch.completion_ids * 5 + places) % 7, 0.0)
 
     def logprobs(self, batch: RolloutBatch) -> Tensor:
         places = torch.arange(batch.completion_ids.shape[1])
@@ -385,6 +389,35 @@ def test_token_weights_are_a_function_of_batch_and_seed(name):
     state = torch.get_rng_state()
     assert torch.equal(weighting(rollout()[0], TableScorer(), 7), weighting(rollout()[0], TableScorer(), 7))
     assert torch.equal(torch.get_rng_state(), state), "randomness comes from the seed, not from the global generator"
+
+
+@weightings
+def test_a_completion_has_the_same_weights_wherever_it_stands_and_however_wide_the_batch_is(name):
+    weighting, (batch, _, _) = choice("weighting", name), rollout()
+    if getattr(weighting, "over", "completion") == "batch":
+        pytest.skip("ranks the whole rollout")
+    whole = masked(weighting(batch, TableScorer(), 3), batch.mask)
+    for row in range(len(batch)):
+        alone = batch.rows(torch.tensor([row]))
+        width = alone.mask.shape[1]
+        torch.testing.assert_close(masked(weighting(alone, TableScorer(), 3), alone.mask)[0], whole[row, :width], rtol=0, atol=0)
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(masked(weighting(batch.rows(order), TableScorer(), 3), batch.mask[order]), whole[order])
+
+
+@weightings
+def test_what_is_under_the_mask_changes_no_weight(name):
+    weighting, (batch, _, _) = choice("weighting", name), rollout()
+    clean, untrained = TableScorer(), ~batch.mask
+
+    class Dirty(TableScorer):
+        def logprobs(self, batch):
+            return clean.logprobs(batch).masked_fill(untrained, NAN)
+
+        def entropies(self, batch):
+            return clean.entropies(batch).masked_fill(untrained, NAN)
+
+    assert torch.equal(masked(weighting(batch, Dirty(), 3), batch.mask), masked(weighting(batch, clean, 3), batch.mask))
 
 
 @weightings

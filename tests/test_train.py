@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli import ROOT, SMALL, command, environment, folder, manifest, rows, succeeded, train, whole_rows
+from cli import ROOT, SMALL, command, environment, folder, folders, manifest, rows, succeeded, train, whole_rows
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +116,9 @@ def test_zero_steps_evaluate_the_start_model_only(tmp_path: Path) -> None:
 
 
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    # Two updates on a rollout, dynamic sampling and dropout: everything that carries state.
+    # Two updates on a rollout, dynamic sampling, dropout, a coefficient that is steered, random weights: everything that carries state.
     overrides = [*SMALL, "algo=dapo", "updates_per_rollout=2", "divergence=probl2_exact", "lora@model.lora=r16", "steps=4"]
+    overrides += ["coefficient=matched_drift", "weighting=random_token"]
     succeeded(train(*overrides, f"out={tmp_path / 'whole'}", cwd=tmp_path))
     process = subprocess.Popen(command(*overrides, f"out={tmp_path / 'killed'}"), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
     while process.poll() is None and not any((tmp_path / "killed").rglob("step_000002")):
@@ -154,6 +155,17 @@ def test_a_run_killed_at_ten_random_instants_ends_as_if_it_had_not_been(tmp_path
     whole, killed = folder(tmp_path / "whole"), folder(tmp_path / "killed")
     assert (whole / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
     assert (whole / "policy" / "model.safetensors").read_bytes() == (killed / "policy" / "model.safetensors").read_bytes()
+
+
+def test_drift_is_measured_for_every_arm_from_zero_and_the_coefficient_follows_it_where_it_is_steered(tmp_path: Path) -> None:
+    for arm in ("divergence=none", "coefficient=matched_drift divergence=probl2 coefficient.target=1e-9"):
+        succeeded(train(*SMALL, *arm.split(), f"out={tmp_path}", cwd=tmp_path))
+    free, held = (rows(run / "metrics.jsonl") for run in folders(tmp_path))
+    for run in (free, held):
+        assert [run[0][f"drift/{name}"] for name in ("kl", "probl2", "tv")] == [0.0, 0.0, 0.0]
+        assert all(row["drift/kl"] > 0 and row["drift/probl2"] > 0 and row["drift/tv"] > 0 for row in run[1:])
+    assert [row["divergence/beta"] for row in free[1:]] == [0.0, 0.0, 0.0]
+    assert [row["divergence/beta"] for row in held[1:]] == pytest.approx([1e-4, 1.5e-4, 2.25e-4])
 
 
 def test_a_second_process_on_a_running_folder_is_turned_away(tmp_path: Path) -> None:
@@ -194,6 +206,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_batch_dumped(tmp_path:
         ("name=../up", "name='../up'"),
         ("max_new_tokens=500 eval_questions=0", "the model has 512 positions"),
         ("divergence.anchor=nowhere", "divergence.anchor=nowhere"),
+        ("coefficient=matched_drift divergence=none", "divergence.beta=0 with coefficient=matched_drift"),
+        ("coefficient=matched_drift drift_questions=0", "drift_questions=0 with coefficient=matched_drift"),
+        ("coefficient=matched_drift coefficient.measure=drift/js", "coefficient.measure=drift/js: choose one of drift/kl"),
+        ("weighting=entropy_top20 weighting.share=1.5", "weighting.share=1.5"),
         ("sweep=nope", "sweep/nope"),
     ],
 )

@@ -31,6 +31,7 @@ class Knobs:
     algo: Any = MISSING
     divergence: Any = MISSING
     weighting: Any = MISSING
+    coefficient: Any = MISSING
     model: Any = MISSING
     dataset: Any = MISSING
     reward: Any = MISSING
@@ -68,6 +69,8 @@ class Knobs:
     eval_sampled_questions: int = MISSING
     eval_samples: int = MISSING
     eval_temperature: float = MISSING
+    drift_questions: int = MISSING
+    drift_positions: int = MISSING
     checkpoint_every: int = MISSING
     keep_checkpoints: int = MISSING
     shown_completions: int = MISSING
@@ -127,7 +130,8 @@ def _missing(cfg: DictConfig, prefix: str = "") -> list[str]:
 LEAST: Mapping[str, int] = {
     "steps": 0, "prompts_per_step": 1, "group_size": 1, "updates_per_rollout": 1, "max_new_tokens": 1, "threads": 1,
     "tokens_per_micro_batch": 1, "tile": 1, "eval_every": 0, "eval_questions": 0, "eval_max_new_tokens": 1,
-    "eval_sampled_questions": 0, "eval_samples": 0, "checkpoint_every": 1, "keep_checkpoints": 1, "shown_completions": 0, "seed": 0,
+    "eval_sampled_questions": 0, "eval_samples": 0, "drift_questions": 0, "drift_positions": 1,
+    "checkpoint_every": 1, "keep_checkpoints": 1, "shown_completions": 0, "seed": 0,
 }  # fmt: skip
 CHOICES: Mapping[str, Sequence[str]] = {
     "update_window": ("whole", "split"),

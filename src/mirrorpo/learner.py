@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mirrorpo.algo.row import Algorithm
@@ -46,6 +47,21 @@ def micro_batches(batch: RolloutBatch, tokens: int) -> Iterator[Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """What a pass without gradient reads of a batch, on the CPU.
+
+    Attributes:
+        logprobs: of the batch's tokens.
+        entropy: of the distribution each token is drawn from, in nats.
+        hidden: the last hidden states behind them, D = 0 unless asked for.
+    """
+
+    logprobs: PerToken
+    entropy: PerToken
+    hidden: Float[Tensor, "B T D"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class OldPolicy:
     """A `Scorer`: the policy as it is now, in eval mode and without gradient."""
 
@@ -53,7 +69,11 @@ class OldPolicy:
 
     def logprobs(self, batch: RolloutBatch) -> PerToken:
         """Log-probability of every completion token."""
-        return self.learner.score(self.learner.policy, batch)[0]
+        return self.learner.score(self.learner.policy, batch).logprobs
+
+    def entropies(self, batch: RolloutBatch) -> PerToken:
+        """Entropy at every completion token, in nats."""
+        return self.learner.score(self.learner.policy, batch).entropy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,21 +114,22 @@ class Learner:
         """One update per rollout: the live policy is the old one, and its own log-probabilities are the old ones."""
         return self.updates_per_rollout == 1
 
-    def score(self, model: LanguageModel, batch: RolloutBatch, *, keep_hidden: bool = False) -> tuple[PerToken, Tensor]:
-        """Log-probabilities of the batch's tokens, and, if asked, the hidden states behind them; on the CPU, without gradient."""
-        logprobs = torch.zeros(batch.present.shape)
-        hidden: Tensor | None = None
+    def score(self, model: LanguageModel, batch: RolloutBatch, *, keep_hidden: bool = False) -> Scores:
+        """The batch under a model in eval mode, without gradient."""
+        logprobs, entropy = torch.zeros(batch.present.shape), torch.zeros(batch.present.shape)
+        hidden = batch.anchor_hidden
         for rows in micro_batches(batch, self.tokens_per_micro_batch):
             micro = batch.rows(rows).to(model.device)
             with torch.no_grad(), evaluating(model.network):
                 readings, states = read_completions(model, micro, temperature=self.temperature, tile=self.tile)
             width = micro.completion_ids.shape[1]
             logprobs[rows, :width] = per_token(readings.logprobs, micro).float().cpu()
+            entropy[rows, :width] = per_token(readings.entropy, micro).float().cpu()
             if keep_hidden:
-                if hidden is None:
+                if hidden.shape[-1] == 0:
                     hidden = torch.zeros(*batch.present.shape, states.shape[-1], dtype=states.dtype)
                 hidden[rows, :width] = states.cpu()
-        return logprobs, batch.anchor_hidden if hidden is None else hidden
+        return Scores(logprobs=logprobs, entropy=entropy, hidden=hidden)
 
     def rescore(self, batch: RolloutBatch) -> tuple[RolloutBatch, Head | None]:
         """The batch with old and anchor log-probabilities, as far as somebody reads them, and the anchor's head.
@@ -118,16 +139,16 @@ class Learner:
         exact = self.divergence.reads == "vocabulary"
         from_old = self.divergence.reads != "nothing" and self.divergence.anchor == "old"
         if not self.on_policy or from_old:
-            old, hidden = self.score(self.policy, batch, keep_hidden=exact and from_old)
-            batch = batch.with_(old_logprobs=old)
+            old = self.score(self.policy, batch, keep_hidden=exact and from_old)
+            batch = batch.with_(old_logprobs=old.logprobs)
             if from_old:
                 head = self.policy.head(self.temperature)
                 frozen = replace(head, projection=copy.deepcopy(head.projection)) if exact else None
-                return batch.with_(anchor_logprobs=old, anchor_hidden=hidden), frozen
+                return batch.with_(anchor_logprobs=old.logprobs, anchor_hidden=old.hidden), frozen
         if self.reference is None:
             return batch, None
-        anchor, hidden = self.score(self.reference, batch, keep_hidden=exact)
-        return batch.with_(anchor_logprobs=anchor, anchor_hidden=hidden), self.reference.head(self.temperature) if exact else None
+        anchor = self.score(self.reference, batch, keep_hidden=exact)
+        return batch.with_(anchor_logprobs=anchor.logprobs, anchor_hidden=anchor.hidden), self.reference.head(self.temperature) if exact else None
 
     def outputs(self, batch: RolloutBatch, anchor_head: Head | None) -> PolicyOutputs:
         """The live policy on a micro-batch, with gradient."""

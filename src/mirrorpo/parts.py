@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from hydra.utils import get_class, instantiate
 
 from mirrorpo.algo.row import Algorithm
+from mirrorpo.coefficient import Fixed, MatchedDrift
 from mirrorpo.core.protocols import Dataset, Divergence, RewardFn, RolloutEngine, Weighting
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.optim import AdamW, Muon, Schedule
@@ -22,6 +23,7 @@ class Parts:
     algo: Algorithm
     divergence: Divergence
     weighting: Weighting
+    coefficient: Fixed | MatchedDrift
     model: ModelSpec
     dataset: Dataset
     reward: RewardFn
@@ -30,6 +32,10 @@ class Parts:
     optimiser: AdamW | Muon
     schedule: Schedule
     logger: NoTracker | WandB
+
+    def divergence_at(self, beta: float) -> Divergence:
+        """The divergence with another coefficient."""
+        return self.divergence if beta == self.divergence.beta else replace(self.divergence, beta=beta)  # type: ignore[type-var]
 
 
 def assemble(config: Mapping[str, Any]) -> Parts:
@@ -43,6 +49,7 @@ def assemble(config: Mapping[str, Any]) -> Parts:
     if not 0 <= parts.divergence.beta < math.inf:
         raise ValueError(f"divergence.beta={parts.divergence.beta}: a coefficient is not negative; a negative one would push away from the anchor")
     _refuse_untaught(parts, config)
+    _refuse_unsteerable(parts, config)
     return parts
 
 
@@ -123,3 +130,12 @@ def _refuse_untaught(parts: Parts, config: Mapping[str, Any]) -> None:
     advantage = parts.algo.advantage(rewards, torch.zeros(size, dtype=torch.long))
     if not bool(advantage.any()):
         raise ValueError(f"group_size={size}: algo.advantage gives every completion advantage zero, so nothing would be learned; use group_size=2 or more")
+
+
+def _refuse_unsteerable(parts: Parts, config: Mapping[str, Any]) -> None:
+    if parts.coefficient.measure is None:
+        return
+    if parts.divergence.beta == 0:
+        raise ValueError("divergence.beta=0 with coefficient=matched_drift: there is no coefficient to steer; take a divergence with a beta above 0")
+    if config["drift_questions"] == 0:
+        raise ValueError("drift_questions=0 with coefficient=matched_drift: the drift that it holds is not measured; set drift_questions=16")

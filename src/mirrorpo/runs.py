@@ -122,6 +122,10 @@ class RunFolder:
         """The trained policy as a Hugging Face folder."""
         return self.path / "policy"
 
+    def evaluation(self, step: int) -> Path:
+        """The evaluation after a step, one row a question."""
+        return self.path / "eval" / f"step_{step:06d}.jsonl"
+
     def manifest(self) -> dict[str, Any]:
         """What the manifest says; empty before the first launch.
 
@@ -168,6 +172,11 @@ class RunFolder:
         changed = [f"{name}: was {manifest[name]!r}, is {value!r}" for name, value in found.items() if name in manifest and manifest[name] != value]
         if changed:
             raise RunError(f"{self.path} was begun under other circumstances ({'; '.join(changed)}). Restore them, or run under another name= or out=")
+
+    def sizes(self) -> dict[str, int]:
+        """The files that make a run's results, with their sizes in bytes."""
+        kept = [self.metrics.path, *self.policy.iterdir(), *self.checkpoints.glob("step_*/*"), *self.path.glob("eval/*")]
+        return {str(path.relative_to(self.path)): path.stat().st_size for path in kept if path.is_file()}
 
     def finished(self) -> bool:
         """Done, and nothing that `done` promised has been taken away since."""

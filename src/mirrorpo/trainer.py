@@ -4,6 +4,7 @@ import json
 import logging
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from mirrorpo.core.masked import mean_one
 from mirrorpo.core.seeds import derive, global_state, restore_global_state, seed_globals
 from mirrorpo.device import device_name, named_device, peak_memory_mb, prepare, stopwatch
 from mirrorpo.display import Display, readable, sample_rows, write_text
-from mirrorpo.evaluate import Evaluation, Evaluator
+from mirrorpo.drift import draw_probe
+from mirrorpo.evaluate import Evaluator
 from mirrorpo.learner import Learner, NotFinite, OldPolicy
 from mirrorpo.metrics import finite, rollout_metrics
 from mirrorpo.model.load import reference
@@ -84,7 +86,7 @@ class Trainer:
                 display.say(f"resuming after step {done} of {steps}")
             elif self._evaluates(0):
                 display.say(f"evaluating the start model on {len(self.evaluator.prompts)} held-out questions")
-                self._record(tracker, display, 0, {}, {"seconds": 0.0})
+                self._record(tracker, display, 0, self.probe(self.policy), {"seconds": 0.0})
             for step in range(done + 1, steps + 1):
                 with stopwatch() as clock:
                     metrics, timings = self.train_step(step)
@@ -99,7 +101,7 @@ class Trainer:
         questions = list(parts.dataset.load(config["eval_split"]))[: config["eval_questions"]]
         self.policy = parts.model.load(self.device, config["seed"], lambda: _texts(train))
         reads = parts.divergence.reads != "nothing" and parts.divergence.anchor == "reference"
-        self.position = 0
+        self.position, self.beta = 0, float(parts.divergence.beta)
         self.collector = Collector(
             engine=parts.rollout,
             reward=parts.reward,
@@ -132,12 +134,15 @@ class Trainer:
         )
         lengths = [len(ids) for _, ids in rendered] + [len(self._render(prompt)[1]) for prompt in train]
         longest = max(lengths) + max(config["eval_max_new_tokens"], config["max_new_tokens"])
-        context = getattr(self.policy.causal_lm.config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and longest > context:
-            raise ValueError(
-                f"max_new_tokens={config['max_new_tokens']}: a prompt and its answer may take {longest} tokens, "
-                f"the model has {context} positions; lower max_new_tokens or eval_max_new_tokens"
-            )
+        self.policy.check_context(longest)
+        asked = train[: config["drift_questions"]]
+        self.probe = draw_probe(
+            self.policy,
+            parts.eval_rollout,
+            asked,
+            [self._render(prompt)[1] for prompt in asked],
+            **{name: config[name] for name in ("max_new_tokens", "temperature", "drift_positions")},
+        )
         self._identify(train, [text for text, _ in rendered])
 
     def _identify(self, train: Sequence[Prompt], questions: Sequence[str]) -> None:
@@ -169,23 +174,28 @@ class Trainer:
             rollout = self.collector(self.policy, step, self.position)
             batch = self._collated(rollout)
         with stopwatch() as score_clock:
-            batch, anchor_head = self.learner.rescore(batch)
+            learner = replace(self.learner, divergence=self.parts.divergence_at(self.beta))
+            batch, anchor_head = learner.rescore(batch)
             advantages = algo.advantage(batch.rewards, batch.group)
-            scorer = OldPolicy(learner=self.learner)
+            scorer = OldPolicy(learner=learner)
             weights = mean_one(self.parts.weighting(batch, scorer, derive(config["seed"], "weighting", step)), batch.mask)
         with stopwatch() as update_clock:
             try:
-                learned = self.learner.learn(batch, advantages, weights, anchor_head, self._learning_rates(step))
+                learned = learner.learn(batch, advantages, weights, anchor_head, self._learning_rates(step))
             except NotFinite as error:
                 dump = self.folder.path / f"not_finite_step_{step:06d}.pt"
                 torch.save({name: getattr(batch, name) for name in batch.__dataclass_fields__} | {"advantages": advantages, "weights": weights}, dump)
                 raise NotFinite(f"step {step}: {error}. The batch is in {dump}; a lower lr, or float32, is the usual cure") from error
+        with stopwatch() as drift_clock:
+            drift = self.probe(self.policy)
         self.position = rollout.position
         self._write_completions(step, rollout)
-        metrics = rollout_metrics([answer.verdict for answer in rollout.answers], batch, advantages, weights) | learned
+        metrics = rollout_metrics([answer.verdict for answer in rollout.answers], batch, advantages, weights) | learned | drift
+        metrics["divergence/beta"] = self.beta
+        self.beta = self.parts.coefficient.after(self.beta, drift)
         sampled = {"rollout/draws": float(rollout.draws), "rollout/completions": float(rollout.completions), "rollout/tokens": float(rollout.tokens)}
         tokens = rollout.tokens
-        seconds = {"rollout_s": rollout_clock(), "score_s": score_clock(), "update_s": update_clock()}
+        seconds = {"rollout_s": rollout_clock(), "score_s": score_clock(), "update_s": update_clock(), "drift_s": drift_clock()}
         speed = {"tokens_per_s": tokens / sum(seconds.values()), "rollout_tokens_per_s": tokens / seconds["rollout_s"]}
         return metrics | sampled, seconds | speed | {"peak_memory_mb": peak_memory_mb(self.device)}
 
@@ -203,8 +213,8 @@ class Trainer:
         return [self.config["lr"] * self.parts.schedule.factor(first + update, last) for update in range(updates)]
 
     def _render(self, prompt: Prompt) -> tuple[str, Sequence[int]]:
-        dataset = self.parts.dataset
-        rendered = self.parts.model.prompt(self.policy.tokenizer, system=dataset.system, user=dataset.user, question=prompt.question)
+        system, user = self.parts.dataset.system, self.parts.dataset.user
+        rendered = self.parts.model.prompt(self.policy.tokenizer, system=system, user=user, question=prompt.question)
         return rendered.text, rendered.ids
 
     def _evaluates(self, step: int) -> bool:
@@ -215,18 +225,15 @@ class Trainer:
         if self._evaluates(step):
             with stopwatch() as clock:
                 evaluation = self.evaluator(self.policy, step)
-            self._write_evaluation(step, evaluation)
+            path = self.folder.evaluation(step)
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, "".join(json.dumps(row) + "\n" for row in evaluation.rows))
             metrics, timings = metrics | evaluation.metrics, timings | {"eval_s": clock()}
         metrics = finite(metrics)
         self.folder.metrics.append({"step": step} | metrics)
         self.folder.timings.append({"step": step} | timings)
         tracker.log(step, metrics)
         display.step(step, metrics | timings, sum(timings.get(name, 0.0) for name in ("seconds", "eval_s")))
-
-    def _write_evaluation(self, step: int, evaluation: Evaluation) -> None:
-        path = self._evaluation_path(step)
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, "".join(json.dumps(row) + "\n" for row in evaluation.rows))
 
     def _write_completions(self, step: int, rollout: Rollout) -> None:
         count = min(self.config["shown_completions"], len(rollout.answers))
@@ -241,6 +248,7 @@ class Trainer:
         return {
             "step": step,
             "position": self.position,
+            "beta": self.beta,
             "config_hash": self.cell.hash,
             "weights": weights,
             "optimiser": self.learner.optimiser.state_dict(),
@@ -254,7 +262,7 @@ class Trainer:
             step = state["step"]
             self.policy.network.load_state_dict(state["weights"], strict=False)
             self.learner.optimiser.load_state_dict(state["optimiser"])
-            self.position = state["position"]
+            self.position, self.beta = state["position"], state["beta"]
             restore_global_state(state["random"])
         elif state is not None or "files" in self.folder.manifest():
             # It once got further than this; what it measured is kept, since on CUDA it may not come back the same.
@@ -270,22 +278,17 @@ class Trainer:
     def _recorded(self, step: int) -> bool:
         # Rows or evaluations that are gone cannot be made from a later checkpoint; the run then starts over.
         steps = [row["step"] for row in self.folder.metrics.rows() if row["step"] <= step]
-        evaluated = [self._evaluation_path(done) for done in steps if self._evaluates(done)]
+        evaluated = [self.folder.evaluation(done) for done in steps if self._evaluates(done)]
         return steps == list(range(0 if self._evaluates(0) else 1, step + 1)) and all(path.exists() for path in evaluated)
-
-    def _evaluation_path(self, step: int) -> Path:
-        return self.folder.path / "eval" / f"step_{step:06d}.jsonl"
 
     def _finish(self, display: Display) -> None:
         self.policy.network.save_pretrained(self.folder.policy)
         self.policy.tokenizer.save_pretrained(self.folder.policy)
-        kept = [self.folder.metrics.path, *self.folder.policy.iterdir(), *self.folder.checkpoints.glob("step_*/*"), *self.folder.path.glob("eval/*")]
-        files = {str(path.relative_to(self.folder.path)): path.stat().st_size for path in kept if path.is_file()}
-        self.folder.update_manifest(state=State.DONE, ended=timestamp(), files=files)
+        self.folder.update_manifest(state=State.DONE, ended=timestamp(), files=self.folder.sizes())
         rows = self.folder.metrics.rows()
         evaluated = [row for row in rows if "eval/questions" in row]
         if evaluated:
-            last = self._evaluation_path(evaluated[-1]["step"])
+            last = self.folder.evaluation(evaluated[-1]["step"])
             path = self.folder.path
             listed = {"metrics": str(path / "metrics.jsonl"), "answers": str(last), "completions": str(path / "completions"), "policy": str(self.folder.policy)}
             display.close(evaluated[0], evaluated[-1], listed, sample_rows(JsonLines(last).rows(), 3))

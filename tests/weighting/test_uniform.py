@@ -28,6 +28,8 @@ class Unread:
     def logprobs(self, batch: RolloutBatch) -> torch.Tensor:
         raise AssertionError("uniform weights need no score")
 
+    entropies = logprobs
+
 
 def batch() -> RolloutBatch:
     draw = torch.Generator().manual_seed(0)

@@ -176,6 +176,8 @@ class Scorer(Protocol):
 
     def logprobs(self, batch: RolloutBatch) -> PerToken: ...
 
+    def entropies(self, batch: RolloutBatch) -> PerToken: ...
+
 
 @runtime_checkable
 class Weighting(Protocol):

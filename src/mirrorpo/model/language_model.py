@@ -73,6 +73,19 @@ class LanguageModel:
         """The same network read with its adapter off."""
         return replace(self, adapter_off=True)
 
+    def check_context(self, tokens: int) -> None:
+        """Refuse a prompt and answer of `tokens` tokens that the model has no positions for.
+
+        Raises:
+            ValueError: with both lengths and the fix.
+        """
+        context = getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and tokens > context:
+            raise ValueError(
+                f"max_new_tokens: a prompt and its answer may take {tokens} tokens, the model has {context} positions; "
+                "lower max_new_tokens or eval_max_new_tokens"
+            )
+
     def check_head(self) -> None:
         """Compare our head with the model's own logits on a few tokens.
 

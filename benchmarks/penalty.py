@@ -1,0 +1,88 @@
+"""How strong a divergence's penalty is beside the policy term, at a policy that has been trained.
+
+    python benchmarks/penalty.py outputs/single/<cell>/seed=0 --divergence kl,probl2,neural_mirror
+
+Samples one rollout from the run's final policy and prints, for each divergence at its configured beta:
+the penalty per token, the mean size of the advantage per token, and the norm of the penalty's gradient
+over that of the policy term's (both before clipping, over all parameters).
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from mirrorpo.collect import Collector
+from mirrorpo.config import register
+from mirrorpo.learner import Learner
+from mirrorpo.metrics import Means
+from mirrorpo.order import DataOrder
+from mirrorpo.parts import Parts, assemble
+from mirrorpo.rollout.collate import collate
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Print one row a divergence."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("run", type=Path, help="folder of a finished run")
+    arguments.add_argument("--divergence", default="kl,kl_exact,probl2,probl2_exact,neural_mirror,neural_mirror_exact")
+    asked = arguments.parse_args()
+    config = json.loads((asked.run / "manifest.json").read_text())["config"]
+    torch.set_num_threads(config["threads"])
+    register()
+    print("| divergence | beta | penalty a token | mean abs advantage | |gradient of penalty| / |gradient of policy term| |\n|---|---|---|---|---|")
+    for name in asked.divergence.split(","):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            chosen = OmegaConf.to_container(compose("train", overrides=[f"divergence={name}"]).divergence, resolve=True)
+        parts = assemble({**config, "divergence": chosen})
+        print(f"| {name} | {parts.divergence.beta:g} | " + " | ".join(f"{value:.3g}" for value in strength(parts, config, asked.run)) + " |", flush=True)
+
+
+def strength(parts: Parts, config: dict, run: Path) -> tuple[float, float, float]:
+    """Penalty a token, mean absolute advantage, ratio of gradient norms."""
+    device = torch.device("cpu")
+    start = parts.model.load(device, config["seed"], lambda: iter(()))
+    policy = replace(parts.model, path=str(run / "policy"), lora=None).load(device, config["seed"], lambda: iter(()))  # type: ignore[type-var]
+    train, data = parts.dataset.load("train"), parts.dataset
+
+    def render(prompt):
+        rendered = parts.model.prompt(policy.tokenizer, system=data.system, user=data.user, question=prompt.question)
+        return rendered.text, rendered.ids
+
+    wanted = ("prompts_per_step", "group_size", "max_new_tokens", "temperature", "seed")
+    order = DataOrder(size=len(train), seed=config["seed"], order=config["data_order"])
+    collector = Collector(
+        engine=parts.rollout, reward=parts.reward, rule=parts.algo.rollout_rule, render=render, prompts=train, order=order, **{k: config[k] for k in wanted}
+    )
+    answers = collector(policy, 1, 0).answers
+    batch = collate([a.completion for a in answers], [a.reward for a in answers], pad_id=policy.pad_id, mask_truncated=False)
+    wanted = ("temperature", "tile", "tokens_per_micro_batch", "max_grad_norm")
+    learner = Learner(
+        policy=policy, reference=start, optimiser=parts.optimiser.build(policy.network), algo=parts.algo, divergence=parts.divergence,
+        weighting=parts.weighting, updates_per_rollout=1, update_window="whole", **{k: config[k] for k in wanted},
+    )  # fmt: skip
+    batch, head = learner.rescore(batch)
+    advantages = parts.algo.advantage(batch.rewards, batch.group)
+    parameters = [p for p in policy.network.parameters() if p.requires_grad]
+
+    def gradient(learner: Learner, advantages: torch.Tensor) -> tuple[float, float]:
+        means = Means()
+        learner._accumulate(batch, torch.arange(len(batch)), advantages, batch.mask.float(), head, means, first=True)
+        norm = float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm())
+        learner.optimiser.zero_grad()
+        return norm, means.read()["divergence/value"]
+
+    penalty, value = gradient(learner, torch.zeros_like(advantages))
+    term, _ = gradient(replace(learner, divergence=parts.divergence_at(0.0)), advantages)
+    size = float((advantages.abs()[:, None] * batch.mask).sum() / batch.mask.sum())
+    return parts.divergence.beta * value, size, penalty / term
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The divergence's coefficient over a run: fixed, or steered so that arms are compared at equal drift."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Measure = Literal["drift/kl", "drift/probl2", "drift/tv"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fixed:
+    """The divergence's own beta, all the way.
+
+    Example:
+        >>> Fixed().after(0.04, {"drift/kl": 3.0})
+        0.04
+    """
+
+    @property
+    def measure(self) -> None:
+        """Nothing is measured."""
+        return None
+
+    def after(self, beta: float, drift: dict[str, float]) -> float:
+        return beta
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatchedDrift:
+    """Steers beta so that the measured drift from the start model comes to a target and stays there.
+
+        beta' = beta (drift / target)^gain,   the factor cut to [1/most, most]
+
+    An integral controller in log beta: at the target beta stands still, whatever its size, so the
+    same setting serves divergences whose coefficients differ by powers of ten. Below the target beta
+    falls, so a run that never drifts that far ends nearly unregularised.
+
+    Attributes:
+        measure: which drift is held.
+        target: its value, in that measure's unit.
+        gain: how fast log beta follows log drift.
+        most: largest factor of one step.
+        least_beta: beta does not fall below this, so that it can come back.
+
+    Example:
+        >>> steer = MatchedDrift(measure="drift/kl", target=0.1, gain=0.5, most=2.0, least_beta=1e-6)
+        >>> steer.after(1.0, {"drift/kl": 0.4}), steer.after(1.0, {"drift/kl": 0.1}), steer.after(1.0, {"drift/kl": 0.0})
+        (2.0, 1.0, 0.5)
+
+    References:
+        Ziegler et al. 2019, section 2.2 (a proportional controller in log beta), https://arxiv.org/abs/1909.08593
+    """
+
+    measure: Measure
+    target: float
+    gain: float
+    most: float
+    least_beta: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.target < math.inf and self.gain > 0 and self.most > 1 and self.least_beta > 0):
+            raise ValueError(
+                f"coefficient: target={self.target}, gain={self.gain}, most={self.most}, least_beta={self.least_beta}: "
+                "target, gain and least_beta are above 0, most above 1"
+            )
+
+    def after(self, beta: float, drift: dict[str, float]) -> float:
+        wanted = self.gain * math.log(max(drift[self.measure], 1e-12) / self.target)
+        bound = math.log(self.most)
+        return max(beta * math.exp(min(max(wanted, -bound), bound)), self.least_beta)

@@ -1,0 +1,54 @@
+"""Random credit: what a weighting does beyond its spread has to beat these."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from mirrorpo.core.batch import RolloutBatch
+from mirrorpo.core.protocols import Scorer
+from mirrorpo.core.seeds import generator
+from mirrorpo.core.shapes import PerToken
+from mirrorpo.weighting.scale import check_range
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RandomTokens:
+    """An independent uniform weight for each token.
+
+        w_t ~ U(low, high)
+
+    A completion's draws are keyed on the step's seed and its own tokens, so its place in the batch,
+    padding and micro-batches change nothing, and nothing is drawn from the sampler's stream.
+
+    Value: in [low, high). Gradient: none. Nothing is scored.
+
+    Attributes:
+        low: least weight, >= 0.
+        high: bound above, above low.
+        scope: "credit" weighs the surrogate only; "loss" also the divergence.
+
+    References:
+        The random control of paper A's public code, https://arxiv.org/abs/2602.09331
+    """
+
+    low: float
+    high: float
+    scope: Literal["credit", "loss"]
+
+    def __post_init__(self) -> None:
+        check_range(self.low, self.high)
+
+    def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
+        weights = torch.ones(batch.present.shape)
+        for row, count in enumerate(batch.present.sum(dim=1).tolist()):
+            weights[row, :count] = draws(batch, row, count, seed, self.low, self.high)
+        return weights
+
+
+def draws(batch: RolloutBatch, row: int, count: int, seed: int, low: float, high: float) -> torch.Tensor:
+    """`count` uniform numbers that belong to the completion in `row`, wherever it stands."""
+    prompt = batch.prompt_ids[row][batch.prompt_present[row]].tolist()
+    answer = batch.completion_ids[row][batch.present[row]].tolist()
+    stream = generator(seed, "weighting", *prompt, "answer", *answer)
+    return low + (high - low) * torch.rand(count, generator=stream)

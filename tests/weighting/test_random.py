@@ -1,0 +1,41 @@
+import math
+
+import pytest
+import torch
+
+from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.rollout.collate import collate
+from mirrorpo.weighting.random import RandomTokens
+
+
+class Unread:
+    def logprobs(self, batch: RolloutBatch) -> torch.Tensor:
+        raise AssertionError("random weights need no score")
+
+    entropies = logprobs
+
+
+def batch(*ids: list[int]) -> RolloutBatch:
+    completions = [Completion(uid="", group=0, prompt_ids=[1], ids=row, logprobs=[0.0] * len(row), text="", truncated=False) for row in ids]
+    return collate(completions, [1.0] * len(ids), pad_id=0, mask_truncated=False)
+
+
+def test_weights_are_uniform_over_their_range_and_independent_of_each_other():
+    rollout = batch(*[[2 + row, *range(100, 600)] for row in range(20)])
+    weights = RandomTokens(low=0.5, high=2.0, scope="credit")(rollout, Unread(), 0)
+    assert float(weights.min()) >= 0.5 and float(weights.max()) < 2.0
+    # 10,020 draws: four standard errors of the mean and of the share in a tenth of the range.
+    assert float(weights.mean()) == pytest.approx(1.25, abs=4 * 1.5 / math.sqrt(12 * 10020))
+    for tenth in range(10):
+        inside = (weights >= 0.5 + 0.15 * tenth) & (weights < 0.65 + 0.15 * tenth)
+        assert float(inside.double().mean()) == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 10020))
+    neighbours = torch.corrcoef(torch.stack([weights[:, :-1].flatten(), weights[:, 1:].flatten()]))[0, 1]
+    assert abs(float(neighbours)) < 4 / math.sqrt(10000)
+
+
+def test_seeds_and_completions_have_their_own_draws():
+    weighting, rollout = RandomTokens(low=0.5, high=2.0, scope="credit"), batch([2, 3, 4], [2, 3, 5], [2, 3, 4])
+    weights = weighting(rollout, Unread(), 0)
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2]), "the same completion"
+    assert not torch.equal(weights, weighting(rollout, Unread(), 1))
