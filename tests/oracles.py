@@ -12,7 +12,10 @@ skipped, never multiplied by zero, so they may hold anything.
     Schulman 2020                    http://joschu.net/blog/kl-approx.html   k1, k2, k3
 """
 
+import hashlib
 import math
+
+import torch
 
 
 def exp(x):
@@ -234,6 +237,41 @@ def bregman(f, df, p, q):
     return f(p) - f(q) - df(q) * (p - q)
 
 
+def mirror_numbers(seed, signed):
+    """The map's 380 numbers, scale 0.01, in the order v, w, b, a, c: one draw from the stream "mirror_map" of a seed."""
+    stream = int.from_bytes(hashlib.sha256(f"{seed}/mirror_map".encode()).digest()[:8], "big") >> 1
+    draw = torch.randn if signed else torch.rand
+    return 0.01 * draw(380, dtype=torch.float64, generator=torch.Generator().manual_seed(stream))
+
+
+def neural_mirror(p, q, numbers):
+    """The divergence term by term: units in their table's order, 21 of a kind; w is never zero here."""
+    a, c = float(numbers[378]), float(numbers[379])
+    total = a / 2 * (p - q) ** 2 + c * (p * log(p / q) - p + q)
+    for kind, (unit, primitive) in enumerate(MIRROR_UNITS):
+        v, w, b = (numbers[start + 21 * kind : start + 21 * kind + 21] for start in (0, 126, 252))
+        total = total + (v * ((primitive(w * p + b) - primitive(w * q + b)) / w - unit(w * q + b) * (p - q))).sum()
+    return total
+
+
+def log_unit_primitive(u):
+    z = u.clamp(min=0) + 1e-3
+    # The unit is constant below zero, its primitive a line there.
+    return z * z.log() - z + u.clamp(max=0) * math.log(1e-3)
+
+
+# (s(u), its primitive in u)
+MIRROR_UNITS = (
+    (lambda u: u**3, lambda u: u**4 / 4),
+    (lambda u: u**2, lambda u: u**3 / 3),
+    (lambda u: u.clamp(min=0) ** (1 / 2), lambda u: 2 / 3 * u.clamp(min=0) ** (3 / 2)),
+    (lambda u: u.clamp(min=0) ** (1 / 3), lambda u: 3 / 4 * u.clamp(min=0) ** (4 / 3)),
+    (lambda u: (u.clamp(min=0) + 1e-3).log(), log_unit_primitive),
+    (lambda u: u.exp(), lambda u: u.exp()),
+)
+MIRROR, SIGNED_MIRROR = mirror_numbers(42, signed=False), mirror_numbers(42, signed=True)
+
+
 # ---------------------------------------------------------------- rewards and weights
 
 
@@ -333,6 +371,11 @@ DIVERGENCES = {
     "probl2_exact": lambda log_p, log_q, token, log_old: probl2_exact(log_p, log_q, factor=1.0),
     "kl_corrected": lambda log_p, log_q, token, log_old: kl_term(log_p[token], log_q[token]) / exp(log_old),
     "probl2_corrected": lambda log_p, log_q, token, log_old: probl2_sampled(log_p[token], log_q[token], factor=1.0) / exp(log_old),
+    "neural_mirror": lambda log_p, log_q, token, log_old: neural_mirror(exp(log_p[token]), exp(log_q[token]), MIRROR),
+    "neural_mirror_corrected": lambda log_p, log_q, token, log_old: neural_mirror(exp(log_p[token]), exp(log_q[token]), MIRROR) / exp(log_old),
+    "neural_mirror_exact": lambda log_p, log_q, token, log_old: sum(neural_mirror(exp(a), exp(b), MIRROR) for a, b in zip(log_p, log_q, strict=True)),
+    "neural_mirror_learned": lambda log_p, log_q, token, log_old: kl_term(log_p[token], log_q[token]),
+    "neural_mirror_signed": lambda log_p, log_q, token, log_old: neural_mirror(exp(log_p[token]), exp(log_q[token]), SIGNED_MIRROR),
 }
 
 

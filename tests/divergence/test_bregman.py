@@ -1,4 +1,6 @@
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import oracles
 import pytest
@@ -102,11 +104,49 @@ def test_the_gradient_in_p_is_the_difference_of_mirror_maps(potential):
     torch.testing.assert_close(gradient, potential.df(p.detach()) - potential.df(q), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
 @pytest.mark.parametrize("potential", POTENTIALS)
+def test_the_gradient_of_the_exact_form_is_that_of_the_sum_of_the_integrand(potential, direction):
+    draw = torch.Generator().manual_seed(0)
+    log_p, log_q = (5 * torch.randn(6, 4, dtype=torch.float64, generator=draw) for _ in range(2))
+    log_p, log_q = log_p.log_softmax(-1), log_q.log_softmax(-1)
+    # Below the floor there is no gradient, on either side.
+    log_p[0, 0], log_q[1, 1], log_p[2, 2], log_q[2, 2] = -800.0, -800.0, -800.0, -800.0
+    log_p.requires_grad_()
+    ours = ExactBregman(potential=potential, beta=1.0, anchor="reference", direction=direction)(log_p, log_q, log_p)
+    expected = (integrand(potential, log_p, log_q) if direction == "reverse" else integrand(potential, log_q, log_p)).sum(dim=-1)
+    (gradient,), (its,) = (torch.autograd.grad(values.sum(), log_p) for values in (ours, expected))
+    torch.testing.assert_close(gradient, its, rtol=1e-9, atol=1e-14)
+    assert gradient[0, 0] == gradient[2, 2] == 0
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """f(p) = cos(3 p), which is not convex."""
+
+    convex: ClassVar[bool] = False
+    log_floor: ClassVar[float] = -690.0
+
+    def f(self, p):
+        return (3 * p).cos()
+
+    def df(self, p):
+        return -3 * (3 * p).sin()
+
+
+def test_a_potential_that_is_not_convex_keeps_its_sign():
+    p, q = torch.tensor([0.1, 0.9], dtype=torch.float64), torch.tensor([0.5, 0.4], dtype=torch.float64)
+    expected = (3 * p).cos() - (3 * q).cos() + 3 * (3 * q).sin() * (p - q)
+    torch.testing.assert_close(integrand(Cosine(), p.log(), q.log()), expected, rtol=1e-12, atol=0)
+    assert bool((expected < 0).any())
+
+
+@pytest.mark.parametrize("potential", [*POTENTIALS, Cosine()])
 def test_gradcheck(potential):
     log_p = torch.log_softmax(torch.tensor([0.3, -1.0, 2.0, 0.0, -0.4], dtype=torch.float64), 0).requires_grad_()
     log_q = torch.log_softmax(torch.tensor([1.0, 1.0, -2.0, 0.5, 0.0], dtype=torch.float64), 0)
-    for divergence in (exact(potential), sampled(potential)):
+    forward = ExactBregman(potential=potential, beta=1.0, anchor="reference", direction="forward")
+    for divergence in (exact(potential), forward, sampled(potential)):
         assert torch.autograd.gradcheck(lambda x, of=divergence: of(x, log_q, x), log_p)
 
 

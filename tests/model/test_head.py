@@ -232,7 +232,20 @@ class Sizes(TorchDispatchMode):
         return len({ref.cdata for ref in self.logits if not ref.expired()})
 
 
-ROWS, TILE = 96, 8
+class Calls(TorchDispatchMode):
+    """The names of the operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name().partition(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+ROWS, TILE = 96, 32
+HEIGHT = TILE // 4  # with a reader
 
 
 def test_nothing_of_size_n_by_v_is_made_forward_or_backward() -> None:
@@ -240,14 +253,15 @@ def test_nothing_of_size_n_by_v_is_made_forward_or_backward() -> None:
     with Sizes() as sizes:
         readings = c.read(TILE, kl)
         (readings.logprobs.sum() + readings.reading.sum()).backward()
-    assert sizes.largest == max(ROWS * D, TILE * V)
+    assert sizes.largest == max(ROWS * D, HEIGHT * V)
 
 
-def test_nothing_of_size_n_by_v_is_made_without_gradient() -> None:
+@pytest.mark.parametrize(("reader", "height"), [(None, TILE), (kl, HEIGHT)], ids=["without a reader", "with a reader"])
+def test_nothing_of_size_n_by_v_is_made_without_gradient(reader: Callable[[Tensor, Tensor], Tensor] | None, height: int) -> None:
     c = case(count=ROWS)
     with Sizes() as sizes, torch.no_grad():
-        c.read(TILE, kl)
-    assert sizes.largest == max(ROWS, TILE * V)
+        c.read(TILE, reader)
+    assert sizes.largest == max(ROWS, height * V)
 
 
 def test_no_tile_outlives_the_forward() -> None:
@@ -255,9 +269,18 @@ def test_no_tile_outlives_the_forward() -> None:
     with Sizes() as sizes:
         readings = c.read(TILE, kl)
         held = sizes.held()
-    assert len(sizes.logits) > ROWS // TILE
+    assert len(sizes.logits) > ROWS // HEIGHT
     assert held == 0
     assert readings.logprobs.requires_grad
+
+
+def test_the_entropy_is_not_taken_again_in_the_backward_pass() -> None:
+    c = case(count=ROWS)
+    readings = c.read(TILE)
+    with Calls() as calls:
+        readings.logprobs.sum().backward()
+    assert "aten::_log_softmax" in calls.names
+    assert "aten::exp" not in calls.names
 
 
 def test_the_size_recorder_sees_a_full_log_softmax() -> None:

@@ -7,6 +7,12 @@ import torch
 from torch import Tensor
 
 from mirrorpo.divergence.potentials import Potential
+from mirrorpo.divergence.vocabulary import total
+
+
+def probability(potential: Potential, log_p: Tensor) -> Tensor:
+    """p in float64, not below the potential's floor."""
+    return log_p.double().clamp(min=potential.log_floor).exp()
 
 
 def integrand(potential: Potential, log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -14,8 +20,9 @@ def integrand(potential: Potential, log_p: Tensor, log_q: Tensor) -> Tensor:
 
         d(p, q) = f(p) - f(q) - f'(q) (p - q)
 
-    float64, since the three terms cancel where p is near q. Value: >= 0 (rounding below zero is cut
-    off). Gradient: f'(p) - f'(q) with respect to p, f''(q) (q - p) with respect to q.
+    float64, since the three terms cancel where p is near q. Value: >= 0 for a convex potential, whose
+    rounding below zero is cut off; of either sign for another. Gradient: f'(p) - f'(q) with respect to
+    p, f''(q) (q - p) with respect to q.
 
     Example:
         >>> import torch
@@ -23,9 +30,9 @@ def integrand(potential: Potential, log_p: Tensor, log_q: Tensor) -> Tensor:
         >>> integrand(Square(factor=1.0), torch.tensor(0.5).log(), torch.tensor(0.25).log()).float()
         tensor(0.0625)
     """
-    p = log_p.double().clamp(min=potential.log_floor).exp()
-    q = log_q.double().clamp(min=potential.log_floor).exp()
-    return (potential.f(p) - potential.f(q) - potential.df(q) * (p - q)).clamp(min=0)
+    p, q = probability(potential, log_p), probability(potential, log_q)
+    gap = potential.f(p) - potential.f(q) - potential.df(q) * (p - q)
+    return gap.clamp(min=0) if potential.convex else gap
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +44,9 @@ class ExactBregman:
     With direction "forward" the anchor stands first: D(q, p). For negative entropy, "reverse" is
     KL(pi_theta, anchor) and "forward" KL(anchor, pi_theta).
 
-    Value: >= 0, and zero only at p = q. Gradient: that of D_t at the visited state s_t; how the
-    policy's tokens lead to other states is not differentiated, as in every per-token penalty.
+    Value: >= 0, and zero only at p = q, for a convex potential. Gradient: that of D_t at the visited
+    state s_t, sum_v (f'(p_v) - f'(q_v)) grad p_v, and "forward" sum_v f''(p_v) (p_v - q_v) grad p_v; how
+    the policy's tokens lead to other states is not differentiated, as in every per-token penalty.
 
     Attributes:
         potential: f and f'.
@@ -58,8 +66,22 @@ class ExactBregman:
     direction: Literal["reverse", "forward"]
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
-        first, second = (policy, anchor.detach()) if self.direction == "reverse" else (anchor.detach(), policy)
-        return integrand(self.potential, first, second).sum(dim=-1).to(policy.dtype)
+        return total(self._term, self._slope, policy, anchor.detach())
+
+    def _term(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        first, second = (log_p, log_q) if self.direction == "reverse" else (log_q, log_p)
+        return integrand(self.potential, first, second)
+
+    def _slope(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        # d/dp of the term, times dp / d log p.
+        p, q = probability(self.potential, log_p), probability(self.potential, log_q)
+        if self.direction == "reverse":
+            slope = self.potential.df(p) - self.potential.df(q)
+        else:
+            with torch.enable_grad():
+                (curvature,) = torch.autograd.grad(self.potential.df(p.requires_grad_()).sum(), p)
+            slope = curvature * (p - q)
+        return slope.mul_(p).masked_fill_(log_p < self.potential.log_floor, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +90,8 @@ class SampledBregman:
 
         d_t = f(p) - f(q) - f'(q)(p - q),   p = pi_theta(y_t), q = anchor(y_t)
 
-    Value: >= 0; on-policy its expectation is sum_v p_v d(p_v, q_v), not the divergence
-    sum_v d(p_v, q_v). Gradient: pathwise, (f'(p) - f'(q)) grad p at the sampled token; on-policy its
+    Value: >= 0 for a convex potential; on-policy its expectation is sum_v p_v d(p_v, q_v), not the
+    divergence sum_v d(p_v, q_v). Gradient: pathwise, (f'(p) - f'(q)) grad p at the sampled token; on-policy its
     expectation is sum_v p_v (f'(p_v) - f'(q_v)) grad p_v, which is neither the divergence's nor that
     of its own expected value (the score term is left out).
 
@@ -100,7 +122,7 @@ class CorrectedBregman:
 
     For negative entropy this is k3 times the importance ratio, TRL's bias-corrected KL.
 
-    Value: >= 0; for y_t drawn from pi_old its expectation is the divergence sum_v d_v, on- and
+    Value: >= 0 for a convex potential; for y_t drawn from pi_old its expectation is the divergence sum_v d_v, on- and
     off-policy. Its variance grows with 1 / pi_old. Gradient: pathwise, and its expectation is the
     divergence's gradient, on- and off-policy: pi_old does not depend on theta.
 

@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from mirrorpo.divergence.vocabulary import total
+
 # An anchor's probability below exp(-80) counts as that, as for the potentials whose derivative is a power of 1/p.
 LOG_FLOOR = -80.0
 
@@ -38,6 +40,13 @@ class ChiSquare:
     anchor: Literal["reference", "old"]
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
-        p = policy.double().exp()
-        q = anchor.detach().double().clamp(min=LOG_FLOOR).exp()
-        return ((p - q).square() / q).sum(dim=-1).to(policy.dtype)
+        return total(self._term, self._slope, policy, anchor.detach())
+
+    def _term(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        q = log_q.double().clamp(min=LOG_FLOOR).exp()
+        return (log_p.double().exp() - q).square() / q
+
+    def _slope(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        # d/dp of the term, times dp / d log p.
+        p, q = log_p.double().exp(), log_q.double().clamp(min=LOG_FLOOR).exp()
+        return (p / q - 1).mul_(2).mul_(p)

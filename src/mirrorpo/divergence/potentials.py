@@ -11,11 +11,15 @@ from torch import Tensor
 
 @runtime_checkable
 class Potential(Protocol):
-    """A strictly convex function of one probability and its derivative.
+    """A function of one probability and its derivative.
 
-    Probabilities below exp(`log_floor`) count as that and get no gradient; it is where f' would leave
-    float64 (-690, about 1e-300) or, when f' is a power of 1/p, float32 (-80, about 2e-35).
+    `convex` says that f is strictly convex; only then is its Bregman divergence >= 0. Probabilities
+    below exp(`log_floor`) count as that and get no gradient; it is where f' would leave float64 (-690,
+    about 1e-300) or, when f' is a power of 1/p, float32 (-80, about 2e-35).
     """
+
+    @property
+    def convex(self) -> bool: ...
 
     @property
     def log_floor(self) -> float: ...
@@ -38,6 +42,7 @@ class NegativeEntropy:
         Beck and Teboulle 2003, Mirror descent and nonlinear projected subgradient methods, section 5
     """
 
+    convex: ClassVar[bool] = True
     log_floor: ClassVar[float] = -690.0
 
     def f(self, p: Tensor) -> Tensor:
@@ -62,6 +67,7 @@ class ItakuraSaito:
         Banerjee et al. 2005, Clustering with Bregman divergences, table 1, https://www.jmlr.org/papers/v6/banerjee05b.html
     """
 
+    convex: ClassVar[bool] = True
     log_floor: ClassVar[float] = -80.0
 
     def f(self, p: Tensor) -> Tensor:
@@ -89,6 +95,7 @@ class Tsallis:
         Tsallis 1988, Possible generalization of Boltzmann-Gibbs statistics, https://doi.org/10.1007/BF01016429
     """
 
+    convex: ClassVar[bool] = True
     log_floor: ClassVar[float] = -80.0
 
     q: float
@@ -120,6 +127,7 @@ class Square:
         Yuan et al. 2026 (GBMPO, ProbL2), https://arxiv.org/abs/2602.04380
     """
 
+    convex: ClassVar[bool] = True
     log_floor: ClassVar[float] = -690.0
 
     factor: float
