@@ -1,7 +1,7 @@
 """Everything between a rollout and the optimiser: rescoring, micro-batches, updates."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,15 +11,20 @@ from torch import Tensor
 
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
-from mirrorpo.core.masked import masked
+from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.masked import masked, mean_one
 from mirrorpo.core.modes import evaluating
 from mirrorpo.core.protocols import Divergence, Optimiser, Weighting
 from mirrorpo.core.shapes import PerCompletion, PerToken
+from mirrorpo.core.spelling import Spelling
 from mirrorpo.loss import policy_loss
 from mirrorpo.metrics import Means, update_metrics
+from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.head import Head
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.saliency import attention_received, gradient_times_embedding
+from mirrorpo.weighting.counterfactual import Counterfactual, ScoredSpan
 
 
 class NotFinite(FloatingPointError):
@@ -74,6 +79,53 @@ class OldPolicy:
     def entropies(self, batch: RolloutBatch) -> PerToken:
         """Entropy at every completion token, in nats."""
         return self.learner.score(self.learner.policy, batch).entropy
+
+    def spelled(self, batch: RolloutBatch) -> Sequence[Spelling]:
+        """Every completion's text, and which characters each token wrote."""
+        return [self.learner.policy.spelled(ids[present].tolist()) for ids, present in zip(batch.completion_ids, batch.present, strict=True)]
+
+    def cut(self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking) -> tuple[PerToken, Float[Tensor, "N T"]]:
+        """What each cut reads, with nothing hidden and with its span hidden."""
+        learner = self.learner
+        before, after = torch.zeros(batch.present.shape), torch.zeros(len(cuts), batch.present.shape[1])
+        mine: dict[int, list[int]] = {}
+        for index, cut in enumerate(cuts):
+            mine.setdefault(cut.row, []).append(index)
+        extra = {row: sum(cuts[index].last - cuts[index].start for index in indices) for row, indices in mine.items()}
+        lengths = batch.present.sum(dim=1).tolist()
+        for rows in _packs({row: lengths[row] + more for row, more in extra.items()}, learner.tokens_per_micro_batch):
+            indices = [index for row in rows for index in mine[row]]
+            micro = batch.rows(torch.tensor(rows)).to(learner.policy.device)
+            moved = [replace(cuts[index], row=rows.index(cuts[index].row)) for index in indices]
+            whole, hidden = read_cuts(learner.policy, micro, moved, masking=masking, temperature=learner.temperature, tile=learner.tile)
+            before[rows, : whole.shape[1]] = whole.cpu()
+            after[indices, : hidden.shape[1]] = hidden.cpu()
+        return before, after
+
+    def importance(self, batch: RolloutBatch, firsts: Sequence[int], signal: Literal["gradient", "attention"]) -> PerToken:
+        """What the score of each completion from a token on owes to its tokens."""
+        learner, out = self.learner, torch.zeros(batch.present.shape)
+        for rows in micro_batches(batch, learner.tokens_per_micro_batch):
+            micro = batch.rows(rows).to(learner.policy.device)
+            here = [firsts[row] for row in rows.tolist()]
+            if signal == "gradient":
+                found = gradient_times_embedding(learner.policy, micro, here, temperature=learner.temperature, tile=learner.tile)
+            else:
+                found = attention_received(learner.policy, micro, here)
+            out[rows, : found.shape[1]] = found.cpu()
+        return out
+
+
+def _packs(sizes: Mapping[int, int], tokens: int) -> Iterator[list[int]]:
+    # Rows of similar size, at most `tokens` padded tokens together or one row.
+    rows: list[int] = []
+    for row in sorted(sizes, key=lambda row: (sizes[row], row)):
+        if rows and sizes[row] * (len(rows) + 1) > tokens:
+            yield rows
+            rows = []
+        rows.append(row)
+    if rows:
+        yield rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,6 +201,27 @@ class Learner:
             return batch, None
         anchor = self.score(self.reference, batch, keep_hidden=exact)
         return batch.with_(anchor_logprobs=anchor.logprobs, anchor_hidden=anchor.hidden), self.reference.head(self.temperature) if exact else None
+
+    def weigh(self, batch: RolloutBatch, advantages: PerCompletion, seed: int) -> tuple[PerToken, Sequence[ScoredSpan]]:
+        """Token weights with mean one over each completion's trained tokens, and the spans that were scored for them.
+
+        Completions that the weights cannot act on, those of advantage zero unless the divergence is
+        weighted too, keep ones and cost nothing.
+        """
+        weights = batch.mask.to(torch.float32)
+        acts = advantages != 0
+        if self.weighting.scope == "loss" and self.divergence.reads != "nothing":
+            acts = torch.ones_like(acts)
+        rows = acts.nonzero().flatten()
+        if len(rows) == 0:
+            return weights, []
+        part, spans = batch.rows(rows), []
+        if isinstance(self.weighting, Counterfactual):
+            found, spans = self.weighting.explain(part, OldPolicy(learner=self), seed)
+        else:
+            found = self.weighting(part, OldPolicy(learner=self), seed)
+        weights[rows, : found.shape[1]] = mean_one(found, part.mask)
+        return weights, [replace(one, row=int(rows[one.row])) for one in spans]
 
     def outputs(self, batch: RolloutBatch, anchor_head: Head | None) -> PolicyOutputs:
         """The live policy on a micro-batch, with gradient."""

@@ -11,6 +11,8 @@ from hydra.utils import get_class, instantiate
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.coefficient import Fixed, MatchedDrift
 from mirrorpo.core.protocols import Dataset, Divergence, RewardFn, RolloutEngine, Weighting
+from mirrorpo.divergence.neural_mirror import NeuralMirror
+from mirrorpo.divergence.tabulated import Tabulated
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.optim import AdamW, Muon, Schedule
 from mirrorpo.tracking import NoTracker, WandB
@@ -66,6 +68,12 @@ def notes(parts: Parts, config: Mapping[str, Any]) -> list[str]:
         out.append("updates_per_rollout=1 with divergence.anchor=old: the policy is its own anchor, the divergence is zero with zero gradient")
     if parts.divergence.reads != "nothing" and parts.divergence.beta == 0:
         out.append("divergence.beta=0: the divergence is measured at the cost of the anchor's forward and changes nothing; divergence=none is free")
+    potential = getattr(parts.divergence, "potential", None)
+    if potential is not None and not potential.convex:
+        out.append(
+            "divergence.potential.parameters.signed=true: the mirror map need not rise, so the penalty is no divergence; "
+            "it may be negative and push away from the anchor"
+        )
     if (config["model"].get("lora") or {}).get("dropout"):
         out.append(
             "model.lora.dropout > 0: the policy that is updated drops activations, the one that sampled did not; "
@@ -74,6 +82,14 @@ def notes(parts: Parts, config: Mapping[str, Any]) -> list[str]:
     if config["rollout"].get("top_p", 1.0) < 1:
         out.append(f"rollout.top_p={config['rollout']['top_p']}: completions come from a cut distribution, ratios and divergences are of the whole one")
     return out
+
+
+def mirror_map(divergence: Divergence) -> str | None:
+    """Fingerprint of a neural mirror map's numbers; None where a divergence has no such map."""
+    potential = getattr(divergence, "potential", None)
+    while isinstance(potential, Tabulated):
+        potential = potential.potential
+    return potential.fingerprint if isinstance(potential, NeuralMirror) else None
 
 
 def _departs_from_reinforce(algo: Algorithm) -> bool:

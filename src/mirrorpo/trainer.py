@@ -3,7 +3,7 @@
 import json
 import logging
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,21 @@ from mirrorpo import checkpoint
 from mirrorpo.collect import Collector, Rollout
 from mirrorpo.config import Cell, digest
 from mirrorpo.core.batch import Prompt, RolloutBatch
-from mirrorpo.core.masked import mean_one
 from mirrorpo.core.seeds import derive, global_state, restore_global_state, seed_globals
+from mirrorpo.core.shapes import PerToken
+from mirrorpo.credit import credit_metrics, credit_row
 from mirrorpo.device import device_name, named_device, peak_memory_mb, prepare, stopwatch
 from mirrorpo.display import Display, readable, sample_rows, write_text
 from mirrorpo.drift import draw_probe
 from mirrorpo.evaluate import Evaluator
-from mirrorpo.learner import Learner, NotFinite, OldPolicy
+from mirrorpo.learner import Learner, NotFinite
 from mirrorpo.metrics import finite, rollout_metrics
 from mirrorpo.model.load import reference
 from mirrorpo.order import DataOrder
-from mirrorpo.parts import Parts, notes
+from mirrorpo.parts import Parts, mirror_map, notes
 from mirrorpo.rollout.collate import collate
 from mirrorpo.runs import JsonLines, RunFolder, State, provenance, timestamp, write_atomic
+from mirrorpo.weighting.counterfactual import ScoredSpan
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +101,9 @@ class Trainer:
         config, parts = self.config, self.parts
         train = parts.dataset.load("train")
         questions = list(parts.dataset.load(config["eval_split"]))[: config["eval_questions"]]
-        self.policy = parts.model.load(self.device, config["seed"], lambda: _texts(train))
+        self.policy = parts.model.load(
+            self.device, config["seed"], lambda: (text for prompt in train for text in (prompt.question + "\n", prompt.demonstration))
+        )
         reads = parts.divergence.reads != "nothing" and parts.divergence.anchor == "reference"
         self.position, self.beta = 0, float(parts.divergence.beta)
         self.collector = Collector(
@@ -151,25 +155,26 @@ class Trainer:
         found = {
             "data": {name: parts.dataset.fingerprint(name) for name in dict.fromkeys(("train", split))},
             "computed_in": f"{self.policy.dtype} on {self.device.type}".removeprefix("torch."),
+            "mirror_map": mirror_map(parts.divergence),
             "model_commit": getattr(self.policy.causal_lm.config, "_commit_hash", None),
         }
         if checkpoint.complete_names(self.folder.checkpoints):
             self.folder.refuse_other_circumstances(found)
-        first = self._render(train[0])
+        first, ids = self._render(train[0])
         self.folder.update_manifest(
             **found,
             reward_version=getattr(parts.reward, "version", None),
-            prompt={"example": first[0], "ids": first[1], "hash": digest({"prompts": [*questions, first[0]]})},
+            prompt={"example": first, "ids": ids, "hash": digest({"prompts": [*questions, first]})},
             parameters={
                 "all": sum(p.numel() for p in self.policy.network.parameters()),
                 "trained": sum(p.numel() for p in self.policy.network.parameters() if p.requires_grad),
             },
         )
-        write_atomic(self.folder.path / "prompt.txt", first[0])
+        write_atomic(self.folder.path / "prompt.txt", first)
 
     def train_step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """One rollout and its updates: metrics that are deterministic, and timings that are not."""
-        algo, config = self.parts.algo, self.config
+        algo = self.parts.algo
         with stopwatch() as rollout_clock:
             rollout = self.collector(self.policy, step, self.position)
             batch = self._collated(rollout)
@@ -177,8 +182,7 @@ class Trainer:
             learner = replace(self.learner, divergence=self.parts.divergence_at(self.beta))
             batch, anchor_head = learner.rescore(batch)
             advantages = algo.advantage(batch.rewards, batch.group)
-            scorer = OldPolicy(learner=learner)
-            weights = mean_one(self.parts.weighting(batch, scorer, derive(config["seed"], "weighting", step)), batch.mask)
+            weights, spans = learner.weigh(batch, advantages, derive(self.config["seed"], "weighting", step))
         with stopwatch() as update_clock:
             try:
                 learned = learner.learn(batch, advantages, weights, anchor_head, self._learning_rates(step))
@@ -189,14 +193,14 @@ class Trainer:
         with stopwatch() as drift_clock:
             drift = self.probe(self.policy)
         self.position = rollout.position
-        self._write_completions(step, rollout)
+        self._write_completions(step, rollout, weights, spans)
         metrics = rollout_metrics([answer.verdict for answer in rollout.answers], batch, advantages, weights) | learned | drift
+        metrics |= credit_metrics(spans, batch, advantages, weights)
         metrics["divergence/beta"] = self.beta
         self.beta = self.parts.coefficient.after(self.beta, drift)
         sampled = {"rollout/draws": float(rollout.draws), "rollout/completions": float(rollout.completions), "rollout/tokens": float(rollout.tokens)}
-        tokens = rollout.tokens
         seconds = {"rollout_s": rollout_clock(), "score_s": score_clock(), "update_s": update_clock(), "drift_s": drift_clock()}
-        speed = {"tokens_per_s": tokens / sum(seconds.values()), "rollout_tokens_per_s": tokens / seconds["rollout_s"]}
+        speed = {"tokens_per_s": rollout.tokens / sum(seconds.values()), "rollout_tokens_per_s": rollout.tokens / seconds["rollout_s"]}
         return metrics | sampled, seconds | speed | {"peak_memory_mb": peak_memory_mb(self.device)}
 
     def _collated(self, rollout: Rollout) -> RolloutBatch:
@@ -235,12 +239,14 @@ class Trainer:
         tracker.log(step, metrics)
         display.step(step, metrics | timings, sum(timings.get(name, 0.0) for name in ("seconds", "eval_s")))
 
-    def _write_completions(self, step: int, rollout: Rollout) -> None:
-        count = min(self.config["shown_completions"], len(rollout.answers))
-        if count:
-            # Spread over the step's groups, so that not all shown answers are to one question.
-            shown = [rollout.answers[index * len(rollout.answers) // count] for index in range(count)]
-            write_text(self.folder.path / "completions" / f"step_{step:06d}.md", readable(step, shown))
+    def _write_completions(self, step: int, rollout: Rollout, weights: PerToken, spans: Sequence[ScoredSpan]) -> None:
+        answers, count = rollout.answers, min(self.config["shown_completions"], len(rollout.answers))
+        # Spread over the step's groups, so that not all shown answers are to one question.
+        shown = [index * len(answers) // count for index in range(count)]
+        if shown:
+            write_text(self.folder.path / "completions" / f"step_{step:06d}.md", readable(step, [answers[index] for index in shown]))
+            rows = [credit_row(answers[index], self.policy.spelled(answers[index].completion.ids), weights[index], spans, index) for index in shown]
+            write_text(self.folder.path / "credit" / f"step_{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
     def _state(self, step: int) -> dict[str, Any]:
         trained = {name for name, parameter in self.policy.network.named_parameters() if parameter.requires_grad}
@@ -292,9 +298,3 @@ class Trainer:
             path = self.folder.path
             listed = {"metrics": str(path / "metrics.jsonl"), "answers": str(last), "completions": str(path / "completions"), "policy": str(self.folder.policy)}
             display.close(evaluated[0], evaluated[-1], listed, sample_rows(JsonLines(last).rows(), 3))
-
-
-def _texts(prompts: Sequence[Prompt]) -> Iterator[str]:
-    for prompt in prompts:
-        yield prompt.question + "\n"
-        yield prompt.demonstration

@@ -15,6 +15,8 @@ class Known:
     def logprobs(self, batch: RolloutBatch) -> torch.Tensor:
         raise AssertionError("only entropies are read")
 
+    spelled = cut = importance = logprobs
+
     def entropies(self, batch: RolloutBatch) -> torch.Tensor:
         return self.entropy
 

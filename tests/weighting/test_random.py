@@ -4,15 +4,17 @@ import pytest
 import torch
 
 from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.spelling import Spelling
 from mirrorpo.rollout.collate import collate
-from mirrorpo.weighting.random import RandomTokens
+from mirrorpo.weighting.random import RandomSpans, RandomTokens
+from mirrorpo.weighting.spans import Span
 
 
 class Unread:
     def logprobs(self, batch: RolloutBatch) -> torch.Tensor:
         raise AssertionError("random weights need no score")
 
-    entropies = logprobs
+    entropies = spelled = cut = importance = logprobs
 
 
 def batch(*ids: list[int]) -> RolloutBatch:
@@ -39,3 +41,34 @@ def test_seeds_and_completions_have_their_own_draws():
     assert not torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2]), "the same completion"
     assert not torch.equal(weights, weighting(rollout, Unread(), 1))
+
+
+class Written(Unread):
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    def spelled(self, batch: RolloutBatch) -> list[Spelling]:
+        return [Spelling(text=text, offsets=[(place, place + 1) for place in range(len(text))]) for text in self.texts]
+
+
+class FirstTwoPairs:
+    """Tokens 1 and 2 are a span, tokens 3 and 4 another."""
+
+    def __call__(self, spelling: Spelling) -> list[Span]:
+        return [Span(1, 3, "calculation"), Span(3, 5, "sentence")]
+
+
+def test_a_spans_tokens_share_one_draw_and_tokens_of_no_span_have_the_middle():
+    weighting, rollout = RandomSpans(spans=FirstTwoPairs(), low=0.5, high=2.0, scope="credit"), batch([2, 3, 4, 5, 6, 7])
+    weights = weighting(rollout, Written("abcdef"), 0)[0]
+    assert weights[0] == weights[5] == 1.25
+    assert weights[1] == weights[2] != weights[3] == weights[4]
+    assert all(0.5 <= float(weight) < 2.0 for weight in weights)
+    assert not torch.equal(weights, weighting(rollout, Written("abcdef"), 1)[0])
+
+
+def test_over_many_completions_a_spans_weight_is_uniform():
+    rollout = batch(*[[row, 3, 4, 5, 6, 7] for row in range(2, 1002)])
+    weights = RandomSpans(spans=FirstTwoPairs(), low=0.5, high=2.0, scope="credit")(rollout, Written(*["abcdef"] * 1000), 0)
+    assert float(weights[:, 1].mean()) == pytest.approx(1.25, abs=4 * 1.5 / math.sqrt(12 * 1000))
+    assert abs(float(torch.corrcoef(torch.stack([weights[:, 1], weights[:, 3]]))[0, 1])) < 4 / math.sqrt(1000)

@@ -5,6 +5,7 @@ is what the completion ends up claiming, and listing candidates gains nothing.
 """
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,11 +52,10 @@ def marked_answer(text: str) -> MarkedAnswer | None:
 
 
 def _last_hashes(text: str) -> MarkedAnswer | None:
-    last = None
-    for last in _HASHES.finditer(text):
-        pass
-    if last is None:
+    marks = deque(_HASHES.finditer(text), maxlen=1)
+    if not marks:
         return None
+    last = marks[0]
     line = (text[last.end() :].splitlines() or [""])[0]
     closes = last.end() + len(line)
     return MarkedAnswer(mark="hashes", start=last.start(), opens=last.end(), closes=closes, end=closes)

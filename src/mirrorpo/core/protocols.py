@@ -5,10 +5,13 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, Verdict
+from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
+from mirrorpo.core.spelling import Spelling
 
 Split = Literal["train", "validation", "test"]
 
@@ -172,11 +175,23 @@ class Divergence(Protocol):
 
 @runtime_checkable
 class Scorer(Protocol):
-    """A no-grad, eval-mode view of the old policy, for weightings that score."""
+    """A view of the old policy in eval mode and without gradient, for weightings that ask for one.
+
+    `logprobs` and `entropies` (nats) are those of each completion token, zero at pads; `spelled` gives
+    each completion's text with the characters that every token wrote. `cut` gives the log-probabilities
+    of what each cut reads, [B, T] with nothing hidden and [N, T] with cut n's span hidden. `importance`
+    says what the score of the tokens from `firsts[row]` on owes to each token, by gradient or attention.
+    """
 
     def logprobs(self, batch: RolloutBatch) -> PerToken: ...
 
     def entropies(self, batch: RolloutBatch) -> PerToken: ...
+
+    def spelled(self, batch: RolloutBatch) -> Sequence[Spelling]: ...
+
+    def cut(self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking) -> tuple[PerToken, Float[Tensor, "N T"]]: ...
+
+    def importance(self, batch: RolloutBatch, firsts: Sequence[int], signal: Literal["gradient", "attention"]) -> PerToken: ...
 
 
 @runtime_checkable

@@ -3,6 +3,9 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
+
+Interval: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,10 +29,10 @@ class Spelling:
     """
 
     text: str
-    offsets: Sequence[tuple[int, int]]
+    offsets: Sequence[Interval]
 
     def __post_init__(self) -> None:
-        before = (0, 0)
+        before: Interval = (0, 0)
         for token, (start, end) in enumerate(self.offsets):
             if not before[0] <= start <= before[1] <= end:
                 raise ValueError(f"token {token} has the interval {(start, end)} after {before}: intervals must not run backwards or leave a gap")
@@ -37,7 +40,7 @@ class Spelling:
         if before[1] != len(self.text):
             raise ValueError(f"the offsets end at character {before[1]} of {len(self.text)}")
 
-    def tokens(self, start: int, end: int) -> tuple[int, int]:
+    def tokens(self, start: int, end: int) -> Interval:
         """The half-open interval of the tokens that wrote any of the characters from `start` up to `end`.
 
         An interval of no characters has no tokens. Tokens without text count only between others.

@@ -10,12 +10,17 @@ from mirrorpo.model.head import Head, Reader, Readings, read_positions
 from mirrorpo.model.language_model import LanguageModel
 
 
-def completion_hidden(model: LanguageModel, batch: RolloutBatch) -> Float[Tensor, "B T D"]:
-    """The last hidden state that predicts each completion token: that of the position before it."""
+def whole(batch: RolloutBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompts and completions in one: ids, presence and positions, each [B, S + T]."""
     ids = torch.cat([batch.prompt_ids, batch.completion_ids], dim=1)
     present = torch.cat([batch.prompt_present, batch.present], dim=1)
     # Left padding must not shift the positions.
-    positions = (present.cumsum(dim=1) - 1).clamp(min=0)
+    return ids, present, (present.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def completion_hidden(model: LanguageModel, batch: RolloutBatch) -> Float[Tensor, "B T D"]:
+    """The last hidden state that predicts each completion token: that of the position before it."""
+    ids, present, positions = whole(batch)
     hidden = model.hidden(ids, present, positions)
     width = batch.completion_ids.shape[1]
     return hidden[:, -width - 1 : -1]

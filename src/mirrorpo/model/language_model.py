@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -10,7 +11,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mirrorpo.core.modes import evaluating
+from mirrorpo.core.spelling import Spelling
 from mirrorpo.model.head import Head
+from mirrorpo.model.offsets import Speller
+
+
+@cache
+def _speller(tokenizer: Any) -> Speller:
+    # It remembers what it has looked up, and a frozen model cannot hold it.
+    return Speller(tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +77,10 @@ class LanguageModel:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a completion, special tokens left out."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def spelled(self, ids: Sequence[int]) -> Spelling:
+        """That text, and which of its characters each id wrote."""
+        return _speller(self.tokenizer)(ids)
 
     def without_adapter(self) -> "LanguageModel":
         """The same network read with its adapter off."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from mirrorpo.core.spelling import Spelling
+from mirrorpo.core.spelling import Interval, Spelling
 
 # The letters that stand for bytes in a byte-level vocabulary (GPT-2's table): printable bytes for
 # themselves, the others for the characters from 256 on.
@@ -80,7 +80,7 @@ class Speller:
         # Behind another piece, because decoders strip the space of the first.
         return (token if self._letters or self._decoder is None else self._decoder.decode(["a", token])[1:]).encode()
 
-    def _from_prefixes(self, ids: list[int], text: str) -> list[tuple[int, int]]:
+    def _from_prefixes(self, ids: list[int], text: str) -> list[Interval]:
         intervals, settled, reached = [], 0, 0
         for count in range(1, len(ids) + 1):
             prefix = self._decode(ids[:count])
@@ -91,7 +91,7 @@ class Speller:
         return intervals
 
 
-def _from_pieces(pieces: list[bytes], text: str) -> list[tuple[int, int]] | None:
+def _from_pieces(pieces: list[bytes], text: str) -> list[Interval] | None:
     # The intervals of pieces that spell the text up to spaces left out; None when they do not.
     data = b"".join(pieces)
     places = _places(data.decode(errors="replace"), text)

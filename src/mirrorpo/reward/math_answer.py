@@ -1,9 +1,8 @@
 r"""Maths answers: extraction from a completion and exact comparison with the gold.
 
-Two extractions are always reported. *Strict* reads the answer a completion marks as its own: the
-rest of the line after the last `####`, or the last closed `\boxed{}`, whichever starts later. Only
-the final mark counts, even when it is empty or wrong: that is what the completion ends up claiming,
-and listing candidates gains nothing. *Flexible* reads the last number of the text; it rewards
+Two extractions are always reported. *Strict* reads the answer a completion marks as its own
+(`core.answer_marker`): the rest of the line after the last `####`, or the last closed `\boxed{}`,
+whichever starts later. *Flexible* reads the last number of the text; it rewards
 rambling, so train on it knowingly.
 
 When the gold is a plain number the answer has to be one too, and both are compared as fractions,
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from mirrorpo.core.answer_marker import marked_answer
 from mirrorpo.core.batch import Prompt, Verdict
 from mirrorpo.reward.verifier import Finding, shared_pool
 
@@ -60,8 +60,6 @@ _RELATION = re.compile(r"(?<![<>!])=")
 # Beside an operator the first number of a line is an operand, not the answer; 18/day and "18 - a lot" are prose.
 _OPERATORS = "-+*/^_{\u00d7\u00b7\u00f7\u221a"
 _OPERATES = re.compile("\\s*(?:[-+*/\u00d7\u00b7\u00f7]\\s*[0-9(\\\\$]|[\\^\u221a]|sqrt|\\\\(?!text|[$%)\\]])|(?:" + _SIZES + r")\b)|[(_{!]")
-_HASHES = re.compile(r"(?<!#)####(?!#)")
-_BRACES = re.compile(r"(?P<boxed>\\boxed\s?\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,15 +106,14 @@ def strict_answer(text: str) -> Answer | None:
         True
     """
     text = text.replace("\u2212", "-")
-    hashes = max((match.end() for match in _HASHES.finditer(text)), default=-1)
-    start, boxed = _last_box(text)
-    found = (text[hashes:].splitlines() or [""])[0] if hashes > start else boxed
-    if not found.strip():
+    answer = marked_answer(text)
+    found = "" if answer is None else text[answer.opens : answer.closes]
+    if answer is None or not found.strip():
         return None
     number = plain_number(found)
     if number is None and _RELATION.search(found):
         number = plain_number(_RELATION.split(found)[-1])
-    if number is None and hashes > start:
+    if number is None and answer.mark == "hashes":
         number = _first_number(found)
     return Answer(text=found.strip(), number=number)
 
@@ -234,20 +231,6 @@ def _gold(prompt: Prompt) -> Fraction | str:
 
 def _unreadable(prompt: Prompt) -> ValueError:
     return ValueError(f"gold {prompt.gold!r} of {prompt.uid!r} is neither a number nor LaTeX; correct the dataset")
-
-
-def _last_box(text: str) -> tuple[int, str]:
-    # Where the last closed box starts and what it holds; one pass, whatever the nesting.
-    last, content = -1, ""
-    opened: list[re.Match[str]] = []
-    for token in _BRACES.finditer(text):
-        if token["boxed"] or token["open"]:
-            opened.append(token)
-        elif token["close"] and opened:
-            opening = opened.pop()
-            if opening["boxed"] and opening.start() > last:
-                last, content = opening.start(), text[opening.end() : token.start()]
-    return last, content
 
 
 def _value(match: re.Match[str]) -> Fraction | None:

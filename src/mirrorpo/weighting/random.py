@@ -10,6 +10,7 @@ from mirrorpo.core.protocols import Scorer
 from mirrorpo.core.seeds import generator
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.weighting.scale import check_range
+from mirrorpo.weighting.spans import SpanFinder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,9 +47,49 @@ class RandomTokens:
         return weights
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RandomSpans:
+    """A uniform weight for each span, the same on all of its tokens.
+
+        w_t = u_k ~ U(low, high) for t in span k,   (low + high) / 2 for a token of no span
+
+    Draws are keyed as for `RandomTokens`.
+
+    Value: in [low, high). Gradient: none. Nothing is scored.
+
+    Attributes:
+        spans: which tokens are a span.
+        low: least weight, >= 0.
+        high: bound above, above low.
+        scope: "credit" weighs the surrogate only; "loss" also the divergence.
+
+    References:
+        The random control of paper A's public code (https://arxiv.org/abs/2602.09331), by span
+    """
+
+    spans: SpanFinder
+    low: float
+    high: float
+    scope: Literal["credit", "loss"]
+
+    def __post_init__(self) -> None:
+        check_range(self.low, self.high)
+
+    def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
+        weights = torch.full(batch.present.shape, (self.low + self.high) / 2)
+        for row, spelling in enumerate(scorer.spelled(batch)):
+            found = self.spans(spelling)
+            for span, weight in zip(found, draws(batch, row, len(found), seed, self.low, self.high), strict=True):
+                weights[row, span.start : span.end] = weight
+        return weights
+
+
+def stream_of(batch: RolloutBatch, row: int) -> tuple[int | str, ...]:
+    """What names a completion wherever it stands: its prompt's tokens and its own."""
+    prompt = batch.prompt_ids[row][batch.prompt_present[row]].tolist()
+    return (*prompt, "answer", *batch.completion_ids[row][batch.present[row]].tolist())
+
+
 def draws(batch: RolloutBatch, row: int, count: int, seed: int, low: float, high: float) -> torch.Tensor:
     """`count` uniform numbers that belong to the completion in `row`, wherever it stands."""
-    prompt = batch.prompt_ids[row][batch.prompt_present[row]].tolist()
-    answer = batch.completion_ids[row][batch.present[row]].tolist()
-    stream = generator(seed, "weighting", *prompt, "answer", *answer)
-    return low + (high - low) * torch.rand(count, generator=stream)
+    return low + (high - low) * torch.rand(count, generator=generator(seed, "weighting", *stream_of(batch, row)))

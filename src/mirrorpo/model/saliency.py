@@ -1,0 +1,67 @@
+"""What the answer's score owes to each earlier token by the model's own gradient or attention: one pass, nothing hidden."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mirrorpo.core.batch import RolloutBatch
+from mirrorpo.core.modes import evaluating
+from mirrorpo.core.shapes import PerToken
+from mirrorpo.model.forward import whole
+from mirrorpo.model.head import read_positions
+from mirrorpo.model.language_model import LanguageModel
+
+
+def gradient_times_embedding(model: LanguageModel, batch: RolloutBatch, firsts: Sequence[int], *, temperature: float, tile: int) -> PerToken:
+    """The first-order effect of each completion token on the score of those from `firsts[row]` on.
+
+        | (dS / de_t) . e_t |,   S = sum_{u >= first} log pi(y_u),   e_t the token's input embedding
+
+    Value: >= 0, in nats; exactly zero from the last token on. No gradient is left on the parameters.
+
+    References:
+        Input times gradient: Shrikumar et al. 2016, https://arxiv.org/abs/1605.01713
+    """
+    ids, present, positions = whole(batch)
+    width = batch.completion_ids.shape[1]
+    with torch.enable_grad(), evaluating(model.network), model.computing():
+        embeddings = model.causal_lm.get_input_embeddings()(ids).detach().requires_grad_()
+        decoder = model.causal_lm.get_decoder()
+        states = decoder(inputs_embeds=embeddings, attention_mask=present.long(), position_ids=positions, use_cache=False).last_hidden_state
+        read = _from(batch, firsts)
+        scores = read_positions(model.head(temperature), states[:, -width - 1 : -1][read], batch.completion_ids[read], tile=tile).logprobs
+        (gradient,) = torch.autograd.grad(scores.sum(), embeddings)
+    return ((gradient * embeddings.detach()).sum(dim=-1).abs()[:, -width:] * batch.present).float()
+
+
+def attention_received(model: LanguageModel, batch: RolloutBatch, firsts: Sequence[int]) -> PerToken:
+    """The attention that each completion token gets where the tokens from `firsts[row]` on are predicted.
+
+        mean over layers, heads and those places of the attention weight on token t
+
+    Value: in [0, 1]. Runs with the eager attention implementation, the only one that gives its weights.
+
+    References:
+        Attention as importance is one of paper A's points of comparison, https://arxiv.org/abs/2602.09331
+    """
+    ids, present, positions = whole(batch)
+    width, causal_lm = batch.completion_ids.shape[1], model.causal_lm
+    usual = causal_lm.config._attn_implementation
+    causal_lm.set_attn_implementation("eager")
+    try:
+        with torch.no_grad(), evaluating(model.network), model.computing():
+            output = causal_lm.get_decoder()(input_ids=ids, attention_mask=present.long(), position_ids=positions, use_cache=False, output_attentions=True)
+    finally:
+        causal_lm.set_attn_implementation(usual)
+    reader = _from(batch, firsts).float()
+    received = torch.zeros(batch.present.shape, device=ids.device)
+    for layer in output.attentions:
+        weights = layer.float().mean(dim=1)[:, -width - 1 : -1, -width:]
+        received += torch.einsum("bq,bqt->bt", reader, weights) / len(output.attentions)
+    return received / reader.sum(dim=1, keepdim=True).clamp(min=1) * batch.present
+
+
+def _from(batch: RolloutBatch, firsts: Sequence[int]) -> Tensor:
+    places = torch.arange(batch.present.shape[1], device=batch.present.device)
+    return batch.present & (places[None, :] >= torch.tensor(list(firsts), device=batch.present.device)[:, None])

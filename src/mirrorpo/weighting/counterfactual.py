@@ -1,0 +1,160 @@
+"""Credit by counterfactual: hide a span of reasoning, and see how much less probable becomes what follows."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mirrorpo.core.batch import RolloutBatch
+from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.masked import group_mean
+from mirrorpo.core.protocols import Scorer
+from mirrorpo.core.seeds import generator
+from mirrorpo.core.shapes import PerToken
+from mirrorpo.weighting.random import stream_of
+from mirrorpo.weighting.reasoning import Range, Regions, regions
+from mirrorpo.weighting.spans import Span, SpanFinder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredSpan:
+    """A span with what hiding it did.
+
+    Attributes:
+        row: the completion's, in the batch.
+        span: which tokens, and what they are.
+        drop: of the score, by the weighting's settings; positive when hiding hurts.
+    """
+
+    row: int
+    span: Span
+    drop: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counterfactual:
+    """Weights by the drop in the score of what follows when a span is hidden.
+
+        d_k = S(y) - S(y without span k)
+        s_t = d_k / |span k| for t in span k (spread: share), 0 for reasoning tokens of no span
+        w_t = range(s)_t
+
+    S is read under the old policy, in eval mode, at the tokens behind the answer's mark up to and with
+    the end of the completion (target: answer), or at all tokens behind the span (target: downstream):
+    the sum of their log-probabilities, its mean, or the probability (score).
+
+    Measured on the tiny model, hiding any calculation but the last changes the answer by 0.00 nats, for
+    the later lines restate the number; with "answer" credit then goes to the last calculation. With
+    "downstream" every calculation has its own drop, at no further cost. `credit/position_*` shows it.
+
+    Value: in the range's; all ones for a completion that marks no answer, has no span, whose drops are
+    all equal, or which `completions` leaves out. Gradient: none.
+
+    Attributes:
+        spans: what is hidden, one at a time.
+        target: what is scored.
+        masking: how a span is hidden: "pad" (the papers'), "block" (from attention), "delete".
+        score: "sum" or "mean" of log-probabilities, or "probability", the exponential of the sum.
+        spread: "share" divides a drop by the span's tokens; "whole" gives it to each.
+        negative: "keep" lets a distractor have less than a token of no span; "clip" counts it as zero.
+        completions: "all", or "correct": those whose reward is above their group's mean.
+        order: "importance"; or a control with the very same weights in each completion, dealt out anew
+            span by span: "inverted", the most to the least important, tokens of no span among them;
+            "permuted", in random order among the spans. "inverted_public" is the papers' control, which
+            mirrors the map and so has other weights.
+        range: from importance to weight.
+        scope: "credit" weighs the surrogate only; "loss" also the divergence.
+
+    References:
+        Paper A (2602.09331), the method section and its public code, https://arxiv.org/abs/2602.09331
+    """
+
+    spans: SpanFinder
+    target: Literal["answer", "downstream"]
+    masking: Masking
+    score: Literal["sum", "mean", "probability"]
+    spread: Literal["share", "whole"]
+    negative: Literal["keep", "clip"]
+    completions: Literal["all", "correct"]
+    order: Literal["importance", "inverted", "permuted", "inverted_public"]
+    range: Range
+    scope: Literal["credit", "loss"]
+
+    def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
+        return self.explain(batch, scorer, seed)[0]
+
+    def explain(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> tuple[PerToken, Sequence[ScoredSpan]]:
+        """The weights, and the scored spans behind them; a completion that stands twice is scored once."""
+        spellings = scorer.spelled(batch)
+        wanted = batch.rewards > group_mean(batch.rewards, batch.group) if self.completions == "correct" else torch.ones(len(batch), dtype=torch.bool)
+        places = {row: where for row, spelling in enumerate(spellings) if bool(wanted[row]) and (where := regions(spelling)) is not None}
+        found = {row: list(self.spans(spellings[row])) for row in places}
+        twins = _twins(batch, [row for row in places if found[row]])
+        cuts = [self._cut(row, span, places[row]) for row, same in twins.items() for span in found[row] if same]
+        drops = self._drops(batch, scorer, cuts)
+        weights, scored, taken = torch.ones(batch.present.shape), [], 0
+        for row, same in twins.items():
+            mine = drops[taken : taken + len(found[row])]
+            taken += len(found[row])
+            dealt = self._weights(found[row], mine, places[row], generator(seed, "weighting", *stream_of(batch, row)))
+            for twin in same:
+                weights[twin, : len(dealt)] = dealt
+                scored += [ScoredSpan(row=twin, span=span, drop=drop) for span, drop in zip(found[row], mine, strict=True)]
+        return weights, sorted(scored, key=lambda one: (one.row, one.span.start))
+
+    def _cut(self, row: int, span: Span, where: Regions) -> Cut:
+        first = where.reasoned + 1 if self.target == "answer" else span.end
+        return Cut(row=row, start=span.start, end=span.end, first=first, last=where.length)
+
+    def _drops(self, batch: RolloutBatch, scorer: Scorer, cuts: Sequence[Cut]) -> list[float]:
+        if not cuts:
+            return []
+        before, after = scorer.cut(batch, cuts, self.masking)
+        return [self._score(before[cut.row, cut.first : cut.last]) - self._score(after[index, cut.first : cut.last]) for index, cut in enumerate(cuts)]
+
+    def _score(self, logprobs: Tensor) -> float:
+        total = float(logprobs.double().sum())
+        return {"sum": total, "mean": total / len(logprobs), "probability": math.exp(total)}[self.score]
+
+    def _weights(self, spans: Sequence[Span], drops: Sequence[float], where: Regions, stream: torch.Generator) -> Tensor:
+        if len(spans) > 1 and all(drop == drops[0] for drop in drops):
+            return torch.ones(where.length)
+        importance = torch.zeros(where.reasoned)
+        blocks: list[tuple[float, list[int]]] = []
+        for span, drop in zip(spans, drops, strict=True):
+            drop = max(drop, 0.0) if self.negative == "clip" else drop
+            value = drop / (span.end - span.start) if self.spread == "share" else drop
+            importance[span.start : span.end] = value
+            blocks.append((value, list(range(span.start, span.end))))
+        if self.order == "inverted_public":
+            mirrored = replace(self.range, low=self.range.low, high=self.range.low + (self.range.high - self.range.low) * (1 - self.range.least), least=0.0)
+            return mirrored(-importance, where)
+        weights = self.range(importance, where)
+        if self.order == "inverted":
+            inside = {token for _, tokens in blocks for token in tokens}
+            blocks.append((0.0, [token for token in range(where.reasoned) if token not in inside]))
+            return _dealt(weights, [tokens for _, tokens in sorted(blocks, key=lambda block: block[0])])
+        if self.order == "permuted":
+            order = torch.randperm(len(blocks), generator=stream).tolist()
+            return _dealt(weights, [blocks[index][1] for index in order])
+        return weights
+
+
+def _dealt(weights: Tensor, blocks: Sequence[Sequence[int]]) -> Tensor:
+    # The blocks' weights, the largest first, dealt to the blocks in the order given.
+    places = torch.tensor([token for block in blocks for token in block], dtype=torch.long)
+    out = weights.clone()
+    out[places] = weights[places].sort(descending=True).values
+    return out
+
+
+def _twins(batch: RolloutBatch, rows: Sequence[int]) -> dict[int, list[int]]:
+    # The first of each set of equal completions, with all of the set.
+    first: dict[tuple[int | str, ...], int] = {}
+    out: dict[int, list[int]] = {}
+    for row in rows:
+        out.setdefault(first.setdefault(stream_of(batch, row), row), []).append(row)
+    return out

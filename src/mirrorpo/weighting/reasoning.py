@@ -1,0 +1,82 @@
+"""Where a completion reasons and where it answers, and paper A's map from importance to weight over the two."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mirrorpo.core.spelling import Spelling
+from mirrorpo.weighting.scale import between
+from mirrorpo.weighting.spans import answer_span
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Regions:
+    """The tokens of one completion: reasoning [0, reasoned), the marked answer up to `answered`, the rest.
+
+    Attributes:
+        reasoned: where the answer's mark begins.
+        answered: one past the answer region.
+        length: tokens of the completion, the end-of-sequence token included.
+    """
+
+    reasoned: int
+    answered: int
+    length: int
+
+
+def regions(spelling: Spelling) -> Regions | None:
+    """The regions of a completion; None when it marks no answer, or when no token stands behind the mark."""
+    answer, length = answer_span(spelling), len(spelling.offsets)
+    if answer is None or answer.start + 1 >= length:
+        return None
+    return Regions(reasoned=answer.start, answered=answer.end, length=length)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """Paper A's map from importance to weight.
+
+        place_t = least + (1 - least) (s_t - min s) / (max s - min s)      over the reasoning tokens
+        w_t     = low + (high - low) place_t
+
+    with `answer` on the answer region and `rest` behind it. A completion whose importances are all equal
+    has weights of one: nothing is known of it.
+
+    Attributes:
+        low: weight of importance zero, >= 0.
+        high: weight of the most important token, above low.
+        least: place of the least important token, in [0, 1).
+        answer: weight of the answer region.
+        rest: weight of what follows it, the end-of-sequence token mostly.
+
+    References:
+        The public code of paper A, https://arxiv.org/abs/2602.09331: 0.5, 2.0, 0.5, 1.5, 1.0
+    """
+
+    low: float
+    high: float
+    least: float
+    answer: float
+    rest: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.low < self.high and 0 <= self.least < 1 and self.answer >= 0 and self.rest >= 0):
+            raise ValueError(
+                f"weighting.range: low={self.low}, high={self.high}, least={self.least}, answer={self.answer}, rest={self.rest}: "
+                "weights are not negative, low is below high, least is a share below 1"
+            )
+
+    def __call__(self, importance: Sequence[float] | Tensor, where: Regions) -> Float[Tensor, " length"]:
+        """Weights of one completion's tokens from the importances of its reasoning tokens."""
+        scores = torch.as_tensor(importance, dtype=torch.float32)[None, : where.reasoned]
+        weights = torch.ones(where.length)
+        if scores.numel() == 0 or bool((scores == scores[0, 0]).all()):
+            return weights
+        floor = self.low + (self.high - self.low) * self.least
+        weights[: where.reasoned] = between(scores, torch.ones_like(scores, dtype=torch.bool), floor, self.high)[0]
+        weights[where.reasoned : where.answered] = self.answer
+        weights[where.answered :] = self.rest
+        return weights

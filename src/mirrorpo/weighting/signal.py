@@ -1,0 +1,111 @@
+"""Importance by one pass or none, on paper A's map: what counterfactual scoring has to beat."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from mirrorpo.core.batch import RolloutBatch
+from mirrorpo.core.protocols import Scorer
+from mirrorpo.core.seeds import generator
+from mirrorpo.core.shapes import PerToken
+from mirrorpo.weighting.random import stream_of
+from mirrorpo.weighting.reasoning import Range, regions
+from mirrorpo.weighting.spans import SpanFinder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Marked:
+    """The range's largest weight on the tokens of spans, its least on other reasoning, nothing scored.
+
+        s_t = 1 for t in a span, else 0;   w_t = range(s)_t
+
+    Tests whether scoring the spans adds anything to finding them.
+
+    Value: in the range's; all ones where no answer is marked or no span found. Gradient: none.
+
+    Attributes:
+        spans: which tokens.
+        range: from importance to weight.
+        scope: "credit" weighs the surrogate only; "loss" also the divergence.
+    """
+
+    spans: SpanFinder
+    range: Range
+    scope: Literal["credit", "loss"]
+
+    def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
+        weights = torch.ones(batch.present.shape)
+        for row, spelling in enumerate(scorer.spelled(batch)):
+            if (where := regions(spelling)) is not None:
+                importance = torch.zeros(where.reasoned)
+                for span in self.spans(spelling):
+                    importance[span.start : span.end] = 1.0
+                weights[row, : where.length] = self.range(importance, where)
+        return weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RandomReasoning:
+    """A uniform weight for each reasoning token, the range's fixed ones on the answer and behind it.
+
+        w_t ~ U(low, high) of the range
+
+    Value: in [low, high); all ones where no answer is marked. Gradient: none. Nothing is scored.
+
+    Attributes:
+        range: of the weights; its `least` is not used.
+        scope: "credit" weighs the surrogate only; "loss" also the divergence.
+
+    References:
+        The random control of paper A's public code, https://arxiv.org/abs/2602.09331
+    """
+
+    range: Range
+    scope: Literal["credit", "loss"]
+
+    def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
+        weights = torch.ones(batch.present.shape)
+        for row, spelling in enumerate(scorer.spelled(batch)):
+            if (where := regions(spelling)) is not None:
+                stream = generator(seed, "weighting", *stream_of(batch, row))
+                weights[row, : where.reasoned] = self.range.low + (self.range.high - self.range.low) * torch.rand(where.reasoned, generator=stream)
+                weights[row, where.reasoned : where.answered] = self.range.answer
+                weights[row, where.answered : where.length] = self.range.rest
+        return weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signal:
+    """Weights by what the model itself says of each reasoning token, in one pass.
+
+        s_t = |(dS/de_t) . e_t| (gradient), or the attention received from the answer's places (attention)
+        w_t = range(s)_t
+
+    with S the summed log-probability of the tokens behind the answer's mark.
+
+    Value: in the range's; all ones where no answer is marked. Gradient: none.
+
+    Attributes:
+        signal: "gradient" or "attention".
+        range: from importance to weight.
+        scope: "credit" weighs the surrogate only; "loss" also the divergence.
+
+    References:
+        Gradient times embedding: OAR-G, https://arxiv.org/abs/2601.07408
+    """
+
+    signal: Literal["gradient", "attention"]
+    range: Range
+    scope: Literal["credit", "loss"]
+
+    def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
+        weights = torch.ones(batch.present.shape)
+        found = [(row, where) for row, spelling in enumerate(scorer.spelled(batch)) if (where := regions(spelling)) is not None]
+        if not found:
+            return weights
+        part = batch.rows(torch.tensor([row for row, _ in found]))
+        importance = scorer.importance(part, [where.reasoned + 1 for _, where in found], self.signal)
+        for index, (row, where) in enumerate(found):
+            weights[row, : where.length] = self.range(importance[index], where)
+        return weights

@@ -1,0 +1,78 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from cli import SMALL, folder, rows, succeeded, train
+
+from mirrorpo.collect import Answer
+from mirrorpo.core.batch import Completion, Prompt, Verdict
+from mirrorpo.core.spelling import Spelling
+from mirrorpo.credit import credit_metrics, credit_row
+from mirrorpo.rollout.collate import collate
+from mirrorpo.weighting.counterfactual import ScoredSpan
+from mirrorpo.weighting.spans import Span
+
+
+def batch(*lengths: int, logprob: float = math.log(0.75)):
+    completions = [Completion(uid="", group=0, prompt_ids=[1], ids=[2] * n, logprobs=[logprob] * n, text="", truncated=False) for n in lengths]
+    return collate(completions, [1.0] * len(lengths), pad_id=0, mask_truncated=False)
+
+
+SPANS = [
+    ScoredSpan(row=0, span=Span(0, 2, "calculation"), drop=4.0),
+    ScoredSpan(row=0, span=Span(2, 3, "sentence"), drop=-1.0),
+    ScoredSpan(row=0, span=Span(4, 6, "calculation"), drop=2.0),
+    ScoredSpan(row=2, span=Span(1, 2, "calculation"), drop=6.0),
+]
+
+
+def test_drops_are_averaged_by_kind_by_place_and_at_the_end():
+    found = credit_metrics(SPANS, batch(8, 8, 4), torch.ones(3), torch.ones(3, 8))
+    assert found["credit/spans"] == 2.0 and found["credit/distractors"] == 0.25
+    assert found["credit/drop_calculation"] == 4.0 and found["credit/drop_sentence"] == -1.0
+    assert found["credit/position_1"] == 5.0 and found["credit/position_2"] == 2.0 and "credit/position_3" not in found
+    assert found["credit/last"] == 4.0
+
+
+def test_the_gradients_shares_follow_weights_advantages_and_surprise_and_make_one():
+    weights = torch.ones(3, 8)
+    weights[0, :2] = 3.0
+    found = credit_metrics(SPANS, batch(8, 8, 4), torch.tensor([1.0, 5.0, -2.0]), weights)
+    # Completions 0 and 2 were scored: 3 + 3 + 6 x 1 and 4 x 2, each times 1 - 0.75.
+    assert found["credit/gradient_calculation"] == pytest.approx((3 + 3 + 1 + 1 + 2) / (12 + 8))
+    assert found["credit/gradient_sentence"] == pytest.approx(1 / 20) and found["credit/gradient_rest"] == pytest.approx(9 / 20)
+    assert found["credit/tokens_calculation"] == 5 / 12
+
+
+def test_nothing_scored_says_nothing():
+    assert credit_metrics([], batch(4), torch.ones(1), torch.ones(1, 4)) == {}
+
+
+def test_a_row_of_the_page_is_plain_data_with_a_missing_verdict_as_null():
+    prompt = Prompt(uid="q", question="?", gold="2", demonstration="")
+    completion = Completion(uid="q", group=0, prompt_ids=[1], ids=[2, 3], logprobs=[0.0, 0.0], text="ab", truncated=False)
+    verdict = Verdict(reward=math.nan, strict=False, flexible=False, outcome="unverifiable")
+    answer = Answer(
+        prompt=prompt,
+        rendered="?",
+        completion=completion,
+        verdict=verdict,
+        reward=math.nan,
+    )
+    row = credit_row(answer, Spelling(text="ab", offsets=[(0, 1), (1, 2)]), torch.tensor([1.0, 0.123456, 9.0]), [SPANS[0], SPANS[3]], 0)
+    assert json.loads(json.dumps(row, allow_nan=False)) == {
+        "uid": "q", "question": "?", "gold": "2", "outcome": "unverifiable", "reward": None, "text": "ab", "offsets": [[0, 1], [1, 2]],
+        "weights": [1.0, 0.1235], "spans": [{"start": 0, "end": 2, "kind": "calculation", "drop": 4.0}],
+    }  # fmt: skip
+
+
+def test_a_run_logs_importance_by_place_and_leaves_weights_to_look_at(tmp_path: Path):
+    succeeded(train(*SMALL, "weighting=counterfactual_downstream", "max_new_tokens=100", f"out={tmp_path}", cwd=tmp_path))
+    run = folder(tmp_path)
+    last = rows(run / "metrics.jsonl")[-1]
+    assert last["credit/position_1"] > 0 and 0 <= last["credit/distractors"] <= 1 and last["weight/max"] > 1
+    shown = [row for path in sorted((run / "credit").glob("*.jsonl")) for row in rows(path)]
+    assert all(len(row["weights"]) == len(row["offsets"]) for row in shown)
+    assert any(row["spans"] for row in shown)

@@ -1,0 +1,178 @@
+"""Statements of Python source in a completion: where each begins and ends, and what happens when it is none."""
+
+import ast
+import importlib.util
+import json
+import os
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from cli import ROOT
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mirrorpo.weighting import statements as module
+from mirrorpo.weighting.statements import statements
+
+DATA = Path(os.environ.get("MIRRORPO_DATA") or ROOT.parent / "shared" / "data")
+MBPP = DATA / "mbpp" / "mbpp.jsonl"
+
+
+def found(text: str) -> list[str]:
+    return [text[start:end] for start, end in statements(text)]
+
+
+SOURCE = textwrap.dedent('''\
+    import re, math  # both
+
+    @cache
+    async def f(x: int,
+                y=(1, 2)) -> int:
+        """Says
+        something."""
+        # a comment
+        if x: return x; y = 2
+        elif y:
+
+            pass
+        else:
+            return [a
+                    for a in "# no comment"]
+    with open("é") as f: g = 1; h = "日本"; k
+    try: a
+    except (E, F): b
+    finally: c
+    match x:
+        case 1: y
+    class A: "doc"
+    total = 1 + \\
+        2
+    ''')
+PARTS = [
+    "import re, math", "@cache", "async def f(x: int,\n            y=(1, 2)) -> int:", '"""Says\n    something."""', "if x:", "return x;", "y = 2",
+    "elif y:", "pass", "else:", 'return [a\n                for a in "# no comment"]', 'with open("é") as f:', "g = 1;", 'h = "日本";', "k",
+    "try:", "a", "except (E, F):", "b", "finally:", "c", "match x:", "case 1:", "y", "class A:", '"doc"', "total = 1 + \\\n    2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_statements_of_every_kind(end: str) -> None:
+    assert found(SOURCE.replace("\n", end)) == [part.replace("\n", end) for part in PARTS]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Sure.\n```python\nx = 1\n```\nDone.", ["x = 1"]),
+        ("```\nx = 1\n```\nor\n```py\ny = 2\n```", ["x = 1", "y = 2"]),
+        ("```bash\npip install x\n```\n```Python\ny = 2\n```", ["y = 2"]),
+        ("So ```python\nx = 1\ny = 2", ["x = 1", "y = 2"]),
+        ("```python\nx = 1", ["x = 1"]),
+        ("x = 1\ny = 2", ["x = 1", "y = 2"]),
+        ("  x = 1\n  y = 2\n", ["x = 1", "y = 2"]),
+        ("", []),
+        ("\n# nothing\n", []),
+        ("```", []),
+    ],
+    ids=repr,
+)
+def test_where_the_source_stands(text: str, expected: list[str]) -> None:
+    assert found(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("x = [1,\n 2]\ny = = 3\nif z: w", ["x = [1,\n 2]", "y = = 3", "if z: w"], id="does not parse: logical lines"),
+        pytest.param("x = [1,\n 2]\ny = (3,\n  4\n# c\n", ["x = [1,\n 2]", "y = (3,", "4"], id="a bracket never closed: lines from there"),
+        pytest.param('x = [1,\n 2]\ny = """a\nb', ["x = [1,\n 2]", 'y = """a', "b"], id="a string never closed: lines from there"),
+        pytest.param("if x:\n    y\n  z\nw", ["if x:", "y", "z", "w"], id="dedent to nowhere: lines from there"),
+        pytest.param("x = 1\nreturn (", ["x = 1", "return ("], id="cut off by the length limit"),
+        pytest.param("The answer is simple.\nCall f.", ["The answer is simple.", "Call f."], id="prose"),
+        pytest.param("x = '\\d'; y", ["x = '\\d';", "y"], id="a warning of the parser"),
+        pytest.param("x = ' \ny", ["x = '", "y"], id="a quote never closed"),
+        pytest.param("x = 1\0\ny = 2", ["x = 1\0", "y = 2"], id="a null character"),
+        pytest.param("x = '\ud800'\ny", ["x = '\ud800'", "y"], id="a lone surrogate"),
+    ],
+)
+def test_source_that_is_not_python(text: str, expected: list[str]) -> None:
+    assert found(text) == expected
+
+
+def test_very_long_source_is_taken_line_by_line() -> None:
+    text = "x = [1,\n2]\n" * 10_000
+    assert found(text) == ["x = [1,", "2]"] * 10_000
+
+
+PIECES = ["x", "=", "1", "\n", "\n    ", "\n  ", "if x:", "else:", "def f():", ";", "(", ")", "[", "]", '"', "'", '"""', "#", "\\", "\\\n", "```", "```py\n"]
+PIECES += ["é", "日", "\r", "\r\n", "\x0c", "\0", "\ud800", "f'{", "}'", "@", ":=", "match x:", "case _:", "$", "?", "0777", "\u2028", "\ufeff", "\t"]
+
+
+@given(text=st.text() | st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
+@example("f'''{\n")
+@example("\ufeffx = 1")
+@example("é = 1; x = 2\n")
+def test_no_text_raises_and_statements_are_in_order(text: str) -> None:
+    intervals = statements(text)
+    assert intervals == statements(text)
+    before = 0
+    for start, end in intervals:
+        assert before <= start < end <= len(text)
+        assert text[start:end].strip()
+        before = end
+
+
+@pytest.mark.skipif(not MBPP.exists(), reason=f"no real MBPP in {DATA}: set MIRRORPO_DATA to a folder with mbpp/mbpp.jsonl")
+@pytest.mark.filterwarnings("ignore")
+def test_every_statement_of_mbpps_solutions_is_found_and_nothing_is_left() -> None:
+    head = "Here it is.\n```python\n"
+    for line in MBPP.read_text(encoding="utf-8").splitlines()[:150]:
+        code = json.loads(line)["code"].replace("\r\n", "\n")
+        intervals = [(start - len(head), end - len(head)) for start, end in statements(f"{head}{code}\n```\nIt works.")]
+        lines = code.split("\n")
+        nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.stmt)]
+        places = {sum(len(line) + 1 for line in lines[: node.lineno - 1]) + node.col_offset for node in nodes}
+        assert places <= {start for start, _ in intervals}
+        for start, end in reversed(intervals):
+            code = code[:start] + code[end:]
+        assert all(not rest.strip() or rest.strip().startswith("#") for rest in code.split("\n"))
+
+
+LONG = [
+    "(",
+    "-",
+    "x;",
+    "x\n",
+    "if x:\n ",
+    "if x: ",
+    '"',
+    "'''",
+    "f'{",
+    "\\\n",
+    "lambda:",
+    "```",
+    "```python\n",
+    "not ",
+    "é;",
+    "x,",
+    "\\",
+    "\0",
+    "@x\n",
+    "a.",
+    "()",
+]
+
+
+@pytest.mark.parametrize("piece", LONG)
+@pytest.mark.parametrize("length", [module.LONGEST_SOURCE, 100_000])
+def test_long_texts_end(piece: str, length: int) -> None:
+    # Read without the shape checks of the tests, which take longer than the work.
+    spec = importlib.util.spec_from_file_location("unchecked", str(module.__file__))
+    assert spec is not None and spec.loader is not None
+    unchecked = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unchecked)
+    start = time.process_time()
+    unchecked.statements(piece * (length // len(piece)))
+    assert time.process_time() - start < 1.0
