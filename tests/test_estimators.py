@@ -145,6 +145,8 @@ class Fourth:
     Value: convex.
     """
 
+    convex: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
     log_floor: ClassVar[float] = -690.0
 
     def f(self, p: torch.Tensor) -> torch.Tensor:
@@ -158,6 +160,8 @@ class Fourth:
 class Wave:
     """f(p) = sin(9 p), convex nowhere near one."""
 
+    convex: ClassVar[bool] = False
+    convex: ClassVar[bool] = False
     log_floor: ClassVar[float] = -690.0
 
     def f(self, p: torch.Tensor) -> torch.Tensor:
