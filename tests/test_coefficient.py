@@ -4,7 +4,7 @@ import pytest
 
 from mirrorpo.coefficient import Fixed, MatchedDrift
 
-STEER = {"measure": "drift/kl", "target": 0.1, "gain": 0.3, "most": 1.5, "least_beta": 1e-6}
+STEER = {"measure": "drift/kl", "target": 0.1, "gain": 0.3, "most": 1.5, "least_beta": 1e-6, "most_beta": 1e6}
 
 
 def test_a_fixed_coefficient_stays():
@@ -30,6 +30,13 @@ def test_beta_never_falls_so_low_that_it_cannot_come_back():
     assert steer.after(1e-6, {"drift/kl": 1.0}) > 1e-6
 
 
+def test_beta_never_rises_out_of_bounds_while_nothing_answers():
+    steer, beta = MatchedDrift(**STEER), 0.04
+    for _ in range(3000):
+        beta = steer.after(beta, {"drift/kl": 10.0})
+    assert beta == 1e6
+
+
 def test_the_measure_that_is_named_is_the_one_that_is_read():
     steer = MatchedDrift(**STEER | {"measure": "drift/tv"})
     assert steer.after(1.0, {"drift/kl": 9.0, "drift/tv": 0.1}) == 1.0
@@ -47,7 +54,19 @@ def test_a_drift_that_answers_to_beta_comes_to_its_target_from_betas_six_powers_
     assert beta == pytest.approx(9 / strength, rel=1e-2)
 
 
-@pytest.mark.parametrize("wrong", [{"target": 0.0}, {"target": math.inf}, {"gain": 0.0}, {"most": 1.0}, {"least_beta": 0.0}, {"target": math.nan}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"target": 0.0},
+        {"target": math.inf},
+        {"gain": 0.0},
+        {"most": 1.0},
+        {"least_beta": 0.0},
+        {"most_beta": 1e-7},
+        {"most_beta": math.inf},
+        {"target": math.nan},
+    ],
+)
 def test_settings_that_cannot_steer_are_refused(wrong: dict[str, float]):
     with pytest.raises(ValueError, match="coefficient"):
         MatchedDrift(**STEER | wrong)

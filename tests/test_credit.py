@@ -76,3 +76,10 @@ def test_a_run_logs_importance_by_place_and_leaves_weights_to_look_at(tmp_path: 
     shown = [row for path in sorted((run / "credit").glob("*.jsonl")) for row in rows(path)]
     assert all(len(row["weights"]) == len(row["offsets"]) for row in shown)
     assert any(row["spans"] for row in shown)
+
+
+def test_completions_without_a_trained_token_or_an_advantage_are_not_scored_and_keep_ones(tmp_path: Path):
+    # Every completion is cut off and masked: nothing is scored, and nothing divides by zero.
+    overrides = (*SMALL, "weighting=counterfactual_downstream", "max_new_tokens=20", "algo.rollout_rule.mask_truncated=true", "steps=1")
+    succeeded(train(*overrides, f"out={tmp_path}", cwd=tmp_path))
+    assert rows(folder(tmp_path) / "metrics.jsonl")[-1]["completion/truncated"] > 0.5

@@ -53,7 +53,7 @@ PROMPTS = [Prompt(uid=name, question=name, gold="|".join(asked), demonstration=a
 PIECE = "|".join(map(re.escape, [*WORDS, *QUESTIONS]))
 LONGEST = 4
 
-STEPS, UPDATES, GROUP, LR, SEED = 4, 2, 24, 1.2, 1
+STEPS, UPDATES, GROUP, LR, SEED = 4, 2, 20, 1.2, 1
 MUST_EARN, MUST_IMITATE = 0.5, 0.8  # at the start a question earns 0.32, and a demonstration has probability 0.12
 # What a penalty holds: its expected gradient at the table's state, times beta, and steps short enough not to shoot past the anchor.
 STRONG, SHORT_LR = 3.0, 0.4

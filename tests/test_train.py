@@ -207,6 +207,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_batch_dumped(tmp_path:
         ("max_new_tokens=500 eval_questions=0", "the model has 512 positions"),
         ("divergence.anchor=nowhere", "divergence.anchor=nowhere"),
         ("coefficient=matched_drift divergence=none", "divergence.beta=0 with coefficient=matched_drift"),
+        ("coefficient=matched_drift divergence.anchor=old", "divergence.anchor=old with coefficient=matched_drift"),
         ("coefficient=matched_drift drift_questions=0", "drift_questions=0 with coefficient=matched_drift"),
         ("coefficient=matched_drift coefficient.measure=drift/js", "coefficient.measure=drift/js: choose one of drift/kl"),
         ("weighting=entropy_top20 weighting.share=1.5", "weighting.share=1.5"),

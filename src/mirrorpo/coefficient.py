@@ -41,9 +41,10 @@ class MatchedDrift:
         gain: how fast log beta follows log drift.
         most: largest factor of one step.
         least_beta: beta does not fall below this, so that it can come back.
+        most_beta: nor rise above this.
 
     Example:
-        >>> steer = MatchedDrift(measure="drift/kl", target=0.1, gain=0.5, most=2.0, least_beta=1e-6)
+        >>> steer = MatchedDrift(measure="drift/kl", target=0.1, gain=0.5, most=2.0, least_beta=1e-6, most_beta=1e6)
         >>> steer.after(1.0, {"drift/kl": 0.4}), steer.after(1.0, {"drift/kl": 0.1}), steer.after(1.0, {"drift/kl": 0.0})
         (2.0, 1.0, 0.5)
 
@@ -56,15 +57,16 @@ class MatchedDrift:
     gain: float
     most: float
     least_beta: float
+    most_beta: float
 
     def __post_init__(self) -> None:
-        if not (0 < self.target < math.inf and self.gain > 0 and self.most > 1 and self.least_beta > 0):
+        if not (0 < self.target < math.inf and self.gain > 0 and self.most > 1 and 0 < self.least_beta < self.most_beta < math.inf):
             raise ValueError(
-                f"coefficient: target={self.target}, gain={self.gain}, most={self.most}, least_beta={self.least_beta}: "
-                "target, gain and least_beta are above 0, most above 1"
+                f"coefficient: target={self.target}, gain={self.gain}, most={self.most}, least_beta={self.least_beta}, "
+                f"most_beta={self.most_beta}: target, gain and least_beta are above 0, most above 1, most_beta above least_beta"
             )
 
     def after(self, beta: float, drift: dict[str, float]) -> float:
         wanted = self.gain * math.log(max(drift[self.measure], 1e-12) / self.target)
         bound = math.log(self.most)
-        return max(beta * math.exp(min(max(wanted, -bound), bound)), self.least_beta)
+        return min(max(beta * math.exp(min(max(wanted, -bound), bound)), self.least_beta), self.most_beta)

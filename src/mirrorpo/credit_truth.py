@@ -6,20 +6,21 @@ For spans of some completions of the policy (of the start model with --start), i
 RUN/credit_truth.jsonl what hiding the span does to the answer's and to all later log-probability, and the
 success rate of continuations sampled from before the span and from behind it. Their difference is the
 span's causal effect on the reward (the advantage of VinePPO, Kazemnejad et al. 2024,
-https://arxiv.org/abs/2410.01679, section 4). `python -m analysis importance RUN` makes the table.
+https://arxiv.org/abs/2410.01679, section 4).
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import track
 
+from mirrorpo import checkpoint
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
 from mirrorpo.core.cut import Cut
 from mirrorpo.core.seeds import derive
@@ -53,19 +54,23 @@ class Rerolls:
     def __call__(self, prompt: Prompt, prompt_ids: Sequence[int], begun: Sequence[Sequence[int]], seed: int) -> list[float]:
         """The success rate of each beginning; the same for two that are equal."""
         asked = list(dict.fromkeys(tuple(ids) for ids in begun))
-        longest = max((len(ids) for ids in asked), default=0)
+        budget = self.config["max_new_tokens"]
+        shortest = min((len(ids) for ids in asked), default=0)
         drawn = self.parts.eval_rollout.generate(
             self.policy,
             [prompt] * len(asked),
             [[*prompt_ids, *ids] for ids in asked],
             group_size=self.rolls,
-            max_new_tokens=max(self.config["max_new_tokens"] - longest, 1),
+            max_new_tokens=max(budget - shortest, 1),
             temperature=self.config["temperature"],
             seed=seed,
         )
-        texts = [self.policy.decode([*asked[one.group], *one.ids]) for one in drawn]
+        # Every whole answer has the budget that the policy was trained with, wherever it was begun.
+        texts = [self.policy.decode([*asked[one.group], *one.ids][:budget]) for one in drawn]
         rewards = [verdict.reward for verdict in self.parts.reward(texts, [prompt] * len(texts))]
-        rates = [sum(rewards[index * self.rolls : (index + 1) * self.rolls]) / self.rolls for index in range(len(asked))]
+        # No verdict counts as no success.
+        wins = [reward if reward == reward else 0.0 for reward in rewards]
+        rates = [sum(wins[index * self.rolls : (index + 1) * self.rolls]) / self.rolls for index in range(len(asked))]
         return [rates[asked.index(tuple(ids))] for ids in begun]
 
 
@@ -133,12 +138,17 @@ def main() -> None:
     asked = parser.parse_args()
     folder = RunFolder(asked.run)
     config = folder.manifest().get("config")
-    if not config or not (asked.start or folder.policy.exists()):
-        sys.exit(f"error: {asked.run} is no finished run: it has no manifest.json with a config, or no policy/")
+    newest = checkpoint.newest(folder.checkpoints)
+    if not config or not (asked.start or newest):
+        sys.exit(f"error: {asked.run} is no finished run: it has no manifest.json with a config, or no checkpoint (--start needs none)")
     torch.set_num_threads(config["threads"])
     parts = assemble(config)
-    spec: Any = parts.model if asked.start else replace(parts.model, path=str(folder.policy))  # type: ignore[type-var]
-    policy = spec.load(torch.device("cpu"), config["seed"], lambda: iter(()))
+    train = parts.dataset.load("train")
+    corpus = (text for prompt in train for text in (prompt.question + "\n", prompt.demonstration))
+    policy = parts.model.load(torch.device("cpu"), config["seed"], lambda: corpus)
+    if newest and not asked.start:
+        # As a resumed run does, so that adapters and models from scratch are what was trained.
+        policy.network.load_state_dict(newest["weights"], strict=False)
     rows = measure(parts, config, policy, completions=asked.completions, rolls=asked.rolls, seed=config["seed"])
     path = asked.run / "credit_truth.jsonl"
     path.write_text("".join(json.dumps({"policy": "start" if asked.start else "final", **row}) + "\n" for row in rows))

@@ -205,14 +205,14 @@ class Learner:
     def weigh(self, batch: RolloutBatch, advantages: PerCompletion, seed: int) -> tuple[PerToken, Sequence[ScoredSpan]]:
         """Token weights with mean one over each completion's trained tokens, and the spans that were scored for them.
 
-        Completions that the weights cannot act on, those of advantage zero unless the divergence is
-        weighted too, keep ones and cost nothing.
+        Completions that the weights cannot act on, those without a trained token, and those of advantage
+        zero unless the divergence is weighted too, keep ones and cost nothing.
         """
         weights = batch.mask.to(torch.float32)
         acts = advantages != 0
         if self.weighting.scope == "loss" and self.divergence.reads != "nothing":
             acts = torch.ones_like(acts)
-        rows = acts.nonzero().flatten()
+        rows = (acts & batch.mask.any(dim=1)).nonzero().flatten()
         if len(rows) == 0:
             return weights, []
         part, spans = batch.rows(rows), []

@@ -153,5 +153,7 @@ def _refuse_unsteerable(parts: Parts, config: Mapping[str, Any]) -> None:
         return
     if parts.divergence.beta == 0:
         raise ValueError("divergence.beta=0 with coefficient=matched_drift: there is no coefficient to steer; take a divergence with a beta above 0")
+    if parts.divergence.anchor != "reference":
+        raise ValueError("divergence.anchor=old with coefficient=matched_drift: a pull to the previous policy does not hold the drift from the start model")
     if config["drift_questions"] == 0:
         raise ValueError("drift_questions=0 with coefficient=matched_drift: the drift that it holds is not measured; set drift_questions=16")

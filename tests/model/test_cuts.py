@@ -1,6 +1,7 @@
 """Shared prefixes, packed suffixes and the attention mask against one plain forward pass a cut, without a cache."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from small_models import PAD, model, rollout
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.model.cuts import read_cuts
+from mirrorpo.model.forward import completion_hidden
 from mirrorpo.model.language_model import LanguageModel
 
 
@@ -90,6 +92,20 @@ def test_it_runs_without_dropout_and_leaves_the_mode_and_the_gradients_as_they_w
     two = read_cuts(dropping, batch, cuts(batch), masking="pad", temperature=1.0, tile=64)
     assert torch.equal(one[1], two[1]) and not one[1].requires_grad
     assert dropping.network.training
+
+
+def test_log_probabilities_are_of_the_float32_head_where_the_rest_computes_in_bfloat16() -> None:
+    half = replace(model("llama"), dtype=torch.bfloat16)
+    before, _ = read_cuts(half, rollout(), cuts(rollout()), masking="pad", temperature=1.0, tile=64)
+    with half.computing():
+        states = completion_hidden(half, rollout())
+    table = half.head(1.0)(states)
+    cut = cuts(rollout())[0]
+    expected = table[cut.row, cut.first : cut.last].gather(1, rollout().completion_ids[cut.row, cut.first : cut.last, None]).squeeze(1)
+    torch.testing.assert_close(before[cut.row, cut.first : cut.last], expected, rtol=0, atol=0.05)
+    # In bfloat16 every number would be one of a few.
+    found = before[before != 0]
+    assert not torch.equal(found.to(torch.bfloat16).float(), found)
 
 
 def test_a_model_that_forgets_what_is_outside_a_window_is_refused() -> None:

@@ -10,6 +10,7 @@ from worked import RANGE, SPANS, WORKED, Table, batch
 
 from mirrorpo.core.masked import mean_one
 from mirrorpo.weighting.counterfactual import Counterfactual
+from mirrorpo.weighting.spans import Span
 
 SETTINGS: dict[str, Any] = {
     "spans": SPANS, "target": "answer", "masking": "pad", "score": "sum", "spread": "share", "negative": "keep", "completions": "all",
@@ -78,6 +79,17 @@ def test_only_completions_above_their_groups_mean_are_weighted_when_only_correct
     found = Counterfactual(**SETTINGS | {"completions": "correct"})(rollout, Table({0: 0.1, 6: 0.7}), 0)
     assert found[0, 6] == 2.0
     assert torch.equal(found[1:], torch.ones_like(found[1:])), "wrong, and right in a group where all are"
+
+
+def test_spans_in_the_answer_or_behind_it_are_not_hidden_whatever_the_finder_says():
+    class Everything:
+        def __call__(self, spelling):
+            return [Span(0, 5, "statement"), Span(6, 13, "statement"), Span(14, 18, "statement"), Span(20, 21, "statement")]
+
+    scorer = Table({0: 0.1, 6: 0.7})
+    found = Counterfactual(**SETTINGS | {"spans": Everything(), "order": "inverted"})(batch(WORKED), scorer, 0)
+    assert [cut.start for cut in scorer.cuts] == [0, 6]
+    assert found[0, 14:].tolist() == [1.5] * 7 + [1.0]
 
 
 def test_a_completion_that_stands_twice_is_scored_once():

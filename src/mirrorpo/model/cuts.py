@@ -37,8 +37,11 @@ def read_cuts(
         made, at the tokens that it reads. Zero elsewhere. On the model's device, in eval mode, without gradient.
 
     Raises:
-        ValueError: if the model attends over a window, so that its cache forgets.
+        ValueError: if the model attends over a window, so that its cache forgets, or by an implementation that takes no mask.
     """
+    attention = model.causal_lm.config._attn_implementation
+    if attention not in ("sdpa", "eager"):
+        raise ValueError(f"model.attention={attention}: hiding spans needs an attention mask; use model.attention=sdpa")
     with torch.no_grad(), evaluating(model.network), model.computing():
         cache, states = _completions(model, batch)
         whole = torch.zeros_like(batch.present)
@@ -135,4 +138,6 @@ def _mask(prompt: Tensor, width: int, visible: Tensor, piece: Tensor, dtype: tor
 
 
 def _read(model: LanguageModel, states: Tensor, tokens: Tensor, temperature: float, tile: int) -> Float[Tensor, " reads"]:
-    return read_positions(model.head(temperature), states, tokens, tile=tile).logprobs.float()
+    # The head computes in float32, whatever the rest does.
+    with torch.autocast(model.device.type, enabled=False):
+        return read_positions(model.head(temperature), states, tokens, tile=tile).logprobs.float()

@@ -29,6 +29,8 @@ def gradient_times_embedding(model: LanguageModel, batch: RolloutBatch, firsts: 
         embeddings = model.causal_lm.get_input_embeddings()(ids).detach().requires_grad_()
         decoder = model.causal_lm.get_decoder()
         states = decoder(inputs_embeds=embeddings, attention_mask=present.long(), position_ids=positions, use_cache=False).last_hidden_state
+    # The head computes in float32, whatever the rest does.
+    with torch.enable_grad():
         read = _from(batch, firsts)
         scores = read_positions(model.head(temperature), states[:, -width - 1 : -1][read], batch.completion_ids[read], tile=tile).logprobs
         (gradient,) = torch.autograd.grad(scores.sum(), embeddings)

@@ -42,8 +42,8 @@ class Counterfactual:
         s_t = d_k / |span k| for t in span k (spread: share), 0 for reasoning tokens of no span
         w_t = range(s)_t
 
-    S is read under the old policy, in eval mode, at the tokens behind the answer's mark up to and with
-    the end of the completion (target: answer), or at all tokens behind the span (target: downstream):
+    S is read under the old policy, in eval mode, from behind the first token of the answer's mark up to
+    and with the end of the completion (target: answer), or at all tokens behind the span (target: downstream):
     the sum of their log-probabilities, its mean, or the probability (score).
 
     Measured on the tiny model, hiding any calculation but the last changes the answer by 0.00 nats, for
@@ -63,7 +63,8 @@ class Counterfactual:
         completions: "all", or "correct": those whose reward is above their group's mean.
         order: "importance"; or a control with the very same weights in each completion, dealt out anew
             span by span: "inverted", the most to the least important, tokens of no span among them;
-            "permuted", in random order among the spans. "inverted_public" is the papers' control, which
+            "permuted", in random order among the spans (with one span there is nothing to permute).
+            "inverted_public" is the papers' control, which
             mirrors the map and so has other weights.
         range: from importance to weight.
         scope: "credit" weighs the surrogate only; "loss" also the divergence.
@@ -91,7 +92,8 @@ class Counterfactual:
         spellings = scorer.spelled(batch)
         wanted = batch.rewards > group_mean(batch.rewards, batch.group) if self.completions == "correct" else torch.ones(len(batch), dtype=torch.bool)
         places = {row: where for row, spelling in enumerate(spellings) if bool(wanted[row]) and (where := regions(spelling)) is not None}
-        found = {row: list(self.spans(spellings[row])) for row in places}
+        # A finder may know nothing of answers (source code does not): what is no reasoning is not hidden.
+        found = {row: [span for span in self.spans(spellings[row]) if span.end <= where.reasoned] for row, where in places.items()}
         twins = _twins(batch, [row for row in places if found[row]])
         cuts = [self._cut(row, span, places[row]) for row, same in twins.items() for span in found[row] if same]
         drops = self._drops(batch, scorer, cuts)

@@ -40,7 +40,7 @@ class Marked:
             if (where := regions(spelling)) is not None:
                 importance = torch.zeros(where.reasoned)
                 for span in self.spans(spelling):
-                    importance[span.start : span.end] = 1.0
+                    importance[span.start : min(span.end, where.reasoned)] = 1.0
                 weights[row, : where.length] = self.range(importance, where)
         return weights
 
@@ -82,7 +82,7 @@ class Signal:
         s_t = |(dS/de_t) . e_t| (gradient), or the attention received from the answer's places (attention)
         w_t = range(s)_t
 
-    with S the summed log-probability of the tokens behind the answer's mark.
+    with S the summed log-probability of the tokens behind the first one of the answer's mark.
 
     Value: in the range's; all ones where no answer is marked. Gradient: none.
 
