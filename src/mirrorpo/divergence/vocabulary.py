@@ -9,15 +9,15 @@ from torch.autograd.function import once_differentiable
 
 Term = Callable[[Tensor, Tensor], Tensor]
 
-# Numbers worked on at once. On a CPU few enough for float64 results to stay in its cache, where an operation takes a
-# tenth of the time it takes in memory; elsewhere enough to keep the device busy.
-PIECE = 2**16
+# Numbers worked on at once. On a CPU, few enough for each thread's float64 results to stay in its cache, where an
+# operation takes a tenth of the time it takes in memory; elsewhere enough to keep the device busy.
+PIECE_OF_A_THREAD = 2**16
 PIECE_ELSEWHERE = 2**24
 
 
 def pieces(rows: Tensor) -> Iterator[slice]:
     """Cuts of a [N, V] tensor into pieces of whole rows, at least one row each."""
-    numbers = PIECE if rows.device.type == "cpu" else PIECE_ELSEWHERE
+    numbers = PIECE_OF_A_THREAD * torch.get_num_threads() if rows.device.type == "cpu" else PIECE_ELSEWHERE
     height = max(numbers // rows.shape[1], 1)
     return (slice(start, start + height) for start in range(0, rows.shape[0], height))
 
@@ -35,9 +35,9 @@ class Carried(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         log_p, log_q = ctx.saved_tensors
-        out, factors = torch.empty_like(log_p), gradient[:, None].double()
+        out = torch.empty_like(log_p)
         for cut in pieces(log_p):
-            out[cut] = ctx.slope(log_p[cut], log_q[cut]) * factors[cut]
+            out[cut] = ctx.slope(log_p[cut], log_q[cut]) * gradient[cut, None]
         return out, None, None
 
 

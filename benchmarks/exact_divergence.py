@@ -1,0 +1,245 @@
+"""What an exact divergence costs: step time and peak memory of each, over those of a sampled one.
+
+    python benchmarks/exact_divergence.py
+
+The model is a Llama of random weights with 32,000 tokens, a step the project's own: 32 completions
+of 128 tokens are sampled (`rollout.native`), scored under the reference and learned from
+(`Learner.rescore`, `Learner.learn`), with the settings of `conf/train.yaml`. The exact divergences
+are those of `conf/divergence` that read the vocabulary; the sampled one is `kl_k3`, the default.
+
+Time: median over rounds; a round samples once and then takes every arm's step, in an order that turns
+from round to round, so that whatever else the machine does falls on all arms alike. Sampling does not
+depend on the divergence, so its time is counted to each arm alike.
+
+Memory: each arm in a process of its own, in its second step, when the optimiser's state is there.
+`tensors` is the most that tensors held at once, weights and optimiser included, exact to the byte: the
+bytes at rest plus the largest running sum of the allocations that torch's profiler records. `step`
+leaves out what rests. `process` is the kernel's high-water mark of resident memory (VmHWM, reset
+before the step), Python and torch's libraries included.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+import string
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from mirrorpo.config import register
+from mirrorpo.core.batch import Prompt, RolloutBatch
+from mirrorpo.device import prepare
+from mirrorpo.learner import Learner
+from mirrorpo.model.load import Scratch
+from mirrorpo.model.prompt import PlainPrompt
+from mirrorpo.rollout.collate import collate
+
+CONF = Path(__file__).parents[1] / "conf"
+SAMPLED = "kl_k3"
+TIME_BOUND, MEMORY_BOUND = 1.5, 1.25
+VOCABULARY, PROMPTS, GROUP, PROMPT_TOKENS, NEW_TOKENS = 32_000, 4, 8, 64, 128
+LEARNING_RATE = 1e-6
+
+
+def composed(divergence: str) -> Any:
+    """The config of a GSM8K cell with this divergence."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=[f"divergence={divergence}", "model=tiny", "dataset=gsm8k", f"max_new_tokens={NEW_TOKENS}"])
+
+
+def built(divergence: str, group: str) -> Any:
+    """One group of that config as an object."""
+    return instantiate(composed(divergence)[group], _convert_="all")
+
+
+def exact_divergences() -> list[str]:
+    """The files of `conf/divergence` that read the whole vocabulary."""
+    names = sorted(path.stem for path in (CONF / "divergence").glob("*.yaml"))
+    return [name for name in names if built(name, "divergence").reads == "vocabulary"]
+
+
+def words() -> Iterator[str]:
+    """As many words as a vocabulary of 32,000 takes beside its special tokens and digits."""
+    letters = itertools.product(string.ascii_lowercase, repeat=4)
+    return ("".join(word) for word in itertools.islice(letters, VOCABULARY - 13))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """The size of the model and of the machine."""
+
+    hidden: int
+    layers: int
+    threads: int
+
+    def learner(self, divergence: str) -> Learner:
+        """A learner on a random Llama; the reference is another one, so that no divergence is zero."""
+        config = composed(divergence)
+        architecture = {
+            "model_type": "llama",
+            "hidden_size": self.hidden,
+            "intermediate_size": math.ceil(self.hidden * 8 / 3 / 32) * 32,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.hidden // 64,
+            "num_key_value_heads": self.hidden // 64,
+            "max_position_embeddings": PROMPT_TOKENS + NEW_TOKENS,
+        }
+        spec = Scratch(architecture=architecture, prompt=PlainPrompt(instruct=False))
+        policy, reference = (spec.load(torch.device("cpu"), seed, words) for seed in (0, 1))
+        for parameter in reference.network.parameters():
+            parameter.requires_grad_(False)
+        return Learner(
+            policy=policy,
+            reference=reference,
+            optimiser=built(divergence, "optimiser").build(policy.network),
+            algo=built(divergence, "algo"),
+            divergence=built(divergence, "divergence"),
+            weighting=built(divergence, "weighting"),
+            **{name: config[name] for name in ("temperature", "tile", "tokens_per_micro_batch", "updates_per_rollout", "update_window", "max_grad_norm")},
+        )
+
+
+def sample(learner: Learner, seed: int) -> RolloutBatch:
+    """A rollout on prompts of random tokens, every second completion right."""
+    draw = torch.Generator().manual_seed(seed)
+    ids = torch.randint(13, VOCABULARY, (PROMPTS, PROMPT_TOKENS), generator=draw).tolist()
+    prompts = [Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(PROMPTS)]
+    completions = built(SAMPLED, "rollout").generate(
+        learner.policy, prompts, ids, group_size=GROUP, max_new_tokens=NEW_TOKENS, temperature=learner.temperature, seed=seed
+    )
+    return collate(completions, [float(index % 2) for index in range(len(completions))], pad_id=learner.policy.pad_id, mask_truncated=False)
+
+
+def learn(learner: Learner, batch: RolloutBatch) -> None:
+    """The rest of the step, as the trainer takes it."""
+    batch, anchor_head = learner.rescore(batch)
+    advantages = learner.algo.advantage(batch.rewards, batch.group)
+    learner.learn(batch, advantages, torch.ones_like(batch.old_logprobs), anchor_head, [LEARNING_RATE])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seconds:
+    """How long something took: by the clock, and of all processors together."""
+
+    wall: float
+    processor: float
+
+
+@contextmanager
+def timed(into: list[Seconds]) -> Iterator[None]:
+    """Append what the block takes."""
+    wall, processor = time.perf_counter(), time.process_time()
+    yield
+    into.append(Seconds(wall=time.perf_counter() - wall, processor=time.process_time() - processor))
+
+
+def typical(times: list[Seconds]) -> Seconds:
+    """The median of each."""
+    return Seconds(wall=statistics.median(each.wall for each in times), processor=statistics.median(each.processor for each in times))
+
+
+def seconds(setting: Setting, arms: list[str], rounds: int) -> tuple[Seconds, dict[str, Seconds]]:
+    """Of sampling, and of each arm's rescoring and learning."""
+    base = setting.learner(SAMPLED)
+    learners = {name: replace(base, divergence=built(name, "divergence")) for name in arms}
+    sampling: list[Seconds] = []
+    learning: dict[str, list[Seconds]] = {name: [] for name in arms}
+    for turn in range(rounds + 1):
+        with timed(sampling):
+            batch = sample(base, seed=turn)
+        first = turn % len(arms)
+        for name in arms[first:] + arms[:first]:
+            with timed(learning[name]):
+                learn(learners[name], batch)
+    # The first round warms up.
+    return typical(sampling[1:]), {name: typical(times[1:]) for name, times in learning.items()}
+
+
+def at_rest(learner: Learner) -> int:
+    """Bytes of the weights and of the optimiser's state."""
+    assert learner.reference is not None
+    found: dict[int, int] = {}
+
+    def see(node: Any) -> None:
+        if isinstance(node, Tensor):
+            found[node.untyped_storage().data_ptr()] = node.untyped_storage().nbytes()
+        for part in node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ():
+            see(part)
+
+    see([*learner.policy.network.parameters(), *learner.policy.network.buffers(), *learner.reference.network.parameters()])
+    see(learner.optimiser.state_dict())
+    return sum(found.values())
+
+
+def memory(setting: Setting, divergence: str) -> dict[str, float]:
+    """Peak bytes of one step of a fresh process."""
+    learner = setting.learner(divergence)
+    batch = sample(learner, seed=0)
+    learn(learner, batch)
+    # The kernel starts its high-water mark again; see proc(5).
+    Path("/proc/self/clear_refs").write_text("5")
+    learn(learner, batch)
+    status = Path("/proc/self/status").read_text().splitlines()
+    process = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    rest = at_rest(learner)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        learn(learner, batch)
+    assert recorded.profiler is not None
+    events: Any = recorded.profiler.kineto_results
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events.events() if event.name() == "[memory]")
+    step = max(itertools.accumulate(nbytes for _, nbytes in changes))
+    return {"tensors": rest + step, "step": step, "process": process}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden", type=int, default=512, help="width of the model (512)")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the model (4)")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (2, as conf/train.yaml)")
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each arm that are timed (5)")
+    parser.add_argument("--only", nargs="*", default=exact_divergences(), help="these exact divergences (all)")
+    parser.add_argument("--memory-of", default=None, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    setting = Setting(hidden=asked.hidden, layers=asked.layers, threads=asked.threads)
+    prepare(threads=setting.threads, deterministic=True)
+    if asked.memory_of:
+        print(json.dumps(memory(setting, asked.memory_of)))
+        return
+    arms = [SAMPLED, *asked.only]
+    peaks: dict[str, dict[str, float]] = {}
+    for name in arms:
+        size = ["--hidden", str(asked.hidden), "--layers", str(asked.layers), "--threads", str(asked.threads)]
+        child = subprocess.run([sys.executable, __file__, *size, "--memory-of", name], check=True, capture_output=True, text=True)
+        peaks[name] = json.loads(child.stdout.splitlines()[-1])
+    sampling, learning = seconds(setting, arms, asked.rounds)
+    print(f"V={VOCABULARY}, hidden {setting.hidden}, {setting.layers} layers, {setting.threads} threads, torch {torch.__version__}", end="; ")
+    print(f"sampling takes {sampling.wall:.2f} s by the clock, {sampling.processor:.2f} s of processor")
+    print(f"{'':24}{'clock':^30}{'processor':^30}{'peak memory':^32}")
+    print(f"{'':24}" + 2 * f"{'learning':>10}{'ratio':>7}{'+sampling':>11}  " + f"{'tensors':>10}{'ratio':>7}{'step':>7}{'process':>9}")
+    base = learning[SAMPLED]
+    for name in arms:
+        row = f"{name:24}"
+        for kind in ("wall", "processor"):
+            ours, theirs, both = getattr(learning[name], kind), getattr(base, kind), getattr(sampling, kind)
+            row += f"{ours:8.2f} s{ours / theirs:7.2f}{(both + ours) / (both + theirs):11.2f}  "
+        ratios = [peaks[name][kind] / peaks[SAMPLED][kind] for kind in ("tensors", "step", "process")]
+        print(row + f"{peaks[name]['tensors'] / 1e6:7.0f} MB{ratios[0]:7.2f}{ratios[1]:7.2f}{ratios[2]:9.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
