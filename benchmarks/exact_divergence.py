@@ -11,17 +11,19 @@ Time: median over rounds; a round samples once and then takes every arm's step, 
 from round to round, so that whatever else the machine does falls on all arms alike. Sampling does not
 depend on the divergence, so its time is counted to each arm alike.
 
-Memory: each arm in a process of its own, in its second step, when the optimiser's state is there.
-`tensors` is the most that tensors held at once, weights and optimiser included, exact to the byte: the
-bytes at rest plus the largest running sum of the allocations that torch's profiler records. `step`
-leaves out what rests. `process` is the kernel's high-water mark of resident memory (VmHWM, reset
-before the step), Python and torch's libraries included.
+Memory: each arm in a process of its own, rescoring and learning a second time, when the optimiser's
+state is there; sampling holds less. `tensors` is the most that tensors held at once, weights and
+optimiser included, exact to the byte: the bytes at rest plus the largest running sum of the
+allocations that torch's profiler records. `step` leaves out what rests. `process` is the kernel's
+high-water mark of resident memory (VmHWM, reset before), Python and torch's libraries included. The
+profiler sees one thread, so memory is measured with one.
 """
 
 import argparse
 import itertools
 import json
 import math
+import os
 import statistics
 import string
 import subprocess
@@ -32,6 +34,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+# As train.py, before torch is there.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -223,7 +228,7 @@ def main() -> None:
     arms = [SAMPLED, *asked.only]
     peaks: dict[str, dict[str, float]] = {}
     for name in arms:
-        size = ["--hidden", str(asked.hidden), "--layers", str(asked.layers), "--threads", str(asked.threads)]
+        size = ["--hidden", str(asked.hidden), "--layers", str(asked.layers), "--threads", "1"]
         child = subprocess.run([sys.executable, __file__, *size, "--memory-of", name], check=True, capture_output=True, text=True)
         peaks[name] = json.loads(child.stdout.splitlines()[-1])
     sampling, learning = seconds(setting, arms, asked.rounds)

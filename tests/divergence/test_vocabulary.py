@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from mirrorpo.divergence import vocabulary
-from mirrorpo.divergence.vocabulary import total
+from mirrorpo.divergence.vocabulary import piece_by_piece, total
 
 V = 5
 
@@ -25,9 +26,17 @@ def slope(log_p: Tensor, log_q: Tensor) -> Tensor:
     return log_p.double().exp() * (gap.square() + 2 * gap)
 
 
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=[1, 2 * V + 1, 2**17], ids=["a row at a time", "two rows", "all at once"])
-def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(vocabulary, "PIECE_OF_A_THREAD", request.param)
+def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, threads: int) -> int:
+    monkeypatch.setattr(vocabulary, "PIECE", request.param)
     return request.param
 
 
@@ -71,7 +80,7 @@ def test_a_second_derivative_is_refused():
 
 
 class Doubles(TorchDispatchMode):
-    """The largest float64 result of any operation."""
+    """The largest float64 result of any operation in this thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,13 +93,40 @@ class Doubles(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("threads", [1], indirect=True)
 @pytest.mark.parametrize("rows", [1, 3])
-def test_no_more_than_a_piece_exists_in_float64(rows, monkeypatch):
-    monkeypatch.setattr(vocabulary, "PIECE_OF_A_THREAD", rows * V)
-    log_p, log_q = (logprobs(300, seed=seed, dtype=torch.float32).requires_grad_() for seed in (1, 2))
+def test_no_more_than_a_piece_exists_in_float64(rows, threads, monkeypatch):
+    monkeypatch.setattr(vocabulary, "PIECE", rows * V)
+    log_p, log_q = (logprobs(60, seed=seed, dtype=torch.float32).requires_grad_() for seed in (1, 2))
     with Doubles() as doubles:
         total(term, slope, log_p, log_q).sum().backward()
-    assert doubles.largest == rows * torch.get_num_threads() * V
+    assert doubles.largest == rows * V
+
+
+def test_pieces_cover_every_row_once_without_gradient_each_in_one_thread_of_torch(threads, monkeypatch):
+    monkeypatch.setattr(vocabulary, "PIECE", 2 * V)
+    seen: list[int] = []
+
+    def work(cut: slice) -> None:
+        assert not torch.is_grad_enabled()
+        assert torch.get_num_threads() == 1
+        seen.extend(range(cut.start, cut.stop))
+
+    with torch.enable_grad():
+        piece_by_piece(work, torch.zeros(8, V))
+    assert sorted(seen) == list(range(8))
+    assert torch.get_num_threads() == threads
+
+
+def test_an_error_in_a_piece_is_raised_and_the_threads_stay(threads, monkeypatch):
+    monkeypatch.setattr(vocabulary, "PIECE", V)
+
+    def fails(log_p: Tensor, log_q: Tensor) -> Tensor:
+        raise FloatingPointError("here")
+
+    with pytest.raises(FloatingPointError, match="here"):
+        total(fails, slope, logprobs(7, seed=1), logprobs(7, seed=2))
+    assert torch.get_num_threads() == threads
 
 
 def test_a_checkpoint_sums_once_and_takes_the_slope_once():

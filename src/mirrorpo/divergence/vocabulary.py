@@ -1,6 +1,7 @@
 """Sums over the vocabulary, a few positions at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -9,17 +10,34 @@ from torch.autograd.function import once_differentiable
 
 Term = Callable[[Tensor, Tensor], Tensor]
 
-# Numbers worked on at once. On a CPU, few enough for each thread's float64 results to stay in its cache, where an
-# operation takes a tenth of the time it takes in memory; elsewhere enough to keep the device busy.
-PIECE_OF_A_THREAD = 2**16
+# Numbers worked on at once. On a CPU, few enough for float64 results to stay in the cache, where an operation takes a
+# tenth of the time it takes in memory; elsewhere enough to keep the device busy.
+PIECE = 2**17
 PIECE_ELSEWHERE = 2**24
 
 
-def pieces(rows: Tensor) -> Iterator[slice]:
-    """Cuts of a [N, V] tensor into pieces of whole rows, at least one row each."""
-    numbers = PIECE_OF_A_THREAD * torch.get_num_threads() if rows.device.type == "cpu" else PIECE_ELSEWHERE
-    height = max(numbers // rows.shape[1], 1)
-    return (slice(start, start + height) for start in range(0, rows.shape[0], height))
+def piece_by_piece(work: Callable[[slice], None], rows: Tensor) -> None:
+    """Call `work`, without gradient, on cuts that cover the rows of a [N, V] tensor; whole rows, at least one each.
+
+    On a CPU every thread of torch takes pieces of its own. To share out each operation, as torch would,
+    costs more than an operation on a piece where waiting threads sleep (OMP_WAIT_POLICY=passive).
+    """
+    on_cpu = rows.device.type == "cpu"
+    height = max((PIECE if on_cpu else PIECE_ELSEWHERE) // rows.shape[1], 1)
+    cuts = [slice(start, start + height) for start in range(0, rows.shape[0], height)]
+    threads = torch.get_num_threads() if on_cpu and len(cuts) > 1 else 1
+    quiet = torch.no_grad()(work)
+    if threads == 1:
+        for cut in cuts:
+            quiet(cut)
+        return
+    try:
+        # In each of the pool's threads torch is to use that one only.
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(quiet, cuts))
+    finally:
+        # The number is a thread's own, but threads started later take the one that was set last.
+        torch.set_num_threads(threads)
 
 
 class Carried(torch.autograd.Function):
@@ -36,8 +54,11 @@ class Carried(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         log_p, log_q = ctx.saved_tensors
         out = torch.empty_like(log_p)
-        for cut in pieces(log_p):
+
+        def fill(cut: slice) -> None:
             out[cut] = ctx.slope(log_p[cut], log_q[cut]) * gradient[cut, None]
+
+        piece_by_piece(fill, log_p)
         return out, None, None
 
 
@@ -45,7 +66,8 @@ def total(term: Term, slope: Term, log_p: Tensor, log_q: Tensor) -> Tensor:
     """sum_v term(log p_v, log q_v).
 
     Shapes: log_p and log_q [..., V]; the result is [...], in log_p's type. `term` and `slope` are given
-    some rows of both and may compute in float64: no more than a piece of that exists at once.
+    some rows of both, without gradient and in any thread, and may compute in float64: no more of that
+    exists at once than a piece for each thread.
 
     Value: the sum. Gradient: to log_p, slope(log_p, log_q), which has to be d term / d log p; it is
     computed in the backward pass, for which only log_p and log_q are kept. None to log_q.
@@ -57,9 +79,11 @@ def total(term: Term, slope: Term, log_p: Tensor, log_q: Tensor) -> Tensor:
     """
     rows_p, rows_q = log_p.reshape(-1, log_p.shape[-1]), log_q.reshape(-1, log_q.shape[-1])
     carried: Any = Carried.apply(rows_p, rows_q, slope)
+    value = torch.empty_like(carried)
+
+    def fill(cut: slice) -> None:
+        value[cut] = term(rows_p[cut], rows_q[cut]).sum(dim=1)
+
     # After what keeps tensors: a checkpoint's recomputation stops there, and does not sum again.
-    with torch.no_grad():
-        value = torch.empty_like(carried)
-        for cut in pieces(rows_p):
-            value[cut] = term(rows_p[cut], rows_q[cut]).sum(dim=1)
+    piece_by_piece(fill, rows_p)
     return (carried + value).view(log_p.shape[:-1])
