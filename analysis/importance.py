@@ -1,0 +1,108 @@
+"""What spans are worth: drops against success rates that were re-rolled, from `python -m mirrorpo.credit_truth`."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.runs import read_rows
+from analysis.stats import Interval, cluster_bootstrap
+
+Rows = Sequence[dict[str, Any]]
+MEASURES = ("answer", "downstream", "effect")
+
+
+def load_truth(run: Path) -> list[list[dict[str, Any]]]:
+    """The measured spans of a run, those of one completion together, with `effect`, the change in the success rate.
+
+    Raises:
+        ValueError: if the run was not measured, or no completion had a span.
+    """
+    path = run / "credit_truth.jsonl"
+    if not path.exists():
+        raise ValueError(f"{run} has no credit_truth.jsonl: run python -m mirrorpo.credit_truth {run} first")
+    completions: dict[str, list[dict[str, Any]]] = {}
+    for row in read_rows(path):
+        completions.setdefault(row["uid"], []).append(row | {"effect": row["after"] - row["before"]})
+    if not completions:
+        raise ValueError(f"{path} holds no span: no completion had a calculation and an answer")
+    return list(completions.values())
+
+
+def by_kind(run: Path) -> pd.DataFrame:
+    """Mean of each measure over the spans of each kind, and how many of them are distractors (a drop below zero).
+
+    Drops in nats, effect as a change of the success rate, all with 95% intervals over completions.
+    """
+    completions = load_truth(run)
+    kinds = sorted({row["kind"] for rows in completions for row in rows})
+    table: list[dict[str, Any]] = []
+    for kind in kinds:
+        mine = [[row for row in rows if row["kind"] == kind] for rows in completions]
+        places: list[tuple[str, Callable[[Rows], Rows]]] = [("all", lambda rows: rows)]
+        if kind == "calculation":
+            places += [("not last", lambda rows: [row for row in rows if not row["last"]]), ("last", lambda rows: [row for row in rows if row["last"]])]
+        for place, chosen in places:
+            clusters = [kept for rows in mine if (kept := chosen(rows))]
+            if not clusters:
+                continue
+            row: dict[str, Any] = {"kind": kind, "place": place, "spans": sum(map(len, clusters))}
+            row |= {name: cluster_bootstrap(clusters, _mean(lambda span, name=name: span[name])) for name in MEASURES}
+            row |= {f"{name} < 0": cluster_bootstrap(clusters, _mean(lambda span, name=name: float(span[name] < 0))) for name in ("answer", "downstream")}
+            table.append(row)
+    return pd.DataFrame(table)
+
+
+def agreement(run: Path) -> pd.DataFrame:
+    """Two questions of each measure, each with a 95% interval over completions.
+
+    `calculation first`: the share of pairs, one calculation and one piece of scaffolding of the same
+    completion, in which the calculation measures more (ties half); 0.5 is no preference.
+    `rank with effect`: Kendall's tau-b between the measure and the re-rolled effect inside a completion,
+    mean over the completions in which both vary.
+    """
+    completions = load_truth(run)
+    rows: list[dict[str, Any]] = []
+    for name in MEASURES:
+        pairs = [pair for spans in completions if (pair := _pairs(spans, name))]
+        taus = [tau for spans in completions if not np.isnan(tau := _tau(spans, name))]
+        rows.append(
+            {
+                "measure": name,
+                "calculation first": cluster_bootstrap(pairs, _share) if pairs else "no pair",
+                "pairs": sum(map(len, pairs)),
+                "rank with effect": cluster_bootstrap(taus, lambda drawn: float(np.mean(drawn))) if taus else "no variation",
+                "completions": len(taus),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _mean(value: Callable[[dict[str, Any]], float]) -> Callable[[Sequence[Rows]], float]:
+    return lambda clusters: float(np.mean([value(row) for rows in clusters for row in rows]))
+
+
+def _pairs(spans: Rows, name: str) -> list[float]:
+    calculations = [row[name] for row in spans if row["kind"] == "calculation"]
+    others = [row[name] for row in spans if row["kind"] != "calculation"]
+    return [0.5 if one == other else float(one > other) for one in calculations for other in others]
+
+
+def _share(clusters: Sequence[Sequence[float]]) -> float:
+    return float(np.mean([value for pairs in clusters for value in pairs]))
+
+
+def _tau(spans: Rows, name: str) -> float:
+    measured, effect = [row[name] for row in spans], [row["effect"] for row in spans]
+    if len(set(measured)) < 2 or len(set(effect)) < 2:
+        return float("nan")
+    return float(stats.kendalltau(measured, effect).statistic)
+
+
+def importance(run: Path) -> str:
+    """Both tables as text."""
+    tables = [frame.map(lambda value: str(value) if isinstance(value, Interval) else value) for frame in (by_kind(run), agreement(run))]
+    return "\n\n".join(frame.to_string(index=False) for frame in tables)
