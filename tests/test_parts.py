@@ -99,12 +99,14 @@ def test_supervised_fine_tuning_samples_nothing_and_has_no_divergence() -> None:
         ("schedule.warmup=1.5", r"^schedule: .*warmup=1\.5"),
         ("schedule.shape=wavy", r"^schedule\.shape=wavy: choose"),
         ("dataset.max_value=9", r"^dataset: dataset\.max_value=9"),
+        ("model.attention=flash_attention_2 weighting=counterfactual", r"^model\.attention=flash_attention_2 with a weighting that hides spans"),
+        ("weighting=counterfactual weighting.spans.finders.0.max_spans=1.5", r"^weighting\.spans\.finders\[0\]\.max_spans=1\.5: give a whole number"),
         ("reward.extraction=lenient", r"^reward\.extraction=lenient: choose one of strict, flexible$"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_group_and_knob(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        assemble(config(override))
+        assemble(config(*override.split()))
 
 
 @pytest.mark.parametrize(
@@ -208,3 +210,10 @@ def test_a_coefficient_of_zero_is_said_to_cost_for_nothing() -> None:
 
 def test_nothing_is_said_of_no_divergence() -> None:
     assert said("divergence=none", updates_per_rollout=2) == []
+
+
+def test_scoring_only_correct_demonstrations_is_said_to_score_none() -> None:
+    asked = ("weighting=counterfactual", "weighting.completions=correct")
+    (note,) = said("algo=sft", *asked)
+    assert note.startswith("weighting.completions=correct with demonstrations: ")
+    assert said(*asked, updates_per_rollout=2) == []

@@ -1,7 +1,7 @@
 """Everything between a rollout and the optimiser: rescoring, micro-batches, updates."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -88,17 +88,15 @@ class OldPolicy:
         """What each cut reads, with nothing hidden and with its span hidden."""
         learner = self.learner
         before, after = torch.zeros(batch.present.shape), torch.zeros(len(cuts), batch.present.shape[1])
-        mine: dict[int, list[int]] = {}
-        for index, cut in enumerate(cuts):
-            mine.setdefault(cut.row, []).append(index)
-        extra = {row: sum(cuts[index].last - cuts[index].start for index in indices) for row, indices in mine.items()}
-        lengths = batch.present.sum(dim=1).tolist()
-        for rows in _packs({row: lengths[row] + more for row, more in extra.items()}, learner.tokens_per_micro_batch):
-            indices = [index for row in rows for index in mine[row]]
+        lengths = (batch.prompt_present.sum(dim=1) + batch.present.sum(dim=1)).tolist()
+        for pack in packs(cuts, lengths, learner.tokens_per_micro_batch):
+            rows, indices = [row for row, _ in pack], [index for _, mine in pack for index in mine]
             micro = batch.rows(torch.tensor(rows)).to(learner.policy.device)
-            moved = [replace(cuts[index], row=rows.index(cuts[index].row)) for index in indices]
+            moved = [replace(cuts[index], row=place) for place, (_, mine) in enumerate(pack) for index in mine]
             whole, hidden = read_cuts(learner.policy, micro, moved, masking=masking, temperature=learner.temperature, tile=learner.tile)
-            before[rows, : whole.shape[1]] = whole.cpu()
+            for row, found in zip(rows, whole.cpu(), strict=True):
+                # Zero where nothing was read; a log-probability is not above it.
+                before[row, : len(found)] = before[row, : len(found)].minimum(found)
             after[indices, : hidden.shape[1]] = hidden.cpu()
         return before, after
 
@@ -116,16 +114,27 @@ class OldPolicy:
         return out
 
 
-def _packs(sizes: Mapping[int, int], tokens: int) -> Iterator[list[int]]:
-    # Rows of similar size, at most `tokens` padded tokens together or one row.
-    rows: list[int] = []
-    for row in sorted(sizes, key=lambda row: (sizes[row], row)):
-        if rows and sizes[row] * (len(rows) + 1) > tokens:
-            yield rows
-            rows = []
-        rows.append(row)
-    if rows:
-        yield rows
+def packs(cuts: Sequence[Cut], lengths: Sequence[int], tokens: int) -> Iterator[list[tuple[int, list[int]]]]:
+    """Rows of similar size with the indices of their cuts, at most `tokens` padded tokens together, or one row with one cut.
+
+    A row of `lengths` tokens, whose cuts read again more than fits beside it, stands in several places.
+    """
+    pieces: list[tuple[int, int, list[int]]] = []
+    for index, cut in sorted(enumerate(cuts), key=lambda pair: pair[1].row):
+        more = cut.last - cut.start
+        if pieces and pieces[-1][1] == cut.row and pieces[-1][0] + more <= tokens:
+            size, _, mine = pieces[-1]
+            pieces[-1] = (size + more, cut.row, [*mine, index])
+        else:
+            pieces.append((lengths[cut.row] + more, cut.row, [index]))
+    pack: list[tuple[int, list[int]]] = []
+    for size, row, mine in sorted(pieces):
+        if pack and size * (len(pack) + 1) > tokens:
+            yield pack
+            pack = []
+        pack.append((row, mine))
+    if pack:
+        yield pack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,9 @@ from mirrorpo.divergence.neural_mirror import NeuralMirror
 from mirrorpo.divergence.tabulated import Tabulated
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.optim import AdamW, Muon, Schedule
+from mirrorpo.rollout.demonstrations import Demonstrations
 from mirrorpo.tracking import NoTracker, WandB
+from mirrorpo.weighting.counterfactual import Counterfactual
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +54,7 @@ def assemble(config: Mapping[str, Any]) -> Parts:
         raise ValueError(f"divergence.beta={parts.divergence.beta}: a coefficient is not negative; a negative one would push away from the anchor")
     _refuse_untaught(parts, config)
     _refuse_unsteerable(parts, config)
+    _refuse_unmasked(parts, config)
     return parts
 
 
@@ -79,6 +82,8 @@ def notes(parts: Parts, config: Mapping[str, Any]) -> list[str]:
             "model.lora.dropout > 0: the policy that is updated drops activations, the one that sampled did not; "
             "the sampler and the trainer then differ, which kl/sampler shows"
         )
+    if isinstance(parts.weighting, Counterfactual) and parts.weighting.completions == "correct" and isinstance(parts.rollout, Demonstrations):
+        out.append("weighting.completions=correct with demonstrations: none is better than its group, so none is scored and every weight is 1")
     if config["rollout"].get("top_p", 1.0) < 1:
         out.append(f"rollout.top_p={config['rollout']['top_p']}: completions come from a cut distribution, ratios and divergences are of the whole one")
     return out
@@ -118,6 +123,9 @@ def _build(config: Mapping[str, Any], group: str) -> Any:
 
 def _refuse_wrong_values(node: Any, path: str) -> None:
     # Group files have no schema; the annotations of the dataclasses they build are one.
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            _refuse_wrong_values(item, f"{path}[{index}]")
     if not isinstance(node, Mapping):
         return
     hints = _annotations(node)
@@ -157,3 +165,10 @@ def _refuse_unsteerable(parts: Parts, config: Mapping[str, Any]) -> None:
         raise ValueError("divergence.anchor=old with coefficient=matched_drift: a pull to the previous policy does not hold the drift from the start model")
     if config["drift_questions"] == 0:
         raise ValueError("drift_questions=0 with coefficient=matched_drift: the drift that it holds is not measured; set drift_questions=16")
+
+
+def _refuse_unmasked(parts: Parts, config: Mapping[str, Any]) -> None:
+    # read_cuts refuses it too, but only once there is a rollout.
+    attention = config["model"].get("attention", "sdpa")
+    if isinstance(parts.weighting, Counterfactual) and attention not in ("sdpa", "eager"):
+        raise ValueError(f"model.attention={attention} with a weighting that hides spans: hiding needs an attention mask; use model.attention=sdpa")
