@@ -12,11 +12,14 @@ from analysis.runs import read_rows
 from analysis.stats import Interval, cluster_bootstrap
 
 Rows = Sequence[dict[str, Any]]
-MEASURES = ("answer", "downstream", "effect")
+MEASURES = ("answer", "downstream", "effect", "size")
 
 
 def load_truth(run: Path) -> list[list[dict[str, Any]]]:
-    """The measured spans of a run, those of one completion together, with `effect`, the change in the success rate.
+    """The measured spans of a run, those of one completion together, with `effect`, the change in the success rate, and its `size`.
+
+    A span that the policy wrote changes its success by nothing in the mean, whatever it is worth: what was
+    sampled right and what was sampled wrong cancel. How much a span decides is the size, to which rolls add noise.
 
     Raises:
         ValueError: if the run was not measured, or no completion had a span.
@@ -26,7 +29,7 @@ def load_truth(run: Path) -> list[list[dict[str, Any]]]:
         raise ValueError(f"{run} has no credit_truth.jsonl: run python -m mirrorpo.credit_truth {run} first")
     completions: dict[str, list[dict[str, Any]]] = {}
     for row in read_rows(path):
-        completions.setdefault(row["uid"], []).append(row | {"effect": row["after"] - row["before"]})
+        completions.setdefault(row["uid"], []).append(row | {"effect": row["after"] - row["before"], "size": abs(row["after"] - row["before"])})
     if not completions:
         raise ValueError(f"{path} holds no span: no completion had a calculation and an answer")
     return list(completions.values())
@@ -57,25 +60,24 @@ def by_kind(run: Path) -> pd.DataFrame:
 
 
 def agreement(run: Path) -> pd.DataFrame:
-    """Two questions of each measure, each with a 95% interval over completions.
+    """What each measure puts first, with 95% intervals over completions.
 
     `calculation first`: the share of pairs, one calculation and one piece of scaffolding of the same
     completion, in which the calculation measures more (ties half); 0.5 is no preference.
-    `rank with effect`: Kendall's tau-b between the measure and the re-rolled effect inside a completion,
-    mean over the completions in which both vary.
+    `rank with effect`, `rank with size`: Kendall's tau-b between the measure and the re-rolled effect, or
+    its size, inside a completion, mean over the completions in which both vary.
     """
     completions = load_truth(run)
     rows: list[dict[str, Any]] = []
     for name in MEASURES:
         pairs = [pair for spans in completions if (pair := _pairs(spans, name))]
-        taus = [tau for spans in completions if not np.isnan(tau := _tau(spans, name))]
         rows.append(
             {
                 "measure": name,
                 "calculation first": cluster_bootstrap(pairs, _share) if pairs else "no pair",
                 "pairs": sum(map(len, pairs)),
-                "rank with effect": cluster_bootstrap(taus, lambda drawn: float(np.mean(drawn))) if taus else "no variation",
-                "completions": len(taus),
+                "rank with effect": _rank(completions, name, "effect"),
+                "rank with size": _rank(completions, name, "size"),
             }
         )
     return pd.DataFrame(rows)
@@ -95,11 +97,15 @@ def _share(clusters: Sequence[Sequence[float]]) -> float:
     return float(np.mean([value for pairs in clusters for value in pairs]))
 
 
-def _tau(spans: Rows, name: str) -> float:
-    measured, effect = [row[name] for row in spans], [row["effect"] for row in spans]
-    if len(set(measured)) < 2 or len(set(effect)) < 2:
-        return float("nan")
-    return float(stats.kendalltau(measured, effect).statistic)
+def _rank(completions: Sequence[Rows], name: str, truth: str) -> Interval | str:
+    taus = [_tau([row[name] for row in spans], [row[truth] for row in spans]) for spans in completions]
+    known = [tau for tau in taus if not np.isnan(tau)]
+    return cluster_bootstrap(known, lambda drawn: float(np.mean(drawn))) if known else "no variation"
+
+
+def _tau(one: Sequence[float], other: Sequence[float]) -> float:
+    varies = len(set(one)) > 1 and len(set(other)) > 1
+    return float(stats.kendalltau(one, other).statistic) if varies else float("nan")
 
 
 def importance(run: Path) -> str:

@@ -43,7 +43,13 @@ def test_a_planted_order_is_found_with_its_sign(planted: Path) -> None:
     rows = {row["measure"]: row for row in agreement(planted).to_dict("records")}
     assert rows["downstream"]["calculation first"].estimate == 1.0 and rows["answer"]["calculation first"].estimate == 0.0
     assert rows["downstream"]["rank with effect"].estimate == pytest.approx(1.0) and rows["answer"]["rank with effect"].estimate == pytest.approx(-1.0)
-    assert rows["downstream"]["pairs"] == 40 and rows["downstream"]["completions"] == 20
+    assert rows["downstream"]["pairs"] == 40
+
+
+def test_a_span_that_made_it_worse_has_a_size_and_the_opposite_rank(tmp_path: Path) -> None:
+    run = write(tmp_path, [span("0", "calculation", 1.0, 9.0, -0.5), span("0", "calculation", 1.0, 1.0, 0.25)])
+    row = agreement(run).to_dict("records")[1]
+    assert (row["rank with effect"].estimate, row["rank with size"].estimate) == (-1.0, 1.0)
 
 
 def test_ties_are_half_and_a_completion_in_which_nothing_varies_has_no_rank(tmp_path: Path) -> None:
