@@ -24,13 +24,10 @@ import itertools
 import json
 import math
 import os
-import statistics
 import string
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +38,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from timing import Seconds, timed, typical
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -134,27 +132,6 @@ def learn(learner: Learner, batch: RolloutBatch) -> None:
     batch, anchor_head = learner.rescore(batch)
     advantages = learner.algo.advantage(batch.rewards, batch.group)
     learner.learn(batch, advantages, torch.ones_like(batch.old_logprobs), anchor_head, [LEARNING_RATE])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Seconds:
-    """How long something took: by the clock, and of all processors together."""
-
-    wall: float
-    processor: float
-
-
-@contextmanager
-def timed(into: list[Seconds]) -> Iterator[None]:
-    """Append what the block takes."""
-    wall, processor = time.perf_counter(), time.process_time()
-    yield
-    into.append(Seconds(wall=time.perf_counter() - wall, processor=time.process_time() - processor))
-
-
-def typical(times: list[Seconds]) -> Seconds:
-    """The median of each."""
-    return Seconds(wall=statistics.median(each.wall for each in times), processor=statistics.median(each.processor for each in times))
 
 
 def seconds(setting: Setting, arms: list[str], rounds: int) -> tuple[Seconds, dict[str, Seconds]]:
