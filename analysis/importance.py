@@ -105,7 +105,8 @@ def _rank(completions: Sequence[Rows], name: str, truth: str) -> Interval | str:
 
 def _tau(one: Sequence[float], other: Sequence[float]) -> float:
     varies = len(set(one)) > 1 and len(set(other)) > 1
-    return float(stats.kendalltau(one, other).statistic) if varies else float("nan")
+    found: Any = stats.kendalltau(one, other) if varies else None
+    return float(found.statistic) if varies else float("nan")
 
 
 def importance(run: Path) -> str:
