@@ -1,0 +1,221 @@
+"""Drops through the real scorer against one plain forward pass a span: no cache, no padding, a batch of one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal
+
+import pytest
+import torch
+from cli import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from small_models import ARCHITECTURES
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from mirrorpo.config import register
+from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.cut import Masking
+from mirrorpo.learner import Learner
+from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.load import finish, own_draws
+from mirrorpo.optim import AdamW
+from mirrorpo.rollout.collate import collate
+from mirrorpo.weighting.counterfactual import ScoredSpan
+
+Target = Literal["answer", "downstream"]
+Score = Literal["sum", "mean", "probability"]
+CPU, TEMPERATURE = torch.device("cpu"), 0.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A completion, and what its spans are.
+
+    Attributes:
+        hidden: what is hidden of it, one at a time.
+        ended: it was not cut off.
+        acts: its advantage is not zero.
+    """
+
+    prompt: str
+    text: str
+    hidden: Sequence[str]
+    ended: bool = True
+    acts: bool = True
+
+
+SAM, MIA = "Sam has 7 toys.\n", "Mia has 3 eggs. Mia buys 4 more. Soon Mia has 2 times as many. How many eggs does Mia have?\n"
+WORKED = {"text": "3 + 4 = 7\n7 * 2 = 14\n#### 14", "hidden": ["3 + 4 = 7", "7 * 2 = 14"]}
+TINY = [
+    Written(prompt=MIA, **WORKED),
+    Written(
+        prompt=MIA,
+        text="Mia has 3 + 4 = 7 eggs. Soon Mia has 2 times as many.\n7 * 2 = 14#### 14",
+        hidden=["3 + 4 = 7", "Soon Mia has 2 times as many.", "7 * 2 = 14"],
+    ),
+    Written(prompt=SAM, text="2 * 5 = 10\n#### ", hidden=["2 * 5 = 10"]),
+    Written(prompt=SAM, text="3 + 4 = 7\n", hidden=[]),
+    Written(prompt=SAM, text="#### 14", hidden=[]),
+    Written(prompt=SAM, **WORKED),
+    Written(prompt=MIA, **WORKED),
+    Written(prompt=SAM, text="7 + 1 = <<7+1=8>>8\n#### 8", hidden=[], acts=False),
+    Written(prompt="Tom?\n", text="7 + 1 = <<7+1=8>>8\n9 - 8 = 1\n#### 12\n8 - 2 = 6", hidden=["7 + 1 = <<7+1=8>>8", "9 - 8 = 1"], ended=False),
+]
+EUROS = {"text": "3 × 4 = 12 €\n12 + 2 = 14 €\n#### 14 €", "hidden": ["3 × 4 = 12", "12 + 2 = 14"]}
+BYTES = [
+    Written(prompt="Was kosten 3 Brötchen für 4 € und noch 2 €?\n", **EUROS),
+    Written(
+        prompt="日本？",
+        text="Die Bäckerei verkauft 😀 Brötchen.\n日本語の文章です。 4 ÷ 2 = 2#### 2",
+        hidden=["Die Bäckerei verkauft 😀 Brötchen.", "4 ÷ 2 = 2"],
+    ),
+    Written(prompt="日本？", text="2 × 5 = 10\n####", hidden=["2 × 5 = 10"]),
+    Written(prompt="日本？", text="3 × 4 = 12 €", hidden=[]),
+    Written(prompt="日本？", text="#### 14 €", hidden=[]),
+    Written(prompt="日本？", **EUROS),
+    Written(prompt="Was kosten 3 Brötchen für 4 € und noch 2 €?\n", **EUROS),
+    Written(prompt="日本？", text="7 + 1 = 8\n#### 8", hidden=[], acts=False),
+    Written(prompt="Äh", text="½ × 4 = 2 😀\n9 - 8 = 1\n#### 12\n8 - 2 = 6 €", hidden=["½ × 4 = 2", "9 - 8 = 1"], ended=False),
+]
+CORPUS = ["Was kosten 12 Brötchen? Die Bäckerei verkauft 3 + 4 = 7 Brötchen, 9 - 2 = 7.\n#### 7", "日本語の文章です。日本？", "#### 14\n#### 8"]
+
+
+@cache
+def parts() -> dict[str, Any]:
+    """The shipped model and the papers' weighting, from the command line's config."""
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", overrides=["model=tiny", "weighting=counterfactual"])
+        return {axis: instantiate(cfg[axis], _convert_="all") for axis in ("model", "weighting", "algo", "divergence")}
+
+
+def byte_level() -> LanguageModel:
+    """Random weights and merges learnt over bytes, which leave rarer characters in pieces; the end of sequence is the pad."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=330, special_tokens=["</s>"], initial_alphabet=alphabet, show_progress=False))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", clean_up_tokenization_spaces=False)
+    config = AutoConfig.for_model("llama", **ARCHITECTURES["llama"], vocab_size=len(tokenizer), eos_token_id=0, bos_token_id=None, pad_token_id=None)
+    with own_draws(0):
+        network: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    return finish(network.eval(), tokenizer, dtype=torch.float32, device=CPU, checkpointing=False)
+
+
+@cache
+def policy(kind: str) -> LanguageModel:
+    return parts()["model"].load(CPU, 0, lambda: []) if kind == "tiny" else byte_level()
+
+
+def written(kind: str) -> Sequence[Written]:
+    return TINY if kind == "tiny" else BYTES
+
+
+def encoded(kind: str, row: int) -> tuple[list[int], list[int]]:
+    one, tokenizer = written(kind)[row], policy(kind).tokenizer
+    prompt, answer = (tokenizer(text, add_special_tokens=False).input_ids for text in (one.prompt, one.text))
+    assert tokenizer.decode(answer) == one.text
+    return prompt, [*answer, tokenizer.eos_token_id] if one.ended else answer
+
+
+def batch(kind: str) -> RolloutBatch:
+    completions = []
+    for row, one in enumerate(written(kind)):
+        prompt, answer = encoded(kind, row)
+        completions.append(Completion(uid="", group=0, prompt_ids=prompt, ids=answer, logprobs=[0.0] * len(answer), text=one.text, truncated=not one.ended))
+    return collate(completions, [1.0] * len(completions), pad_id=policy(kind).pad_id, mask_truncated=False)
+
+
+@cache
+def scored(kind: str, masking: Masking, target: Target, score: Score, tokens: int) -> Sequence[ScoredSpan]:
+    learner = Learner(
+        policy=policy(kind),
+        reference=None,
+        optimiser=AdamW(betas=(0.9, 0.99), epsilon=1e-8, weight_decay=0.0).build(policy(kind).network),
+        algo=parts()["algo"],
+        divergence=parts()["divergence"],
+        weighting=replace(parts()["weighting"], masking=masking, target=target, score=score),
+        temperature=TEMPERATURE,
+        tile=7,
+        tokens_per_micro_batch=tokens,
+        updates_per_rollout=1,
+        update_window="whole",
+        max_grad_norm=0.0,
+    )
+    return learner.weigh(batch(kind), torch.tensor([float(one.acts) for one in written(kind)]), 0)[1]
+
+
+def mark(kind: str, answer: Sequence[int]) -> int:
+    """The token that writes the first character of the mark."""
+    decode = policy(kind).decode
+    where = decode(answer).rindex("####")
+    return next(t for t in range(len(answer)) if len(decode(answer[: t + 1])) > where)
+
+
+def logprobs(model: LanguageModel, prompt: list[int], answer: list[int], hidden: range, masking: Masking) -> dict[int, float]:
+    """By token, of all that are left, in one pass over prompt and completion."""
+    left = [t for t in range(len(answer)) if masking == "pad" or t not in hidden]
+    there = left if masking == "delete" else list(range(len(answer)))
+    ids = [*prompt, *(model.pad_id if masking == "pad" and t in hidden else answer[t] for t in there)]
+    seen = [1] * len(prompt) + [int(masking != "block" or t not in hidden) for t in there]
+    inputs = {"input_ids": [ids], "attention_mask": [seen], "position_ids": [list(range(len(ids)))]}
+    with torch.no_grad():
+        logits = model.causal_lm(**{name: torch.tensor(rows) for name, rows in inputs.items()}, use_cache=False).logits[0]
+    table = (logits / TEMPERATURE).log_softmax(dim=-1)
+    states = [len(prompt) - 1, *(len(prompt) + there.index(t) for t in left)]
+    return {t: float(table[state, answer[t]]) for state, t in zip(states, left, strict=False)}
+
+
+@cache
+def naive(kind: str, row: int, start: int, end: int, masking: Masking, target: Target) -> tuple[float, float, int]:
+    """The sums with nothing and with the span hidden, and over how many tokens."""
+    prompt, answer = encoded(kind, row)
+    read = range(mark(kind, answer) + 1 if target == "answer" else end, len(answer))
+    whole, without = (logprobs(policy(kind), prompt, answer, hidden, masking) for hidden in (range(0), range(start, end)))
+    return sum(whole[t] for t in read), sum(without[t] for t in read), len(read)
+
+
+def naive_drop(kind: str, one: ScoredSpan, masking: Masking, target: Target, score: Score) -> float:
+    whole, without, count = naive(kind, one.row, one.span.start, one.span.end, masking, target)
+    if score == "probability":
+        return float(torch.tensor([whole, without], dtype=torch.float64).exp().diff().neg())
+    return (whole - without) / (count if score == "mean" else 1)
+
+
+def hidden_text(kind: str, one: ScoredSpan) -> str:
+    return policy(kind).decode(encoded(kind, one.row)[1][one.span.start : one.span.end]).strip()
+
+
+kinds = pytest.mark.parametrize("kind", ["tiny", "bytes"])
+
+
+@kinds
+@pytest.mark.parametrize("tokens", [1, 150, 100_000])
+@pytest.mark.parametrize("score", ["sum", "mean", "probability"])
+@pytest.mark.parametrize("target", ["answer", "downstream"])
+@pytest.mark.parametrize("masking", ["pad", "block", "delete"])
+def test_a_spans_drop_is_the_difference_between_two_plain_forward_passes(kind: str, masking: Masking, target: Target, score: Score, tokens: int) -> None:
+    # The probability of a whole completion is far below 1e-4.
+    relative, absolute = (1e-2, 0.0) if score == "probability" else (0.0, 1e-4)
+    for one in scored(kind, masking, target, score, tokens):
+        expected = naive_drop(kind, one, masking, target, score)
+        assert one.drop == pytest.approx(expected, rel=relative, abs=absolute), f"{one}: {hidden_text(kind, one)!r}"
+
+
+@kinds
+def test_every_span_of_every_completion_that_acts_is_scored(kind: str) -> None:
+    found = scored(kind, "pad", "answer", "sum", 150)
+    assert [[hidden_text(kind, one) for one in found if one.row == row] for row in range(len(written(kind)))] == [list(one.hidden) for one in written(kind)]
+
+
+@kinds
+def test_the_rollout_has_ragged_rows_twins_and_spans_at_both_edges_whose_drops_differ(kind: str) -> None:
+    rollout, found = batch(kind), scored(kind, "pad", "downstream", "sum", 150)
+    assert len(set(rollout.prompt_present.sum(dim=1).tolist())) == 3 and len(set(rollout.present.sum(dim=1).tolist())) > 4
+    assert any(one.span.start == 0 for one in found) and any(one.span.end == mark(kind, encoded(kind, one.row)[1]) for one in found)
+    drops = [[one.drop for one in found if one.row == row] for row in range(len(written(kind)))]
+    assert drops[0] == drops[6] != drops[5], "a twin has the same prompt too"
+    assert max(abs(one.drop) for one in found) > 1.0
