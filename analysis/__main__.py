@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a run folder; for a table also a sweep's folder, or outputs")
     parser.add_argument("--axis", default="weighting", help="what compare compares (weighting)")
     parser.add_argument("--baseline", default="uniform", help="the choice that compare measures from (uniform)")
+    parser.add_argument("--metric", default="eval/greedy_accuracy", help="what compare reads of the last evaluation (eval/greedy_accuracy)")
     arguments = parser.parse_args()
     try:
         if arguments.what == "credit":
@@ -32,7 +33,7 @@ def main() -> None:
         elif arguments.what == "importance":
             print(importance(arguments.folder))
         elif arguments.what == "compare":
-            print(compare(arguments.folder, arguments.axis, arguments.baseline).to_string(index=False))
+            print(compare(arguments.folder, arguments.axis, arguments.baseline, arguments.metric).to_string(index=False))
         else:
             print(before_after(arguments.folder).to_string(index=False, float_format=lambda value: f"{value:.1f}"))
     except ValueError as error:

@@ -53,8 +53,8 @@ def by_kind(run: Path) -> pd.DataFrame:
             if not clusters:
                 continue
             row: dict[str, Any] = {"kind": kind, "place": place, "spans": sum(map(len, clusters))}
-            row |= {name: cluster_bootstrap(clusters, _mean(lambda span, name=name: span[name])) for name in MEASURES}
-            row |= {f"{name} < 0": cluster_bootstrap(clusters, _mean(lambda span, name=name: float(span[name] < 0))) for name in ("answer", "downstream")}
+            row |= {name: cluster_bootstrap([[span[name] for span in rows] for rows in clusters], _pooled) for name in MEASURES}
+            row |= {f"{name} < 0": cluster_bootstrap([[span[name] < 0 for span in rows] for rows in clusters], _pooled) for name in ("answer", "downstream")}
             table.append(row)
     return pd.DataFrame(table)
 
@@ -74,7 +74,7 @@ def agreement(run: Path) -> pd.DataFrame:
         rows.append(
             {
                 "measure": name,
-                "calculation first": cluster_bootstrap(pairs, _share) if pairs else "no pair",
+                "calculation first": cluster_bootstrap(pairs, _pooled) if pairs else "no pair",
                 "pairs": sum(map(len, pairs)),
                 "rank with effect": _rank(completions, name, "effect"),
                 "rank with size": _rank(completions, name, "size"),
@@ -83,8 +83,8 @@ def agreement(run: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _mean(value: Callable[[dict[str, Any]], float]) -> Callable[[Sequence[Rows]], float]:
-    return lambda clusters: float(np.mean([value(row) for rows in clusters for row in rows]))
+def _pooled(clusters: Sequence[Sequence[float]]) -> float:
+    return float(np.mean([value for values in clusters for value in values]))
 
 
 def _pairs(spans: Rows, name: str) -> list[float]:
@@ -93,14 +93,10 @@ def _pairs(spans: Rows, name: str) -> list[float]:
     return [0.5 if one == other else float(one > other) for one in calculations for other in others]
 
 
-def _share(clusters: Sequence[Sequence[float]]) -> float:
-    return float(np.mean([value for pairs in clusters for value in pairs]))
-
-
 def _rank(completions: Sequence[Rows], name: str, truth: str) -> Interval | str:
     taus = [_tau([row[name] for row in spans], [row[truth] for row in spans]) for spans in completions]
-    known = [tau for tau in taus if not np.isnan(tau)]
-    return cluster_bootstrap(known, lambda drawn: float(np.mean(drawn))) if known else "no variation"
+    known = [[tau] for tau in taus if not np.isnan(tau)]
+    return cluster_bootstrap(known, _pooled) if known else "no variation"
 
 
 def _tau(one: Sequence[float], other: Sequence[float]) -> float:

@@ -10,6 +10,7 @@ from hydra.utils import get_class, instantiate
 
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.coefficient import Fixed, MatchedDrift
+from mirrorpo.core.cut import TAKE_A_MASK
 from mirrorpo.core.protocols import Dataset, Divergence, RewardFn, RolloutEngine, Weighting
 from mirrorpo.divergence.neural_mirror import NeuralMirror
 from mirrorpo.divergence.tabulated import Tabulated
@@ -170,5 +171,5 @@ def _refuse_unsteerable(parts: Parts, config: Mapping[str, Any]) -> None:
 def _refuse_unmasked(parts: Parts, config: Mapping[str, Any]) -> None:
     # read_cuts refuses it too, but only once there is a rollout.
     attention = config["model"].get("attention", "sdpa")
-    if isinstance(parts.weighting, Counterfactual) and attention not in ("sdpa", "eager"):
+    if isinstance(parts.weighting, Counterfactual) and attention not in TAKE_A_MASK:
         raise ValueError(f"model.attention={attention} with a weighting that hides spans: hiding needs an attention mask; use model.attention=sdpa")

@@ -5,6 +5,9 @@ from typing import Literal
 
 Masking = Literal["pad", "block", "delete"]
 
+# The implementations of `transformers` that can be shown a mask with a hole in it.
+TAKE_A_MASK = ("sdpa", "eager")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cut:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
-from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.cut import TAKE_A_MASK, Cut, Masking
 from mirrorpo.core.modes import evaluating
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.model.head import read_positions
@@ -40,7 +40,7 @@ def read_cuts(
         ValueError: if the model attends over a window, so that its cache forgets, or by an implementation that takes no mask.
     """
     attention = model.causal_lm.config._attn_implementation
-    if attention not in ("sdpa", "eager"):
+    if attention not in TAKE_A_MASK:
         raise ValueError(f"model.attention={attention}: hiding spans needs an attention mask; use model.attention=sdpa")
     with torch.no_grad(), evaluating(model.network), model.computing():
         cache, states = _completions(model, batch)

@@ -23,8 +23,9 @@ class TopEntropy:
     Attributes:
         share: of the trained tokens that gets credit, in (0, 1].
         over: "completion" ranks within each completion; "batch" ranks the whole rollout's tokens, as
-            the paper does, completions of advantage zero left out. Weights have mean one per completion afterwards, so with "batch" a
-            completion with few uncertain tokens puts all its credit on those, and one with none has none.
+            the paper does, completions of advantage zero left out. Weights have mean one per completion
+            afterwards, so with "batch" a completion with few uncertain tokens puts all its credit on
+            those, and one with none has none.
         scope: "credit" weighs the surrogate only; "loss" also the divergence.
 
     References:
