@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help quickstart test test-slow check tiny clean
+.PHONY: help quickstart test test-slurm test-slow check tiny clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -14,10 +14,13 @@ quickstart: .venv/.installed ## set up, then watch a tiny language model learn a
 	$(BIN)/python train.py
 
 test: .venv/.dev ## set up, then run the tests (under 10 minutes on two cores)
-	$(BIN)/python -m pytest -q -rs -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -rs -n 2 -m "not slow and not slurm"
+
+test-slurm: .venv/.dev ## sweeps on a real SLURM that the tests start (apt-get install slurm-wlm; about 4 minutes)
+	$(BIN)/python -m pytest -q -rs -m slurm
 
 test-slow: .venv/.dev ## the tests that take minutes each: kills at random instants, learning
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m "slow and not slurm"
 
 check: .venv/.dev ## lint, format, types, import floors
 	$(BIN)/ruff check .

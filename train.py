@@ -13,6 +13,8 @@ import hydra
 from omegaconf import DictConfig
 
 from mirrorpo import compose, config
+from mirrorpo.handover import HandedOver, Handover
+from mirrorpo.life import settle
 from mirrorpo.runs import RunFolder
 
 config.register()
@@ -21,28 +23,33 @@ config.register()
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Run the cell that the command line composed; a finished one is left alone."""
+    handover = Handover().listen()
     try:
         cell = compose.cell_of(cfg)
         folder = RunFolder(cell.folder)
         folder.refuse_other_config(cell)
         if folder.finished():
-            print(f"done already, nothing to do: {folder.path}")
+            print(f"{folder.manifest()['state']} already, nothing to do: {folder.path}")
             return
         with folder.locked():
-            _train(cell, folder)
+            _train(cell, folder, handover)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except HandedOver as handed:
+        sys.exit(settle(handed, folder))
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint")
         sys.exit(130)
+    finally:
+        handover.close()
 
 
-def _train(cell: config.Cell, folder: RunFolder) -> None:
+def _train(cell: config.Cell, folder: RunFolder, handover: Handover) -> None:
     # Imported here, so that a cell with nothing to do does not wait for torch.
     from mirrorpo.parts import assemble
     from mirrorpo.trainer import Trainer
 
-    Trainer(cell, assemble(cell.config), folder, root=Path(__file__).parent).run()
+    Trainer(cell, assemble(cell.config), folder, Path(__file__).parent, handover).run()
 
 
 if __name__ == "__main__":

@@ -6,22 +6,15 @@ Imports no torch.
 import fcntl
 import json
 import os
-import platform
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mirrorpo.config import Cell, differences
-
-PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "peft", "hydra-core", "omegaconf", "wandb", "math-verify", "numpy", "mirrorpo")
 
 
 class State(StrEnum):
@@ -147,7 +140,9 @@ class RunFolder:
     def plan(self, cell: Cell) -> None:
         """Enter a cell that nobody has launched yet."""
         if self.manifest().get("state", State.PLANNED) == State.PLANNED:
-            self.update_manifest(state=State.PLANNED, config_hash=cell.hash, choices=dict(cell.choices), settings=dict(cell.settings), error=None)
+            self.update_manifest(
+                state=State.PLANNED, config_hash=cell.hash, choices=dict(cell.choices), settings=dict(cell.settings), config=cell.config, error=None
+            )
 
     def refuse_other_config(self, cell: Cell) -> None:
         """Check that the folder holds this config's run.
@@ -173,15 +168,24 @@ class RunFolder:
         if changed:
             raise RunError(f"{self.path} was begun under other circumstances ({'; '.join(changed)}). Restore them, or run under another name= or out=")
 
+    def recorded(self, step: int, evaluates: Callable[[int], bool]) -> bool:
+        """Whether every row up to a step is there, and every evaluation of a step that `evaluates` says has one.
+
+        One that is gone cannot be made from a later checkpoint.
+        """
+        steps = [row["step"] for row in self.metrics.rows() if row["step"] <= step]
+        evaluated = [self.evaluation(done) for done in steps if evaluates(done)]
+        return steps == list(range(0 if evaluates(0) else 1, step + 1)) and all(path.exists() for path in evaluated)
+
     def sizes(self) -> dict[str, int]:
         """The files that make a run's results, with their sizes in bytes."""
         kept = [self.metrics.path, *self.policy.iterdir(), *self.checkpoints.glob("step_*/*"), *self.path.glob("eval/*")]
         return {str(path.relative_to(self.path)): path.stat().st_size for path in kept if path.is_file()}
 
     def finished(self) -> bool:
-        """Done, and nothing that `done` promised has been taken away since."""
+        """Done or stale, and nothing that this promised has been taken away since."""
         manifest = self.manifest()
-        if manifest.get("state") != State.DONE:
+        if manifest.get("state") not in (State.DONE, State.STALE):
             return False
         files = manifest["files"]
         if not any(self.checkpoints.glob("step_*")):
@@ -203,41 +207,31 @@ class RunFolder:
             raise RunError(f"out: cannot write to {self.path} ({error}); set out= to a folder that can be written to") from error
         with lock as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Twice: whoever asks `held` has the lock for an instant.
+                for last in (False, True):
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except OSError:
+                        if last:
+                            raise
+                        time.sleep(0.2)
             except OSError as error:
                 raise RunError(f"{self.path} is being run by another process: wait for it, or stop it") from error
             yield
 
-
-def provenance(root: Path) -> dict[str, Any]:
-    """Commit, package versions and hardware, for the manifest."""
-    return {
-        "commit": _git(root, "rev-parse", "HEAD"),
-        "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "machine": {"host": socket.gethostname(), "cpu": _cpu(), "cores": os.cpu_count(), "platform": platform.platform()},
-        "command": sys.argv,
-    }
+    def held(self) -> bool:
+        """Whether a process runs in this folder, as far as this machine can see."""
+        try:
+            with (self.path / ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
 
 def timestamp() -> str:
     """The time, in UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else None
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -94,9 +94,11 @@ class WandBRun:
                 self._gone(error)
 
     def finish(self, exit_code: int) -> None:
-        """Close the run."""
+        """Close the run; after EX_TEMPFAIL, the status of one that will go on, W&B shows it as preempted."""
         if self.run is not None:
             try:
+                if exit_code == os.EX_TEMPFAIL:
+                    self.run.mark_preempting()
                 self.run.finish(exit_code=exit_code)
             except Exception as error:
                 self._gone(error)

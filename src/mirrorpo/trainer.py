@@ -2,14 +2,12 @@
 
 import json
 import logging
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from mirrorpo import checkpoint
 from mirrorpo.collect import Collector, Rollout
@@ -22,13 +20,16 @@ from mirrorpo.device import device_name, named_device, peak_memory_mb, prepare, 
 from mirrorpo.display import Display, readable, sample_rows, write_text
 from mirrorpo.drift import draw_probe
 from mirrorpo.evaluate import Evaluator
+from mirrorpo.handover import HandedOver, Handover
 from mirrorpo.learner import Learner, NotFinite
+from mirrorpo.life import enter, finish, life
 from mirrorpo.metrics import finite, rollout_metrics
 from mirrorpo.model.load import reference
 from mirrorpo.order import DataOrder
 from mirrorpo.parts import Parts, mirror_map, notes
+from mirrorpo.provenance import provenance
 from mirrorpo.rollout.collate import collate
-from mirrorpo.runs import JsonLines, RunFolder, State, provenance, timestamp, write_atomic
+from mirrorpo.runs import JsonLines, RunFolder, timestamp, write_atomic
 from mirrorpo.weighting.counterfactual import ScoredSpan
 
 log = logging.getLogger(__name__)
@@ -37,49 +38,30 @@ log = logging.getLogger(__name__)
 class Trainer:
     """Runs one cell from wherever its folder stands to its last step."""
 
-    def __init__(self, cell: Cell, parts: Parts, folder: RunFolder, root: Path) -> None:
-        self.cell, self.parts, self.folder, self.root = cell, parts, folder, root
+    def __init__(self, cell: Cell, parts: Parts, folder: RunFolder, root: Path, handover: Handover) -> None:
+        self.cell, self.parts, self.folder, self.handover = cell, parts, folder, handover
         self.config = cell.config
         self.device = named_device(self.config["device"])
+        self.launch = {"time": timestamp(), "device": device_name(self.device), **provenance(root)}
 
     def run(self) -> None:
-        """Train, or go on training, and leave the folder done or failed with its reason."""
+        """Train, or go on training, and leave the folder done or failed with its reason.
+
+        Raises:
+            HandedOver: if it was asked to stop and has; the folder is requeued then.
+        """
         self.folder.refuse_other_config(self.cell)
-        again = self.folder.metrics.path.exists()
-        launch = {"time": timestamp(), "device": device_name(self.device), **provenance(self.root)}
-        self.folder.update_manifest(
-            state=State.REQUEUED if again else State.RUNNING,
-            config_hash=self.cell.hash,
-            wandb_id=self.cell.run_id,
-            choices=dict(self.cell.choices),
-            settings=dict(self.cell.settings),
-            config=self.config,
-            started=self.folder.manifest().get("started") or timestamp(),
-            ended=None,
-            error=None,
-            launches=[*self.folder.manifest().get("launches", []), launch],
-            **launch,
-        )
-        write_atomic(self.folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(self.config))))
-        (self.folder.path / "error.txt").unlink(missing_ok=True)
         tracker = self.parts.logger.build()
-        try:
+        with life(self.cell, self.folder, self.launch, tracker):
             self._run(tracker)
-        except BaseException as error:
-            write_text(self.folder.path / "error.txt", traceback.format_exc())
-            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-            self.folder.update_manifest(state=State.FAILED, ended=timestamp(), error=reason)
-            tracker.finish(1)
-            raise
-        tracker.finish(0)
 
     def _run(self, tracker: Any) -> None:
         prepare(threads=self.config["threads"], deterministic=self.config["deterministic"])
         seed_globals(self.config["seed"])
         self._load()
-        self.folder.update_manifest(state=State.RUNNING)
         tracker.start(run_id=self.cell.run_id, name=f"{self.cell.label}/seed={self.config['seed']}", config=self.config, folder=str(self.folder.path))
-        done = self._resume()
+        done = saved = self._resume()
+        enter(self.folder, done, self.codes)
         steps = self.config["steps"]
         with Display(steps, done, enabled=self.config["progress"]) as display:
             for note in notes(self.parts, self.config):
@@ -90,12 +72,23 @@ class Trainer:
                 display.say(f"evaluating the start model on {len(self.evaluator.prompts)} held-out questions")
                 self._record(tracker, display, 0, self.probe(self.policy), {"seconds": 0.0})
             for step in range(done + 1, steps + 1):
+                self._hand_over(step - 1, saved)
                 with stopwatch() as clock:
                     metrics, timings = self.train_step(step)
                 self._record(tracker, display, step, metrics, timings | {"seconds": clock()})
                 if step % self.config["checkpoint_every"] == 0 or step == steps:
-                    checkpoint.save(self.folder.checkpoints, step, self._state(step), self.config["keep_checkpoints"])
+                    saved = self._save(step)
         self._finish(display)
+
+    def _hand_over(self, step: int, saved: int) -> None:
+        if self.handover.asked is not None:
+            if step > saved:
+                self._save(step)
+            raise HandedOver(step, self.handover.asked)
+
+    def _save(self, step: int) -> int:
+        checkpoint.save(self.folder.checkpoints, step, self._state(step), self.config["keep_checkpoints"])
+        return step
 
     def _load(self) -> None:
         config, parts = self.config, self.parts
@@ -256,6 +249,7 @@ class Trainer:
             "position": self.position,
             "beta": self.beta,
             "config_hash": self.cell.hash,
+            "codes": self.codes,
             "weights": weights,
             "optimiser": self.learner.optimiser.state_dict(),
             "random": global_state(),
@@ -263,12 +257,13 @@ class Trainer:
 
     def _resume(self) -> int:
         state = checkpoint.newest(self.folder.checkpoints)
-        step = -1
-        if state is not None and self._recorded(state["step"]):
+        step, self.codes = -1, [self.launch["code"]]
+        if state is not None and self.folder.recorded(state["step"], self._evaluates):
             step = state["step"]
             self.policy.network.load_state_dict(state["weights"], strict=False)
             self.learner.optimiser.load_state_dict(state["optimiser"])
             self.position, self.beta = state["position"], state["beta"]
+            self.codes = [*state.get("codes", []), *(code for code in self.codes if code not in state.get("codes", []))]
             restore_global_state(state["random"])
         elif state is not None or "files" in self.folder.manifest():
             # It once got further than this; what it measured is kept, since on CUDA it may not come back the same.
@@ -281,16 +276,10 @@ class Trainer:
             file.cut_after(step)
         return max(step, 0)
 
-    def _recorded(self, step: int) -> bool:
-        # Rows or evaluations that are gone cannot be made from a later checkpoint; the run then starts over.
-        steps = [row["step"] for row in self.folder.metrics.rows() if row["step"] <= step]
-        evaluated = [self.folder.evaluation(done) for done in steps if self._evaluates(done)]
-        return steps == list(range(0 if self._evaluates(0) else 1, step + 1)) and all(path.exists() for path in evaluated)
-
     def _finish(self, display: Display) -> None:
         self.policy.network.save_pretrained(self.folder.policy)
         self.policy.tokenizer.save_pretrained(self.folder.policy)
-        self.folder.update_manifest(state=State.DONE, ended=timestamp(), files=self.folder.sizes())
+        finish(self.folder, self.codes)
         rows = self.folder.metrics.rows()
         evaluated = [row for row in rows if "eval/questions" in row]
         if evaluated:

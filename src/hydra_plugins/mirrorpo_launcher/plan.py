@@ -1,0 +1,150 @@
+"""A grid's cells, composed and checked before the first one starts."""
+
+import copy
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+
+from mirrorpo.compose import cell_of
+from mirrorpo.config import Cell, digest
+from mirrorpo.runs import RunError, RunFolder
+
+SEED = re.compile(r"seed=\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One cell of the grid, or the reason why it is none.
+
+    Attributes:
+        overrides: its command line.
+        cell: what it composes to; None when it does not.
+        error: why it cannot run.
+        notes: arms of it that are configured and have no effect.
+    """
+
+    overrides: Sequence[str]
+    cell: Cell | None
+    error: str | None
+    notes: Sequence[str] = ()
+
+    @property
+    def arm(self) -> tuple[str, ...]:
+        """Its command line without the seed: what such jobs share is looked at once."""
+        return tuple(word for word in self.overrides if not SEED.fullmatch(word))
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the cell runs."""
+        assert self.cell is not None
+        return RunFolder(self.cell.folder)
+
+
+class Composer:
+    """Command lines to cells; of those that differ in nothing but the seed, one is composed by Hydra."""
+
+    def __init__(self, context: HydraContext, config: DictConfig) -> None:
+        self._context, self._config = context, config
+        self._arms: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, str]]] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> Job:
+        """The job of one command line; what does not compose, or holds another config's run, has its reason."""
+        job = Job(tuple(overrides), None, None)
+        seeds = [word for word in overrides if SEED.fullmatch(word)]
+        try:
+            config, choices = self._arm(job.arm)
+            config = copy.deepcopy(config)
+            if seeds:
+                config.seed = int(seeds[-1].removeprefix("seed="))
+            cell = cell_of(config, choices)
+            RunFolder(cell.folder).refuse_other_config(cell)
+            return replace(job, cell=cell)
+        except RunError as error:
+            return replace(job, error=str(error))
+        except Exception as error:
+            # Whatever Hydra raises for a bad override is this cell's reason; the others still run.
+            return replace(job, error=f"{type(error).__name__}: {error}".strip().replace("\n", " "))
+
+    def _arm(self, arm: tuple[str, ...]) -> tuple[DictConfig, Mapping[str, str]]:
+        if arm not in self._arms:
+            config = self._context.config_loader.load_sweep_config(self._config, list(arm))
+            choices = dict(config.hydra.runtime.choices)
+            with open_dict(config):
+                del config["hydra"]
+            self._arms[arm] = config, choices
+        return self._arms[arm]
+
+
+class Checker:
+    """What can be refused, or remarked on, without loading a model; once for all seeds of an arm."""
+
+    def __init__(self) -> None:
+        self._arms: dict[tuple[str, ...], tuple[str | None, Sequence[str]]] = {}
+        self._read: set[str] = set()
+
+    def __call__(self, job: Job) -> Job:
+        """The job with its error or notes."""
+        if job.cell is None or job.error is not None:
+            return job
+        if job.arm not in self._arms:
+            self._arms[job.arm] = self._checked(job.cell)
+        error, notes = self._arms[job.arm]
+        return replace(job, error=error, notes=notes)
+
+    def _checked(self, cell: Cell) -> tuple[str | None, Sequence[str]]:
+        # Imported here, so that a grid with nothing to do does not wait for torch.
+        from mirrorpo.parts import assemble, notes
+
+        try:
+            parts = assemble(cell.config)
+            self._data(parts.dataset, cell.config)
+            return None, notes(parts, cell.config)
+        except ValueError as error:
+            return f"{type(error).__name__}: {error}", ()
+
+    def _data(self, dataset: Any, config: Mapping[str, Any]) -> None:
+        # Read here, so that data that is missing costs no job; nodes without a network find it in the hub's cache.
+        for split in ("train", config["eval_split"]):
+            key = digest({"dataset": config["dataset"], "split": split})
+            if key not in self._read:
+                dataset.load(split)
+                self._read.add(key)
+
+
+class Siblings:
+    """What finished cells of a sweep cost, to say what its others will."""
+
+    def __init__(self, sweep: Path) -> None:
+        self._sweep = sweep
+
+    def seconds(self, cell: Cell) -> float | None:
+        """Estimated seconds of a cell: the mean of the likest finished ones, a step at a time; None without any."""
+        for axes in (("algo", "divergence", "weighting", "model", "dataset"), ("weighting", "model", "dataset"), ("model", "dataset")):
+            alike = [seconds for choices, seconds in self._finished if all(choices[axis] == cell.choices[axis] for axis in axes)]
+            if alike:
+                return sum(alike) / len(alike) * cell.config["steps"]
+        return None
+
+    @cached_property
+    def _finished(self) -> list[tuple[Mapping[str, str], float]]:
+        out = []
+        for path in self._sweep.rglob("manifest.json"):
+            folder = RunFolder(path.parent)
+            manifest = folder.manifest()
+            if manifest.get("ended") and not manifest.get("error") and manifest["config"]["steps"] > 0:
+                spent = sum(row.get("seconds", 0.0) + row.get("eval_s", 0.0) for row in folder.timings.rows())
+                out.append((manifest["choices"], spent / manifest["config"]["steps"]))
+        return out
+
+
+def said_once(jobs: Sequence[Job]) -> list[str]:
+    """The notes of all cells, each with the number of cells that it is about."""
+    counts = Counter(note for job in jobs for note in job.notes)
+    return [f"note, {count} of {len(jobs)} cells: {note}" for note, count in counts.items()]

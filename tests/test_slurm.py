@@ -1,0 +1,202 @@
+"""Sweeps on a real slurmctld and slurmd: jobs timed out, requeued, cancelled and killed, daemons that die, nothing lost."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cli import SMALL, TRAIN, environment, folders, manifest, rows, succeeded
+from slurm_cluster import Cluster, missing
+
+from mirrorpo.status import rows as status_rows
+
+if missing():
+    warnings.warn(f"NOT TESTED: sweeps on SLURM. {missing()}", stacklevel=1)
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=f"{missing()}"), pytest.mark.timeout(600)]
+
+SLURM = ("hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1", "hydra.launcher.allow_dirty=true")
+# Six short steps, a checkpoint every second one.
+CELL = (*SMALL, "steps=6", "eval_questions=4", "eval_sampled_questions=0", "checkpoint_every=2", "drift_questions=2")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    # A short path, since slurmd's sockets lie below it.
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        started = Cluster(Path(folder), cpus=4)
+        try:
+            yield started.start()
+        finally:
+            started.stop()
+
+
+@pytest.fixture
+def launch(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
+    monkeypatch.setenv("SLURM_CONF", str(cluster.config))
+
+    def go(*overrides: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, str(TRAIN), *overrides, f"out={tmp_path / 'out'}"]
+        return subprocess.run(words, cwd=tmp_path, env=environment(**extra), capture_output=True, text=True, timeout=400, check=False)
+
+    return go
+
+
+def until(found: Callable[[], object], what: str, seconds: float = 240) -> None:
+    end = time.time() + seconds
+    while not found():
+        assert time.time() < end, f"waited in vain for {what}"
+        time.sleep(0.1)
+
+
+def status(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "mirrorpo.status", *words], env=environment(), capture_output=True, text=True, timeout=60, check=False)
+
+
+def steps(run: Path) -> int:
+    timings = run / "timings.jsonl"
+    return timings.read_text().count("\n") - 1 if timings.exists() else -1
+
+
+def asked_to_stop(pid: int) -> bool:
+    """Whether a stopped process has SIGUSR2 waiting for it; SLURM may have continued it since, and it is gone then."""
+    file = Path(f"/proc/{pid}/status")
+    pending = next((line for line in file.read_text().splitlines() if line.startswith("ShdPnd")), None) if file.exists() else None
+    return pending is None or bool(int(pending.split()[1], 16) & 1 << (signal.SIGUSR2 - 1))
+
+
+def test_a_sweep_of_twelve_under_everything_that_happens_to_jobs_ends_as_if_nothing_had(cluster: Cluster, launch, tmp_path: Path) -> None:
+    grid = ("sweep=tiny_divergence", "seed=0,1,2,3", *CELL)
+    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20")
+    started = time.time()
+    first = launch(*grid, *SLURM, *limits)
+    succeeded(first, said=["12 cells", "submitted 12 cells as job"])
+    sweep = tmp_path / "out" / "tiny_divergence"
+    disturbed: dict[str, Path] = {}
+
+    def job(run: Path) -> str:
+        return manifest(run)["job"]
+
+    def next_cell(kind: str) -> Path:
+        """A running cell that nothing has happened to yet, between its first step and its last but one."""
+        found: list[Path] = []
+
+        def look() -> bool:
+            runs = [run for run in folders(sweep) if run not in disturbed.values() and manifest(run)["state"] == "running" and 1 <= steps(run) <= 4]
+            found.extend(runs[:1])
+            return bool(found)
+
+        until(look, f"a cell for {kind}")
+        disturbed[kind] = found[0]
+        return found[0]
+
+    timed_out = next_cell("time-out")
+    pid = manifest(timed_out)["pid"]
+    os.kill(pid, signal.SIGSTOP)  # it stands still until SLURM's own signal ahead of the limit has come
+    cluster.run("scontrol", "requeue", job(next_cell("scontrol requeue")))
+    cluster.run("scancel", job(next_cell("scancel")))
+    os.kill(manifest(next_cell("SIGKILL"))["pid"], signal.SIGKILL)
+    for daemon in ("slurmd", "slurmctld"):
+        cluster.kill_daemon(daemon)
+        cluster.start_daemon(daemon)
+    assert len(set(disturbed.values())) == 4
+
+    until(lambda: asked_to_stop(pid), "the signal ahead of the time limit", 120)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: not cluster.run("squeue", "-h"), "an empty queue")
+
+    shown = {row.cell: row for row in status_rows(sweep)}
+    failed = {kind: shown[str(run.relative_to(sweep))] for kind, run in disturbed.items() if kind in ("scancel", "SIGKILL")}
+    assert [row.state for row in failed.values()] == ["failed"] * 2 and all(row.error for row in failed.values())
+    assert sum(row.state == "done" for row in shown.values()) == 10, [(row.cell, row.state, row.error) for row in shown.values() if row.state != "done"]
+    once, again = manifest(timed_out)["launches"]
+    assert once["job"] == again["job"] and again["from_step"] >= 1, "handed over ahead of its limit, and queued again under the same id"
+    out = next(sweep.glob(f".slurm/*/{once['job']}_0_log.out")).read_text()
+    assert f"stopped by SIGUSR2 after step {again['from_step']}" in out
+
+    second = launch(*grid, *SLURM, "hydra.launcher.timeout_min=5", "hydra.launcher.wait=true", "hydra.launcher.poll_s=0.5")
+    succeeded(second, said=["submitted 2 cells as job"])
+    assert second.stdout.count("done already, nothing to do") == 10
+    assert {row.state for row in status_rows(sweep)} == {"done"}
+    print(f"disturbed sweep: {time.time() - started:.0f} s; {[(kind, len(manifest(run)['launches'])) for kind, run in disturbed.items()]}")
+
+    whole = subprocess.run(
+        [sys.executable, str(TRAIN), *grid, "hydra.launcher.jobs=2", f"out={tmp_path / 'undisturbed'}"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    succeeded(whole)
+    expected = {run.relative_to(tmp_path / "undisturbed"): (run / "metrics.jsonl").read_bytes() for run in folders(tmp_path / "undisturbed")}
+    assert len(expected) == 12
+    assert {run.relative_to(tmp_path / "out"): (run / "metrics.jsonl").read_bytes() for run in folders(tmp_path / "out")} == expected
+
+
+def test_bad_cells_are_named_with_their_reasons_and_the_others_finish(launch, tmp_path: Path) -> None:
+    # A key that is not there, a dataset that is not there, and a cell that takes more memory than its job has.
+    cell = (*(word for word in CELL if not word.startswith("group_size")), "steps=1")
+    result = launch(
+        "-m", "algo.rollout_rule.max_draws=1,1.5", "dataset=arithmetic,gsm8k", "group_size=4,20000", *cell,
+        *SLURM, "hydra.launcher.mem_gb=1.6", "hydra.launcher.wait=true", "hydra.launcher.poll_s=0.5", MIRRORPO_DATA=str(tmp_path),
+    )  # fmt: skip
+    assert result.returncode == 1 and "7 of 8 cells failed" in result.stdout, result.stdout + result.stderr
+    _, _, reasons = result.stdout.partition("7 of 8 cells failed:\n")
+    failed = dict(zip(*[iter(line.strip() for line in reasons.splitlines() if line.strip())] * 2, strict=True))
+    assert "max_draws=1.5: give a whole number" in failed["algo.rollout_rule.max_draws=1.5 dataset=arithmetic group_size=4"]
+    assert "gsm8k/train.jsonl" in failed["algo.rollout_rule.max_draws=1 dataset=gsm8k group_size=4"]
+    assert "memory limit" in failed["algo.rollout_rule.max_draws=1 dataset=arithmetic group_size=20000"]
+    states = {row.cell.rpartition("=")[0][-9:]: row.state for row in status_rows(tmp_path / "out" / "single")}
+    assert sorted(states.values()) == ["done", "failed"]
+
+    shown = status(str(tmp_path / "out" / "single"))
+    assert shown.returncode == 1 and "1 failed, 1 done" in shown.stdout and "memory" in shown.stdout
+
+
+def test_a_sweep_that_is_cancelled_goes_on_where_it_was_with_retry(cluster: Cluster, launch, tmp_path: Path) -> None:
+    succeeded(launch("-m", "seed=0,1", *CELL, "steps=60", *SLURM), said=["submitted 2 cells as job"])
+    sweep = tmp_path / "out" / "single"
+    until(lambda: folders(sweep) and all(steps(run) >= 1 for run in folders(sweep)), "both cells to be running")
+    again = launch("-m", "seed=0,1", *CELL, "steps=60", *SLURM)
+    assert again.stdout.count("is running, left alone") == 2 and "submitted" not in again.stdout
+    succeeded(status(str(sweep), "cancel"), said=["seed=0", "seed=1"])
+    until(lambda: not cluster.run("squeue", "-h"), "an empty queue")
+    assert [row.state for row in status_rows(sweep)] == ["failed"] * 2 and all("CANCELLED" in (row.error or "") for row in status_rows(sweep))
+    # SIGTERM came first, and was honoured: a checkpoint of the step that they had reached.
+    assert all(list(run.glob("checkpoints/step_*")) for run in folders(sweep))
+
+    for run in folders(sweep)[:1]:
+        succeeded(status(str(sweep), "retry"), said=["submitted 2 cells as job"])
+        until(lambda: any(row.state == "running" for row in status_rows(sweep)), "a cell to run again")
+        until(lambda: len(manifest(run)["launches"]) == 2 and "from_step" in manifest(run)["launches"][1], "it to resume")  # noqa: B023
+        assert manifest(run)["launches"][1]["from_step"] >= 1
+    succeeded(status(str(sweep), "cancel"))
+    until(lambda: not cluster.run("squeue", "-h"), "an empty queue")
+
+
+def test_a_changed_tree_is_not_submitted(launch, tmp_path: Path) -> None:
+    copy = tmp_path / "project"
+    subprocess.run(["git", "clone", "-q", "--depth=1", f"file://{TRAIN.parent}", str(copy)], check=True)
+    (copy / "new.py").write_text("")
+    words = [sys.executable, str(copy / "train.py"), "-m", "seed=0", *CELL, f"out={tmp_path / 'out'}", *SLURM[:-1]]
+    result = subprocess.run(
+        words, cwd=tmp_path, env={**environment(), "PYTHONPATH": str(copy / "src")}, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert result.returncode == 1 and "new.py" in result.stderr and "allow_dirty=true" in result.stderr, result.stdout + result.stderr
+
+
+def test_preemption_by_a_more_urgent_job_costs_nothing(cluster: Cluster, launch, tmp_path: Path) -> None:
+    succeeded(launch("-m", "seed=0", *CELL, "steps=30", *SLURM, "hydra.launcher.partition=debug", "hydra.launcher.timeout_min=60"))
+    sweep = tmp_path / "out" / "single"
+    until(lambda: any(steps(run) >= 1 for run in folders(sweep)), "a running cell")
+    (run,) = folders(sweep)
+    cluster.run("sbatch", "--partition=urgent", f"--cpus-per-task={cluster.cpus}", "--output=/dev/null", "--wrap=sleep 2")
+    until(lambda: len(manifest(run)["launches"]) == 2, "the cell to start again")
+    until(lambda: manifest(run)["state"] == "done", "the cell to be done")
+    first, second = manifest(run)["launches"]
+    assert first["job"] == second["job"] and second["from_step"] >= 1
+    assert [row["step"] for row in rows(run / "metrics.jsonl")] == list(range(31))
