@@ -31,12 +31,10 @@ def main(cfg: DictConfig) -> None:
         if folder.finished():
             print(f"{folder.manifest()['state']} already, nothing to do: {folder.path}")
             return
-        with folder.locked():
-            _train(cell, folder, handover)
+        if status := _train(cell, folder, handover):
+            sys.exit(status)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    except HandedOver as handed:
-        sys.exit(settle(handed, folder))
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint")
         sys.exit(130)
@@ -44,12 +42,17 @@ def main(cfg: DictConfig) -> None:
         handover.close()
 
 
-def _train(cell: config.Cell, folder: RunFolder, handover: Handover) -> None:
+def _train(cell: config.Cell, folder: RunFolder, handover: Handover) -> int:
     # Imported here, so that a cell with nothing to do does not wait for torch.
     from mirrorpo.parts import assemble
     from mirrorpo.trainer import Trainer
 
-    Trainer(cell, assemble(cell.config), folder, Path(__file__).parent, handover).run()
+    try:
+        with folder.locked():
+            Trainer(cell, assemble(cell.config), folder, Path(__file__).parent, handover).run()
+    except HandedOver as handed:
+        return settle(handed, folder)
+    return 0
 
 
 if __name__ == "__main__":

@@ -244,6 +244,13 @@ def mirror_numbers(seed, signed):
     return 0.01 * draw(380, dtype=torch.float64, generator=torch.Generator().manual_seed(stream))
 
 
+def mirror_candidate(numbers, noise_seed, sigma):
+    """Numbers of a search's candidate: log(1 + exp(theta + sigma noise)) around log(exp(number) - 1), one draw from the stream "es" of a seed."""
+    stream = int.from_bytes(hashlib.sha256(f"{noise_seed}/es".encode()).digest()[:8], "big") >> 1
+    noise = torch.randn(380, dtype=torch.float64, generator=torch.Generator().manual_seed(stream))
+    return (1 + ((numbers.exp() - 1).log() + sigma * noise).exp()).log()
+
+
 def neural_mirror(p, q, numbers):
     """The divergence term by term: units in their table's order, 21 of a kind; w is never zero here."""
     a, c = float(numbers[378]), float(numbers[379])
@@ -270,6 +277,7 @@ MIRROR_UNITS = (
     (lambda u: u.exp(), lambda u: u.exp()),
 )
 MIRROR, SIGNED_MIRROR = mirror_numbers(42, signed=False), mirror_numbers(42, signed=True)
+CANDIDATE = mirror_candidate(MIRROR, noise_seed=0, sigma=0.01)
 
 
 # ---------------------------------------------------------------- rewards and weights
@@ -375,6 +383,7 @@ DIVERGENCES = {
     "neural_mirror_corrected": lambda log_p, log_q, token, log_old: neural_mirror(exp(log_p[token]), exp(log_q[token]), MIRROR) / exp(log_old),
     "neural_mirror_exact": lambda log_p, log_q, token, log_old: sum(neural_mirror(exp(a), exp(b), MIRROR) for a, b in zip(log_p, log_q, strict=True)),
     "neural_mirror_learned": lambda log_p, log_q, token, log_old: kl_term(log_p[token], log_q[token]),
+    "neural_mirror_candidate": lambda log_p, log_q, token, log_old: neural_mirror(exp(log_p[token]), exp(log_q[token]), CANDIDATE),
     "neural_mirror_signed": lambda log_p, log_q, token, log_old: neural_mirror(exp(log_p[token]), exp(log_q[token]), SIGNED_MIRROR),
 }
 

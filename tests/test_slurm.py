@@ -200,3 +200,36 @@ def test_preemption_by_a_more_urgent_job_costs_nothing(cluster: Cluster, launch,
     first, second = manifest(run)["launches"]
     assert first["job"] == second["job"] and second["from_step"] >= 1
     assert [row["step"] for row in rows(run / "metrics.jsonl")] == list(range(31))
+
+
+def test_a_search_for_a_mirror_map_that_is_killed_in_its_second_generation_ends_the_same(cluster: Cluster, launch, tmp_path: Path) -> None:
+    # With a strong penalty, and judged by how far candidates drift, so that candidates differ after two steps.
+    search = (
+        "-m", "hydra/sweeper=es", "divergence=neural_mirror", "divergence.beta=100", *CELL, "steps=2", "name=search", "hydra.sweeper.generations=3",
+        "hydra.sweeper.search.pairs=1", "hydra.sweeper.search.accept=always", "hydra.sweeper.search.step=1", "hydra.sweeper.search.sigma=0.1",
+        "hydra.sweeper.search.shaping=ranks", "hydra.sweeper.fitness=drift/tv",
+    )  # fmt: skip
+    jobs = (*SLURM, "hydra.launcher.poll_s=0.5")
+    words = [sys.executable, str(TRAIN), *search, *jobs, f"out={tmp_path / 'out'}"]
+    killed = subprocess.Popen(words, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    es = tmp_path / "out" / "search" / "es"
+    until(lambda: (es / "generation_001.json").exists() and cluster.run("squeue", "-h", "-t", "R"), "the second generation's jobs")
+    killed.kill()
+    killed.wait()
+    assert not (es / "result_001.json").exists()
+    cluster.run("scancel", *cluster.run("squeue", "-h", "-r", "-o", "%i").split()[:1])
+
+    again = launch(*search, *jobs)
+    succeeded(again, said=["generation 1/3", "generation 3/3", "learned map"])
+    whole = subprocess.run(
+        [sys.executable, str(TRAIN), *search, "hydra.launcher.jobs=2", f"out={tmp_path / 'whole'}"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    succeeded(whole)
+    for name in ("map.json", *(f"{kind}_{number:03d}.json" for kind in ("generation", "result") for number in range(3))):
+        assert (es / name).read_bytes() == (tmp_path / "whole" / "search" / "es" / name).read_bytes(), name
+    assert (es / "generation_002.json").read_bytes() != (es / "generation_001.json").read_bytes() and (es / "moved.png").stat().st_size > 10_000
+
+    # The learned map is a divergence like any other.
+    learned = launch("divergence=neural_mirror_learned", f"divergence.potential.parameters.path={es / 'map.json'}", *CELL, "steps=1")
+    succeeded(learned)

@@ -11,6 +11,8 @@ of a coin, (p, 1 - p) against (q, 1 - q), where it reads the vocabulary, else at
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from hydra.errors import HydraException
 from torch import Tensor
 
 from mirrorpo.config import register, resolved
+from mirrorpo.divergence.neural_mirror import NeuralMirror
 from mirrorpo.parts import assemble
 
 matplotlib.use("Agg")
@@ -73,6 +76,46 @@ def draw(divergences: dict[str, Any], out: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.savefig(out, dpi=150)
+
+
+def draw_search(numbers: Sequence[Tensor], fitness: Sequence[Sequence[float | None]], out: Path) -> None:
+    """How a search moved its map: h and h' of each generation's mean, and its candidates' fitness, into one file.
+
+    Args:
+        numbers: the map's 380 numbers, at the start and after each generation.
+        fitness: of each generation's candidates; None for one that failed.
+        out: png, pdf or svg.
+    """
+    p = torch.linspace(1e-4, 1 - 1e-4, 400, dtype=torch.float64)
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    colours = matplotlib.colormaps["viridis"]
+    for index, values in enumerate(numbers):
+        h, slope = shape(NeuralMirror(parameters=Numbers(values)), p)
+        label = {0: "start", len(numbers) - 1: f"after generation {len(numbers) - 2}"}.get(index)
+        line = {"color": colours(0.9 * index / max(len(numbers) - 1, 1)), "lw": 2 if label else 0.8, "label": label}
+        left.plot(p, h.detach(), **line)
+        middle.plot(p, slope.detach(), **line)
+    for generation, found in enumerate(fitness):
+        known = [value for value in found if value is not None]
+        right.scatter([generation] * len(known), known, s=14, color="#0072B2", alpha=0.6)
+        right.scatter([generation], [sum(known) / len(known)], marker="_", s=300, color="#D55E00")
+    left.set(title="h, scaled to h''(1/2) = 1", xlabel="p")
+    middle.set(title="h', scaled alike", xlabel="p", ylim=(-6, 1))
+    right.set(title="fitness of candidates, and their mean", xlabel="generation")
+    for axis in (left, middle):
+        axis.legend(fontsize=8)
+    for axis in (left, middle, right):
+        axis.grid(alpha=0.3)
+    figure.savefig(out, dpi=150)
+    pyplot.close(figure)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A map's numbers as they are, for a picture."""
+
+    values: Tensor
+    signed: bool = False
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -42,6 +42,21 @@ class Primitive(torch.autograd.Function):
 
 
 # ---------------------------------------------------------------- the 380 numbers
+
+
+@runtime_checkable
+class Parameters(Protocol):
+    """Where a mirror map's numbers come from: `RandomParameters`, `ParametersFile`, `candidate.Candidate`."""
+
+    @property
+    def values(self) -> Tensor:
+        """v (126), w (126), b (126), a, c; [380] in float64."""
+        ...
+
+    @property
+    def signed(self) -> bool:
+        """Whether numbers may be negative; the potential is then not known to be convex."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +195,7 @@ class NeuralMirror:
 
     log_floor: ClassVar[float] = math.log(1e-10)
 
-    parameters: RandomParameters | ParametersFile
+    parameters: Parameters
 
     @property
     def convex(self) -> bool:

@@ -1,0 +1,1 @@
+"""A Hydra sweeper that meta-learns a mirror map."""

@@ -1,0 +1,96 @@
+"""The 380 numbers of one candidate of an evolution search, named by its generation's file, its noise and a sign."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mirrorpo.core.seeds import generator
+
+SHIPPED = "mirrorpo:"
+
+# theta -> number, number -> theta. What makes every number non-negative, and with it the potential convex; `none` does not.
+POSITIVITY: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "softplus": (lambda theta: torch.nn.functional.softplus(theta, threshold=40), lambda number: number + torch.log(-torch.expm1(-number))),
+    "square": (torch.square, torch.sqrt),
+    "clip": (lambda theta: theta.clamp(min=0), lambda number: number),
+    "none": (lambda theta: theta, lambda number: number),
+}
+
+
+def noise(seed: int, count: int) -> Tensor:
+    """A candidate's direction in parameter space, N(0, 1), [count] in float64; a stream of its own."""
+    return torch.randn(count, dtype=torch.float64, generator=generator(seed, "es"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """380 numbers from a search's generation: positive(mean + sign sigma noise).
+
+    The generation's file holds `mean` (the search's theta), `sigma` and `positivity`. Two candidates with one noise and
+    opposite signs are an antithetic pair.
+
+    Attributes:
+        generation: the file, or `mirrorpo:<name>` for one of `divergence/maps`, which ship with the package.
+        noise: seed of the direction.
+        sign: 1, -1, or 0 for the mean itself.
+
+    Raises:
+        ValueError: if the file cannot be read or is no generation, or for another sign.
+
+    Example:
+        >>> one = Candidate(generation="mirrorpo:generation", noise=1, sign=1)
+        >>> other = Candidate(generation="mirrorpo:generation", noise=1, sign=-1)
+        >>> bool((one.values > 0).all() and (one.values != other.values).any()), one.signed
+        (True, False)
+
+    References:
+        Yuan et al. 2026 (GBMPO), evolution strategies over mirror maps, https://arxiv.org/abs/2602.04380
+        Salimans et al. 2017, https://arxiv.org/abs/1703.03864
+    """
+
+    generation: str
+    noise: int
+    sign: int
+
+    def __post_init__(self) -> None:
+        if self.sign not in (-1, 0, 1):
+            raise ValueError(f"divergence.potential.parameters.sign={self.sign}: give 1 or -1, or 0 for the generation's mean")
+        _ = self.values
+
+    @property
+    def signed(self) -> bool:
+        """Whether numbers may be negative."""
+        return self._file["positivity"] == "none"
+
+    @cached_property
+    def values(self) -> Tensor:
+        """The numbers, [380] in float64."""
+        file = self._file
+        mean = torch.tensor(file["mean"], dtype=torch.float64)
+        forward, _ = POSITIVITY[file["positivity"]]
+        return forward(mean + self.sign * file["sigma"] * noise(self.noise, len(mean)))
+
+    @cached_property
+    def _file(self) -> dict[str, Any]:
+        shipped = self.generation.startswith(SHIPPED)
+        file = files("mirrorpo.divergence") / "maps" / f"{self.generation.removeprefix(SHIPPED)}.json" if shipped else Path(self.generation)
+        where = f"divergence.potential.parameters.generation={self.generation}"
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            good = len(found["mean"]) == 380 and all(map(math.isfinite, found["mean"])) and 0 <= found["sigma"] < math.inf
+            good = good and found["positivity"] in POSITIVITY
+        except OSError as error:
+            raise ValueError(f"{where}: cannot be read ({error.strerror}); hydra/sweeper=es writes these files") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{where}: is no generation of a search ({error}); hydra/sweeper=es writes these files") from error
+        if not good:
+            raise ValueError(f"{where}: needs 380 finite means, a sigma and a positivity of {', '.join(POSITIVITY)}; hydra/sweeper=es writes these files")
+        return found
