@@ -73,6 +73,10 @@ class EvolutionSweeper(Sweeper):
             self.rules = Evolution(**self.search)
             generation = self.rules.start(RandomParameters(**self.start).values)
             self._refuse_other_settings(overrides)
+            if getattr(self.launcher, "dry_run", False):
+                self._launch(generation, overrides)
+                print(f"this is the first of {self.generations} generations; the others are as large")
+                return []
             for _ in range(self.generations):
                 generation = self._generation(generation, overrides)
         except ValueError as error:
@@ -108,6 +112,12 @@ class EvolutionSweeper(Sweeper):
         return after
 
     def _evaluate(self, generation: Any, overrides: Sequence[str]) -> dict[Any, float | None]:
+        compose = Composer(self._context, self.config)  # type: ignore[arg-type]
+        grid = self._launch(generation, overrides)
+        return {one: self._fitness_of(compose(words)) for one, words in zip(self.rules.ask(generation), grid, strict=True)}
+
+    def _launch(self, generation: Any, overrides: Sequence[str]) -> list[list[str]]:
+        """Run a generation's candidates; their command lines."""
         file = self.folder / f"generation_{generation.number:03d}.json"
         write_atomic(file, json.dumps({"mean": list(generation.mean), "sigma": generation.sigma, "positivity": self.rules.positivity}) + "\n")
         assert self.config is not None and self.launcher is not None
@@ -123,8 +133,7 @@ class EvolutionSweeper(Sweeper):
             # A candidate that failed is counted below; whoever stopped the launcher stops the search.
             if ended.code != 1:
                 raise
-        compose = Composer(self._context, self.config)
-        return {one: self._fitness_of(compose(words)) for one, words in zip(candidates, grid, strict=True)}
+        return grid
 
     def _fitness_of(self, job: Any) -> float | None:
         if job.cell is None or not job.folder.finished():

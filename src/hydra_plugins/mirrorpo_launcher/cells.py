@@ -16,7 +16,7 @@ from rich.table import Table
 
 from hydra_plugins.mirrorpo_launcher.plan import Checker, Composer, Job, Siblings, said_once
 from mirrorpo.scheduler import SchedulerError, jobs
-from mirrorpo.status import record_launch, shortened
+from mirrorpo.status import record_launch
 
 
 class CellLauncher(Launcher):
@@ -128,10 +128,7 @@ class CellLauncher(Launcher):
     def _show(self, grid: Sequence[Job], words: Sequence[str]) -> None:
         costs, known = Siblings(self.sweep), []
         unit = "GPU hours" if self.devices_a_cell else "hours"
-        composed = [f"{job.cell.label}/seed={job.cell.config['seed']}" for job in grid if job.cell is not None]
-        shared, short = shortened(composed)
-        labels = iter(short)
-        self.say(f"dry run, nothing is started: {shared}".removesuffix(": "))
+        self.say("dry run, nothing is started")
         table = Table(box=None)
         for name in ("cell", "would", unit):
             table.add_column(name, overflow="fold")
@@ -141,7 +138,7 @@ class CellLauncher(Launcher):
             known.append(hours)
             started = job.cell is not None and any(job.folder.checkpoints.glob("step_*"))
             told = f"be refused: {job.error}" if job.error else word or ("go on" if started else "start")
-            table.add_row(_words(job, grid) if job.cell is None else next(labels), told, "" if hours is None else f"{hours:.2f}")
+            table.add_row(_words(job, grid), told, "" if hours is None else f"{hours:.2f}")
         self._console.print(table)
         left = sum(not word and job.error is None for job, word in zip(grid, words, strict=True))
         told = [hours for hours in known if hours is not None]

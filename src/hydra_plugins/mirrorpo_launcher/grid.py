@@ -11,6 +11,11 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 class GridSweeper(BasicSweeper):
     """Hydra's own sweeper, which would refuse a whole grid for one bad cell."""
 
+    def __init__(self, *, max_batch_size: int | None, params: dict[str, str] | None, **search: Any) -> None:
+        if search:
+            sys.exit(f"error: this sweep sets hydra.sweeper.{', hydra.sweeper.'.join(search)}: it is a search, add hydra/sweeper=es")
+        super().__init__(max_batch_size, params)
+
     def sweep(self, arguments: list[str]) -> Any:
         """Run the grid; its folder gets multirun.yaml, what was asked for."""
         assert self.config is not None

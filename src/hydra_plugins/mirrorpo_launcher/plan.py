@@ -87,7 +87,7 @@ class Checker:
 
     def __init__(self) -> None:
         self._arms: dict[tuple[str, ...], tuple[str | None, Sequence[str]]] = {}
-        self._read: set[str] = set()
+        self._read: dict[str, ValueError | None] = {}
 
     def __call__(self, job: Job) -> Job:
         """The job with its error or notes."""
@@ -114,8 +114,13 @@ class Checker:
         for split in ("train", config["eval_split"]):
             key = digest({"dataset": config["dataset"], "split": split})
             if key not in self._read:
-                dataset.load(split)
-                self._read.add(key)
+                try:
+                    dataset.load(split)
+                    self._read[key] = None
+                except ValueError as error:
+                    self._read[key] = error
+            if (error := self._read[key]) is not None:
+                raise error
 
 
 class Siblings:
