@@ -17,7 +17,7 @@ from hydra_plugins.mirrorpo_launcher.plan import Composer
 from mirrorpo.runs import write_atomic
 
 # What the search chooses itself.
-OWN = re.compile(r"\+*(divergence|divergence\.potential\..*|eval_split)=.*|hydra[./].*|sweep=.*")
+OWN = re.compile(r"\+*(divergence|divergence\.potential\..*|eval_split)=.*|hydra[./].*")
 CANDIDATE = "divergence=neural_mirror_candidate"
 PARAMETERS = "divergence.potential.parameters"
 
