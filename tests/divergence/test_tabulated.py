@@ -85,6 +85,22 @@ def test_df_rises_and_the_divergence_of_a_table_is_not_negative(table):
     assert bool((value + torch.eye(len(log_p)) > 0)[::40, ::40].all())
 
 
+@tables
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_divergence_of_pairs_and_its_slope_are_those_of_f_and_df_and_zero_where_both_are_equal(table, dtype):
+    # Below the floor, at it, at one and rounded above one; equal, and next to each other.
+    ends = torch.tensor([-1e4, table.log_floor, 0.0, 1e-7], dtype=torch.float64)
+    log_p = torch.cat([log_probabilities(table, 40), ends]).to(dtype)
+    pairs = torch.cartesian_prod(log_p, torch.cat([log_p, log_p[:40:7] + 1e-3])).unbind(dim=1)
+    p, q = (part.double().clamp(min=table.log_floor).exp() for part in pairs)
+    value, size = table.bregman(*pairs), table.f(p).abs() + table.f(q).abs() + (table.df(q) * (p - q)).abs()
+    assert value.dtype == torch.float64
+    assert bool(((value - integrand(table, *pairs)).abs() <= 1e-14 * size).all())
+    assert not bool(value[pairs[0] == pairs[1]].any())
+    slope, size = (table.df(p) - table.df(q)) * p, (table.df(p).abs() + table.df(q).abs()) * p
+    assert bool(((table.bregman_slope(*pairs) - slope).abs() <= 1e-14 * size).all())
+
+
 @pytest.mark.parametrize("seed", [42, 0, 1])
 def test_the_divergence_of_a_fine_table_is_that_of_the_map_to_one_part_in_a_billion(seed):
     mirror = neural(seed)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mirrorpo.divergence.potentials import Potential
+from mirrorpo.divergence.tabulated import Tabulated
 from mirrorpo.divergence.vocabulary import total
 
 
@@ -70,10 +71,14 @@ class ExactBregman:
 
     def _term(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         first, second = (log_p, log_q) if self.direction == "reverse" else (log_q, log_p)
+        if isinstance(self.potential, Tabulated):
+            return self.potential.bregman(first, second)
         return integrand(self.potential, first, second)
 
     def _slope(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         # d/dp of the term, times dp / d log p.
+        if isinstance(self.potential, Tabulated) and self.direction == "reverse":
+            return self.potential.bregman_slope(log_p, log_q).masked_fill_(log_p < self.potential.log_floor, 0.0)
         p, q = probability(self.potential, log_p), probability(self.potential, log_q)
         if self.direction == "reverse":
             slope = self.potential.df(p) - self.potential.df(q)

@@ -1,6 +1,6 @@
 """A potential read from a table, for mirror maps too dear to evaluate at every token of a vocabulary."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -29,6 +29,24 @@ class Table(NamedTuple):
     slope: Tensor
     primitive: Tensor
     constant: Tensor
+
+    def to(self, device: torch.device) -> "Table":
+        """The same on a device."""
+        return Table(*(part.to(device) for part in self))
+
+
+class Place(NamedTuple):
+    """Where probabilities stand in a table.
+
+    Attributes:
+        p: the probabilities.
+        k: the interval of each.
+        t: the place of each in its interval, in [0, 1].
+    """
+
+    p: Tensor
+    k: Tensor
+    t: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,26 +113,54 @@ class Tabulated:
         result: Any = Primitive.apply(p, self._df, self._ddf)
         return result
 
+    def bregman(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """f(p) - f(q) - f'(q) (p - q) at every pair, in float64 and without gradient.
+
+        What f and f' give one by one, in some 60% of their time: no logarithm, and each of p and q is placed once.
+        """
+
+        def formula(table: Table, first: Place, second: Place) -> Tensor:
+            steps = polynomial(table.mirror, second).mul_(first.p - second.p)
+            return primitive(table, first).sub_(primitive(table, second)).sub_(steps).clamp_(min=0)
+
+        return self._read_two(log_p, log_q, formula)
+
+    def bregman_slope(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """(f'(p) - f'(q)) p at every pair, the derivative of `bregman` in log p."""
+        return self._read_two(log_p, log_q, lambda table, first, second: polynomial(table.mirror, first).sub_(polynomial(table.mirror, second)).mul_(first.p))
+
     def _f(self, p: Tensor) -> Tensor:
-        return self._read(p, lambda table, p, k, t: polynomial(table.primitive, k, t).mul_(p).add_(table.constant.index_select(0, k)))
+        return self._read(p, primitive)
 
     def _df(self, p: Tensor) -> Tensor:
-        return self._read(p, lambda table, p, k, t: polynomial(table.mirror, k, t))
+        return self._read(p, lambda table, at: polynomial(table.mirror, at))
 
     def _ddf(self, p: Tensor) -> Tensor:
-        return self._read(p, lambda table, p, k, t: polynomial(table.slope, k, t).div_(p))
+        return self._read(p, lambda table, at: polynomial(table.slope, at).div_(at.p))
 
-    def _read(self, p: Tensor, formula: Callable[[Table, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """formula(table, p, k, t) at every p, piece by piece."""
-        table = Table(*(part.to(p.device) for part in self._table))
+    def _read(self, p: Tensor, formula: Callable[[Table, Place], Tensor]) -> Tensor:
+        """The formula at every p, piece by piece."""
+        table = self._table.to(p.device)
         flat = p.detach().double().reshape(-1)
         out = torch.empty_like(flat)
-        piece = PIECE if p.device.type == "cpu" else max(flat.numel(), 1)
-        for values, results in zip(flat.split(piece), out.split(piece), strict=True):
-            place = values.log().sub_(self.log_floor).mul_((self.knots - 1) / -self.log_floor).clamp_(0, self.knots - 1)
-            k = place.int().clamp_(max=self.knots - 2)
-            results.copy_(formula(table, values, k, place.sub_(k)))
+        for values, results in pieces(flat, out):
+            results.copy_(formula(table, self._place(values, values.log())))
         return out.view(p.shape).to(p.dtype)
+
+    def _read_two(self, log_p: Tensor, log_q: Tensor, formula: Callable[[Table, Place, Place], Tensor]) -> Tensor:
+        """The formula at every pair, piece by piece."""
+        table = self._table.to(log_p.device)
+        out = torch.empty(log_p.shape, dtype=torch.float64, device=log_p.device)
+        for first, second, results in pieces(log_p.detach().reshape(-1), log_q.detach().reshape(-1), out.view(-1)):
+            logs = (part.double().clamp(min=self.log_floor) for part in (first, second))
+            results.copy_(formula(table, *(self._place(log.exp(), log) for log in logs)))
+        return out
+
+    def _place(self, p: Tensor, log_p: Tensor) -> Place:
+        """Where p stands in the table; log_p is written over."""
+        place = log_p.sub_(self.log_floor).mul_((self.knots - 1) / -self.log_floor).clamp_(0, self.knots - 1)
+        k = place.int().clamp_(max=self.knots - 2)
+        return Place(p=p, k=k, t=place.sub_(k))
 
     @cached_property
     def _table(self) -> Table:
@@ -140,10 +186,23 @@ def derivative(coefficients: Tensor) -> Tensor:
     return coefficients[1:] * torch.arange(1, len(coefficients), dtype=torch.float64)[:, None]
 
 
-def polynomial(coefficients: Tensor, k: Tensor, t: Tensor) -> Tensor:
-    """The k-th of the polynomials at t, by Horner's rule."""
+def polynomial(coefficients: Tensor, at: Place) -> Tensor:
+    """The polynomials at a place, by Horner's rule."""
     *lower, highest = coefficients.unbind()
-    value = highest.index_select(0, k)
+    value = highest.index_select(0, at.k)
+    # One for all rows: on a CPU, fresh memory costs more than the reading of it.
+    power = torch.empty_like(value)
     for row in reversed(lower):
-        value.mul_(t).add_(row.index_select(0, k))
+        value.mul_(at.t).add_(torch.index_select(row, 0, at.k, out=power))
     return value
+
+
+def primitive(table: Table, at: Place) -> Tensor:
+    """f at a place."""
+    return polynomial(table.primitive, at).mul_(at.p).add_(table.constant.index_select(0, at.k))
+
+
+def pieces(*flat: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one length in pieces; whole where there is no CPU's cache to stay in."""
+    size = PIECE if flat[0].device.type == "cpu" else max(len(flat[0]), 1)
+    return zip(*(part.split(size) for part in flat), strict=True)
