@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of torch (2, as conf/train.yaml)")
     parser.add_argument("--rounds", type=int, default=5, help="steps of each arm that are timed (5)")
     parser.add_argument("--only", nargs="*", default=exact_divergences(), help="these exact divergences (all)")
+    parser.add_argument("--no-memory", action="store_true", help="time alone, which is the shorter part")
     parser.add_argument("--memory-of", default=None, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     setting = Setting(hidden=asked.hidden, layers=asked.layers, threads=asked.threads)
@@ -204,7 +205,7 @@ def main() -> None:
         return
     arms = [SAMPLED, *asked.only]
     peaks: dict[str, dict[str, float]] = {}
-    for name in arms:
+    for name in () if asked.no_memory else arms:
         size = ["--hidden", str(asked.hidden), "--layers", str(asked.layers), "--threads", "1"]
         child = subprocess.run([sys.executable, __file__, *size, "--memory-of", name], check=True, capture_output=True, text=True)
         peaks[name] = json.loads(child.stdout.splitlines()[-1])
@@ -219,8 +220,10 @@ def main() -> None:
         for kind in ("wall", "processor"):
             ours, theirs, both = getattr(learning[name], kind), getattr(base, kind), getattr(sampling, kind)
             row += f"{ours:8.2f} s{ours / theirs:7.2f}{(both + ours) / (both + theirs):11.2f}  "
-        ratios = [peaks[name][kind] / peaks[SAMPLED][kind] for kind in ("tensors", "step", "process")]
-        print(row + f"{peaks[name]['tensors'] / 1e6:7.0f} MB{ratios[0]:7.2f}{ratios[1]:7.2f}{ratios[2]:9.2f}", flush=True)
+        if peaks:
+            ratios = [peaks[name][kind] / peaks[SAMPLED][kind] for kind in ("tensors", "step", "process")]
+            row += f"{peaks[name]['tensors'] / 1e6:7.0f} MB{ratios[0]:7.2f}{ratios[1]:7.2f}{ratios[2]:9.2f}"
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrorpo.core.batch import Completion, RolloutBatch
-from mirrorpo.core.cut import Cut
-from mirrorpo.learner import micro_batches, packs
+from mirrorpo.learner import micro_batches
 from mirrorpo.rollout.collate import collate
 
 Lengths = Sequence[tuple[int, int]]
@@ -112,34 +111,3 @@ def test_a_long_prompt_and_a_long_completion_pad_each_other() -> None:
 
 def test_rows_of_equal_length_keep_their_order() -> None:
     assert split([(2, 1), (1, 2), (2, 1)], 6) == [[0], [1], [2]]
-
-
-# Completions with hidden spans
-
-cut_rows = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9)), min_size=1, max_size=15)
-LENGTHS = (10, 12, 15, 20, 30)
-
-
-def cuts_of(rows: Lengths) -> list[Cut]:
-    """A cut of the row that reads so many tokens again."""
-    return [Cut(row=row, start=0, end=1, first=1, last=again + 1) for row, again in rows]
-
-
-@given(rows=cut_rows, tokens=budgets)
-def test_every_cut_is_made_once_in_its_own_row(rows: Lengths, tokens: int) -> None:
-    cuts = cuts_of(rows)
-    placed = [(index, row) for pack in packs(cuts, LENGTHS, tokens) for row, mine in pack for index in mine]
-    assert sorted(placed) == [(index, cut.row) for index, cut in enumerate(cuts)]
-
-
-@given(rows=cut_rows, tokens=budgets)
-def test_no_pack_exceeds_the_budget_unless_it_is_one_cut(rows: Lengths, tokens: int) -> None:
-    cuts = cuts_of(rows)
-    for pack in packs(cuts, LENGTHS, tokens):
-        widest = max(LENGTHS[row] + sum(cuts[index].last - cuts[index].start for index in mine) for row, mine in pack)
-        assert widest * len(pack) <= tokens or (len(pack) == 1 and len(pack[0][1]) == 1)
-
-
-def test_the_cuts_of_one_completion_share_its_pass_where_they_fit() -> None:
-    assert list(packs(cuts_of([(0, 5), (1, 3), (0, 5)]), LENGTHS, 50)) == [[(1, [1]), (0, [0, 2])]]
-    assert list(packs(cuts_of([(0, 5), (0, 6)]), LENGTHS, 20)) == [[(0, [0])], [(0, [1])]]

@@ -88,16 +88,17 @@ class OldPolicy:
         """What each cut reads, with nothing hidden and with its span hidden."""
         learner = self.learner
         before, after = torch.zeros(batch.present.shape), torch.zeros(len(cuts), batch.present.shape[1])
-        lengths = (batch.prompt_present.sum(dim=1) + batch.present.sum(dim=1)).tolist()
-        for pack in packs(cuts, lengths, learner.tokens_per_micro_batch):
-            rows, indices = [row for row, _ in pack], [index for _, mine in pack for index in mine]
-            micro = batch.rows(torch.tensor(rows)).to(learner.policy.device)
-            moved = [replace(cuts[index], row=place) for place, (_, mine) in enumerate(pack) for index in mine]
+        cut_rows = torch.tensor(sorted({cut.row for cut in cuts}), dtype=torch.long)
+        for picked in micro_batches(batch.rows(cut_rows), learner.tokens_per_micro_batch):
+            rows = cut_rows[picked]
+            place = {row: index for index, row in enumerate(rows.tolist())}
+            indices = [index for index, cut in enumerate(cuts) if cut.row in place]
+            moved = [replace(cuts[index], row=place[cuts[index].row]) for index in indices]
+            micro = batch.rows(rows).to(learner.policy.device)
             whole, hidden = read_cuts(learner.policy, micro, moved, masking=masking, temperature=learner.temperature, tile=learner.tile)
-            for row, found in zip(rows, whole.cpu(), strict=True):
-                # Zero where nothing was read; a log-probability is not above it.
-                before[row, : len(found)] = before[row, : len(found)].minimum(found)
-            after[indices, : hidden.shape[1]] = hidden.cpu()
+            width = micro.present.shape[1]
+            before[rows, :width] = whole.cpu()
+            after[indices, :width] = hidden.cpu()
         return before, after
 
     def importance(self, batch: RolloutBatch, firsts: Sequence[int], signal: Literal["gradient", "attention"]) -> PerToken:
@@ -112,29 +113,6 @@ class OldPolicy:
                 found = attention_received(learner.policy, micro, here)
             out[rows, : found.shape[1]] = found.cpu()
         return out
-
-
-def packs(cuts: Sequence[Cut], lengths: Sequence[int], tokens: int) -> Iterator[list[tuple[int, list[int]]]]:
-    """Rows of similar size with the indices of their cuts, at most `tokens` padded tokens together, or one row with one cut.
-
-    A row of `lengths` tokens, whose cuts read again more than fits beside it, stands in several places.
-    """
-    pieces: list[tuple[int, int, list[int]]] = []
-    for index, cut in sorted(enumerate(cuts), key=lambda pair: pair[1].row):
-        more = cut.last - cut.start
-        if pieces and pieces[-1][1] == cut.row and pieces[-1][0] + more <= tokens:
-            size, _, mine = pieces[-1]
-            pieces[-1] = (size + more, cut.row, [*mine, index])
-        else:
-            pieces.append((lengths[cut.row] + more, cut.row, [index]))
-    pack: list[tuple[int, list[int]]] = []
-    for size, row, mine in sorted(pieces):
-        if pack and size * (len(pack) + 1) > tokens:
-            yield pack
-            pack = []
-        pack.append((row, mine))
-    if pack:
-        yield pack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

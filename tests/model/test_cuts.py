@@ -1,4 +1,4 @@
-"""Shared prefixes, packed suffixes and the attention mask against one plain forward pass a cut, without a cache."""
+"""Shared prefixes, suffixes side by side and the attention mask against one plain forward pass a cut, without a cache."""
 
 import random
 from dataclasses import replace
@@ -65,7 +65,7 @@ def test_every_cut_reads_what_a_forward_pass_of_its_own_gives(kind: str, attenti
 
 
 def test_what_stands_between_the_span_and_what_is_read_or_behind_it_cannot_see_the_cut_of_another_span() -> None:
-    # The same cut, alone and packed beside others of its completion.
+    # The same cut, alone and beside others of its completion.
     batch = rollout()
     _, together = read_cuts(model("llama"), batch, cuts(batch), masking="pad", temperature=1.0, tile=64)
     for index, cut in enumerate(cuts(batch)):
@@ -112,3 +112,19 @@ def test_a_model_that_forgets_what_is_outside_a_window_is_refused() -> None:
     batch = rollout()
     with pytest.raises(ValueError, match="window"):
         read_cuts(windowed, batch, cuts(batch), masking="pad", temperature=1.0, tile=64)
+
+
+@pytest.mark.parametrize("masking", ["pad", "block", "delete"])
+def test_no_pass_is_wider_than_the_batch_or_leaves_the_places_of_its_tokens(masking: Masking) -> None:
+    batch, seen = rollout(), []
+    decoder = model("llama").causal_lm.get_decoder()
+    handle = decoder.register_forward_pre_hook(lambda _, args, kwargs: seen.append((kwargs["input_ids"], kwargs["position_ids"])), with_kwargs=True)
+    many = [cut for cut in cuts(batch) for _ in range(4)]
+    _, after = read_cuts(model("llama"), batch, many, masking=masking, temperature=1.0, tile=64)
+    handle.remove()
+    longest = int((batch.prompt_present.sum(dim=1) + batch.present.sum(dim=1)).max())
+    assert len(seen) > 4
+    for ids, positions in seen:
+        assert len(ids) <= len(batch) and ids.shape[1] <= batch.present.shape[1]
+        assert int(positions.min()) >= 0 and int(positions.max()) < longest
+    torch.testing.assert_close(after[::4], after[3::4], rtol=1e-5, atol=1e-5)

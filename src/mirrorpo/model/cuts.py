@@ -1,8 +1,7 @@
 """Log-probabilities of completions with spans hidden, each prefix computed once.
 
 A prompt is computed once for all its completions, a completion once for all its cuts; what follows a
-cut is computed again, all cuts of a completion side by side in one pass and kept apart by the attention
-mask. A batch takes
+cut is computed again, a row a cut, behind the cache of what stands before it. A batch takes
 
     prompts + completions + sum over cuts of (last - start)   tokens
 
@@ -13,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK, Cut, Masking
@@ -47,14 +47,19 @@ def read_cuts(
         whole = torch.zeros_like(batch.present)
         for cut in cuts:
             whole[cut.row, cut.first : cut.last] = True
-        before = _read(model, states[whole], batch.completion_ids[whole], temperature, tile)
-        after = _suffixes(model, batch, cuts, cache, states, masking, temperature, tile)
-    out = torch.zeros(len(cuts), batch.present.shape[1], device=before.device)
-    wanted = torch.zeros_like(out, dtype=torch.bool)
-    for index, cut in enumerate(cuts):
-        wanted[index, cut.first : cut.last] = True
-    base = torch.zeros(batch.present.shape, device=before.device)
-    return base.masked_scatter(whole, before), out.masked_scatter(wanted, after)
+        logprobs = _read(model, states[whole], batch.completion_ids[whole], temperature, tile)
+        before = torch.zeros(batch.present.shape, device=states.device).masked_scatter(whole, logprobs)
+        after = torch.zeros(len(cuts), batch.present.shape[1], device=states.device)
+        # Suffixes of like length together, for what fills them up is computed too; as many as there are completions.
+        order = torch.tensor([cut.last - cut.start for cut in cuts], device=states.device).argsort(stable=True)
+        for some in order.split(len(batch)):
+            chosen = [cuts[index] for index in some.tolist()]
+            found, token = _suffixes(model, batch, chosen, cache, states, masking)
+            rows, first, last = torch.tensor([[cut.row, cut.first, cut.last] for cut in chosen], device=states.device).unbind(dim=1)
+            which, place = ((token >= first[:, None]) & (token < last[:, None])).nonzero(as_tuple=True)
+            token = token[which, place]
+            after[some[which], token] = _read(model, found[which, place], batch.completion_ids[rows[which], token], temperature, tile)
+    return before, after
 
 
 def _completions(model: LanguageModel, batch: RolloutBatch) -> tuple[Any, Float[Tensor, "B T D"]]:
@@ -76,65 +81,72 @@ def _completions(model: LanguageModel, batch: RolloutBatch) -> tuple[Any, Float[
     return cache, torch.cat([output.last_hidden_state[:, -1:][owner], answer.last_hidden_state[:, :-1]], dim=1)
 
 
+class Prefix(DynamicLayer):
+    """The start of some rows of another cache's layer, put in front of what is new; nothing is kept.
+
+    Attributes:
+        start: keys and values of all the other layer's rows.
+        rows: which of them, one may stand several times.
+    """
+
+    def __init__(self, layer: Any, rows: Tensor, width: int) -> None:
+        super().__init__()
+        self.start: tuple[Tensor, Tensor] = layer.keys[:, :, :width], layer.values[:, :, :width]
+        # What the rest of a cache asks a layer for.
+        self.keys, self.values = self.start
+        self.rows, self.is_initialized = rows, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return self._joined(self.start[0], key_states), self._joined(self.start[1], value_states)
+
+    def _joined(self, prefix: Tensor, new: Tensor) -> Tensor:
+        rows, heads, length, size = new.shape
+        width = prefix.shape[2]
+        # Straight into its place: a copy of the rows by themselves would be as much memory again.
+        out = new.new_empty(rows, heads, width + length, size)
+        torch.index_select(prefix, 0, self.rows, out=out[:, :, :width])
+        out[:, :, width:] = new
+        return out
+
+
 def _suffixes(
-    model: LanguageModel, batch: RolloutBatch, cuts: Sequence[Cut], cache: Any, states: Tensor, masking: Masking, temperature: float, tile: int
-) -> Float[Tensor, " reads"]:
-    # What the cuts read, cut after cut: every cut's suffix in the row of its completion, one after the other.
-    device = states.device
-    rows = sorted({cut.row for cut in cuts})
-    place = {row: index for index, row in enumerate(rows)}
-    filled = [0] * len(rows)
-    starts: list[int] = []
-    for cut in cuts:
-        starts.append(filled[place[cut.row]])
-        filled[place[cut.row]] += _length(cut, masking)
-    width = max(filled)
-    ids = torch.full((len(rows), width), model.pad_id, device=device)
-    positions, visible, piece = (torch.zeros(len(rows), width, dtype=torch.long, device=device) for _ in range(3))
-    depth = batch.prompt_present.sum(dim=1).tolist()
-    for number, (cut, start) in enumerate(zip(cuts, starts, strict=True), start=1):
-        row, length = place[cut.row], _length(cut, masking)
-        here = slice(start, start + length)
-        begin = cut.start if masking == "pad" else cut.end
-        ids[row, here] = batch.completion_ids[cut.row, begin : begin + length]
-        if masking == "pad":
-            ids[row, start : start + cut.end - cut.start] = model.pad_id
-        moved = begin - (cut.end - cut.start if masking == "delete" else 0)
-        positions[row, here] = depth[cut.row] + moved + torch.arange(length, device=device)
-        visible[row, here] = cut.start
-        piece[row, here] = number
-    index = torch.tensor(rows, device=device)
-    cache.batch_select_indices(index)
-    mask = _mask(batch.prompt_present[index], batch.present.shape[1], visible, piece, states.dtype)
-    if width:
-        decoder = model.causal_lm.get_decoder()
-        found = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, use_cache=True).last_hidden_state
-    else:
-        found = states.new_zeros(len(rows), 0, states.shape[-1])
-    behind: list[Tensor] = []
-    for cut, start in zip(cuts, starts, strict=True):
-        begin = cut.start if masking == "pad" else cut.end
-        # Token t is predicted by the state of t - 1; right after a span that left no tokens, by the one before it.
-        if cut.first == begin:
-            behind.append(states[cut.row, cut.start][None])
-        behind.append(found[place[cut.row], start + max(cut.first - 1 - begin, 0) : start + cut.last - 1 - begin])
-    tokens = torch.cat([batch.completion_ids[cut.row, cut.first : cut.last] for cut in cuts])
-    return _read(model, torch.cat(behind), tokens, temperature, tile)
+    model: LanguageModel, batch: RolloutBatch, cuts: Sequence[Cut], cache: Any, states: Tensor, masking: Masking
+) -> tuple[Float[Tensor, "N L D"], Int[Tensor, "N L"]]:
+    # States behind each cut, a row each, and which token of the completion each of them predicts.
+    rows, start, end, last = torch.tensor([[cut.row, cut.start, cut.end, cut.last] for cut in cuts], device=states.device).unbind(dim=1)
+    # What is computed again: from here up to the token before the last one read, if that is anything.
+    begin = start if masking == "pad" else end
+    length = last - 1 - begin
+    width = int(length.max())
+    token = begin[:, None] + torch.arange(width + 1, device=states.device)
+    # Right after a span that left no tokens, a token is predicted by the state of the one before the span.
+    found = states[rows, start][:, None]
+    if width == 0:
+        return found, token
+    # A row is filled up with its last token, since the model may have no places further on.
+    offset = torch.arange(width, device=states.device).minimum((length[:, None] - 1).clamp(min=0))
+    ids, place = batch.completion_ids[rows[:, None], begin[:, None] + offset], begin[:, None] + offset
+    if masking == "pad":
+        ids = ids.masked_fill(offset < (end - start)[:, None], model.pad_id)
+    if masking == "delete":
+        place = place - (end - start)[:, None]
+    mask = _mask(batch.prompt_present[rows], start, width, states.dtype)
+    prefix = Cache(layers=[Prefix(layer, rows, mask.shape[-1] - width) for layer in cache.layers])
+    positions = batch.prompt_present.sum(dim=1)[rows][:, None] + place
+    decoder = model.causal_lm.get_decoder()
+    again = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, cache=prefix, use_cache=True).last_hidden_state
+    return torch.cat([found, again], dim=1), token
 
 
-def _length(cut: Cut, masking: Masking) -> int:
-    # Inputs up to the token before the last one read.
-    return cut.last - 1 - (cut.start if masking == "pad" else cut.end)
-
-
-def _mask(prompt: Tensor, width: int, visible: Tensor, piece: Tensor, dtype: torch.dtype) -> Tensor:
-    # A suffix sees its prompt, its completion up to the span, and itself up to here.
-    rows, count = piece.shape
-    own = (piece[:, :, None] == piece[:, None, :]) & torch.ones(count, count, dtype=torch.bool, device=piece.device).tril()
-    prefix = torch.arange(width, device=piece.device)[None, None, :] < visible[:, :, None]
-    seen = torch.cat([prompt[:, None, :].expand(rows, count, -1), prefix, own], dim=2)
+def _mask(prompt: Tensor, seen: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+    # A suffix sees its prompt, its completion up to the span, and itself up to here; columns that none sees are left out.
+    rows, device = len(seen), seen.device
+    completion = torch.arange(int(seen.max()), device=device)[None] < seen[:, None]
+    prefix = torch.cat([prompt, completion], dim=1)[:, None].expand(-1, length, -1)
+    own = torch.ones(length, length, dtype=torch.bool, device=device).tril().expand(rows, -1, -1)
+    hidden = ~torch.cat([prefix, own], dim=2)
     # Additive, since not every attention implementation takes a boolean mask.
-    return torch.zeros(seen.shape, dtype=dtype, device=piece.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, torch.finfo(dtype).min)[:, None]
 
 
 def _read(model: LanguageModel, states: Tensor, tokens: Tensor, temperature: float, tile: int) -> Float[Tensor, " reads"]:
