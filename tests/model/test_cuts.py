@@ -119,7 +119,7 @@ def test_no_pass_is_wider_than_the_batch_or_leaves_the_places_of_its_tokens(mask
     batch, seen = rollout(), []
     decoder = model("llama").causal_lm.get_decoder()
     handle = decoder.register_forward_pre_hook(lambda _, args, kwargs: seen.append((kwargs["input_ids"], kwargs["position_ids"])), with_kwargs=True)
-    many = [cut for cut in cuts(batch) for _ in range(4)]
+    many = [cut for cut in cuts(batch) for _ in range(2)]
     _, after = read_cuts(model("llama"), batch, many, masking=masking, temperature=1.0, tile=64)
     handle.remove()
     longest = int((batch.prompt_present.sum(dim=1) + batch.present.sum(dim=1)).max())
@@ -127,4 +127,4 @@ def test_no_pass_is_wider_than_the_batch_or_leaves_the_places_of_its_tokens(mask
     for ids, positions in seen:
         assert len(ids) <= len(batch) and ids.shape[1] <= batch.present.shape[1]
         assert int(positions.min()) >= 0 and int(positions.max()) < longest
-    torch.testing.assert_close(after[::4], after[3::4], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(after[::2], after[1::2], rtol=1e-5, atol=1e-5)
