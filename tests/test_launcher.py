@@ -66,3 +66,47 @@ def test_the_same_cell_twice_in_a_grid_runs_once(tmp_path: Path) -> None:
     result = train("-m", "seed=0,0", *TWO_STEPS, "steps=0", f"out={tmp_path}", cwd=tmp_path)
     succeeded(result)
     assert len(folders(tmp_path)) == 1
+
+
+def test_cells_run_some_at_a_time_with_their_output_in_their_folders(tmp_path: Path) -> None:
+    result = train("-m", "seed=0,1,2", *TWO_STEPS, "steps=1", "hydra.launcher.jobs=2", f"out={tmp_path}", cwd=tmp_path)
+    succeeded(result, said=["3 cells"])
+    assert result.stdout.count(": started") == 3 and result.stdout.count(": done after") == 3
+    # Two had begun before one had ended.
+    events = [line.rpartition(": ")[2] for line in result.stdout.splitlines() if line.startswith("[")]
+    assert events[:2] == ["started", "started"] and events[2].startswith("done")
+    assert all(manifest(run)["state"] == "done" and "step 1/1" in (run / "log.txt").read_text() for run in folders(tmp_path))
+
+
+def test_each_of_the_cells_that_run_at_once_has_its_own_device(tmp_path: Path) -> None:
+    grid = ("-m", "seed=0,1", *TWO_STEPS, "steps=0", f"out={tmp_path}", "hydra.launcher.jobs=2", "hydra.launcher.gpus=[5]")
+    result = train(*grid, cwd=tmp_path)
+    assert result.returncode == 1 and "hydra.launcher.gpus=[5]" in result.stderr
+
+
+def test_a_dry_run_shows_every_cell_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    grid = ("-m", "algo=grpo,nope", "seed=0,1", *TWO_STEPS, f"out={tmp_path / 'out'}")
+    result = train(*grid, "hydra.launcher.dry_run=true", cwd=tmp_path, COLUMNS="200")
+    assert result.returncode == 1 and "2 of 4 cells would run; no finished sibling to estimate from" in result.stdout
+    assert "be refused" in result.stdout and not (tmp_path / "out").exists()
+
+    succeeded(train(*grid[:1], *grid[2:], "algo=grpo", "seed=0", cwd=tmp_path))
+    again = train(*grid, "hydra.launcher.dry_run=true", cwd=tmp_path, COLUMNS="200")
+    assert "1 of 4 cells would run; about 0.00 hours for 1 of them, by finished siblings" in again.stdout and "done already" in again.stdout
+
+
+def test_only_the_cells_that_are_asked_for_are_launched(tmp_path: Path) -> None:
+    grid = ("-m", "seed=0,1", *TWO_STEPS, "steps=0", f"out={tmp_path}")
+    cell = "algo=grpo,divergence=kl,weighting=uniform,model=tiny,dataset=arithmetic"
+    result = train(*grid, "hydra.launcher.dry_run=true", f"hydra.launcher.only=['{cell}/seed=1']", cwd=tmp_path, COLUMNS="300")
+    # The cell's folder has a hash of the settings that make it small, so this one is no cell of the grid.
+    assert "0 of 2 cells would run" in result.stdout
+
+
+def test_a_search_has_no_grid_and_is_not_judged_by_the_test_questions(tmp_path: Path) -> None:
+    search = ("-m", "hydra/sweeper=es", *TWO_STEPS, f"out={tmp_path}")
+    for words, said in ((("seed=0,1",), "seed=0,1: a search has no grid"), (("eval_split=test",), "use validation"), (("eval_questions=0",), "its accuracy")):
+        result = train(*search, *words, cwd=tmp_path)
+        assert result.returncode == 1 and said in result.stderr, result.stdout + result.stderr
+    result = train("-m", "seed=0", "+hydra.sweeper.generations=3", *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path)
+    assert result.returncode == 1 and "add hydra/sweeper=es" in result.stderr

@@ -32,7 +32,12 @@ def cluster() -> Iterator[Cluster]:
     with tempfile.TemporaryDirectory(prefix="slurm") as folder:
         started = Cluster(Path(folder), cpus=4)
         try:
-            yield started.start()
+            try:
+                started.start()
+            except (AssertionError, subprocess.CalledProcessError) as error:
+                warnings.warn(f"NOT TESTED: sweeps on SLURM, which is installed but does not start here: {error}", stacklevel=1)
+                pytest.skip(f"SLURM is installed and does not start here: {error}")
+            yield started
         finally:
             started.stop()
 

@@ -1,11 +1,13 @@
 """The product of the command line's choices; a cell that does not compose is the launcher's to report."""
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from omegaconf import open_dict
 
 
 class GridSweeper(BasicSweeper):
@@ -19,6 +21,11 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Run the grid; its folder gets multirun.yaml, what was asked for."""
         assert self.config is not None
+        if self.config.hydra.launcher.get("dry_run"):
+            # Hydra writes multirun.yaml whatever happens; a dry run leaves nothing behind.
+            with tempfile.TemporaryDirectory() as nowhere, open_dict(self.config):
+                self.config.hydra.sweep.dir = nowhere
+                return super().sweep(arguments)
         folder = Path(self.config.hydra.sweep.dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
