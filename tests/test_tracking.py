@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli import SMALL, command, folder
+from cli import environment as cli_environment
 from wandb.proto.wandb_internal_pb2 import Record
 
 from mirrorpo.core.protocols import Tracker
@@ -196,6 +199,20 @@ def test_a_resumed_run_is_a_second_segment_with_the_same_id(killed_and_resumed: 
 
 def test_a_resumed_run_goes_on_where_it_resumed(killed_and_resumed: list[Segment]) -> None:
     assert [row["_step"] for row in killed_and_resumed[1].steps] == [3, 4, 5]
+
+
+def test_a_run_that_hands_over_goes_on_under_its_id_and_no_step_is_there_twice_or_missing(tmp_path: Path) -> None:
+    words = command(*(word for word in SMALL if word != "logger=none"), "steps=4", "checkpoint_every=100", "eval_questions=0", f"out={tmp_path / 'out'}")
+    own = {name: value for name, value in cli_environment(WANDB_MODE="offline").items() if name != "WANDB_SERVICE"}
+    with subprocess.Popen(words, cwd=tmp_path, env=own, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not any('"step": 1' in path.read_text() for path in tmp_path.rglob("metrics.jsonl")):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGUSR2)
+    assert process.returncode == os.EX_TEMPFAIL
+    subprocess.run(words, cwd=tmp_path, env=own, stdout=subprocess.DEVNULL, check=True)
+    first, second = segments(folder(tmp_path / "out"))
+    assert first.run_id == second.run_id and (first.exit_code, second.exit_code) == (os.EX_TEMPFAIL, 0)
+    assert [row["_step"] for row in (*first.steps, *second.steps)] == [1, 2, 3, 4]
 
 
 # Failure

@@ -46,17 +46,13 @@ class Primitive(torch.autograd.Function):
 
 @runtime_checkable
 class Parameters(Protocol):
-    """Where a mirror map's numbers come from: `RandomParameters`, `ParametersFile`, `candidate.Candidate`."""
+    """Where a mirror map's numbers come from: v (126), w (126), b (126), a, c, and whether one may be negative."""
 
     @property
-    def values(self) -> Tensor:
-        """v (126), w (126), b (126), a, c; [380] in float64."""
-        ...
+    def values(self) -> Tensor: ...
 
     @property
-    def signed(self) -> bool:
-        """Whether numbers may be negative; the potential is then not known to be convex."""
-        ...
+    def signed(self) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True)
