@@ -108,5 +108,7 @@ def test_a_search_has_no_grid_and_is_not_judged_by_the_test_questions(tmp_path: 
     for words, said in ((("seed=0,1",), "seed=0,1: a search has no grid"), (("eval_split=test",), "use validation"), (("eval_questions=0",), "its accuracy")):
         result = train(*search, *words, cwd=tmp_path)
         assert result.returncode == 1 and said in result.stderr, result.stdout + result.stderr
+    succeeded(train(*search, "divergence=neural_mirror", "hydra.launcher.dry_run=true", cwd=tmp_path), said=["10 of 10 cells would run", "first of 15"])
+    assert not folders(tmp_path) and not list(tmp_path.rglob("es"))
     result = train("-m", "seed=0", "+hydra.sweeper.generations=3", *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path)
     assert result.returncode == 1 and "add hydra/sweeper=es" in result.stderr

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -66,17 +67,19 @@ class EvolutionSweeper(Sweeper):
 
         overrides = self._own(arguments)
         assert self.config is not None
-        self.folder = Path(self.config.hydra.sweep.dir) / "es"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, self.folder.parent / "multirun.yaml")
         try:
             self.rules = Evolution(**self.search)
             generation = self.rules.start(RandomParameters(**self.start).values)
-            self._refuse_other_settings(overrides)
             if getattr(self.launcher, "dry_run", False):
-                self._launch(generation, overrides)
+                with tempfile.TemporaryDirectory() as nowhere:
+                    self.folder = Path(nowhere)
+                    self._launch(generation, overrides)
                 print(f"this is the first of {self.generations} generations; the others are as large")
                 return []
+            self.folder = Path(self.config.hydra.sweep.dir) / "es"
+            self.folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, self.folder.parent / "multirun.yaml")
+            self._refuse_other_settings(overrides)
             for _ in range(self.generations):
                 generation = self._generation(generation, overrides)
         except ValueError as error:
