@@ -1,0 +1,264 @@
+"""The side of the sandbox that judges: it holds the tests, asks the program for values, and compares them itself.
+
+A worker is two processes: this one, and a fork server (`sandbox_program`) that was forked from it before any test was read.
+The program's process sees its own source and then calls, one at a time; a test that wants `f(2)` finds in the place of `f`
+a stand-in, which sends the name and the arguments and waits for the value. So the program can decide what it answers, and nothing else:
+asserts, comparisons and expected values are in another process. Each call carries a number drawn at random that its answer must
+repeat; bytes that were not asked for, or no such number, and the whole sample is void (`forged`).
+
+Tests are the dataset's own code and are trusted not to attack this process. Arguments travel by value: a function that changes its
+argument in place is seen to return, not to change it. A value that is not plain data stays with the program; it can
+be passed on, and equals nothing.
+
+A worker is started as a script of its own (`sandbox.py`), so it imports the standard library and its siblings only.
+"""
+
+import ast
+import builtins
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mirrorpo.reward import sandbox_lock, sandbox_program, sandbox_wire
+from mirrorpo.reward.sandbox_wire import Handle
+
+STRANGE = (OSError, SyntaxError, UnicodeError, StopIteration, ImportError)  # whose subclasses cannot be mixed with others
+
+
+class Stopped(BaseException):
+    """The program answers no more; no test may catch it.
+
+    Attributes:
+        outcome: why.
+    """
+
+    def __init__(self, outcome: str) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
+class Raised(Exception):
+    """The program's function raised."""
+
+
+def raised(name: str) -> Raised:
+    """An exception that a test can catch under the built-in name it had in the program."""
+    kind = getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, STRANGE):
+        return type(name, (Raised, kind), {})(name)
+    return Raised(name)
+
+
+class Session:
+    """One program's process, from its source to its end."""
+
+    def __init__(self, control: socket.socket, wall_s: float) -> None:
+        self.control = control
+        control.sendall(b"N")
+        _, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        self.calls, self.values = descriptors
+        self.deadline = time.monotonic() + wall_s
+        self.stopped = ""
+
+    def ask(self, message: Mapping[str, Any]) -> Any:
+        """The value that answers a message.
+
+        Raises:
+            Raised: if the program raised.
+            Stopped: if it gave no proper answer.
+        """
+        try:
+            if self.stopped:
+                raise Stopped(self.stopped)
+            return self._answer(message)
+        except TimeoutError:
+            stop = "time_out"
+        except sandbox_wire.Malformed:
+            stop = "forged"
+        except (sandbox_wire.Gone, OSError):
+            stop = "gone"
+        except Stopped as error:
+            stop = error.outcome
+        # A test that catches everything must not have the last word.
+        self.stopped = stop
+        raise Stopped(stop)
+
+    def _answer(self, message: Mapping[str, Any]) -> Any:
+        nonce = os.urandom(sandbox_wire.NONCE // 2).hex()
+        sandbox_wire.send(self.calls, nonce, message)
+        repeated, reply = sandbox_wire.receive(self.values, self.deadline)
+        if repeated != nonce or not isinstance(reply, dict) or len(reply) != 1:
+            raise sandbox_wire.Malformed("no answer to this question")
+        ((kind, content),) = reply.items()
+        if kind == "raised" and isinstance(content, str):
+            raise raised(content)
+        if kind == "syntax" and "source" in message:
+            raise Stopped("syntax_error")
+        if kind != "value":
+            raise sandbox_wire.Malformed("neither a value nor an error")
+        return sandbox_wire.decode(content, _inward)
+
+    def end(self) -> tuple[int, float]:
+        """Kill the process; its wait status and its seconds of processor time."""
+        os.close(self.calls)
+        os.close(self.values)
+        self.control.sendall(b"K")
+        report = b""
+        while len(report) < sandbox_program.REPORT.size:
+            report += self.control.recv(sandbox_program.REPORT.size - len(report))
+        return sandbox_program.REPORT.unpack(report)
+
+
+class StandIn:
+    """A name of the program in the judge's place: calling it asks the program."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self.session, self.name = session, name
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        encoder = sandbox_wire.Encoder(_outward)
+        return self.session.ask({"name": self.name, "arguments": encoder(arguments), "keywords": encoder(keywords)})
+
+
+def _inward(kind: str, number: Any, name: Any) -> Handle:
+    if kind != "handle" or not isinstance(number, int):
+        raise sandbox_wire.Malformed("no handle")
+    return Handle(number, str(name))
+
+
+def _outward(value: Any) -> Any:
+    if isinstance(value, Handle):
+        return ["handle", value.number, ""]
+    if isinstance(value, StandIn):
+        return ["name", value.name, ""]
+    name = getattr(value, "__name__", "")
+    if isinstance(name, str) and name and getattr(builtins, name, None) is value:
+        return ["name", name, ""]  # a type, say, that the function is told of
+    raise TypeError(f"{type(value).__name__} cannot be passed to the program")
+
+
+def judge(job: Mapping[str, Any], control: socket.socket, cpu_s: float, wall_s: float) -> dict[str, Any]:
+    """The outcome of every test of a job: a program, what it needs beside it, and its tests."""
+    started = time.monotonic()
+    # A test's own loops are bounded too, by the alarm.
+    signal.setitimer(signal.ITIMER_REAL, wall_s + 1)
+    outcomes: list[str] = []
+    detail = stopped = ""
+    session = Session(control, wall_s)
+    try:
+        session.ask({"source": job["source"], "setup": job["setup"]})
+        trusted: dict[str, Any] = {"__name__": "tests"}
+        exec(compile(job["prelude"], "prelude", "exec"), trusted)
+        for test in job["tests"]:
+            namespace = trusted | {name: StandIn(session, name) for name in job["names"]}
+            random.seed(0)
+            outcome, said = _run(test, namespace)
+            if session.stopped:
+                raise Stopped(session.stopped)
+            outcomes.append(outcome)
+            detail = detail or said
+    except Stopped as stop:
+        stopped = detail = stop.outcome
+    except Raised as error:
+        stopped, detail = _kind(error), f"when loaded: {error}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        status, cpu = session.end()
+    if stopped == "gone":
+        by_signal = os.waitstatus_to_exitcode(status)
+        stopped = "time_out" if by_signal in (-signal.SIGKILL, -signal.SIGXCPU) and cpu > cpu_s - 0.2 else "killed"
+        detail = f"ended by {by_signal}"
+    if stopped in ("forged", "syntax_error"):
+        outcomes = []
+    outcomes += [stopped] * (len(job["tests"]) - len(outcomes))
+    return {"outcomes": outcomes, "detail": detail[:300], "cpu_s": cpu, "wall_s": time.monotonic() - started}
+
+
+def _run(test: str, namespace: dict[str, Any]) -> tuple[str, str]:
+    try:
+        exec(compile(test, "test", "exec"), namespace)
+    except Raised as error:
+        return _kind(error), f"raised {error}"
+    except Exception as error:
+        # An assertion, or an operation that the value is not fit for.
+        return "failed", f"{type(error).__name__}: {error}"[:300]
+    return "passed", ""
+
+
+def _kind(error: Raised) -> str:
+    return "memory" if str(error) == "MemoryError" else "exception"
+
+
+def numpy_stand_in() -> types.ModuleType:
+    """As much of numpy as the tests of MBPP+ use, which compare floats with it; there is no numpy in a bare interpreter."""
+
+    def allclose(one: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
+        if isinstance(one, list | tuple) or isinstance(other, list | tuple):
+            return len(one) == len(other) and all(allclose(a, b, rtol, atol) for a, b in zip(one, other, strict=True))
+        return one == other or abs(one - other) <= atol + rtol * abs(other)
+
+    module = types.ModuleType("numpy")
+    vars(module).update(allclose=allclose, ndarray=type("ndarray", (), {}), float32=float, float64=float, inf=float("inf"), nan=float("nan"))
+    return module
+
+
+def names_of(tests: Sequence[str], prelude: str) -> list[str]:
+    """The names that tests use and neither they, the prelude nor Python define: the program's.
+
+    Example:
+        >>> names_of(["assert sorted(f(Pair(1, n)) for n in [1]) == [math.pi]"], "import math")
+        ['Pair', 'f']
+    """
+    used: set[str] = set()
+    bound = {name for name in vars(builtins)}
+    for source in (*tests, prelude):
+        for node in ast.walk(ast.parse(source)):
+            match node:
+                case ast.Name(id=name, ctx=ast.Load()):
+                    used.add(name)
+                case ast.Name(id=name) | ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                    bound.add(name)
+                case ast.alias(name=name, asname=alias):
+                    bound.add((alias or name).partition(".")[0])
+                case ast.ExceptHandler(name=str(name)):
+                    bound.add(name)
+    return sorted(used - bound)
+
+
+def main(settings: Mapping[str, Any]) -> None:
+    """A worker's life: settings first, then a job and its findings in turn, a line each, until its input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sandbox_lock.hide_memory()
+    ours, theirs = socket.socketpair()
+    found = {"landlock": sandbox_lock.landlock_version(), "seccomp": sandbox_lock.has_seccomp()}
+    used = {name: value if settings[name] else 0 for name, value in found.items()}
+    if os.fork() == 0:
+        ours.close()
+        try:
+            sandbox_program.Server(theirs, settings, landlock=bool(used["landlock"]), seccomp=bool(used["seccomp"])).serve()
+        finally:
+            os._exit(1)
+    theirs.close()
+    replies = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    sys.modules.setdefault("numpy", numpy_stand_in())
+
+    def alarm(number: int, frame: Any) -> None:
+        raise Stopped("time_out")
+
+    signal.signal(signal.SIGALRM, alarm)
+    os.write(replies, json.dumps(used).encode() + b"\n")
+    for line in sys.stdin.buffer:
+        finding = judge(json.loads(line), ours, settings["limits"]["cpu_s"], settings["wall_s"])
+        os.write(replies, json.dumps(finding).encode() + b"\n")
+
+

@@ -1,0 +1,230 @@
+"""The side of the sandbox that runs programs: a fork server, and in each of its children one program.
+
+The server is forked from the judge before any test has been read, so nothing that it or a program can find in its memory is a
+test or an expected value. It keeps one locked child ready, which waits for its source; "N" hands the child's two pipes to the judge,
+"K" kills the child, whatever it does, and says how it ended. Only then is the next one made: programs never meet.
+
+Runs inside the sandbox's worker (`sandbox_judge`), so it may import the standard library and its siblings only.
+"""
+
+import builtins
+import fcntl
+import gc
+import importlib
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from mirrorpo.reward import sandbox_lock, sandbox_wire
+
+REPORT = struct.Struct("<id")  # wait status, seconds of processor time
+CALLS, VALUES = 3, 4  # a program's descriptors
+WATCH_MS = 20  # between two looks at a running program's folder
+MOST_FILES = 1000
+# What short programs import; a child has it without reading a file.
+PRELOADED = (
+    "abc", "array", "bisect", "calendar", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools",
+    "hashlib", "heapq", "itertools", "json", "math", "numbers", "operator", "queue", "random", "re", "statistics", "string", "textwrap", "time",
+    "typing", "unicodedata",
+)  # fmt: skip
+
+
+class Server:
+    """Makes one program's process after another, each locked before it is handed over.
+
+    Attributes:
+        control: to the judge.
+        limits: of one program.
+        folder: the one place that a program may write to; emptied after each.
+        folder_bytes: a program that writes more there is killed.
+        user: whose rights a program has, where this process is root; -1 leaves root without capabilities.
+        rules: Landlock's ruleset, or -1.
+        seccomp: the filter, or None.
+    """
+
+    def __init__(self, control: socket.socket, settings: Mapping[str, Any], *, landlock: bool, seccomp: bool) -> None:
+        self.control, self.folder, self.folder_bytes, self.user = control, settings["folder"], settings["folder_bytes"], settings["user"]
+        self.limits = sandbox_lock.Limits(**settings["limits"])
+        self.rules = sandbox_lock.landlock_rules(settings["readable"], [self.folder]) if landlock else -1
+        self.seccomp = sandbox_lock.seccomp_filter(os.uname().machine) if seccomp else None
+
+    def serve(self) -> None:
+        """The server's loop; ends with the judge."""
+        sandbox_lock.die_with_parent()
+        sandbox_lock.hide_memory()
+        sandbox_lock.adopt_orphans()
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.environ.clear()
+        os.environ["TMPDIR"] = self.folder
+        for name in PRELOADED:
+            importlib.import_module(name)
+        # The same draws for every program, whichever worker it falls to.
+        random.seed(0)
+        gc.freeze()
+        while True:
+            pid, calls, values = self._spawn()
+            if self.control.recv(1) != b"N":
+                os.kill(pid, signal.SIGKILL)
+                os._exit(0)
+            socket.send_fds(self.control, [b"N"], [calls, values])
+            os.close(calls)
+            os.close(values)
+            self._watch(pid)
+            self.control.sendall(REPORT.pack(*self._end(pid)))
+            empty(self.folder)
+
+    def _spawn(self) -> tuple[int, int, int]:
+        calls_out, calls_in = os.pipe()
+        values_out, values_in = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._enter(calls_out, values_in)
+                drive(CALLS, VALUES)
+            finally:
+                os._exit(70)
+        os.close(calls_out)
+        os.close(values_in)
+        return pid, calls_in, values_out
+
+    def _enter(self, calls: int, values: int) -> None:
+        os.setsid()
+        high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 100) for descriptor in (calls, values, *([self.rules] if self.rules >= 0 else []))]
+        for descriptor, place in zip(high, (CALLS, VALUES, VALUES + 1), strict=False):
+            os.dup2(descriptor, place, inheritable=False)
+        os.closerange(CALLS + len(high), 4096)
+        os.chdir(self.folder)
+        os.umask(0o077)
+        sandbox_lock.drop_privileges(self.user)
+        sandbox_lock.die_with_parent()
+        sandbox_lock.limit(self.limits)
+        sandbox_lock.enter(VALUES + 1 if self.rules >= 0 else -1, self.seccomp)
+
+    def _watch(self, pid: int) -> None:
+        # Until the judge has done with the program, which dies earlier if its folder gets too full.
+        poller = select.poll()
+        poller.register(self.control, select.POLLIN)
+        while not poller.poll(WATCH_MS):
+            if size(self.folder) > self.folder_bytes:
+                os.kill(pid, signal.SIGKILL)
+                break
+        self.control.recv(1)
+
+    def _end(self, pid: int) -> tuple[int, float]:
+        # Dead or alive it is this process's child until it is waited for, so the number is no one else's.
+        os.kill(pid, signal.SIGKILL)
+        _, status, usage = os.wait4(pid, 0)
+        self._kill_children()
+        return status, usage.ru_utime + usage.ru_stime
+
+    def _kill_children(self) -> None:
+        # With seccomp a program has no children; without it, orphans come to this process.
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                with open(f"/proc/self/task/{os.getpid()}/children") as file:
+                    for child in file.read().split():
+                        os.kill(int(child), signal.SIGKILL)
+
+
+def size(folder: str) -> int:
+    """Bytes below a folder; beyond any limit once there are too many files to count."""
+    total = count = 0
+    left = [folder]
+    while left:
+        try:
+            with os.scandir(left.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    if count > MOST_FILES:
+                        return 1 << 62
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        left.append(entry.path)
+        except OSError:
+            continue  # a program may remove what is being read, or hide it; its files were counted by their number
+    return total
+
+
+def empty(folder: str) -> None:
+    """Remove everything below a folder, however deep and whatever its modes; symbolic links are not followed."""
+    moved = 0
+    while names := os.listdir(folder):
+        for name in names:
+            path = os.path.join(folder, name)
+            if os.path.islink(path) or not os.path.isdir(path):
+                os.unlink(path)
+                continue
+            os.chmod(path, 0o700)
+            # Deep trees are brought to the top, level by level: no recursion and no path that is too long.
+            for inner in os.listdir(path):
+                source = os.path.join(path, inner)
+                if os.path.isdir(source) and not os.path.islink(source):
+                    os.chmod(source, 0o700)
+                os.rename(source, os.path.join(folder, f"\n{moved}"))
+                moved += 1
+            os.rmdir(path)
+
+
+def drive(calls: int, values: int) -> None:
+    """Run the program that arrives, then answer calls until it is killed. Nothing said here is a verdict."""
+    nonce, job = sandbox_wire.receive(calls)
+    module = types.ModuleType("program")
+    sys.modules["program"] = module
+    try:
+        code = compile(job["source"], "program", "exec", dont_inherit=True)
+    except BaseException as error:
+        sandbox_wire.send(values, nonce, {"syntax": type(error).__name__})
+        return
+    namespace = module.__dict__
+    kept: list[Any] = []
+
+    def other(value: Any) -> Any:
+        kept.append(value)
+        return ["handle", len(kept) - 1, type(value).__name__]
+
+    def held(kind: str, key: Any, _: Any) -> Any:
+        return kept[key] if kind == "handle" else named(key)
+
+    def named(name: str) -> Any:
+        if name in namespace:
+            return namespace[name]
+        if hasattr(builtins, name):
+            return getattr(builtins, name)
+        raise NameError(name)
+
+    def started() -> None:
+        exec(code, namespace)
+        exec(compile(job["setup"], "setup", "exec"), namespace)
+
+    answer(values, nonce, started, other)
+    while True:
+        nonce, call = sandbox_wire.receive(calls)
+        answer(values, nonce, lambda call=call: called(call, named, held), other)
+
+
+def called(call: Any, named: Any, held: Any) -> Any:
+    """What the program's function returns."""
+    arguments = sandbox_wire.decode(call["arguments"], held)
+    keywords = sandbox_wire.decode(call["keywords"], held)
+    return named(call["name"])(*arguments, **keywords)
+
+
+def answer(values: int, nonce: str, action: Any, other: Any) -> None:
+    """Send what an action returns, or the name of what it raises, be it an exit."""
+    try:
+        sandbox_wire.send(values, nonce, {"value": sandbox_wire.Encoder(other)(action())})
+    except BaseException as error:
+        sandbox_wire.send(values, nonce, {"raised": type(error).__name__})
