@@ -105,8 +105,8 @@ class Session:
             raise sandbox_wire.Malformed("neither a value nor an error")
         return sandbox_wire.decode(content, _inward)
 
-    def end(self) -> tuple[int, float]:
-        """Kill the process; its wait status and its seconds of processor time."""
+    def end(self) -> tuple[int, float, bool]:
+        """Kill the process; its wait status, its seconds of processor time, and whether it had written too much."""
         os.close(self.calls)
         os.close(self.values)
         self.control.sendall(b"K")
@@ -170,11 +170,12 @@ def judge(job: Mapping[str, Any], control: socket.socket, cpu_s: float, wall_s: 
         stopped, detail = _kind(error), f"when loaded: {error}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        status, cpu = session.end()
+        status, cpu, crowded = session.end()
     if stopped == "gone":
         by_signal = os.waitstatus_to_exitcode(status)
-        stopped = "time_out" if by_signal in (-signal.SIGKILL, -signal.SIGXCPU) and cpu > cpu_s - 0.2 else "killed"
-        detail = f"ended by {by_signal}"
+        # The kernel's count for the limit is coarser than the one it reports.
+        timed = by_signal in (-signal.SIGKILL, -signal.SIGXCPU) and cpu > cpu_s / 2 and not crowded
+        stopped, detail = ("time_out", "time_out") if timed else ("killed", f"ended by {by_signal}")
     if stopped in ("forged", "syntax_error"):
         outcomes = []
     outcomes += [stopped] * (len(job["tests"]) - len(outcomes))

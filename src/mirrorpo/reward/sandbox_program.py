@@ -24,7 +24,7 @@ from typing import Any
 
 from mirrorpo.reward import sandbox_lock, sandbox_wire
 
-REPORT = struct.Struct("<id")  # wait status, seconds of processor time
+REPORT = struct.Struct("<id?")  # wait status, seconds of processor time, whether its folder was too full
 CALLS, VALUES = 3, 4  # a program's descriptors
 WATCH_MS = 20  # between two looks at a running program's folder
 MOST_FILES = 1000
@@ -78,8 +78,8 @@ class Server:
             socket.send_fds(self.control, [b"N"], [calls, values])
             os.close(calls)
             os.close(values)
-            self._watch(pid)
-            self.control.sendall(REPORT.pack(*self._end(pid)))
+            crowded = self._watch(pid)
+            self.control.sendall(REPORT.pack(*self._end(pid), crowded))
             empty(self.folder)
 
     def _spawn(self) -> tuple[int, int, int]:
@@ -109,15 +109,17 @@ class Server:
         sandbox_lock.limit(self.limits)
         sandbox_lock.enter(VALUES + 1 if self.rules >= 0 else -1, self.seccomp)
 
-    def _watch(self, pid: int) -> None:
+    def _watch(self, pid: int) -> bool:
         # Until the judge has done with the program, which dies earlier if its folder gets too full.
         poller = select.poll()
         poller.register(self.control, select.POLLIN)
         while not poller.poll(WATCH_MS):
             if size(self.folder) > self.folder_bytes:
                 os.kill(pid, signal.SIGKILL)
-                break
+                self.control.recv(1)
+                return True
         self.control.recv(1)
+        return False
 
     def _end(self, pid: int) -> tuple[int, float]:
         # Dead or alive it is this process's child until it is waited for, so the number is no one else's.

@@ -1,0 +1,142 @@
+"""No program of `escapes.py` earns a test, outlives its sample, leaves something behind, or changes its neighbour's verdict."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from escapes import ESCAPES, filled
+
+from mirrorpo.reward.sandbox import Bounds, Finding, Job, Worker
+
+BOUNDS = Bounds(cpu_s=1, wall_s=1.0, memory_mb=256)
+TESTS = ("assert f(3) == 10", "assert f(4) == 17")
+SECRET = "a secret of the trainer's environment"
+MARKS = (Path("/tmp/mirrorpo-escaped"), Path("/dev/shm/mirrorpo-escaped"))
+
+
+def job(source: str) -> Job:
+    return Job(source=source, setup="", prelude="", tests=TESTS, names=["f"])
+
+
+HONEST = job("def f(x): return x * x + 1")
+
+
+def descendants(pid: int) -> list[int]:
+    # A process may end while it is looked at.
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [*children, *(one for child in children for one in descendants(child))]
+
+
+def descriptors(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
+
+
+def held(worker: Worker) -> dict[str, int]:
+    """How many processes a worker has, and how many descriptors they have open together."""
+    processes = [worker.process.pid, *descendants(worker.process.pid)]
+    return {"processes": len(processes), "descriptors": sum(map(descriptors, processes))}
+
+
+def settled(worker: Worker, before: Mapping[str, int]) -> bool:
+    """Whether a worker comes back to what it held; the next program's process takes a moment to be made."""
+    end = time.monotonic() + 2
+    while held(worker) != before and time.monotonic() < end:
+        time.sleep(0.005)
+    return held(worker) == before
+
+
+# Programs that are ended by the clock take as long as it gives; they are run in one kind of worker only.
+ENDLESS = ("end: endless recursion", *(name for name in ESCAPES if "endless" in name or "flood" in name or "sleep" in name or "never answer" in name))
+CASES = [(kind, name) for kind in ("bubblewrap", "landlock") for name in ESCAPES if kind == "bubblewrap" or name not in ENDLESS]
+
+
+@pytest.fixture(scope="module")
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Worker, Worker]]:
+    """The worker that is attacked, and its neighbour."""
+    try:
+        workers = [Worker(BOUNDS, bubblewrap=request.param == "bubblewrap") for _ in range(2)]
+        mechanism = workers[0].mechanism()
+    except RuntimeError as error:
+        pytest.skip(f"NOT TESTED: escapes from a worker with {request.param}: {error}")
+    if mechanism.ways_out:
+        pytest.skip(f"NOT TESTED: escapes from a worker with {request.param}: this kernel has only {mechanism}")
+    yield workers[0], workers[1]
+    for worker in workers:
+        worker.close()
+
+
+@pytest.fixture(scope="module")
+def places(pair: tuple[Worker, Worker], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, object]]:
+    """What there is to lose."""
+    folder = tmp_path_factory.mktemp("host")
+    canary = folder / "canary"
+    canary.write_text("alive")
+    os.environ["MIRRORPO_TEST_SECRET"] = SECRET
+    abstract = f"\0mirrorpo-{os.getpid()}"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as unix, socket.socket(socket.AF_UNIX) as other:
+        for listener, name in ((unix, str(folder / "unix")), (other, abstract)):
+            listener.bind(name)
+            listener.listen()
+        yield {
+            "worker": pair[0].process.pid, "trainer": os.getpid(), "port": server.getsockname()[1], "unix": str(folder / "unix"), "abstract": abstract,
+            "canary": str(canary), "folder": str(folder), "test_file": __file__, "secret": SECRET, "home": str(Path.home()),
+        }  # fmt: skip
+    del os.environ["MIRRORPO_TEST_SECRET"]
+
+
+def test_the_corpus_is_as_large_as_was_promised() -> None:
+    assert len(ESCAPES) >= 60
+
+
+@pytest.mark.parametrize(("pair", "name"), CASES, indirect=["pair"])
+def test_a_program_that_tries_something_else_earns_nothing_and_disturbs_nobody(
+    name: str, pair: tuple[Worker, Worker], places: Mapping[str, object]
+) -> None:
+    attacked, neighbour = pair
+    before = held(attacked)
+    found: list[Finding | None] = []
+    beside = threading.Thread(target=lambda: found.extend(neighbour.run(HONEST) for _ in range(3)))
+    beside.start()
+    finding = attacked.run(job(filled(ESCAPES[name], places)))
+    beside.join()
+    assert finding is not None, "the worker broke"
+    assert "passed" not in finding.outcomes, finding
+    for honest in (*found, attacked.run(HONEST)):
+        assert honest is not None and list(honest.outcomes) == ["passed", "passed"], honest
+    assert settled(attacked, before), (held(attacked), before)
+    folder = Path(str(places["folder"]))
+    assert sorted(path.name for path in folder.iterdir()) == ["canary", "unix"] and (folder / "canary").read_text() == "alive"
+    assert not any(mark.exists() for mark in MARKS)
+    assert attacked.bubblewrap or os.listdir(attacked.folder) == []
+
+
+@pytest.mark.parametrize("name", ["read: tests from frames", "read: tests from the collector"])
+def test_the_hunters_find_tests_where_there_are_some(name: str) -> None:
+    namespace: dict = {}
+    exec(ESCAPES[name], namespace)
+    here = TESTS[0]
+    assert namespace["f"](3) == 10 and here
+
+
+@pytest.mark.parametrize("pair", ["bubblewrap", "landlock"], indirect=True)
+def test_what_a_forger_passed_before_does_not_count(pair: tuple[Worker, Worker]) -> None:
+    source = "import os\ndef f(x):\n    if x == 4: os.write(4, b'passed' * 9)\n    return x * x + 1"
+    finding = pair[0].run(job(source))
+    assert finding is not None and list(finding.outcomes) == ["forged", "forged"]
+
+
+@pytest.mark.parametrize("pair", ["bubblewrap", "landlock"], indirect=True)
+def test_a_test_that_catches_everything_does_not_hide_a_forgery(pair: tuple[Worker, Worker]) -> None:
+    test = "try:\n    f(3)\nexcept BaseException:\n    pass"
+    finding = pair[0].run(Job(source="import os\nos.write(4, b'passed' * 9)\ndef f(x): return 0", setup="", prelude="", tests=[test], names=["f"]))
+    assert finding is not None and list(finding.outcomes) == ["forged"]
