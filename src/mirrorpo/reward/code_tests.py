@@ -5,6 +5,8 @@ fence and nothing around it. *Flexible* takes what stands in its Python fences, 
 fence, it is the whole text too.
 """
 
+import ast
+import builtins
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,6 @@ from typing import Literal
 
 from mirrorpo.core.batch import Checks, Prompt, Verdict
 from mirrorpo.reward.sandbox import Bounds, Finding, Job, Mechanism, Sandbox, shared_sandbox
-from mirrorpo.reward.sandbox_judge import names_of
 from mirrorpo.reward.shaping import PublicShaping
 
 VERSION = "code_tests/1"  # of everything that decides a verdict here; results of two versions do not compare
@@ -66,6 +67,29 @@ def whole_program(source: str, checks: Checks) -> str:
             break
         lines.append(line)
     return prefix + "\n".join(lines).rstrip() + "\n"
+
+
+def names_of(tests: Sequence[str], prelude: str) -> list[str]:
+    """The names that tests use and neither they, the prelude nor Python define: the program's.
+
+    Example:
+        >>> names_of(["assert sorted(f(Pair(1, n)) for n in [1]) == [math.pi]"], "import math")
+        ['Pair', 'f']
+    """
+    used: set[str] = set()
+    bound = {name for name in vars(builtins)}
+    for source in (*tests, prelude):
+        for node in ast.walk(ast.parse(source)):
+            match node:
+                case ast.Name(id=name, ctx=ast.Load()):
+                    used.add(name)
+                case ast.Name(id=name) | ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                    bound.add(name)
+                case ast.alias(name=name, asname=alias):
+                    bound.add((alias or name).partition(".")[0])
+                case ast.ExceptHandler(name=str(name)):
+                    bound.add(name)
+    return sorted(used - bound)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -170,9 +170,12 @@ class Worker:
             [*_bubblewrap(environment), *command] if bubblewrap else command,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment, cwd="/", start_new_session=True,
         )  # fmt: skip
-        limits = sandbox_lock.Limits(cpu_s=bounds.cpu_s, memory_bytes=bounds.memory_mb << 20, file_bytes=FILE_BYTES, open_files=OPEN_FILES)
+        limits = {
+            "RLIMIT_AS": bounds.memory_mb << 20, "RLIMIT_FSIZE": FILE_BYTES, "RLIMIT_NOFILE": OPEN_FILES,
+            "RLIMIT_CORE": 0, "RLIMIT_MEMLOCK": 0, "RLIMIT_MSGQUEUE": 0,
+        }  # fmt: skip
         settings = {
-            "limits": asdict(limits), "wall_s": bounds.wall_s, "folder": self.folder, "folder_bytes": FOLDER_BYTES, "readable": [*_readable(), "/dev/null", "/dev/urandom"],
+            "limits": limits, "cpu_s": bounds.cpu_s, "wall_s": bounds.wall_s, "folder": self.folder, "folder_bytes": FOLDER_BYTES, "readable": [*_readable(), "/dev/null", "/dev/urandom"],
             "user": user, "landlock": landlock, "seccomp": seccomp,
         }  # fmt: skip
         reply = self._ask({"modules": _modules(), "settings": settings}, START_S)

@@ -13,7 +13,6 @@ be passed on, and equals nothing.
 A worker is started as a script of its own (`sandbox.py`), so it imports the standard library and its siblings only.
 """
 
-import ast
 import builtins
 import json
 import os
@@ -23,7 +22,7 @@ import socket
 import sys
 import time
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mirrorpo.reward import sandbox_lock, sandbox_program, sandbox_wire
@@ -210,29 +209,6 @@ def numpy_stand_in() -> types.ModuleType:
     return module
 
 
-def names_of(tests: Sequence[str], prelude: str) -> list[str]:
-    """The names that tests use and neither they, the prelude nor Python define: the program's.
-
-    Example:
-        >>> names_of(["assert sorted(f(Pair(1, n)) for n in [1]) == [math.pi]"], "import math")
-        ['Pair', 'f']
-    """
-    used: set[str] = set()
-    bound = {name for name in vars(builtins)}
-    for source in (*tests, prelude):
-        for node in ast.walk(ast.parse(source)):
-            match node:
-                case ast.Name(id=name, ctx=ast.Load()):
-                    used.add(name)
-                case ast.Name(id=name) | ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
-                    bound.add(name)
-                case ast.alias(name=name, asname=alias):
-                    bound.add((alias or name).partition(".")[0])
-                case ast.ExceptHandler(name=str(name)):
-                    bound.add(name)
-    return sorted(used - bound)
-
-
 def main(settings: Mapping[str, Any]) -> None:
     """A worker's life: settings first, then a job and its findings in turn, a line each, until its input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -259,7 +235,7 @@ def main(settings: Mapping[str, Any]) -> None:
     signal.signal(signal.SIGALRM, alarm)
     os.write(replies, json.dumps(used).encode() + b"\n")
     for line in sys.stdin.buffer:
-        finding = judge(json.loads(line), ours, settings["limits"]["cpu_s"], settings["wall_s"])
+        finding = judge(json.loads(line), ours, settings["cpu_s"], settings["wall_s"])
         os.write(replies, json.dumps(finding).encode() + b"\n")
 
 

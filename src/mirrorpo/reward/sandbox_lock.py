@@ -9,12 +9,10 @@ Runs inside the sandbox's worker (`sandbox_judge`), so it may import the standar
 import ctypes
 import errno
 import os
-import platform
 import resource
 import signal
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -60,23 +58,6 @@ FCNTL_COMMANDS = (0, 1, 2, 3, 1030)
 PRLIMIT = {"x86_64": 302, "aarch64": 261}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one program may use.
-
-    Attributes:
-        cpu_s: seconds of processor time.
-        memory_bytes: address space.
-        file_bytes: of one file.
-        open_files: descriptors at once.
-    """
-
-    cpu_s: int
-    memory_bytes: int
-    file_bytes: int
-    open_files: int
-
-
 def landlock_version() -> int:
     """The ABI of the kernel's Landlock; 0 without one."""
     return max(libc.syscall(LANDLOCK_CREATE, None, 0, 1), 0)
@@ -85,7 +66,7 @@ def landlock_version() -> int:
 def has_seccomp() -> bool:
     """Whether filters can be installed, and their table is known for this processor."""
     # Asking for a filter at address 0 fails with EFAULT where there are filters, and with EINVAL where there are none.
-    return platform.machine() in ALLOWED and libc.prctl(PR_SET_SECCOMP, 2, None, 0, 0) == -1 and ctypes.get_errno() == errno.EFAULT
+    return os.uname().machine in ALLOWED and libc.prctl(PR_SET_SECCOMP, 2, None, 0, 0) == -1 and ctypes.get_errno() == errno.EFAULT
 
 
 def landlock_rules(readable: Sequence[str], writable: Sequence[str]) -> int:
@@ -115,18 +96,19 @@ def landlock_rules(readable: Sequence[str], writable: Sequence[str]) -> int:
 
 def seccomp_filter(machine: str) -> bytes:
     """The filter as the kernel reads it: what is not allowed fails with EPERM, and another processor's calls kill."""
-    load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
+    load, equal, at_least, above, give = 0x20, 0x15, 0x35, 0x25, 0x06
     allow, refuse, kill = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
     low, high = 16, 20  # offsets of the two halves of the first argument; one argument is 8 bytes
-    plain = sorted(ALLOWED[machine].values())
     # (code, jump if true, jump if false, value); a jump to "allow" or "refuse" is filled in below.
     program: list[tuple[int, int | str, int | str, int]] = [(load, 0, 0, 4), (equal, 1, 0, ARCHITECTURE[machine]), (give, 0, 0, kill), (load, 0, 0, 0)]
-    program += [(at_least, "refuse", 0, 0x40000000)]
-    program += [(equal, "allow", 0, number) for number in plain]
     program += [(equal, 0, len(FCNTL_COMMANDS) + 2, FCNTL[machine]), (load, 0, 0, low + 8)]
     program += [(equal, "allow", 0, command) for command in FCNTL_COMMANDS]
     program += [(equal, "refuse", "refuse", 0)]
-    program += [(equal, 0, "refuse", PRLIMIT[machine]), (load, 0, 0, low + 16), (equal, 0, "refuse", 0), (load, 0, 0, high + 16), (equal, "allow", "refuse", 0)]
+    program += [(equal, 0, 4, PRLIMIT[machine]), (load, 0, 0, low + 16), (equal, 0, "refuse", 0), (load, 0, 0, high + 16), (equal, "allow", "refuse", 0)]
+    # By ranges in rising order: the kernel walks through the filter for every number there is when it takes it in.
+    for first, last in ranges(sorted(ALLOWED[machine].values())):
+        program += [(at_least, 0, "refuse", first), (above, 0, "allow", last)]
+    program += [(give, 0, 0, refuse)]
     end = len(program)
     program += [(give, 0, 0, allow), (give, 0, 0, refuse)]
     places = {"allow": end, "refuse": end + 1}
@@ -135,6 +117,22 @@ def seccomp_filter(machine: str) -> bytes:
         return place if isinstance(place, int) else places[place] - at - 1
 
     return b"".join(struct.pack("HBBI", code, jump(yes, at), jump(no, at), value) for at, (code, yes, no, value) in enumerate(program))
+
+
+def ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """The unbroken runs of rising numbers, as their first and last.
+
+    Example:
+        >>> ranges([0, 1, 2, 5, 7, 8])
+        [(0, 2), (5, 5), (7, 8)]
+    """
+    out: list[tuple[int, int]] = []
+    for number in numbers:
+        if out and out[-1][1] == number - 1:
+            out[-1] = (out[-1][0], number)
+        else:
+            out.append((number, number))
+    return out
 
 
 class Filter(ctypes.Structure):
@@ -158,31 +156,27 @@ def adopt_orphans() -> None:
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def drop_privileges(user: int) -> None:
-    """No capability is left, now or after any exec; root becomes another user, or with -1 stays one that owns some files."""
+def forgo_privileges() -> None:
+    """Nothing that this process or a child of it executes can gain a capability or another user's rights."""
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.geteuid() == 0:
-        os.setgroups([])
         for capability in range(LAST_CAPABILITY):
             libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def drop_privileges(user: int) -> None:
+    """No capability is left; root becomes another user, or with -1 stays one that owns some files."""
+    if os.geteuid() == 0:
+        os.setgroups([])
         if user >= 0:
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
         libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24))
 
 
-def limit(limits: Limits) -> None:
-    """Set the limits, soft and hard, below those that are there already."""
-    wanted: Mapping[int, int] = {
-        resource.RLIMIT_CPU: limits.cpu_s,
-        resource.RLIMIT_AS: limits.memory_bytes,
-        resource.RLIMIT_FSIZE: limits.file_bytes,
-        resource.RLIMIT_NOFILE: limits.open_files,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_MEMLOCK: 0,
-        resource.RLIMIT_MSGQUEUE: 0,
-    }
-    for kind, value in wanted.items():
+def limit(limits: Mapping[int, int]) -> None:
+    """Set limits, soft and hard, below those that are there already."""
+    for kind, value in limits.items():
         _, hard = resource.getrlimit(kind)
         least = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (least, least))

@@ -1,5 +1,8 @@
 """The side of the sandbox that runs programs: a fork server, and in each of its children one program.
 
+The server gives up what it can do without (files, privileges, memory) once, and its children have given it up too; each of them gives
+up the rest, above all the making of processes and their signals.
+
 The server is forked from the judge before any test has been read, so nothing that it or a program can find in its memory is a
 test or an expected value. It keeps one locked child ready, which waits for its source; "N" hands the child's two pipes to the judge,
 "K" kills the child, whatever it does, and says how it ended. Only then is the next one made: programs never meet.
@@ -13,6 +16,7 @@ import gc
 import importlib
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -28,12 +32,8 @@ REPORT = struct.Struct("<id?")  # wait status, seconds of processor time, whethe
 CALLS, VALUES = 3, 4  # a program's descriptors
 WATCH_MS = 20  # between two looks at a running program's folder
 MOST_FILES = 1000
-# What short programs import; a child has it without reading a file.
-PRELOADED = (
-    "abc", "array", "bisect", "calendar", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools",
-    "hashlib", "heapq", "itertools", "json", "math", "numbers", "operator", "queue", "random", "re", "statistics", "string", "textwrap", "time",
-    "typing", "unicodedata",
-)  # fmt: skip
+# What most short programs import; a child has it without reading a file. More would slow every fork down.
+PRELOADED = ("bisect", "cmath", "collections", "copy", "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "typing")
 
 
 class Server:
@@ -41,7 +41,8 @@ class Server:
 
     Attributes:
         control: to the judge.
-        limits: of one program.
+        cpu_s: seconds of processor time that a program has.
+        limits: everything else that a program has, by the names of `resource`.
         folder: the one place that a program may write to; emptied after each.
         folder_bytes: a program that writes more there is killed.
         user: whose rights a program has, where this process is root; -1 leaves root without capabilities.
@@ -51,14 +52,13 @@ class Server:
 
     def __init__(self, control: socket.socket, settings: Mapping[str, Any], *, landlock: bool, seccomp: bool) -> None:
         self.control, self.folder, self.folder_bytes, self.user = control, settings["folder"], settings["folder_bytes"], settings["user"]
-        self.limits = sandbox_lock.Limits(**settings["limits"])
+        self.cpu_s, self.limits = settings["cpu_s"], settings["limits"]
         self.rules = sandbox_lock.landlock_rules(settings["readable"], [self.folder]) if landlock else -1
         self.seccomp = sandbox_lock.seccomp_filter(os.uname().machine) if seccomp else None
 
     def serve(self) -> None:
         """The server's loop; ends with the judge."""
         sandbox_lock.die_with_parent()
-        sandbox_lock.hide_memory()
         sandbox_lock.adopt_orphans()
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
@@ -69,6 +69,20 @@ class Server:
             importlib.import_module(name)
         # The same draws for every program, whichever worker it falls to.
         random.seed(0)
+        os.chdir(self.folder)
+        os.umask(0o077)
+        # Descriptors of the program come first, so that nothing of the server's stands in their place.
+        low = fcntl.fcntl(self.control.fileno(), fcntl.F_DUPFD_CLOEXEC, VALUES + 4)
+        rules = fcntl.fcntl(self.rules, fcntl.F_DUPFD_CLOEXEC, VALUES + 4) if self.rules >= 0 else -1
+        self.control = socket.socket(fileno=low)
+        os.closerange(CALLS, VALUES + 4)
+        os.closerange(max(low, rules) + 1, 4096)
+        sandbox_lock.forgo_privileges()
+        sandbox_lock.drop_privileges(self.user)
+        sandbox_lock.hide_memory()
+        sandbox_lock.limit({getattr(resource, name): value for name, value in self.limits.items()})
+        sandbox_lock.enter(rules, None)
+        gc.collect()
         gc.freeze()
         while True:
             pid, calls, values = self._spawn()
@@ -88,7 +102,7 @@ class Server:
         pid = os.fork()
         if pid == 0:
             try:
-                self._enter(calls_out, values_in)
+                self._enter(calls_out, values_in, calls_in, values_out, self.control.fileno())
                 drive(CALLS, VALUES)
             finally:
                 os._exit(70)
@@ -96,18 +110,18 @@ class Server:
         os.close(values_in)
         return pid, calls_in, values_out
 
-    def _enter(self, calls: int, values: int) -> None:
+    def _enter(self, calls: int, values: int, *others: int) -> None:
+        # As little as can be: every page that a new process touches costs it a few microseconds.
+        for descriptor in others:
+            os.close(descriptor)
+        os.dup2(calls, CALLS)
+        os.dup2(values, VALUES)
+        for descriptor in {calls, values} - {CALLS, VALUES}:
+            os.close(descriptor)
         os.setsid()
-        high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 100) for descriptor in (calls, values, *([self.rules] if self.rules >= 0 else []))]
-        for descriptor, place in zip(high, (CALLS, VALUES, VALUES + 1), strict=False):
-            os.dup2(descriptor, place, inheritable=False)
-        os.closerange(CALLS + len(high), 4096)
-        os.chdir(self.folder)
-        os.umask(0o077)
-        sandbox_lock.drop_privileges(self.user)
         sandbox_lock.die_with_parent()
-        sandbox_lock.limit(self.limits)
-        sandbox_lock.enter(VALUES + 1 if self.rules >= 0 else -1, self.seccomp)
+        sandbox_lock.limit({resource.RLIMIT_CPU: self.cpu_s})
+        sandbox_lock.enter(-1, self.seccomp)
 
     def _watch(self, pid: int) -> bool:
         # Until the judge has done with the program, which dies earlier if its folder gets too full.

@@ -9,12 +9,12 @@ Runs inside the sandbox's worker (`sandbox_judge`), so it may import the standar
 
 import array
 import collections
-import decimal
-import fractions
+import importlib
 import json
 import os
 import select
 import struct
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +24,7 @@ LARGEST_COUNT = 100_000  # values inside a value, and items of an iterator that 
 DEEPEST = 100
 NONCE = 32  # characters
 _LENGTH = struct.Struct(">I")
+_JSON = json.JSONEncoder(separators=(",", ":"))
 _LAZY = (type(iter([])), type(iter(())), map, filter, zip, enumerate, reversed, type(_ for _ in ()), type({}.keys()), type({}.values()), type({}.items()))
 
 
@@ -101,9 +102,10 @@ class Encoder:
             return ["complex", value.real, value.imag]
         if kind is range:
             return ["range", *(self(part) for part in (value.start, value.stop, value.step))]
-        if kind is decimal.Decimal:
+        # A program that has such a value has imported its module; the others are spared the memory.
+        if kind is getattr(sys.modules.get("decimal"), "Decimal", None):
             return ["decimal", str(value)]
-        if kind is fractions.Fraction:
+        if kind is getattr(sys.modules.get("fractions"), "Fraction", None):
             return ["fraction", self(value.numerator), self(value.denominator)]
         if kind is collections.deque:
             return ["deque", *(self(item, depth) for item in value)]
@@ -157,9 +159,9 @@ def decode(node: Any, held: Callable[[str, Any, Any], Any], depth: int = 0) -> A
             case "range":
                 return range(*parts)
             case "decimal":
-                return decimal.Decimal(parts[0])
+                return importlib.import_module("decimal").Decimal(parts[0])
             case "fraction":
-                return fractions.Fraction(*parts)
+                return importlib.import_module("fractions").Fraction(*parts)
             case "deque":
                 return collections.deque(parts)
             case "array":
@@ -171,7 +173,7 @@ def decode(node: Any, held: Callable[[str, Any, Any], Any], depth: int = 0) -> A
 
 def send(pipe: int, nonce: str, message: Any) -> None:
     """Write one message, with the number that its answer must repeat."""
-    body = nonce.encode() + json.dumps(message, separators=(",", ":")).encode()
+    body = nonce.encode() + _JSON.encode(message).encode()
     if len(body) > LARGEST_MESSAGE:
         raise NotPlain("too large")
     left = memoryview(_LENGTH.pack(len(body)) + body)
