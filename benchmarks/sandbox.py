@@ -3,7 +3,7 @@
     python benchmarks/sandbox.py                       # 10,000 samples, two workers
     python benchmarks/sandbox.py --samples 1000 --starts 100
 
-Samples are small functions with three tests, a twentieth of them wrong, another raising. `start` is what evaluators of MBPP commonly
+Samples are small functions in groups of eight with three tests, as in training, a twentieth of them wrong, another raising. `start` is what evaluators of MBPP commonly
 do: the program and its asserts as one script, an interpreter for each, here bare (`-I -S`, no site-packages) as well as plain, as
 many at once as there are workers. Both are timed in turn, in rounds. At the end, nothing may be left: no process, descriptor or file.
 """
@@ -22,14 +22,17 @@ from pathlib import Path
 
 from mirrorpo.reward.sandbox import Bounds, Job, Sandbox
 
+GROUP = 8
 BOUNDS = Bounds(cpu_s=5, wall_s=15.0, memory_mb=512)
 
 
 def sample(index: int) -> Job:
-    """A function that is right, wrong, or raises."""
-    body = {0: f"return x * {index} + 2", 1: "raise ValueError(x)"}.get(index % 20, f"return sum([x] * {index % 50}) + x * {index - index % 50} + 1")
-    tests = [f"assert work_{index}({x}) == {x * index + 1}" for x in (1, 2, 7)]
-    return Job(source=f"def work_{index}(x):\n    {body}", setup="", prelude="", tests=tests, names=[f"work_{index}"])
+    """A function that is right, wrong, or raises; eight in a row are for one problem."""
+    problem = index // GROUP
+    right = f"return sum([x] * {index % 50}) + x * {problem - index % 50} + 1"
+    body = {0: f"return x * {problem} + 2", 1: "raise ValueError(x)"}.get(index % 20, right)
+    tests = [f"assert work_{problem}({x}) == {x * problem + 1}" for x in (1, 2, 7)]
+    return Job(source=f"def work_{problem}(x):\n    {body}  # {index}", setup="", prelude="", tests=tests, names=[f"work_{problem}"])
 
 
 def expected(index: int) -> list[str]:

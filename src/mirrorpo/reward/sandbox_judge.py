@@ -14,9 +14,9 @@ A worker is started as a script of its own (`sandbox.py`), so it imports the sta
 """
 
 import builtins
+import functools
 import json
 import os
-import random
 import signal
 import socket
 import sys
@@ -60,7 +60,6 @@ class Session:
 
     def __init__(self, control: socket.socket, wall_s: float) -> None:
         self.control = control
-        control.sendall(b"N")
         _, descriptors, _, _ = socket.recv_fds(control, 1, 2)
         self.calls, self.values = descriptors
         self.deadline = time.monotonic() + wall_s
@@ -91,7 +90,7 @@ class Session:
 
     def _answer(self, message: Mapping[str, Any]) -> Any:
         nonce = os.urandom(sandbox_wire.NONCE // 2).hex()
-        sandbox_wire.send(self.calls, nonce, message)
+        sandbox_wire.give(self.calls, nonce, message)
         repeated, reply = sandbox_wire.receive(self.values, self.deadline)
         if repeated != nonce or not isinstance(reply, dict) or len(reply) != 1:
             raise sandbox_wire.Malformed("no answer to this question")
@@ -108,7 +107,7 @@ class Session:
         """Kill the process; its wait status, its seconds of processor time, and whether it had written too much."""
         os.close(self.calls)
         os.close(self.values)
-        self.control.sendall(b"K")
+        self.control.sendall(b".")
         report = b""
         while len(report) < sandbox_program.REPORT.size:
             report += self.control.recv(sandbox_program.REPORT.size - len(report))
@@ -154,10 +153,11 @@ def judge(job: Mapping[str, Any], control: socket.socket, cpu_s: float, wall_s: 
     try:
         session.ask({"source": job["source"], "setup": job["setup"]})
         trusted: dict[str, Any] = {"__name__": "tests"}
-        exec(compile(job["prelude"], "prelude", "exec"), trusted)
+        exec(compiled(job["prelude"]), trusted)
         for test in job["tests"]:
             namespace = trusted | {name: StandIn(session, name) for name in job["names"]}
-            random.seed(0)
+            if "random" in sys.modules:
+                sys.modules["random"].seed(0)
             outcome, said = _run(test, namespace)
             if session.stopped:
                 raise Stopped(session.stopped)
@@ -183,13 +183,19 @@ def judge(job: Mapping[str, Any], control: socket.socket, cpu_s: float, wall_s: 
 
 def _run(test: str, namespace: dict[str, Any]) -> tuple[str, str]:
     try:
-        exec(compile(test, "test", "exec"), namespace)
+        exec(compiled(test), namespace)
     except Raised as error:
         return _kind(error), f"raised {error}"
     except Exception as error:
         # An assertion, or an operation that the value is not fit for.
         return "failed", f"{type(error).__name__}: {error}"[:300]
     return "passed", ""
+
+
+@functools.lru_cache(maxsize=4096)
+def compiled(source: str) -> types.CodeType:
+    """A test's code; the completions of a group have the same tests."""
+    return compile(source, "test", "exec")
 
 
 def _kind(error: Raised) -> str:

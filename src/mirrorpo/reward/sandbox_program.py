@@ -4,8 +4,9 @@ The server gives up what it can do without (files, privileges, memory) once, and
 up the rest, above all the making of processes and their signals.
 
 The server is forked from the judge before any test has been read, so nothing that it or a program can find in its memory is a
-test or an expected value. It keeps one locked child ready, which waits for its source; "N" hands the child's two pipes to the judge,
-"K" kills the child, whatever it does, and says how it ended. Only then is the next one made: programs never meet.
+test or an expected value. It keeps one locked child ready, which waits for its source, and has sent the child's two pipes to the judge.
+A byte from the judge kills the child, whatever it does, and is answered by how it ended. Only then is the next one made: programs never
+meet.
 
 Runs inside the sandbox's worker (`sandbox_judge`), so it may import the standard library and its siblings only.
 """
@@ -15,7 +16,6 @@ import fcntl
 import gc
 import importlib
 import os
-import random
 import resource
 import select
 import signal
@@ -33,7 +33,7 @@ CALLS, VALUES = 3, 4  # a program's descriptors
 WATCH_MS = 20  # between two looks at a running program's folder
 MOST_FILES = 1000
 # What most short programs import; a child has it without reading a file. More would slow every fork down.
-PRELOADED = ("bisect", "cmath", "collections", "copy", "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "typing")
+PRELOADED = ("collections", "copy", "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "typing")
 
 
 class Server:
@@ -65,10 +65,12 @@ class Server:
             os.dup2(null, descriptor)
         os.environ.clear()
         os.environ["TMPDIR"] = self.folder
+        # `random` would seed itself anew in every child; the draws are to be the same for every program, whichever worker it falls to.
+        register, os.register_at_fork = os.register_at_fork, lambda **hooks: None
         for name in PRELOADED:
             importlib.import_module(name)
-        # The same draws for every program, whichever worker it falls to.
-        random.seed(0)
+        os.register_at_fork = register
+        sys.modules["random"].seed(0)
         os.chdir(self.folder)
         os.umask(0o077)
         # Descriptors of the program come first, so that nothing of the server's stands in their place.
@@ -86,10 +88,7 @@ class Server:
         gc.freeze()
         while True:
             pid, calls, values = self._spawn()
-            if self.control.recv(1) != b"N":
-                os.kill(pid, signal.SIGKILL)
-                os._exit(0)
-            socket.send_fds(self.control, [b"N"], [calls, values])
+            socket.send_fds(self.control, [b"."], [calls, values])
             os.close(calls)
             os.close(values)
             crowded = self._watch(pid)
@@ -108,6 +107,7 @@ class Server:
                 os._exit(70)
         os.close(calls_out)
         os.close(values_in)
+        resource.prlimit(pid, resource.RLIMIT_CPU, (self.cpu_s, self.cpu_s))
         return pid, calls_in, values_out
 
     def _enter(self, calls: int, values: int, *others: int) -> None:
@@ -118,9 +118,9 @@ class Server:
         os.dup2(values, VALUES)
         for descriptor in {calls, values} - {CALLS, VALUES}:
             os.close(descriptor)
-        os.setsid()
         sandbox_lock.die_with_parent()
-        sandbox_lock.limit({resource.RLIMIT_CPU: self.cpu_s})
+        if self.seccomp is None:
+            os.setsid()  # its group's signals are its own
         sandbox_lock.enter(-1, self.seccomp)
 
     def _watch(self, pid: int) -> bool:
@@ -196,7 +196,7 @@ def empty(folder: str) -> None:
 
 def drive(calls: int, values: int) -> None:
     """Run the program that arrives, then answer calls until it is killed. Nothing said here is a verdict."""
-    nonce, job = sandbox_wire.receive(calls)
+    nonce, job = sandbox_wire.take(calls)
     module = types.ModuleType("program")
     sys.modules["program"] = module
     try:
@@ -227,7 +227,7 @@ def drive(calls: int, values: int) -> None:
 
     answer(values, nonce, started, other)
     while True:
-        nonce, call = sandbox_wire.receive(calls)
+        nonce, call = sandbox_wire.take(calls)
         answer(values, nonce, lambda call=call: called(call, named, held), other)
 
 
