@@ -247,6 +247,7 @@ FILES: Mapping[str, str] = {
     "remove the canary": tries("os.unlink(<canary>)", first="import os"),
     "change the canary's mode": tries("os.chmod(<canary>, 0o777)", first="import os"),
     "write through a symbolic link": tries("os.symlink(<canary>, 'link')\nopen('link', 'w')", first="import os"),
+    "leave names for the cleaner to stumble over": "import os\nos.makedirs('0/0')\nfor n in ('1', '\\n0', '..0'): open(n, 'w').close()\nos.umask(0o777)\nos.mkdir('2')\ndef f(x): return 0",
     "leave a symbolic link for the cleaner": "import os\nos.symlink(<folder>, 'link')\ndef f(x): return 0",
     "link the canary": tries("os.link(<canary>, 'link')", first="import os"),
     "shared memory": tries("open('/dev/shm/mirrorpo-escaped', 'w')"),

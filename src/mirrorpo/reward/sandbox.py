@@ -250,7 +250,9 @@ class Sandbox:
     def __init__(self, workers: int, bounds: Bounds, policy: Policy) -> None:
         self.bounds = bounds
         self._size = workers
-        first, self.mechanism = _strongest(bounds, policy)
+        # Kept: a worker's bubblewrap dies with the thread that started it, not only with the process.
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
+        first, self.mechanism = self._threads.submit(_strongest, bounds, policy).result()
         self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
         for worker in (first, *[None] * (workers - 1)):
             self._idle.put(worker)
@@ -258,8 +260,7 @@ class Sandbox:
 
     def __call__(self, jobs: Sequence[Job]) -> list[Finding]:
         """One finding for each job, in order."""
-        with ThreadPoolExecutor(self._size, thread_name_prefix="sandbox") as threads:
-            return list(threads.map(self._run, jobs))
+        return list(self._threads.map(self._run, jobs))
 
     def close(self) -> None:
         """End every worker, waiting for the jobs that run; the next call starts new ones."""
@@ -272,20 +273,18 @@ class Sandbox:
     def _run(self, job: Job) -> Finding:
         worker = self._idle.get()
         try:
-            if worker is not None and worker.process.poll() is not None:
-                worker.close()
-                worker = None
-            if worker is None:
-                worker = Worker(
+            # A worker may have been broken by what ran before; a program that breaks two, a fresh one the second time, is judged by none.
+            for _ in range(2):
+                worker = worker or Worker(
                     self.bounds, bubblewrap=self.mechanism.bubblewrap, landlock=bool(self.mechanism.landlock), seccomp=self.mechanism.seccomp
                 )
-            finding = worker.run(job)
-            if finding is None:
+                finding = worker.run(job)
+                if finding is not None:
+                    return finding
                 log.warning("a sandbox worker broke on a program of %d characters and was replaced", len(job.source))
                 worker.close()
                 worker = None
-                return Finding(outcomes=["unverifiable"] * len(job.tests), detail="the worker broke", cpu_s=0.0, wall_s=0.0)
-            return finding
+            return Finding(outcomes=["unverifiable"] * len(job.tests), detail="the worker broke", cpu_s=0.0, wall_s=0.0)
         finally:
             self._idle.put(worker)
 

@@ -51,9 +51,11 @@ ALLOWED = {
     },
 }  # fmt: skip
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-# fcntl may set an owner and O_ASYNC, which sends signals; only what copies and describes descriptors is left.
+# fcntl may set an owner and O_ASYNC, which sends signals, and ioctl may do anything; only what copies and describes descriptors is left.
 FCNTL = {"x86_64": 72, "aarch64": 25}
 FCNTL_COMMANDS = (0, 1, 2, 3, 1030)
+IOCTL = {"x86_64": 16, "aarch64": 29}
+IOCTL_COMMANDS = (0x5450, 0x5451)  # close on exec, or not
 # prlimit may ask but not set: its third argument is then null.
 PRLIMIT = {"x86_64": 302, "aarch64": 261}
 
@@ -101,9 +103,10 @@ def seccomp_filter(machine: str) -> bytes:
     low, high = 16, 20  # offsets of the two halves of the first argument; one argument is 8 bytes
     # (code, jump if true, jump if false, value); a jump to "allow" or "refuse" is filled in below.
     program: list[tuple[int, int | str, int | str, int]] = [(load, 0, 0, 4), (equal, 1, 0, ARCHITECTURE[machine]), (give, 0, 0, kill), (load, 0, 0, 0)]
-    program += [(equal, 0, len(FCNTL_COMMANDS) + 2, FCNTL[machine]), (load, 0, 0, low + 8)]
-    program += [(equal, "allow", 0, command) for command in FCNTL_COMMANDS]
-    program += [(equal, "refuse", "refuse", 0)]
+    for number, commands in ((FCNTL[machine], FCNTL_COMMANDS), (IOCTL[machine], IOCTL_COMMANDS)):
+        program += [(equal, 0, len(commands) + 2, number), (load, 0, 0, low + 8)]
+        program += [(equal, "allow", 0, command) for command in commands]
+        program += [(equal, "refuse", "refuse", 0)]
     program += [(equal, 0, 4, PRLIMIT[machine]), (load, 0, 0, low + 16), (equal, 0, "refuse", 0), (load, 0, 0, high + 16), (equal, "allow", "refuse", 0)]
     # By ranges in rising order: the kernel walks through the filter for every number there is when it takes it in.
     for first, last in ranges(sorted(ALLOWED[machine].values())):

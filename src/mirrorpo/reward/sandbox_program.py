@@ -176,7 +176,6 @@ def size(folder: str) -> int:
 
 def empty(folder: str) -> None:
     """Remove everything below a folder, however deep and whatever its modes; symbolic links are not followed."""
-    moved = 0
     while names := os.listdir(folder):
         for name in names:
             path = os.path.join(folder, name)
@@ -189,8 +188,7 @@ def empty(folder: str) -> None:
                 source = os.path.join(path, inner)
                 if os.path.isdir(source) and not os.path.islink(source):
                     os.chmod(source, 0o700)
-                os.rename(source, os.path.join(folder, f"\n{moved}"))
-                moved += 1
+                os.rename(source, os.path.join(folder, os.urandom(16).hex()))
             os.rmdir(path)
 
 
