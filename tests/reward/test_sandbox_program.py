@@ -1,7 +1,12 @@
 """The one folder of a program: weighed and emptied, whatever was done to it."""
 
 import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from mirrorpo.reward.sandbox_program import MOST_FILES, empty, size
 
@@ -26,9 +31,15 @@ def test_a_link_weighs_nothing_of_what_it_points_to(tmp_path: Path) -> None:
     assert size(str(tmp_path / "folder")) < 10_000
 
 
-def test_everything_is_removed_however_deep_and_whatever_its_mode(tmp_path: Path) -> None:
-    top = tmp_path / "top"
-    top.mkdir()
+@pytest.fixture
+def top() -> Iterator[Path]:
+    # Not pytest's folder, which is removed by recursion.
+    folder = Path(tempfile.mkdtemp())
+    yield folder
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def test_everything_is_removed_however_deep_and_whatever_its_mode(top: Path) -> None:
     here = os.getcwd()
     os.chdir(top)
     try:

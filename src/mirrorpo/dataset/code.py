@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mirrorpo.core.batch import Checks, Prompt
+from mirrorpo.core.source import parsed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +84,7 @@ def plain(source: str) -> str:
 
 def imports(source: str) -> str:
     """The import statements at the top of some source, which its tests may rely on; none where it does not parse."""
-    tree = _parsed(source)
+    tree = parsed(source)
     return "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)) if tree else ""
 
 
@@ -98,16 +99,16 @@ def entry_point(tests: Sequence[str], reference: str) -> str:
         'common'
     """
     for number, test in enumerate(tests, 1):
-        if _parsed(test) is None:
+        if parsed(test) is None:
             raise ValueError(f"test {number} does not parse")
-    tree = _parsed(reference)
+    tree = parsed(reference)
     if tree is None:
         raise ValueError("the reference does not parse")
     if not tests:
         raise ValueError("there are no tests")
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     # Breadth first: the outer call of a nested one comes first.
-    for node in ast.walk(ast.parse(tests[0])):
+    for node in ast.walk(parsed(tests[0]) or ast.Module([], [])):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
             return node.func.id
     raise ValueError(f"the first test calls no function of the reference (it defines {', '.join(sorted(functions)) or 'none'})")
@@ -115,15 +116,8 @@ def entry_point(tests: Sequence[str], reference: str) -> str:
 
 def signature(source: str, name: str) -> str:
     """The line that opens a function, without a comment or annotation of what it returns; empty where there is no such function."""
-    tree = _parsed(source)
+    tree = parsed(source)
     for node in tree.body if tree else ():
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return f"def {name}({ast.unparse(node.args)}):"
     return ""
-
-
-def _parsed(source: str) -> ast.Module | None:
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None

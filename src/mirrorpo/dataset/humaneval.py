@@ -9,6 +9,7 @@ from typing import Any
 
 from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Split
+from mirrorpo.core.source import parsed
 from mirrorpo.dataset.hub import hub_rows
 from mirrorpo.dataset.jsonl import rows_hash
 
@@ -67,9 +68,7 @@ def _prompt(row: Mapping[str, Any]) -> Prompt:
     name, asked, test = row["entry_point"], row["prompt"], f"{row['test']}\n\ncheck({row['entry_point']})"
     fault = ""
     for what, source in (("prompt", asked), ("test", test), ("reference", asked + row["canonical_solution"])):
-        try:
-            compile(source, what, "exec")
-        except (SyntaxError, ValueError):
+        if parsed(source) is None:
             fault = fault or f"the {what} does not parse"
     # The prompt's own helpers are the tests' too: there, as the dataset wrote them and not as a program may have changed them.
     checks = Checks(entry_point=name, prefix=asked, setup="", prelude=asked, visible=[], hidden=[test], fault=fault)

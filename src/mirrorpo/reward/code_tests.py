@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mirrorpo.core.batch import Checks, Prompt, Verdict
+from mirrorpo.core.source import parsed
 from mirrorpo.reward.sandbox import Bounds, Finding, Job, Mechanism, Sandbox, shared_sandbox
 from mirrorpo.reward.shaping import PublicShaping
 
@@ -79,7 +80,7 @@ def names_of(tests: Sequence[str], prelude: str) -> list[str]:
     used: set[str] = set()
     bound = {name for name in vars(builtins)}
     for source in (*tests, prelude):
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parsed(source) or ast.Module([], [])):
             match node:
                 case ast.Name(id=name, ctx=ast.Load()):
                     used.add(name)
