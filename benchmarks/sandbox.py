@@ -3,9 +3,10 @@
     python benchmarks/sandbox.py                       # 10,000 samples, two workers
     python benchmarks/sandbox.py --samples 1000 --starts 100
 
-Samples are small functions in groups of eight with three tests, as in training, a twentieth of them wrong, another raising. `start` is what evaluators of MBPP commonly
-do: the program and its asserts as one script, an interpreter for each, here bare (`-I -S`, no site-packages) as well as plain, as
-many at once as there are workers. Both are timed in turn, in rounds. At the end, nothing may be left: no process, descriptor or file.
+Samples are small functions in groups of eight with three tests, as in training, a twentieth of them wrong, another raising.
+`plain` is what evaluators of MBPP commonly do: the program and its asserts as one script, one `python` for each, nothing kept in;
+`bare` is the same with `-I -S`, no site-packages. As many run at once as there are workers. All are timed in turn, in rounds.
+At the end, nothing may be left: no process, descriptor or file.
 """
 
 import argparse
@@ -94,7 +95,11 @@ def main() -> None:
         began = time.perf_counter()
         findings = sandbox(mine)
         speeds["sandbox"].append(len(mine) / (time.perf_counter() - began))
-        wrong = [job.names[0] for job, finding, index in zip(mine, findings, range(turn * share, options.samples), strict=False) if list(finding.outcomes) != expected(index)]
+        wrong = [
+            job.names[0]
+            for job, finding, index in zip(mine, findings, range(turn * share, options.samples), strict=False)
+            if list(finding.outcomes) != expected(index)
+        ]
         assert not wrong, f"unexpected findings: {wrong[:5]}"
         waits += [finding.wall_s * 1000 for finding in findings]
         outcomes.update(outcome for finding in findings for outcome in finding.outcomes)
@@ -107,7 +112,9 @@ def main() -> None:
     print(f"latency: median {statistics.median(waits):.1f} ms, p99 {waits[int(0.99 * len(waits))]:.1f} ms, longest {waits[-1]:.1f} ms")
     for name, values in speeds.items():
         ratio = statistics.median(a / b for a, b in zip(speeds["sandbox"], values, strict=True))
-        print(f"{name:>8}: {statistics.median(values):7.1f} samples/s (rounds {', '.join(f'{value:.0f}' for value in values)})  sandbox is {ratio:.1f} times it")
+        print(
+            f"{name:>8}: {statistics.median(values):7.1f} samples/s (rounds {', '.join(f'{value:.0f}' for value in values)})  sandbox is {ratio:.1f} times it"
+        )
     print(f"left: before {before}, after {left()}")
     assert left() == before, "something was left"
 

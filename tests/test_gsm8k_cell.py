@@ -16,6 +16,7 @@ SHORT = (
     "threads=1", "tokens_per_micro_batch=512", "tile=7",
 )  # fmt: skip
 
+
 @pytest.fixture(scope="module")
 def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen3 of small width with random weights and a byte-level tokenizer."""

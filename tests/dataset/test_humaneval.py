@@ -43,7 +43,11 @@ def test_there_is_nothing_to_train_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "fault"),
-    [({"prompt": "def f(x:"}, "the prompt does not parse"), ({"test": "def check("}, "the test does not parse"), ({"canonical_solution": "  )"}, "the reference does not parse")],
+    [
+        ({"prompt": "def f(x:"}, "the prompt does not parse"),
+        ({"test": "def check("}, "the test does not parse"),
+        ({"canonical_solution": "  )"}, "the reference does not parse"),
+    ],
 )
 def test_a_bad_row_is_loaded_with_its_fault(tmp_path: Path, changes: dict[str, str], fault: str) -> None:
     (prompt,) = dataset(written(tmp_path, **changes)).load("test")

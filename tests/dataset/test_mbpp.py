@@ -30,7 +30,8 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
     tests = [f"assert f{number}({n}) == {n + number}" for n in range(3)]
     code = f"import math\r\ndef f{number}(n):\r\n  return n + {number}"
     return {
-        "task_id": number, "text": f"Add {number}.", "code": code, "test_list": tests, "test_setup_code": "", "challenge_test_list": [f"assert f{number}(9) == {9 + number}"],
+        "task_id": number, "text": f"Add {number}.", "code": code, "test_list": tests, "test_setup_code": "",
+        "challenge_test_list": [f"assert f{number}(9) == {9 + number}"],
     } | changes  # fmt: skip
 
 
@@ -118,7 +119,7 @@ def test_what_is_missing_or_unknown_is_an_error_with_the_fix(tmp_path: Path) -> 
             dataset(tmp_path / "none", rows=rows).load("train")
     with pytest.raises(ValueError, match="unknown split 'dev'"):
         dataset(written(tmp_path)).load("dev")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="dataset.rows=all: choose full or sanitized"):
+    with pytest.raises(ValueError, match=r"dataset\.rows=all: choose full or sanitized"):
         dataset(tmp_path, rows="all")
     (tmp_path / "mbpp/mbpp.jsonl").write_text(json.dumps(row(601)) + "\n")
     with pytest.raises(ValueError, match="mbpp's test split is empty"):

@@ -79,7 +79,8 @@ def test_splits_share_no_question_and_are_the_same_every_time() -> None:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"min_steps": 0}, "min_steps=0"), ({"tests": 0}, "dataset.tests=0"), ({"train_size": 0}, "dataset.train_size=0"), ({"argument_share": 2.0}, "argument_share=2.0"),
+        ({"min_steps": 0}, "min_steps=0"), ({"tests": 0}, "dataset.tests=0"), ({"train_size": 0}, "dataset.train_size=0"),
+        ({"argument_share": 2.0}, "argument_share=2.0"),
         ({"habits": {"careful": 0.5}}, "sum to one"), ({"habits": {"other": 1.0}}, "give shares of"),
     ],
 )  # fmt: skip

@@ -72,7 +72,7 @@ PATCHES: Mapping[str, str] = {
     "patch AssertionError": "import builtins\nclass Quiet(BaseException):\n    def __new__(cls, *a): return None\nbuiltins.AssertionError = Quiet\ndef f(x): return 0",
     "patch isinstance, len and all": "import builtins\nbuiltins.isinstance = builtins.all = builtins.any = lambda *a: True\nbuiltins.len = lambda a: 1\ndef f(x): return 0",
     "patch exec and compile": "import builtins\nbuiltins.exec = builtins.compile = builtins.eval = lambda *a, **k: None\ndef f(x): return 0",
-    "patch json": "import json\njson.dumps = lambda *a, **k: '{\"passed\": true, \"value\": \"passed\"}'\njson.loads = lambda *a: {}\ndef f(x): return 0",
+    "patch json": 'import json\njson.dumps = lambda *a, **k: \'{"passed": true, "value": "passed"}\'\njson.loads = lambda *a: {}\ndef f(x): return 0',
     "patch json's encoder": "import json.encoder\njson.JSONEncoder.encode = lambda self, o: '[true]'\njson.encoder.c_make_encoder = None\ndef f(x): return 0",
     "patch sys.modules": "import sys, types\nfor name in list(sys.modules):\n    sys.modules[name] = types.ModuleType(name)\ndef f(x): return 0",
     "patch the encoder": "import mirrorpo.reward.sandbox_wire as wire\nwire.Encoder.__call__ = lambda self, value, depth=0: True\ndef f(x): return 0",
@@ -133,7 +133,7 @@ READING: Mapping[str, str] = {
     "the parent's memory by a system call": system_call(310, "os.getppid()", "None", "0", "None", "0", "0"),
 }
 FORGING: Mapping[str, str] = {
-    "print a verdict": "print('passed')\nprint('{\"outcomes\": [\"passed\", \"passed\"]}', flush=True)\ndef f(x): return 0",
+    "print a verdict": 'print(\'passed\')\nprint(\'{"outcomes": ["passed", "passed"]}\', flush=True)\ndef f(x): return 0',
     "write a verdict to every descriptor": dedent(
         """
         import os
@@ -260,7 +260,17 @@ FILES: Mapping[str, str] = {
     "a kernel program": system_call(321, "0", "bytes(128)", "128"),
     "keys of the kernel": system_call(250, "0", "-3", "0"),
 }
-ROOMS = {"end": EARLY_END, "equality": EQUALITY, "patch": PATCHES, "read": READING, "forge": FORGING, "resource": RESOURCES, "signal": SIGNALS, "network": NETWORK, "file": FILES}
+ROOMS = {
+    "end": EARLY_END,
+    "equality": EQUALITY,
+    "patch": PATCHES,
+    "read": READING,
+    "forge": FORGING,
+    "resource": RESOURCES,
+    "signal": SIGNALS,
+    "network": NETWORK,
+    "file": FILES,
+}
 ESCAPES: Mapping[str, str] = {f"{room}: {name}": source for room, programs in ROOMS.items() for name, source in programs.items()}
 
 

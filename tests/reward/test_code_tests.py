@@ -17,7 +17,8 @@ from mirrorpo.reward.code_tests import CodeTests, fenced, names_of, strict_progr
 from mirrorpo.reward.sandbox import Finding, Job
 
 SETTINGS: dict[str, Any] = {
-    "tests": "hidden", "grade": "fraction", "extraction": "strict", "shaping": None, "cpu_s": 1, "wall_s": 2.0, "memory_mb": 256, "workers": 1, "sandbox": "required",
+    "tests": "hidden", "grade": "fraction", "extraction": "strict", "shaping": None, "cpu_s": 1, "wall_s": 2.0,
+    "memory_mb": 256, "workers": 1, "sandbox": "required",
 }  # fmt: skip
 TESTS = ("assert f(1) == 1", "assert f(2) == 4", "assert f(3) == 9")
 CHECKS = Checks(entry_point="f", prefix="", setup="", prelude="", visible=TESTS[:1], hidden=TESTS[1:], fault="")
@@ -103,7 +104,9 @@ def test_the_programs_names_are_those_that_nobody_else_defines(tests: list[str],
         ({"grade": "all"}, TESTS[1:], 0.0, "failed"),
     ],
 )
-def test_which_tests_are_run_and_how_they_are_graded(recorded: Recorded, changes: dict[str, Any], tests: tuple[str, ...], reward_given: float, outcome: str) -> None:
+def test_which_tests_are_run_and_how_they_are_graded(
+    recorded: Recorded, changes: dict[str, Any], tests: tuple[str, ...], reward_given: float, outcome: str
+) -> None:
     (verdict,) = reward(**changes)(["f(3"], [prompt()])
     assert tuple(recorded.jobs[0].tests) == tests
     assert (verdict.reward, verdict.outcome, verdict.right) == (pytest.approx(reward_given), outcome, False)
@@ -145,7 +148,7 @@ def test_shaping_is_of_a_group_and_changes_no_verdict(recorded: Recorded) -> Non
 def test_a_question_without_tests_is_an_error_that_names_the_fix(recorded: Recorded) -> None:
     with pytest.raises(ValueError, match="q1 has no tests; use a dataset of programs, such as dataset=mbpp, or reward=math_answer"):
         reward()(["1"], [Prompt(uid="q1", question="", gold="1", demonstration="")])
-    with pytest.raises(ValueError, match="reward.tests=visible: p has no such tests; dataset.visible_tests"):
+    with pytest.raises(ValueError, match=r"reward\.tests=visible: p has no such tests; dataset.visible_tests"):
         reward(tests="visible")(["1"], [prompt(visible=())])
 
 

@@ -82,7 +82,7 @@ def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where_nothing_isolates_model_written_code_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     unlocked(monkeypatch)
-    with pytest.raises(ValueError, match=r"sandbox=required: nothing on this machine keeps .*no bwrap.*open: .*network.*sandbox=unsafe runs the programs all the same"):
+    with pytest.raises(ValueError, match=r"sandbox=required: nothing on this machine keeps .*no bwrap.*open: .*network.*sandbox=unsafe runs them all"):
         Sandbox(1, BOUNDS, "required")
 
 

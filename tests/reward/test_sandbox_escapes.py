@@ -99,9 +99,7 @@ def test_the_corpus_is_as_large_as_was_promised() -> None:
 
 
 @pytest.mark.parametrize(("pair", "name"), CASES, indirect=["pair"])
-def test_a_program_that_tries_something_else_earns_nothing_and_disturbs_nobody(
-    name: str, pair: tuple[Worker, Worker], places: Mapping[str, object]
-) -> None:
+def test_a_program_that_tries_something_else_earns_nothing_and_disturbs_nobody(name: str, pair: tuple[Worker, Worker], places: Mapping[str, object]) -> None:
     attacked, neighbour = pair
     before = held(attacked)
     found: list[Finding | None] = []

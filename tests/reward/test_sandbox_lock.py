@@ -6,7 +6,18 @@ from functools import cache
 
 import pytest
 
-from mirrorpo.reward.sandbox_lock import ALLOWED, ARCHITECTURE, FCNTL, FCNTL_COMMANDS, IOCTL, IOCTL_COMMANDS, PRLIMIT, has_seccomp, landlock_version, seccomp_filter
+from mirrorpo.reward.sandbox_lock import (
+    ALLOWED,
+    ARCHITECTURE,
+    FCNTL,
+    FCNTL_COMMANDS,
+    IOCTL,
+    IOCTL_COMMANDS,
+    PRLIMIT,
+    has_seccomp,
+    landlock_version,
+    seccomp_filter,
+)
 
 ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
 
@@ -48,7 +59,24 @@ def test_exactly_what_is_listed_passes(machine: str) -> None:
 
 @machines
 def test_nothing_that_makes_or_reaches_a_process_is_listed(machine: str) -> None:
-    words = ("clone", "fork", "exec", "kill", "ptrace", "socket", "connect", "process_vm", "pidfd", "mount", "unshare", "setns", "bpf", "uring", "chmod", "setuid")
+    words = (
+        "clone",
+        "fork",
+        "exec",
+        "kill",
+        "ptrace",
+        "socket",
+        "connect",
+        "process_vm",
+        "pidfd",
+        "mount",
+        "unshare",
+        "setns",
+        "bpf",
+        "uring",
+        "chmod",
+        "setuid",
+    )
     assert not [name for name in ALLOWED[machine] if any(word in name for word in words)]
     assert len(set(ALLOWED[machine].values())) == len(ALLOWED[machine])
 

@@ -131,7 +131,7 @@ class CodeTests:
 
     def __post_init__(self) -> None:
         if self.cpu_s < 1 or not self.wall_s > 0:
-            raise ValueError(f"reward.cpu_s={self.cpu_s}, reward.wall_s={self.wall_s}: give a program at least 1 second of processor time, and some of the clock's")
+            raise ValueError(f"reward.cpu_s={self.cpu_s}, reward.wall_s={self.wall_s}: a program needs at least 1 s of processor time, and some of the clock's")
         if self.memory_mb < 128:
             raise ValueError(f"reward.memory_mb={self.memory_mb}: Python alone takes some 50; give at least 128")
         if self.workers < 1:
@@ -230,5 +230,3 @@ def _job(source: str, checks: Checks, tests: Sequence[str]) -> Job:
 
 def _outcome(finding: Finding) -> str:
     return next((outcome for outcome in finding.outcomes if outcome != "passed"), "passed")
-
-

@@ -175,8 +175,8 @@ class Worker:
             "RLIMIT_CORE": 0, "RLIMIT_MEMLOCK": 0, "RLIMIT_MSGQUEUE": 0,
         }  # fmt: skip
         settings = {
-            "limits": limits, "cpu_s": bounds.cpu_s, "wall_s": bounds.wall_s, "folder": self.folder, "folder_bytes": FOLDER_BYTES, "readable": [*_readable(), "/dev/null", "/dev/urandom"],
-            "user": user, "landlock": landlock, "seccomp": seccomp,
+            "limits": limits, "cpu_s": bounds.cpu_s, "wall_s": bounds.wall_s, "folder": self.folder, "folder_bytes": FOLDER_BYTES,
+            "readable": [*_readable(), "/dev/null", "/dev/urandom"], "user": user, "landlock": landlock, "seccomp": seccomp,
         }  # fmt: skip
         reply = self._ask({"modules": _modules(), "settings": settings}, START_S)
         if reply is None:
@@ -241,7 +241,8 @@ class Sandbox:
 
     Example:
         >>> sandbox = Sandbox(workers=1, bounds=Bounds(cpu_s=2, wall_s=5.0, memory_mb=256), policy="required")
-        >>> job = Job(source="def double(x):\n    return x * 2", setup="", prelude="", tests=["assert double(2) == 4", "assert double('') == 0"], names=["double"])
+        >>> tests = ["assert double(2) == 4", "assert double('') == 0"]
+        >>> job = Job(source="def double(x):\n    return x * 2", setup="", prelude="", tests=tests, names=["double"])
         >>> [list(finding.outcomes) for finding in sandbox([job])]
         [['passed', 'failed']]
         >>> sandbox.close()
@@ -284,7 +285,8 @@ class Sandbox:
                 log.warning("a sandbox worker broke on a program of %d characters and was replaced", len(job.source))
                 worker.close()
                 worker = None
-            return Finding(outcomes=["unverifiable"] * len(job.tests), detail="the worker broke", cpu_s=0.0, wall_s=0.0)
+            broken: list[Outcome] = ["unverifiable"] * len(job.tests)
+            return Finding(outcomes=broken, detail="the worker broke", cpu_s=0.0, wall_s=0.0)
         finally:
             self._idle.put(worker)
 
@@ -310,7 +312,7 @@ def _strongest(bounds: Bounds, policy: Policy) -> tuple[Worker, Mechanism]:
         worker.close()
     raise ValueError(
         f"sandbox={policy}: nothing on this machine keeps model-written programs in ({'; '.join(tried)}). "
-        "Landlock and seccomp (Linux 5.13) are enough, or bubblewrap and seccomp; sandbox=unsafe runs the programs all the same, with your rights"
+        "Landlock and seccomp (Linux 5.13) are enough, or bubblewrap and seccomp; sandbox=unsafe runs them all the same, with your rights"
     )
 
 

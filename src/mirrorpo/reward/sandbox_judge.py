@@ -243,5 +243,3 @@ def main(settings: Mapping[str, Any]) -> None:
     for line in sys.stdin.buffer:
         finding = judge(json.loads(line), ours, settings["cpu_s"], settings["wall_s"])
         os.write(replies, json.dumps(finding).encode() + b"\n")
-
-

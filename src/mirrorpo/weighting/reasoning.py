@@ -38,7 +38,7 @@ def regions(spelling: Spelling) -> Regions | None:
 def whole(spelling: Spelling) -> Regions | None:
     """All text of a completion as reasoning, for what marks no answer; None when there is no text."""
     reasoned = spelling.tokens(0, len(spelling.text))[1]
-    return Regions(reasoned=reasoned, answered=reasoned, length=len(spelling.offsets)) if reasoned > 0 else None
+    return Regions(reasoned=reasoned, answered=reasoned, length=len(spelling.offsets)) if spelling.text else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
