@@ -3,8 +3,8 @@
     MIRRORPO_DATA=/data python benchmarks/references.py
 
 Mutations are of the function that is asked for: `constant` returns the first expected value, taken from the first test, whatever it is
-asked; `empty` has no body; `off by one` adds 1 to a number returned, or drops the last element of what has elements (what is neither
-comes back as it is: the mutation then changes nothing and is not counted). A mutation that passes is one that the tests cannot tell.
+asked; `empty` has no body; `off by one` adds 1 to a number that is returned, denies a truth value, takes an element from what has
+some, and otherwise puts the value into a list. A mutation that passes is one that the tests cannot tell.
 """
 
 import ast
@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 
 from mirrorpo.config import register
 from mirrorpo.core.batch import Prompt
-from mirrorpo.dataset.mbpp import IDS
+from mirrorpo.dataset.mbpp import Mbpp
 from mirrorpo.reward.code_tests import CodeTests
 
 CONF = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "conf")
@@ -29,6 +29,8 @@ def {name}(*args, _right={name}, **kwargs):
         return not value
     if isinstance(value, (int, float, complex)):
         return value + 1
+    if isinstance(value, (set, frozenset, dict)) and value:
+        return type(value)(list(value.items() if isinstance(value, dict) else value)[1:])
     return value[:-1] if isinstance(value, (list, tuple, str)) and value else [value]
 """
 
@@ -37,14 +39,7 @@ def loaded(dataset: str) -> list[Prompt]:
     """All problems of a dataset, and for MBPP those that are for few-shot prompts too."""
     with initialize_config_dir(CONF, version_base="1.3"):
         data = instantiate(compose("train", [f"dataset={dataset}"]).dataset, _convert_="all")
-    if dataset == "humaneval":
-        return data.load("test")
-    numbers = dict(IDS)
-    try:
-        IDS["test"] = range(1, 975)  # type: ignore[index]
-        return data.load("test")
-    finally:
-        IDS.update(numbers)  # type: ignore[attr-defined]
+    return data.numbered(range(1, 975), "test") if isinstance(data, Mbpp) else data.load("test")
 
 
 def reward() -> CodeTests:

@@ -78,11 +78,15 @@ class Mbpp:
             raise ValueError(f"unknown split {split!r}; choose one of {list(IDS)}")
         if self.plus and split == "test":
             return self._plus(self.plus)
-        numbered = {int(row["task_id"]): row for row in self._rows(split)}
-        prompts = [self._prompt(number, numbered[number]) for number in sorted(numbered) if number in IDS[split]]
+        prompts = self.numbered(IDS[split], split)
         if not prompts:
             raise ValueError(f"mbpp's {split} split is empty: no row has a task_id of {IDS[split]}; is that the whole file?")
         return prompts
+
+    def numbered(self, numbers: range, stored: Split) -> list[Prompt]:
+        """The problems of some numbers by number, from one split of the hub or from the one file of a folder."""
+        rows = {int(row["task_id"]): row for row in self._rows(stored)}
+        return [self._prompt(number, rows[number]) for number in sorted(rows) if number in numbers]
 
     def fingerprint(self, split: Split) -> str:
         """sha256 of a split's rows as they are used, the same from a folder and from the hub."""
