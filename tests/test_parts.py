@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from kernel import needs_any
 from omegaconf import open_dict
 
 from mirrorpo.algo.row import Algorithm
@@ -252,6 +253,7 @@ def problem(uid: str, fault: str = "") -> Prompt:
 
 
 def test_what_cannot_be_judged_is_left_out_of_training_and_evaluation_by_name() -> None:
+    needs_any()
     parts = assemble(config("dataset=tiny_functions"))
     rows = Rows([problem("a"), problem("b", "test 1 does not parse")], [problem("c", "the reference does not parse"), problem("d"), problem("e")])
     train, asked, faults = questions(replace(parts, dataset=rows), {"eval_split": "validation", "eval_questions": 1})
@@ -263,5 +265,6 @@ def test_what_cannot_be_judged_is_left_out_of_training_and_evaluation_by_name() 
 
 def test_the_manifest_is_told_what_judged_and_what_kept_programs_in() -> None:
     assert judged_by(assemble(config()).reward) == {"reward_version": "math_answer/1", "sandbox": None}
+    needs_any()
     found = judged_by(assemble(config("dataset=tiny_functions")).reward)
     assert found["reward_version"].startswith("code_tests/") and "seccomp" in found["sandbox"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from cli import ROOT
 from hydra.utils import instantiate
+from kernel import needs_any
 from omegaconf import OmegaConf
 
 from mirrorpo.core.batch import Checks, Prompt
@@ -153,6 +154,7 @@ def test_a_question_without_tests_is_an_error_that_names_the_fix(recorded: Recor
 
 
 def test_faults_are_found_before_anything_is_scored() -> None:
+    needs_any()
     prompts = [
         prompt("good"), prompt("row", fault="test 1 does not parse"), prompt("wrong", gold="def f(x): return x"), prompt("shown", hidden=(), visible=TESTS),
     ]  # fmt: skip
@@ -164,6 +166,7 @@ def test_faults_are_found_before_anything_is_scored() -> None:
 
 
 def test_the_real_sandbox_judges_and_has_a_name() -> None:
+    needs_any()
     judge = reward()
     assert isinstance(judge, RewardFn) and "seccomp" in str(judge.mechanism) and judge.version == "code_tests/1"
     verdicts = judge([RIGHT, "def f(x): return 4", "def f(x) return", "def f(x): return 1 / 0"], [prompt()] * 4)
@@ -171,6 +174,7 @@ def test_the_real_sandbox_judges_and_has_a_name() -> None:
 
 
 def test_a_reference_that_goes_on_with_the_problems_code_is_checked_as_such() -> None:
+    needs_any()
     ahead = prompt("p", gold="    return x * x\n", prefix="def f(x):\n    'Square.'\n")
     assert reward().faults([ahead]) == {}
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from kernel import needs, needs_any
 
 from mirrorpo.reward import sandbox as module
 from mirrorpo.reward.sandbox import Bounds, Job, Mechanism, Sandbox, Worker, shared_sandbox
@@ -20,10 +21,8 @@ def job(source: str, *tests: str) -> Job:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    try:
-        found = Sandbox(2, BOUNDS, "required")
-    except ValueError as error:
-        pytest.skip(f"NOT TESTED: the sandbox: {error}")
+    needs_any()
+    found = Sandbox(2, BOUNDS, "required")
     yield found
     found.close()
 
@@ -62,6 +61,7 @@ def test_a_worker_that_dies_costs_one_verdict_and_is_replaced(sandbox: Sandbox, 
 
 
 def test_where_there_is_no_bubblewrap_the_kernels_own_locks_are_used(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> None:
+    needs("landlock")
     monkeypatch.setenv("PATH", "")
     other = Sandbox(1, BOUNDS, "required")
     assert str(other.mechanism).startswith("landlock") and not other.mechanism.ways_out

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from escapes import ESCAPES, filled
+from kernel import needs
 
 from mirrorpo.reward.sandbox import Bounds, Finding, Job, Worker
 
 BOUNDS = Bounds(cpu_s=1, wall_s=1.0, memory_mb=256)
 TESTS = ("assert f(3) == 10", "assert f(4) == 17")
+BEFORE: dict[int, dict[str, int]] = {}  # what a worker holds when it is at rest
 SECRET = "a secret of the trainer's environment"
 MARKS = (Path("/tmp/mirrorpo-escaped"), Path("/dev/shm/mirrorpo-escaped"))
 
@@ -63,13 +65,11 @@ CASES = [(kind, name) for kind in ("bubblewrap", "landlock") for name in ESCAPES
 @pytest.fixture(scope="module")
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Worker, Worker]]:
     """The worker that is attacked, and its neighbour."""
-    try:
-        workers = [Worker(BOUNDS, bubblewrap=request.param == "bubblewrap") for _ in range(2)]
-        mechanism = workers[0].mechanism()
-    except RuntimeError as error:
-        pytest.skip(f"NOT TESTED: escapes from a worker with {request.param}: {error}")
-    if mechanism.ways_out:
-        pytest.skip(f"NOT TESTED: escapes from a worker with {request.param}: this kernel has only {mechanism}")
+    needs(request.param)
+    workers = [Worker(BOUNDS, bubblewrap=request.param == "bubblewrap") for _ in range(2)]
+    assert not workers[0].mechanism().ways_out
+    time.sleep(0.2)  # until the next program's process is made
+    BEFORE[workers[0].process.pid] = held(workers[0])
     yield workers[0], workers[1]
     for worker in workers:
         worker.close()
@@ -101,7 +101,7 @@ def test_the_corpus_is_as_large_as_was_promised() -> None:
 @pytest.mark.parametrize(("pair", "name"), CASES, indirect=["pair"])
 def test_a_program_that_tries_something_else_earns_nothing_and_disturbs_nobody(name: str, pair: tuple[Worker, Worker], places: Mapping[str, object]) -> None:
     attacked, neighbour = pair
-    before = held(attacked)
+    before = BEFORE[attacked.process.pid]
     found: list[Finding | None] = []
     beside = threading.Thread(target=lambda: found.extend(neighbour.run(HONEST) for _ in range(3)))
     beside.start()

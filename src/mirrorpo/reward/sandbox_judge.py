@@ -229,14 +229,14 @@ def main(settings: Mapping[str, Any]) -> None:
         finally:
             os._exit(1)
     theirs.close()
-    if used["landlock"]:
-        # Tests are trusted; what they could do by a mistake is bounded all the same.
-        sandbox_lock.forgo_privileges()
-        sandbox_lock.enter(sandbox_lock.landlock_rules(settings["readable"], []), None)
     replies = os.dup(1)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
+    if used["landlock"]:
+        # Tests are trusted; what they could do by a mistake is bounded all the same.
+        sandbox_lock.forgo_privileges()
+        sandbox_lock.enter(sandbox_lock.landlock_rules(settings["readable"], []), None)
     sys.modules.setdefault("numpy", numpy_stand_in())
 
     def alarm(number: int, frame: Any) -> None:
