@@ -15,7 +15,7 @@ from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import RewardFn
 from mirrorpo.reward import code_tests
 from mirrorpo.reward.code_tests import CodeTests, fenced, names_of, strict_program, whole_program
-from mirrorpo.reward.sandbox import Finding, Job
+from mirrorpo.reward.sandbox_worker import Finding, Job
 
 SETTINGS: dict[str, Any] = {
     "tests": "hidden", "grade": "fraction", "extraction": "strict", "shaping": None, "cpu_s": 1, "wall_s": 2.0,

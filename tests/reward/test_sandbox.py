@@ -5,12 +5,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kernel import needs, needs_any
 
-from mirrorpo.reward import sandbox as module
-from mirrorpo.reward.sandbox import Bounds, Job, Mechanism, Sandbox, Worker, shared_sandbox
+from mirrorpo.reward.sandbox import Sandbox, shared_sandbox
+from mirrorpo.reward.sandbox_worker import Bounds, Job, Worker
 
 BOUNDS = Bounds(cpu_s=2, wall_s=5.0, memory_mb=256)
 
@@ -27,12 +28,6 @@ def sandbox() -> Iterator[Sandbox]:
     found.close()
 
 
-def test_a_mechanism_says_what_it_is_made_of_and_what_is_open() -> None:
-    strong = Mechanism(bubblewrap=True, landlock=7, seccomp=True, ways_out=())
-    assert str(strong) == "bubblewrap + landlock 7 + seccomp"
-    assert str(Mechanism(bubblewrap=False, landlock=0, seccomp=False, ways_out=("network",))) == "limits only (UNSAFE, open: network)"
-
-
 def test_findings_come_in_the_order_of_the_jobs(sandbox: Sandbox) -> None:
     # The first is by far the slowest.
     jobs = [job(f"import time\ntime.sleep({0.2 if n == 0 else 0})\ndef f(): return {n}", f"assert f() == {n}", "assert f() == 5") for n in range(12)]
@@ -46,18 +41,18 @@ def test_workers_agree_on_hashes_and_random_draws(sandbox: Sandbox) -> None:
 
 
 def test_a_worker_that_dies_costs_one_verdict_and_is_replaced(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Worker.run
+    tell = Worker._tell
 
-    def killed(self: Worker, one: Job) -> object:
-        if "die" in one.source:
+    def killed(self: Worker, message: Any) -> bool:
+        if message.get("source") == "die":
             self.process.kill()
             self.process.wait()
-        return run(self, one)
+        return tell(self, message)
 
-    monkeypatch.setattr(Worker, "run", killed)
+    monkeypatch.setattr(Worker, "_tell", killed)
     good = job("def f(): return 1")
-    found = [list(finding.outcomes) for finding in sandbox([good, job("die"), good, good])]
-    assert found == [["passed"], ["unverifiable"], ["passed"], ["passed"]]
+    found = [list(finding.outcomes) for finding in sandbox([good, job("die"), good, good, good, good, job("die")])]
+    assert found == [["passed"], ["unverifiable"], *[["passed"]] * 4, ["unverifiable"]]
 
 
 def test_where_there_is_no_bubblewrap_the_kernels_own_locks_are_used(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> None:
@@ -96,7 +91,7 @@ def test_unless_the_user_says_so_and_then_the_name_says_it_too(monkeypatch: pyte
     daemon = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(60)\n    os._exit(0)\ndef f(): return 1"
     unsafe([job(daemon), job("def f(): return 1")])
     time.sleep(0.2)
-    assert len(descendants(os.getpid())) - before == 3  # the judge, the fork server, the next program
+    assert len(descendants(os.getpid())) - before == 4  # the judge, the fork server, the next program and the one after it
     unsafe.close()
 
 
@@ -117,7 +112,3 @@ def test_nothing_is_left_behind(sandbox: Sandbox) -> None:
 def test_equal_settings_share_one_sandbox(sandbox: Sandbox) -> None:
     assert shared_sandbox(1, BOUNDS, "required") is shared_sandbox(1, BOUNDS, "required")
     shared_sandbox(1, BOUNDS, "required").close()
-
-
-def test_the_worker_gets_its_modules_in_the_order_of_their_imports() -> None:
-    assert [name.rpartition(".")[2] for name, _ in module._modules()] == ["sandbox_lock", "sandbox_wire", "sandbox_program", "sandbox_judge"]

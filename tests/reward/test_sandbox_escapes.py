@@ -11,7 +11,7 @@ import pytest
 from escapes import ESCAPES, filled
 from kernel import needs
 
-from mirrorpo.reward.sandbox import Bounds, Finding, Job, Worker
+from mirrorpo.reward.sandbox_worker import Bounds, Finding, Job, Worker
 
 BOUNDS = Bounds(cpu_s=1, wall_s=1.0, memory_mb=256)
 TESTS = ("assert f(3) == 10", "assert f(4) == 17")

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 from kernel import LACKING, needs_any
 
-from mirrorpo.reward.sandbox import Bounds, Finding, Job, Worker
 from mirrorpo.reward.sandbox_judge import Raised, numpy_stand_in, raised
+from mirrorpo.reward.sandbox_worker import Bounds, Finding, Job, Worker
 
 BOUNDS = Bounds(cpu_s=1, wall_s=2.0, memory_mb=256)
 

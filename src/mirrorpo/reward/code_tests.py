@@ -14,7 +14,8 @@ from typing import Literal
 
 from mirrorpo.core.batch import Checks, Prompt, Verdict
 from mirrorpo.core.source import parsed
-from mirrorpo.reward.sandbox import Bounds, Finding, Job, Mechanism, Sandbox, shared_sandbox
+from mirrorpo.reward.sandbox import Sandbox, shared_sandbox
+from mirrorpo.reward.sandbox_worker import Bounds, Finding, Job, Mechanism
 from mirrorpo.reward.shaping import PublicShaping
 
 VERSION = "code_tests/1"  # of everything that decides a verdict here; results of two versions do not compare

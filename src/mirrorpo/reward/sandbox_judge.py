@@ -55,13 +55,28 @@ def raised(name: str) -> Raised:
     return Raised(name)
 
 
+class Processes:
+    """What the fork server makes, one after another: the pipes of the process that is ready."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self._receive()
+
+    def end(self) -> tuple[int, float, bool]:
+        """Kill what runs; its wait status, its seconds of processor time, and whether it had written too much."""
+        self.control.sendall(b".")
+        return sandbox_program.REPORT.unpack(self._receive())
+
+    def _receive(self) -> bytes:
+        report, (self.calls, self.values), _, _ = socket.recv_fds(self.control, sandbox_program.REPORT.size, 2)
+        return report
+
+
 class Session:
     """One program's process, from its source to its end."""
 
-    def __init__(self, control: socket.socket, wall_s: float) -> None:
-        self.control = control
-        _, descriptors, _, _ = socket.recv_fds(control, 1, 2)
-        self.calls, self.values = descriptors
+    def __init__(self, processes: Processes, wall_s: float) -> None:
+        self.processes, self.calls, self.values = processes, processes.calls, processes.values
         self.deadline = time.monotonic() + wall_s
         self.stopped = ""
 
@@ -107,11 +122,7 @@ class Session:
         """Kill the process; its wait status, its seconds of processor time, and whether it had written too much."""
         os.close(self.calls)
         os.close(self.values)
-        self.control.sendall(b".")
-        report = b""
-        while len(report) < sandbox_program.REPORT.size:
-            report += self.control.recv(sandbox_program.REPORT.size - len(report))
-        return sandbox_program.REPORT.unpack(report)
+        return self.processes.end()
 
 
 class StandIn:
@@ -142,14 +153,14 @@ def _outward(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be passed to the program")
 
 
-def judge(job: Mapping[str, Any], control: socket.socket, cpu_s: float, wall_s: float) -> dict[str, Any]:
+def judge(job: Mapping[str, Any], processes: Processes, cpu_s: float, wall_s: float) -> dict[str, Any]:
     """The outcome of every test of a job: a program, what it needs beside it, and its tests."""
     started = time.monotonic()
     # A test's own loops are bounded too, by the alarm.
     signal.setitimer(signal.ITIMER_REAL, wall_s + 1)
     outcomes: list[str] = []
     detail = stopped = ""
-    session = Session(control, wall_s)
+    session = Session(processes, wall_s)
     try:
         session.ask({"source": job["source"], "setup": job["setup"]})
         trusted: dict[str, Any] = {"__name__": "tests"}
@@ -222,6 +233,8 @@ def main(settings: Mapping[str, Any]) -> None:
     ours, theirs = socket.socketpair()
     found = {"landlock": sandbox_lock.landlock_version(), "seccomp": sandbox_lock.has_seccomp()}
     used = {name: value if settings[name] else 0 for name, value in found.items()}
+    if not used["seccomp"]:
+        used["landlock"] = 0  # it isolates nothing alone, and would keep the server from its orphans
     if os.fork() == 0:
         ours.close()
         try:
@@ -244,6 +257,7 @@ def main(settings: Mapping[str, Any]) -> None:
 
     signal.signal(signal.SIGALRM, alarm)
     os.write(replies, json.dumps(used).encode() + b"\n")
+    processes = Processes(ours)
     for line in sys.stdin.buffer:
-        finding = judge(json.loads(line), ours, settings["cpu_s"], settings["wall_s"])
+        finding = judge(json.loads(line), processes, settings["cpu_s"], settings["wall_s"])
         os.write(replies, json.dumps(finding).encode() + b"\n")

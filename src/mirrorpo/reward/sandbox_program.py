@@ -4,9 +4,9 @@ The server gives up what it can do without (files, privileges, memory) once, and
 up the rest, above all the making of processes and their signals.
 
 The server is forked from the judge before any test has been read, so nothing that it or a program can find in its memory is a
-test or an expected value. It keeps one locked child ready, which waits for its source, and has sent the child's two pipes to the judge.
-A byte from the judge kills the child, whatever it does, and is answered by how it ended. Only then is the next one made: programs never
-meet.
+test or an expected value. It keeps one locked child ready, which waits for its source. A byte from the judge kills the child that
+runs, whatever it does; when that is gone and its folder is empty, the judge is told how it ended and given the pipes of the one that is
+ready, and another is made ready: programs never meet.
 
 Runs inside the sandbox's worker (`sandbox_judge`), so it may import the standard library and its siblings only.
 """
@@ -86,13 +86,16 @@ class Server:
         sandbox_lock.enter(rules, None)
         gc.collect()
         gc.freeze()
+        report = REPORT.pack(0, 0.0, False)
+        ready = self._spawn()
         while True:
-            pid, calls, values = self._spawn()
-            socket.send_fds(self.control, [b"."], [calls, values])
-            os.close(calls)
-            os.close(values)
+            pid, *pipes = ready
+            socket.send_fds(self.control, [report], pipes)
+            for pipe in pipes:
+                os.close(pipe)
+            ready = self._spawn()
             crowded = self._watch(pid)
-            self.control.sendall(REPORT.pack(*self._end(pid), crowded))
+            report = REPORT.pack(*self._end(pid, ready[0]), crowded)
             empty(self.folder)
 
     def _spawn(self) -> tuple[int, int, int]:
@@ -135,24 +138,24 @@ class Server:
         self.control.recv(1)
         return False
 
-    def _end(self, pid: int) -> tuple[int, float]:
+    def _end(self, pid: int, ready: int) -> tuple[int, float]:
         # Dead or alive it is this process's child until it is waited for, so the number is no one else's.
         os.kill(pid, signal.SIGKILL)
         _, status, usage = os.wait4(pid, 0)
-        self._kill_children()
+        if self.seccomp is None:
+            self._kill_orphans(ready)
         return status, usage.ru_utime + usage.ru_stime
 
-    def _kill_children(self) -> None:
-        # With seccomp a program has no children; without it, orphans come to this process.
+    def _kill_orphans(self, ready: int) -> None:
+        # What a program's own children leave comes to this process, which adopts orphans; with seccomp there are none.
         while True:
-            try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
+            with open(f"/proc/self/task/{os.getpid()}/children") as file:
+                orphans = [child for child in map(int, file.read().split()) if child != ready]
+            if not orphans:
                 return
-            if pid == 0:
-                with open(f"/proc/self/task/{os.getpid()}/children") as file:
-                    for child in file.read().split():
-                        os.kill(int(child), signal.SIGKILL)
+            for child in orphans:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
 
 
 def size(folder: str) -> int:
