@@ -249,7 +249,7 @@ def main(settings: Mapping[str, Any]) -> None:
     if used["landlock"]:
         # Tests are trusted; what they could do by a mistake is bounded all the same.
         sandbox_lock.forgo_privileges()
-        sandbox_lock.enter(sandbox_lock.landlock_rules(settings["readable"], []), None)
+        sandbox_lock.restrict(sandbox_lock.landlock_rules(settings["readable"], []))
     sys.modules.setdefault("numpy", numpy_stand_in())
 
     def alarm(number: int, frame: Any) -> None:

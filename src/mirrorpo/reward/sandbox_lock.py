@@ -185,13 +185,19 @@ def limit(limits: Mapping[int, int]) -> None:
         resource.setrlimit(kind, (least, least))
 
 
-def enter(rules: int, seccomp: bytes | None) -> None:
-    """Lock this process; there is no way back."""
-    if rules >= 0:
-        if libc.syscall(LANDLOCK_RESTRICT, rules, 0):
-            raise OSError(ctypes.get_errno(), "landlock_restrict_self")
-        os.close(rules)
-    if seccomp is not None:
-        program = Filter(len(seccomp) // 8, seccomp)
-        if libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0):
-            raise OSError(ctypes.get_errno(), "seccomp")
+def restrict(rules: int) -> None:
+    """Put this process and its children behind a Landlock ruleset; there is no way back."""
+    if libc.syscall(LANDLOCK_RESTRICT, rules, 0):
+        raise OSError(ctypes.get_errno(), "landlock_restrict_self")
+    os.close(rules)
+
+
+def prepared(code: bytes) -> Filter:
+    """A filter as `install` wants it."""
+    return Filter(len(code) // 8, code)
+
+
+def install(program: Filter) -> None:
+    """Put this process behind a seccomp filter; there is no way back."""
+    if libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0):
+        raise OSError(ctypes.get_errno(), "seccomp")

@@ -54,7 +54,7 @@ class Server:
         self.control, self.folder, self.folder_bytes, self.user = control, settings["folder"], settings["folder_bytes"], settings["user"]
         self.cpu_s, self.limits = settings["cpu_s"], settings["limits"]
         self.rules = sandbox_lock.landlock_rules(settings["readable"], [self.folder]) if landlock else -1
-        self.seccomp = sandbox_lock.seccomp_filter(os.uname().machine) if seccomp else None
+        self.seccomp = sandbox_lock.prepared(sandbox_lock.seccomp_filter(os.uname().machine)) if seccomp else None
 
     def serve(self) -> None:
         """The server's loop; ends with the judge."""
@@ -83,7 +83,8 @@ class Server:
         sandbox_lock.drop_privileges(self.user)
         sandbox_lock.hide_memory()
         sandbox_lock.limit({getattr(resource, name): value for name, value in self.limits.items()})
-        sandbox_lock.enter(rules, None)
+        if rules >= 0:
+            sandbox_lock.restrict(rules)
         gc.collect()
         gc.freeze()
         report = REPORT.pack(0, 0.0, False)
@@ -124,7 +125,8 @@ class Server:
         sandbox_lock.die_with_parent()
         if self.seccomp is None:
             os.setsid()  # its group's signals are its own
-        sandbox_lock.enter(-1, self.seccomp)
+        else:
+            sandbox_lock.install(self.seccomp)
 
     def _watch(self, pid: int) -> bool:
         # Until the judge has done with the program, which dies earlier if its folder gets too full.

@@ -24,7 +24,8 @@ LARGEST_COUNT = 100_000  # values inside a value, and items of an iterator that 
 DEEPEST = 100
 NONCE = 32  # characters
 _LENGTH = struct.Struct(">I")
-_JSON = json.JSONEncoder(separators=(",", ":"))
+# The encoder behind json.dumps, made once: every page of code that a new process does not touch is time saved.
+_json = json.encoder.c_make_encoder(None, None, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True)  # type: ignore[attr-defined]
 _LAZY = (type(iter([])), type(iter(())), map, filter, zip, enumerate, reversed, type(_ for _ in ()), type({}.keys()), type({}.values()), type({}.items()))
 
 
@@ -195,7 +196,7 @@ def _read(pipe: int, count: int) -> bytes:
 
 def send(pipe: int, nonce: str, message: Any) -> None:
     """Write one answer of the program, with the number of what it answers."""
-    _write(pipe, nonce.encode() + _JSON.encode(message).encode())
+    _write(pipe, nonce.encode() + "".join(_json(message, 0)).encode())
 
 
 def _write(pipe: int, body: bytes) -> None:
