@@ -226,7 +226,8 @@ def drive(calls: int, values: int) -> None:
 
     def started() -> None:
         exec(code, namespace)
-        exec(compile(job["setup"], "setup", "exec"), namespace)
+        if job["setup"]:
+            exec(compile(job["setup"], "setup", "exec"), namespace)
 
     answer(values, nonce, started, other)
     while True:
