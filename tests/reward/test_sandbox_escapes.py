@@ -2,10 +2,13 @@
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from escapes import ESCAPES, filled
@@ -13,9 +16,9 @@ from kernel import needs
 
 from mirrorpo.reward.sandbox_worker import Bounds, Finding, Job, Worker
 
+Pair: TypeAlias = tuple[Worker, Worker, Mapping[str, int]]
 BOUNDS = Bounds(cpu_s=1, wall_s=1.0, memory_mb=256)
 TESTS = ("assert f(3) == 10", "assert f(4) == 17")
-BEFORE: dict[int, dict[str, int]] = {}  # what a worker holds when it is at rest
 SECRET = "a secret of the trainer's environment"
 MARKS = (Path("/tmp/mirrorpo-escaped"), Path("/dev/shm/mirrorpo-escaped"))
 
@@ -57,27 +60,14 @@ def settled(worker: Worker, before: Mapping[str, int]) -> bool:
     return held(worker) == before
 
 
-# Programs that are ended by the clock take as long as it gives; they are run in one kind of worker only.
-ENDLESS = ("end: endless recursion", *(name for name in ESCAPES if "endless" in name or "flood" in name or "sleep" in name or "never answer" in name))
-CASES = [(kind, name) for kind in ("bubblewrap", "landlock") for name in ESCAPES if kind == "bubblewrap" or name not in ENDLESS]
+# What the clock ends takes as long as the clock gives: in one kind of worker only.
+ONCE = [name for name in ESCAPES if any(word in name for word in ("endless", "flood", "sleep", "catch the end", "never answer"))]
+CASES = [(kind, name) for kind in ("bubblewrap", "landlock") for name in ESCAPES if kind == "bubblewrap" or name not in ONCE]
 
 
 @pytest.fixture(scope="module")
-def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Worker, Worker]]:
-    """The worker that is attacked, and its neighbour."""
-    needs(request.param)
-    workers = [Worker(BOUNDS, bubblewrap=request.param == "bubblewrap") for _ in range(2)]
-    assert not workers[0].mechanism().ways_out
-    time.sleep(0.2)  # until the next program's process is made
-    BEFORE[workers[0].process.pid] = held(workers[0])
-    yield workers[0], workers[1]
-    for worker in workers:
-        worker.close()
-
-
-@pytest.fixture(scope="module")
-def places(pair: tuple[Worker, Worker], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, object]]:
-    """What there is to lose."""
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, object]]:
+    """What there is to lose; there before any worker is."""
     folder = tmp_path_factory.mktemp("host")
     canary = folder / "canary"
     canary.write_text("alive")
@@ -88,31 +78,52 @@ def places(pair: tuple[Worker, Worker], tmp_path_factory: pytest.TempPathFactory
             listener.bind(name)
             listener.listen()
         yield {
-            "worker": pair[0].process.pid, "trainer": os.getpid(), "port": server.getsockname()[1], "unix": str(folder / "unix"), "abstract": abstract,
-            "canary": str(canary), "folder": str(folder), "test_file": __file__, "secret": SECRET, "home": str(Path.home()),
+            "trainer": os.getpid(), "port": server.getsockname()[1], "unix": str(folder / "unix"), "abstract": abstract, "canary": str(canary),
+            "folder": str(folder), "test_file": __file__, "secret": SECRET, "home": str(Path.home()),
         }  # fmt: skip
     del os.environ["MIRRORPO_TEST_SECRET"]
+
+
+@pytest.fixture(scope="module")
+def pairs(host: Mapping[str, object]) -> Iterator[Callable[[str], Pair]]:
+    """By kind, the worker that is attacked, its neighbour, and what it holds at rest."""
+    made: dict[str, Pair] = {}
+
+    def pair(kind: str) -> Pair:
+        needs(kind)
+        if kind not in made:
+            attacked, neighbour = (Worker(BOUNDS, bubblewrap=kind == "bubblewrap") for _ in range(2))
+            assert not attacked.mechanism().ways_out
+            time.sleep(0.2)  # until the next program's process is made
+            made[kind] = (attacked, neighbour, held(attacked))
+        return made[kind]
+
+    yield pair
+    for attacked, neighbour, _ in made.values():
+        attacked.close()
+        neighbour.close()
 
 
 def test_the_corpus_is_as_large_as_was_promised() -> None:
     assert len(ESCAPES) >= 60
 
 
-@pytest.mark.parametrize(("pair", "name"), CASES, indirect=["pair"])
-def test_a_program_that_tries_something_else_earns_nothing_and_disturbs_nobody(name: str, pair: tuple[Worker, Worker], places: Mapping[str, object]) -> None:
-    attacked, neighbour = pair
-    before = BEFORE[attacked.process.pid]
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_a_program_that_tries_something_else_earns_nothing_and_disturbs_nobody(
+    kind: str, name: str, pairs: Callable[[str], Pair], host: Mapping[str, object]
+) -> None:
+    attacked, neighbour, before = pairs(kind)
     found: list[Finding | None] = []
     beside = threading.Thread(target=lambda: found.extend(neighbour.run(HONEST) for _ in range(3)))
     beside.start()
-    finding = attacked.run(job(filled(ESCAPES[name], places)))
+    finding = attacked.run(job(filled(ESCAPES[name], {**host, "worker": attacked.process.pid})))
     beside.join()
     assert finding is not None, "the worker broke"
     assert "passed" not in finding.outcomes, finding
     for honest in (*found, attacked.run(HONEST)):
         assert honest is not None and list(honest.outcomes) == ["passed", "passed"], honest
     assert settled(attacked, before), (held(attacked), before)
-    folder = Path(str(places["folder"]))
+    folder = Path(str(host["folder"]))
     assert sorted(path.name for path in folder.iterdir()) == ["canary", "unix"] and (folder / "canary").read_text() == "alive"
     assert not any(mark.exists() for mark in MARKS)
     assert attacked.bubblewrap or os.listdir(attacked.folder) == []
@@ -120,22 +131,21 @@ def test_a_program_that_tries_something_else_earns_nothing_and_disturbs_nobody(n
 
 @pytest.mark.parametrize("name", ["read: tests from frames", "read: tests from the collector"])
 def test_the_hunters_find_tests_where_there_are_some(name: str) -> None:
-    namespace: dict = {}
-    exec(ESCAPES[name], namespace)
-    here = TESTS[0]
-    # This process holds the tests of other modules too.
-    assert namespace["f"](3) in (9, 10) and here
+    # As evaluators commonly do: the program and its tests in one process.
+    lines = (f"TESTS = {TESTS!r}", "there = {}", f"exec({ESCAPES[name]!r}, there)", "def run(test): exec(test, there)", "run(TESTS[0])")
+    script = "\n".join(lines)
+    assert subprocess.run([sys.executable, "-I", "-c", script], check=False, capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("pair", ["bubblewrap", "landlock"], indirect=True)
-def test_what_a_forger_passed_before_does_not_count(pair: tuple[Worker, Worker]) -> None:
+@pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
+def test_what_a_forger_passed_before_does_not_count(kind: str, pairs: Callable[[str], Pair]) -> None:
     source = "import os\ndef f(x):\n    if x == 4: os.write(4, b'passed' * 9)\n    return x * x + 1"
-    finding = pair[0].run(job(source))
+    finding = pairs(kind)[0].run(job(source))
     assert finding is not None and list(finding.outcomes) == ["forged", "forged"]
 
 
-@pytest.mark.parametrize("pair", ["bubblewrap", "landlock"], indirect=True)
-def test_a_test_that_catches_everything_does_not_hide_a_forgery(pair: tuple[Worker, Worker]) -> None:
+@pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
+def test_a_test_that_catches_everything_does_not_hide_a_forgery(kind: str, pairs: Callable[[str], Pair]) -> None:
     test = "try:\n    f(3)\nexcept BaseException:\n    pass"
-    finding = pair[0].run(Job(source="import os\nos.write(4, b'passed' * 9)\ndef f(x): return 0", setup="", prelude="", tests=[test], names=["f"]))
+    finding = pairs(kind)[0].run(Job(source="import os\nos.write(4, b'passed' * 9)\ndef f(x): return 0", setup="", prelude="", tests=[test], names=["f"]))
     assert finding is not None and list(finding.outcomes) == ["forged"]

@@ -8,7 +8,7 @@ from kernel import LACKING, needs_any
 from mirrorpo.reward.sandbox_judge import Raised, numpy_stand_in, raised
 from mirrorpo.reward.sandbox_worker import Bounds, Finding, Job, Worker
 
-BOUNDS = Bounds(cpu_s=1, wall_s=2.0, memory_mb=256)
+BOUNDS = Bounds(cpu_s=1, wall_s=1.0, memory_mb=256)
 
 
 @pytest.fixture(scope="module")
