@@ -160,6 +160,17 @@ FORGING: Mapping[str, str] = {
         def f(x): return 0
         """
     ),
+    "take the first call before it is loaded and claim a verdict": FRAME
+    + dedent(
+        """
+        length = struct.unpack(">I", os.read(3, 4))[0]
+        nonce = os.read(3, length)[:32].decode()
+        os.write(4, message(nonce, {"passed": True}) + message(nonce, {"value": 17}))
+        def f(x): return 0
+        """
+    ),
+    "say that it was never loaded": FRAME
+    + "def f(x):\n    nonce = __import__('sys')._getframe(3).f_locals['nonce']\n    os.write(4, message(nonce, {'unloaded': 'passed'}))\n    return x * x + 1 if x == 4 else 0",
     "answer every call with a flood": FRAME + "def f(x):\n    while True: os.write(4, message('f' * 32, {'value': x * x + 1}))",
     "steal the next call and claim a verdict": FRAME
     + dedent(

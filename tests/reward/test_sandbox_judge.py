@@ -53,6 +53,17 @@ def test_each_way_to_end_has_its_outcome(worker: Worker, source: str, outcome: s
     assert outcomes(worker, source, "assert f(1) == 2") == [outcome]
 
 
+def test_a_test_that_asks_nothing_is_passed_by_what_loads(worker: Worker) -> None:
+    assert outcomes(worker, "x = 1", "pass") == ["passed"]
+    assert outcomes(worker, "x =", "pass") == ["syntax_error"]
+    assert outcomes(worker, "1 / 0", "pass", "pass") == ["exception", "exception"]
+    assert outcomes(worker, "import os\nos._exit(0)", "pass") == ["killed"]
+
+
+def test_a_source_may_be_long(worker: Worker) -> None:
+    assert outcomes(worker, "# " + "x" * (2 << 20) + "\ndef f(x): return len(x)", "assert f('y' * (1 << 21)) == 1 << 21") == ["passed"]
+
+
 def test_a_process_lives_through_all_tests_and_what_it_does_not_answer_has_not_passed(worker: Worker) -> None:
     source = "import os\nseen = []\ndef f(x):\n    seen.append(x)\n    if x == 9: os._exit(0)\n    return len(seen)"
     assert outcomes(worker, source, "assert f(1) == 1", "assert f(1) == 2", "assert f(9)", "assert f(1)") == ["passed", "passed", "killed", "killed"]

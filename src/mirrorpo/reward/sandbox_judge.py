@@ -36,11 +36,12 @@ class Stopped(BaseException):
 
     Attributes:
         outcome: why.
+        detail: for a reader.
     """
 
-    def __init__(self, outcome: str) -> None:
+    def __init__(self, outcome: str, detail: str = "") -> None:
         super().__init__(outcome)
-        self.outcome = outcome
+        self.outcome, self.detail = outcome, detail or outcome
 
 
 class Raised(Exception):
@@ -75,10 +76,16 @@ class Processes:
 class Session:
     """One program's process, from its source to its end."""
 
-    def __init__(self, processes: Processes, wall_s: float) -> None:
+    def __init__(self, processes: Processes, wall_s: float, job: Mapping[str, Any]) -> None:
         self.processes, self.calls, self.values = processes, processes.calls, processes.values
+        self.asked = False
         self.deadline = time.monotonic() + wall_s
-        self.stopped = ""
+        self.stopped: Stopped | None = None
+        try:
+            # Whether it loads is told with the first answer: a question less.
+            sandbox_wire.give(self.calls, "0" * sandbox_wire.NONCE, {"source": job["source"], "setup": job["setup"]})
+        except OSError:
+            self.stopped = Stopped("gone")
 
     def ask(self, message: Mapping[str, Any]) -> Any:
         """The value that answers a message.
@@ -87,21 +94,20 @@ class Session:
             Raised: if the program raised.
             Stopped: if it gave no proper answer.
         """
-        try:
-            if self.stopped:
-                raise Stopped(self.stopped)
-            return self._answer(message)
-        except TimeoutError:
-            stop = "time_out"
-        except sandbox_wire.Malformed:
-            stop = "forged"
-        except (sandbox_wire.Gone, OSError):
-            stop = "gone"
-        except Stopped as error:
-            stop = error.outcome
-        # A test that catches everything must not have the last word.
-        self.stopped = stop
-        raise Stopped(stop)
+        # What stopped once stays so: a test that catches everything must not have the last word.
+        if self.stopped is None:
+            self.asked = True
+            try:
+                return self._answer(message)
+            except TimeoutError:
+                self.stopped = Stopped("time_out")
+            except sandbox_wire.Malformed:
+                self.stopped = Stopped("forged")
+            except (sandbox_wire.Gone, OSError):
+                self.stopped = Stopped("gone")
+            except Stopped as stop:
+                self.stopped = stop
+        raise self.stopped
 
     def _answer(self, message: Mapping[str, Any]) -> Any:
         nonce = os.urandom(sandbox_wire.NONCE // 2).hex()
@@ -112,8 +118,10 @@ class Session:
         ((kind, content),) = reply.items()
         if kind == "raised" and isinstance(content, str):
             raise raised(content)
-        if kind == "syntax" and "source" in message:
-            raise Stopped("syntax_error")
+        if kind == "syntax":
+            raise Stopped("syntax_error", str(content))
+        if kind == "unloaded":
+            raise Stopped("memory" if content == "MemoryError" else "exception", f"when loaded: {content}")
         if kind != "value":
             raise sandbox_wire.Malformed("neither a value nor an error")
         return sandbox_wire.decode(content, _inward)
@@ -160,9 +168,8 @@ def judge(job: Mapping[str, Any], processes: Processes, cpu_s: float, wall_s: fl
     signal.setitimer(signal.ITIMER_REAL, wall_s + 1)
     outcomes: list[str] = []
     detail = stopped = ""
-    session = Session(processes, wall_s)
+    session = Session(processes, wall_s, job)
     try:
-        session.ask({"source": job["source"], "setup": job["setup"]})
         trusted: dict[str, Any] = {"__name__": "tests"}
         exec(compiled(job["prelude"]), trusted)
         for test in job["tests"]:
@@ -170,14 +177,17 @@ def judge(job: Mapping[str, Any], processes: Processes, cpu_s: float, wall_s: fl
             if "random" in sys.modules:
                 sys.modules["random"].seed(0)
             outcome, said = _run(test, namespace)
-            if session.stopped:
-                raise Stopped(session.stopped)
+            if session.stopped is not None:
+                raise session.stopped
             outcomes.append(outcome)
             detail = detail or said
+        if not session.asked:
+            # Tests that ask nothing are passed by a program that loads.
+            idle, outcomes = outcomes, []
+            session.ask({"name": None})
+            outcomes = idle
     except Stopped as stop:
-        stopped = detail = stop.outcome
-    except Raised as error:
-        stopped, detail = _kind(error), f"when loaded: {error}"
+        stopped, detail = stop.outcome, detail or stop.detail
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         status, cpu, crowded = session.end()
@@ -185,7 +195,8 @@ def judge(job: Mapping[str, Any], processes: Processes, cpu_s: float, wall_s: fl
         by_signal = os.waitstatus_to_exitcode(status)
         # The kernel's count for the limit is coarser than the one it reports.
         timed = by_signal in (-signal.SIGKILL, -signal.SIGXCPU) and cpu > cpu_s / 2 and not crowded
-        stopped, detail = ("time_out", "time_out") if timed else ("killed", f"ended by {by_signal}")
+        stopped = "time_out" if timed else "killed"
+        detail = f"{stopped}, ended by {by_signal}" if detail == "gone" else detail
     if stopped in ("forged", "syntax_error"):
         outcomes = []
     outcomes += [stopped] * (len(job["tests"]) - len(outcomes))

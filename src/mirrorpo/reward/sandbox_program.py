@@ -199,15 +199,11 @@ def empty(folder: str) -> None:
 
 def drive(calls: int, values: int) -> None:
     """Run the program that arrives, then answer calls until it is killed. Nothing said here is a verdict."""
-    nonce, job = sandbox_wire.take(calls)
+    _, job = sandbox_wire.take(calls)
     module = types.ModuleType("program")
     sys.modules["program"] = module
-    try:
-        code = compile(job["source"], "program", "exec", dont_inherit=True)
-    except BaseException as error:
-        sandbox_wire.send(values, nonce, {"syntax": type(error).__name__})
-        return
     namespace = module.__dict__
+    failure = loaded(job, namespace)
     kept: list[Any] = []
 
     def other(value: Any) -> Any:
@@ -224,19 +220,32 @@ def drive(calls: int, values: int) -> None:
             return getattr(builtins, name)
         raise NameError(name)
 
-    def started() -> None:
+    while True:
+        nonce, call = sandbox_wire.take(calls)
+        if failure is not None:
+            sandbox_wire.send(values, nonce, failure)
+        else:
+            answer(values, nonce, lambda call=call: called(call, named, held), other)
+
+
+def loaded(job: Any, namespace: dict[str, Any]) -> dict[str, str] | None:
+    """Run a program and the dataset's setup behind it; what to answer to every call if that fails."""
+    kind = "syntax"
+    try:
+        code = compile(job["source"], "program", "exec", dont_inherit=True)
+        kind = "unloaded"
         exec(code, namespace)
         if job["setup"]:
             exec(compile(job["setup"], "setup", "exec"), namespace)
-
-    answer(values, nonce, started, other)
-    while True:
-        nonce, call = sandbox_wire.take(calls)
-        answer(values, nonce, lambda call=call: called(call, named, held), other)
+    except BaseException as error:
+        return {kind: type(error).__name__}
+    return None
 
 
 def called(call: Any, named: Any, held: Any) -> Any:
     """What the program's function returns."""
+    if call["name"] is None:
+        return None  # asked only whether it was loaded
     arguments = sandbox_wire.decode(call["arguments"], held)
     keywords = sandbox_wire.decode(call["keywords"], held)
     return named(call["name"])(*arguments, **keywords)

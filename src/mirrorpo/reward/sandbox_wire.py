@@ -196,12 +196,13 @@ def _read(pipe: int, count: int) -> bytes:
 
 def send(pipe: int, nonce: str, message: Any) -> None:
     """Write one answer of the program, with the number of what it answers."""
-    _write(pipe, nonce.encode() + "".join(_json(message, 0)).encode())
+    body = nonce.encode() + "".join(_json(message, 0)).encode()
+    if len(body) > LARGEST_MESSAGE:
+        raise NotPlain("too large")
+    _write(pipe, body)
 
 
 def _write(pipe: int, body: bytes) -> None:
-    if len(body) > LARGEST_MESSAGE:
-        raise NotPlain("too large")
     left = memoryview(_LENGTH.pack(len(body)) + body)
     while left:
         left = left[os.write(pipe, left) :]
