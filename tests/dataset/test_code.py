@@ -32,6 +32,11 @@ def test_the_first_tests_are_visible_and_the_others_hidden() -> None:
     assert prompt.demonstration == f"```python\n{prompt.gold}\n```"
 
 
+def test_all_tests_may_be_visible_as_in_the_papers_evaluation() -> None:
+    checks = made(visible=3, style=TESTED).checks
+    assert (len(checks.visible), list(checks.hidden), checks.fault) == (3, [], "")
+
+
 def test_a_style_may_give_the_signature() -> None:
     assert made(style=SIGNED).question == "Add.\ndef add(a, b=1, *rest):"
 
@@ -44,7 +49,6 @@ def test_a_style_may_give_the_signature() -> None:
         ({"code": "def add(a:"}, "the reference does not parse"),
         ({"code": "def sub(a): pass"}, r"the first test calls no function of the reference \(it defines sub\)"),
         ({"code": "x = 1"}, r"the first test calls no function of the reference \(it defines none\)"),
-        ({"visible": 3, "style": TESTED}, "all of its 3 tests are visible"),
         ({"code": "def add(): return '\0'"}, "the reference does not parse"),
     ],
 )

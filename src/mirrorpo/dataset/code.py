@@ -65,8 +65,6 @@ def problem(uid: str, text: str, reference: str, tests: Sequence[str], *, visibl
         entry = entry_point(tests, reference)
     except ValueError as error:
         fault = str(error)
-    if not fault and visible >= len(tests):
-        fault = f"all of its {len(tests)} tests are visible"
     written = style.question.replace("{signature}", signature(reference, entry)).replace("{tests}", "\n".join(tests[:visible])).replace("{text}", text.strip())
     return Prompt(
         uid=uid,
