@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,3 +43,34 @@ def rollout() -> RolloutBatch:
             ids = [draw.randrange(VOCABULARY) for _ in range(length)]
             completions.append(Completion(uid="", group=group, prompt_ids=prompts[prompt], ids=ids, logprobs=[0.0] * length, text="", truncated=False))
     return collate(completions, [0.0] * len(completions), pad_id=PAD, mask_truncated=False)
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+)
+
+
+def write_qwen3(path: Path) -> Path:
+    """A Qwen3 of small width with random weights and a byte-level tokenizer, as a folder."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    letters = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(letters, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = TEMPLATE
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+        intermediate_size=64, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Qwen3ForCausalLM(config)
+    network.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    network.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path

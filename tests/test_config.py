@@ -22,7 +22,7 @@ from mirrorpo.config import AXES, Cell, Knobs, cell, check, config_hash, differe
 CONF = str(Path(__file__).parents[1] / "conf")
 
 # Written out again: what changes no number in metrics.jsonl.
-PLUMBING = r"out|name|logger\..*|progress|checkpoint_every|keep_checkpoints|shown_completions|dataset\.root"
+PLUMBING = r"out|name|logger\..*|progress|checkpoint_every|keep_checkpoints|shown_completions|dataset\.root|sandbox|reward\.sandbox|reward\.workers"
 
 
 @contextmanager
@@ -318,3 +318,15 @@ def test_settings_are_counted_from_the_baseline_that_is_given() -> None:
 def test_it_imports_no_torch(module: str) -> None:
     code = f"import sys, mirrorpo.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_training_on_what_has_no_training_split_is_refused_at_compose() -> None:
+    check(_config("dataset=humaneval"))
+    with pytest.raises(ValueError, match=r"steps=3 with dataset=HumanEval: it has no training split and is for evaluation only; use steps=0"):
+        check(_config("dataset=humaneval", "steps=3"))
+
+
+def test_how_programs_are_kept_in_is_no_part_of_a_runs_identity() -> None:
+    assert cell_for("dataset=mbpp").hash == cell_for("dataset=mbpp", "sandbox=unsafe", "reward.workers=9").hash
+    with pytest.raises(ValueError, match="sandbox=open: choose one of required, unsafe"):
+        check(_config("sandbox=open"))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from cli import ROOT, folder, folders, manifest, rows, succeeded, train
+from small_models import write_qwen3
 
 DATA = Path(os.environ.get("MIRRORPO_DATA") or ROOT.parent / "shared" / "data")
 needs_data = pytest.mark.skipif(
@@ -15,37 +16,11 @@ SHORT = (
     "threads=1", "tokens_per_micro_batch=512", "tile=7",
 )  # fmt: skip
 
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
-)
-
 
 @pytest.fixture(scope="module")
 def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen3 of small width with random weights and a byte-level tokenizer."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-
-    letters = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = Tokenizer(models.BPE(letters, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    tokenizer.chat_template = TEMPLATE
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
-        intermediate_size=64, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-    )  # fmt: skip
-    network = Qwen3ForCausalLM(config)
-    network.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
-    path = tmp_path_factory.mktemp("qwen3")
-    network.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return write_qwen3(tmp_path_factory.mktemp("qwen3"))
 
 
 @needs_data

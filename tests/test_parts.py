@@ -1,19 +1,23 @@
 """From a composed config to objects: what is built, what is refused, what is said."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from kernel import needs_any
 from omegaconf import open_dict
 
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.config import register, resolved
+from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Dataset, Divergence, RewardFn, RolloutEngine, Weighting
 from mirrorpo.model.load import ModelSpec
-from mirrorpo.parts import assemble, notes
+from mirrorpo.parts import assemble, judged_by, notes, questions
+from mirrorpo.reward.code_tests import CodeTests
 
 CONF = Path(__file__).parents[1] / "conf"
 ROLES = {
@@ -217,3 +221,50 @@ def test_scoring_only_correct_demonstrations_is_said_to_score_none() -> None:
     (note,) = said("algo=sft", *asked)
     assert note.startswith("weighting.completions=correct with demonstrations: ")
     assert said(*asked, updates_per_rollout=2) == []
+
+
+def test_a_data_set_of_programs_chooses_its_reward_and_shaping_is_a_choice_of_its_own() -> None:
+    for name in ("mbpp", "mbpp_sanitized", "humaneval", "tiny_functions"):
+        reward = assemble(config(f"dataset={name}")).reward
+        assert isinstance(reward, CodeTests) and reward.shaping is None and reward.sandbox == "required"
+    shaped = assemble(config("dataset=mbpp", "shaping@reward.shaping=public", "sandbox=unsafe")).reward
+    assert isinstance(shaped, CodeTests) and shaped.shaping is not None and shaped.shaping.copy_penalty == -0.02 and shaped.sandbox == "unsafe"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Problems of which some are bad."""
+
+    train: Sequence[Prompt]
+    asked: Sequence[Prompt]
+    system: str = ""
+    user: str = "{question}"
+
+    def load(self, split: str) -> Sequence[Prompt]:
+        return self.train if split == "train" else self.asked
+
+    def fingerprint(self, split: str) -> str:
+        return ""
+
+
+def problem(uid: str, fault: str = "") -> Prompt:
+    checks = Checks(entry_point="f", prefix="", setup="", prelude="", visible=[], hidden=["assert f() == 1"], fault=fault)
+    return Prompt(uid=uid, question="", gold="def f(): return 1", demonstration="", checks=checks)
+
+
+def test_what_cannot_be_judged_is_left_out_of_training_and_evaluation_by_name() -> None:
+    needs_any()
+    parts = assemble(config("dataset=tiny_functions"))
+    rows = Rows([problem("a"), problem("b", "test 1 does not parse")], [problem("c", "the reference does not parse"), problem("d"), problem("e")])
+    train, asked, faults = questions(replace(parts, dataset=rows), {"eval_split": "validation", "eval_questions": 1})
+    assert ([prompt.uid for prompt in train], [prompt.uid for prompt in asked]) == (["a"], ["d"])
+    assert faults == {"b": "test 1 does not parse", "c": "the reference does not parse"}
+    with pytest.raises(ValueError, match="none of 1 problems can be judged, the first one, b, since test 1 does not parse"):
+        questions(replace(parts, dataset=Rows([problem("b", "test 1 does not parse")], [])), {"eval_split": "validation", "eval_questions": 1})
+
+
+def test_the_manifest_is_told_what_judged_and_what_kept_programs_in() -> None:
+    assert judged_by(assemble(config()).reward) == {"reward_version": "math_answer/1", "sandbox": None}
+    needs_any()
+    found = judged_by(assemble(config("dataset=tiny_functions")).reward)
+    assert found["reward_version"].startswith("code_tests/") and "seccomp" in found["sandbox"]

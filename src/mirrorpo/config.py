@@ -18,7 +18,22 @@ from omegaconf.errors import OmegaConfBaseException
 AXES = ("algo", "divergence", "weighting", "model", "dataset")
 
 # What changes no number in metrics.jsonl is not part of a run's identity.
-PLUMBING = ("out", "name", "logger", "progress", "checkpoint_every", "keep_checkpoints", "shown_completions", "dataset.root")
+PLUMBING = (
+    "out",
+    "name",
+    "logger",
+    "progress",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "shown_completions",
+    "dataset.root",
+    "sandbox",
+    "reward.sandbox",
+    "reward.workers",
+)
+
+# Datasets without a training split.
+EVALUATION_ONLY = ("mirrorpo.dataset.humaneval.HumanEval",)
 
 
 @dataclass
@@ -48,6 +63,7 @@ class Knobs:
     threads: int = MISSING
     deterministic: bool = MISSING
     progress: bool = MISSING
+    sandbox: str = MISSING
 
     steps: int = MISSING
     prompts_per_step: int = MISSING
@@ -106,6 +122,10 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"max_grad_norm={cfg.max_grad_norm}: a negative norm would turn the gradient round; 0 does not clip")
     if not cfg.out or not cfg.name or any(part in ("..", ".", "") for part in str(cfg.name).split("/")):
         raise ValueError(f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below it")
+    if cfg.steps > 0 and cfg.dataset.get("_target_") in EVALUATION_ONLY:
+        raise ValueError(
+            f"steps={cfg.steps} with dataset={cfg.dataset._target_.rpartition('.')[2]}: it has no training split and is for evaluation only; use steps=0"
+        )
     if cfg.update_window == "split" and cfg.prompts_per_step % cfg.updates_per_rollout:
         raise ValueError(
             f"updates_per_rollout={cfg.updates_per_rollout} does not divide prompts_per_step={cfg.prompts_per_step}: "
@@ -137,6 +157,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "update_window": ("whole", "split"),
     "data_order": ("shuffled", "sequential"),
     "eval_split": ("validation", "test"),
+    "sandbox": ("required", "unsafe"),
 }
 
 

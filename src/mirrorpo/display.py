@@ -95,7 +95,7 @@ def readable(step: int, answers: Sequence[Answer]) -> str:
         prompt, completion, verdict = answer.prompt, answer.completion, answer.verdict
         cut = ", truncated" if completion.truncated else ""
         parts.append(
-            f"## {prompt.uid}: reward {answer.reward:g} ({verdict.outcome}, {len(completion.ids)} tokens{cut}), gold {prompt.gold}\n\n"
+            f"## {prompt.uid}: reward {answer.reward:g} ({verdict.outcome}, {len(completion.ids)} tokens{cut}), gold {one_line(prompt.gold)}\n\n"
             f"~~~~\n{answer.rendered}\n~~~~\n\n~~~~\n{completion.text}\n~~~~\n"
         )
     return "\n".join(parts)
@@ -107,7 +107,18 @@ def sample_rows(rows: Sequence[Mapping[str, Any]], count: int) -> str:
     wrong = [row for row in rows if not row["right"]]
     first = [*right[: count - min(1, len(wrong))], *wrong[:1]]
     picked = [*first, *[row for row in rows if row not in first]][:count]
-    return "\n".join(f"--- {row['uid']}: {'right' if row['right'] else 'wrong'}, gold {row['gold']}\n{row['completion']}" for row in picked)
+    return "\n".join(f"--- {row['uid']}: {'right' if row['right'] else 'wrong'}, gold {one_line(row['gold'])}\n{row['completion']}" for row in picked)
+
+
+def one_line(gold: str) -> str:
+    """A gold answer for a heading: itself, or the first line of a program.
+
+    Example:
+        >>> one_line("18"), one_line("def f(x):\\n    return x")
+        ('18', 'def f(x): ...')
+    """
+    first, broken, _ = gold.strip().partition("\n")
+    return f"{first} ..." if broken else gold
 
 
 def write_text(path: Path, text: str) -> None:

@@ -75,7 +75,7 @@ class Evaluator:
         if count == 0 or self.samples == 0:
             return {}
         answers = self._answers(model, count, self.samples, self.temperature, step)
-        right = [verdict.reward == 1.0 for _, verdict in answers]
+        right = [verdict.right for _, verdict in answers]
         for index in range(count):
             rows[index]["samples"] = self.samples
             rows[index]["samples_right"] = sum(right[index * self.samples : (index + 1) * self.samples])
@@ -104,7 +104,7 @@ def _row(prompt: Prompt, completion: Completion, verdict: Verdict) -> dict[str, 
     return {
         "uid": prompt.uid,
         "gold": prompt.gold,
-        "right": verdict.reward == 1.0,
+        "right": verdict.right,
         "strict": verdict.strict,
         "flexible": verdict.flexible,
         "outcome": verdict.outcome,

@@ -10,12 +10,14 @@ from hydra.utils import get_class, instantiate
 
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.coefficient import Fixed, MatchedDrift
+from mirrorpo.core.batch import Prompt
 from mirrorpo.core.cut import TAKE_A_MASK
 from mirrorpo.core.protocols import Dataset, Divergence, RewardFn, RolloutEngine, Weighting
 from mirrorpo.divergence.neural_mirror import NeuralMirror
 from mirrorpo.divergence.tabulated import Tabulated
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.optim import AdamW, Muon, Schedule
+from mirrorpo.reward.code_tests import CodeTests
 from mirrorpo.rollout.demonstrations import Demonstrations
 from mirrorpo.tracking import NoTracker, WandB
 from mirrorpo.weighting.counterfactual import Counterfactual
@@ -57,6 +59,27 @@ def assemble(config: Mapping[str, Any]) -> Parts:
     _refuse_unsteerable(parts, config)
     _refuse_unmasked(parts, config)
     return parts
+
+
+def questions(parts: Parts, config: Mapping[str, Any]) -> tuple[list[Prompt], list[Prompt], dict[str, str]]:
+    """The training questions, those of the evaluations, and what was left out of both because nothing can be judged by it, with the reason.
+
+    Raises:
+        ValueError: if nothing is left to train on, or this machine cannot isolate programs that have to be run.
+    """
+    train, asked = list(parts.dataset.load("train")), list(parts.dataset.load(config["eval_split"]))
+    faults = parts.reward.faults([*train, *asked]) if isinstance(parts.reward, CodeTests) else {}
+    for prompts in (train, asked):
+        if prompts and all(prompt.uid in faults for prompt in prompts):
+            raise ValueError(f"none of {len(prompts)} problems can be judged, the first one, {prompts[0].uid}, since {faults[prompts[0].uid]}")
+    train, asked = ([prompt for prompt in prompts if prompt.uid not in faults] for prompts in (train, asked))
+    return train, asked[: config["eval_questions"]], faults
+
+
+def judged_by(reward: RewardFn) -> dict[str, Any]:
+    """What the manifest says of the verifier: its version, and for programs what kept them in."""
+    mechanism = str(reward.mechanism) if isinstance(reward, CodeTests) else None
+    return {"reward_version": getattr(reward, "version", None), "sandbox": mechanism}
 
 
 def notes(parts: Parts, config: Mapping[str, Any]) -> list[str]:

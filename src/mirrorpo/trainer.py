@@ -26,7 +26,7 @@ from mirrorpo.life import enter, finish, life
 from mirrorpo.metrics import finite, rollout_metrics
 from mirrorpo.model.load import reference
 from mirrorpo.order import DataOrder
-from mirrorpo.parts import Parts, mirror_map, notes
+from mirrorpo.parts import Parts, judged_by, mirror_map, notes, questions
 from mirrorpo.provenance import provenance
 from mirrorpo.rollout.collate import collate
 from mirrorpo.runs import JsonLines, RunFolder, timestamp, write_atomic
@@ -64,7 +64,7 @@ class Trainer:
         enter(self.folder, done, self.codes)
         steps = self.config["steps"]
         with Display(steps, done, enabled=self.config["progress"]) as display:
-            for note in notes(self.parts, self.config):
+            for note in (*notes(self.parts, self.config), *(f"{uid} is left out: {fault}" for uid, fault in self.faults.items())):
                 display.say(f"note: {note}")
             if done > 0:
                 display.say(f"resuming after step {done} of {steps}")
@@ -92,8 +92,7 @@ class Trainer:
 
     def _load(self) -> None:
         config, parts = self.config, self.parts
-        train = parts.dataset.load("train")
-        questions = list(parts.dataset.load(config["eval_split"]))[: config["eval_questions"]]
+        train, asked_of, self.faults = questions(parts, config)
         self.policy = parts.model.load(
             self.device, config["seed"], lambda: (text for prompt in train for text in (prompt.question + "\n", prompt.demonstration))
         )
@@ -117,11 +116,11 @@ class Trainer:
             weighting=parts.weighting,
             **{name: config[name] for name in ("temperature", "tile", "tokens_per_micro_batch", "updates_per_rollout", "update_window", "max_grad_norm")},
         )
-        rendered = [self._render(prompt) for prompt in questions]
+        rendered = [self._render(prompt) for prompt in asked_of]
         self.evaluator = Evaluator(
             engine=parts.eval_rollout,
             reward=parts.reward,
-            prompts=questions,
+            prompts=asked_of,
             prompt_ids=[ids for _, ids in rendered],
             max_new_tokens=config["eval_max_new_tokens"],
             sampled_questions=config["eval_sampled_questions"],
@@ -140,9 +139,9 @@ class Trainer:
             [self._render(prompt)[1] for prompt in asked],
             **{name: config[name] for name in ("max_new_tokens", "temperature", "drift_positions")},
         )
-        self._identify(train, [text for text, _ in rendered])
+        self._identify([*train, *asked_of], [text for text, _ in rendered])
 
-    def _identify(self, train: Sequence[Prompt], questions: Sequence[str]) -> None:
+    def _identify(self, prompts: Sequence[Prompt], asked: Sequence[str]) -> None:
         """Write down what the numbers depend on beside the config; a resumed run has to find the same."""
         parts, split = self.parts, self.config["eval_split"]
         found = {
@@ -153,11 +152,12 @@ class Trainer:
         }
         if checkpoint.complete_names(self.folder.checkpoints):
             self.folder.refuse_other_circumstances(found)
-        first, ids = self._render(train[0])
+        first, ids = self._render(prompts[0])
         self.folder.update_manifest(
             **found,
-            reward_version=getattr(parts.reward, "version", None),
-            prompt={"example": first, "ids": ids, "hash": digest({"prompts": [*questions, first]})},
+            **judged_by(parts.reward),
+            bad_data=self.faults,
+            prompt={"example": first, "ids": ids, "hash": digest({"prompts": [*asked, first]})},
             parameters={
                 "all": sum(p.numel() for p in self.policy.network.parameters()),
                 "trained": sum(p.numel() for p in self.policy.network.parameters() if p.requires_grad),

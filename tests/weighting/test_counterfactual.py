@@ -10,10 +10,10 @@ from worked import RANGE, SPANS, WORKED, Table, batch
 
 from mirrorpo.core.masked import mean_one
 from mirrorpo.weighting.counterfactual import Counterfactual
-from mirrorpo.weighting.spans import Span
+from mirrorpo.weighting.spans import Span, Statements
 
 SETTINGS: dict[str, Any] = {
-    "spans": SPANS, "target": "answer", "masking": "pad", "score": "sum", "spread": "share", "negative": "keep", "completions": "all",
+    "spans": SPANS, "target": "answer", "region": "marked", "masking": "pad", "score": "sum", "spread": "share", "negative": "keep", "completions": "all",
     "order": "importance", "range": RANGE, "scope": "credit",
 }  # fmt: skip
 
@@ -141,3 +141,28 @@ def test_after_mean_one_no_arm_is_a_hidden_learning_rate():
 def test_the_frozen_settings_are_data():
     one = Counterfactual(**SETTINGS)
     assert one == replace(one) and one != replace(one, target="downstream")
+
+
+PROGRAM = "x = 1\ny = x\n#### 2"
+
+
+def test_a_program_is_reasoning_as_a_whole_and_each_statement_is_scored_by_what_follows_it():
+    code = {"spans": Statements(max_spans=9, min_tokens=1, max_tokens=50), "target": "downstream", "region": "whole"}
+    found, scored = Counterfactual(**SETTINGS | code).explain(batch(PROGRAM), Table({0: 0.1, 6: 0.7}), 0)
+    assert [(one.span.start, one.span.end) for one in scored] == [(0, 5), (6, 11)]
+    # Every token behind a span is read, to the end: 14 and 8 of 19.
+    assert [one.drop for one in scored] == [pytest.approx(0.1 * 14), pytest.approx(0.7 * 8)]
+    assert found[0, :5].tolist() == pytest.approx([1.25 + 0.75 * 0.28 / 1.12] * 5) and found[0, 6:11].tolist() == pytest.approx([2.0] * 5)
+    # What opens as a comment marks no answer, and the end of the sequence has the weight of the rest.
+    assert found[0, 12:18].tolist() == [1.25] * 6 and found[0, 18] == 1.0
+    # Read as worked answers are, the same text has no span before its mark but these two.
+    assert len(Counterfactual(**SETTINGS | code | {"region": "marked"}).explain(batch("x = 1\ny = x"), Table({}), 0)[1]) == 0
+
+
+def test_an_empty_program_has_weights_of_one():
+    assert torch.equal(weights({}, "", target="downstream", region="whole"), torch.ones_like(weights({}, "", target="downstream", region="whole")))
+
+
+def test_a_program_has_no_answer_to_score():
+    with pytest.raises(ValueError, match=r"weighting.region=whole with weighting.target=answer: .*use weighting.target=downstream"):
+        Counterfactual(**SETTINGS | {"region": "whole"})

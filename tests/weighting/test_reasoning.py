@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mirrorpo.core.spelling import Spelling
-from mirrorpo.weighting.reasoning import Range, Regions, regions
+from mirrorpo.weighting.reasoning import Range, Regions, regions, whole
 
 PAPER = {"low": 0.5, "high": 2.0, "least": 0.5, "answer": 1.5, "rest": 1.0}
 
@@ -48,3 +48,8 @@ def test_equal_importances_give_ones_to_the_bit(importance: list[float]):
 def test_a_map_that_is_none_is_refused(wrong: dict[str, float]):
     with pytest.raises(ValueError, match=r"weighting\.range"):
         Range(**PAPER | wrong)
+
+
+def test_a_program_is_all_reasoning_up_to_tokens_without_text():
+    assert whole(letters("x = 1  #### 2", silent=1)) == Regions(reasoned=13, answered=13, length=14)
+    assert whole(letters("", silent=1)) is None

@@ -12,20 +12,45 @@ from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, TokenIds, To
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Checks:
+    """What decides whether a program is right, for questions that ask for one.
+
+    Attributes:
+        entry_point: the function that is asked for.
+        prefix: code that stands before the program; where it opens the function, the program may go on from there.
+        setup: the dataset's code that runs behind the program, where the program runs.
+        prelude: the dataset's code that the tests need, run where they are.
+        visible: tests that the prompt shows, each a piece of code that raises unless the program is right.
+        hidden: tests that it does not show.
+        fault: why nothing can be judged by them; empty when all is well.
+    """
+
+    entry_point: str
+    prefix: str
+    setup: str
+    prelude: str
+    visible: Sequence[str]
+    hidden: Sequence[str]
+    fault: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
     """One question of a dataset.
 
     Attributes:
         uid: stable name of the question; the same in every run, so that runs can be paired.
         question: the text a person would ask.
-        gold: the right answer as the dataset gives it ("1,000").
+        gold: the right answer as the dataset gives it ("1,000"; a reference program).
         demonstration: a worked answer, the target of `algo=sft`.
+        checks: tests of a program; None where the answer is compared with the gold.
     """
 
     uid: str
     question: str
     gold: str
     demonstration: str
+    checks: Checks | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,13 +85,18 @@ class Verdict:
             is left out of training and of its group's statistics.
         strict: right by the strict extraction (`####` or `\\boxed{}`).
         flexible: right by the flexible extraction (last number).
-        outcome: one word that is counted: right, wrong, no_answer, unverifiable, ...
+        outcome: one word that is counted: right, wrong, no_answer, unverifiable, ...; passed, failed, time_out, ... of programs.
     """
 
     reward: float
     strict: bool
     flexible: bool
     outcome: str
+
+    @property
+    def right(self) -> bool:
+        """Whether the answer is right by the trained extraction, whatever shaping made of its reward."""
+        return self.outcome in ("right", "passed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
+from mirrorpo.dataset.hub import hub_rows
 from mirrorpo.dataset.jsonl import read_jsonl, rows_hash
 from mirrorpo.dataset.split import held_out
 
@@ -83,28 +84,8 @@ class Gsm8k:
         if self.root:
             path = Path(self.root) / "gsm8k" / f"{stored}.jsonl"
             return [(f"{path}, line {n}", row) for n, row in enumerate(read_jsonl(path, ("question", "answer")), 1)]
-        rows = hub_rows(self.hub, self.hub_config, stored, self.revision)
+        rows = hub_rows(self.hub, self.hub_config, stored, self.revision, "gsm8k/train.jsonl and gsm8k/test.jsonl")
         return [(f"{self.hub}, {stored} row {n}", row) for n, row in enumerate(rows, 1)]
-
-
-def hub_rows(hub: str, config: str, split: str, revision: str | None) -> list[dict[str, Any]]:
-    """The rows of one split of a dataset on the Hugging Face hub, or of a local copy of its repository.
-
-    Raises:
-        ValueError: if it is neither reachable nor in the hub's cache on this machine.
-    """
-    # Importing datasets takes half a second that a run from a folder need not spend.
-    from datasets import load_dataset
-
-    try:
-        rows: Any = load_dataset(hub, config, split=split, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"cannot load {split!r} of dataset.hub={hub} (hub_config={config}, revision={revision}): {error}. "
-            "Set MIRRORPO_DATA to a folder with gsm8k/train.jsonl and gsm8k/test.jsonl, "
-            "or connect to the network once so that the hub cache is filled"
-        ) from error
-    return rows.to_list()
 
 
 def final_number(answer: str) -> str:

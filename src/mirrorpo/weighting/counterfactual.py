@@ -14,8 +14,9 @@ from mirrorpo.core.masked import group_mean
 from mirrorpo.core.protocols import Scorer
 from mirrorpo.core.seeds import generator
 from mirrorpo.core.shapes import PerToken
+from mirrorpo.core.spelling import Spelling
 from mirrorpo.weighting.random import stream_of
-from mirrorpo.weighting.reasoning import Range, Regions, regions
+from mirrorpo.weighting.reasoning import Range, Regions, regions, whole
 from mirrorpo.weighting.spans import Span, SpanFinder
 
 
@@ -56,6 +57,7 @@ class Counterfactual:
     Attributes:
         spans: what is hidden, one at a time.
         target: what is scored.
+        region: "marked", reasoning ends where the answer is marked; "whole", all of it is reasoning, for programs, which mark none.
         masking: how a span is hidden: "pad" (the papers'), "block" (from attention), "delete".
         score: "sum" or "mean" of log-probabilities, or "probability", the exponential of the sum.
         spread: "share" divides a drop by the span's tokens; "whole" gives it to each.
@@ -75,6 +77,7 @@ class Counterfactual:
 
     spans: SpanFinder
     target: Literal["answer", "downstream"]
+    region: Literal["marked", "whole"]
     masking: Masking
     score: Literal["sum", "mean", "probability"]
     spread: Literal["share", "whole"]
@@ -84,6 +87,10 @@ class Counterfactual:
     range: Range
     scope: Literal["credit", "loss"]
 
+    def __post_init__(self) -> None:
+        if self.region == "whole" and self.target == "answer":
+            raise ValueError("weighting.region=whole with weighting.target=answer: there is no answer then; use weighting.target=downstream")
+
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         return self.explain(batch, scorer, seed)[0]
 
@@ -91,9 +98,9 @@ class Counterfactual:
         """The weights, and the scored spans behind them; a completion that stands twice is scored once."""
         spellings = scorer.spelled(batch)
         wanted = batch.rewards > group_mean(batch.rewards, batch.group) if self.completions == "correct" else torch.ones(len(batch), dtype=torch.bool)
-        places = {row: where for row, spelling in enumerate(spellings) if bool(wanted[row]) and (where := regions(spelling)) is not None}
-        # A finder may know nothing of answers (source code does not): what is no reasoning is not hidden.
-        found = {row: [span for span in self.spans(spellings[row]) if span.end <= where.reasoned] for row, where in places.items()}
+        places = {row: where for row, spelling in enumerate(spellings) if bool(wanted[row]) and (where := self._regions(spelling)) is not None}
+        # A finder may know nothing of answers (source code does not): what is no reasoning is not hidden, nor what nothing follows.
+        found = {row: [span for span in self.spans(spellings[row]) if span.end <= where.reasoned and span.end < where.length] for row, where in places.items()}
         twins = _twins(batch, [row for row in places if found[row]])
         cuts = [self._cut(row, span, places[row]) for row, same in twins.items() for span in found[row] if same]
         drops = self._drops(batch, scorer, cuts)
@@ -106,6 +113,9 @@ class Counterfactual:
                 weights[twin, : len(dealt)] = dealt
                 scored += [ScoredSpan(row=twin, span=span, drop=drop) for span, drop in zip(found[row], mine, strict=True)]
         return weights, sorted(scored, key=lambda one: (one.row, one.span.start))
+
+    def _regions(self, spelling: Spelling) -> Regions | None:
+        return regions(spelling) if self.region == "marked" else whole(spelling)
 
     def _cut(self, row: int, span: Span, where: Regions) -> Cut:
         first = where.reasoned + 1 if self.target == "answer" else span.end

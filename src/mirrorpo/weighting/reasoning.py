@@ -35,6 +35,12 @@ def regions(spelling: Spelling) -> Regions | None:
     return Regions(reasoned=answer.start, answered=answer.end, length=length)
 
 
+def whole(spelling: Spelling) -> Regions | None:
+    """All text of a completion as reasoning, for what marks no answer; None when there is no text."""
+    reasoned = spelling.tokens(0, len(spelling.text))[1]
+    return Regions(reasoned=reasoned, answered=reasoned, length=len(spelling.offsets)) if spelling.text else None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Range:
     """Paper A's map from importance to weight.

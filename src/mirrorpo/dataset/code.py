@@ -1,0 +1,121 @@
+"""Programming problems: what a row of any dataset becomes, and what is wrong with it if it can judge nothing."""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mirrorpo.core.batch import Checks, Prompt
+from mirrorpo.core.source import parsed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Style:
+    """How a problem is put to the model.
+
+    Attributes:
+        question: the problem's text, with `{text}` and where wanted `{signature}` and `{tests}`, the visible ones.
+        system: system turn.
+        user: user turn, with `{question}` where that goes.
+        fenced: whether a demonstration stands in a Markdown fence, as the instruction then has to ask for.
+    """
+
+    question: str
+    system: str
+    user: str
+    fenced: bool
+
+    def shows_tests(self) -> bool:
+        """Whether the prompt shows the visible tests."""
+        return "{tests}" in self.question
+
+
+def chosen(styles: Mapping[str, Style], style: str, visible_tests: int) -> Style:
+    """The style of that name.
+
+    Raises:
+        ValueError: if there is none, or it does not go with the number of visible tests.
+    """
+    if style not in styles:
+        raise ValueError(f"dataset.style={style}: choose one of {', '.join(styles)}")
+    found = styles[style]
+    if "{text}" not in found.question or found.user.count("{question}") != 1:
+        raise ValueError(f"dataset.styles.{style}: its question must hold {{text}} and its user turn {{question}} once")
+    if visible_tests < 0 or found.shows_tests() != (visible_tests > 0):
+        fix = "set dataset.visible_tests=1 or more" if found.shows_tests() else "set dataset.visible_tests=0, since it shows none"
+        raise ValueError(f"dataset.visible_tests={visible_tests} with dataset.style={style}: {fix}")
+    return found
+
+
+def problem(uid: str, text: str, reference: str, tests: Sequence[str], *, visible: int, setup: str, prelude: str, style: Style) -> Prompt:
+    """A prompt from a row. A row that cannot judge anything becomes one too, with its fault, so that it is reported.
+
+    Example:
+        >>> style = Style(question="{text} {signature}", system="", user="{question}", fenced=False)
+        >>> code = "def twice(n): return 2 * n"
+        >>> found = problem("a/1", "Double.", code, ["assert twice(1) == 2"], visible=0, setup="", prelude="", style=style)
+        >>> found.question, found.checks.entry_point, found.checks.fault
+        ('Double. def twice(n):', 'twice', '')
+        >>> problem("a/2", "Double.", code, ["assert twice(1) = 2"], visible=0, setup="", prelude="", style=style).checks.fault
+        'test 1 does not parse'
+    """
+    reference, setup, prelude = plain(reference), plain(setup), plain(prelude)
+    tests = [plain(test) for test in tests]
+    entry, fault = "", ""
+    try:
+        entry = entry_point(tests, reference)
+    except ValueError as error:
+        fault = str(error)
+    written = style.question.replace("{signature}", signature(reference, entry)).replace("{tests}", "\n".join(tests[:visible])).replace("{text}", text.strip())
+    return Prompt(
+        uid=uid,
+        question=written,
+        gold=reference,
+        demonstration=f"```python\n{reference}\n```" if style.fenced else reference,
+        checks=Checks(entry_point=entry, prefix="", setup=setup, prelude=prelude, visible=tests[:visible], hidden=tests[visible:], fault=fault),
+    )
+
+
+def plain(source: str) -> str:
+    """Source with plain line ends and no blank ones around it."""
+    return source.replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def imports(source: str) -> str:
+    """The import statements at the top of some source, which its tests may rely on; none where it does not parse."""
+    tree = parsed(source)
+    return "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)) if tree else ""
+
+
+def entry_point(tests: Sequence[str], reference: str) -> str:
+    """The reference's function that the first test calls, the outermost one.
+
+    Raises:
+        ValueError: if a test or the reference does not parse, or no such function is there.
+
+    Example:
+        >>> entry_point(["assert set(common((1, 2), (2,))) == {2}"], "def common(a, b): ...")
+        'common'
+    """
+    for number, test in enumerate(tests, 1):
+        if parsed(test) is None:
+            raise ValueError(f"test {number} does not parse")
+    tree = parsed(reference)
+    if tree is None:
+        raise ValueError("the reference does not parse")
+    if not tests:
+        raise ValueError("there are no tests")
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    # Breadth first: the outer call of a nested one comes first.
+    for node in ast.walk(parsed(tests[0]) or ast.Module([], [])):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
+            return node.func.id
+    raise ValueError(f"the first test calls no function of the reference (it defines {', '.join(sorted(functions)) or 'none'})")
+
+
+def signature(source: str, name: str) -> str:
+    """The line that opens a function, without a comment or annotation of what it returns; empty where there is no such function."""
+    tree = parsed(source)
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return f"def {name}({ast.unparse(node.args)}):"
+    return ""

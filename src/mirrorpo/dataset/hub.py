@@ -1,0 +1,23 @@
+"""Rows from the Hugging Face hub, or from its local cache where there is no network."""
+
+from typing import Any
+
+
+def hub_rows(hub: str, config: str, split: str, revision: str | None, files: str) -> list[dict[str, Any]]:
+    """The rows of one split of a dataset on the Hugging Face hub, or of a local copy of its repository.
+
+    Raises:
+        ValueError: if it is neither reachable nor in the hub's cache on this machine.
+    """
+    # Importing datasets takes half a second that a run from a folder need not spend.
+    from datasets import load_dataset
+
+    try:
+        rows: Any = load_dataset(hub, config, split=split, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"cannot load {split!r} of dataset.hub={hub} (hub_config={config}, revision={revision}): {error}. "
+            f"Set MIRRORPO_DATA to a folder with {files}, "
+            "or connect to the network once so that the hub cache is filled"
+        ) from error
+    return rows.to_list()

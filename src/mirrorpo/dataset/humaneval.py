@@ -1,0 +1,75 @@
+"""HumanEval: 164 functions to be completed; for evaluation only, since it has no training split."""
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mirrorpo.core.batch import Checks, Prompt
+from mirrorpo.core.protocols import Split
+from mirrorpo.core.source import parsed
+from mirrorpo.dataset.hub import hub_rows
+from mirrorpo.dataset.jsonl import rows_hash
+
+FILE = "humaneval/HumanEval.jsonl.gz"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HumanEval:
+    """HumanEval from a folder or from the Hugging Face hub. Only `test` has problems; training on it is refused at compose.
+
+    The question is the problem's own code, up to where the function's body begins. A completion may write the
+    whole function, or go on from there. Its tests are one function, so a program passes all of them or none; all are hidden, but
+    docstrings show examples.
+
+    Attributes:
+        root: folder that holds humaneval/HumanEval.jsonl.gz; None or empty: use the hub.
+        hub: dataset name on the hub, or a local copy of that repository.
+        revision: commit or tag of it; None: the latest.
+        system: system turn.
+        user: user turn, with `{question}` where the question goes.
+
+    References:
+        Chen et al. 2021, https://arxiv.org/abs/2107.03374
+    """
+
+    root: str | None
+    hub: str
+    revision: str | None
+    system: str
+    user: str
+
+    def __post_init__(self) -> None:
+        if self.user.count("{question}") != 1:
+            raise ValueError(f"dataset.user={self.user!r} must hold {{question}} once, where the question goes")
+
+    def load(self, split: Split) -> list[Prompt]:
+        """All problems for `test`, in the order of the file; none for the other splits. `uid` is humaneval/<number>."""
+        return [_prompt(row) for row in self._rows()] if split == "test" else []
+
+    def fingerprint(self, split: Split) -> str:
+        """sha256 of the rows of a split, the same from a folder and from the hub."""
+        return rows_hash((p.uid, p.question, p.gold, *(p.checks.hidden if p.checks else ())) for p in self.load(split))
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        if not self.root:
+            return hub_rows(self.hub, "openai_humaneval", "test", self.revision, FILE)
+        path = Path(self.root) / FILE
+        if not path.is_file():
+            raise ValueError(f"no file {path}; put it there, or set MIRRORPO_DATA to the folder it belongs to")
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return [json.loads(line) for line in file if line.strip()]
+
+
+def _prompt(row: Mapping[str, Any]) -> Prompt:
+    number = int(str(row["task_id"]).rpartition("/")[2])
+    name, asked, test = row["entry_point"], row["prompt"], f"{row['test']}\n\ncheck({row['entry_point']})"
+    fault = ""
+    for what, source in (("prompt", asked), ("test", test), ("reference", asked + row["canonical_solution"])):
+        if parsed(source) is None:
+            fault = fault or f"the {what} does not parse"
+    # The prompt's own helpers are the tests' too: there, as the dataset wrote them and not as a program may have changed them.
+    checks = Checks(entry_point=name, prefix=asked, setup="", prelude=asked, visible=[], hidden=[test], fault=fault)
+    return Prompt(uid=f"humaneval/{number:03d}", question=asked, gold=row["canonical_solution"], demonstration=row["canonical_solution"], checks=checks)

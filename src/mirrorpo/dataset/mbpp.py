@@ -1,0 +1,136 @@
+"""MBPP: basic Python problems of a sentence each, with a reference and three tests."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mirrorpo.core.batch import Prompt
+from mirrorpo.core.protocols import Split
+from mirrorpo.dataset.code import Style, chosen, imports, problem
+from mirrorpo.dataset.hub import hub_rows
+from mirrorpo.dataset.jsonl import read_jsonl, rows_hash
+
+# Ids 1 to 10 are for few-shot prompts.
+IDS: Mapping[Split, range] = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
+FILES = {"full": "mbpp.jsonl", "sanitized": "sanitized-mbpp.json"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mbpp:
+    """MBPP from a folder or from the Hugging Face hub; splits by the problem's number, as the paper's.
+
+    The first `visible_tests` tests of a problem are shown by the styles that show tests; the others are hidden,
+    with `challenge` also those that the dataset calls challenging. A row whose tests cannot be used is loaded with its
+    fault and left out of training and evaluation, by name.
+
+    With `plus`, the test split is MBPP+: its problems with its tests, of which those whose number lies in another split are
+    dropped and counted in the log.
+
+    Attributes:
+        rows: "full", all 974; "sanitized", the 427 that were verified by hand.
+        root: folder that holds mbpp/mbpp.jsonl and mbpp/sanitized-mbpp.json; None or empty: use the hub.
+        hub: dataset name on the hub, or a local copy of that repository.
+        revision: commit or tag of it; None: the latest.
+        plus: JSON Lines file of MBPP+ with the hub's fields (task_id, prompt, code, test_imports, test_list, test); None: plain MBPP.
+        visible_tests: how many tests the prompt shows.
+        challenge: whether the challenging tests count among the hidden ones.
+        style: which of `styles` is used.
+        styles: how a problem is put to the model, by name.
+
+    References:
+        Austin et al. 2021, https://arxiv.org/abs/2108.07732
+        MBPP+: Liu et al. 2023, https://arxiv.org/abs/2305.01210
+    """
+
+    rows: Literal["full", "sanitized"]
+    root: str | None
+    hub: str
+    revision: str | None
+    plus: str | None
+    visible_tests: int
+    challenge: bool
+    style: str
+    styles: Mapping[str, Style]
+
+    def __post_init__(self) -> None:
+        if self.rows not in FILES:
+            raise ValueError(f"dataset.rows={self.rows}: choose full or sanitized")
+        chosen(self.styles, self.style, self.visible_tests)
+
+    @property
+    def system(self) -> str:
+        """The style's system turn."""
+        return self.styles[self.style].system
+
+    @property
+    def user(self) -> str:
+        """The style's user turn."""
+        return self.styles[self.style].user
+
+    def load(self, split: Split) -> list[Prompt]:
+        """The problems of a split by number; `uid` is mbpp/<number>, or mbpp_plus/<number>."""
+        if split not in IDS:
+            raise ValueError(f"unknown split {split!r}; choose one of {list(IDS)}")
+        if self.plus and split == "test":
+            return self._plus(self.plus)
+        prompts = self.numbered(IDS[split], split)
+        if not prompts:
+            raise ValueError(f"mbpp's {split} split is empty: no row has a task_id of {IDS[split]}; is that the whole file?")
+        return prompts
+
+    def numbered(self, numbers: range, stored: Split) -> list[Prompt]:
+        """The problems of some numbers by number, from one split of the hub or from the one file of a folder."""
+        rows = {int(row["task_id"]): row for row in self._rows(stored)}
+        return [self._prompt(number, rows[number]) for number in sorted(rows) if number in numbers]
+
+    def fingerprint(self, split: Split) -> str:
+        """sha256 of a split's rows as they are used, the same from a folder and from the hub."""
+        return rows_hash((p.uid, p.question, p.gold, *(p.checks.visible if p.checks else ()), *(p.checks.hidden if p.checks else ())) for p in self.load(split))
+
+    def _rows(self, split: Split) -> Sequence[Mapping[str, Any]]:
+        if not self.root:
+            files = "mbpp/mbpp.jsonl and mbpp/sanitized-mbpp.json"
+            return hub_rows(self.hub, self.rows, split, self.revision, files)
+        path = Path(self.root) / "mbpp" / FILES[self.rows]
+        if self.rows == "full":
+            return read_jsonl(path, ("task_id", "text", "code", "test_list"))
+        if not path.is_file():
+            raise ValueError(f"no file {path}; put it there, or set MIRRORPO_DATA to the folder it belongs to")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _prompt(self, number: int, row: Mapping[str, Any]) -> Prompt:
+        tests = [*row["test_list"], *(row.get("challenge_test_list") or () if self.challenge else ())]
+        return problem(
+            f"mbpp/{number:03d}",
+            row["text"] if "text" in row else row["prompt"],
+            row["code"],
+            tests,
+            visible=self.visible_tests,
+            setup=row.get("test_setup_code") or "",
+            prelude="\n".join([imports(row["code"]), *(row.get("test_imports") or ())]),
+            style=self.styles[self.style],
+        )
+
+    def _plus(self, path: str) -> list[Prompt]:
+        rows = read_jsonl(Path(path), ("task_id", "prompt", "code", "test_list", "test"))
+        numbered = {int(str(row["task_id"]).rpartition("/")[2]): row for row in rows}
+        kept = [number for number in sorted(numbered) if number in IDS["test"]]
+        if len(kept) < len(numbered):
+            log.warning("%s: %d of %d problems are of another split of MBPP and were dropped", path, len(numbered) - len(kept), len(numbered))
+        prompts = []
+        for number in kept:
+            row = numbered[number]
+            shown = list(row["test_list"])[: self.visible_tests]
+            prelude = "\n".join([imports(row["code"]), *(row.get("test_imports") or ())])
+            prompts.append(
+                problem(
+                    f"mbpp_plus/{number:03d}", row["prompt"], row["code"], [*shown, row["test"]],
+                    visible=len(shown), setup="", prelude=prelude, style=self.styles[self.style],
+                )
+            )  # fmt: skip
+        return prompts
