@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -121,7 +122,10 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
 def power(effect: float, n: int, level: float = LEVEL) -> float:
     """Chance that a two-sided paired t test over n seeds finds an effect, given in standard deviations of a seed's difference.
 
-        T ~ noncentral t_{n-1}(effect sqrt(n));  P(|T| > t_{n-1, (1 + level)/2})
+        T ~ noncentral t_{n-1}(effect sqrt(n));  P(|T| > c),  c = t_{n-1, (1 + level)/2}
+          = E_s[Phi(effect sqrt(n) - c s) + Phi(-effect sqrt(n) - c s)],  s^2 ~ chi^2_{n-1} / (n - 1)
+
+    Integrated over s: scipy's noncentral t has no value where the effect is large and the seeds are few.
 
     References:
         Cohen 1988, Statistical Power Analysis, section 2
@@ -129,9 +133,14 @@ def power(effect: float, n: int, level: float = LEVEL) -> float:
     if n < 2:
         return 0.0
     critical, shift = float(stats.t.ppf((1 + level) / 2, n - 1)), effect * math.sqrt(n)
-    out = float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
-    # scipy's noncentral t underflows to NaN far from the boundary, where the answer is 1.
-    return 1.0 if math.isnan(out) and abs(shift) > critical else out
+    nodes, weights = _legendre()
+    s = np.sqrt(stats.chi2.ppf((nodes + 1) / 2, n - 1) / (n - 1))
+    return float(weights / 2 @ (stats.norm.cdf(shift - critical * s) + stats.norm.cdf(-shift - critical * s)))
+
+
+@cache
+def _legendre() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.polynomial.legendre.leggauss(400)
 
 
 def seeds_needed(effect: float, target: float = POWER, level: float = LEVEL) -> int | None:
@@ -192,7 +201,7 @@ class Difference:
         needed = seeds_needed(self.interval.estimate / self.spread if self.spread else math.inf, level=level)
         if needed is not None and needed <= self.n:
             # The seeds would do; it is the questions, or the other comparisons of the table, that do not.
-            return "cannot tell (more questions)" if self.p >= 1 - level else "cannot tell (only alone)"
+            return "cannot tell (more questions)" if self.p >= 1 - level else "cannot tell (not after Holm)"
         return f"cannot tell ({needed} seeds)" if needed is not None else f"cannot tell (>{MOST_SEEDS} seeds)"
 
 

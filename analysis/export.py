@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from analysis.runs import Part, from_folders, manifests
+from analysis.runs import Part, asked_of, from_folders, manifests
 from analysis.schema import AXES, QUESTIONS, VERSION, joined, runs_table
 
 FILES = ("runs", "metrics", "questions")
@@ -88,7 +88,7 @@ class Export:
         return Export(*(pa.parquet.read_table(folder / f"{name}.parquet") for name in FILES), about=about)
 
 
-def assembled(parts: Iterable[Part], source: str) -> Export:
+def assembled(parts: Iterable[Part], source: str, asked: Sequence[Mapping[str, Any]] = ()) -> Export:
     """The export of runs that were read one by one, in the order of their cells and seeds."""
     read = list(parts)
     times: Counter[str] = Counter()
@@ -97,7 +97,8 @@ def assembled(parts: Iterable[Part], source: str) -> Export:
         times[row["run"]] += 1
         row["run"] += f"#{times[row['run']]}" if times[row["run"]] > 1 else ""
     read.sort(key=lambda part: (*(str(part[0][key]) for key in ("sweep", *AXES, "settings")), part[0]["seed"] or 0, part[0]["run"]))
-    about = {"source": source, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "command": sys.argv, "commit": commit()}
+    about: dict[str, Any] = {"source": source, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "command": sys.argv, "commit": commit()}
+    about["asked"] = list(asked)
     return Export(
         runs=runs_table([row for row, _, _ in read]),
         metrics=joined((row["run"], metrics) for row, metrics, _ in read),
@@ -137,7 +138,7 @@ def load(source: str, *, filters: Mapping[str, Any] | None = None, offline: bool
 
         return assembled(from_project(source, filters or {}, questions=questions), f"wandb:{source}")
     if not offline and manifests(path):
-        return assembled(from_folders(path, questions=questions), str(path))
+        return assembled(from_folders(path, questions=questions), str(path), asked_of(path))
     if offline or any(path.rglob("*.wandb")):
         from analysis.wandb_runs import from_files
 

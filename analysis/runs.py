@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.json
+import yaml
 
 from analysis.schema import empty_metrics, metrics_table, questions_table, run_row
 
@@ -79,3 +80,19 @@ def evaluations(folder: Path) -> pa.Table | None:
     """The rows of all `step_*.jsonl` in a folder, by step."""
     parts = [(int(path.stem.split("_")[1]), table) for path in sorted(folder.glob("step_*.jsonl")) if (table := json_lines(path)) is not None]
     return pa.concat_tables([questions_table(table, step) for step, table in parts]) if parts else None
+
+
+def asked_of(root: Path) -> list[dict[str, Any]]:
+    """What was typed for the grids below a folder: for each, the folder and the overrides, from Hydra's `multirun.yaml`.
+
+    A command that is typed again, for other cells of the same name, takes the place of the one before.
+    """
+    out: list[dict[str, Any]] = []
+    for path in sorted(root.rglob("multirun.yaml")):
+        hydra = yaml.safe_load(path.read_text()).get("hydra") or {}
+        typed = list((hydra.get("overrides") or {}).get("task") or [])
+        named = {override.split("=")[0] for override in typed}
+        params = (hydra.get("sweeper") or {}).get("params") or {}
+        written = [f"{key}={value}" for key, value in params.items() if key not in named]
+        out.append({"folder": str(path.parent), "typed": typed, "written": written})
+    return out

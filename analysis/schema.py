@@ -37,6 +37,7 @@ RUNS = pa.schema(
         ("commit", pa.string()),
         ("dirty", pa.bool_()),
         ("commits", pa.string()),  # of every launch
+        ("codes", pa.string()),  # digests of the code that made its steps, where the run recorded them
         ("versions", pa.string()),
         ("machine", pa.string()),
         ("computed_in", pa.string()),
@@ -100,6 +101,7 @@ def run_row(manifest: Mapping[str, Any], metrics: pa.Table, *, run: str, sweep: 
         "commit": manifest.get("commit"),
         "dirty": manifest.get("dirty"),
         "commits": _json(commits),
+        "codes": _json(manifest.get("codes")),
         "versions": _json(manifest.get("versions")),
         "machine": _json(manifest.get("machine")),
         "computed_in": manifest.get("computed_in"),
