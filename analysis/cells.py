@@ -47,7 +47,8 @@ class Table:
         title: one line.
         head: of the columns; the first column is text, the others are numbers.
         rows: as many cells each as there are columns; a row of one cell is a heading within the table.
-        foot: sentences below it.
+        foot: sentences below it; a page folds all but the first.
+        notes: what was allowed and has to be seen.
         sources: of every run in it.
     """
 
@@ -56,6 +57,7 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     foot: Sequence[str] = ()
+    notes: Sequence[str] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -224,45 +225,50 @@ def _weights(study: Study, arm: str) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def mirror_maps(study: Study) -> Figure | None:
-    """The mirror maps of the study's divergences, each as its runs configured it; None where torch is not at hand.
-
-    The curves are computed by `python -m mirrorpo.mirror_maps`, in a process of its own.
-    """
-    if study.design.axis != "divergence":
+    """The mirror maps of the study's divergences, each as its runs configured it; None where torch is not at hand."""
+    arms = {arm: next(run for run in study.design.runs if run.arm == arm) for arm in study.design.arms}
+    arms = {arm: run for arm, run in arms.items() if run.row["divergence"] not in (None, "none")}
+    if study.design.axis != "divergence" or not arms:
         return None
+    asked: dict[tuple[str, ...], list[str]] = {}
+    for arm, run in arms.items():
+        changed = {key: value for key, value in json.loads(run.row["settings"] or "{}").items() if key.startswith("divergence.")}
+        asked.setdefault(tuple(f"{key}={value}" for key, value in changed.items()), []).append(arm)
     found: dict[str, Any] = {}
     data: dict[str, Any] = {}
-    for arm in study.design.arms:
-        run = next(run for run in study.design.runs if run.arm == arm)
-        own = {key.removeprefix("divergence."): value for key, value in run.settings.items() if key.startswith("divergence.")}
-        if arm.split(" ")[0] == "none":
-            continue
-        changed = {key: value for key, value in json.loads(run.row["settings"] or "{}").items() if key.startswith("divergence.")}
-        target = Path(study.export.about.get("scratch", "/tmp")) / f"mirror_map_{len(found)}.json"
-        command = [sys.executable, "-m", "mirrorpo.mirror_maps", str(run.row["divergence"]), *(f"{key}={value}" for key, value in changed.items()), "--out", str(target)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        if ran.returncode != 0:
-            continue
-        data = json.loads(target.read_text())
-        target.unlink()
-        found[arm] = data["curves"][str(run.row["divergence"])] | {"beta": own.get("beta")}
+    for settings, mine in asked.items():
+        drawn = map_curves([*(str(arms[arm].row["divergence"]) for arm in mine), *settings])
+        data = drawn or data
+        found |= {arm: drawn["curves"][str(arms[arm].row["divergence"])] for arm in mine if drawn}
     if not found:
         return None
     figure, axes = panels(4, 4.6, 3.0)
-    for arm, curve in found.items():
-        style = look(study.design.arms.index(arm))
+    beside = {name: curve for name, curve in data["curves"].items() if name in ("kl_exact", "probl2_exact") and name not in found}
+    for arm, curve in {**beside, **found}.items():
+        style = look(study.design.arms.index(arm)) if arm in found else {"color": "#999", "lw": 1, "ls": ":" if arm == "kl_exact" else "-"}
         for axis, key in ((axes[0], "h"), (axes[2], "slope")):
             if curve[key] is not None:
                 axis.plot(data["p"], curve[key], label=arm, **style)
         for axis, values in zip((axes[1], axes[3]), curve["D"], strict=True):
-            axis.plot(data["p"], values, label=f"{arm}, β {curve['beta']}", **style)
-    axes[0].set(title="potential h, scaled to h''(1/2) = 1", ylim=(0, 1))
-    axes[2].set(title="mirror map h', scaled alike", xlabel="p", ylim=(-6, 1))
+            if arm in found:
+                axis.plot(data["p"], values, label=f"{arm}, β {arms[arm].settings.get('divergence.beta')}", **style)
+    axes[0].set(title="potential h, scaled to h''(1/2) = 1", ylim=(0, 0.3))
+    axes[2].set(title="mirror map h', scaled alike", xlabel="p", ylim=(-3, 1))
     for axis, anchor in zip((axes[1], axes[3]), data["anchors"], strict=True):
         axis.set(title=f"D(p, {anchor}), at its own size", yscale="log", ylim=(1e-7, None))
     axes[3].set(xlabel="p")
+    axes[0].legend()
     axes[1].legend()
     return figure
+
+
+def map_curves(arguments: Sequence[str]) -> dict[str, Any] | None:
+    """Numbers from `python -m mirrorpo.mirror_maps`, in a process of its own since it needs torch; None if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "maps.json"
+        command = [sys.executable, "-m", "mirrorpo.mirror_maps", *arguments, "--out", str(target)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        return json.loads(target.read_text()) if ran.returncode == 0 else None
 
 
 ALL: Mapping[str, tuple[Drawing, str]] = {

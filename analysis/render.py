@@ -46,8 +46,8 @@ def latex(table: Table) -> str:
         if runs := _runs(row):
             lines.append(f"%   runs {' '.join(runs)}; commit {' '.join(_commits(table, runs))}")
     lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else "")]
-    if table.foot:
-        lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", *(_escape(text) + r"\par" for text in table.foot), r"\end{minipage}"]
+    if below := [*table.foot, *table.notes]:
+        lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", *(_escape(text) + r"\par" for text in below), r"\end{minipage}"]
     return "\n".join([*lines, r"\end{table}", ""])
 
 
@@ -78,7 +78,7 @@ def markdown(table: Table, trace: bool = True) -> str:
     for row in table.rows:
         cells = [f"*{_pipe(row[0].text)}*", *([""] * (len(table.head) - 1))] if len(row) == 1 else [_markdown_cell(cell) for cell in row]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *(f"{text}  " for text in table.foot)]
+    lines += ["", *(f"{_pipe(text)}  " for text in [*table.foot, *table.notes])]
     if trace and table.runs:
         lines += ["", "<details><summary>Runs</summary>", ""]
         for row in table.rows:
@@ -109,10 +109,11 @@ def to_html(table: Table) -> str:
             continue
         parts.append("<tr>" + "".join(_html_cell(table, cell, index == 0) for index, cell in enumerate(row)) + "</tr>")
     parts.append("</tbody></table></div>")
-    parts += [f"<p class='foot'>{html.escape(text)}</p>" for text in table.foot]
+    parts += [f"<p class='foot'>{html.escape(text)}</p>" for text in [*table.foot[:1], *table.notes]]
     traced = [(row, runs) for row in table.rows if (runs := _runs(row))]
-    if traced:
-        parts.append("<details class='trace'><summary>runs and commits behind each row</summary><ul>")
+    if traced or table.foot[1:]:
+        parts.append("<details class='trace'><summary>how to read this; runs and commits behind each row</summary>")
+        parts += [*(f"<p>{html.escape(text)}</p>" for text in table.foot[1:]), "<ul>"]
         for row, runs in traced:
             links = ", ".join(f"<a href='#run-{html.escape(run)}'>{html.escape(run)}</a>" for run in runs)
             parts.append(f"<li>{html.escape(str(row[0]))}: {links}; commit {html.escape(', '.join(_commits(table, runs)))}</li>")
@@ -139,7 +140,7 @@ def to_text(table: Table) -> str:
             continue
         padded = [text.ljust(width) if index == 0 else text.rjust(width) for index, (text, width) in enumerate(zip(line, widths, strict=True))]
         out.append("  ".join(padded).rstrip())
-    return "\n".join([*out, "", *table.foot]).rstrip() + "\n"
+    return "\n".join([*out, "", *table.foot, *table.notes]).rstrip() + "\n"
 
 
 def _runs(row: Sequence[Cell]) -> tuple[str, ...]:

@@ -139,8 +139,9 @@ def hierarchical_bootstrap(scores: NDArray[np.float64], *, draws: int = 2000, se
         mean*_b = 1/(S Q) sum_s sum_q c_s^b d_q^b x_sq,   c^b, d^b multinomial counts
 
     All seeds answer the same questions, so a question is drawn for all seeds at once (crossed levels);
-    drawing questions anew for each seed would take shared questions for independent ones. With few seeds
-    the percentile interval is too narrow: `crossed_interval` is the one verdicts rest on.
+    drawing questions anew for each seed would take shared questions for independent ones. It counts the
+    residual variance more than once and so is wide where single answers are noisy (98% of the truth within
+    a 95% interval in `docs/analysis.md`); `crossed_interval` is the one verdicts rest on.
 
     References:
         Owen 2007, The pigeonhole bootstrap, https://arxiv.org/abs/0712.1111

@@ -24,7 +24,7 @@ def sources(study: Study) -> Mapping[str, Source]:
 
 def table(study: Study, name: str, title: str, head: Sequence[str], rows: Sequence[Sequence[Cell]], foot: Sequence[str]) -> Table:
     """A table with the study's sources, its notes, and what every number's interval means."""
-    return Table(name, title, head, rows, [*foot, *study.notes], sources(study))
+    return Table(name, title, head, rows, foot, study.notes, sources(study))
 
 
 def titled(study: Study, block: str) -> list[list[Cell]]:
@@ -189,7 +189,7 @@ def statistics(study: Study) -> Table:
             rows.append([*row, *cells, *(Cell(text, runs=both) for text in shown)])
     foot = [
         f"Differences are from {base}. Interquartile mean: stratified bootstrap over seeds; standard deviation: over seeds, chi-square interval; both-level bootstrap: "
-        "seeds and questions drawn again. Percentile intervals over five seeds are too narrow (docs/analysis.md); verdicts rest on the t intervals.",
+        "seeds and questions drawn again. Over five seeds the first is too narrow and the last too wide (docs/analysis.md has the coverage); verdicts rest on the t intervals.",
         "McNemar compares two checkpoints, and the question bootstrap the seeds' mean answer: neither knows that other seeds would train other checkpoints.",
         "Seeds wanted: for 80% power at the difference seen, by a paired t test without correction; seen with 80% power: the smallest difference, in points, at these seeds.",
     ]

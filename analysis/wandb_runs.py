@@ -47,7 +47,7 @@ def from_project(project: str, filters: Mapping[str, Any], *, questions: bool = 
         with tempfile.TemporaryDirectory() as folder:
             for file in run.files():
                 if file.name == "provenance.json" or (questions and file.name.startswith("eval/step_")):
-                    file.download(root=folder, replace=True)
+                    file.download(root=folder, replace=True).close()
             config = {key: value for key, value in run.config.items() if key != "_wandb"}
             yield _part(run.id, rows, config, STATES.get(run.state, run.state), Path(folder), "wandb", f"wandb:{project}/{run.id}", questions)
 
