@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--by", action="append", default=[], metavar="SETTING", help="a setting that makes arms, such as divergence.beta; may be given again")
     out.add_argument("--metric", default=METRIC, help=f"what is compared ({METRIC})")
     out.add_argument("--allow", default="", metavar="KINDS", help=f"guards to pass over, named in every table's foot: {','.join(KINDS)}")
-    out.add_argument("--filters", default="{}", help='of W&B runs, as JSON: \'{"config.seed": 1}\'')
+    out.add_argument("--filters", default="{}", help="of W&B runs, as JSON: '{\"config.seed\": 1}'")
     out.add_argument("--offline", action="store_true", help="read W&B's offline files, not the run folders around them")
     out.add_argument("--format", default="text", choices=["text", "markdown", "latex", "html"], help="of the tables that are printed (text)")
     return out
@@ -61,7 +61,7 @@ def _filters(text: str) -> dict[str, object]:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"filters={text}: not JSON ({error}); W&B's query language, for instance '{{\"state\": \"finished\"}}'") from error
+        raise ValueError(f'filters={text}: not JSON ({error}); W&B\'s query language, for instance \'{{"state": "finished"}}\'') from error
 
 
 def _tables(asked: argparse.Namespace, export: Export) -> None:

@@ -1,7 +1,7 @@
 """What a reader of a table has to know and the table does not say; found in the runs, never written by hand."""
 
 import json
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 
 import numpy as np
 
@@ -38,7 +38,9 @@ def _size(study: Study) -> list[str]:
     out: list[str] = []
     seeds = min(len(study.runs(arm, block)) for block in study.design.blocks for arm in study.arms(block))
     if seeds < FEW_SEEDS:
-        out.append(f"There are {seeds} seeds in the smallest arm. Below {FEW_SEEDS} a spread over seeds is hardly known, and only large differences can be told.")
+        out.append(
+            f"There are {seeds} seeds in the smallest arm. Below {FEW_SEEDS} a spread over seeds is hardly known, and only large differences can be told."
+        )
     questions = {len(study.answers(run)) for run in study.design.runs} - {0}
     if questions and min(questions) < FEW_QUESTIONS:
         n = min(questions)
@@ -97,8 +99,7 @@ def _ratio(study: Study) -> list[str]:
 
 
 def _choice(study: Study) -> list[str]:
-    choose: Callable[[str], set[str]] = lambda key: {str(json.loads(run.row["config"]).get(key)) for run in study.design.runs if run.row["config"]}
-    split = choose("eval_split")
+    split = {str(json.loads(run.row["config"]).get("eval_split")) for run in study.design.runs if run.row["config"]}
     out = ["Every number is of the last step; no checkpoint was chosen by its score."]
     if split == {"validation"}:
         out.append("The questions are validation questions, held out of training; the test split was not read.")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -167,7 +167,10 @@ def seeds_needed(effect: float, target: float = POWER, level: float = LEVEL) -> 
 
 def detectable(n: int, target: float = POWER, level: float = LEVEL) -> float:
     """The effect, in standard deviations of a seed's difference, that n seeds find with that power."""
-    return float(optimize.brentq(lambda effect: power(effect, n, level) - target, 1e-6, 1e3)) if n > 1 else float("inf")
+    if n < 2:
+        return float("inf")
+    found: Any = optimize.brentq(lambda effect: power(effect, n, level) - target, 1e-6, 1e3)
+    return float(found)
 
 
 @dataclass(frozen=True, slots=True)

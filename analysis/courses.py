@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from analysis import paper
 from analysis.cells import Cell, Table, difference_cells, estimate, number
 from analysis.comparison import Difference, corrected, difference
+from analysis.export import Frame
 from analysis.stats import mean_interval, spread_interval, spread_ratio
 from analysis.study import Study
 from analysis.tables import levels, table, titled
@@ -45,8 +45,8 @@ def sampled(study: Study) -> Table:
             rows.append(row)
     printed = [f"{one.arm} {one.quantity} {one}" for one in paper.NUMBERS if one.quantity in ("spread", "length")] if study.design.axis == "divergence" else []
     foot = [
-        f"{name}: mean over seeds with Student's 95% interval. Spread: standard deviation over seeds with its chi-square interval; ratios of spreads with the F interval. "
-        "Length: tokens of a greedy answer, change seed by seed.",
+        f"{name}: mean over seeds with Student's 95% interval. Spread: standard deviation over seeds with its chi-square interval; "
+        "ratios of spreads with the F interval. Length: tokens of a greedy answer, change seed by seed.",
         *([f"Published on MBPP, arXiv {paper.GBMPO} (length in % against KL): {'; '.join(printed)}."] if printed else []),
     ]
     return table(study, f"sampled_{study.design.axis}", f"{name[0].upper()}{name[1:]}, spread and length by {study.design.axis}", head, rows, foot)
@@ -85,8 +85,8 @@ def speed(study: Study) -> Table | None:
             row = [Cell(arm, runs=own), Cell(number(100 * goal), runs=study.names([base], block)), Cell(f"{reached[arm]} of {len(values)}", runs=own)]
             rows.append([*row, _mean(list(values.values()), own, 1), gap, p, verdict])
     foot = [
-        f"The goal is {base}'s mean accuracy at its last step. A seed's steps are those of its first evaluation at or above the goal; a seed that never gets there counts with "
-        "its last step, so that a mean is a lower bound where seeds are missing. Fewer steps are better.",
+        f"The goal is {base}'s mean accuracy at its last step. A seed's steps are those of its first evaluation at or above the goal; "
+        "a seed that never gets there counts with its last step, so that a mean is a lower bound where seeds are missing. Fewer steps are better.",
         "The first of many noisy evaluations to pass a line passes it early: half of the baseline's own seeds do before their end.",
         BY_SEED,
     ]
@@ -124,7 +124,16 @@ def matched_drift(study: Study) -> Table | None:
     if curves.empty or curves.groupby("run")["step"].nunique().min() < 2 or not curves[DRIFT].max() > 0:
         return None
     base = study.design.baseline
-    head = [study.design.axis, "drift at the end, nats", "accuracy at the end, %", "matched drift, nats", "accuracy there, %", f"difference from {base}", "p", "verdict"]
+    head = [
+        study.design.axis,
+        "drift at the end, nats",
+        "accuracy at the end, %",
+        "matched drift, nats",
+        "accuracy there, %",
+        f"difference from {base}",
+        "p",
+        "verdict",
+    ]
     rows: list[list[Cell]] = []
     for block in study.design.blocks:
         mine = curves[curves["block"] == block]
@@ -141,8 +150,9 @@ def matched_drift(study: Study) -> Table | None:
             row = [Cell(arm, runs=own), _end(study, arm, block, own), _mean(list(study.scores(arm, block).values()), own, 100), Cell(number(target, 4))]
             rows.append([*row, _mean(list(values.values()), own, 100), gap, p, verdict])
     foot = [
-        f"Drift: {DRIFT}, KL from the start model at the start model's own answers, the same states for all runs. Matched drift: the largest that every run of the block "
-        "reaches; accuracy there is linear between the two evaluations around it. Coefficients of different divergences are not comparable, drifts are.",
+        f"Drift: {DRIFT}, KL from the start model at the start model's own answers, the same states for all runs. Matched drift: the largest "
+        "that every run of the block reaches; accuracy there is linear between the two evaluations around it. "
+        "Coefficients of different divergences are not comparable, drifts are.",
         levels(study).replace("Levels: mean", "Accuracy at the end: mean"),
         BY_SEED,
     ]
@@ -177,14 +187,14 @@ def importance(study: Study) -> Table | None:
                 rows.append([*row, estimate(mean_interval(list(ratio)), own, digits=2) if len(ratio) else Cell("—"), Cell("")])
             rows.append([Cell("all spans", runs=own), *[Cell("")] * 4, _mean(list(mine["credit/distractors"].dropna()), own, 100)])
     foot = [
-        "Mean of the last quarter of a run's steps, then over seeds with Student's 95% interval. Drop: how much hiding the span lowers the score that the weighting uses; "
-        "shares are of the scored completions' trained tokens and of their policy gradient.",
+        "Mean of the last quarter of a run's steps, then over seeds with Student's 95% interval. Drop: how much hiding the span lowers "
+        "the score that the weighting uses; shares are of the scored completions' trained tokens and of their policy gradient.",
         *(f"arXiv {source}: {claim} [{mark}]." for source, claim, mark in paper.CLAIMS if source == paper.COUNTERFACTUAL and "span" in claim),
     ]
     return table(study, "importance", "What spans are worth, by kind", head, rows, foot) if rows else None
 
 
-def late_means(curves: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+def late_means(curves: Frame, names: Sequence[str]) -> Frame:
     """Means over the last quarter of each run's steps: run, arm, block, seed and the metrics."""
     last = curves.groupby("run")["step"].transform("max")
     late = curves[curves["step"] > 0.75 * last]

@@ -11,9 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet
+from pyarrow import parquet
 
 from analysis.runs import Part, asked_of, from_folders, manifests
 from analysis.schema import AXES, QUESTIONS, VERSION, joined, runs_table
@@ -21,6 +20,8 @@ from analysis.schema import AXES, QUESTIONS, VERSION, joined, runs_table
 FILES = ("runs", "metrics", "questions")
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("run", "step")
+# A pandas data frame; its own annotations take each of its columns for a scalar.
+Frame = Any
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,14 @@ class Export:
         """The metrics there are."""
         return [name for name in self.metrics.column_names if name not in COLUMNS]
 
-    def metric(self, *names: str) -> pd.DataFrame:
+    def metric(self, *names: str) -> Frame:
         """run, step and some metrics, where at least one has a value; a metric that no run has is all NaN."""
         present = [name for name in names if name in self.metrics.column_names]
         out = self.metrics.select([*COLUMNS, *present]).to_pandas()
         out["run"] = out["run"].astype(str)
         return out.reindex(columns=[*COLUMNS, *names]).dropna(subset=list(names), how="all").reset_index(drop=True)
 
-    def answers(self, *columns: str) -> pd.DataFrame:
+    def answers(self, *columns: str) -> Frame:
         """run, step, uid and some columns of questions."""
         out = self.questions.select([*COLUMNS, "uid", *columns]).to_pandas()
         out["run"] = out["run"].astype(str)
@@ -71,7 +72,7 @@ class Export:
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             table = getattr(self, name)
-            pa.parquet.write_table(table, folder / f"{name}.parquet", compression="zstd")
+            parquet.write_table(table, folder / f"{name}.parquet", compression="zstd")
         counts = {name: getattr(self, name).num_rows for name in FILES}
         (folder / "export.json").write_text(json.dumps({**self.about, "schema": VERSION, "rows": counts}, indent=2) + "\n")
 
@@ -85,7 +86,7 @@ class Export:
         about = json.loads((folder / "export.json").read_text())
         if about.get("schema") != VERSION:
             raise ValueError(f"{folder}: schema {about.get('schema')}, and this package reads {VERSION}: export again")
-        return Export(*(pa.parquet.read_table(folder / f"{name}.parquet") for name in FILES), about=about)
+        return Export(*(parquet.read_table(folder / f"{name}.parquet") for name in FILES), about=about)
 
 
 def assembled(parts: Iterable[Part], source: str, asked: Sequence[Mapping[str, Any]] = ()) -> Export:
@@ -144,5 +145,3 @@ def load(source: str, *, filters: Mapping[str, Any] | None = None, offline: bool
 
         return assembled(from_files(path, questions=questions), f"{path} (W&B offline files)")
     return assembled(from_folders(path), str(path))
-
-

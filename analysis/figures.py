@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
+from cycler import cycler
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from analysis.cells import number
 from analysis.courses import DRIFT, late_means
+from analysis.export import Frame
 from analysis.runs import read_rows
 from analysis.stats import mean_interval
 from analysis.study import Study
@@ -27,10 +28,10 @@ from analysis.study import Study
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LOOK: Mapping[str, Any] = {
+LOOK: Any = {
     "font.size": 9, "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.alpha": 0.25, "grid.linewidth": 0.6, "lines.linewidth": 1.6, "legend.frameon": False, "legend.fontsize": 8.5, "figure.dpi": 110,
-    "savefig.dpi": 170, "pdf.fonttype": 42, "svg.fonttype": "none", "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "savefig.dpi": 170, "pdf.fonttype": 42, "svg.fonttype": "none", "axes.prop_cycle": cycler(color=COLOURS),
 }  # fmt: skip
 Drawing = Callable[[Study], Figure | None]
 
@@ -43,7 +44,7 @@ def look(index: int) -> dict[str, Any]:
 @contextmanager
 def styled() -> Any:
     """The style of every figure."""
-    with matplotlib.rc_context(dict(LOOK)):
+    with matplotlib.rc_context(LOOK):
         yield
 
 
@@ -58,7 +59,7 @@ def panels(count: int, width: float = 4.6, height: float = 3.1, columns: int = 2
     return figure, flat[:count]
 
 
-def band(axis: Any, frame: pd.DataFrame, metric: str, label: str, index: int, scale: float = 1.0) -> None:
+def band(axis: Any, frame: Frame, metric: str, label: str, index: int, scale: float = 1.0) -> None:
     """The mean over seeds by step, with Student's 95% interval; a marker where few steps have a value."""
     grouped = frame.dropna(subset=[metric]).groupby("step")[metric]
     if not len(grouped):
@@ -73,7 +74,7 @@ def band(axis: Any, frame: pd.DataFrame, metric: str, label: str, index: int, sc
         axis.fill_between(steps[known], low, high, color=look(index)["color"], alpha=0.13, lw=0)
 
 
-def smooth(frame: pd.DataFrame, metric: str, steps: int) -> pd.DataFrame:
+def smooth(frame: Frame, metric: str, steps: int) -> Frame:
     """Each run's metric averaged over windows of steps, at their last step; few steps are left as they are."""
     window = max(1, steps // 40)
     if window == 1:
@@ -86,7 +87,12 @@ def smooth(frame: pd.DataFrame, metric: str, steps: int) -> pd.DataFrame:
 def learning(study: Study) -> Figure | None:
     """Held-out accuracy and training reward by step."""
     metrics = [study.metric, "reward/mean", "entropy/mean", DRIFT]
-    titles = {study.metric: "held-out accuracy, %", "reward/mean": "training reward", "entropy/mean": "entropy, nats", DRIFT: "drift from the start model, nats"}
+    titles = {
+        study.metric: "held-out accuracy, %",
+        "reward/mean": "training reward",
+        "entropy/mean": "entropy, nats",
+        DRIFT: "drift from the start model, nats",
+    }
     return _by_step(study, [metric for metric in metrics if metric in study.export.names], titles, {study.metric: 100.0})
 
 
@@ -186,7 +192,10 @@ def spans(study: Study) -> Figure | None:
         for axis, what, scale in ((axes[0], "drop", 1), (axes[1], "gradient", 100)):
             values = [mine[f"credit/{what}_{kind}"].dropna() * scale for kind in kinds]
             found = [mean_interval(list(value)) if len(value) else mean_interval([float("nan")]) for value in values]
-            error = [[one.estimate - one.low if np.isfinite(one.low) else 0 for one in found], [one.high - one.estimate if np.isfinite(one.high) else 0 for one in found]]
+            error = [
+                [one.estimate - one.low if np.isfinite(one.low) else 0 for one in found],
+                [one.high - one.estimate if np.isfinite(one.high) else 0 for one in found],
+            ]
             axis.bar(place, [one.estimate for one in found], width * 0.92, color=colour, alpha=0.8, label=arm, yerr=error, error_kw={"lw": 1, "ecolor": "#333"})
         tokens = [100 * mine[f"credit/tokens_{kind}"].mean() for kind in kinds]
         axes[1].scatter(place, tokens, marker="_", s=900 * width, color="white", lw=3, zorder=3)
@@ -272,7 +281,10 @@ def map_curves(arguments: Sequence[str]) -> dict[str, Any] | None:
 
 
 ALL: Mapping[str, tuple[Drawing, str]] = {
-    "differences": (forest, "Differences from the baseline in points, 95% intervals; a filled mark can be told from zero after Holm's correction, an open one cannot."),
+    "differences": (
+        forest,
+        "Differences from the baseline in points, 95% intervals; a filled mark can be told from zero after Holm's correction, an open one cannot.",
+    ),
     "learning_curves": (learning, "Mean over seeds with Student's 95% interval; training metrics averaged over windows of a fortieth of the run."),
     "frontier": (frontier, "Each run's path over its evaluations; small marks are the ends of runs, large ones the arms' means."),
     "length": (length, "Tokens of answers and the share that the length cap cut, mean over seeds with Student's 95% interval."),

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from analysis import paper
 from analysis.caveats import caveats
 from analysis.cells import Table, bounds, number
 from analysis.courses import every
-from analysis.export import ROOT, Export, commit
+from analysis.export import ROOT, Export, Frame, commit
 from analysis.figures import draw
 from analysis.page import document, picture
 from analysis.render import latex, markdown, to_html
@@ -113,9 +111,17 @@ def findings(study: Study) -> str:
             interval, verdict = one.interval.scaled(100), one.verdict()
             label = ", ".join(filter(None, (block, arm)))
             gap = f"{number(interval.estimate, 1, True)} points {bounds(interval)}".strip()
-            told = f"<b class='{verdict}'>{verdict}</b> than" if verdict in ("better", "worse") else f"{html.escape(verdict)}: not told apart from"
-            lines.append(f"<li><b>{html.escape(label)}</b>: {html.escape(gap)}, {told} {html.escape(study.design.baseline)} over {one.n} seeds.</li>")
-    said = "<p class='quiet'>Differences in points with 95% intervals; verdicts after Holm's correction. 'Cannot tell' is not 'equal': the interval says what is not excluded.</p>"
+            base = html.escape(study.design.baseline)
+            if verdict in ("better", "worse"):
+                told = f"<b class='{verdict}'>{verdict}</b> than {base}, with {one.n} seeds"
+            else:
+                why = verdict.removeprefix("cannot tell").strip(" ()")
+                told = f"cannot be told from {base} with {one.n} seed{'s' if one.n > 1 else ''}" + (f" ({html.escape(why)})" if why else "")
+            lines.append(f"<li><b>{html.escape(label)}</b>: {html.escape(gap)}; {told}.</li>")
+    said = (
+        "<p class='quiet'>Differences in points with 95% intervals; verdicts after Holm's correction. In brackets, how many seeds would find a difference "
+        "as large as the one seen with 80% power, or what else is missing. 'Cannot be told' is not 'equal': the interval says what is not excluded.</p>"
+    )
     return f"<ul>{''.join(lines)}</ul>{said}" if lines else "<p>There is one arm; nothing is compared.</p>"
 
 
@@ -143,7 +149,10 @@ def samples(study: Study) -> str:
         shared = [uid for uid in found[arms[0]].index if all(uid in table.index for table in found.values())]
         chosen = _chosen({uid: [bool(table.loc[uid, "right"]) for table in found.values()] for uid in shared})
         if chosen:
-            parts.append(f"<p class='quiet'>{html.escape(', '.join(filter(None, (block, f'seed {common[0]}'))))}, greedy, last evaluation. Chosen by rule, not by hand.</p>")
+            where = html.escape(", ".join(filter(None, (block, f"seed {common[0]}"))))
+            parts.append(
+                f"<p class='quiet'>{where}, greedy, last evaluation. Chosen by rule: where arms disagree, one that all got right, one that none did.</p>"
+            )
         for uid in chosen:
             row = found[arms[0]].loc[uid]
             question = row["question"] if isinstance(row["question"], str) else str(uid)
@@ -152,7 +161,7 @@ def samples(study: Study) -> str:
     return "".join(parts) or "<p>The export holds no answers.</p>"
 
 
-def _answers(study: Study, run: str) -> pd.DataFrame:
+def _answers(study: Study, run: str) -> Frame:
     frame = study.export.answers("question", "gold", "right", "outcome", "tokens", "truncated", "completion")
     mine = frame[frame["run"] == run]
     return mine[mine["step"] == mine["step"].max()].set_index("uid")
@@ -192,7 +201,11 @@ def again(study: Study) -> str:
     parts.append(f"<details{'' if typed else ' open'}><summary>the command of every run</summary><pre>{html.escape(chr(10).join(singles))}</pre></details>")
     parts.append(f"<p>This page, from the package at {html.escape(str(made))}:</p><pre>{html.escape(chr(10).join(here))}</pre>")
     about = [("packages", one) for one in versions] + [("machine", one) for one in machines]
-    parts.append("<details><summary>packages and machines</summary><dl class='lead'>" + "".join(f"<dt>{key}</dt><dd>{html.escape(one)}</dd>" for key, one in about) + "</dl></details>")
+    parts.append(
+        "<details><summary>packages and machines</summary><dl class='lead'>"
+        + "".join(f"<dt>{key}</dt><dd>{html.escape(one)}</dd>" for key, one in about)
+        + "</dl></details>"
+    )
     return "".join(parts)
 
 
@@ -202,12 +215,17 @@ def runs(study: Study) -> str:
     lines: list[str] = []
     for run in sorted(study.design.runs, key=lambda run: (run.block, study.design.arms.index(run.arm), run.seed)):
         row = run.row
+        made = str(row["commit"])[:9] + ("+" if row["dirty"] else "")
         cells = [
-            ", ".join(filter(None, (run.block, run.arm))), run.seed, row["last_step"], row["state"], str(row["commit"])[:9] + ("+" if row["dirty"] else ""), row["config_hash"],
+            ", ".join(filter(None, (run.block, run.arm))), run.seed, row["last_step"], row["state"], made, row["config_hash"],
             str(row["prompt_hash"])[:9], row["extractor"], row["started"], row["ended"], row["source"],
         ]  # fmt: skip
-        lines.append(f"<tr id='run-{html.escape(run.name)}'><th>{html.escape(run.name)}</th>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>")
-    table = "<div class='scroll'><table><thead><tr>" + "".join(f"<th>{head}</th>" for head in heads) + f"</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        lines.append(
+            f"<tr id='run-{html.escape(run.name)}'><th>{html.escape(run.name)}</th>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+        )
+    table = (
+        "<div class='scroll'><table><thead><tr>" + "".join(f"<th>{head}</th>" for head in heads) + f"</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
     return table + "<p class='foot'>A plus behind a commit: the code differed from it.</p>"
 
 

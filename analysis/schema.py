@@ -1,12 +1,13 @@
 """The one schema of an export: runs, metrics, questions, wherever they came from.
 
-    runs        one row a run: identity, state, provenance
-    metrics     one row a run and step; a column a metric, float64, null where that step has none
-    questions   one row a run, evaluated step and question
+runs        one row a run: identity, state, provenance
+metrics     one row a run and step; a column a metric, float64, null where that step has none
+questions   one row a run, evaluated step and question
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -142,7 +143,7 @@ def metrics_table(table: pa.Table) -> pa.Table:
     step = table["step"].cast(pa.int64())
     out = pa.table({"step": step, **{name: table[name].cast(pa.float64()) for name in names}})
     steps = step.to_pylist()
-    if any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(steps)):
         last = {value: index for index, value in enumerate(steps)}
         out = out.take([last[value] for value in sorted(last)])
     # A column that never holds a number says no more than one that is not there.
@@ -168,7 +169,7 @@ def empty_metrics() -> pa.Table:
 def questions_table(table: pa.Table, step: int) -> pa.Table:
     """One evaluation's rows with the schema's types, all but the run."""
     missing = {field.name: pa.nulls(len(table), field.type) for field in QUESTIONS if field.name not in ("run", "step", *table.column_names)}
-    columns = {field.name: missing.get(field.name, None) for field in QUESTIONS if field.name not in ("run", "step")}
+    columns = {field.name: missing.get(field.name) for field in QUESTIONS if field.name not in ("run", "step")}
     kept = {name: value if value is not None else table[name].cast(QUESTIONS.field(name).type) for name, value in columns.items()}
     return pa.table({"step": pa.array([step] * len(table), pa.int64()), **kept})
 
@@ -192,4 +193,3 @@ def joined(parts: Iterable[tuple[str, pa.Table]], schema: pa.Schema | None = Non
 def runs_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """All rows of `runs` with the schema's types, in the schema's order of columns."""
     return pa.Table.from_pylist([dict(row) for row in rows], schema=RUNS)
-

@@ -69,7 +69,7 @@ def spread_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
 def spread_ratio(ours: Sequence[float], base: Sequence[float], level: float = LEVEL) -> Interval:
     """Ratio of two standard deviations with the F interval of independent normal samples.
 
-        s_1^2 / s_2^2 / (sigma_1^2 / sigma_2^2) ~ F_{n_1 - 1, n_2 - 1}
+    s_1^2 / s_2^2 / (sigma_1^2 / sigma_2^2) ~ F_{n_1 - 1, n_2 - 1}
     """
     n, m = len(ours), len(base)
     if n < 2 or m < 2 or np.std(base) == 0:
@@ -91,7 +91,7 @@ def iqm(scores: ArrayLike) -> float:
     References:
         Agarwal et al. 2021, section 4.3, https://arxiv.org/abs/2108.13264
     """
-    return float(stats.trim_mean(np.asarray(scores, dtype=float), 0.25, axis=None))
+    return float(stats.trim_mean(np.asarray(scores, dtype=float).ravel(), 0.25))
 
 
 def percentile(values: ArrayLike, estimate: float, level: float = LEVEL) -> Interval:

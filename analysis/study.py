@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from analysis.comparison import Difference, corrected, difference
 from analysis.design import Design, Run, design
-from analysis.export import Export
+from analysis.export import Export, Frame
 from analysis.guards import check, notes
 
 # What a question contributes to a metric; of other metrics only the run's mean is known.
@@ -54,7 +54,7 @@ class Study:
         """The run ids behind some arms: the sources of a cell."""
         return tuple(run.name for arm in arms for run in self.runs(arm, block).values())
 
-    def curve(self, *metrics: str) -> pd.DataFrame:
+    def curve(self, *metrics: str) -> Frame:
         """run, step and metrics of the usable runs, with arm, block and seed."""
         found = self.export.metric(*metrics)
         by_name = {run.name: run for run in self.design.runs}
@@ -81,7 +81,7 @@ class Study:
         return {seed: value for seed, run in self.runs(arm, block).items() if not np.isnan(value := self.last(run, metric))}
 
     @cached_property
-    def _answers(self) -> dict[str, pd.DataFrame]:
+    def _answers(self) -> dict[str, Frame]:
         if self.export.questions.num_rows == 0:
             return {}
         frame = self.export.answers("right", "strict", "flexible", "truncated", "tokens", "samples", "samples_right")
@@ -89,7 +89,7 @@ class Study:
         frame = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
         return {str(run): rows.set_index("uid") for run, rows in frame.groupby("run")}
 
-    def answers(self, run: Run) -> pd.DataFrame:
+    def answers(self, run: Run) -> Frame:
         """A run's last answers by question; empty where it has none."""
         return self._answers.get(run.name, pd.DataFrame())
 

@@ -29,7 +29,9 @@ def table(study: Study, name: str, title: str, head: Sequence[str], rows: Sequen
 
 def titled(study: Study, block: str) -> list[list[Cell]]:
     """The heading of a block, where there are several."""
-    return [[Cell(", ".join(filter(None, (f"{'/'.join(study.design.others)}: " if study.design.others else "", block))).replace(": , ", ": "))]] if block else []
+    return (
+        [[Cell(", ".join(filter(None, (f"{'/'.join(study.design.others)}: " if study.design.others else "", block))).replace(": , ", ": "))]] if block else []
+    )
 
 
 def basis(study: Study, found: Mapping[str, Difference]) -> str:
@@ -62,12 +64,18 @@ def accuracy(study: Study, baseline: str | None = None) -> Table:
         for arm in sorted(study.arms(block), key=lambda arm: arm != base):
             own, both = study.names([arm], block), study.names([arm, base], block)
             values = list(study.scores(arm, block).values())
-            gap, p, verdict = difference_cells(found.get(arm), both) if arm == base or arm in found else (Cell("no common seed", tone="quiet"), Cell(""), Cell(""))
+            gap, p, verdict = (
+                difference_cells(found.get(arm), both) if arm == base or arm in found else (Cell("no common seed", tone="quiet"), Cell(""), Cell(""))
+            )
             chance = Cell("") if arm not in found else Cell(number(better(study, arm, base, block).estimate, 2), runs=both)
             level = estimate(mean_interval(values).scaled(100), own) if values else Cell("—")
             rows.append([Cell(arm, runs=own), level, gap, p, chance, Cell(str(len(values)), runs=own), verdict])
     name = f"accuracy_by_{study.design.axis}" + (f"_from_{base}" if baseline else "")
-    foot = [levels(study), basis(study, found).replace(f"from {study.design.baseline};", f"from {base};"), "P(better): chance that a run of the arm beats one of the baseline."]
+    foot = [
+        levels(study),
+        basis(study, found).replace(f"from {study.design.baseline};", f"from {base};"),
+        "P(better): chance that a run of the arm beats one of the baseline.",
+    ]
     return table(study, name.replace(" ", "_"), f"Accuracy by {study.design.axis}" + (f", measured from {base}" if baseline else ""), head, rows, foot)
 
 
@@ -102,7 +110,9 @@ def papers(study: Study) -> Table | None:
             gap, p, verdict = difference_cells(found.get(arm), both)
             lies = Cell("") if theirs is None or arm not in found else Cell(_place(theirs, found[arm].interval.scaled(100)), runs=both)
             level = estimate(mean_interval(values).scaled(100), own) if values else Cell("—")
-            mine.append([Cell(arm, runs=own), Cell(shown), Cell("" if arm == base else published), level, gap, lies, p, Cell(str(len(values)), runs=own), verdict])
+            mine.append(
+                [Cell(arm, runs=own), Cell(shown), Cell("" if arm == base else published), level, gap, lies, p, Cell(str(len(values)), runs=own), verdict]
+            )
         rows += [*titled(study, block), *mine] if len(mine) > 1 else []
     if not rows or not benchmarks:
         return None
@@ -151,7 +161,14 @@ def grid(study: Study) -> Table | None:
                 gap.append(Cell(""))
         rows += [level] if arm == study.design.baseline else [level, gap]
     foot = [levels(study), basis(study, found[blocks[0]]), "Bold is better, italic worse, plain cannot be told."]
-    return table(study, f"{study.design.axis}_by_{'_'.join(study.design.others)}", f"Accuracy by {study.design.axis} and {', '.join(study.design.others)}", head, rows, foot)
+    return table(
+        study,
+        f"{study.design.axis}_by_{'_'.join(study.design.others)}",
+        f"Accuracy by {study.design.axis} and {', '.join(study.design.others)}",
+        head,
+        rows,
+        foot,
+    )
 
 
 def statistics(study: Study) -> Table:
@@ -188,10 +205,12 @@ def statistics(study: Study) -> Table:
             shown = [p_value(one.p), p_value(one.adjusted), p_value(q[arm]), ">10000" if wanted is None else str(wanted), number(smallest)]
             rows.append([*row, *cells, *(Cell(text, runs=both) for text in shown)])
     foot = [
-        f"Differences are from {base}. Interquartile mean: stratified bootstrap over seeds; standard deviation: over seeds, chi-square interval; both-level bootstrap: "
-        "seeds and questions drawn again. Over five seeds the first is too narrow and the last too wide (docs/analysis.md has the coverage); verdicts rest on the t intervals.",
+        f"Differences are from {base}. Interquartile mean: stratified bootstrap over seeds; standard deviation: over seeds, chi-square interval; "
+        "both-level bootstrap: seeds and questions drawn again. Over five seeds the first is too narrow and the last too wide "
+        "(docs/analysis.md has the coverage); verdicts rest on the t intervals.",
         "McNemar compares two checkpoints, and the question bootstrap the seeds' mean answer: neither knows that other seeds would train other checkpoints.",
-        "Seeds wanted: for 80% power at the difference seen, by a paired t test without correction; seen with 80% power: the smallest difference, in points, at these seeds.",
+        "Seeds wanted: for 80% power at the difference seen, by a paired t test without correction; seen with 80% power: the smallest difference, "
+        "in points, at these seeds.",
     ]
     return table(study, f"statistics_{study.design.axis}", f"Every statistic, by {study.design.axis}", head, rows, foot)
 
@@ -229,5 +248,3 @@ def before_after(study: Study) -> Table:
         counts = [Cell(str(value), runs=own) for value in (run.seed, int(last["step"]), asked)]
         rows.append([label, *counts, *both, gain, Cell(known[run.name].commit[:9] + ("+" if run.row["dirty"] else ""), runs=own)])
     return table(study, "before_after", "Every run before and after", head, rows, ["± is the binomial standard error of one evaluation."])
-
-

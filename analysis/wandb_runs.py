@@ -49,7 +49,7 @@ def from_project(project: str, filters: Mapping[str, Any], *, questions: bool = 
                 if file.name == "provenance.json" or (questions and file.name.startswith("eval/step_")):
                     file.download(root=folder, replace=True).close()
             config = {key: value for key, value in run.config.items() if key != "_wandb"}
-            yield _part(run.id, rows, config, STATES.get(run.state, run.state), Path(folder), "wandb", f"wandb:{project}/{run.id}", questions)
+            yield _part(run.id, rows, config, STATES.get(str(run.state), str(run.state)), Path(folder), "wandb", f"wandb:{project}/{run.id}", questions)
 
 
 @dataclass
@@ -112,11 +112,12 @@ def read_segment(path: Path) -> Segment:
     Raises:
         ValueError: if it is no such file.
     """
-    from wandb.proto.wandb_internal_pb2 import Record
+    # Generated code, which has its classes at run time only.
+    from wandb.proto import wandb_internal_pb2
 
     out = Segment(path)
     for payload in records(path):
-        record = Record.FromString(payload)
+        record = wandb_internal_pb2.Record.FromString(payload)  # pyright: ignore[reportAttributeAccessIssue]
         kind = record.WhichOneof("record_type")
         if kind == "run":
             out.run_id = record.run.run_id

@@ -86,7 +86,9 @@ def write_sweep(root: Path, arms: Sequence[str] = ("kl", "none"), seeds: Sequenc
             right = [index < 24 + 4 * place + seed for index in range(40)]
             share = sum(right) / 40
             made = manifest(seed, {axis: arm}, **changes)
-            write_run(root / f"{axis}={arm}" / f"seed={seed}", made, metrics(4, [0.5, 0.55, share]), {0: answers([True] * 20 + [False] * 20), 4: answers(right)})
+            write_run(
+                root / f"{axis}={arm}" / f"seed={seed}", made, metrics(4, [0.5, 0.55, share]), {0: answers([True] * 20 + [False] * 20), 4: answers(right)}
+            )
     return root
 
 
@@ -100,13 +102,25 @@ def export_of(scores: Mapping[str, np.ndarray[Any, Any]], axis: str = "divergenc
                 made = manifest(seed, {axis: arm, "model": name}, **{"config.eval_questions": count, **changes})
                 table = rows_table(metrics(4, [0.5, 0.55, float(np.mean(row))], questions=count))
                 asked = pa.table(
-                    {"uid": [f"q/{index:05d}" for index in range(count)], "right": pa.array(np.asarray(row, dtype=bool)), "tokens": pa.array([20] * count, pa.int64())}
+                    {
+                        "uid": [f"q/{index:05d}" for index in range(count)],
+                        "right": pa.array(np.asarray(row, dtype=bool)),
+                        "tokens": pa.array([20] * count, pa.int64()),
+                    }
                 )
-                parts.append((run_row(made, table, run=made["wandb_id"], sweep="planted", came_from="folder", source=f"{name}/{arm}/{seed}"), table, questions_table(asked, 4)))
+                parts.append(
+                    (
+                        run_row(made, table, run=made["wandb_id"], sweep="planted", came_from="folder", source=f"{name}/{arm}/{seed}"),
+                        table,
+                        questions_table(asked, 4),
+                    )
+                )
     return assembled(parts, "planted")
 
 
-def population(rng: np.random.Generator, seeds: int, questions: int, effects: Mapping[str, float], *, seed_spread: float, arm_spread: float = 0.0) -> dict[str, Any]:
+def population(
+    rng: np.random.Generator, seeds: int, questions: int, effects: Mapping[str, float], *, seed_spread: float, arm_spread: float = 0.0
+) -> dict[str, Any]:
     """scores[arm][seed, question] of arms whose expected accuracies differ from 0.7 by the effects, in points of a hundred.
 
     logit of a question is its difficulty, N(0, 1.5^2), plus a seed's luck with this arm, of a standard

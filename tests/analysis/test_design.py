@@ -27,7 +27,9 @@ def test_kl_is_the_baseline_of_divergences_and_none_where_there_is_no_kl() -> No
     assert design(export_of({"probl2": RIGHT, "none": RIGHT})).baseline == "none"
 
 
-@pytest.mark.parametrize(("options", "said"), [({"baseline": "tsallis"}, r"no run with divergence=tsallis: the arms are \['kl', 'none'\]"), ({"axis": "lr"}, "--by")])
+@pytest.mark.parametrize(
+    ("options", "said"), [({"baseline": "tsallis"}, r"no run with divergence=tsallis: the arms are \['kl', 'none'\]"), ({"axis": "lr"}, "--by")]
+)
 def test_what_is_not_there_is_named(options: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         design(export_of({"none": RIGHT, "kl": RIGHT}), **options)
@@ -47,4 +49,8 @@ def test_a_swept_setting_makes_arms_from_the_sweeps_own_command_or_by_name(tmp_p
 
 
 def test_values_of_a_command_line() -> None:
-    assert swept_settings(["a=1", "b=x,y", "seed=range(2,4)", "+c=choice(1,2)", "d=[1,2]", "nonsense"]) == {"b": ["x", "y"], "seed": ["2", "3"], "c": ["1", "2"]}
+    assert swept_settings(["a=1", "b=x,y", "seed=range(2,4)", "+c=choice(1,2)", "d=[1,2]", "nonsense"]) == {
+        "b": ["x", "y"],
+        "seed": ["2", "3"],
+        "c": ["1", "2"],
+    }

@@ -1,7 +1,7 @@
 """The miniature export in LaTeX, Markdown, HTML and text: goldens, and that LaTeX takes them.
 
 The miniature is `planted.write_sweep` with three arms and three seeds, exported. When a golden is to change:
-    python tests/analysis/test_render.py
+    PYTHONPATH=. python tests/analysis/test_render.py
 """
 
 import json
@@ -14,15 +14,13 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parents[1])] if __name__ == "__main__" else []
-
 from analysis.cells import Cell, Source, Table, number
 from analysis.courses import every
 from analysis.export import load
 from analysis.render import document, latex, markdown, to_html, to_text
 from analysis.study import Study, study
 
+HERE = Path(__file__).parent
 MINIATURE = HERE / "miniature"
 GOLDEN = ("papers_divergence", "accuracy_by_divergence", "matched_drift_divergence")
 
@@ -56,7 +54,12 @@ def test_latex_takes_every_table(tables: dict[str, Table], tmp_path: Path) -> No
     compiler = next((name for name in ("tectonic", "pdflatex") if shutil.which(name)), None)
     if compiler is None:
         pytest.skip("NO LATEX HERE: that the tables compile was not checked; apt install texlive-latex-base texlive-latex-recommended, or tectonic")
-    strange = Table("strange", "50% of a_b & {c} #1 ~ ^ \\ <x> “é” ± − ≥ → β", ["a & b", "c_d"], [[Cell("group |")], [Cell("$x$", "[−1, ∞]", "better"), Cell("50%", tone="worse")]])
+    strange = Table(
+        "strange",
+        "50% of a_b & {c} #1 ~ ^ \\ <x> “é” ± − ≥ → β",
+        ["a & b", "c_d"],
+        [[Cell("group |")], [Cell("$x$", "[−1, ∞]", "better"), Cell("50%", tone="worse")]],
+    )
     (tmp_path / "tables.tex").write_text(document([latex(table) for table in [*tables.values(), strange]]))
     options = ["-interaction=nonstopmode", "-halt-on-error"] if compiler == "pdflatex" else []
     ran = subprocess.run([compiler, *options, "tables.tex"], cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False, timeout=240)
@@ -114,7 +117,9 @@ def test_every_cell_with_a_number_of_ours_leads_to_runs_and_a_commit(tables: dic
 
 
 def test_a_foot_that_allows_something_stands_in_every_form() -> None:
-    table = Table("t", "T", ["a", "b"], [[Cell("x"), Cell("1", runs=("r",))]], ["First.", "Second."], ["Allowed (dirty): r."], {"r": Source("c" * 40 + "+", "h", "p")})
+    table = Table(
+        "t", "T", ["a", "b"], [[Cell("x"), Cell("1", runs=("r",))]], ["First.", "Second."], ["Allowed (dirty): r."], {"r": Source("c" * 40 + "+", "h", "p")}
+    )
     for form in (latex, markdown, to_html, to_text):
         assert "Allowed (dirty): r." in form(table)
     assert "Second." in to_html(table).split("<details")[1] and "Allowed" in to_html(table).split("<details")[0]
