@@ -140,7 +140,7 @@ def load(source: str, *, filters: Mapping[str, Any] | None = None, offline: bool
         return assembled(from_project(source, filters or {}, questions=questions), f"wandb:{source}")
     if not offline and manifests(path):
         return assembled(from_folders(path, questions=questions), str(path), asked_of(path))
-    if offline or any(path.rglob("*.wandb")):
+    if offline or list(path.rglob("*.wandb")):
         from analysis.wandb_runs import from_files
 
         return assembled(from_files(path, questions=questions), f"{path} (W&B offline files)")

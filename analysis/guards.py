@@ -12,6 +12,7 @@ from typing import Any
 
 from analysis.design import Design, Run
 from analysis.export import Export
+from analysis.schema import PER_QUESTION
 
 KINDS: Mapping[str, str] = {
     "missing": "a seed that one arm has and another has not, or that the sweep's command names",
@@ -22,6 +23,7 @@ KINDS: Mapping[str, str] = {
     "prompt": "different rendered prompts",
     "extractor": "different versions of the answer extraction",
     "data": "different questions: their fingerprints, or those that were asked last",
+    "answers": "a last evaluation whose answers have another mean than its metric",
     "nan": "a number that is not finite, or a last evaluation without the metric",
     "dirty": "code that differs from its commit",
     "provenance": "a run that does not say its commit, prompts or extraction",
@@ -59,6 +61,7 @@ def findings(export: Export, design: Design, metric: str) -> list[Finding]:
         *_differing("extractor", runs, lambda run: run.row["extractor"], lambda run: run.row["dataset"]),
         *_differing("data", runs, lambda run: run.row["data"], lambda run: run.row["dataset"]),
         *_asked(export, runs),
+        *_answers(export, runs, metric),
         *_nan(export, runs, metric),
         *(Finding("dirty", f"{run} ran code that differs from commit {str(run.row['commit'])[:9]}") for run in runs if run.row["dirty"]),
         *_provenance(runs),
@@ -199,6 +202,22 @@ def _asked(export: Export, runs: Sequence[Run]) -> list[Finding]:
     by_name = {run.name: run for run in runs}
     known = {name: f"set {index} of {counts[name]} questions" for index, value in enumerate(dict.fromkeys(sets)) for name in sets[sets == value].index}
     return _differing("data", [by_name[name] for name in known if name in by_name], lambda run: known[run.name], lambda run: run.row["dataset"])
+
+
+def _answers(export: Export, runs: Sequence[Run], metric: str) -> list[Finding]:
+    column = PER_QUESTION.get(metric)
+    if column is None or column == "samples_right" or export.questions.num_rows == 0:
+        return []
+    answers, values = export.answers(column), export.metric(metric)
+    answers = answers[answers["step"] == answers.groupby("run")["step"].transform("max")]
+    means = answers.groupby("run").agg(mean=(column, "mean"), step=("step", "max"))
+    found = values.merge(means, on=["run", "step"])
+    wrong = found[(found[metric] - found["mean"].astype(float)).abs() > 1e-9].set_index("run")
+    return [
+        Finding("answers", f"{run}: {metric} is {wrong.loc[run.name, metric]:.4f}, its answers have {wrong.loc[run.name, 'mean']:.4f}")
+        for run in runs
+        if run.name in wrong.index
+    ]
 
 
 def _nan(export: Export, runs: Sequence[Run], metric: str) -> list[Finding]:

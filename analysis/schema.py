@@ -74,6 +74,15 @@ QUESTIONS = pa.schema(
     ]
 )
 FREE_KEYS = ("seed",)
+# What a question contributes to a metric; of other metrics only the run's mean is known.
+PER_QUESTION = {
+    "eval/greedy_accuracy": "right",
+    "eval/greedy_strict": "strict",
+    "eval/greedy_flexible": "flexible",
+    "eval/truncated": "truncated",
+    "eval/length": "tokens",
+    "eval/pass@1": "samples_right",
+}
 
 
 def run_row(manifest: Mapping[str, Any], metrics: pa.Table, *, run: str, sweep: str, came_from: str, source: str) -> dict[str, Any]:

@@ -12,16 +12,8 @@ from analysis.comparison import Difference, corrected, difference
 from analysis.design import Design, Run, design
 from analysis.export import Export, Frame
 from analysis.guards import check, notes
+from analysis.schema import PER_QUESTION
 
-# What a question contributes to a metric; of other metrics only the run's mean is known.
-PER_QUESTION = {
-    "eval/greedy_accuracy": "right",
-    "eval/greedy_strict": "strict",
-    "eval/greedy_flexible": "flexible",
-    "eval/truncated": "truncated",
-    "eval/length": "tokens",
-    "eval/pass@1": "samples_right",
-}
 METRIC = "eval/greedy_accuracy"
 
 

@@ -60,6 +60,7 @@ FAULTS: list[tuple[str, str, Callable[[Path], Any], str]] = [
     ("extractor", "another version", lambda run: edit(run, reward_version="math_answer/2"), "math_answer/2 in 1 runs"),
     ("data", "another file", lambda run: edit(run, data={"validation": "x"}), "in 1 runs"),
     ("data", "other questions asked", other_questions, "set 1 of 40 questions in 1 runs"),
+    ("answers", "another mean", lambda run: replace(run, "eval/step_000004.jsonl", '"right": true', '"right": false'), r"is 0\.7250, its answers have 0\.0"),
     ("nan", "a NaN", lambda run: replace(run, "metrics.jsonl", '"entropy/mean": 0.2', '"entropy/mean": NaN'), r"not finite at .*entropy/mean.*1"),
     ("nan", "no last evaluation", lambda run: replace(run, "metrics.jsonl", '"eval/greedy_accuracy": 0.725', '"eval/x": 0.7'), "no eval/greedy_acc.* step 4"),
     ("dirty", "changed code", lambda run: edit(run, dirty=True), "differs from commit c0ffeec0f"),

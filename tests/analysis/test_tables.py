@@ -87,7 +87,7 @@ def course(root: Path, arms: dict[str, list[list[float]]], drift: dict[str, floa
     for arm, seeds in arms.items():
         for seed, values in enumerate(seeds):
             made = manifest(seed, {"divergence": arm}, **{"config.steps": 4})
-            write_run(root / arm / f"seed={seed}", made, metrics(4, values, drift[arm]), {4: answers([True])})
+            write_run(root / arm / f"seed={seed}", made, metrics(4, values, drift[arm]), {})
     return study(load(str(root)))
 
 
@@ -160,7 +160,7 @@ def test_without_answers_differences_are_over_seeds(tmp_path: Path) -> None:
 
 
 def test_one_run_is_a_table_too(tmp_path: Path) -> None:
-    write_run(tmp_path / "a" / "seed=0", manifest(0), metrics(4, [0.5, 0.6, 0.7]), {4: answers([True, False])})
+    write_run(tmp_path / "a" / "seed=0", manifest(0), metrics(4, [0.5, 0.6, 0.7]), {4: answers([True] * 7 + [False] * 3)})
     found = study(load(str(tmp_path)))
     assert cells(accuracy(found))["kl"]["accuracy, %"] == "70.0" and all(every(found))
 
