@@ -16,6 +16,7 @@ from cycler import cycler
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.cells import number
 from analysis.courses import DRIFT, late_means
@@ -33,6 +34,7 @@ LOOK: Any = {
     "grid.alpha": 0.25, "grid.linewidth": 0.6, "lines.linewidth": 1.6, "legend.frameon": False, "legend.fontsize": 8.5, "figure.dpi": 110,
     "savefig.dpi": 170, "pdf.fonttype": 42, "svg.fonttype": "none", "axes.prop_cycle": cycler(color=COLOURS),
 }  # fmt: skip
+SHARES = ("eval/greedy", "eval/pass", "eval/truncated", "completion/truncated")
 Drawing = Callable[[Study], Figure | None]
 
 
@@ -60,7 +62,10 @@ def panels(count: int, width: float = 4.6, height: float = 3.1, columns: int = 2
 
 
 def band(axis: Any, frame: Frame, metric: str, label: str, index: int, scale: float = 1.0) -> None:
-    """The mean over seeds by step, with Student's 95% interval; a marker where few steps have a value."""
+    """The mean over seeds by step, with Student's 95% interval; a marker where few steps have a value.
+
+    Intervals of shares end at 0 and 100%, those of other metrics where the metric cannot be negative at 0.
+    """
     grouped = frame.dropna(subset=[metric]).groupby("step")[metric]
     if not len(grouped):
         return
@@ -70,7 +75,9 @@ def band(axis: Any, frame: Frame, metric: str, label: str, index: int, scale: fl
     axis.plot(steps, [one.estimate for one in found], label=label, **look(index), **marker)
     known = np.array([np.isfinite(one.low) for one in found])
     if known.any():
-        low, high = (np.array([getattr(one, side) for one in found])[known] for side in ("low", "high"))
+        top = scale if metric.startswith(SHARES) else np.inf
+        bottom = -np.inf if metric.startswith("reward/") else 0.0
+        low, high = (np.clip(np.array([getattr(one, side) for one in found])[known], bottom, top) for side in ("low", "high"))
         axis.fill_between(steps[known], low, high, color=look(index)["color"], alpha=0.13, lw=0)
 
 
@@ -119,6 +126,7 @@ def _by_step(study: Study, metrics: Sequence[str], titles: Mapping[str, str], sc
             if not mine.empty:
                 band(axis, smooth(mine, metric, int(mine["step"].max())), metric, arm, index, scales.get(metric, 1.0))
         axis.set(title=", ".join(filter(None, (titles[metric], block))), xlabel="step")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].legend(title=study.design.axis)
     return figure
 

@@ -22,6 +22,7 @@ th, td { padding: .28rem .7rem; text-align: right; white-space: nowrap; border-b
 thead th { font-weight: 600; border-bottom: 1.5px solid var(--ink); vertical-align: bottom; white-space: normal; min-width: 4.5rem } tbody th, thead th:first-child { text-align: left }
 tbody tr:hover { background: var(--wash) } tr.group th { font-style: italic; padding-top: .7rem; color: var(--quiet) }
 td small { color: var(--quiet); font-size: .85em } td.better { color: var(--good); font-weight: 600 } td.worse { color: var(--bad); font-weight: 600 } td.quiet { color: var(--quiet) }
+table.wide { font-size: .82rem } table.wide th, table.wide td { padding: .25rem .4rem } table.wide thead th { min-width: 3.2rem }
 .foot { font-size: .85rem; margin: .35rem 0 0; max-width: 60rem } details { margin: .5rem 0 } summary { cursor: pointer } details.trace { font-size: .85rem; color: var(--quiet) }
 pre, code { font-family: ui-monospace, monospace; font-size: .88em } pre { background: var(--wash); padding: .7rem .9rem; overflow-x: auto; border-radius: 4px; line-height: 1.5 }
 .lead { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 1rem 0 } .lead dt { color: var(--quiet) } .lead dd { margin: 0; max-width: 52rem }
@@ -35,6 +36,10 @@ ul.caveats li { margin: .35rem 0 }
 """
 
 
+# Pixels an inch: of a screen whose type is as large as the page's, and of the figures.
+SCREEN, PRINT = 108, 170
+
+
 def document(title: str, body: str, style: str = STYLE) -> str:
     """A whole page."""
     head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
@@ -42,6 +47,8 @@ def document(title: str, body: str, style: str = STYLE) -> str:
 
 
 def picture(path: Path, caption: str) -> str:
-    """A PNG, inside the page."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f"<figure class='picture' id='{path.stem}'><img alt='{html.escape(path.stem.replace('_', ' '))}' src='data:image/png;base64,{data}'><figcaption>{html.escape(caption)}</figcaption></figure>\n"
+    """A PNG, inside the page, at the size that its type was set for."""
+    raw = path.read_bytes()
+    width = round(int.from_bytes(raw[16:20]) * SCREEN / PRINT)
+    data = base64.b64encode(raw).decode()
+    return f"<figure class='picture' id='{path.stem}'><img style='width: {width}px' alt='{html.escape(path.stem.replace('_', ' '))}' src='data:image/png;base64,{data}'><figcaption>{html.escape(caption)}</figcaption></figure>\n"

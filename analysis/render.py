@@ -14,7 +14,8 @@ LATEX = {
 }  # fmt: skip
 TONES = {"better": "\\textbf{%s}", "worse": "\\textit{%s}", "quiet": "%s", "": "%s"}
 SHORT = 9
-FITS = 6
+# Columns that a page of paper holds, and a screen at full size of type.
+FITS, WIDE = 6, 8
 
 
 def latex(table: Table) -> str:
@@ -100,7 +101,8 @@ def _pipe(text: str) -> str:
 
 def to_html(table: Table) -> str:
     """A `<figure>` with the table, its foot, and the runs behind each row; every cell's runs are in its tooltip."""
-    parts = [f"<figure class='table' id='{html.escape(table.name)}'><figcaption>{html.escape(table.title)}</figcaption><div class='scroll'><table><thead><tr>"]
+    parts = [f"<figure class='table' id='{html.escape(table.name)}'><figcaption>{html.escape(table.title)}</figcaption><div class='scroll'>"]
+    parts.append(f"<table{' class=wide' if len(table.head) > WIDE else ''}><thead><tr>")
     parts += [f"<th scope='col'>{html.escape(head)}</th>" for head in table.head]
     parts.append("</tr></thead><tbody>")
     for row in table.rows:

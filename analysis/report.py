@@ -91,7 +91,7 @@ def asked(study: Study) -> str:
     which = {"divergence": paper.GBMPO, "weighting": paper.COUNTERFACTUAL}.get(design.axis)
     if which:
         said = [f"{claim} [{mark}]" for source, claim, mark in paper.CLAIMS if source == which]
-        entries.append((f"arXiv {which}", f"{paper.TITLES[which]}. " + "; ".join(said) + "."))
+        entries.append((f"arXiv {which}", f"{paper.TITLES[which]}: " + "; ".join(said) + "."))
     return "<dl class='lead'>" + "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in entries if value) + "</dl>"
 
 
@@ -116,11 +116,12 @@ def findings(study: Study) -> str:
                 told = f"<b class='{verdict}'>{verdict}</b> than {base}, with {one.n} seeds"
             else:
                 why = verdict.removeprefix("cannot tell").strip(" ()")
-                told = f"cannot be told from {base} with {one.n} seed{'s' if one.n > 1 else ''}" + (f" ({html.escape(why)})" if why else "")
+                told = f"cannot be told from {base} with {one.n} seed{'s' if one.n > 1 else ''}"
+                told += f"; a difference of this size would take {html.escape(why)}" if why.endswith(" seeds") else f" ({html.escape(why)})"
             lines.append(f"<li><b>{html.escape(label)}</b>: {html.escape(gap)}; {told}.</li>")
     said = (
-        "<p class='quiet'>Differences in points with 95% intervals; verdicts after Holm's correction. In brackets, how many seeds would find a difference "
-        "as large as the one seen with 80% power, or what else is missing. 'Cannot be told' is not 'equal': the interval says what is not excluded.</p>"
+        "<p class='quiet'>Differences in points with 95% intervals, verdicts after Holm's correction, seeds for 80% power. "
+        "'Cannot be told' is not 'equal': the interval says what is not excluded.</p>"
     )
     return f"<ul>{''.join(lines)}</ul>{said}" if lines else "<p>There is one arm; nothing is compared.</p>"
 
@@ -157,7 +158,10 @@ def samples(study: Study) -> str:
             row = found[arms[0]].loc[uid]
             question = row["question"] if isinstance(row["question"], str) else str(uid)
             parts.append(f"<h3>{html.escape(str(uid))}</h3><p>{html.escape(question)} <span class='quiet'>Gold: {html.escape(str(row['gold']))}</span></p>")
-            parts.append("<div class='answers'>" + "".join(_answer(arm, table.loc[uid]) for arm, table in found.items()) + "</div>")
+            same: dict[str, list[str]] = {}
+            for arm, table in found.items():
+                same.setdefault(str(table.loc[uid, "completion"]), []).append(arm)
+            parts.append("<div class='answers'>" + "".join(_answer(", ".join(mine), found[mine[0]].loc[uid]) for mine in same.values()) + "</div>")
     return "".join(parts) or "<p>The export holds no answers.</p>"
 
 
@@ -174,12 +178,12 @@ def _chosen(right: Mapping[str, Sequence[bool]]) -> list[str]:
     return [*split, *(uid for uid in ends if uid is not None)]
 
 
-def _answer(arm: str, row: Any) -> str:
+def _answer(arms: str, row: Any) -> str:
     kind = "right" if row["right"] else "wrong"
     said = kind if kind == "right" or not row["outcome"] else str(row["outcome"]).replace("_", " ")
     cut = ", cut" if row["truncated"] else ""
     return (
-        f"<article class='answer {kind}'><header><span>{html.escape(arm)}</span><b>{html.escape(said)}</b></header>"
+        f"<article class='answer {kind}'><header><span>{html.escape(arms)}</span><b>{html.escape(said)}</b></header>"
         f"<pre>{html.escape(str(row['completion']))}</pre><small class='quiet'>{row['tokens']} tokens{cut}</small></article>"
     )
 

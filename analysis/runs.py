@@ -73,6 +73,9 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[Part]:
         run = manifest.get("wandb_id") or manifest.get("config_hash") or str(folder.relative_to(root))
         sweep = str(folder.parents[1].relative_to(root.parent)) if len(folder.relative_to(root).parts) > 1 else root.name
         row = run_row(manifest, metrics, run=str(run), sweep=sweep, came_from="folder", source=str(folder))
+        if row["seed"] is None and folder.name.startswith("seed="):
+            # A run that is planned has no config yet; its folder says whose place it holds.
+            row["seed"] = int(folder.name.removeprefix("seed="))
         yield row, metrics, evaluations(folder / "eval") if questions else None
 
 

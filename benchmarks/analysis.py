@@ -55,7 +55,7 @@ def measure(root: Path) -> None:
     print(to_text(table)[:400])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"export {exported - began:.1f} s, read and tabulate {done - exported:.1f} s, together {done - began:.1f} s; peak {peak:.2f} GiB; {len(table.rows)} arms"
+        f"{len(table.rows)} arms; export {exported - began:.1f} s, read and tabulate {done - exported:.1f} s, together {done - began:.1f} s; peak {peak:.2f} GiB"
     )
 
 

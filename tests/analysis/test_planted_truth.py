@@ -49,9 +49,7 @@ def test_a_planted_effect_is_found_as_often_as_power_says_and_never_with_the_wro
     found = Counter(one["probl2"] for one in verdicts({"kl": 0.0, "probl2": effect}, 5, 400, seed=2))
     spread = seed_difference_spread(effect)
     stated, rate = power(effect / spread, 5), found["better"] / 400
-    print(
-        f"\n+{effect} points, 5 seeds, a seed's difference spreads by {spread:.2f}: found in {rate:.1%} of sweeps, power says {stated:.1%}; worse in {found['worse']}"
-    )
+    print(f"\n+{effect} points, 5 seeds, spread {spread:.2f}: found in {rate:.1%} of sweeps, power says {stated:.1%}; wrong sign in {found['worse']}")
     assert abs(rate - stated) < 0.09 and found["worse"] <= 1
 
 
