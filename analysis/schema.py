@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mirrorpo.config import digest, identity
@@ -138,10 +139,10 @@ def not_finite(metrics: pa.Table) -> dict[str, int]:
     for name in metrics.column_names:
         if name == "step":
             continue
-        column = metrics[name].to_pandas()
-        present = metrics[name].is_valid().to_numpy(zero_copy_only=False)
-        bad = present & ~(column.abs() < float("inf")).to_numpy()
-        if bad.any():
+        # A null becomes NaN too: something is wrong only where there are more of them than nulls.
+        bad = ~np.isfinite(metrics[name].to_numpy())
+        if bad.sum() > metrics[name].null_count:
+            bad &= metrics[name].is_valid().to_numpy()
             out[name] = metrics["step"].to_pylist()[int(bad.argmax())]
     return out
 

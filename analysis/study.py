@@ -35,8 +35,14 @@ class Study:
 
     def runs(self, arm: str, block: str = "") -> dict[int, Run]:
         """The runs of an arm in a block, by seed."""
-        mine = [run for run in self.design.runs if run.arm == arm and run.block == block]
-        return {run.seed: run for run in sorted(mine, key=lambda run: run.seed)}
+        return self._runs.get((arm, block), {})
+
+    @cached_property
+    def _runs(self) -> dict[tuple[str, str], dict[int, Run]]:
+        out: dict[tuple[str, str], dict[int, Run]] = {}
+        for run in sorted(self.design.runs, key=lambda run: run.seed):
+            out.setdefault((run.arm, run.block), {})[run.seed] = run
+        return out
 
     def arms(self, block: str = "") -> list[str]:
         """The arms that have a run in a block, the baseline first."""

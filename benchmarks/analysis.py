@@ -33,7 +33,7 @@ def make(root: Path, runs: int, steps: int, metrics: int, questions: int) -> Non
         for step in range(steps + 1):
             row: dict[str, float] = {"step": step, **{f"room/quantity_{column:02d}": float(values[step, column]) for column in range(metrics - 3)}}
             if step % (steps // 10) == 0:
-                row |= {"eval/greedy_accuracy": float(right.mean()) * step / steps, "eval/questions": float(questions)}
+                row |= {"eval/greedy_accuracy": float(right.mean()) * step / steps, "eval/questions": 1.0 * questions}
                 row["drift/kl"] = step / steps
             rows.append(row)
         made = manifest(seed, {"divergence": f"d{arm:03d}"}, **{"config.steps": steps})
@@ -53,10 +53,9 @@ def measure(root: Path) -> None:
     table = accuracy(study(load(str(root / "export")), baseline="d000"))
     done = time.perf_counter()
     print(to_text(table)[:400])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{len(table.rows)} arms; export {exported - began:.1f} s, read and tabulate {done - exported:.1f} s, together {done - began:.1f} s; peak {peak:.2f} GiB"
-    )
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print(f"{len(table.rows)} arms: export {exported - began:.1f} s, read and tabulate {done - exported:.1f} s, together {done - began:.1f} s")
+    print(f"processor {usage.ru_utime + usage.ru_stime:.1f} s, peak {usage.ru_maxrss / 2**20:.2f} GiB")
 
 
 def main() -> None:
