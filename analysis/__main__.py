@@ -71,7 +71,8 @@ def _tables(asked: argparse.Namespace, export: Export) -> None:
         print(f"{folder}: {export.runs.num_rows} runs, {export.metrics.num_rows} rows of {len(export.names)} metrics, {export.questions.num_rows} answers")
         return
     allow = [kind for kind in asked.allow.split(",") if kind]
-    found: Study = study(export, axis=asked.axis, baseline=asked.baseline, by=asked.by, metric=asked.metric, allow=allow)
+    compared = asked.what != "before_after"
+    found: Study = study(export, axis=asked.axis, baseline=asked.baseline, by=asked.by, metric=asked.metric, allow=allow, compared=compared)
     if asked.what == "report":
         from analysis.report import named, report
 

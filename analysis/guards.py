@@ -28,6 +28,8 @@ KINDS: Mapping[str, str] = {
     "dirty": "code that differs from its commit",
     "provenance": "a run that does not say its commit, prompts or extraction",
 }
+# What matters only where runs are compared.
+COMPARED = ("missing", "duplicated", "stale", "mixed", "prompt", "extractor", "data")
 SHOWN = 12
 
 
@@ -70,8 +72,8 @@ def findings(export: Export, design: Design, metric: str) -> list[Finding]:
     return sorted(found, key=lambda one: order.index(one.kind))
 
 
-def check(export: Export, design: Design, metric: str, allow: Iterable[str] = ()) -> tuple[Design, list[Finding]]:
-    """The design with what may be used, and the findings that were allowed.
+def check(export: Export, design: Design, metric: str, allow: Iterable[str] = (), *, compared: bool = True) -> tuple[Design, list[Finding]]:
+    """The design with what may be used, and the findings that were allowed; with `compared` false only what is wrong with single runs.
 
     Raises:
         Refused: listing the findings of every kind that was not allowed.
@@ -80,17 +82,19 @@ def check(export: Export, design: Design, metric: str, allow: Iterable[str] = ()
     allowed = set(allow)
     if unknown := allowed - set(KINDS):
         raise ValueError(f"allow={', '.join(sorted(unknown))}: the guards are {', '.join(KINDS)}")
-    found = findings(export, design, metric)
+    found = [one for one in findings(export, design, metric) if compared or one.kind not in COMPARED]
     if refused := [one for one in found if one.kind not in allowed]:
         raise Refused(listed(refused))
     usable = [run for run in design.runs if not unfinished(run.row)]
+    if not usable:
+        raise Refused("no run is left: " + listed(found))
+    if not compared:
+        return replace(design, runs=usable), found
     newest: dict[tuple[str, str, int], Run] = {}
     for run in usable:
         key = (run.block, run.arm, run.seed)
         if key not in newest or str(run.row["ended"]) > str(newest[key].row["ended"]):
             newest[key] = run
-    if not newest:
-        raise Refused("no run is left: " + listed(found))
     return replace(design, runs=list(newest.values())), found
 
 

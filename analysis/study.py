@@ -133,13 +133,20 @@ class Study:
 
 
 def study(
-    export: Export, *, axis: str | None = None, baseline: str | None = None, by: Sequence[str] = (), metric: str = METRIC, allow: Iterable[str] = ()
+    export: Export,
+    *,
+    axis: str | None = None,
+    baseline: str | None = None,
+    by: Sequence[str] = (),
+    metric: str = METRIC,
+    allow: Iterable[str] = (),
+    compared: bool = True,
 ) -> Study:
-    """Find the arms, check them, and keep what may be used.
+    """Find the arms, check them, and keep what may be used; with `compared` false, for runs that are only listed.
 
     Raises:
         Refused: listing what forbids a table.
     """
     planned = design(export, axis=axis, baseline=baseline, by=by)
-    checked, allowed = check(export, planned, metric, allow)
+    checked, allowed = check(export, planned, metric, allow, compared=compared)
     return Study(export, checked, metric, notes(allowed))

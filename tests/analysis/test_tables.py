@@ -168,3 +168,13 @@ def test_one_run_is_a_table_too(tmp_path: Path) -> None:
 def test_the_package_never_imports_torch() -> None:
     code = "import sys, analysis.__main__, analysis.report, analysis.wandb_runs, analysis.importance, analysis.credit; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_runs_that_are_only_listed_need_not_be_comparable(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "a", arms=("kl",), seeds=(0, 1))
+    write_sweep(tmp_path / "b", arms=("kl", "none"), seeds=(1,), **{"config.lr": 0.1})
+    found = before_after(study(load(str(tmp_path)), compared=False))
+    assert len(found.rows) == 4 and not found.notes
+    write_run(tmp_path / "c" / "seed=0", manifest(0, state="failed"), metrics(4, [0.5, 0.5, 0.5])[:2], {})
+    with pytest.raises(ValueError, match=r"c/seed=0 .* is failed"):
+        study(load(str(tmp_path)), compared=False)
