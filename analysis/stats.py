@@ -91,7 +91,9 @@ def iqm(scores: ArrayLike) -> float:
     References:
         Agarwal et al. 2021, section 4.3, https://arxiv.org/abs/2108.13264
     """
-    return float(stats.trim_mean(np.asarray(scores, dtype=float).ravel(), 0.25))
+    ordered = np.sort(np.asarray(scores, dtype=float), axis=None)
+    cut = len(ordered) // 4
+    return float(ordered[cut : len(ordered) - cut].mean())
 
 
 def percentile(values: ArrayLike, estimate: float, level: float = LEVEL) -> Interval:
