@@ -200,10 +200,12 @@ class Difference:
             return "cannot tell (one seed)"
         if self.interval.estimate == 0:
             return "cannot tell (no difference seen)"
+        if self.p < 1 - level:
+            return "cannot tell (not after Holm)"
         needed = seeds_needed(self.interval.estimate / self.spread if self.spread else math.inf, level=level)
         if needed is not None and needed <= self.n:
-            # The seeds would do; it is the questions, or the other comparisons of the table, that do not.
-            return "cannot tell (more questions)" if self.p >= 1 - level else "cannot tell (not after Holm)"
+            # The seeds would do; it is the questions that do not.
+            return "cannot tell (more questions)"
         return f"cannot tell ({needed} seeds)" if needed is not None else f"cannot tell (>{MOST_SEEDS} seeds)"
 
 

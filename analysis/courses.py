@@ -10,7 +10,7 @@ from analysis.comparison import Difference, corrected, difference
 from analysis.export import Frame
 from analysis.stats import mean_interval, spread_interval, spread_ratio
 from analysis.study import Study
-from analysis.tables import levels, table, titled
+from analysis.tables import levels, share, table, titled
 
 DRIFT = "drift/kl"
 BY_SEED = "Differences seed by seed, Student's 95% interval over seeds; p and verdict after Holm over the block's comparisons."
@@ -33,15 +33,15 @@ def sampled(study: Study) -> Table:
             own, both = study.names([arm], block), study.names([arm, base], block)
             values = study.scores(arm, block, metric)
             gap, _, verdict = difference_cells(found.get(arm), both)
-            row = [Cell(arm, runs=own), _mean(list(values.values()), own, 100), gap, verdict]
-            row += [_mean(list(study.scores(arm, block, one).values()), own, 100) for one in larger]
+            row = [Cell(arm, runs=own), share(list(values.values()), own), gap, verdict]
+            row += [share(list(study.scores(arm, block, one).values()), own) for one in larger]
             row.append(estimate(spread_interval(list(values.values())).scaled(100), own, digits=2))
             row.append(Cell("") if arm == base else estimate(spread_ratio(list(values.values()), list(theirs.values())), both, digits=2))
             tokens, others = study.scores(arm, block, "eval/length"), study.scores(base, block, "eval/length")
-            row.append(_mean(list(tokens.values()), own, 1))
+            row.append(_mean(list(tokens.values()), own))
             change = [100 * (tokens[seed] / others[seed] - 1) for seed in tokens if others.get(seed)]
             row.append(Cell("") if arm == base or not change else estimate(mean_interval(change), both, sign=True))
-            row.append(_mean(list(study.scores(arm, block, "eval/truncated").values()), own, 100))
+            row.append(share(list(study.scores(arm, block, "eval/truncated").values()), own))
             rows.append(row)
     printed = [f"{one.arm} {one.quantity} {one}" for one in paper.NUMBERS if one.quantity in ("spread", "length")] if study.design.axis == "divergence" else []
     foot = [
@@ -52,8 +52,8 @@ def sampled(study: Study) -> Table:
     return table(study, f"sampled_{study.design.axis}", f"{name[0].upper()}{name[1:]}, spread and length by {study.design.axis}", head, rows, foot)
 
 
-def _mean(values: Sequence[float], runs: Sequence[str], scale: float) -> Cell:
-    return estimate(mean_interval(values).scaled(scale), runs) if len(values) else Cell("—")
+def _mean(values: Sequence[float], runs: Sequence[str]) -> Cell:
+    return estimate(mean_interval(values), runs) if len(values) else Cell("—")
 
 
 def speed(study: Study) -> Table | None:
@@ -83,7 +83,7 @@ def speed(study: Study) -> Table | None:
             own, both = study.names([arm], block), study.names([arm, base], block)
             gap, p, verdict = difference_cells(found.get(arm), both, scale=1, higher_is_better=False)
             row = [Cell(arm, runs=own), Cell(number(100 * goal), runs=study.names([base], block)), Cell(f"{reached[arm]} of {len(values)}", runs=own)]
-            rows.append([*row, _mean(list(values.values()), own, 1), gap, p, verdict])
+            rows.append([*row, _mean(list(values.values()), own), gap, p, verdict])
     foot = [
         f"The goal is {base}'s mean accuracy at its last step. A seed's steps are those of its first evaluation at or above the goal; "
         "a seed that never gets there counts with its last step, so that a mean is a lower bound where seeds are missing. Fewer steps are better.",
@@ -147,8 +147,8 @@ def matched_drift(study: Study) -> Table | None:
         for arm, values in matched.items():
             own, both = study.names([arm], block), study.names([arm, base], block)
             gap, p, verdict = difference_cells(found.get(arm), both)
-            row = [Cell(arm, runs=own), _end(study, arm, block, own), _mean(list(study.scores(arm, block).values()), own, 100), Cell(number(target, 4))]
-            rows.append([*row, _mean(list(values.values()), own, 100), gap, p, verdict])
+            row = [Cell(arm, runs=own), _end(study, arm, block, own), share(list(study.scores(arm, block).values()), own), Cell(number(target, 4))]
+            rows.append([*row, share(list(values.values()), own), gap, p, verdict])
     foot = [
         f"Drift: {DRIFT}, KL from the start model at the start model's own answers, the same states for all runs. Matched drift: the largest "
         "that every run of the block reaches; accuracy there is linear between the two evaluations around it. "
@@ -161,7 +161,7 @@ def matched_drift(study: Study) -> Table | None:
 
 def _end(study: Study, arm: str, block: str, runs: Sequence[str]) -> Cell:
     values = list(study.scores(arm, block, DRIFT).values())
-    return estimate(mean_interval(values), runs, digits=4) if values else Cell("—")
+    return estimate(mean_interval(values).within(0), runs, digits=4) if values else Cell("—")
 
 
 def importance(study: Study) -> Table | None:
@@ -183,9 +183,9 @@ def importance(study: Study) -> Table | None:
             for kind in kinds:
                 drop, tokens, gradient = (mine[f"credit/{what}_{kind}"].dropna() for what in ("drop", "tokens", "gradient"))
                 ratio = (gradient / tokens).dropna()
-                row = [Cell(kind, runs=own), _mean(list(drop), own, 1), _mean(list(tokens), own, 100), _mean(list(gradient), own, 100)]
+                row = [Cell(kind, runs=own), _mean(list(drop), own), share(list(tokens), own), share(list(gradient), own)]
                 rows.append([*row, estimate(mean_interval(list(ratio)), own, digits=2) if len(ratio) else Cell("—"), Cell("")])
-            rows.append([Cell("all spans", runs=own), *[Cell("")] * 4, _mean(list(mine["credit/distractors"].dropna()), own, 100)])
+            rows.append([Cell("all spans", runs=own), *[Cell("")] * 4, share(list(mine["credit/distractors"].dropna()), own)])
     foot = [
         "Mean of the last quarter of a run's steps, then over seeds with Student's 95% interval. Drop: how much hiding the span lowers "
         "the score that the weighting uses; shares are of the scored completions' trained tokens and of their policy gradient.",

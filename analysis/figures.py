@@ -153,14 +153,17 @@ def weights(study: Study) -> Figure | None:
     shown = {arm: values for arm in study.design.arms if len(values := _weights(study, arm)) and np.ptp(values) > 0}
     if not shown:
         return None
-    figure, (axis,) = panels(1, 6.2, 3.2)
+    low = min(float(np.quantile(values, 0.001)) for values in shown.values())
     top = max(float(np.quantile(values, 0.999)) for values in shown.values())
-    for arm, values in shown.items():
-        heights, edges = np.histogram(np.clip(values, 0, top), bins=np.linspace(0, top, 61), density=True)
-        axis.stairs(heights, edges, label=arm, lw=1.6, **{**look(study.design.arms.index(arm))})
-    axis.axvline(1, color="#555", lw=0.9)
-    axis.set(title="token weights, last quarter of the steps (mean one in each completion)", xlabel="weight", ylabel="density")
-    axis.legend(title=study.design.axis)
+    figure, axes = panels(len(shown), 3.9, 2.3, columns=3)
+    for axis, (arm, values) in zip(axes, shown.items(), strict=True):
+        colour = look(study.design.arms.index(arm))["color"]
+        axis.hist(np.clip(values, low, top), bins=np.linspace(low, top, 41), weights=np.full(len(values), 100 / len(values)), color=colour, alpha=0.85)
+        axis.axvline(1, color="#555", lw=0.9)
+        axis.set(title=arm, xlabel="token weight")
+    axes[0].set(ylabel="tokens, %")
+    for axis in axes[1:]:
+        axis.sharey(axes[0])
     return figure
 
 
@@ -230,7 +233,7 @@ ALL: Mapping[str, tuple[Drawing, str]] = {
     "length": (length, "Tokens of answers and the share that the length cap cut, mean over seeds with Student's 95% interval."),
     "mirror_maps": (mirror_maps, "Potentials, mirror maps, and divergences at their own size, as these runs configured them."),
     "importance": (spans, "Mean over seeds of the last quarter's steps, with Student's 95% interval; the bar in the right panel is the share of tokens."),
-    "weights": (weights, "Histogram of the token weights that the shown completions were trained with."),
+    "weights": (weights, "Token weights of the shown completions in the last quarter of the steps; they have mean one in each completion."),
 }
 
 

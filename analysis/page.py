@@ -24,7 +24,7 @@ tbody tr:hover { background: var(--wash) } tr.group th { font-style: italic; pad
 td small { color: var(--quiet); font-size: .85em } td.better { color: var(--good); font-weight: 600 } td.worse { color: var(--bad); font-weight: 600 } td.quiet { color: var(--quiet) }
 table.wide { font-size: .82rem } table.wide th, table.wide td { padding: .25rem .4rem } table.wide thead th { min-width: 3.2rem }
 .foot { font-size: .85rem; margin: .35rem 0 0; max-width: 60rem } details { margin: .5rem 0 } summary { cursor: pointer } details.trace { font-size: .85rem; color: var(--quiet) }
-pre, code { font-family: ui-monospace, monospace; font-size: .88em } pre { background: var(--wash); padding: .7rem .9rem; overflow-x: auto; border-radius: 4px; line-height: 1.5 }
+pre, code { font-family: ui-monospace, monospace; font-size: .88em } pre { background: var(--wash); padding: .7rem .9rem; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; border-radius: 4px; line-height: 1.5 }
 .lead { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 1rem 0 } .lead dt { color: var(--quiet) } .lead dd { margin: 0; max-width: 52rem }
 ul.caveats li { margin: .35rem 0 }
 .answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(15.5rem, 1fr)); gap: .7rem; margin: .5rem 0 1.4rem }

@@ -15,7 +15,7 @@ LATEX = {
 TONES = {"better": "\\textbf{%s}", "worse": "\\textit{%s}", "quiet": "%s", "": "%s"}
 SHORT = 9
 # Columns that a page of paper holds, and a screen at full size of type.
-FITS, WIDE = 6, 8
+FITS, WIDE = 6, 7
 
 
 def latex(table: Table) -> str:

@@ -24,6 +24,12 @@ class Interval(NamedTuple):
     def __str__(self) -> str:
         return f"{self.estimate:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
+    def within(self, low: float = 0.0, high: float = float("inf")) -> "Interval":
+        """The interval cut to the values that there can be, such as 0 to 1 for a share; one without bounds stays so."""
+        if self.low == float("-inf"):
+            return self
+        return Interval(self.estimate, max(self.low, low), min(self.high, high))
+
     def scaled(self, factor: float) -> "Interval":
         """All three numbers times a positive factor, such as 100 for percent."""
         return Interval(*(factor * value for value in self))

@@ -42,7 +42,8 @@ def basis(study: Study, found: Mapping[str, Difference]) -> str:
         "seeds": "Student's t over the seeds' differences; questions are taken as fixed",
     }[over]
     return (
-        f"Differences seed by seed from {study.design.baseline}; 95% intervals for new {over}: {how}. p and verdict after Holm over the block's comparisons; "
+        f"Differences seed by seed from {study.design.baseline}; 95% intervals, each for itself, for new {over}: {how}. "
+        "p and verdict after Holm over the block's comparisons; "
         f"in brackets the seeds at which a difference as large as the one seen would be found with {POWER:.0%} power."
     )
 
@@ -50,6 +51,11 @@ def basis(study: Study, found: Mapping[str, Difference]) -> str:
 def levels(study: Study) -> str:
     """What the intervals of a level are over."""
     return f"Levels: mean of the last evaluation's {study.metric} over seeds, in percent, with Student's 95% interval."
+
+
+def share(values: Sequence[float], runs: Sequence[str]) -> Cell:
+    """The mean of shares over seeds, in percent, with Student's interval, which ends at 0 and 100."""
+    return estimate(mean_interval(values).within(0, 1).scaled(100), runs) if len(values) else Cell("—")
 
 
 def accuracy(study: Study, baseline: str | None = None) -> Table:
@@ -68,7 +74,7 @@ def accuracy(study: Study, baseline: str | None = None) -> Table:
                 difference_cells(found.get(arm), both) if arm == base or arm in found else (Cell("no common seed", tone="quiet"), Cell(""), Cell(""))
             )
             chance = Cell("") if arm not in found else Cell(number(better(study, arm, base, block).estimate, 2), runs=both)
-            level = estimate(mean_interval(values).scaled(100), own) if values else Cell("—")
+            level = share(values, own)
             rows.append([Cell(arm, runs=own), level, gap, p, chance, Cell(str(len(values)), runs=own), verdict])
     name = f"accuracy_by_{study.design.axis}" + (f"_from_{base}" if baseline else "")
     foot = [
@@ -109,7 +115,7 @@ def papers(study: Study) -> Table | None:
             values = list(study.scores(arm, block).values())
             gap, p, verdict = difference_cells(found.get(arm), both)
             lies = Cell("") if theirs is None or arm not in found else Cell(_place(theirs, found[arm].interval.scaled(100)), runs=both)
-            level = estimate(mean_interval(values).scaled(100), own) if values else Cell("—")
+            level = share(values, own)
             mine.append(
                 [Cell(arm, runs=own), Cell(shown), Cell("" if arm == base else published), level, gap, lies, p, Cell(str(len(values)), runs=own), verdict]
             )
@@ -152,7 +158,7 @@ def grid(study: Study) -> Table | None:
         gap: list[Cell] = [Cell(f"  against {study.design.baseline}", tone="quiet")]
         for block in blocks:
             values = list(study.scores(arm, block).values())
-            level.append(estimate(mean_interval(values).scaled(100), study.names([arm], block)) if values else Cell("—"))
+            level.append(share(values, study.names([arm], block)))
             if arm in found[block]:
                 _, _, verdict = difference_cells(found[block][arm], ())
                 cell, _, _ = difference_cells(found[block][arm], study.names([arm, study.design.baseline], block))
