@@ -220,7 +220,10 @@ def map_curves(arguments: Sequence[str]) -> dict[str, Any] | None:
         target = Path(folder) / "maps.json"
         command = [sys.executable, "-m", "mirrorpo.mirror_maps", *arguments, "--out", str(target)]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        return json.loads(target.read_text()) if ran.returncode == 0 else None
+        if ran.returncode != 0:
+            print(f"note: no mirror maps of {' '.join(arguments)}: {(ran.stderr.strip().splitlines() or ['no reason given'])[-1]}", file=sys.stderr)
+            return None
+        return json.loads(target.read_text())
 
 
 ALL: Mapping[str, tuple[Drawing, str]] = {

@@ -62,6 +62,7 @@ class Segment:
 
     path: Path
     run_id: str = ""
+    name: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     exit_code: int | None = None
@@ -120,7 +121,7 @@ def read_segment(path: Path) -> Segment:
         record = wandb_internal_pb2.Record.FromString(payload)  # pyright: ignore[reportAttributeAccessIssue]
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            out.run_id = record.run.run_id
+            out.run_id, out.name = record.run.run_id, record.run.display_name
             out.config = {item.key: json.loads(item.value_json) for item in record.run.config.update if item.key != "_wandb"}
         elif kind == "history":
             row = _row({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item})
