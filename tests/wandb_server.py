@@ -202,7 +202,11 @@ class Server:
 
         def pages(asked: dict[str, Any]) -> list[str]:
             low, high = asked.get("minStep") or 0, asked.get("maxStep") or 1 << 60
-            return [json.dumps(row) for row in history if low <= row["_step"] < high]
+            rows = [row for row in history if low <= row["_step"] < high]
+            # As W&B does: who asks for a number of samples gets no more of them.
+            wanted = asked.get("samples") or len(rows)
+            kept = rows if len(rows) <= wanted else [rows[index * len(rows) // wanted] for index in range(wanted)]
+            return [json.dumps(row) for row in kept]
 
         def files(asked: dict[str, Any]) -> dict[str, Any]:
             mine = [(name, len(data)) for (owner, name), data in sorted(self.files.items()) if owner == run["name"]]

@@ -155,6 +155,10 @@ def test_the_export_of_a_wandb_project_equals_the_export_of_its_run_folders(swee
     same(local, remote)
     assert {row["came_from"] for row in remote.records} == {"wandb"} and local.metrics.num_rows == 2 * 5 + LONG + 1 + 2
 
+    # What `history()` would have returned of the long run.
+    sampled = max((run.history(pandas=False) for run in wandb.Api().runs("local/tests")), key=len)
+    assert len(sampled) == 500 < LONG
+
     one = load("local/tests", filters={"config.seed": 1})
     assert [row["seed"] for row in one.records] == [1]
     with pytest.raises(ValueError, match=r'no run with \{"config.seed": 7\}'):

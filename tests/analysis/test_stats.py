@@ -175,3 +175,8 @@ def test_pass_at_k_survives_many_samples_and_refuses_too_few() -> None:
 
 def test_an_interval_is_printed_and_scaled() -> None:
     assert str(Interval(0.5, 0.25, 0.75).scaled(10)) == "5.00 [2.50, 7.50]"
+
+
+def test_an_interval_of_a_share_ends_where_shares_do() -> None:
+    assert Interval(0.9, -0.2, 1.4).within(0, 1) == (0.9, 0.0, 1.0) and Interval(0.9, 0.8, 1.4).within(0) == (0.9, 0.8, 1.4)
+    assert mean_interval([0.9]).within(0, 1) == (0.9, float("-inf"), float("inf"))
