@@ -1,6 +1,8 @@
 """The tables on the course of training: sampled accuracy, spread and length; steps to the baseline; matched drift; importance of spans."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +10,8 @@ from analysis import paper
 from analysis.cells import Cell, Table, difference_cells, estimate, number
 from analysis.comparison import Difference, corrected, difference
 from analysis.export import Frame
-from analysis.stats import mean_interval, spread_interval, spread_ratio
+from analysis.importance import agreement, by_kind
+from analysis.stats import Interval, mean_interval, spread_interval, spread_ratio
 from analysis.study import Study
 from analysis.tables import levels, share, table, titled
 
@@ -194,6 +197,25 @@ def importance(study: Study) -> Table | None:
     return table(study, "importance", "What spans are worth, by kind", head, rows, foot) if rows else None
 
 
+def truth(study: Study) -> list[Table]:
+    """For every run whose spans were re-rolled: drops by kind beside re-rolled success, and what each measure puts first."""
+    out: list[Table] = []
+    for run in study.design.runs:
+        folder = Path(run.row["source"])
+        if not (folder / "credit_truth.jsonl").exists():
+            continue
+        label = ", ".join(filter(None, (run.block, run.arm, f"seed {run.seed}")))
+        for name, title, frame in (("kind", "What spans are worth, re-rolled", by_kind(folder)), ("order", "What each measure puts first", agreement(folder))):
+            rows = [[_truth_cell(value, run.name) for value in row] for row in frame.itertuples(index=False)]
+            foot = ["95% intervals, bootstrap over completions; python -m analysis importance RUN prints the same."]
+            out.append(table(study, f"truth_{name}_{run.name}", f"{title}: {label}", list(frame.columns), rows, foot))
+    return out
+
+
+def _truth_cell(value: Any, run: str) -> Cell:
+    return estimate(value, [run], digits=2) if isinstance(value, Interval) else Cell(str(value), runs=(run,))
+
+
 def late_means(curves: Frame, names: Sequence[str]) -> Frame:
     """Means over the last quarter of each run's steps: run, arm, block, seed and the metrics."""
     last = curves.groupby("run")["step"].transform("max")
@@ -210,4 +232,4 @@ def every(study: Study) -> list[Table]:
         papers(study), accuracy(study), *(accuracy(study, baseline=arm) for arm in none), grid(study), sampled(study), matched_drift(study), speed(study),
         importance(study), statistics(study), before_after(study),
     ]  # fmt: skip
-    return [one for one in found if one is not None]
+    return [*(one for one in found if one is not None), *truth(study)]

@@ -1,5 +1,6 @@
 """What the tables say of planted sweeps."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from cli import ROOT
 from planted import answers, export_of, manifest, metrics, write_run, write_sweep
 
 from analysis.cells import Table
-from analysis.courses import at_drift, every, importance, matched_drift, sampled, speed
+from analysis.courses import at_drift, every, importance, matched_drift, sampled, speed, truth
 from analysis.export import load
 from analysis.study import Study, study
 from analysis.tables import accuracy, before_after, grid, papers, statistics
@@ -125,6 +126,20 @@ def test_importance_by_kind_of_span_is_of_the_last_quarter(tmp_path: Path) -> No
     found = cells(importance(study(load(str(tmp_path)))))
     assert found["calculation"]["drop, nats"].startswith("5.5") and found["calculation"]["gradient / tokens"].startswith("1.50")
     assert found["all spans"]["negative drops, %"].startswith("3.5")
+
+
+def test_what_re_rolled_runs_say_of_their_spans_is_a_table_each(tmp_path: Path) -> None:
+    root = write_sweep(tmp_path / "sweep", arms=("kl",))
+    spans = [
+        {"uid": str(index), "kind": kind, "last": False, "answer": drop, "downstream": 2 * drop, "before": 0.5, "after": 0.75}
+        for index in range(5)
+        for kind, drop in (("calculation", 2.0), ("scaffolding", 1.0))
+    ]
+    (root / "divergence=kl" / "seed=1" / "credit_truth.jsonl").write_text("".join(json.dumps(span) + "\n" for span in spans))
+    kinds, order = truth(study(load(str(root))))
+    found = {(str(row[0]), str(row[1])): dict(zip(kinds.head, map(str, row), strict=True)) for row in kinds.rows}
+    assert found["calculation", "all"]["downstream"] == "4.00 [4.00, 4.00]" and found["scaffolding", "all"]["effect"] == "0.25 [0.25, 0.25]"
+    assert cells(order)["answer"]["calculation first"] == "1.00 [1.00, 1.00]" and len(order.runs) == 1
 
 
 def test_there_are_no_spans_where_nothing_was_scored(sweep: Study) -> None:
