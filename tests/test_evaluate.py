@@ -110,6 +110,7 @@ def test_a_row_says_what_was_answered_and_how_it_was_judged() -> None:
     row = {key: value for key, value in evaluate().rows[1].items() if not key.startswith("samples")}
     assert row == {
         "uid": "q1",
+        "question": "1?",
         "gold": "1",
         "right": False,
         "strict": False,

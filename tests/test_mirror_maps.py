@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,16 @@ def test_the_command_draws_every_kind_of_divergence_into_one_file(tmp_path: Path
     monkeypatch.setattr("sys.argv", ["mirror_maps", "tsallis_exact", "kl", "chi2_exact", "none", "--out", str(out)])
     main()
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_writes_the_curves_as_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "maps.json"
+    monkeypatch.setattr("sys.argv", ["mirror_maps", "kl", "probl2", "--out", str(out)])
+    main()
+    found = json.loads(out.read_text())
+    p = torch.tensor(found["p"], dtype=torch.float64)
+    torch.testing.assert_close(torch.tensor(found["curves"]["probl2"]["D"][0], dtype=torch.float64), (p - found["anchors"][0]) ** 2)
+    assert found["curves"]["kl"]["h"] is None and set(found["curves"]) == {"kl", "probl2", "kl_exact", "probl2_exact"}
 
 
 @pytest.mark.parametrize(

@@ -1,82 +1,29 @@
 """W&B for real but offline: what its run files hold, and that its failures cost nothing."""
 
-import json
 import logging
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli import SMALL, command, folder
 from cli import environment as cli_environment
-from wandb.proto.wandb_internal_pb2 import Record
 
+from analysis.wandb_runs import Segment, read_segment
 from mirrorpo.core.protocols import Tracker
 from mirrorpo.tracking import NoTracker, WandB, WandBRun
-
-BLOCK = 32768
-WHOLE, FIRST, LAST = 1, 2, 4
-
-
-@dataclass
-class Segment:
-    """What one offline run file says."""
-
-    run_id: str = ""
-    name: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    exit_code: int | None = None
-
-
-def records(data: bytes) -> Iterator[bytes]:
-    """Payloads of a file in LevelDB's log format: a 7-byte file header, then chunks that never cross a 32 KiB block."""
-    assert data[:4] in (b"", b":W&B")
-    place, payload = 7, b""
-    while place + 7 <= len(data):
-        room = BLOCK - place % BLOCK
-        if room < 7:
-            place += room
-            continue
-        _, size, kind = struct.unpack_from("<IHB", data, place)
-        chunk = data[place + 7 : place + 7 + size]
-        if kind == 0 or len(chunk) < size:
-            # Padding up to the next block, or a tail that a kill tore off.
-            place += room
-            continue
-        place += 7 + size
-        payload = chunk if kind in (WHOLE, FIRST) else payload + chunk
-        if kind in (WHOLE, LAST):
-            yield payload
 
 
 def segments(folder: Path) -> list[Segment]:
     """Every offline run file of a run folder, in the order they were begun."""
-    out = []
-    for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
-        segment = Segment()
-        out.append(segment)
-        for payload in records(path.read_bytes()):
-            record = Record.FromString(payload)
-            kind = record.WhichOneof("record_type")
-            if kind == "run":
-                segment.run_id, segment.name = record.run.run_id, record.run.display_name
-                segment.config = {item.key: json.loads(item.value_json) for item in record.run.config.update if item.key != "_wandb"}
-            elif kind == "history":
-                row = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-                segment.steps.append({key: value for key, value in row.items() if key not in ("_runtime", "_timestamp")})
-            elif kind == "exit":
-                segment.exit_code = record.exit.exit_code
-    return out
+    return [read_segment(path) for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))]
 
 
 def wandb(**changes: Any) -> WandB:
@@ -129,7 +76,19 @@ def test_an_offline_run_has_the_config(offline: Segment) -> None:
 
 
 def test_an_offline_run_has_every_step_under_its_number(offline: Segment) -> None:
-    assert offline.steps == [{"_step": step, "reward/mean": step / 8, "eval/pass@1": 0.5} for step in (0, 1, 2)]
+    assert offline.rows == [{"step": step, "reward/mean": step / 8, "eval/pass@1": 0.5} for step in (0, 1, 2)]
+
+
+def test_a_mirror_holds_copies_of_the_manifest_and_the_evaluations(tmp_path: Path) -> None:
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "manifest.json").write_text('{"state": "done"}')
+    (tmp_path / "eval" / "step_000002.jsonl").write_text('{"uid": "q"}\n')
+    tracked(tmp_path, "kept", {2: {"reward/mean": 0.5}})
+    (files,) = tmp_path.glob("wandb/offline-run-*/files")
+    assert (files / "provenance.json").read_text() == '{"state": "done"}' and not (files / "provenance.json").is_symlink()
+    assert (files / "eval" / "step_000002.jsonl").read_text() == '{"uid": "q"}\n'
+    # Nothing that looks for runs may take the copy for one.
+    assert [path.parent for path in tmp_path.rglob("manifest.json")] == [tmp_path]
 
 
 def test_an_offline_run_has_the_exit_code(offline: Segment) -> None:
@@ -138,7 +97,7 @@ def test_an_offline_run_has_the_exit_code(offline: Segment) -> None:
 
 def test_the_first_step_may_be_any(tmp_path: Path) -> None:
     tracked(tmp_path, "late", {17: {"reward/mean": 0.5}})
-    assert [row["_step"] for row in segments(tmp_path)[0].steps] == [17]
+    assert [row["step"] for row in segments(tmp_path)[0].rows] == [17]
 
 
 def test_two_runs_in_one_process_do_not_merge(tmp_path: Path) -> None:
@@ -146,7 +105,7 @@ def test_two_runs_in_one_process_do_not_merge(tmp_path: Path) -> None:
         tracked(tmp_path / name, name, {1: {"reward/mean": float(name == "two")}})
     written = [segments(tmp_path / name) for name in ("one", "two")]
     assert [[segment.run_id for segment in run] for run in written] == [["one"], ["two"]]
-    assert [run[0].steps for run in written] == [[{"_step": 1, "reward/mean": 0}], [{"_step": 1, "reward/mean": 1}]]
+    assert [run[0].rows for run in written] == [[{"step": 1, "reward/mean": 0}], [{"step": 1, "reward/mean": 1}]]
 
 
 LOGS_AND_WAITS = """
@@ -172,7 +131,7 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> list[Segment
         assert process.stdout is not None and process.stdout.readline() == "logged\n"
         # Long enough for a flush a second; by default wandb-core keeps records back for 15 s.
         deadline = time.monotonic() + 5
-        while sum(len(segment.steps) for segment in segments(folder)) < 5 and time.monotonic() < deadline:
+        while sum(len(segment.rows) for segment in segments(folder)) < 5 and time.monotonic() < deadline:
             time.sleep(0.1)
         process.kill()
     with pytest.MonkeyPatch.context() as patch:
@@ -182,11 +141,11 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> list[Segment
 
 
 def test_a_killed_run_has_the_steps_before_its_last(killed_and_resumed: list[Segment]) -> None:
-    assert killed_and_resumed[0].steps[:4] == [{"_step": step, "reward/mean": step / 8} for step in range(4)]
+    assert killed_and_resumed[0].rows[:4] == [{"step": step, "reward/mean": step / 8} for step in range(4)]
 
 
 def test_a_killed_run_has_its_last_step(killed_and_resumed: list[Segment]) -> None:
-    assert killed_and_resumed[0].steps[-1] == {"_step": 4, "reward/mean": 4 / 8}
+    assert killed_and_resumed[0].rows[-1] == {"step": 4, "reward/mean": 4 / 8}
 
 
 def test_a_killed_run_has_no_exit_code(killed_and_resumed: list[Segment]) -> None:
@@ -198,7 +157,7 @@ def test_a_resumed_run_is_a_second_segment_with_the_same_id(killed_and_resumed: 
 
 
 def test_a_resumed_run_goes_on_where_it_resumed(killed_and_resumed: list[Segment]) -> None:
-    assert [row["_step"] for row in killed_and_resumed[1].steps] == [3, 4, 5]
+    assert [row["step"] for row in killed_and_resumed[1].rows] == [3, 4, 5]
 
 
 def test_a_run_that_hands_over_goes_on_under_its_id_and_no_step_is_there_twice_or_missing(tmp_path: Path) -> None:

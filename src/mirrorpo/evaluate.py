@@ -18,7 +18,7 @@ class Evaluation:
         metrics: `eval/greedy_accuracy` (by the trained extraction), `eval/greedy_strict`,
             `eval/greedy_flexible`, `eval/truncated`, `eval/length`, `eval/questions`, `eval/unverifiable` (a count), and
             `eval/pass@k` with `eval/sampled_questions` when questions were sampled.
-        rows: `uid`, `gold`, `strict`, `flexible`, `right`, `outcome`, `tokens`, `truncated`,
+        rows: `uid`, `question`, `gold`, `strict`, `flexible`, `right`, `outcome`, `tokens`, `truncated`,
             `completion`, and `samples_right` out of `samples` where sampled.
     """
 
@@ -103,6 +103,7 @@ class Evaluator:
 def _row(prompt: Prompt, completion: Completion, verdict: Verdict) -> dict[str, Any]:
     return {
         "uid": prompt.uid,
+        "question": prompt.question,
         "gold": prompt.gold,
         "right": verdict.right,
         "strict": verdict.strict,

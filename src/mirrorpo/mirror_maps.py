@@ -2,6 +2,7 @@
 
     python -m mirrorpo.mirror_maps neural_mirror tsallis
     python -m mirrorpo.mirror_maps neural_mirror divergence.potential.parameters.seed=7 --out maps.pdf
+    python -m mirrorpo.mirror_maps neural_mirror --out maps.json     # the curves as numbers
 
 Names are files of conf/divergence; a setting with "=" applies to all of them. Left, the potential h and
 its mirror map h', less an affine part that no divergence sees and over h''(1/2), so that shapes can be
@@ -10,6 +11,7 @@ of a coin, (p, 1 - p) against (q, 1 - q), where it reads the vocabulary, else at
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,9 +54,22 @@ def shape(potential: Any, p: Tensor) -> tuple[Tensor, Tensor]:
     return h / size, (potential.df(p) - slope.detach()) / size
 
 
+P = torch.linspace(1e-4, 1 - 1e-4, 400, dtype=torch.float64)
+
+
+def numbers(divergences: dict[str, Any]) -> dict[str, Any]:
+    """What `draw` draws, as lists: p, and for each divergence its h, h' and D(p, q)."""
+    out: dict[str, Any] = {"p": P.tolist(), "anchors": list(ANCHORS), "curves": {}}
+    for name, divergence in divergences.items():
+        potential = getattr(divergence, "potential", None)
+        h, slope = (None, None) if potential is None else (values.detach().tolist() for values in shape(potential, P))
+        out["curves"][name] = {"h": h, "slope": slope, "D": [curves(divergence, P, q).detach().tolist() for q in ANCHORS]}
+    return out
+
+
 def draw(divergences: dict[str, Any], out: Path) -> None:
     """The four panels, into one file."""
-    p = torch.linspace(1e-4, 1 - 1e-4, 400, dtype=torch.float64)
+    p = P
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
     styles = ["-", "--", "-.", ":"]
     for index, (name, divergence) in enumerate(divergences.items()):
@@ -122,7 +137,7 @@ def main() -> None:
     """Draw the divergences that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m mirrorpo.mirror_maps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", help="files of conf/divergence, and settings as on train.py's command line")
-    parser.add_argument("--out", type=Path, default=Path("mirror_maps.png"), help="png, pdf or svg")
+    parser.add_argument("--out", type=Path, default=Path("mirror_maps.png"), help="png, pdf or svg; json for the numbers")
     asked = parser.parse_args()
     settings = [name for name in asked.names if "=" in name]
     names = [*(name for name in asked.names if "=" not in name), *BESIDE]
@@ -135,7 +150,10 @@ def main() -> None:
                 found[name] = assemble(resolved(cfg)).divergence
             except (HydraException, ValueError) as error:
                 sys.exit(f"error: divergence={name}: {error}")
-    draw(found, asked.out)
+    if asked.out.suffix == ".json":
+        asked.out.write_text(json.dumps(numbers(found)))
+    else:
+        draw(found, asked.out)
     print(asked.out)
 
 

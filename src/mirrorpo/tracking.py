@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any, Literal
 from mirrorpo.core.protocols import Tracker
 
 log = logging.getLogger(__name__)
+
+# Under another name: what looks for runs by their manifests must not take the copy for a run.
+PROVENANCE = {"manifest.json": "provenance.json"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +66,7 @@ class WandBRun:
 
     settings: WandB
     run: Any = field(default=None)
+    folder: Path = field(default=Path())
 
     def start(self, *, run_id: str, name: str, config: Mapping[str, Any], folder: str) -> None:
         """Open the run under the id that the config gives it; a resumed run continues it."""
@@ -82,6 +87,8 @@ class WandBRun:
                 mode=self._mode(),
                 settings=wandb.Settings(init_timeout=self.settings.init_timeout_s),
             )
+            self.folder = Path(folder)
+            self._keep(PROVENANCE)
         except Exception as error:
             self._gone(error)
 
@@ -99,9 +106,19 @@ class WandBRun:
             try:
                 if exit_code == os.EX_TEMPFAIL:
                     self.run.mark_preempting()
+                self._keep(PROVENANCE | {f"eval/{path.name}": f"eval/{path.name}" for path in self.folder.glob("eval/step_*.jsonl")})
                 self.run.finish(exit_code=exit_code)
             except Exception as error:
                 self._gone(error)
+
+    def _keep(self, files: Mapping[str, str]) -> None:
+        # Copies: a link out of W&B's folder breaks when that folder is moved.
+        for name, kept in files.items():
+            if (self.folder / name).is_file():
+                copy = Path(self.run.dir) / kept
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.folder / name, copy)
+                self.run.save(str(copy), base_path=self.run.dir, policy="now")
 
     def _mode(self) -> Literal["online", "offline", "disabled"]:
         if self.settings.mode != "auto":

@@ -1,0 +1,86 @@
+"""How long a large sweep takes to export and to tabulate, and how much memory.
+
+python benchmarks/analysis.py                          # 1,000 runs x 1,000 steps x 50 metrics
+python benchmarks/analysis.py --runs 100 --keep /tmp/sweep
+
+Writes the run folders first (not timed), then times `export` and `compare` in a process of their own.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+
+def make(root: Path, runs: int, steps: int, metrics: int, questions: int) -> None:
+    """Folders of finished runs: arms of ten seeds, an evaluation every tenth of the steps."""
+    from planted import answers, manifest, write_run
+
+    rng = np.random.default_rng(0)
+    for index in range(runs):
+        arm, seed = divmod(index, 10)
+        values = rng.random((steps + 1, metrics - 3))
+        right = rng.random(questions) < 0.7
+        rows = []
+        for step in range(steps + 1):
+            row: dict[str, float] = {"step": step, **{f"room/quantity_{column:02d}": float(values[step, column]) for column in range(metrics - 3)}}
+            if step % (steps // 10) == 0:
+                row |= {"eval/greedy_accuracy": float(right.mean()) * step / steps, "eval/questions": 1.0 * questions}
+                row["drift/kl"] = step / steps
+            rows.append(row)
+        made = manifest(seed, {"divergence": f"d{arm:03d}"}, **{"config.steps": steps})
+        write_run(root / f"divergence=d{arm:03d}" / f"seed={seed}", made, rows, {steps: answers(right)})
+
+
+def measure(root: Path) -> None:
+    """Export and tabulate; the seconds of each, and the peak of resident memory."""
+    from analysis.export import load
+    from analysis.render import to_text
+    from analysis.study import study
+    from analysis.tables import accuracy
+
+    began = time.perf_counter()
+    load(str(root)).write(root / "export")
+    exported = time.perf_counter()
+    table = accuracy(study(load(str(root / "export")), baseline="d000"))
+    done = time.perf_counter()
+    print(to_text(table)[:400])
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print(f"{len(table.rows)} arms: export {exported - began:.1f} s, read and tabulate {done - exported:.1f} s, together {done - began:.1f} s")
+    print(f"processor {usage.ru_utime + usage.ru_stime:.1f} s, peak {usage.ru_maxrss / 2**20:.2f} GiB")
+
+
+def main() -> None:
+    """Make the folders here, measure in a fresh process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("runs", 1000), ("steps", 1000), ("metrics", 50), ("questions", 20)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--keep", type=Path, help="folder for the runs; used as it is where it exists")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.measure:
+        return measure(asked.measure)
+    import subprocess
+
+    with tempfile.TemporaryDirectory() as place:
+        root = asked.keep or Path(place) / "sweep"
+        if not root.exists():
+            make(root, asked.runs, asked.steps, asked.metrics, asked.questions)
+        size = sum(path.stat().st_size for path in root.rglob("metrics.jsonl")) / 2**30
+        print(
+            json.dumps({"runs": asked.runs, "steps": asked.steps, "metrics": asked.metrics, "questions": asked.questions}), f"{size:.2f} GiB of metrics.jsonl"
+        )
+        sys.stdout.flush()
+        return subprocess.run([sys.executable, __file__, "--measure", str(root)], check=True) and None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Sweeps with a known truth: run folders, exports and studies that were never trained."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from analysis.export import Export, assembled
+from analysis.schema import questions_table, rows_table, run_row
+from mirrorpo.config import config_hash, digest
+
+COMMIT = "c0ffee" * 6 + "abcd"
+CHOICES = {"algo": "dr_grpo", "divergence": "kl", "weighting": "uniform", "model": "tiny", "dataset": "arithmetic"}
+CONFIG: Mapping[str, Any] = {
+    "algo": {"aggregate": {"length": 40}}, "divergence": {"_target_": "mirrorpo.divergence.kl.K3", "beta": 0.04, "anchor": "reference"},
+    "weighting": {"scope": "credit"}, "model": {"path": "mirrorpo:tiny"}, "dataset": {"data_seed": 0}, "lr": 0.0005, "steps": 4, "eval_every": 2,
+    "eval_questions": 40, "eval_split": "validation", "updates_per_rollout": 1, "name": "planted", "out": "outputs",
+}  # fmt: skip
+
+
+def manifest(seed: int, choices: Mapping[str, str] | None = None, **changes: Any) -> dict[str, Any]:
+    """A finished run's manifest; `changes` with a dot change the config, others the manifest."""
+    config = copy.deepcopy(dict(CONFIG)) | {"seed": seed}
+    mine = CHOICES | dict(choices or {})
+    for axis in ("divergence", "weighting", "model", "dataset", "algo"):
+        config[axis] = {**config[axis], "named": mine[axis]}
+    for key, value in changes.items():
+        if "." in key:
+            place, _, name = key.rpartition(".")
+            target = config if place == "config" else config[place]
+            target[name] = value
+    out = {
+        "state": "done", "config_hash": config_hash(config), "choices": mine, "settings": {"steps": config["steps"]}, "error": None,
+        "wandb_id": digest({"config": config_hash(config), "name": config["name"]})[:16], "config": config, "started": "2026-11-25T10:00:00Z",
+        "ended": "2026-11-25T10:10:00Z", "commit": COMMIT, "dirty": False, "launches": [{"commit": COMMIT}], "versions": {"torch": "2.13.0"},
+        "machine": {"host": "test", "cores": 2}, "command": ["train.py", f"seed={seed}"], "data": {"validation": "d" * 8}, "computed_in": "float32 on cpu",
+        "reward_version": "math_answer/1", "prompt": {"hash": "p" * 8, "example": "1 + 1"},
+    }  # fmt: skip
+    return out | {key: value for key, value in changes.items() if "." not in key}
+
+
+def metrics(steps: int, accuracy: Sequence[float], drift: float = 0.05, questions: int = 40) -> list[dict[str, float]]:
+    """Rows of a run that was evaluated at equal distances, the first at step 0."""
+    every = steps // (len(accuracy) - 1)
+    rows: list[dict[str, float]] = []
+    for step in range(steps + 1):
+        row: dict[str, float] = {"step": step, "drift/kl": drift * step / steps}
+        if step > 0:
+            row |= {"reward/mean": 0.5 + 0.1 * step / steps, "completion/length": 50.0 - step, "entropy/mean": 0.2}
+        if step % every == 0:
+            value = accuracy[step // every]
+            row |= {"eval/greedy_accuracy": value, "eval/questions": float(questions), "eval/length": 50.0, "eval/truncated": 0.01}
+            row |= {"eval/pass@1": value - 0.1, "eval/pass@4": min(value + 0.1, 1.0), "eval/sampled_questions": 10.0, "eval/unverifiable": 0.0}
+        rows.append(row)
+    return rows
+
+
+def answers(right: Sequence[bool], words: str = "so") -> list[dict[str, Any]]:
+    """Rows of one evaluation."""
+    return [
+        {"uid": f"q/{index:04d}", "question": f"What is {index} + 1?", "gold": str(index + 1), "right": bool(one), "strict": bool(one), "flexible": bool(one)}
+        | {"outcome": "right" if one else "wrong", "tokens": 20 + index % 7, "truncated": False, "completion": f"{words} #### {index + int(one)}"}
+        | ({"samples": 4, "samples_right": 4 if one else 1} if index < 10 else {})
+        for index, one in enumerate(right)
+    ]  # fmt: skip
+
+
+def write_run(folder: Path, made: Mapping[str, Any], rows: Sequence[Mapping[str, float]], evaluations: Mapping[int, Sequence[Mapping[str, Any]]]) -> Path:
+    """A run folder."""
+    (folder / "eval").mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps(made))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for step, found in evaluations.items():
+        (folder / "eval" / f"step_{step:06d}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    return folder
+
+
+def write_sweep(root: Path, arms: Sequence[str] = ("kl", "none"), seeds: Sequence[int] = (0, 1), axis: str = "divergence", **changes: Any) -> Path:
+    """A sweep of finished runs as folders: accuracy 0.6 plus a tenth for every later arm, and a hundredth a seed."""
+    for place, arm in enumerate(arms):
+        for seed in seeds:
+            right = [index < 24 + 4 * place + seed for index in range(40)]
+            share = sum(right) / 40
+            made = manifest(seed, {axis: arm}, **changes)
+            write_run(
+                root / f"{axis}={arm}" / f"seed={seed}", made, metrics(4, [0.5, 0.55, share]), {0: answers([True] * 20 + [False] * 20), 4: answers(right)}
+            )
+    return root
+
+
+def export_of(scores: Mapping[str, np.ndarray[Any, Any]], axis: str = "divergence", model: Sequence[str] = ("tiny",), **changes: Any) -> Export:
+    """An export whose runs answer scores[arm][seed, question] at their last step, the same for every model."""
+    parts = []
+    for name in model:
+        for arm, right in scores.items():
+            for seed, row in enumerate(right):
+                count = len(row)
+                made = manifest(seed, {axis: arm, "model": name}, **{"config.eval_questions": count, **changes})
+                table = rows_table(metrics(4, [0.5, 0.55, float(np.mean(row))], questions=count))
+                asked = pa.table(
+                    {
+                        "uid": [f"q/{index:05d}" for index in range(count)],
+                        "right": pa.array(np.asarray(row, dtype=bool)),
+                        "tokens": pa.array([20] * count, pa.int64()),
+                    }
+                )
+                parts.append(
+                    (
+                        run_row(made, table, run=made["wandb_id"], sweep="planted", came_from="folder", source=f"{name}/{arm}/{seed}"),
+                        table,
+                        questions_table(asked, 4),
+                    )
+                )
+    return assembled(parts, "planted")
+
+
+def population(
+    rng: np.random.Generator, seeds: int, questions: int, effects: Mapping[str, float], *, seed_spread: float, arm_spread: float = 0.0
+) -> dict[str, Any]:
+    """scores[arm][seed, question] of arms whose expected accuracies differ from 0.7 by the effects, in points of a hundred.
+
+    logit of a question is its difficulty, N(0, 1.5^2), plus a seed's luck with this arm, of a standard
+    deviation such that accuracies of seeds spread by `seed_spread` points. Levels are set so that the
+    mean over difficulties is the wanted accuracy.
+    """
+    difficulty = rng.normal(0, 1.5, size=questions)
+    grid = np.random.default_rng(1).normal(0, 1.5, size=4000)
+    out: dict[str, Any] = {}
+    for arm, effect in effects.items():
+        level, slope = _level(0.7 + effect / 100, grid)
+        luck = rng.normal(0, seed_spread / 100 / slope, size=(seeds, 1))
+        own = rng.normal(0, arm_spread, size=questions)
+        out[arm] = rng.random((seeds, questions)) < 1 / (1 + np.exp(-(level + difficulty + own + luck)))
+    return out
+
+
+def _level(accuracy: float, grid: Any) -> tuple[float, float]:
+    low, high = -10.0, 10.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.mean(1 / (1 + np.exp(-(middle + grid)))) < accuracy else (low, middle)
+    p = 1 / (1 + np.exp(-(low + grid)))
+    return low, float(np.mean(p * (1 - p)))
