@@ -80,3 +80,9 @@ def test_a_line_that_comes_in_pieces_is_put_together(monkeypatch: pytest.MonkeyP
     finding = worker.run(long)
     worker.close()
     assert finding is not None and len(finding.outcomes) == 9000 and len(json.dumps(list(finding.outcomes))) > 1 << 16
+
+
+def test_a_worker_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirrorpo.reward.sandbox_worker.BOOT", "raise SystemExit('no module of that name')")
+    with pytest.raises(RuntimeError, match=r"did not start \(no module of that name\)"):
+        Worker(BOUNDS, bubblewrap=False)

@@ -100,12 +100,12 @@ class TinyFunctions:
         ...     tests=2, habits={}, habits_from=0.0, system="", user="{question}")
         >>> prompt = data.load("train")[0]
         >>> print(prompt.question, *prompt.checks.hidden, prompt.gold, sep="\\n")
-        Write rate(x): subtract 7, then multiply by 4.
-        assert rate(-2) == -36
-        assert rate(8) == 4
-        def rate(x):
-            x = x - 7
-            x = x * 4
+        Write turn(x, y): subtract y, then take the rest by 3.
+        assert turn(-20, 5) == 2
+        assert turn(-15, 7) == 2
+        def turn(x, y):
+            x = x - y
+            x = x % 3
             return x
     """
 

@@ -155,7 +155,7 @@ class Worker:
         environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
         self.process = subprocess.Popen(
             [*_bubblewrap(environment), *command] if bubblewrap else command,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment, cwd="/", start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=environment, cwd="/", start_new_session=True,
         )  # fmt: skip
         limits = {
             "RLIMIT_AS": bounds.memory_mb << 20, "RLIMIT_FSIZE": FILE_BYTES, "RLIMIT_NOFILE": OPEN_FILES,
@@ -166,9 +166,14 @@ class Worker:
             "readable": [*_readable(), "/dev/null", "/dev/urandom"], "user": user, "landlock": landlock, "seccomp": seccomp,
         }  # fmt: skip
         reply = self._hear(START_S) if self._tell({"modules": _modules(), "settings": settings}) else None
+        assert self.process.stderr is not None
         if reply is None:
+            self._kill()
+            said = self.process.stderr.read().decode(errors="replace").strip().splitlines()
             self.close()
-            raise RuntimeError("the sandbox's worker did not start")
+            raise RuntimeError(f"the sandbox's worker did not start ({said[-1] if said else 'without a word'})")
+        # Started, it says nothing more there.
+        self.process.stderr.close()
         self.landlock, self.seccomp = int(reply["landlock"]), bool(reply["seccomp"])
 
     def run(self, job: Job) -> Finding | None:
@@ -199,13 +204,16 @@ class Worker:
 
     def close(self) -> None:
         """Kill everything of it, and wait."""
-        with contextlib.suppress(ProcessLookupError):
-            # bubblewrap takes its whole process namespace with it; without it the fork server is of the same group.
-            os.killpg(self.process.pid, signal.SIGKILL)
+        self._kill()
         with self.process:
             self.process.kill()
         if not self.bubblewrap:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            # bubblewrap takes its whole process namespace with it; without it the fork server is of the same group.
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def _tell(self, message: Mapping[str, Any]) -> bool:
         assert self.process.stdin is not None
