@@ -171,7 +171,7 @@ def test_a_run_that_hands_over_goes_on_under_its_id_and_no_step_is_there_twice_o
     subprocess.run(words, cwd=tmp_path, env=own, stdout=subprocess.DEVNULL, check=True)
     first, second = segments(folder(tmp_path / "out"))
     assert first.run_id == second.run_id and (first.exit_code, second.exit_code) == (os.EX_TEMPFAIL, 0)
-    assert [row["_step"] for row in (*first.rows, *second.rows)] == [1, 2, 3, 4]
+    assert [row["step"] for row in (*first.rows, *second.rows)] == [1, 2, 3, 4]
 
 
 # Failure
