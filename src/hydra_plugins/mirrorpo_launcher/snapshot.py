@@ -33,7 +33,7 @@ def snapshot(root: Path, sweep: Path, *, allow_dirty: bool) -> Path:
         raise DirtyTree(f"{root} is no git repository with a commit, so no table could say which code made its numbers: commit it first")
     changed = git(root, "status", "--porcelain", "--untracked-files=normal") or ""
     if changed and not allow_dirty:
-        listed = ", ".join(line[3:] for line in changed.splitlines()[:5])
+        listed = ", ".join(line.split(maxsplit=1)[-1] for line in changed.splitlines()[:5])
         raise DirtyTree(
             f"{root} has changes that no commit holds ({listed}{', ...' if changed.count(chr(10)) > 4 else ''}): commit them, "
             "or set hydra.launcher.allow_dirty=true to run a copy of the tree as it is, marked dirty"
@@ -67,7 +67,8 @@ def _tree(root: Path) -> str | None:
 
 
 def _extract(root: Path, tree: str, to: Path) -> None:
-    command = ["git", "-C", str(root), "archive", tree]
+    # From the top: inside of a folder git archives only what lies there.
+    command = ["git", "-C", git(root, "rev-parse", "--show-toplevel") or str(root), "archive", tree]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as archive, tarfile.open(fileobj=archive.stdout, mode="r|") as tar:
         tar.extractall(to, filter="data")
     if archive.returncode:
