@@ -100,6 +100,15 @@ class Cluster:
         os.kill(pid, signal.SIGKILL)
         self._until(lambda: _gone(pid), f"the end of {name}")
 
+    def repair(self) -> None:
+        """What an administrator does after a node died while a job was being started on it: put it back, release the job."""
+        if any(word in self.run("sinfo", "-h", "-o", "%T", check=False) for word in ("drain", "down")):
+            self.run("scontrol", "update", f"NodeName={socket.gethostname().split('.')[0]}", "State=RESUME", check=False)
+        for line in self.run("squeue", "-h", "-r", "-o", "%i|%r", check=False).splitlines():
+            job, _, why = line.partition("|")
+            if "held" in why:
+                self.run("scontrol", "release", job, check=False)
+
     def stop(self) -> None:
         """End all jobs, then the daemons."""
         self.run("scancel", f"--user={getpass.getuser()}", check=False)
