@@ -10,13 +10,14 @@ what reinforcement then has to find.
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.core.seeds import derive
-from mirrorpo.dataset.split import bucket
+from mirrorpo.dataset.generated import check_habits, check_sizes, filled, habit
 
 NAMES = ("Sam", "Zoe", "Mia", "Leo", "Ana", "Ben", "Ivy", "Max", "Eva", "Tom")
 OBJECTS = ("apples", "toys", "books", "coins", "cards", "pens", "shells", "stamps", "eggs", "cakes")
@@ -27,7 +28,6 @@ SENTENCES: Mapping[str, Sequence[str]] = {
     "/": ("{name} keeps 1 of {n} equal parts.",),
 }
 HABITS = ("careful", "distracted", "slip", "direct")
-SPLIT_BOUNDS: Mapping[Split, tuple[float, float]] = {"test": (0.0, 0.1), "validation": (0.1, 0.2), "train": (0.2, 1.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,40 +148,30 @@ class Arithmetic:
     user: str
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_steps <= self.max_steps:
-            raise ValueError(f"dataset.min_steps={self.min_steps} and max_steps={self.max_steps}: need 1 <= min_steps <= max_steps")
+        check_sizes(self._sizes, self.min_steps, self.max_steps)
         if self.max_value < 10:
             raise ValueError(f"dataset.max_value={self.max_value}: the templates need at least 10")
         if not 0 <= self.distractor_share <= 1:
             raise ValueError(f"dataset.distractor_share={self.distractor_share} is a share: give a number in [0, 1]")
-        for split, size in (("train", self.train_size), ("validation", self.validation_size), ("test", self.test_size)):
-            if size < 1:
-                raise ValueError(f"dataset.{split}_size={size}: a split has at least one problem")
         if not 0 <= self.habits_from <= 1:
             raise ValueError(f"dataset.habits_from={self.habits_from} is a share of the training problems: give a number in [0, 1]")
-        unknown = set(self.habits) - set(HABITS)
-        if unknown or min(self.habits.values(), default=0) < 0 or (self.habits and abs(sum(self.habits.values()) - 1) > 1e-9):
-            raise ValueError(f"dataset.habits={dict(self.habits)}: give shares of {HABITS} that sum to one, or none")
+        check_habits(self.habits, HABITS)
+
+    @property
+    def _sizes(self) -> Mapping[Split, int]:
+        return {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}
 
     def load(self, split: Split) -> Sequence[Prompt]:
         """The problems of a split, in a fixed order; no question stands in two splits or twice in one."""
-        size = {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}[split]
-        low, high = SPLIT_BOUNDS[split]
         rng = random.Random(derive(self.data_seed, "data", "problems", split))
-        prompts: dict[str, Prompt] = {}
-        tries = 0
-        while len(prompts) < size:
+
+        def draw() -> tuple[str, Callable[[float], Prompt]]:
             problem = self._problem(rng)
             question = problem.question()
-            tries += 1
-            if tries > 1000 + 200 * size:
-                raise ValueError(
-                    f"dataset.{split}_size={size}: there are not that many problems with max_value={self.max_value} "
-                    f"and max_steps={self.max_steps}; ask for fewer or raise them"
-                )
-            if low <= bucket(question) < high and question not in prompts:
-                prompts[question] = self._prompt(problem, question, len(prompts) / size)
-        return list(prompts.values())
+            return question, partial(self._prompt, problem, question)
+
+        few = f"problems with max_value={self.max_value} and max_steps={self.max_steps}; ask for fewer or raise them"
+        return filled(split, self._sizes[split], draw, few)
 
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions and demonstrations of a split."""
@@ -191,10 +181,8 @@ class Arithmetic:
     def _prompt(self, problem: Problem, question: str, progress: float) -> Prompt:
         uid = "arithmetic/" + hashlib.sha256(question.encode()).hexdigest()[:12]
         rng = random.Random(derive(self.data_seed, "data", "habits", uid))
-        habit = "careful"
-        if self.habits and progress >= self.habits_from:
-            habit = rng.choices(HABITS, weights=[self.habits.get(name, 0.0) for name in HABITS])[0]
-        return Prompt(uid=uid, question=question, gold=str(problem.answer()), demonstration=problem.worked(habit, rng))
+        demonstration = problem.worked(habit(self.habits, HABITS, self.habits_from, progress, rng), rng)
+        return Prompt(uid=uid, question=question, gold=str(problem.answer()), demonstration=demonstration)
 
     def _problem(self, rng: random.Random) -> Problem:
         name, other = rng.sample(NAMES, 2)

@@ -8,13 +8,14 @@ functions and often does not, which is what reinforcement then has to find. It i
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.core.seeds import derive
-from mirrorpo.dataset.split import bucket
+from mirrorpo.dataset.generated import check_habits, check_sizes, filled, habit
 
 NAMES = ("change", "step", "move", "turn", "shift", "score", "count", "rate", "cost", "level")
 # Words of the question, and the expression; `{n}` is a constant or the second argument.
@@ -28,7 +29,6 @@ OPERATIONS: Mapping[str, str] = {
     "take the rest by {n}": "x % {n}",
 }
 HABITS = ("careful", "slip", "hasty", "silent")
-SPLIT_BOUNDS: Mapping[Split, tuple[float, float]] = {"test": (0.0, 0.1), "validation": (0.1, 0.2), "train": (0.2, 1.0)}
 LARGEST = 9  # constants and the second argument, so that each is one digit
 
 
@@ -123,33 +123,27 @@ class TinyFunctions:
     user: str
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_steps <= self.max_steps:
-            raise ValueError(f"dataset.min_steps={self.min_steps} and max_steps={self.max_steps}: need 1 <= min_steps <= max_steps")
+        check_sizes(self._sizes, self.min_steps, self.max_steps)
         if self.tests < 1:
             raise ValueError(f"dataset.tests={self.tests}: a function needs at least one test")
-        for split, size in (("train", self.train_size), ("validation", self.validation_size), ("test", self.test_size)):
-            if size < 1:
-                raise ValueError(f"dataset.{split}_size={size}: a split has at least one problem")
         if not (0 <= self.argument_share <= 1 and 0 <= self.habits_from <= 1):
             raise ValueError(f"dataset.argument_share={self.argument_share} and dataset.habits_from={self.habits_from} are shares: give numbers in [0, 1]")
-        unknown = set(self.habits) - set(HABITS)
-        if unknown or min(self.habits.values(), default=0) < 0 or (self.habits and abs(sum(self.habits.values()) - 1) > 1e-9):
-            raise ValueError(f"dataset.habits={dict(self.habits)}: give shares of {HABITS} that sum to one, or none")
+        check_habits(self.habits, HABITS)
+
+    @property
+    def _sizes(self) -> Mapping[Split, int]:
+        return {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}
 
     def load(self, split: Split) -> Sequence[Prompt]:
         """The problems of a split, in a fixed order; no question stands in two splits or twice in one."""
-        size = {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}[split]
-        low, high = SPLIT_BOUNDS[split]
         rng = random.Random(derive(self.data_seed, "data", "functions", split))
-        prompts: dict[str, Prompt] = {}
-        for _ in range(1000 + 200 * size):
+
+        def draw() -> tuple[str, Callable[[float], Prompt]]:
             function = self._function(rng)
             question = function.question()
-            if low <= bucket(question) < high and question not in prompts:
-                prompts[question] = self._prompt(function, question, len(prompts) / size)
-                if len(prompts) == size:
-                    return list(prompts.values())
-        raise ValueError(f"dataset.{split}_size={size}: there are not that many functions of {self.max_steps} steps; ask for fewer or raise dataset.max_steps")
+            return question, partial(self._prompt, function, question)
+
+        return filled(split, self._sizes[split], draw, f"functions of {self.max_steps} steps; ask for fewer or raise dataset.max_steps")
 
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions, tests and demonstrations of a split."""
@@ -167,10 +161,7 @@ class TinyFunctions:
     def _prompt(self, function: Function, question: str, progress: float) -> Prompt:
         uid = "tiny_functions/" + hashlib.sha256(question.encode()).hexdigest()[:12]
         rng = random.Random(derive(self.data_seed, "data", "function", uid))
-        habit = "careful"
-        if self.habits and progress >= self.habits_from:
-            habit = rng.choices(HABITS, weights=[self.habits.get(name, 0.0) for name in HABITS])[0]
-        demonstration = function.code(habit, rng)
+        demonstration = function.code(habit(self.habits, HABITS, self.habits_from, progress, rng), rng)
         tests: list[str] = []
         for x in rng.sample(range(-20, 60), self.tests):
             y = rng.randint(2, LARGEST)
