@@ -5,16 +5,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mirrorpo.core.seeds import generator
-
-SHIPPED = "mirrorpo:"
+from mirrorpo.divergence.map_file import map_file
 
 # theta -> number, number -> theta. What makes every number non-negative, and with it the potential convex; `none` does not.
 POSITIVITY: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
@@ -80,11 +77,9 @@ class Candidate:
 
     @cached_property
     def _file(self) -> dict[str, Any]:
-        shipped = self.generation.startswith(SHIPPED)
-        file = files("mirrorpo.divergence") / "maps" / f"{self.generation.removeprefix(SHIPPED)}.json" if shipped else Path(self.generation)
         where = f"divergence.potential.parameters.generation={self.generation}"
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = json.loads(map_file(self.generation).read_text(encoding="utf-8"))
             good = len(found["mean"]) == 380 and all(map(math.isfinite, found["mean"])) and 0 <= found["sigma"] < math.inf
             good = good and found["positivity"] in POSITIVITY
         except OSError as error:

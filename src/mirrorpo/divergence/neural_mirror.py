@@ -6,20 +6,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from mirrorpo.core.seeds import generator
+from mirrorpo.divergence.map_file import map_file
 
 OF_A_KIND = 21
 UNITS = 6 * OF_A_KIND
 COUNT = 3 * UNITS + 2
 SHIFT = 1e-3  # inside the logarithm of the log units
-SHIPPED = "mirrorpo:"
 
 
 class Primitive(torch.autograd.Function):
@@ -128,11 +126,9 @@ class ParametersFile:
     @cached_property
     def values(self) -> Tensor:
         """The numbers, [380] in float64."""
-        shipped = self.path.startswith(SHIPPED)
-        file = files("mirrorpo.divergence") / "maps" / f"{self.path.removeprefix(SHIPPED)}.json" if shipped else Path(self.path)
         try:
             # A whole number too long for a float becomes inf, which is refused below.
-            numbers = json.loads(file.read_text(encoding="utf-8"), parse_int=float)
+            numbers = json.loads(map_file(self.path).read_text(encoding="utf-8"), parse_int=float)
         except OSError as error:
             raise self._error(f"cannot be read ({error.strerror}); give a JSON file with a list of {COUNT} numbers") from error
         except ValueError as error:
