@@ -95,6 +95,14 @@ def test_a_dry_run_shows_every_cell_and_leaves_nothing_behind(tmp_path: Path) ->
     assert "1 of 4 cells would run; about 0.00 hours for 1 of them, by finished siblings" in again.stdout and "done already" in again.stdout
 
 
+def test_cells_keep_the_order_of_the_grid_though_arms_are_composed_apart(tmp_path: Path) -> None:
+    # The seed varies slowest here, so every arm's cells lie apart.
+    grid = ("-m", "seed=0,1", "divergence=kl,none,probl2", *TWO_STEPS, f"out={tmp_path}", "hydra.launcher.dry_run=true")
+    result = train(*grid, cwd=tmp_path, COLUMNS="200")
+    shown = [line.split()[:2] for line in result.stdout.splitlines() if line.startswith(" seed=")]
+    assert shown == [[f"seed={seed}", f"divergence={name}"] for seed in (0, 1) for name in ("kl", "none", "probl2")], result.stdout
+
+
 def test_only_the_cells_that_are_asked_for_are_launched(tmp_path: Path) -> None:
     grid = ("-m", "seed=0,1", *TWO_STEPS, "steps=0", f"out={tmp_path}")
     cell = "algo=grpo,divergence=kl,weighting=uniform,model=tiny,dataset=arithmetic"

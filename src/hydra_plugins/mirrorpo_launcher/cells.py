@@ -53,7 +53,7 @@ class CellLauncher(Launcher):
             SystemExit: with status 1, after all cells had their turn, if one failed.
         """
         self.say(f"{len(job_overrides)} cells")
-        grid = [self._composer(overrides) for overrides in job_overrides]
+        grid = self._composer.all(job_overrides)
         words = self._states(grid)
         check = Checker()
         grid = [check(job) if word == "" else job for job, word in zip(grid, words, strict=True)]

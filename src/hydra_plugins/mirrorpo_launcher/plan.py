@@ -1,9 +1,13 @@
 """A grid's cells, composed and checked before the first one starts."""
 
 import copy
+import multiprocessing
+import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +58,23 @@ class Composer:
         self._context, self._config = context, config
         self._arms: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, str]]] = {}
 
+    def all(self, grid: Sequence[Sequence[str]]) -> list[Job]:
+        """The jobs of many command lines, an arm at a time in as many processes as there are cores."""
+        arms: dict[tuple[str, ...], list[int]] = {}
+        for place, overrides in enumerate(grid):
+            arms.setdefault(Job(overrides, None, None).arm, []).append(place)
+        # Only Linux tells how many there are for us, and only there is a fork sound.
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+        workers = min(cores, len(arms))
+        if workers < 2:
+            return [self(overrides) for overrides in grid]
+        lines = [[grid[place] for place in places] for places in arms.values()]
+        # Forked, because Hydra's state cannot be sent; no other thread runs yet, torch is imported later.
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _adopt, (self,)) as pool:
+            composed = dict(zip(arms, pool.map(_arm_of, lines), strict=True))
+        found = {place: job for arm, places in arms.items() for place, job in zip(places, composed[arm], strict=True)}
+        return [found[place] for place in range(len(grid))]
+
     def __call__(self, overrides: Sequence[str]) -> Job:
         """The job of one command line; what does not compose, or holds another config's run, has its reason."""
         job = Job(tuple(overrides), None, None)
@@ -80,6 +101,18 @@ class Composer:
                 del config["hydra"]
             self._arms[arm] = config, choices
         return self._arms[arm]
+
+
+_composer: Composer
+
+
+def _adopt(composer: Composer) -> None:
+    global _composer
+    _composer = composer
+
+
+def _arm_of(lines: Sequence[Sequence[str]]) -> list[Job]:
+    return [_composer(overrides) for overrides in lines]
 
 
 class Checker:
