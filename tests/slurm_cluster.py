@@ -10,10 +10,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from slurm_accounting import Accounting
+
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "srun")
+NAME = "tests"
 
 CONFIG = """
-ClusterName=tests
+ClusterName={name}
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
@@ -41,7 +44,7 @@ SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
-AccountingStorageType=accounting_storage/none
+{accounting}
 JobRequeue=1
 KillWait=2
 MinJobAge=300
@@ -68,15 +71,19 @@ class Cluster:
     Attributes:
         folder: short, since slurmd puts sockets below it.
         cpus: CPUs that the node pretends to have.
+        accounted: with a database, so that sacct answers.
     """
 
     folder: Path
     cpus: int
+    accounted: bool = False
 
     def __post_init__(self) -> None:
         for name in ("state", "spool"):
             (self.folder / name).mkdir(parents=True)
-        ports = {"port": _free_port(), "node_port": _free_port()}
+        self.accounting = Accounting(self.folder, _free_port(), _free_port()) if self.accounted else None
+        kept = self.accounting.lines if self.accounting else "AccountingStorageType=accounting_storage/none"
+        ports = {"port": _free_port(), "node_port": _free_port(), "accounting": kept, "name": NAME}
         text = CONFIG.format(host=socket.gethostname().split(".")[0], user=getpass.getuser(), folder=self.folder, cpus=self.cpus, **ports)
         self.config.write_text(text)
 
@@ -85,14 +92,16 @@ class Cluster:
         return self.folder / "slurm.conf"
 
     def start(self) -> "Cluster":
-        """Both daemons, and wait for an idle node."""
+        """Its daemons, and wait for an idle node."""
+        if self.accounting:
+            self.accounting.start(self.environment(), NAME)
         self.start_daemon("slurmctld")
         self.start_daemon("slurmd")
         self._until(lambda: "idle" in self.run("sinfo", "-h", "-o", "%T", check=False), "an idle node")
         return self
 
-    def start_daemon(self, name: str) -> None:
-        subprocess.run([shutil.which(name) or name, "-f", str(self.config)], check=True, env=self.environment(), capture_output=True)
+    def start_daemon(self, name: str, *options: str) -> None:
+        subprocess.run([shutil.which(name) or name, "-f", str(self.config), *options], check=True, env=self.environment(), capture_output=True)
 
     def kill_daemon(self, name: str) -> None:
         """SIGKILL, as a machine that dies would; jobs' own processes live on."""
@@ -119,6 +128,8 @@ class Cluster:
             file = self.folder / f"{name}.pid"
             if file.exists() and not _gone(int(file.read_text())):
                 self.kill_daemon(name)
+        if self.accounting:
+            self.accounting.stop()
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "SLURM_CONF": str(self.config)}

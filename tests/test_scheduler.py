@@ -79,6 +79,13 @@ def test_without_accounting_slurmctld_is_asked_while_it_remembers(tmp_path: Path
     assert jobs(tmp_path) == {}
 
 
+def test_accounting_lags_so_what_slurmctld_remembers_stands_over_it(tmp_path: Path, says) -> None:
+    submitted(tmp_path, "1", "s.aa", ["a", "b"])
+    says("sacct", "s.aa|12_0|RUNNING\ns.aa|12_1|TIMEOUT\n")
+    says("scontrol", "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobName=s.aa JobState=OUT_OF_MEMORY Reason=OutOfMemory\n")
+    assert jobs(tmp_path) == {tmp_path / "a": Job("12_0", "OUT_OF_MEMORY", "OutOfMemory"), tmp_path / "b": Job("12_1", "TIMEOUT", "")}
+
+
 def test_a_queue_that_does_not_answer_is_an_error(tmp_path: Path, says) -> None:
     submitted(tmp_path, "1", "s.aa", ["a"])
     says("squeue", "", 1)

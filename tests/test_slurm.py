@@ -109,7 +109,6 @@ def asked_to_stop(pid: int) -> bool:
     return pending is None or bool(int(pending.split()[1], 16) & 1 << (signal.SIGUSR2 - 1))
 
 
-@pytest.mark.slow
 def test_a_sweep_of_twelve_under_everything_that_happens_to_jobs_ends_as_if_nothing_had(cluster: Cluster, launch, tmp_path: Path) -> None:
     grid = ("sweep=tiny_divergence", "seed=0,1,2,3", *CELL)
     limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20")
@@ -197,7 +196,6 @@ def test_bad_cells_are_named_with_their_reasons_and_the_others_finish(launch, tm
     assert shown.returncode == 1 and "1 failed, 1 done" in shown.stdout and "memory" in shown.stdout
 
 
-@pytest.mark.slow
 def test_a_sweep_that_is_cancelled_goes_on_where_it_was_with_retry(cluster: Cluster, launch, tmp_path: Path) -> None:
     succeeded(launch("-m", "seed=0,1", *CELL, "steps=60", *SLURM), said=["submitted 2 cells as job"])
     sweep = tmp_path / "out" / "single"

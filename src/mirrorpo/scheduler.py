@@ -84,8 +84,8 @@ def newest(sweep: Path) -> dict[Path, tuple[Batch, int]]:
 def jobs(sweep: Path) -> dict[Path, Job]:
     """Each run folder's job: an active one where there is one, else the last that SLURM still knows of.
 
-    Empty for a sweep that was never submitted. Ended jobs come from sacct, or without accounting from what slurmctld
-    still remembers (MinJobAge).
+    Empty for a sweep that was never submitted. Ended jobs come from what slurmctld still remembers (MinJobAge), and
+    beyond that from sacct.
 
     Raises:
         SchedulerError: if the queue cannot be read.
@@ -106,22 +106,32 @@ def _queue(known: Mapping[str, Batch]) -> dict[Path, Job]:
 
 def _ended(known: Mapping[str, Batch]) -> dict[Path, Job]:
     """Jobs that left the queue; nothing where nobody remembers."""
+    # Accounting lags behind, so what slurmctld still remembers has the last word.
+    return _placed(known, [*_accounted(known), *_remembered(known)])
+
+
+def _accounted(known: Mapping[str, Batch]) -> list[tuple[str, str, str, str, str]]:
     try:
         text = _asked("sacct", "-n", "-X", "-P", "-S", "now-60days", f"--name={','.join(known)}", "-o", "JobName,JobID,State")
-        rows = [line.split("|") for line in text.splitlines()]
-        parted = [(name, job.partition("_")[0], job.partition("_")[2], state.split()[0], "") for name, job, state in rows]
     except SchedulerError:
-        try:
-            text = _asked("scontrol", "-o", "show", "job")
-        except SchedulerError:
-            return {}
-        parted = []
-        for line in text.splitlines():
-            entry = dict(word.split("=", 1) for word in line.split() if "=" in word)
-            if entry.get("JobName") in known:
-                array = entry.get("ArrayJobId", entry["JobId"])
-                parted.append((entry["JobName"], array, entry.get("ArrayTaskId", ""), entry["JobState"], entry.get("Reason", "")))
-    return _placed(known, parted)
+        # No accounting here.
+        return []
+    rows = [line.split("|") for line in text.splitlines()]
+    return [(name, job.partition("_")[0], job.partition("_")[2], state.split()[0], "") for name, job, state in rows]
+
+
+def _remembered(known: Mapping[str, Batch]) -> list[tuple[str, str, str, str, str]]:
+    try:
+        text = _asked("scontrol", "-o", "show", "job")
+    except SchedulerError:
+        return []
+    out = []
+    for line in text.splitlines():
+        entry = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        if entry.get("JobName") in known:
+            array = entry.get("ArrayJobId", entry["JobId"])
+            out.append((entry["JobName"], array, entry.get("ArrayTaskId", ""), entry["JobState"], entry.get("Reason", "")))
+    return out
 
 
 def _placed(known: Mapping[str, Batch], rows: Sequence[tuple[str, str, str, str, str]]) -> dict[Path, Job]:
