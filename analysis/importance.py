@@ -12,7 +12,7 @@ from analysis.runs import read_rows
 from analysis.stats import Interval, cluster_bootstrap
 
 Rows = Sequence[dict[str, Any]]
-MEASURES = ("answer", "downstream", "effect", "size")
+MEASURES = ("answer", "downstream", "direct", "effect", "size")
 
 
 def load_truth(run: Path) -> list[list[dict[str, Any]]]:
@@ -54,7 +54,7 @@ def by_kind(run: Path) -> pd.DataFrame:
                 continue
             row: dict[str, Any] = {"kind": kind, "place": place, "spans": sum(map(len, clusters))}
             row |= {name: cluster_bootstrap([[span[name] for span in rows] for rows in clusters], _pooled) for name in MEASURES}
-            row |= {f"{name} < 0": cluster_bootstrap([[span[name] < 0 for span in rows] for rows in clusters], _pooled) for name in ("answer", "downstream")}
+            row |= {f"{name} < 0": cluster_bootstrap([[span[name] < 0 for span in rows] for rows in clusters], _pooled) for name in ("answer", "downstream", "direct")}
             table.append(row)
     return pd.DataFrame(table)
 
@@ -64,8 +64,8 @@ def agreement(run: Path) -> pd.DataFrame:
 
     `calculation first`: the share of pairs, one calculation and one piece of scaffolding of the same
     completion, in which the calculation measures more (ties half); 0.5 is no preference.
-    `rank with effect`, `rank with size`: Kendall's tau-b between the measure and the re-rolled effect, or
-    its size, inside a completion, mean over the completions in which both vary.
+    `rank with answer`, `rank with effect`, `rank with size`: Kendall's tau-b between the measure and the
+    answer's drop, the re-rolled effect, or its size, inside a completion, mean over the completions in which both vary.
     """
     completions = load_truth(run)
     rows: list[dict[str, Any]] = []
@@ -76,6 +76,7 @@ def agreement(run: Path) -> pd.DataFrame:
                 "measure": name,
                 "calculation first": cluster_bootstrap(pairs, _pooled) if pairs else "no pair",
                 "pairs": sum(map(len, pairs)),
+                "rank with answer": _rank(completions, name, "answer"),
                 "rank with effect": _rank(completions, name, "effect"),
                 "rank with size": _rank(completions, name, "size"),
             }

@@ -54,6 +54,7 @@ def test_the_command_writes_one_row_a_span_of_a_run(tmp_path: Path, monkeypatch:
     found = rows(run / "credit_truth.jsonl")
     assert {row["kind"] for row in found} == {"calculation", "scaffolding"} and len({row["uid"] for row in found}) > 1
     assert all(0 <= row[place] <= 1 for row in found for place in ("before", "after"))
+    assert all(row["direct"] != row["answer"] for row in found if row["kind"] == "calculation" and row["last"])
     assert all(row["downstream"] > row["answer"] - 1e-3 for row in found if row["kind"] == "calculation" and row["position"] == 1)
     assert json.loads((run / "manifest.json").read_text())["state"] == "done"
 

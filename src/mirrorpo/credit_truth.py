@@ -3,7 +3,8 @@
     python -m mirrorpo.credit_truth RUN --completions 64 --rolls 8
 
 For spans of some completions of the policy (of the start model with --start), it writes to
-RUN/credit_truth.jsonl what hiding the span does to the answer's and to all later log-probability, and the
+RUN/credit_truth.jsonl what hiding the span does to the answer's and to all later log-probability, and to the answer's when
+it is hidden from the answer alone, and the
 success rate of continuations sampled from before the span and from behind it. Their difference is the
 span's causal effect on the reward (the advantage of VinePPO, Kazemnejad et al. 2024,
 https://arxiv.org/abs/2410.01679, section 4).
@@ -22,7 +23,7 @@ from rich.progress import track
 
 from mirrorpo import checkpoint
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
-from mirrorpo.core.cut import Cut
+from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.seeds import derive
 from mirrorpo.learner import Learner, OldPolicy
 from mirrorpo.model.language_model import LanguageModel
@@ -75,7 +76,7 @@ class Rerolls:
 
 
 def measure(parts: Parts, config: Mapping[str, Any], policy: LanguageModel, *, completions: int, rolls: int, seed: int) -> list[dict[str, Any]]:
-    """One row a span: its kind, place and size, both drops, and the success rates before and behind it."""
+    """One row a span: its kind, place and size, the drops, and the success rates before and behind it."""
     prompts = list(parts.dataset.load("train"))[:completions]
     ids = [list(parts.model.prompt(policy.tokenizer, system=parts.dataset.system, user=parts.dataset.user, question=prompt.question).ids) for prompt in prompts]
     settings = {"max_new_tokens": config["max_new_tokens"], "temperature": config["temperature"]}
@@ -83,7 +84,8 @@ def measure(parts: Parts, config: Mapping[str, Any], policy: LanguageModel, *, c
     verdicts = parts.reward([one.text for one in drawn], prompts)
     batch = collate(drawn, [verdict.reward for verdict in verdicts], pad_id=policy.pad_id, mask_truncated=False)
     spans = _spans(policy, drawn)
-    drops = {target: _drops(parts, config, policy, batch, spans, target) for target in ("answer", "downstream")}
+    ways: dict[str, tuple[str, Masking]] = {"answer": ("answer", "pad"), "downstream": ("downstream", "pad"), "direct": ("answer", "direct")}
+    drops = {name: _drops(parts, config, policy, batch, spans, *way) for name, way in ways.items()}
     reroll = Rerolls(parts=parts, policy=policy, config=config, rolls=rolls)
     rows: list[dict[str, Any]] = []
     for row in track(sorted({row for row, _, _ in spans}), description="re-rolling", disable=not sys.stderr.isatty()):
@@ -98,8 +100,8 @@ def measure(parts: Parts, config: Mapping[str, Any], policy: LanguageModel, *, c
             rows.append(
                 {
                     "uid": prompts[row].uid, "right": verdicts[row].reward == 1.0, "kind": span.kind, "position": seen[span.kind],
-                    "last": last[span.kind] == index, "tokens": span.end - span.start, "answer": drops["answer"][index],
-                    "downstream": drops["downstream"][index], "before": rates[2 * place], "after": rates[2 * place + 1],
+                    "last": last[span.kind] == index, "tokens": span.end - span.start, **{name: found[index] for name, found in drops.items()},
+                    "before": rates[2 * place], "after": rates[2 * place + 1],
                 }
             )  # fmt: skip
     return rows
@@ -117,14 +119,16 @@ def _spans(policy: LanguageModel, drawn: Sequence[Completion]) -> list[tuple[int
     return out
 
 
-def _drops(parts: Parts, config: Mapping[str, Any], policy: LanguageModel, batch: RolloutBatch, spans: Sequence[Any], target: str) -> list[float]:
+def _drops(
+    parts: Parts, config: Mapping[str, Any], policy: LanguageModel, batch: RolloutBatch, spans: Sequence[Any], target: str, masking: Masking
+) -> list[float]:
     wanted = ("temperature", "tile", "tokens_per_micro_batch", "updates_per_rollout", "update_window", "max_grad_norm")
     learner = Learner(
         policy=policy, reference=None, optimiser=parts.optimiser.build(policy.network), algo=parts.algo, divergence=parts.divergence,
         weighting=parts.weighting, **{name: config[name] for name in wanted},
     )  # fmt: skip
     cuts = [Cut(row=row, start=span.start, end=span.end, first=first if target == "answer" else span.end, last=length) for row, span, (first, length) in spans]
-    before, after = OldPolicy(learner=learner).cut(batch, cuts, "pad")
+    before, after = OldPolicy(learner=learner).cut(batch, cuts, masking)
     return [float((before[cut.row] - after[index])[cut.first : cut.last].double().sum()) for index, cut in enumerate(cuts)]
 
 

@@ -9,7 +9,9 @@ from analysis.importance import agreement, by_kind, importance
 
 
 def span(uid: str, kind: str, answer: float, downstream: float, effect: float, last: bool = False) -> dict:
-    return {"uid": uid, "kind": kind, "last": last, "answer": answer, "downstream": downstream, "before": 0.5, "after": 0.5 + effect}
+    # The direct drop is the answer's, but for its size.
+    drops = {"answer": answer, "downstream": downstream, "direct": answer / 2}
+    return {"uid": uid, "kind": kind, "last": last, **drops, "before": 0.5, "after": 0.5 + effect}
 
 
 def write(run: Path, rows: list[dict]) -> Path:
@@ -44,6 +46,7 @@ def test_a_planted_order_is_found_with_its_sign(planted: Path) -> None:
     assert rows["downstream"]["calculation first"].estimate == 1.0 and rows["answer"]["calculation first"].estimate == 0.0
     assert rows["downstream"]["rank with effect"].estimate == pytest.approx(1.0) and rows["answer"]["rank with effect"].estimate == pytest.approx(-1.0)
     assert rows["downstream"]["pairs"] == 40
+    assert rows["direct"]["rank with answer"].estimate == pytest.approx(1.0) and rows["downstream"]["rank with answer"].estimate == pytest.approx(-1.0)
 
 
 def test_a_span_that_made_it_worse_has_a_size_and_the_opposite_rank(tmp_path: Path) -> None:

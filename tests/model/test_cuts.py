@@ -35,24 +35,33 @@ def naive(model: LanguageModel, batch: RolloutBatch, cut: Cut, masking: Masking 
     prompt = batch.prompt_ids[cut.row][batch.prompt_present[cut.row]].tolist()
     answer = batch.completion_ids[cut.row][batch.present[cut.row]].tolist()
     tokens = [(len(prompt) + place, token, place) for place, token in enumerate(answer)]
+    if masking == "direct" and cut.first == cut.end:
+        # Nothing stands between.
+        masking = "block"
     if masking == "pad":
         tokens = [(position, PAD if cut.start <= place < cut.end else token, place) for position, token, place in tokens]
-    elif masking is not None:
+    elif masking == "block" or masking == "delete":
         tokens = [entry for entry in tokens if not cut.start <= entry[2] < cut.end]
     if masking == "delete":
         tokens = [(len(prompt) + index, token, place) for index, (_, token, place) in enumerate(tokens)]
     ids = torch.tensor([[*prompt, *(token for _, token, _ in tokens)]])
     positions = torch.tensor([[*range(len(prompt)), *(position for position, _, _ in tokens)]])
+    sees = torch.ones_like(ids)
+    if masking == "direct":
+        # The token before the first one read, and all behind it, do not see the span.
+        seen = torch.ones(ids.shape[1], ids.shape[1]).tril().bool()
+        seen[len(prompt) + cut.first - 1 :, len(prompt) + cut.start : len(prompt) + cut.end] = False
+        sees = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
     with torch.no_grad():
         # Without a mask, transformers takes a jump in the positions for the start of another sequence.
         table = (
-            model.network(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits[0] / temperature
+            model.network(input_ids=ids, attention_mask=sees, position_ids=positions, use_cache=False).logits[0] / temperature
         ).log_softmax(dim=-1)
     at = {place: len(prompt) + index - 1 for index, (_, _, place) in enumerate(tokens)}
     return torch.stack([table[at[place], answer[place]] for place in range(cut.first, cut.last)])
 
 
-@pytest.mark.parametrize("masking", ["pad", "block", "delete"])
+@pytest.mark.parametrize("masking", ["pad", "block", "delete", "direct"])
 @pytest.mark.parametrize(("kind", "attention"), [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("gpt2", "eager")])
 def test_every_cut_reads_what_a_forward_pass_of_its_own_gives(kind: str, attention: str, masking: Masking) -> None:
     batch = rollout()
@@ -73,7 +82,7 @@ def test_what_stands_between_the_span_and_what_is_read_or_behind_it_cannot_see_t
         torch.testing.assert_close(together[index], alone[0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("masking", ["pad", "block", "delete"])
+@pytest.mark.parametrize("masking", ["pad", "block", "delete", "direct"])
 def test_rows_and_padding_change_nothing_beyond_rounding(masking: Masking) -> None:
     batch = rollout()
     _, after = read_cuts(model("qwen3"), batch, cuts(batch), masking=masking, temperature=1.0, tile=64)
@@ -114,7 +123,7 @@ def test_a_model_that_forgets_what_is_outside_a_window_is_refused() -> None:
         read_cuts(windowed, batch, cuts(batch), masking="pad", temperature=1.0, tile=64)
 
 
-@pytest.mark.parametrize("masking", ["pad", "block", "delete"])
+@pytest.mark.parametrize("masking", ["pad", "block", "delete", "direct"])
 def test_no_pass_is_wider_than_the_batch_or_leaves_the_places_of_its_tokens(masking: Masking) -> None:
     batch, seen = rollout(), []
     decoder = model("llama").causal_lm.get_decoder()

@@ -155,15 +155,20 @@ def mark(kind: str, answer: Sequence[int]) -> int:
     return next(t for t in range(len(answer)) if len(decode(answer[: t + 1])) > where)
 
 
-def logprobs(model: LanguageModel, prompt: list[int], answer: list[int], hidden: range, masking: Masking) -> dict[int, float]:
-    """By token, of all that are left, in one pass over prompt and completion."""
-    left = [t for t in range(len(answer)) if masking == "pad" or t not in hidden]
+def logprobs(model: LanguageModel, prompt: list[int], answer: list[int], hidden: range, masking: Masking, since: int) -> dict[int, float]:
+    """By token, of all that are left, in one pass over prompt and completion; what is read begins at `since`."""
+    left = [t for t in range(len(answer)) if masking in ("pad", "direct") or t not in hidden]
     there = left if masking == "delete" else list(range(len(answer)))
     ids = [*prompt, *(model.pad_id if masking == "pad" and t in hidden else answer[t] for t in there)]
     seen = [1] * len(prompt) + [int(masking != "block" or t not in hidden) for t in there]
-    inputs = {"input_ids": [ids], "attention_mask": [seen], "position_ids": [list(range(len(ids)))]}
+    inputs = {name: torch.tensor([row]) for name, row in (("input_ids", ids), ("attention_mask", seen), ("position_ids", range(len(ids))))}
+    if masking == "direct":
+        # The states that read hide the span, those before them do not.
+        sees = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+        sees[len(prompt) + since - 1 :, len(prompt) + hidden.start : len(prompt) + hidden.stop] = False
+        inputs["attention_mask"] = torch.where(sees, 0.0, torch.finfo(torch.float32).min)[None, None]
     with torch.no_grad():
-        logits = model.causal_lm(**{name: torch.tensor(rows) for name, rows in inputs.items()}, use_cache=False).logits[0]
+        logits = model.causal_lm(**inputs, use_cache=False).logits[0]
     table = (logits / TEMPERATURE).log_softmax(dim=-1)
     states = [len(prompt) - 1, *(len(prompt) + there.index(t) for t in left)]
     return {t: float(table[state, answer[t]]) for state, t in zip(states, left, strict=False)}
@@ -174,7 +179,9 @@ def naive(kind: str, row: int, start: int, end: int, masking: Masking, target: T
     """The sums with nothing and with the span hidden, and over how many tokens."""
     prompt, answer = encoded(kind, row)
     read = range(mark(kind, answer) + 1 if target == "answer" else end, len(answer))
-    whole, without = (logprobs(policy(kind), prompt, answer, hidden, masking) for hidden in (range(0), range(start, end)))
+    # Behind the span nothing stands between, and hiding it directly is hiding it.
+    way = "block" if masking == "direct" and read.start == end else masking
+    whole, without = (logprobs(policy(kind), prompt, answer, hidden, way, read.start) for hidden in (range(0), range(start, end)))
     return sum(whole[t] for t in read), sum(without[t] for t in read), len(read)
 
 
@@ -196,7 +203,7 @@ kinds = pytest.mark.parametrize("kind", ["tiny", "bytes"])
 @pytest.mark.parametrize("tokens", [1, 150, 100_000])
 @pytest.mark.parametrize("score", ["sum", "mean", "probability"])
 @pytest.mark.parametrize("target", ["answer", "downstream"])
-@pytest.mark.parametrize("masking", ["pad", "block", "delete"])
+@pytest.mark.parametrize("masking", ["pad", "block", "delete", "direct"])
 def test_a_spans_drop_is_the_difference_between_two_plain_forward_passes(kind: str, masking: Masking, target: Target, score: Score, tokens: int) -> None:
     # The probability of a whole completion is far below 1e-4.
     relative, absolute = (1e-2, 0.0) if score == "probability" else (0.0, 1e-4)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Masking = Literal["pad", "block", "delete"]
+Masking = Literal["pad", "block", "delete", "direct"]
 
 # The implementations of `transformers` that can be shown a mask with a hole in it.
 TAKE_A_MASK = ("sdpa", "eager")

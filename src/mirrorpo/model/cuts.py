@@ -3,7 +3,7 @@
 A prompt is computed once for all its completions, a completion once for all its cuts; what follows a
 cut is computed again, a row a cut, behind the cache of what stands before it. A batch takes
 
-    prompts + completions + sum over cuts of (last - start)   tokens
+    prompts + completions + sum over cuts of (last - start)   tokens     (masking: direct, last - first)
 
 where the plain way takes (1 + cuts of the completion) times (prompt + completion).
 """
@@ -30,7 +30,8 @@ def read_cuts(
     """Log-probabilities of each cut's read tokens, with nothing hidden and with its span hidden.
 
     Hidden how: "pad" puts the pad token in the span's place; "block" keeps the places and hides them
-    from all later tokens; "delete" takes them out, and later tokens move up.
+    from all later tokens; "delete" takes them out, and later tokens move up; "direct" hides them from what is
+    read alone, so that the tokens between keep what they saw.
 
     Returns:
         [B, T], of the whole completions, at the tokens that some cut reads; and [N, T], row n with cut n
@@ -51,7 +52,7 @@ def read_cuts(
         before = torch.zeros(batch.present.shape, device=states.device).masked_scatter(whole, logprobs)
         after = torch.zeros(len(cuts), batch.present.shape[1], device=states.device)
         # Suffixes of like length together, for what fills them up is computed too; as many as there are completions.
-        order = torch.tensor([cut.last - cut.start for cut in cuts], device=states.device).argsort(stable=True)
+        order = torch.tensor([cut.last - (cut.first if masking == "direct" else cut.start) for cut in cuts], device=states.device).argsort(stable=True)
         for some in order.split(len(batch)):
             chosen = [cuts[index] for index in some.tolist()]
             found, token = _suffixes(model, batch, chosen, cache, states, masking)
@@ -113,9 +114,10 @@ def _suffixes(
     model: LanguageModel, batch: RolloutBatch, cuts: Sequence[Cut], cache: Any, states: Tensor, masking: Masking
 ) -> tuple[Float[Tensor, "N L D"], Int[Tensor, "N L"]]:
     # States behind each cut, a row each, and which token of the completion each of them predicts.
-    rows, start, end, last = torch.tensor([[cut.row, cut.start, cut.end, cut.last] for cut in cuts], device=states.device).unbind(dim=1)
+    places = [[cut.row, cut.start, cut.end, cut.first, cut.last] for cut in cuts]
+    rows, start, end, first, last = torch.tensor(places, device=states.device).unbind(dim=1)
     # What is computed again: from here up to the token before the last one read, if that is anything.
-    begin = start if masking == "pad" else end
+    begin = {"pad": start, "direct": end.maximum(first - 1)}.get(masking, end)
     length = last - 1 - begin
     width = int(length.max())
     token = begin[:, None] + torch.arange(width + 1, device=states.device)
@@ -130,7 +132,7 @@ def _suffixes(
         ids = ids.masked_fill(offset < (end - start)[:, None], model.pad_id)
     if masking == "delete":
         place = place - (end - start)[:, None]
-    mask = _mask(batch.prompt_present[rows], start, width, states.dtype)
+    mask = _mask(batch.prompt_present[rows], begin if masking == "direct" else start, start, end, width, states.dtype)
     prefix = Cache(layers=[Prefix(layer, rows, mask.shape[-1] - width) for layer in cache.layers])
     positions = batch.prompt_present.sum(dim=1)[rows][:, None] + place
     decoder = model.causal_lm.get_decoder()
@@ -138,11 +140,12 @@ def _suffixes(
     return torch.cat([found, again], dim=1), token
 
 
-def _mask(prompt: Tensor, seen: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-    # A suffix sees its prompt, its completion up to the span, and itself up to here; columns that none sees are left out.
+def _mask(prompt: Tensor, seen: Tensor, start: Tensor, end: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+    # A suffix sees its prompt, its completion up to here but for the span, and itself; columns that none sees are left out.
     rows, device = len(seen), seen.device
-    completion = torch.arange(int(seen.max()), device=device)[None] < seen[:, None]
-    prefix = torch.cat([prompt, completion], dim=1)[:, None].expand(-1, length, -1)
+    place = torch.arange(int(seen.max()), device=device)[None]
+    shown = (place < seen[:, None]) & ((place < start[:, None]) | (place >= end[:, None]))
+    prefix = torch.cat([prompt, shown], dim=1)[:, None].expand(-1, length, -1)
     own = torch.ones(length, length, dtype=torch.bool, device=device).tril().expand(rows, -1, -1)
     hidden = ~torch.cat([prefix, own], dim=2)
     # Additive, since not every attention implementation takes a boolean mask.

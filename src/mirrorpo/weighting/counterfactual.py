@@ -58,7 +58,9 @@ class Counterfactual:
         spans: what is hidden, one at a time.
         target: what is scored.
         region: "marked", reasoning ends where the answer is marked; "whole", all of it is reasoning, for programs, which mark none.
-        masking: how a span is hidden: "pad" (the papers'), "block" (from attention), "delete".
+        masking: how a span is hidden: "pad" (the papers'), "block" (from attention), "delete", "direct" (from the
+            attention of the tokens that are read alone: what the lines between made of the span stays, and only the
+            answer is computed again; with target "downstream" it is "block").
         score: "sum" or "mean" of log-probabilities, or "probability", the exponential of the sum.
         spread: "share" divides a drop by the span's tokens; "whole" gives it to each.
         negative: "keep" lets a distractor have less than a token of no span; "clip" counts it as zero.
