@@ -12,7 +12,8 @@ from analysis.runs import read_rows
 from analysis.stats import Interval, cluster_bootstrap
 
 Rows = Sequence[dict[str, Any]]
-MEASURES = ("answer", "downstream", "direct", "effect", "size")
+DROPS = ("answer", "downstream", "direct")
+MEASURES = (*DROPS, "effect", "size")
 
 
 def load_truth(run: Path) -> list[list[dict[str, Any]]]:
@@ -22,13 +23,15 @@ def load_truth(run: Path) -> list[list[dict[str, Any]]]:
     sampled right and what was sampled wrong cancel. How much a span decides is the size, to which rolls add noise.
 
     Raises:
-        ValueError: if the run was not measured, or no completion had a span.
+        ValueError: if the run was not measured, or by a version that did not take all drops, or no completion had a span.
     """
     path = run / "credit_truth.jsonl"
     if not path.exists():
         raise ValueError(f"{run} has no credit_truth.jsonl: run python -m mirrorpo.credit_truth {run} first")
     completions: dict[str, list[dict[str, Any]]] = {}
     for row in read_rows(path):
+        if lacking := [name for name in DROPS if name not in row]:
+            raise ValueError(f"{path} has no {', '.join(lacking)} drop, it is of an older version: run python -m mirrorpo.credit_truth {run} again")
         completions.setdefault(row["uid"], []).append(row | {"effect": row["after"] - row["before"], "size": abs(row["after"] - row["before"])})
     if not completions:
         raise ValueError(f"{path} holds no span: no completion had a calculation and an answer")
@@ -54,7 +57,7 @@ def by_kind(run: Path) -> pd.DataFrame:
                 continue
             row: dict[str, Any] = {"kind": kind, "place": place, "spans": sum(map(len, clusters))}
             row |= {name: cluster_bootstrap([[span[name] for span in rows] for rows in clusters], _pooled) for name in MEASURES}
-            row |= {f"{name} < 0": cluster_bootstrap([[span[name] < 0 for span in rows] for rows in clusters], _pooled) for name in ("answer", "downstream", "direct")}
+            row |= {f"{name} < 0": cluster_bootstrap([[span[name] < 0 for span in rows] for rows in clusters], _pooled) for name in DROPS}
             table.append(row)
     return pd.DataFrame(table)
 

@@ -70,3 +70,7 @@ def test_a_run_that_was_not_measured_is_told_how(tmp_path: Path) -> None:
         by_kind(tmp_path)
     with pytest.raises(ValueError, match="holds no span"):
         by_kind(write(tmp_path, []))
+    old = span("0", "calculation", 1.0, 1.0, 0.0)
+    del old["direct"]
+    with pytest.raises(ValueError, match="no direct drop, it is of an older version"):
+        by_kind(write(tmp_path, [old]))
