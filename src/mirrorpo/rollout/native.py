@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mirrorpo.core.batch import Completion, Prompt
+from mirrorpo.core.cut import TAKE_A_MASK
 from mirrorpo.core.modes import evaluating
 from mirrorpo.core.protocols import GenerativeModel
+from mirrorpo.rollout.cache import Blocks, in_blocks
 from mirrorpo.rollout.collate import pad
 from mirrorpo.rollout.sampling import draw
 
@@ -23,16 +26,21 @@ class Native:
     Attributes:
         rows_at_once: completions sampled together, in whole groups and at least one; bounds the memory of the cache.
         compact_at: share of finished rows at which they are dropped from the cache, in (0, 1].
+        check_every: tokens between two looks at which rows have finished; a look waits for the device.
+        cache_block: places by which the cache grows.
         top_p: nucleus sampling; below 1 the sampler is not the policy that is trained.
     """
 
     rows_at_once: int
     compact_at: float
+    check_every: int
+    cache_block: int
     top_p: float
 
     def __post_init__(self) -> None:
-        if self.rows_at_once < 1:
-            raise ValueError(f"rollout.rows_at_once={self.rows_at_once}: sample at least one row at once")
+        for name in ("rows_at_once", "check_every", "cache_block"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"rollout.{name}={getattr(self, name)}: give at least 1")
         if not 0 < self.compact_at <= 1 or not 0 < self.top_p <= 1:
             raise ValueError(f"rollout.compact_at={self.compact_at}, rollout.top_p={self.top_p}: give shares in (0, 1]")
 
@@ -83,39 +91,65 @@ class Native:
         ends = torch.tensor(sorted(model.eos_ids), device=device)
         tokens = torch.zeros(rows, steps, dtype=torch.long, device=device)
         logprobs = torch.zeros(rows, steps, device=device)
-        lengths = torch.full((rows,), steps, device=device)
         with model.computing():
             output = model.network(input_ids=ids, attention_mask=present, position_ids=(present.cumsum(1) - 1).clamp(min=0), use_cache=True, logits_to_keep=1)
-            cache = output.cache
-            cache.batch_repeat_interleave(group_size)
             logits = output.logits[:, -1].repeat_interleave(group_size, dim=0)
-            prompt_present = present.repeat_interleave(group_size, dim=0)
-            attended = torch.cat([prompt_present, torch.ones(rows, steps, dtype=present.dtype, device=device)], dim=1)
-            position = prompt_present.sum(dim=1)
-            alive = torch.arange(rows, device=device)
+            cache = in_blocks(output.cache, group_size, self.cache_block)
+            position = present.sum(dim=1).repeat_interleave(group_size)[:, None]
+            seen = torch.cat([present, present.new_ones(len(present), steps)], dim=1).repeat_interleave(group_size, dim=0)
+            mask = _additive(seen, logits.dtype) if _takes_additive(model.network, cache) else seen
+            # Rows stand in any order and finished ones drop out; `alive` says which rows they are.
+            alive, numbers = torch.arange(rows, device=device), uniform
             done = torch.zeros(rows, dtype=torch.bool, device=device)
+            drawn: list[tuple[Tensor, Tensor]] = []
             for step in range(steps):
-                token, logprob = draw(logits, uniform[alive, step], temperature, self.top_p)
-                tokens[alive, step], logprobs[alive, step] = token, logprob
-                ended = torch.isin(token, ends) & ~done
-                lengths[alive] = torch.where(ended, step + 1, lengths[alive])
-                done = done | ended
-                finished = int(done.sum())
-                if finished == len(done) or step == steps - 1:
-                    break
-                if finished >= self.compact_at * len(done):
-                    keep = (~done).nonzero().squeeze(1)
-                    cache.batch_select_indices(keep)
-                    alive, token, attended, position, done = alive[keep], token[keep], attended[keep], position[keep], done[keep]
+                drawn.append(draw(logits, numbers[:, step], temperature, self.top_p))
+                token, last = drawn[-1][0], step == steps - 1
+                if last or len(drawn) == self.check_every:
+                    columns = slice(step + 1 - len(drawn), step + 1)
+                    new = torch.stack([each for each, _ in drawn], dim=1)
+                    tokens[alive, columns], logprobs[alive, columns] = new, torch.stack([each for _, each in drawn], dim=1)
+                    drawn = []
+                    done = done | torch.isin(new, ends).any(dim=1)
+                    # The one place that waits for the device.
+                    finished = int(done.sum())
+                    if last or finished == len(done):
+                        break
+                    if finished and finished >= self.compact_at * len(done):
+                        keep = _closed_up(done)
+                        cache.batch_select_indices(keep)
+                        alive, numbers, token, mask, position, done = (each[keep] for each in (alive, numbers, token, mask, position, done))
                 logits = model.network(
                     input_ids=token[:, None],
-                    attention_mask=attended[:, : ids.shape[1] + step + 1],
-                    position_ids=(position + step)[:, None],
+                    attention_mask=mask[..., : ids.shape[1] + step + 1],
+                    position_ids=position + step,
                     cache=cache,
                     use_cache=True,
                 ).logits[:, -1]
-        counts = lengths.tolist()
+        ended = torch.isin(tokens, ends)
+        counts = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, steps).tolist()
         return (
             [row[:count] for row, count in zip(tokens.tolist(), counts, strict=True)],
             [row[:count] for row, count in zip(logprobs.tolist(), counts, strict=True)],
         )
+
+
+def _closed_up(done: Tensor) -> Tensor:
+    # The unfinished rows, in their own places where these remain, and the last ones in the gaps.
+    count = int((~done).sum())
+    order = torch.arange(count, device=done.device)
+    order[done[:count]] = (~done[count:]).nonzero().squeeze(1) + count
+    return order
+
+
+def _takes_additive(network: Any, cache: Any) -> bool:
+    # One mask for all layers, and a decoder that reads nothing else (positions, ALiBi) off it.
+    return (
+        all(type(layer) is Blocks for layer in cache.layers)
+        and network.config._attn_implementation in TAKE_A_MASK
+        and bool(getattr(network, "_supports_attention_backend", False))
+    )
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(seen == 0, torch.finfo(dtype).min)[:, None, None]

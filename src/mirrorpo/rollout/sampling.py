@@ -4,6 +4,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+# Tokens that are added up before any running sum: over a vocabulary of V it is then V / BLOCK + BLOCK long.
+BLOCK = 256
+# Weights that exist at once on a CPU, few enough for its cache.
+AT_ONCE = 2**20
+
 
 def draw(logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"], temperature: float, top_p: float) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
     """Tokens and their log-probabilities under the distribution they were drawn from.
@@ -20,14 +25,46 @@ def draw(logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"], temperature
     if temperature == 0:
         token = logits.argmax(dim=-1)
         return token, torch.zeros_like(token, dtype=torch.float32)
-    log_p = torch.log_softmax(logits.float() / temperature, dim=-1)
+    rows = max(AT_ONCE // logits.shape[1], 1) if logits.device.type == "cpu" else len(logits)
+    drawn = [_draw(some.float(), numbers.double()[:, None], temperature, top_p) for some, numbers in zip(logits.split(rows), uniform.split(rows), strict=True)]
+    token, logprob = (torch.cat(each) for each in zip(*drawn, strict=True))
+    return token.squeeze(1), logprob.squeeze(1)
+
+
+def _draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
     if top_p < 1:
-        ordered, order = log_p.sort(dim=-1, descending=True)
-        before = ordered.exp().cumsum(dim=-1) - ordered.exp()
-        log_p = log_p.scatter(1, order, ordered.masked_fill(before >= top_p, -torch.inf))
-        log_p = log_p - log_p.logsumexp(dim=-1, keepdim=True)
-    # float64 keeps the running sum exact enough for vocabularies of 150k.
-    cumulative = log_p.double().exp().cumsum(dim=-1)
-    target = uniform.to(cumulative)[:, None] * cumulative[:, -1:]
-    token = torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
-    return token, log_p.gather(1, token[:, None]).squeeze(1)
+        logits, temperature = _nucleus(logits / temperature, top_p), 1.0
+    if logits.shape[1] <= BLOCK:
+        log_p = torch.log_softmax(logits / temperature, dim=1)
+        cumulative = log_p.double().exp().cumsum(dim=1)
+        token = _invert(cumulative, uniform * cumulative[:, -1:])
+        return token, log_p.gather(1, token)
+    largest = logits.amax(dim=1, keepdim=True)
+    blocks = -(-logits.shape[1] // BLOCK)
+    weights = logits.new_zeros(len(logits), blocks * BLOCK)
+    # In place, since a fresh tensor costs more than the exponential.
+    torch.sub(logits, largest, out=weights[:, : logits.shape[1]]).div_(temperature).exp_()
+    weights = weights.unflatten(1, (blocks, BLOCK))
+    # float64 keeps the running sums exact enough for vocabularies of 150k.
+    cumulative = weights.sum(dim=2).double().cumsum(dim=1)
+    target = uniform * cumulative[:, -1:]
+    block = _invert(cumulative, target)
+    inside = weights.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).squeeze(1).double().cumsum(dim=1)
+    before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
+    # The block's sum in float32 is not to the last digit its tokens', so that it is the share of it that is looked up.
+    share = (target - before) / (cumulative.gather(1, block) - before)
+    token = block * BLOCK + _invert(inside, share * inside[:, -1:])
+    return token, ((logits.gather(1, token) - largest).double() / temperature - cumulative[:, -1:].log()).float()
+
+
+def _invert(cumulative: Tensor, target: Tensor) -> Tensor:
+    # Below the last sum, so that rounding cannot lead to a place of probability zero.
+    below = torch.minimum(target, torch.nextafter(cumulative[:, -1:], torch.zeros_like(target)))
+    return torch.searchsorted(cumulative, below, right=True)
+
+
+def _nucleus(logits: Tensor, top_p: float) -> Tensor:
+    log_p = torch.log_softmax(logits, dim=1)
+    ordered, order = log_p.sort(dim=1, descending=True)
+    before = ordered.exp().cumsum(dim=1) - ordered.exp()
+    return log_p.scatter(1, order, ordered.masked_fill(before >= top_p, -torch.inf))

@@ -1,0 +1,79 @@
+"""The rollout engines that the contract suite takes, and what sampling from a small model with a tokenizer needs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from mirrorpo.core.batch import Completion, Prompt
+from mirrorpo.core.protocols import RolloutEngine
+from mirrorpo.model.forward import per_token, read_completions
+from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.load import finish
+from mirrorpo.model.words import word_tokenizer
+from mirrorpo.rollout.collate import collate
+from mirrorpo.rollout.native import Native
+
+
+def native(rows_at_once: int = 64, compact_at: float = 0.1, check_every: int = 1, cache_block: int = 64, top_p: float = 1.0) -> Native:
+    return Native(rows_at_once=rows_at_once, compact_at=compact_at, check_every=check_every, cache_block=cache_block, top_p=top_p)
+
+
+# A name and how to build it: a new engine joins the suite by a line here.
+ENGINES: Mapping[str, Callable[[], RolloutEngine]] = {
+    "native": native,
+    # The same engine where it grows its cache often and sees late that a row has finished.
+    "native, late": lambda: native(compact_at=0.5, check_every=5, cache_block=2),
+}
+
+RAGGED = [[5, 6, 7, 8, 9], [4], [11, 3, 8], [7, 7]]
+LENGTH = 12
+
+
+def tiny(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0, **settings: Any) -> LanguageModel:
+    tokenizer = word_tokenizer(["a b c d"])
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 32}
+    special = {"vocab_size": len(tokenizer), "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None}
+    config = AutoConfig.for_model(model_type, **(shape | special | {"max_position_embeddings": 64, "initializer_range": 0.4} | settings))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
+    return finish(network, tokenizer, dtype=torch.float32, device=torch.device("cpu"), checkpointing=False)
+
+
+def sample(
+    engine: RolloutEngine,
+    model: LanguageModel,
+    prompt_ids: Sequence[Sequence[int]] = RAGGED,
+    *,
+    group_size: int = 3,
+    max_new_tokens: int = LENGTH,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Sequence[Completion]:
+    prompts = [Prompt(uid=f"question/{i}", question="", gold="", demonstration="") for i in range(len(prompt_ids))]
+    return engine.generate(model, prompts, prompt_ids, group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+
+
+def ids(completions: Sequence[Completion]) -> list[list[int]]:
+    return [list(completion.ids) for completion in completions]
+
+
+def next_probabilities(model: LanguageModel, context: Sequence[int], temperature: float) -> Tensor:
+    """The exact distribution of the token after `context`, from one forward without a cache."""
+    with torch.no_grad():
+        return torch.softmax(model.network(input_ids=torch.tensor([context])).logits[0, -1].double() / temperature, dim=0)
+
+
+def scored_by_the_trainer(model: LanguageModel, completions: Sequence[Completion], temperature: float) -> list[list[float]]:
+    batch = collate(completions, [0.0] * len(completions), pad_id=model.pad_id, mask_truncated=False)
+    with torch.no_grad():
+        readings, _ = read_completions(model, batch, temperature=temperature, tile=64)
+    rows = per_token(readings.logprobs, batch).tolist()
+    return [row[: len(completion.ids)] for row, completion in zip(rows, completions, strict=True)]
+
+
+def largest_gap(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float:
+    return max(abs(a - b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True))
