@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from mirrorpo.rollout.sampling import draw
+from mirrorpo.rollout.sampling import BLOCK, _invert, draw
 
 P = torch.tensor([0.4, 0.05, 0.2, 0.25, 0.07, 0.03], dtype=torch.float64)
 LAST = 1 - 2**-24  # the largest number torch.rand gives in float32
@@ -157,6 +157,21 @@ def test_in_a_large_vocabulary_the_middle_of_a_tokens_interval_draws_it() -> Non
     middle = (p.cumsum(0) - p / 2)[picked].float()
     assert len(picked) > 50
     assert torch.equal(draw(large().expand(len(picked), -1), middle, 1.0, 1.0)[0], picked)
+
+
+@pytest.mark.parametrize("size", [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 5 * BLOCK - 7])
+def test_frequencies_are_the_probabilities_on_either_side_of_a_block(size: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = 2 * torch.randn(size, generator=generator)
+    expected = 20_000 * torch.softmax(logits.double() / 0.8, dim=0)
+    drawn = counts(draw(logits.expand(20_000, -1), torch.rand(20_000, generator=generator), 0.8, 1.0)[0], size)
+    common = expected >= 5
+    observed, expected = (torch.cat([values[common], values[~common].sum()[None]]) for values in (drawn, expected))
+    assert chisquare(observed, expected).pvalue > 0.01
+
+
+def test_a_target_that_rounding_moved_to_the_end_is_no_token_of_probability_zero() -> None:
+    assert _invert(torch.tensor([[0.0, 0.25, 1.0, 1.0]]), torch.tensor([[1.0]])).tolist() == [[2]]
 
 
 def test_in_a_large_vocabulary_logprobs_are_exact() -> None:
