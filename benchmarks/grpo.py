@@ -79,13 +79,17 @@ def questions(asked: argparse.Namespace, learner: Learner, parts: Parts, count: 
     tokenizer = learner.policy.tokenizer
     if asked.model == "25m":
         draw = torch.Generator().manual_seed(0)
-        texts = [tokenizer.decode(torch.randint(100, len(tokenizer), (48 + 2 * row,), generator=draw).tolist()) for row in range(count)]
+        texts = [
+            " ".join(tokenizer.convert_ids_to_tokens(torch.randint(100, len(tokenizer), (48 + 2 * row,), generator=draw).tolist())) for row in range(count)
+        ]
         prompts = [Prompt(uid=str(row), question=text, gold="", demonstration="") for row, text in enumerate(texts)]
     else:
         prompts = list(parts.dataset.load("train"))[:count]
         settings = {"system": parts.dataset.system, "user": parts.dataset.user}
         texts = [parts.model.prompt(tokenizer, question=prompt.question, **settings).text for prompt in prompts]
-    return prompts, texts, [tokenizer(text)["input_ids"] for text in texts]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    assert min(map(len, ids)) > 8, "prompts are read as several tokens"
+    return prompts, texts, ids
 
 
 def rewards(rows: int) -> list[float]:
