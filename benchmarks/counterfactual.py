@@ -43,7 +43,8 @@ from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.modes import evaluating
 from mirrorpo.device import prepare
-from mirrorpo.learner import Learner, OldPolicy, micro_batches
+from mirrorpo.learner import Learner, OldPolicy
+from mirrorpo.micro_batches import micro_batches
 from mirrorpo.model.forward import completion_hidden
 from mirrorpo.model.head import read_positions
 from mirrorpo.model.load import Scratch, reference
@@ -98,7 +99,7 @@ def learners(model: str, spans: int) -> tuple[dict[str, Learner], Parts, dict[st
     parts, config = configured("uniform", spans)
     spec = parts.model if model == "tiny" else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
     policy = spec.load(torch.device("cpu"), 0, lambda: corpus(model, spans))
-    knobs = ("temperature", "tile", "tokens_per_micro_batch", "updates_per_rollout", "update_window", "max_grad_norm")
+    knobs = ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "updates_per_rollout", "update_window", "max_grad_norm")
     base = Learner(
         policy=policy, reference=reference(policy), optimiser=parts.optimiser.build(policy.network), algo=parts.algo,
         divergence=parts.divergence, weighting=parts.weighting, **{name: config[name] for name in knobs},

@@ -112,7 +112,10 @@ class Setting:
             algo=built(divergence, "algo"),
             divergence=built(divergence, "divergence"),
             weighting=built(divergence, "weighting"),
-            **{name: config[name] for name in ("temperature", "tile", "tokens_per_micro_batch", "updates_per_rollout", "update_window", "max_grad_norm")},
+            **{
+                name: config[name]
+                for name in ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "updates_per_rollout", "update_window", "max_grad_norm")
+            },
         )
 
 

@@ -62,7 +62,7 @@ def strength(parts: Parts, config: dict, run: Path) -> tuple[float, float, float
     )
     answers = collector(policy, 1, 0).answers
     batch = collate([a.completion for a in answers], [a.reward for a in answers], pad_id=policy.pad_id, mask_truncated=False)
-    wanted = ("temperature", "tile", "tokens_per_micro_batch", "max_grad_norm")
+    wanted = ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "max_grad_norm")
     learner = Learner(
         policy=policy, reference=start, optimiser=parts.optimiser.build(policy.network), algo=parts.algo, divergence=parts.divergence,
         weighting=parts.weighting, updates_per_rollout=1, update_window="whole", **{k: config[k] for k in wanted},

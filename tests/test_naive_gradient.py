@@ -4,6 +4,7 @@ Ours: the learner, with padded micro-batches, tiles of the vocabulary and its ow
 Naive: each sequence alone and unpadded, its full logits, and the loops of `oracles`.
 """
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from mirrorpo.config import register
 from mirrorpo.core.batch import Completion, RolloutBatch
 from mirrorpo.core.masked import mean_one
-from mirrorpo.learner import Learner, micro_batches
+from mirrorpo.learner import Learner
+from mirrorpo.micro_batches import micro_batches, planned
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
 from mirrorpo.weighting.uniform import Uniform
@@ -138,7 +140,7 @@ class Recorder:
         pass
 
 
-def learner(world: World, live: Qwen3ForCausalLM, algo: str, divergence: str, *, scope: str, updates: int, window: str) -> Learner:
+def learner(world: World, live: Qwen3ForCausalLM, algo: str, divergence: str, *, scope: str, updates: int, window: str, sharing: str) -> Learner:
     return Learner(
         policy=language_model(live),
         reference=language_model(world.reference),
@@ -149,21 +151,24 @@ def learner(world: World, live: Qwen3ForCausalLM, algo: str, divergence: str, *,
         temperature=TEMPERATURE,
         tile=TILE,
         tokens_per_micro_batch=TOKENS,
+        shared_prefix=sharing,
         updates_per_rollout=updates,
         update_window=window,
         max_grad_norm=0.0,
     )
 
 
-def our_gradients(world: World, algo: str, divergence: str, *, scope: str = "credit", updates: int = 1, window: str = "whole") -> list[list[Tensor]]:
+def our_gradients(
+    world: World, algo: str, divergence: str, *, scope: str = "credit", updates: int = 1, window: str = "whole", sharing: str = "never"
+) -> list[list[Tensor]]:
     """Each update's gradient; with one update the old policy is the live one, else it is `world.old`."""
     at_rollout = world.policy if updates == 1 else world.old
-    batch, anchor_head = learner(world, at_rollout, algo, divergence, scope=scope, updates=updates, window=window).rescore(world.batch)
+    batch, anchor_head = learner(world, at_rollout, algo, divergence, scope=scope, updates=updates, window=window, sharing=sharing).rescore(world.batch)
     if updates > 1:
         batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
     if choice("divergence", divergence).reads == "sampled":
         batch = batch.with_(anchor_logprobs=in_float64(anchor(world, divergence, updates), batch))
-    student = learner(world, world.policy, algo, divergence, scope=scope, updates=updates, window=window)
+    student = learner(world, world.policy, algo, divergence, scope=scope, updates=updates, window=window, sharing=sharing)
     advantages = student.algo.advantage(batch.rewards, batch.group)
     student.learn(batch, advantages, world.weights, anchor_head, lrs=[1.0] * updates)
     return student.optimiser.gradients
@@ -273,3 +278,57 @@ def test_split_updates_take_the_naive_gradients_of_their_own_groups(world, algo)
 def test_an_update_that_gets_no_group_is_left_out(world):
     # Dynamic sampling may keep fewer groups than there are updates: three groups, four updates.
     assert len(our_gradients(world, "dapo", "none", updates=4, window="split")) == 3
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize("algo", names("algo"))
+@pytest.mark.parametrize("divergence", ["none", "kl", "kl_exact"])
+def test_with_shared_prompts_every_updates_gradient_is_the_naive_one(world, algo, divergence, updates):
+    expected = naive_gradient(world, algo, divergence, updates=updates)
+    for ours in our_gradients(world, algo, divergence, updates=updates, sharing="always"):
+        assert_equal(ours, expected)
+
+
+def test_this_rollout_shares_prompts_in_pieces_and_splits_a_group(world):
+    parts = planned(world.batch, TOKENS, "always")
+    assert len(parts) >= 2
+    assert sum(len(set(world.batch.prompt_numbers()[part.rows].tolist())) for part in parts) < len(world.batch)
+
+
+@pytest.mark.parametrize("algo", names("algo"))
+def test_rows_of_advantage_zero_and_rows_without_a_trained_token_cost_no_backward_pass(world, algo, monkeypatch):
+    # Loss, gradient and metrics are those of an update that takes every row backward.
+    found = []
+    advantages = torch.tensor([1.5, 0.0, -0.5, 0.0, 0.0, 0.0], dtype=torch.float64)
+    for everything in (False, True):
+        if everything:
+            monkeypatch.setattr(Learner, "_taught", lambda self, window, advantages: torch.ones(len(window), dtype=torch.bool))
+        student = learner(world, world.policy, algo, "none", scope="credit", updates=2, window="whole", sharing="never")
+        seen: list[int] = []
+        handle = world.policy.model.register_forward_pre_hook(
+            lambda _, args, kwargs, seen=seen: seen.append(len(kwargs["input_ids"]) if torch.is_grad_enabled() else 0), with_kwargs=True
+        )
+        batch = world.batch.with_(old_logprobs=in_float64(world.log_old, world.batch))
+        metrics = student.learn(batch, advantages, world.weights, None, lrs=[1.0])
+        handle.remove()
+        found.append((student.optimiser.gradients[0], metrics, sum(seen)))
+    (ours, metrics, backward), (whole, expected, every) = found
+    assert (backward, every) == (2, len(ROLLOUT))
+    assert_equal(ours, whole)
+    assert metrics == pytest.approx(expected, rel=1e-6, abs=1e-6, nan_ok=True)
+
+
+def test_with_nothing_to_learn_the_gradient_is_zero_and_not_absent(world):
+    student = learner(world, world.policy, "grpo", "none", scope="credit", updates=1, window="whole", sharing="never")
+    student.learn(world.batch, torch.zeros(len(ROLLOUT)), world.weights, None, lrs=[1.0])
+    (gradients,) = student.optimiser.gradients
+    assert not any(bool(gradient.any()) for gradient in gradients)
+
+
+def test_a_penalty_takes_every_row_backward_and_one_of_coefficient_zero_does_not(world):
+    student = learner(world, world.policy, "grpo", "kl", scope="credit", updates=1, window="whole", sharing="never")
+    advantages = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    trained = world.batch.mask.any(dim=1)
+    assert torch.equal(student._taught(world.batch, advantages), trained)
+    silent = replace(student, divergence=replace(student.divergence, beta=0.0))
+    assert silent._taught(world.batch, advantages).tolist() == [True] + [False] * 5

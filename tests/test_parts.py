@@ -268,3 +268,12 @@ def test_the_manifest_is_told_what_judged_and_what_kept_programs_in() -> None:
     needs_any()
     found = judged_by(assemble(config("dataset=tiny_functions")).reward)
     assert found["reward_version"].startswith("code_tests/") and "seccomp" in found["sandbox"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"), [("model.gradient_checkpointing=true", "gradient_checkpointing=false"), ("model.attention=flash_attention_2", "sdpa")]
+)
+def test_shared_prompts_are_refused_where_the_model_cannot_share_them(setting: str, named: str) -> None:
+    with pytest.raises(ValueError, match=rf"shared_prefix=always with {setting}.*{named}"):
+        assemble(config("shared_prefix=always", setting))
+    assemble(config("shared_prefix=auto", setting))

@@ -286,6 +286,7 @@ def student(arm: Arm, divergence: Divergence) -> Learner:
         temperature=1.0,
         tile=1024,
         tokens_per_micro_batch=4096,
+        shared_prefix="never",
         updates_per_rollout=UPDATES,
         update_window="whole",
         max_grad_norm=1.0,

@@ -145,6 +145,7 @@ def our_loss_and_gradient(network: Qwen3ForCausalLM, batch: RolloutBatch, algo: 
         temperature=TEMPERATURE,
         tile=5,
         tokens_per_micro_batch=24,
+        shared_prefix="never",
         updates_per_rollout=2,  # off-policy: the batch's old log-probabilities are read
         update_window="whole",
         max_grad_norm=0.0,

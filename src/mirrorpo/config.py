@@ -76,6 +76,7 @@ class Knobs:
     lr: float = MISSING
     max_grad_norm: float = MISSING
     tokens_per_micro_batch: int = MISSING
+    shared_prefix: str = MISSING
     tile: int = MISSING
 
     eval_every: int = MISSING
@@ -155,6 +156,7 @@ LEAST: Mapping[str, int] = {
 }  # fmt: skip
 CHOICES: Mapping[str, Sequence[str]] = {
     "update_window": ("whole", "split"),
+    "shared_prefix": ("auto", "always", "never"),
     "data_order": ("shuffled", "sequential"),
     "eval_split": ("validation", "test"),
     "sandbox": ("required", "unsafe"),

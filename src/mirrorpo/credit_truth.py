@@ -122,7 +122,7 @@ def _spans(policy: LanguageModel, drawn: Sequence[Completion]) -> list[tuple[int
 def _drops(
     parts: Parts, config: Mapping[str, Any], policy: LanguageModel, batch: RolloutBatch, spans: Sequence[Any], target: str, masking: Masking
 ) -> list[float]:
-    wanted = ("temperature", "tile", "tokens_per_micro_batch", "updates_per_rollout", "update_window", "max_grad_norm")
+    wanted = ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "updates_per_rollout", "update_window", "max_grad_norm")
     learner = Learner(
         policy=policy, reference=None, optimiser=parts.optimiser.build(policy.network), algo=parts.algo, divergence=parts.divergence,
         weighting=parts.weighting, **{name: config[name] for name in wanted},

@@ -1,7 +1,7 @@
 """Everything between a rollout and the optimiser: rescoring, micro-batches, updates."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,36 +19,18 @@ from mirrorpo.core.shapes import PerCompletion, PerToken
 from mirrorpo.core.spelling import Spelling
 from mirrorpo.loss import policy_loss
 from mirrorpo.metrics import Means, update_metrics
+from mirrorpo.micro_batches import Sharing, micro_batches, planned
 from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.head import Head
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.prefix import obstacle
 from mirrorpo.model.saliency import attention_received, gradient_times_embedding
 from mirrorpo.weighting.counterfactual import Counterfactual, ScoredSpan
 
 
 class NotFinite(FloatingPointError):
     """A loss, a gradient or an updated weight is NaN or infinite; the message says which."""
-
-
-def micro_batches(batch: RolloutBatch, tokens: int) -> Iterator[Tensor]:
-    """Row indices of micro-batches of similar length, each at most `tokens` padded tokens or one row.
-
-    A function of the lengths only, so that a relaunch splits alike.
-    """
-    prompts, lengths = batch.prompt_present.sum(dim=1), batch.present.sum(dim=1)
-    order = torch.argsort(prompts + lengths, stable=True).tolist()
-    rows: list[int] = []
-    depth = width = 0
-    for row in order:
-        deeper, wider = max(depth, int(prompts[row])), max(width, int(lengths[row]))
-        if rows and (deeper + wider) * (len(rows) + 1) > tokens:
-            yield torch.tensor(rows)
-            rows, deeper, wider = [], int(prompts[row]), int(lengths[row])
-        rows.append(row)
-        depth, width = deeper, wider
-    if rows:
-        yield torch.tensor(rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +111,8 @@ class Learner:
         temperature: of the sampler; scoring uses the same.
         tile: positions whose logits exist at once.
         tokens_per_micro_batch: padded tokens of a forward and backward pass.
+        shared_prefix: whether a prompt goes through the network once for all its completions: "auto", where the model
+            can and it computes less; "always", and a model that cannot is refused; "never".
         updates_per_rollout: optimiser steps on a rollout.
         update_window: "whole", every update sees the whole rollout (GRPO's mu); "split", each sees
             its own share of the groups (DAPO's mini-batches).
@@ -144,9 +128,19 @@ class Learner:
     temperature: float
     tile: int
     tokens_per_micro_batch: int
+    shared_prefix: Sharing
     updates_per_rollout: int
     update_window: Literal["whole", "split"]
     max_grad_norm: float
+
+    def __post_init__(self) -> None:
+        if self.shared_prefix == "always" and (reason := obstacle(self.policy)):
+            raise ValueError(f"shared_prefix=always: {reason}; change that, or set shared_prefix=auto")
+
+    @property
+    def sharing(self) -> Sharing:
+        """Whether prompts are computed once; the same for policy and reference, so that equal weights read equal numbers."""
+        return "never" if self.shared_prefix == "never" or obstacle(self.policy) else self.shared_prefix
 
     @property
     def on_policy(self) -> bool:
@@ -157,10 +151,10 @@ class Learner:
         """The batch under a model in eval mode, without gradient."""
         logprobs, entropy = torch.zeros(batch.present.shape), torch.zeros(batch.present.shape)
         hidden = batch.anchor_hidden
-        for rows in micro_batches(batch, self.tokens_per_micro_batch):
-            micro = batch.rows(rows).to(model.device)
+        for part in planned(batch, self.tokens_per_micro_batch, self.sharing):
+            rows, micro = part.rows, batch.rows(part.rows).to(model.device)
             with torch.no_grad(), evaluating(model.network):
-                readings, states = read_completions(model, micro, temperature=self.temperature, tile=self.tile)
+                readings, states = read_completions(model, micro, temperature=self.temperature, tile=self.tile, pieces=part.pieces)
             width = micro.completion_ids.shape[1]
             logprobs[rows, :width] = per_token(readings.logprobs, micro).float().cpu()
             entropy[rows, :width] = per_token(readings.entropy, micro).float().cpu()
@@ -210,11 +204,12 @@ class Learner:
         weights[rows, : found.shape[1]] = mean_one(found, part.mask)
         return weights, [replace(one, row=int(rows[one.row])) for one in spans]
 
-    def outputs(self, batch: RolloutBatch, anchor_head: Head | None) -> PolicyOutputs:
-        """The live policy on a micro-batch, with gradient."""
+    def outputs(self, batch: RolloutBatch, anchor_head: Head | None, pieces: Sequence[int] = ()) -> PolicyOutputs:
+        """The live policy on a micro-batch, with gradient where it is enabled."""
         unread = torch.zeros((), device=batch.mask.device)
         reader = None if anchor_head is None else lambda log_p, log_q: self.divergence(log_p, log_q, unread)
-        readings, _ = read_completions(self.policy, batch, temperature=self.temperature, tile=self.tile, reader=reader, anchor_head=anchor_head)
+        settings = {"temperature": self.temperature, "tile": self.tile}
+        readings, _ = read_completions(self.policy, batch, **settings, pieces=pieces, reader=reader, anchor_head=anchor_head)
         logprobs = per_token(readings.logprobs, batch)
         if self.divergence.reads == "sampled":
             # Masked before the divergence sees them: an unread NaN must not reach a gradient.
@@ -258,20 +253,35 @@ class Learner:
     def _accumulate(
         self, batch: RolloutBatch, rows: Tensor, advantages: PerCompletion, weights: PerToken, anchor_head: Head | None, means: Means, *, first: bool
     ) -> float:
-        window = batch.rows(rows)
+        window, advantages, weights = batch.rows(rows), advantages[rows], weights[rows]
         denominator = self.algo.aggregate.denominator(window.mask).to(self.policy.device)
         total = 0.0
         self.policy.network.train()
-        for picked in micro_batches(window, self.tokens_per_micro_batch):
-            micro = window.rows(picked).to(self.policy.device)
-            width = micro.completion_ids.shape[1]
-            advantage = advantages[rows][picked].to(self.policy.device)
-            weight = weights[rows][picked][:, :width].to(self.policy.device)
-            policy = self.outputs(micro, anchor_head)
-            if self.on_policy:
-                micro = micro.with_(old_logprobs=policy.logprobs.detach())
-            loss = policy_loss(policy, micro, advantage, weight, algo=self.algo, divergence=self.divergence, weighting=self.weighting, denominator=denominator)
-            loss.backward()
-            total += float(loss.detach())
-            update_metrics(means, policy, micro, advantage, self.algo, first=first, anchored=self.reference is not None)
+        taught = self._taught(window, advantages)
+        for chosen, teaches in ((taught, True), (window.mask.any(dim=1) & ~taught, False)):
+            places = chosen.nonzero().flatten()
+            parts = planned(window.rows(places), self.tokens_per_micro_batch, self.sharing) if len(places) else []
+            for part in parts:
+                picked = places[part.rows]
+                micro = window.rows(picked).to(self.policy.device)
+                width = micro.completion_ids.shape[1]
+                advantage = advantages[picked].to(self.policy.device)
+                weight = weights[picked][:, :width].to(self.policy.device)
+                with torch.set_grad_enabled(teaches):
+                    policy = self.outputs(micro, anchor_head, part.pieces)
+                    if self.on_policy:
+                        micro = micro.with_(old_logprobs=policy.logprobs.detach())
+                    meeting = {"algo": self.algo, "divergence": self.divergence, "weighting": self.weighting}
+                    loss = policy_loss(policy, micro, advantage, weight, **meeting, denominator=denominator)
+                if teaches:
+                    loss.backward()
+                total += float(loss.detach())
+                update_metrics(means, policy, micro, advantage, self.algo, first=first, anchored=self.reference is not None)
         return total
+
+    def _taught(self, window: RolloutBatch, advantages: PerCompletion) -> Tensor:
+        # Rows whose gradient is not zero: the others are read for the metrics alone, without a backward pass.
+        penalised = self.divergence.reads != "nothing" and self.divergence.beta != 0
+        taught = window.mask.any(dim=1) & ((advantages != 0) | penalised)
+        # A gradient that is zero moves Adam's averages on, one that is absent does not.
+        return taught if bool(taught.any()) else torch.arange(len(window)) == 0

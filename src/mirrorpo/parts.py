@@ -58,6 +58,7 @@ def assemble(config: Mapping[str, Any]) -> Parts:
     _refuse_untaught(parts, config)
     _refuse_unsteerable(parts, config)
     _refuse_unmasked(parts, config)
+    _refuse_unshared(config)
     return parts
 
 
@@ -196,3 +197,15 @@ def _refuse_unmasked(parts: Parts, config: Mapping[str, Any]) -> None:
     attention = config["model"].get("attention", "sdpa")
     if isinstance(parts.weighting, Counterfactual) and attention not in TAKE_A_MASK:
         raise ValueError(f"model.attention={attention} with a weighting that hides spans: hiding needs an attention mask; use model.attention=sdpa")
+
+
+def _refuse_unshared(config: Mapping[str, Any]) -> None:
+    # The learner refuses it too, but only once the model is loaded.
+    model = config["model"]
+    if config["shared_prefix"] == "always" and model.get("gradient_checkpointing"):
+        raise ValueError(
+            "shared_prefix=always with model.gradient_checkpointing=true: recomputed layers run without the cache that holds the prompts; "
+            "set model.gradient_checkpointing=false or shared_prefix=auto"
+        )
+    if config["shared_prefix"] == "always" and model.get("attention", "sdpa") not in TAKE_A_MASK:
+        raise ValueError(f"shared_prefix=always with model.attention={model['attention']}: completions behind a prompt need a mask; use model.attention=sdpa")

@@ -114,7 +114,10 @@ class Trainer:
             algo=parts.algo,
             divergence=parts.divergence,
             weighting=parts.weighting,
-            **{name: config[name] for name in ("temperature", "tile", "tokens_per_micro_batch", "updates_per_rollout", "update_window", "max_grad_norm")},
+            **{
+                name: config[name]
+                for name in ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "updates_per_rollout", "update_window", "max_grad_norm")
+            },
         )
         rendered = [self._render(prompt) for prompt in asked_of]
         self.evaluator = Evaluator(

@@ -11,6 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mirrorpo.model import head as module
 from mirrorpo.model.head import Head, Readings, read_positions
 
 N, D, V = 7, 4, 11
@@ -20,6 +21,12 @@ TRANSFORMS = pytest.mark.parametrize(
     [(None, 1.0, 1.0), (None, 1.0, 0.6), (2.0, 1.0, 1.0), (None, 0.25, 1.3), (1.5, 3.0, 0.7)],
     ids=["plain", "temperature", "softcap", "scale", "all"],
 )
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A vocabulary of eleven would never be large enough for logits to be made again.
+    monkeypatch.setattr(module, "KEPT", 0)
 
 
 def random(*shape: int, seed: int, spread: float = 1.5) -> Tensor:
@@ -87,6 +94,23 @@ def test_gradient_of_the_logprobs_is_that_of_the_full_log_softmax(tile: int, sof
     factors = random(N, seed=6)
     expected = c.gradients((full(c.head, c.hidden)[torch.arange(N), c.tokens] * factors).sum())
     torch.testing.assert_close(c.gradients((c.read(tile).logprobs * factors).sum()), expected, rtol=1e-10, atol=1e-12)
+
+
+@TRANSFORMS
+@pytest.mark.parametrize("kept", [0, 2**24])
+def test_a_frozen_head_passes_the_same_gradient_to_the_hidden_states(
+    kept: int, softcap: float | None, scale: float, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT", kept)
+    c, factors = case(softcap, scale, temperature), random(2, N, seed=6)
+
+    def gradient() -> Tensor:
+        readings = c.read(3, kl)
+        return torch.autograd.grad((factors * torch.stack([readings.logprobs, readings.reading])).sum(), c.hidden)[0]
+
+    expected = gradient()
+    c.head.projection.requires_grad_(False)
+    torch.testing.assert_close(gradient(), expected, rtol=1e-12, atol=1e-12)
 
 
 @TILES
@@ -264,14 +288,29 @@ def test_nothing_of_size_n_by_v_is_made_without_gradient(reader: Callable[[Tenso
     assert sizes.largest == max(ROWS, height * V)
 
 
-def test_no_tile_outlives_the_forward() -> None:
+@pytest.mark.parametrize(("kept", "frozen", "outlive"), [(0, False, 1), (2 * TILE * V, False, 2), (0, True, 0), (2 * TILE * V, True, 0)])
+def test_how_many_tiles_outlive_the_forward(kept: int, frozen: bool, outlive: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT", kept)
     c = case(count=ROWS)
+    c.head.projection.requires_grad_(not frozen)
     with Sizes() as sizes:
-        readings = c.read(TILE, kl)
+        readings = c.read(TILE)
         held = sizes.held()
-    assert len(sizes.logits) > ROWS // HEIGHT
-    assert held == 0
+    assert len(sizes.logits) > ROWS // TILE
+    assert held == outlive
     assert readings.logprobs.requires_grad
+
+
+@pytest.mark.parametrize(("kept", "frozen"), [(ROWS * V, False), (0, True)])
+def test_few_logits_and_those_of_a_frozen_head_are_not_made_again(kept: int, frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT", kept)
+    c = case(count=ROWS)
+    c.head.projection.requires_grad_(not frozen)
+    readings = c.read(TILE)
+    with Calls() as calls:
+        readings.logprobs.sum().backward()
+    assert c.hidden.grad is not None
+    assert "aten::_log_softmax" not in calls.names
 
 
 def test_the_entropy_is_not_taken_again_in_the_backward_pass() -> None:

@@ -141,6 +141,7 @@ def scored(kind: str, masking: Masking, target: Target, score: Score, tokens: in
         temperature=TEMPERATURE,
         tile=7,
         tokens_per_micro_batch=tokens,
+        shared_prefix="auto",
         updates_per_rollout=1,
         update_window="whole",
         max_grad_norm=0.0,

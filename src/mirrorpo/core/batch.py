@@ -148,6 +148,10 @@ class RolloutBatch:
             picked[name] = picked[name][:, :width]
         return RolloutBatch(**picked)
 
+    def prompt_numbers(self) -> Int[Tensor, " B"]:
+        """Which of the batch's distinct prompts each completion answers, counted from 0; groups may share one."""
+        return torch.unique(torch.where(self.prompt_present, self.prompt_ids, -1), dim=0, return_inverse=True)[1]
+
     def to(self, device: torch.device | str) -> "RolloutBatch":
         """The same batch on another device."""
         return RolloutBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})

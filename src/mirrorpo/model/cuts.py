@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK, Cut, Masking
@@ -22,6 +22,7 @@ from mirrorpo.core.modes import evaluating
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.model.head import read_positions
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.prefix import Prefix, read_behind, read_prompts
 
 
 def read_cuts(
@@ -65,49 +66,11 @@ def read_cuts(
 
 def _completions(model: LanguageModel, batch: RolloutBatch) -> tuple[Any, Float[Tensor, "B T D"]]:
     # The cache after each whole completion, and the state that predicts each of its tokens.
-    labelled = torch.where(batch.prompt_present, batch.prompt_ids, -1)
-    _, owner = torch.unique(labelled, dim=0, return_inverse=True)
-    first = torch.stack([(owner == prompt).nonzero()[0, 0] for prompt in range(int(owner.max()) + 1)])
-    ids, present = batch.prompt_ids[first], batch.prompt_present[first]
-    decoder = model.causal_lm.get_decoder()
-    output = decoder(input_ids=ids, attention_mask=present.long(), position_ids=(present.cumsum(dim=1) - 1).clamp(min=0), use_cache=True)
-    cache = output.cache
+    cache, last, owner = read_prompts(model, batch)
     if any(cache.is_sliding):
         raise ValueError("model.path: its attention forgets what lies outside a window; spans cannot be hidden from it with a shared prefix")
     cache.batch_select_indices(owner)
-    depth = batch.prompt_present.sum(dim=1, keepdim=True)
-    positions = depth + torch.arange(batch.completion_ids.shape[1], device=depth.device)
-    both = torch.cat([batch.prompt_present, batch.present], dim=1)
-    answer = decoder(input_ids=batch.completion_ids, attention_mask=both.long(), position_ids=positions, cache=cache, use_cache=True)
-    return cache, torch.cat([output.last_hidden_state[:, -1:][owner], answer.last_hidden_state[:, :-1]], dim=1)
-
-
-class Prefix(DynamicLayer):
-    """The start of some rows of another cache's layer, put in front of what is new; nothing is kept.
-
-    Attributes:
-        start: keys and values of all the other layer's rows.
-        rows: which of them, one may stand several times.
-    """
-
-    def __init__(self, layer: Any, rows: Tensor, width: int) -> None:
-        super().__init__()
-        self.start: tuple[Tensor, Tensor] = layer.keys[:, :, :width], layer.values[:, :, :width]
-        # What the rest of a cache asks a layer for.
-        self.keys, self.values = self.start
-        self.rows, self.is_initialized = rows, True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self._joined(self.start[0], key_states), self._joined(self.start[1], value_states)
-
-    def _joined(self, prefix: Tensor, new: Tensor) -> Tensor:
-        rows, heads, length, size = new.shape
-        width = prefix.shape[2]
-        # Straight into its place: a copy of the rows by themselves would be as much memory again.
-        out = new.new_empty(rows, heads, width + length, size)
-        torch.index_select(prefix, 0, self.rows, out=out[:, :, :width])
-        out[:, :, width:] = new
-        return out
+    return cache, read_behind(model, batch, slice(None), cache, last[owner])
 
 
 def _suffixes(

@@ -1,4 +1,6 @@
-"""From a batch of completions to per-token quantities: the only shift by one and the only temperature."""
+"""From a batch of completions to per-token quantities: the only temperature, and beside `prefix` the only shift by one."""
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -8,6 +10,7 @@ from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.shapes import PerPosition, PerToken
 from mirrorpo.model.head import Head, Reader, Readings, read_positions
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.prefix import shared_hidden
 
 
 def whole(batch: RolloutBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,15 +35,16 @@ def read_completions(
     *,
     temperature: float,
     tile: int,
+    pieces: Sequence[int] = (),
     reader: Reader | None = None,
     anchor_head: Head | None = None,
 ) -> tuple[Readings, Float[Tensor, "B T D"]]:
     """Readings at every real completion token (N of them, in row order), and the hidden states behind them.
 
     Pads are never projected to the vocabulary. With a reader, the anchor's hidden states are taken
-    from `batch.anchor_hidden`.
+    from `batch.anchor_hidden`. With pieces, each distinct prompt is computed once (`prefix.shared_hidden`).
     """
-    hidden = completion_hidden(model, batch)
+    hidden = shared_hidden(model, batch, pieces) if pieces else completion_hidden(model, batch)
     readings = read_positions(
         model.head(temperature),
         hidden[batch.present],

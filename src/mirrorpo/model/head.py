@@ -1,8 +1,8 @@
 """The output head, read by tiles of positions: no tensor over completions, tokens and vocabulary exists.
 
-A tile's logits are made, read and dropped; in the backward pass they are made again. What a reader
-takes from the vocabulary (a log-probability, an entropy, an exact divergence) is one number a
-position.
+A tile's logits are made, read and dropped. For the backward pass they are made again, unless they are few;
+under a frozen head the gradient of the hidden states is formed at once and nothing is made twice. What a
+reader takes from the vocabulary (a log-probability, an entropy, an exact divergence) is one number a position.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,9 @@ from torch.utils.checkpoint import checkpoint
 from mirrorpo.core.shapes import PerPosition, Vocabulary
 
 Reader = Callable[[Vocabulary, Vocabulary], Tensor]
+
+# Numbers over positions and vocabulary that may wait for the backward pass: 64 MiB in float32, little beside activations.
+KEPT = 2**24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +85,7 @@ def read_positions(
     Value: equal to reading the full [N, V] log-probabilities, up to rounding.
     Gradient: to `hidden` and the head's parameters, through `logprobs` and `reading`; the anchor is
     a constant.
+    Memory: logits of one tile, or of `KEPT` numbers if those are more.
     """
 
     def read(piece: Tensor, token: Tensor, anchor: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,13 +103,20 @@ def read_positions(
         return logprob, entropy, reading
 
     # Beside the policy's log-probabilities, the anchor's and the reader's gradient are as large.
-    height = tile if reader is None else max(tile // 4, 1)
+    tensors = 1 if reader is None else 4
+    height = max(tile // tensors, 1)
+    # The backward pass starts at the last tile, when no other is there.
+    kept = max(height, KEPT // (tensors * head.projection.out_features))
+    frozen = not any(part is not None and part.requires_grad for part in (head.projection.weight, head.projection.bias))
     tiles: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, hidden.shape[0], height):
         cut = slice(start, start + height)
         arguments = (hidden[cut], tokens[cut], None if anchor_hidden is None else anchor_hidden[cut])
-        if torch.is_grad_enabled():
-            result: Any = checkpoint(read, *arguments, use_reentrant=False, preserve_rng_state=False)
+        result: Any
+        if torch.is_grad_enabled() and frozen:
+            result = _formed(read, *arguments)
+        elif torch.is_grad_enabled() and hidden.shape[0] - start > kept:
+            result = checkpoint(read, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
             result = read(*arguments)
         tiles.append(result)
@@ -115,3 +126,29 @@ def read_positions(
         return Readings(logprobs=empty, entropy=empty.detach(), reading=empty)
     logprobs, entropy, reading = (torch.cat(part) for part in zip(*tiles, strict=True))
     return Readings(logprobs=logprobs, entropy=entropy, reading=reading)
+
+
+def _formed(read: Callable[..., Any], hidden: Tensor, token: Tensor, anchor: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    # A position's numbers depend on its own hidden state alone, so their gradient is a row of it, whatever the loss makes of them.
+    leaf = hidden.detach().requires_grad_()
+    logprob, entropy, reading = read(leaf, token, anchor)
+    (slope,) = torch.autograd.grad(logprob.sum(), leaf, retain_graph=reading.requires_grad)
+    logprob = _Known.apply(hidden, logprob.detach(), slope)
+    if reading.requires_grad:
+        (slope,) = torch.autograd.grad(reading.sum(), leaf)
+        reading = _Known.apply(hidden, reading.detach(), slope)
+    return logprob, entropy, reading
+
+
+class _Known(torch.autograd.Function):
+    """Values of rows whose gradient with respect to each row is known."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, values: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return (gradients[0][:, None] * slope).to(slope.dtype), None, None

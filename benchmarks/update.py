@@ -1,0 +1,177 @@
+"""What an update costs: prompts computed once over whole rows, and memory and time as the batch, the group and the vocabulary grow.
+
+    python benchmarks/update.py time --model tiny
+    python benchmarks/update.py time --model 25m --rounds 2
+    python benchmarks/update.py scaling
+    python benchmarks/update.py memory
+
+`time`: `Learner.learn` with an optimiser step, no divergence, every advantage nonzero, groups of 8, random
+tokens; arms take turns in one process, in an order that turns too, medians of seconds of processor. "ragged"
+are lengths spread evenly from 0.3 to 1.7 times the mean. `whole` is `shared_prefix=never`, `idle half` is
+`auto` with half of the groups at advantage zero. `memory`: a process each, the peak of what it holds beyond
+the weights and what it had before, for one and for four micro-batches.
+"""
+
+import argparse
+import os
+import random
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+# As train.py, before torch is there.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from timing import Seconds, timed, typical
+
+from mirrorpo.config import register
+from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.device import prepare
+from mirrorpo.learner import Learner
+from mirrorpo.model.load import Scratch
+from mirrorpo.model.prompt import PlainPrompt
+from mirrorpo.parts import assemble
+from mirrorpo.rollout.collate import collate
+
+CONF = Path(__file__).parents[1] / "conf"
+ARMS = ("whole", "auto", "always", "idle half")
+# Prompts, their tokens, completions' mean tokens, ragged.
+SHAPES = ((96, 96, False), (96, 96, True), (47, 62, True), (8, 128, False), (8, 128, True))
+PROMPTS = {"tiny": 16, "25m": 2}
+VOCABULARIES = (1_000, 32_000, 150_000)
+LARGE = {
+    "model_type": "llama", "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 6, "num_attention_heads": 8,
+    "num_key_value_heads": 8, "max_position_embeddings": 1024,
+}  # fmt: skip
+
+
+def words(count: int) -> Iterator[str]:
+    """A vocabulary of about so many words."""
+    return (f"w{index}" for index in range(count))
+
+
+def built(model: str, vocabulary: int = 6_000) -> Learner:
+    """A learner of the arithmetic cell, on the shipped tiny model or a Llama of 25M random weights."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train", overrides=["divergence=none"]), resolve=True)
+    parts = assemble(config)
+    spec = parts.model if model == "tiny" else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
+    policy = spec.load(torch.device("cpu"), 0, lambda: (" ".join(words(vocabulary)),))
+    knobs = ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "updates_per_rollout", "update_window", "max_grad_norm")
+    return Learner(
+        policy=policy, reference=None, optimiser=parts.optimiser.build(policy.network), algo=parts.algo, divergence=parts.divergence,
+        weighting=parts.weighting, **{name: config[name] for name in knobs},
+    )  # fmt: skip
+
+
+def rollout(learner: Learner, prompts: int, group: int, depth: int, length: int, *, ragged: bool) -> RolloutBatch:
+    """Groups of random tokens, every second completion right."""
+    draw, rows = random.Random(0), []
+    vocabulary = len(learner.policy.tokenizer)
+
+    def some(mean: int) -> list[int]:
+        count = draw.randint(round(0.3 * mean), round(1.7 * mean)) if ragged else mean
+        return [draw.randrange(13, vocabulary) for _ in range(count)]
+
+    for place in range(prompts):
+        asked = some(depth)
+        for _ in range(group):
+            ids = some(length)
+            rows.append(Completion(uid="", group=place, prompt_ids=asked, ids=ids, logprobs=[0.0] * len(ids), text="", truncated=False))
+    return collate(rows, [float(index % 2) for index in range(len(rows))], pad_id=learner.policy.pad_id, mask_truncated=False)
+
+
+def update(learner: Learner, batch: RolloutBatch, *, idle: bool = False) -> None:
+    """One update, with half of the groups at advantage zero if asked."""
+    advantages = learner.algo.advantage(batch.rewards, batch.group)
+    if idle:
+        advantages = advantages.where(batch.group % 2 == 0, 0.0)
+    learner.learn(batch, advantages, batch.mask.float(), None, [1e-6])
+
+
+def clocked(learner: Learner, batch: RolloutBatch, arms: tuple[str, ...], rounds: int) -> dict[str, float]:
+    """Seconds of processor of each arm."""
+    settings = {"whole": "never", "auto": "auto", "always": "always", "idle half": "auto"}
+    times: dict[str, list[Seconds]] = {arm: [] for arm in arms}
+    for turn in range(rounds + 1):
+        for arm in arms[turn % len(arms) :] + arms[: turn % len(arms)]:
+            with timed(times[arm]):
+                update(replace(learner, shared_prefix=settings[arm]), batch, idle=arm == "idle half")  # type: ignore[arg-type]
+    # The first round warms up.
+    return {arm: typical(each[1:]).processor for arm, each in times.items()}
+
+
+def time_table(model: str, rounds: int, shapes: list[int]) -> None:
+    """Arms over shapes."""
+    learner = built(model)
+    print(f"{'prompt':>6}{'completion':>12}" + "".join(f"{arm:>11}" for arm in ARMS) + f"{'whole/auto':>13}{'whole/always':>13}")
+    for depth, length, ragged in (SHAPES[index] for index in shapes):
+        found = clocked(learner, rollout(learner, PROMPTS[model], 8, depth, length, ragged=ragged), ARMS, rounds)
+        shown = f"{depth:6}{length:12}" + "".join(f"{found[arm]:11.2f}" for arm in ARMS)
+        print(shown + f"{found['whole'] / found['auto']:13.2f}{found['whole'] / found['always']:13.2f}" + ("   ragged" if ragged else ""), flush=True)
+
+
+def scaling_table(rounds: int) -> None:
+    """Seconds of processor of the tiny model as prompts and groups double."""
+    learner = built("tiny")
+    print(f"{'prompts':>7}{'group':>7}{'seconds':>9}{'ms a completion':>17}")
+    for prompts, group in ((4, 8), (8, 8), (16, 8), (32, 8), (8, 4), (8, 16), (8, 32)):
+        found = clocked(learner, rollout(learner, prompts, group, 64, 64, ragged=True), ("auto",), rounds)["auto"]
+        print(f"{prompts:7}{group:7}{found:9.2f}{1000 * found / (prompts * group):17.2f}", flush=True)
+
+
+def peak(vocabulary: int, prompts: int) -> None:
+    """In a process of its own: what the update adds to the peak, in MiB, beyond weights, gradients and Adam's averages."""
+    learner = replace(built("25m", vocabulary), tokens_per_micro_batch=1280)
+    update(learner, rollout(learner, 1, 2, 8, 8, ragged=False))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    update(learner, rollout(learner, prompts, 8, 128, 128, ragged=False))
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def memory_table() -> None:
+    """Peaks by vocabulary and number of micro-batches."""
+    print(f"{'vocabulary':>10}{'one, MiB':>10}{'four, MiB':>11}{'all logits of one, MiB':>24}")
+    for vocabulary in VOCABULARIES:
+        found = []
+        for prompts in (1, 4):
+            command = [sys.executable, __file__, "peak", "--vocabulary", str(vocabulary), "--prompts", str(prompts)]
+            found.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
+        print(f"{vocabulary:10}{found[0]:10.0f}{found[1]:11.0f}{8 * 128 * vocabulary * 4 / 2**20:24.0f}", flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("time", "scaling", "memory", "peak"))
+    parser.add_argument("--model", choices=list(PROMPTS), default="tiny", help="the shipped tiny model, or a Llama of 25M random weights")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
+    parser.add_argument("--rounds", type=int, default=3, help="updates of each arm that are timed (3)")
+    parser.add_argument("--shapes", type=int, nargs="+", default=list(range(len(SHAPES))), help="lines of the table (all)")
+    parser.add_argument("--vocabulary", type=int, default=1_000, help="of `peak`")
+    parser.add_argument("--prompts", type=int, default=1, help="of `peak`, one a micro-batch")
+    asked = parser.parse_args()
+    prepare(threads=asked.threads, deterministic=True)
+    register()
+    if asked.what == "peak":
+        peak(asked.vocabulary, asked.prompts)
+        return
+    model = {"time": asked.model, "scaling": "tiny", "memory": "25m"}[asked.what]
+    print(f"{asked.what}, {model}, {asked.threads} thread(s), torch {torch.__version__}")
+    if asked.what == "time":
+        time_table(asked.model, asked.rounds, asked.shapes)
+    elif asked.what == "scaling":
+        scaling_table(asked.rounds)
+    else:
+        memory_table()
+
+
+if __name__ == "__main__":
+    main()

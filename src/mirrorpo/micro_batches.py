@@ -1,0 +1,111 @@
+"""Splitting a rollout for memory and for speed: functions of lengths and of which rows share a prompt, so that a relaunch splits alike."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mirrorpo.core.batch import RolloutBatch
+
+Sharing = Literal["auto", "always", "never"]
+
+# What one more call of the network costs, in tokens that it could compute instead: measured on the tiny model (docs/performance.md).
+CALL = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """Rows that go through the network together.
+
+    Attributes:
+        rows: of the batch.
+        pieces: how many of them are computed at once behind their prompts, run by run; empty, if each row is computed whole.
+        tokens: that are computed, padding included.
+    """
+
+    rows: Tensor
+    pieces: Sequence[int]
+    tokens: int
+
+
+def micro_batches(batch: RolloutBatch, tokens: int) -> Iterator[Tensor]:
+    """Row indices of micro-batches of similar length, each at most `tokens` padded tokens or one row."""
+    prompts, lengths = batch.prompt_present.sum(dim=1), batch.present.sum(dim=1)
+    order = torch.argsort(prompts + lengths, stable=True).tolist()
+    rows: list[int] = []
+    depth = width = 0
+    for row in order:
+        deeper, wider = max(depth, int(prompts[row])), max(width, int(lengths[row]))
+        if rows and (deeper + wider) * (len(rows) + 1) > tokens:
+            yield torch.tensor(rows)
+            rows, deeper, wider = [], int(prompts[row]), int(lengths[row])
+        rows.append(row)
+        depth, width = deeper, wider
+    if rows:
+        yield torch.tensor(rows)
+
+
+def runs(lengths: Sequence[int]) -> list[int]:
+    """Falling lengths cut into runs of similar length: a run ends where filling its rows up would cost more than another call.
+
+    Example:
+        >>> runs([100, 90, 80, 10, 10])
+        [3, 2]
+    """
+    out: list[int] = []
+    width = padding = 0
+    for length in lengths:
+        padding += width - length
+        if not out or padding > CALL:
+            out.append(0)
+            width, padding = length, 0
+        out[-1] += 1
+    return out
+
+
+def shared_prompts(batch: RolloutBatch, tokens: int) -> Iterator[MicroBatch]:
+    """Micro-batches that compute each of their prompts once, each at most `tokens` padded tokens or one row.
+
+    Completions of a prompt stay together where they fit: prompts in order of length, and a prompt that
+    does not fit beside those before it starts a micro-batch of its own.
+    """
+    prompts, lengths, owner = batch.prompt_present.sum(dim=1).tolist(), batch.present.sum(dim=1).tolist(), batch.prompt_numbers().tolist()
+    answers: dict[int, list[int]] = {}
+    for row, prompt in enumerate(owner):
+        answers.setdefault(prompt, []).append(row)
+
+    def laid(rows: Sequence[int]) -> MicroBatch:
+        falling = sorted(rows, key=lambda row: -lengths[row])
+        pieces, start = runs([lengths[row] for row in falling]), 0
+        computed = len({owner[row] for row in rows}) * max(prompts[row] for row in rows)
+        for count in pieces:
+            computed += count * lengths[falling[start]]
+            start += count
+        return MicroBatch(rows=torch.tensor(falling), pieces=pieces, tokens=computed)
+
+    rows: list[int] = []
+    for group in sorted(answers.values(), key=lambda group: prompts[group[0]]):
+        if rows and laid([*rows, *group]).tokens > tokens:
+            yield laid(rows)
+            rows = []
+        for row in group:
+            if rows and laid([*rows, row]).tokens > tokens:
+                yield laid(rows)
+                rows = []
+            rows.append(row)
+    if rows:
+        yield laid(rows)
+
+
+def planned(batch: RolloutBatch, tokens: int, sharing: Sharing) -> Sequence[MicroBatch]:
+    """The micro-batches of a pass over the batch: whole rows, or with shared prompts; "auto" takes what computes less."""
+    prompts, lengths = batch.prompt_present.sum(dim=1), batch.present.sum(dim=1)
+    whole = [MicroBatch(rows=rows, pieces=(), tokens=len(rows) * int(prompts[rows].max() + lengths[rows].max())) for rows in micro_batches(batch, tokens)]
+    if sharing == "never":
+        return whole
+    shared = list(shared_prompts(batch, tokens))
+    if sharing == "always":
+        return shared
+    return min(whole, shared, key=lambda parts: sum(part.tokens + CALL * (1 + len(part.pieces)) for part in parts))

@@ -1,0 +1,114 @@
+"""Prompts computed once for all their completions: keys and values of a prompt go in front of each of them.
+
+A batch of P distinct prompts takes P S + B T tokens, where whole sequences take B (S + T). Nothing is
+approximated, and the gradient flows from every completion into its prompt's keys and values.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from mirrorpo.core.batch import RolloutBatch
+from mirrorpo.core.cut import TAKE_A_MASK
+from mirrorpo.model.language_model import LanguageModel
+
+
+def obstacle(model: LanguageModel) -> str:
+    """The setting that keeps a model from sharing its prompts; empty when it can.
+
+    Example: a model whose activations are recomputed runs without a cache.
+    """
+    config = model.causal_lm.config
+    if config._attn_implementation not in TAKE_A_MASK:
+        return f"model.attention={config._attn_implementation} takes no mask"
+    if model.causal_lm.is_activation_checkpointing:
+        return "model.gradient_checkpointing=true runs without a cache"
+    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=config).layers):
+        return "the cache of model.path does not keep every key and value"
+    return ""
+
+
+class Prefix(DynamicLayer):
+    """The start of some rows of another cache's layer, put in front of what is new; nothing is kept.
+
+    Attributes:
+        start: keys and values of all the other layer's rows.
+        rows: which of them, one may stand several times.
+    """
+
+    def __init__(self, layer: Any, rows: Tensor, width: int) -> None:
+        super().__init__()
+        self.start: tuple[Tensor, Tensor] = layer.keys[:, :, :width], layer.values[:, :, :width]
+        # What the rest of a cache asks a layer for.
+        self.keys, self.values = self.start
+        self.rows, self.is_initialized = rows, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return self._joined(self.start[0], key_states), self._joined(self.start[1], value_states)
+
+    def _joined(self, prefix: Tensor, new: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return torch.cat([prefix.index_select(0, self.rows), new], dim=2)
+        rows, heads, length, size = new.shape
+        width = prefix.shape[2]
+        # Straight into its place: a copy of the rows by themselves would be as much memory again.
+        out = new.new_empty(rows, heads, width + length, size)
+        torch.index_select(prefix, 0, self.rows, out=out[:, :, :width])
+        out[:, :, width:] = new
+        return out
+
+
+def read_prompts(model: LanguageModel, batch: RolloutBatch) -> tuple[Any, Float[Tensor, "P 1 D"], Int[Tensor, " B"]]:
+    """Each distinct prompt once: the cache behind them, the state that predicts the first token, and whose prompt is which."""
+    owner = batch.prompt_numbers()
+    first = torch.stack([(owner == prompt).nonzero()[0, 0] for prompt in range(int(owner.max()) + 1)])
+    ids, present = batch.prompt_ids[first], batch.prompt_present[first]
+    positions = (present.cumsum(dim=1) - 1).clamp(min=0)
+    output = model.causal_lm.get_decoder()(input_ids=ids, attention_mask=present.long(), position_ids=positions, use_cache=True)
+    return output.cache, output.last_hidden_state[:, -1:], owner
+
+
+def read_behind(model: LanguageModel, batch: RolloutBatch, rows: slice, cache: Any, before: Float[Tensor, "N 1 D"]) -> Float[Tensor, "N L D"]:
+    """The state that predicts each completion token of some rows of the batch, up to the longest of them.
+
+    Args:
+        model: in whose cache the prompts are.
+        batch: of which `rows` are read.
+        rows: a run of its rows.
+        cache: with these rows' prompts; what is computed is added to it, if it keeps anything.
+        before: the state at each row's last prompt token.
+    """
+    width = max(int(batch.present[rows].sum(dim=1).max()), 1)
+    present = batch.present[rows, :width]
+    both = torch.cat([batch.prompt_present[rows], present], dim=1)
+    positions = (both.cumsum(dim=1) - 1).clamp(min=0)[:, -width:]
+    decoder = model.causal_lm.get_decoder()
+    output = decoder(input_ids=batch.completion_ids[rows, :width], attention_mask=both.long(), position_ids=positions, cache=cache, use_cache=True)
+    return torch.cat([before, output.last_hidden_state[:, :-1]], dim=1)
+
+
+def shared_hidden(model: LanguageModel, batch: RolloutBatch, pieces: Sequence[int]) -> Float[Tensor, "B T D"]:
+    """The last hidden state that predicts each completion token, zero at pads that were not computed.
+
+    Value and gradient: those of whole sequences, up to rounding.
+
+    Args:
+        model: without an `obstacle`.
+        batch: its rows in runs of like length.
+        pieces: how many rows are computed together, run by run; they add up to B.
+    """
+    with model.computing():
+        cache, last, owner = read_prompts(model, batch)
+        found: list[Tensor] = []
+        start = 0
+        for count in pieces:
+            rows = slice(start, start + count)
+            behind = Cache(layers=[Prefix(layer, owner[rows], batch.prompt_ids.shape[1]) for layer in cache.layers])
+            states = read_behind(model, batch, rows, behind, last[owner[rows]])
+            found.append(torch.nn.functional.pad(states, (0, 0, 0, batch.present.shape[1] - states.shape[1])))
+            start += count
+    return torch.cat(found)
