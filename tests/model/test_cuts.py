@@ -54,9 +54,7 @@ def naive(model: LanguageModel, batch: RolloutBatch, cut: Cut, masking: Masking 
         sees = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
     with torch.no_grad():
         # Without a mask, transformers takes a jump in the positions for the start of another sequence.
-        table = (
-            model.network(input_ids=ids, attention_mask=sees, position_ids=positions, use_cache=False).logits[0] / temperature
-        ).log_softmax(dim=-1)
+        table = (model.network(input_ids=ids, attention_mask=sees, position_ids=positions, use_cache=False).logits[0] / temperature).log_softmax(dim=-1)
     at = {place: len(prompt) + index - 1 for index, (_, _, place) in enumerate(tokens)}
     return torch.stack([table[at[place], answer[place]] for place in range(cut.first, cut.last)])
 
