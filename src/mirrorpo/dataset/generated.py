@@ -40,7 +40,13 @@ def habit(habits: Mapping[str, float], known: Sequence[str], habits_from: float,
     return rng.choices(known, weights=[habits.get(name, 0.0) for name in known])[0]
 
 
-def filled(split: Split, size: int, draw: Callable[[], tuple[str, Callable[[float], Prompt]]], few: str) -> Sequence[Prompt]:
+def filled(
+    split: Split,
+    size: int,
+    draw: Callable[[], tuple[str, Callable[[float], Prompt]]],
+    few: str,
+    bounds: Mapping[Split, tuple[float, float]] = SPLIT_BOUNDS,
+) -> Sequence[Prompt]:
     """The first `size` distinct questions that fall into a split, in the order they are drawn.
 
     Args:
@@ -48,11 +54,12 @@ def filled(split: Split, size: int, draw: Callable[[], tuple[str, Callable[[floa
         size: how many.
         draw: the next question, and its prompt for a place in the split from 0 to 1.
         few: what to say where there are not that many.
+        bounds: where in [0, 1) the hashes of each split's questions fall.
 
     Raises:
         ValueError: if they are not found in 1000 + 200 size draws.
     """
-    low, high = SPLIT_BOUNDS[split]
+    low, high = bounds[split]
     prompts: dict[str, Prompt] = {}
     for _ in range(1000 + 200 * size):
         question, prompt = draw()
