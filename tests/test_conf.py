@@ -46,6 +46,12 @@ def test_an_explicit_dataset_wins_over_the_models_own() -> None:
     assert composed("model=qwen", "dataset=arithmetic").dataset._target_.endswith("Arithmetic")
 
 
+def test_smollm2_brings_its_questions_and_its_verifier_and_a_typed_choice_wins_over_both() -> None:
+    alone, typed = composed("model=smollm2"), composed("model=smollm2", "dataset=arithmetic", "reward=math_answer")
+    assert (alone.dataset._target_.rsplit(".", 1)[1], alone.reward.extraction, alone.steps) == ("ChainSum", "flexible", 30)
+    assert (typed.dataset._target_.rsplit(".", 1)[1], typed.reward.extraction, typed.steps) == ("Arithmetic", "strict", 40)
+
+
 def test_what_is_typed_wins_over_the_recipe() -> None:
     assert composed("lr=0.125").lr == 0.125
     assert composed("model=qwen", "schedule.warmup=0.5").schedule.warmup == 0.5
