@@ -43,7 +43,7 @@ from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.modes import evaluating
 from mirrorpo.device import prepare
-from mirrorpo.learner import Learner, OldPolicy
+from mirrorpo.learner import SETTINGS, Learner, OldPolicy
 from mirrorpo.micro_batches import micro_batches
 from mirrorpo.model.forward import completion_hidden
 from mirrorpo.model.head import read_positions
@@ -99,10 +99,9 @@ def learners(model: str, spans: int) -> tuple[dict[str, Learner], Parts, dict[st
     parts, config = configured("uniform", spans)
     spec = parts.model if model == "tiny" else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
     policy = spec.load(torch.device("cpu"), 0, lambda: corpus(model, spans))
-    knobs = ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "updates_per_rollout", "update_window", "max_grad_norm")
     base = Learner(
         policy=policy, reference=reference(policy), optimiser=parts.optimiser.build(policy.network), algo=parts.algo,
-        divergence=parts.divergence, weighting=parts.weighting, **{name: config[name] for name in knobs},
+        divergence=parts.divergence, weighting=parts.weighting, **{name: config[name] for name in SETTINGS},
     )  # fmt: skip
     return {arm: replace(base, weighting=configured(arm, spans)[0].weighting) for arm in ARMS}, parts, config
 

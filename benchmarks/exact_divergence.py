@@ -45,7 +45,7 @@ from torch.profiler import ProfilerActivity, profile
 from mirrorpo.config import register
 from mirrorpo.core.batch import Prompt, RolloutBatch
 from mirrorpo.device import prepare
-from mirrorpo.learner import Learner
+from mirrorpo.learner import SETTINGS, Learner
 from mirrorpo.model.load import Scratch
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.rollout.collate import collate
@@ -112,10 +112,7 @@ class Setting:
             algo=built(divergence, "algo"),
             divergence=built(divergence, "divergence"),
             weighting=built(divergence, "weighting"),
-            **{
-                name: config[name]
-                for name in ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "updates_per_rollout", "update_window", "max_grad_norm")
-            },
+            **{name: config[name] for name in SETTINGS},
         )
 
 

@@ -40,7 +40,7 @@ from trl import GRPOConfig, GRPOTrainer
 from mirrorpo.config import register
 from mirrorpo.core.batch import Prompt
 from mirrorpo.device import prepare
-from mirrorpo.learner import Learner
+from mirrorpo.learner import SETTINGS, Learner
 from mirrorpo.model.load import Scratch, reference
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.parts import Parts, assemble
@@ -66,10 +66,9 @@ def built(asked: argparse.Namespace) -> tuple[Learner, Parts, dict[str, Any]]:
     parts = assemble(config)
     spec = Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False)) if asked.model == "25m" else parts.model
     policy = spec.load(torch.device("cpu"), 0, lambda: corpus("25m", 10))
-    knobs = ("temperature", "tile", "tokens_per_micro_batch", "updates_per_rollout", "update_window", "max_grad_norm")
     learner = Learner(
         policy=policy, reference=reference(policy) if asked.beta else None, optimiser=parts.optimiser.build(policy.network), algo=parts.algo,
-        divergence=parts.divergence, weighting=parts.weighting, **{name: config[name] for name in knobs},
+        divergence=parts.divergence, weighting=parts.weighting, **{name: config[name] for name in SETTINGS},
     )  # fmt: skip
     return learner, parts, config
 

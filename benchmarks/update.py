@@ -34,7 +34,7 @@ from timing import Seconds, timed, typical
 from mirrorpo.config import register
 from mirrorpo.core.batch import Completion, RolloutBatch
 from mirrorpo.device import prepare
-from mirrorpo.learner import Learner
+from mirrorpo.learner import SETTINGS, Learner
 from mirrorpo.model.load import Scratch
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.parts import assemble
@@ -64,10 +64,9 @@ def built(model: str, vocabulary: int = 6_000) -> Learner:
     parts = assemble(config)
     spec = parts.model if model == "tiny" else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
     policy = spec.load(torch.device("cpu"), 0, lambda: (" ".join(words(vocabulary)),))
-    knobs = ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "updates_per_rollout", "update_window", "max_grad_norm")
     return Learner(
         policy=policy, reference=None, optimiser=parts.optimiser.build(policy.network), algo=parts.algo, divergence=parts.divergence,
-        weighting=parts.weighting, **{name: config[name] for name in knobs},
+        weighting=parts.weighting, **{name: config[name] for name in SETTINGS},
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import oracles
 import pytest
 import torch
+import worked
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
@@ -356,6 +357,18 @@ def test_an_algorithm_stays_finite_when_a_token_ran_away(name, gap):
 weightings = pytest.mark.parametrize("name", names("weighting"))
 
 
+def answers() -> RolloutBatch:
+    """Worked answers of one token a character, with spans and a mark; one twice, one without a mark, a program, and one that is not trained."""
+    texts = (
+        "2 + 3 = 5. So 5 * 2 = 10\n#### 10", "1 + 1 = 2 and that is it.\n2 * 10 = 20\n#### 20", "7 * 7 = 49\n49 - 9 = 40\nSo there are forty.\n#### 40",
+        "2 + 3 = 5. So 5 * 2 = 10\n#### 10", "3 + 3 = 6, no mark", "x = 1\ny = x + 2\nprint(y)\n", "1 + 2 = 3\n#### 3",
+    )  # fmt: skip
+    batch = worked.batch(*texts, rewards=[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0], groups=[4, 4, 4, 4, 2, 2, 2])
+    mask = batch.mask.clone()
+    mask[6] = False
+    return batch.with_(mask=mask)
+
+
 class TableScorer:
     """Numbers that depend on the token and its place, as a policy's would."""
 
@@ -364,10 +377,7 @@ class TableScorer:
         return torch.where(batch.present, 0.1 + (batch.completion_ids * 5 + places) % 7, 0.0)
 
     def spelled(self, batch: RolloutBatch) -> list[Spelling]:
-        # Token n is the n-th letter of a worked answer, so that there are spans, and an answer.
-        written = "2 + 3 = 5. So 5 * 2 = 10\n#### 10"
-        texts = ["".join(written[token - 2] for token in ids[present].tolist()) for ids, present in zip(batch.completion_ids, batch.present, strict=True)]
-        return [Spelling(text=text, offsets=[(place, place + 1) for place in range(len(text))]) for text in texts]
+        return worked.Table({}).spelled(batch)
 
     def logprobs(self, batch: RolloutBatch) -> Tensor:
         places = torch.arange(batch.completion_ids.shape[1])
@@ -383,8 +393,16 @@ class TableScorer:
 
 
 @weightings
+def test_what_the_tests_below_ask_of_a_weighting_they_ask_of_weights_that_differ(name):
+    batch = answers()
+    weights = choice("weighting", name)(batch, TableScorer(), 3)
+    constant = [len(set(weights[row][batch.mask[row]].tolist())) <= 1 for row in range(len(batch))]
+    assert all(constant) if name == "uniform" else not all(constant)
+
+
+@weightings
 def test_token_weights_are_not_negative_finite_and_constant(name):
-    batch, _, _ = rollout()
+    batch = answers()
     weights = choice("weighting", name)(batch, TableScorer(), 0)
     assert weights.shape == batch.mask.shape
     assert not weights.requires_grad
@@ -394,7 +412,7 @@ def test_token_weights_are_not_negative_finite_and_constant(name):
 
 @weightings
 def test_token_weights_have_mean_one_over_the_trained_tokens_of_each_completion(name):
-    batch, _, _ = rollout()
+    batch = answers()
     weights = mean_one(choice("weighting", name)(batch, TableScorer(), 0), batch.mask)
     trained = batch.mask.any(dim=1)
     means = weights.sum(dim=1)[trained] / batch.mask.sum(dim=1)[trained]
@@ -406,13 +424,13 @@ def test_token_weights_have_mean_one_over_the_trained_tokens_of_each_completion(
 def test_token_weights_are_a_function_of_batch_and_seed(name):
     weighting = choice("weighting", name)
     state = torch.get_rng_state()
-    assert torch.equal(weighting(rollout()[0], TableScorer(), 7), weighting(rollout()[0], TableScorer(), 7))
+    assert torch.equal(weighting(answers(), TableScorer(), 7), weighting(answers(), TableScorer(), 7))
     assert torch.equal(torch.get_rng_state(), state), "randomness comes from the seed, not from the global generator"
 
 
 @weightings
 def test_a_completion_has_the_same_weights_wherever_it_stands_and_however_wide_the_batch_is(name):
-    weighting, (batch, _, _) = choice("weighting", name), rollout()
+    weighting, batch = choice("weighting", name), answers()
     if getattr(weighting, "over", "completion") == "batch":
         pytest.skip("ranks the whole rollout")
     whole = masked(weighting(batch, TableScorer(), 3), batch.mask)
@@ -426,15 +444,17 @@ def test_a_completion_has_the_same_weights_wherever_it_stands_and_however_wide_t
 
 @weightings
 def test_what_is_under_the_mask_changes_no_weight(name):
-    weighting, (batch, _, _) = choice("weighting", name), rollout()
-    clean, untrained = TableScorer(), ~batch.mask
+    weighting, batch = choice("weighting", name), answers()
+    # A completion that is not trained is not weighted either.
+    batch = batch.rows(batch.mask.any(dim=1).nonzero().flatten())
+    clean = TableScorer()
 
     class Dirty(TableScorer):
         def logprobs(self, batch):
-            return clean.logprobs(batch).masked_fill(untrained, NAN)
+            return clean.logprobs(batch).masked_fill(~batch.mask, NAN)
 
         def entropies(self, batch):
-            return clean.entropies(batch).masked_fill(untrained, NAN)
+            return clean.entropies(batch).masked_fill(~batch.mask, NAN)
 
     assert torch.equal(masked(weighting(batch, Dirty(), 3), batch.mask), masked(weighting(batch, clean, 3), batch.mask))
 

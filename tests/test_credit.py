@@ -9,7 +9,7 @@ from cli import SMALL, folder, rows, succeeded, train
 from mirrorpo.collect import Answer
 from mirrorpo.core.batch import Completion, Prompt, Verdict
 from mirrorpo.core.spelling import Spelling
-from mirrorpo.credit import credit_metrics, credit_row
+from mirrorpo.credit import credit_metrics, credit_row, shares
 from mirrorpo.rollout.collate import collate
 from mirrorpo.weighting.counterfactual import ScoredSpan
 from mirrorpo.weighting.spans import Span
@@ -44,6 +44,27 @@ def test_the_gradients_shares_follow_weights_advantages_and_surprise_and_make_on
     assert found["credit/gradient_calculation"] == pytest.approx((3 + 3 + 1 + 1 + 2) / (12 + 8))
     assert found["credit/gradient_sentence"] == pytest.approx(1 / 20) and found["credit/gradient_rest"] == pytest.approx(9 / 20)
     assert found["credit/tokens_calculation"] == 5 / 12
+
+
+def test_every_token_with_an_advantage_is_of_one_kind_whatever_is_scored():
+    texts = ["1+1=2 so\n---\n#### 2", "#### 7", "9+9=18"]
+    spellings = [Spelling(text=text, offsets=[(place, place + 1) for place in range(len(text))]) for text in texts]
+    weights = torch.ones(3, len(texts[0]))
+    weights[0, :5] = 2.0
+    found = shares(spellings, batch(*map(len, texts)), torch.tensor([1.0, -1.0, 0.0]), weights)
+    # Of 19 + 6 tokens: the equation has 5, the rule 3, the two answers 6 each; the third completion moves nothing.
+    assert found == pytest.approx({
+        "credit/all_tokens_calculation": 5 / 25, "credit/all_tokens_format": 3 / 25, "credit/all_tokens_answer": 12 / 25, "credit/all_tokens_other": 5 / 25,
+        "credit/all_gradient_calculation": 10 / 30, "credit/all_gradient_format": 3 / 30, "credit/all_gradient_answer": 12 / 30,
+        "credit/all_gradient_other": 5 / 30,
+    })  # fmt: skip
+    assert shares(spellings, batch(*map(len, texts)), torch.zeros(3), weights) == {}
+
+
+def test_a_drop_too_small_to_say_anything_is_no_distractor_and_sentences_have_no_place():
+    spans = [ScoredSpan(row=0, span=Span(0, 2, "sentence"), drop=-0.009), ScoredSpan(row=0, span=Span(2, 4, "sentence"), drop=-0.011)]
+    found = credit_metrics(spans, batch(8), torch.ones(1), torch.ones(1, 8))
+    assert found["credit/distractors"] == 0.5 and not any(name.startswith(("credit/position", "credit/last")) for name in found)
 
 
 def test_nothing_scored_says_nothing():
@@ -82,4 +103,6 @@ def test_completions_without_a_trained_token_or_an_advantage_are_not_scored_and_
     # Every completion is cut off and masked: nothing is scored, and nothing divides by zero.
     overrides = (*SMALL, "weighting=counterfactual_downstream", "max_new_tokens=20", "algo.rollout_rule.mask_truncated=true", "steps=1")
     succeeded(train(*overrides, f"out={tmp_path}", cwd=tmp_path))
-    assert rows(folder(tmp_path) / "metrics.jsonl")[-1]["completion/truncated"] > 0.5
+    last = rows(folder(tmp_path) / "metrics.jsonl")[-1]
+    assert last["completion/truncated"] > 0.5 and last["completion/trained"] < 1
+    assert last["weight/max"] == 1 and not any(name.startswith("credit/drop") for name in last)

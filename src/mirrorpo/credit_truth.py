@@ -3,7 +3,7 @@
     python -m mirrorpo.credit_truth RUN --completions 64 --rolls 8
 
 For spans of some completions of the policy (of the start model with --start), it writes to
-RUN/credit_truth.jsonl what hiding the span does to the answer's and to all later log-probability, and to the answer's when
+RUN/credit_truth.jsonl (credit_truth_start.jsonl) what hiding the span does to the answer's and to all later log-probability, and to the answer's when
 it is hidden from the answer alone, and the
 success rate of continuations sampled from before the span and from behind it. Their difference is the
 span's causal effect on the reward (the advantage of VinePPO, Kazemnejad et al. 2024,
@@ -25,7 +25,7 @@ from mirrorpo import checkpoint
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.seeds import derive
-from mirrorpo.learner import Learner, OldPolicy
+from mirrorpo.learner import SETTINGS, Learner, OldPolicy
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.parts import Parts, assemble
 from mirrorpo.rollout.collate import collate
@@ -33,7 +33,7 @@ from mirrorpo.runs import RunFolder
 from mirrorpo.weighting.reasoning import regions
 from mirrorpo.weighting.spans import Arithmetic, Scaffolding, Span
 
-KINDS = Arithmetic(max_spans=10, min_tokens=1, max_tokens=50, max_backslashes=0.3, unit_words=2)
+KINDS = Arithmetic(max_spans=10, min_tokens=1, max_tokens=50, max_backslashes=0.3, unit_words=3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,10 +122,9 @@ def _spans(policy: LanguageModel, drawn: Sequence[Completion]) -> list[tuple[int
 def _drops(
     parts: Parts, config: Mapping[str, Any], policy: LanguageModel, batch: RolloutBatch, spans: Sequence[Any], target: str, masking: Masking
 ) -> list[float]:
-    wanted = ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "updates_per_rollout", "update_window", "max_grad_norm")
     learner = Learner(
         policy=policy, reference=None, optimiser=parts.optimiser.build(policy.network), algo=parts.algo, divergence=parts.divergence,
-        weighting=parts.weighting, **{name: config[name] for name in wanted},
+        weighting=parts.weighting, **{name: config[name] for name in SETTINGS},
     )  # fmt: skip
     cuts = [Cut(row=row, start=span.start, end=span.end, first=first if target == "answer" else span.end, last=length) for row, span, (first, length) in spans]
     before, after = OldPolicy(learner=learner).cut(batch, cuts, masking)
@@ -154,8 +153,8 @@ def main() -> None:
         # As a resumed run does, so that adapters and models from scratch are what was trained.
         policy.network.load_state_dict(newest["weights"], strict=False)
     rows = measure(parts, config, policy, completions=asked.completions, rolls=asked.rolls, seed=config["seed"])
-    path = asked.run / "credit_truth.jsonl"
-    path.write_text("".join(json.dumps({"policy": "start" if asked.start else "final", **row}) + "\n" for row in rows))
+    path = asked.run / ("credit_truth_start.jsonl" if asked.start else "credit_truth.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(path)
 
 

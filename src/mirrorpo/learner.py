@@ -28,6 +28,9 @@ from mirrorpo.model.prefix import obstacle
 from mirrorpo.model.saliency import attention_received, gradient_times_embedding
 from mirrorpo.weighting.counterfactual import Counterfactual, ScoredSpan
 
+# What a `Learner` takes from a run's settings as it is.
+SETTINGS = ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "updates_per_rollout", "update_window", "max_grad_norm")
+
 
 class NotFinite(FloatingPointError):
     """A loss, a gradient or an updated weight is NaN or infinite; the message says which."""
@@ -193,6 +196,9 @@ class Learner:
         acts = advantages != 0
         if self.weighting.scope == "loss" and self.divergence.reads != "nothing":
             acts = torch.ones_like(acts)
+        if isinstance(self.weighting, Counterfactual):
+            # Asked of the whole rollout, since a group's mean is that of all its completions.
+            acts = acts & self.weighting.wanted(batch)
         rows = (acts & batch.mask.any(dim=1)).nonzero().flatten()
         if len(rows) == 0:
             return weights, []

@@ -15,13 +15,13 @@ from mirrorpo.config import Cell, digest
 from mirrorpo.core.batch import Prompt, RolloutBatch
 from mirrorpo.core.seeds import derive, global_state, restore_global_state, seed_globals
 from mirrorpo.core.shapes import PerToken
-from mirrorpo.credit import credit_metrics, credit_row
+from mirrorpo.credit import credit_metrics, credit_row, shares
 from mirrorpo.device import device_name, named_device, peak_memory_mb, prepare, stopwatch
 from mirrorpo.display import Display, readable, sample_rows, write_text
 from mirrorpo.drift import draw_probe
 from mirrorpo.evaluate import Evaluator
 from mirrorpo.handover import HandedOver, Handover
-from mirrorpo.learner import Learner, NotFinite
+from mirrorpo.learner import SETTINGS, Learner, NotFinite
 from mirrorpo.life import enter, finish, life
 from mirrorpo.metrics import finite, rollout_metrics
 from mirrorpo.model.load import reference
@@ -114,10 +114,7 @@ class Trainer:
             algo=parts.algo,
             divergence=parts.divergence,
             weighting=parts.weighting,
-            **{
-                name: config[name]
-                for name in ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "updates_per_rollout", "update_window", "max_grad_norm")
-            },
+            **{name: config[name] for name in SETTINGS},
         )
         rendered = [self._render(prompt) for prompt in asked_of]
         self.evaluator = Evaluator(
@@ -191,7 +188,8 @@ class Trainer:
         self.position = rollout.position
         self._write_completions(step, rollout, weights, spans)
         metrics = rollout_metrics([answer.verdict for answer in rollout.answers], batch, advantages, weights) | learned | drift
-        metrics |= credit_metrics(spans, batch, advantages, weights)
+        spellings = [self.policy.spelled(answer.completion.ids) for answer in rollout.answers]
+        metrics |= credit_metrics(spans, batch, advantages, weights) | shares(spellings, batch, advantages, weights)
         metrics["divergence/beta"] = self.beta
         self.beta = self.parts.coefficient.after(self.beta, drift)
         sampled = {"rollout/draws": float(rollout.draws), "rollout/completions": float(rollout.completions), "rollout/tokens": float(rollout.tokens)}

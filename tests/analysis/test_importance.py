@@ -38,7 +38,7 @@ def test_means_and_distractors_by_kind_and_place(planted: Path) -> None:
     assert set(rows) == {("calculation", "all"), ("calculation", "not last"), ("calculation", "last"), ("scaffolding", "all")}
     assert rows["calculation", "all"]["downstream"] == pytest.approx((5.0, 5.0, 5.0))
     assert rows["calculation", "last"]["effect"] == pytest.approx((0.5, 0.5, 0.5))
-    assert rows["scaffolding", "all"]["downstream < 0"].estimate == 1.0 and rows["scaffolding", "all"]["answer < 0"].estimate == 0.0
+    assert rows["scaffolding", "all"]["downstream < -0.01"].estimate == 1.0 and rows["scaffolding", "all"]["answer < -0.01"].estimate == 0.0
 
 
 def test_a_planted_order_is_found_with_its_sign(planted: Path) -> None:

@@ -166,3 +166,10 @@ def test_an_empty_program_has_weights_of_one():
 def test_a_program_has_no_answer_to_score():
     with pytest.raises(ValueError, match=r"weighting.region=whole with weighting.target=answer: .*use weighting.target=downstream"):
         Counterfactual(**SETTINGS | {"region": "whole"})
+
+
+def test_what_cannot_be_a_score_is_refused():
+    with pytest.raises(ValueError, match="use sum or mean"):
+        Counterfactual(**SETTINGS | {"score": "probability", "target": "downstream"})
+    with pytest.raises(ValueError, match="not finite"):
+        weights({0: float("nan"), 6: 0.7})

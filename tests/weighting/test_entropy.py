@@ -56,7 +56,8 @@ def test_untrained_tokens_take_no_part():
 def test_soft_weights_go_linearly_from_the_surest_to_the_most_uncertain_token():
     weights = SoftEntropy(low=0.5, high=2.0, scope="credit")(batch(3, 2), Known([[1.0, 3.0, 2.0], [0.7, 0.7, 0.0]]), 0)
     assert weights[0].tolist() == pytest.approx([0.5, 2.0, 1.25])
-    assert weights[1, :2].tolist() == [0.5, 0.5], "equal entropies: constant, hence uniform after mean one"
+    assert weights[1, :2].tolist() == [1.0, 1.0], "equal entropies say nothing"
+    assert SoftEntropy(low=0.0, high=2.0, scope="credit")(batch(1), Known([[0.7]]), 0).tolist() == [[1.0]], "and must not take a completion out of the loss"
 
 
 @pytest.mark.parametrize("share", [0.0, -0.2, 1.2])

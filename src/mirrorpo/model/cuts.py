@@ -3,8 +3,9 @@
 A prompt is computed once for all its completions, a completion once for all its cuts; what follows a
 cut is computed again, a row a cut, behind the cache of what stands before it. A batch takes
 
-    prompts + completions + sum over cuts of (last - start)   tokens     (masking: direct, last - first)
+    prompts + completions + sum over cuts of (last - 1 - start)   tokens
 
+(masking block and delete: last - 1 - end; direct: last - first)
 where the plain way takes (1 + cuts of the completion) times (prompt + completion).
 """
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
@@ -51,8 +52,9 @@ class Counterfactual:
     the later lines restate the number; with "answer" credit then goes to the last calculation. With
     "downstream" every calculation has its own drop, at no further cost. `credit/position_*` shows it.
 
-    Value: in the range's; all ones for a completion that marks no answer, has no span, whose drops are
-    all equal, or which `completions` leaves out. Gradient: none.
+    Value: in the range's; all ones for a completion that marks no answer, has no span, whose two or more
+    drops are all equal, or which `completions` leaves out. The map knows no size: the least of differences
+    between drops is spread over the whole range. Gradient: none.
 
     Attributes:
         spans: what is hidden, one at a time.
@@ -66,8 +68,9 @@ class Counterfactual:
         negative: "keep" lets a distractor have less than a token of no span; "clip" counts it as zero.
         completions: "all", or "correct": those whose reward is above their group's mean.
         order: "importance"; or a control with the very same weights in each completion, dealt out anew
-            span by span: "inverted", the most to the least important, tokens of no span among them;
-            "permuted", in random order among the spans (with one span there is nothing to permute).
+            span by span: "inverted", the most to the least important, tokens of no span among them, so that
+            a span's tokens may differ; "permuted", in random order among the spans: of k spans it leaves one
+            completion in k! as it was, all with one span, half with two.
             "inverted_public" is the papers' control, which
             mirrors the map and so has other weights.
         range: from importance to weight.
@@ -90,21 +93,35 @@ class Counterfactual:
     scope: Literal["credit", "loss"]
 
     def __post_init__(self) -> None:
+        if self.score == "probability" and self.target == "downstream":
+            raise ValueError("weighting.score=probability with weighting.target=downstream: all that follows has probability zero in a float; use sum or mean")
         if self.region == "whole" and self.target == "answer":
             raise ValueError("weighting.region=whole with weighting.target=answer: there is no answer then; use weighting.target=downstream")
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
-        return self.explain(batch, scorer, seed)[0]
+        rows = self.wanted(batch).nonzero().flatten()
+        weights = torch.ones(batch.present.shape)
+        if len(rows):
+            found = self.explain(batch.rows(rows), scorer, seed)[0]
+            weights[rows, : found.shape[1]] = found
+        return weights
+
+    def wanted(self, batch: RolloutBatch) -> Bool[Tensor, " B"]:
+        """Which completions of a whole rollout `completions` asks for."""
+        return batch.rewards > group_mean(batch.rewards, batch.group) if self.completions == "correct" else torch.ones(len(batch), dtype=torch.bool)
 
     def explain(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> tuple[PerToken, Sequence[ScoredSpan]]:
-        """The weights, and the scored spans behind them; a completion that stands twice is scored once."""
+        """The weights of wanted completions, and the scored spans behind them; a completion that stands twice is scored once.
+
+        Raises:
+            ValueError: if a drop is not finite.
+        """
         spellings = scorer.spelled(batch)
-        wanted = batch.rewards > group_mean(batch.rewards, batch.group) if self.completions == "correct" else torch.ones(len(batch), dtype=torch.bool)
-        places = {row: where for row, spelling in enumerate(spellings) if bool(wanted[row]) and (where := self._regions(spelling)) is not None}
+        places = {row: where for row, spelling in enumerate(spellings) if (where := self._regions(spelling)) is not None}
         # A finder may know nothing of answers (source code does not): what is no reasoning is not hidden, nor what nothing follows.
         found = {row: [span for span in self.spans(spellings[row]) if span.end <= where.reasoned and span.end < where.length] for row, where in places.items()}
         twins = _twins(batch, [row for row in places if found[row]])
-        cuts = [self._cut(row, span, places[row]) for row, same in twins.items() for span in found[row] if same]
+        cuts = [self._cut(row, span, places[row]) for row in twins for span in found[row]]
         drops = self._drops(batch, scorer, cuts)
         weights, scored, taken = torch.ones(batch.present.shape), [], 0
         for row, same in twins.items():
@@ -127,11 +144,17 @@ class Counterfactual:
         if not cuts:
             return []
         before, after = scorer.cut(batch, cuts, self.masking)
-        return [self._score(before[cut.row, cut.first : cut.last]) - self._score(after[index, cut.first : cut.last]) for index, cut in enumerate(cuts)]
+        drops = [self._score(before[cut.row, cut.first : cut.last]) - self._score(after[index, cut.first : cut.last]) for index, cut in enumerate(cuts)]
+        for cut, drop in zip(cuts, drops, strict=True):
+            # It would pass for a span of no importance.
+            if not math.isfinite(drop):
+                hidden = f"hiding tokens {cut.start} to {cut.end} of a completion"
+                raise ValueError(f"{hidden} changes its score by {drop}: the policy's log-probabilities are not finite")
+        return drops
 
     def _score(self, logprobs: Tensor) -> float:
         total = float(logprobs.double().sum())
-        return {"sum": total, "mean": total / len(logprobs), "probability": math.exp(total)}[self.score]
+        return math.exp(total) if self.score == "probability" else total / (len(logprobs) if self.score == "mean" else 1)
 
     def _weights(self, spans: Sequence[Span], drops: Sequence[float], where: Regions, stream: torch.Generator) -> Tensor:
         if len(spans) > 1 and all(drop == drops[0] for drop in drops):
@@ -144,7 +167,7 @@ class Counterfactual:
             importance[span.start : span.end] = value
             blocks.append((value, list(range(span.start, span.end))))
         if self.order == "inverted_public":
-            mirrored = replace(self.range, low=self.range.low, high=self.range.low + (self.range.high - self.range.low) * (1 - self.range.least), least=0.0)
+            mirrored = replace(self.range, high=self.range.low + (self.range.high - self.range.low) * (1 - self.range.least), least=0.0)
             return mirrored(-importance, where)
         weights = self.range(importance, where)
         if self.order == "inverted":

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from mirrorpo.core.batch import RolloutBatch
+from mirrorpo.core.masked import masked
 from mirrorpo.core.protocols import Scorer
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.weighting.scale import between, check_range
@@ -57,9 +58,9 @@ class SoftEntropy:
 
         w_t = low + (high - low) (H_t - min H) / (max H - min H)
 
-    over the trained tokens of each completion; all `low` where the entropies are equal.
+    over the trained tokens of each completion; ones where the entropies are equal, for then they say nothing.
 
-    Value: in [low, high]. Gradient: none.
+    Value: in [low, high], or one. Gradient: none.
 
     Attributes:
         low: weight of the surest token, >= 0.
@@ -78,4 +79,6 @@ class SoftEntropy:
         check_range(self.low, self.high)
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
-        return between(scorer.entropies(batch), batch.mask, self.low, self.high)
+        weights = between(scorer.entropies(batch), batch.mask, self.low, self.high)
+        flat = (masked(weights, batch.mask) <= self.low).all(dim=1, keepdim=True)
+        return torch.where(flat, torch.ones_like(weights), weights)

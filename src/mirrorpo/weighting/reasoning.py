@@ -1,5 +1,6 @@
 """Where a completion reasons and where it answers, and paper A's map from importance to weight over the two."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,10 +70,10 @@ class Range:
     rest: float
 
     def __post_init__(self) -> None:
-        if not (0 <= self.low < self.high and 0 <= self.least < 1 and self.answer >= 0 and self.rest >= 0):
+        if not (0 <= self.low < self.high < math.inf and 0 <= self.least < 1 and 0 <= self.answer < math.inf and 0 <= self.rest < math.inf):
             raise ValueError(
                 f"weighting.range: low={self.low}, high={self.high}, least={self.least}, answer={self.answer}, rest={self.rest}: "
-                "weights are not negative, low is below high, least is a share below 1"
+                "weights are finite and not negative, low is below high, least is a share below 1"
             )
 
     def __call__(self, importance: Sequence[float] | Tensor, where: Regions) -> Float[Tensor, " length"]:
