@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from mirrorpo import config
 
 CONF = ROOT / "conf"
-GROUPS = ("algo", "divergence", "weighting", "model", "dataset", "reward", "rollout", "optimiser", "schedule", "logger")
+GROUPS = ("algo", "divergence", "weighting", "model", "dataset", "reward", "rollout", "optimiser", "schedule", "logger", "mismatch")
 
 
 def composed(*overrides: str) -> DictConfig:

@@ -16,6 +16,7 @@ from torch import Tensor
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch, Verdict
 from mirrorpo.metrics import Means, finite, k3, pass_at_k, rollout_metrics, update_metrics
+from mirrorpo.mismatch import TruncatedImportance
 from mirrorpo.rollout.collate import collate
 
 NAN = float("nan")
@@ -202,12 +203,12 @@ def tokens(lengths: Sequence[int], logprob: float = -1.5) -> RolloutBatch:
     return collate(completions, [1.0, 0.0][: len(lengths)], pad_id=0, mask_truncated=False)
 
 
-def updated(first: bool, anchored: bool) -> dict[str, float]:
+def updated(first: bool, anchored: bool, mismatch: TruncatedImportance | None = None) -> dict[str, float]:
     b = tokens((2, 1))
     b = b.with_(old_logprobs=torch.tensor([[-1.0, -1.0], [-1.0, NAN]]), anchor_logprobs=torch.tensor([[-2.0, -1.0], [-1.0, NAN]]))
     outputs = PolicyOutputs(logprobs=torch.tensor(LIVE), entropy=torch.tensor([[1.0, 2.0], [6.0, 0.0]]), divergence=torch.tensor([[0.5, 0.0], [0.1, 0.0]]))
     means = Means()
-    update_metrics(means, outputs, b, torch.tensor([1.0, -1.0]), grpo(), first=first, anchored=anchored)
+    update_metrics(means, outputs, b, torch.tensor([1.0, -1.0]), grpo(), first=first, anchored=anchored, mismatch=mismatch)
     return means.read()
 
 
@@ -235,7 +236,31 @@ def test_update_metrics_by_hand(name: str, value: float) -> None:
 
 
 def test_a_later_update_measures_neither_sampler_nor_reference() -> None:
-    assert not {"kl/sampler", "kl/reference", "entropy/mean"} & set(updated(first=False, anchored=True))
+    assert not {"kl/sampler", "kl/reference", "entropy/mean", "mismatch/ratio_mean", "mismatch/ratio_max"} & set(updated(first=False, anchored=True))
+
+
+def test_the_ratio_of_old_policy_and_sampler_is_measured_by_its_mean_its_maximum_and_the_share_above_the_cap() -> None:
+    b = tokens((2, 1)).with_(old_logprobs=torch.tensor([[-1.0, -1.5], [-2.0, NAN]]))
+    outputs = PolicyOutputs(logprobs=torch.tensor(LIVE), entropy=torch.zeros(2, 2), divergence=torch.zeros(2, 2))
+    means = Means()
+    for rows in ([0], [1]):
+        picked = PolicyOutputs(**{name: getattr(outputs, name)[rows][:, : 2 - rows[0]] for name in ("logprobs", "entropy", "divergence")})
+        update_metrics(means, picked, b.rows(torch.tensor(rows)), torch.ones(1), grpo(), first=True, anchored=False, mismatch=TruncatedImportance(cap=1.2))
+    # The sampler says -1.5 of every token.
+    ratios = (math.exp(0.5), 1.0, math.exp(-0.5))
+    assert means.read()["mismatch/ratio_mean"] == pytest.approx(sum(ratios) / 3, rel=1e-6)
+    assert means.read()["mismatch/ratio_max"] == pytest.approx(ratios[0], rel=1e-6)
+    assert means.read()["mismatch/clipped"] == pytest.approx(1 / 3)
+
+
+def test_without_a_correction_nothing_is_clipped_and_where_nothing_was_sampled_nothing_is_said() -> None:
+    assert "mismatch/clipped" not in updated(first=True, anchored=True)
+    b = tokens((1,), NAN).with_(old_logprobs=torch.zeros(1, 1))
+    means = Means()
+    update_metrics(
+        means, PolicyOutputs(**dict.fromkeys(("logprobs", "entropy", "divergence"), torch.zeros(1, 1))), b, torch.ones(1), grpo(), first=True, anchored=False
+    )
+    assert not {"mismatch/ratio_mean", "mismatch/ratio_max"} & set(finite(means.read()))
 
 
 def test_without_an_anchor_the_reference_is_not_measured() -> None:

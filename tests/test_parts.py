@@ -12,7 +12,7 @@ from kernel import needs_any
 from omegaconf import open_dict
 
 from mirrorpo.algo.row import Algorithm
-from mirrorpo.config import register, resolved
+from mirrorpo.config import config_hash, register, resolved
 from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Dataset, Divergence, RewardFn, RolloutEngine, Weighting
 from mirrorpo.model.load import ModelSpec
@@ -88,6 +88,12 @@ def test_supervised_fine_tuning_samples_nothing_and_has_no_divergence() -> None:
     assert type(parts.eval_rollout).__name__ == "Native"
 
 
+def test_a_run_that_is_older_than_the_correction_has_none_and_a_run_without_it_is_the_same_run() -> None:
+    older = {group: value for group, value in config().items() if group != "mismatch"}
+    assert assemble(older) == assemble(config()) and assemble(older).mismatch is None
+    assert config_hash(older) == config_hash(config()) != config_hash(config("mismatch=truncated"))
+
+
 # What is refused
 
 
@@ -105,6 +111,8 @@ def test_supervised_fine_tuning_samples_nothing_and_has_no_divergence() -> None:
         ("dataset.max_value=9", r"^dataset: dataset\.max_value=9"),
         ("model.attention=flash_attention_2 weighting=counterfactual", r"^model\.attention=flash_attention_2 with a weighting that hides spans"),
         ("weighting=counterfactual weighting.spans.finders.0.max_spans=1.5", r"^weighting\.spans\.finders\[0\]\.max_spans=1\.5: give a whole number"),
+        ("mismatch=truncated mismatch.cap=0.5", r"^mismatch: mismatch\.cap=0\.5"),
+        ("mismatch=truncated algo=sft model=tiny_scratch", r"^mismatch=truncated with rollout=demonstrations: nothing was sampled"),
         ("reward.extraction=lenient", r"^reward\.extraction=lenient: choose one of strict, flexible$"),
     ],
 )

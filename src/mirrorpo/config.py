@@ -55,6 +55,7 @@ class Knobs:
     optimiser: Any = MISSING
     schedule: Any = MISSING
     logger: Any = MISSING
+    mismatch: Any = None
 
     seed: int = MISSING
     name: str = MISSING

@@ -20,6 +20,7 @@ from mirrorpo.core.spelling import Spelling
 from mirrorpo.loss import policy_loss
 from mirrorpo.metrics import Means, update_metrics
 from mirrorpo.micro_batches import Sharing, micro_batches, planned
+from mirrorpo.mismatch import TruncatedImportance
 from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.head import Head
@@ -120,6 +121,7 @@ class Learner:
         update_window: "whole", every update sees the whole rollout (GRPO's mu); "split", each sees
             its own share of the groups (DAPO's mini-batches).
         max_grad_norm: the gradient is scaled down to this norm; 0 leaves it.
+        mismatch: correction for the gap between sampler and old policy, or None.
     """
 
     policy: LanguageModel
@@ -135,6 +137,7 @@ class Learner:
     updates_per_rollout: int
     update_window: Literal["whole", "split"]
     max_grad_norm: float
+    mismatch: TruncatedImportance | None = None
 
     def __post_init__(self) -> None:
         if self.shared_prefix == "always" and (reason := obstacle(self.policy)):
@@ -277,12 +280,12 @@ class Learner:
                     policy = self.outputs(micro, anchor_head, part.pieces)
                     if self.on_policy:
                         micro = micro.with_(old_logprobs=policy.logprobs.detach())
-                    meeting = {"algo": self.algo, "divergence": self.divergence, "weighting": self.weighting}
+                    meeting = {"algo": self.algo, "divergence": self.divergence, "weighting": self.weighting, "mismatch": self.mismatch}
                     loss = policy_loss(policy, micro, advantage, weight, **meeting, denominator=denominator)
                 if teaches:
                     loss.backward()
                 total += float(loss.detach())
-                update_metrics(means, policy, micro, advantage, self.algo, first=first, anchored=self.reference is not None)
+                update_metrics(means, policy, micro, advantage, self.algo, first=first, anchored=self.reference is not None, mismatch=self.mismatch)
         return total
 
     def _taught(self, window: RolloutBatch, advantages: PerCompletion) -> Tensor:

@@ -13,14 +13,16 @@ from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict
 from mirrorpo.core.masked import group_mean
 from mirrorpo.core.shapes import PerCompletion, PerToken
 from mirrorpo.divergence.kl import k3
+from mirrorpo.mismatch import TruncatedImportance, sampler_ratio
 
 
 @dataclass(slots=True)
 class Means:
-    """Sums and counts that micro-batches add to; read out as means."""
+    """Sums and counts that micro-batches add to, read out as means; and largest values."""
 
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
 
     def add(self, name: str, values: Tensor, mask: Tensor) -> None:
         """Add the values at True places."""
@@ -28,9 +30,15 @@ class Means:
         self.sums[name] = self.sums.get(name, 0.0) + float(picked.sum())
         self.counts[name] = self.counts.get(name, 0.0) + picked.numel()
 
+    def raise_to(self, name: str, values: Tensor, mask: Tensor) -> None:
+        """Keep the largest of the values at True places."""
+        picked = values.detach()[mask]
+        if picked.numel():
+            self.largest[name] = max(self.largest.get(name, -math.inf), float(picked.max()))
+
     def read(self) -> dict[str, float]:
-        """The means of everything that has a count."""
-        return {name: total / self.counts[name] for name, total in self.sums.items() if self.counts[name]}
+        """The means of everything that has a count, and the largest values."""
+        return {name: total / self.counts[name] for name, total in self.sums.items() if self.counts[name]} | self.largest
 
 
 def rollout_metrics(verdicts: Sequence[Verdict], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken) -> dict[str, float]:
@@ -68,7 +76,15 @@ def rollout_metrics(verdicts: Sequence[Verdict], batch: RolloutBatch, advantages
 
 
 def update_metrics(
-    means: Means, policy: PolicyOutputs, batch: RolloutBatch, advantages: PerCompletion, algo: Algorithm, *, first: bool, anchored: bool
+    means: Means,
+    policy: PolicyOutputs,
+    batch: RolloutBatch,
+    advantages: PerCompletion,
+    algo: Algorithm,
+    *,
+    first: bool,
+    anchored: bool,
+    mismatch: TruncatedImportance | None = None,
 ) -> None:
     """Add one micro-batch's tokens to the update's means; the denominator of each is trained tokens.
 
@@ -76,7 +92,9 @@ def update_metrics(
     gradient), `kl/old` (k3 for KL(old, live)), `divergence/value`,
     `entropy/mean`. On the first update of a rollout, when the live policy is the old one, also
     `kl/sampler` (k3 for KL(sampler, old)) and `kl/reference` (k3 for KL(old, anchor)). Each is the k3 of
-    the policy that the tokens come from.
+    the policy that the tokens come from. Beside them the ratio pi_old / mu of old policy and sampler:
+    `mismatch/ratio_mean`, `mismatch/ratio_max`, and, with a correction, `mismatch/clipped`, the share above its cap.
+    All of these are NaN where nothing was sampled.
     """
     mask = batch.mask
     live = policy.logprobs.detach()
@@ -89,6 +107,11 @@ def update_metrics(
     if first:
         means.add("entropy/mean", policy.entropy, mask)
         means.add("kl/sampler", k3(batch.sampler_logprobs, live), mask)
+        off = sampler_ratio(batch.old_logprobs, batch.sampler_logprobs, mask)
+        means.add("mismatch/ratio_mean", off, mask)
+        means.raise_to("mismatch/ratio_max", off, mask)
+        if mismatch is not None:
+            means.add("mismatch/clipped", (off > mismatch.cap).to(off.dtype), mask)
         if anchored:
             means.add("kl/reference", k3(live, batch.anchor_logprobs), mask)
 

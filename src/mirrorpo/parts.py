@@ -15,6 +15,7 @@ from mirrorpo.core.cut import TAKE_A_MASK
 from mirrorpo.core.protocols import Dataset, Divergence, RewardFn, RolloutEngine, Weighting
 from mirrorpo.divergence.neural_mirror import NeuralMirror
 from mirrorpo.divergence.tabulated import Tabulated
+from mirrorpo.mismatch import TruncatedImportance
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.optim import AdamW, Muon, Schedule
 from mirrorpo.reward.code_tests import CodeTests
@@ -39,6 +40,7 @@ class Parts:
     optimiser: AdamW | Muon
     schedule: Schedule
     logger: NoTracker | WandB
+    mismatch: TruncatedImportance | None
 
     def divergence_at(self, beta: float) -> Divergence:
         """The divergence with another coefficient."""
@@ -59,6 +61,7 @@ def assemble(config: Mapping[str, Any]) -> Parts:
     _refuse_unsteerable(parts, config)
     _refuse_unmasked(parts, config)
     _refuse_unshared(config)
+    _refuse_unsampled(parts)
     return parts
 
 
@@ -138,9 +141,11 @@ WORDS: Mapping[Any, str] = {float: "a number", int: "a whole number", str: "a te
 
 
 def _build(config: Mapping[str, Any], group: str) -> Any:
-    _refuse_wrong_values(config[group], group)
+    # A group that may be null is absent from the configs of runs that are older than it.
+    node = config.get(group) if group == "mismatch" else config[group]
+    _refuse_wrong_values(node, group)
     try:
-        return instantiate(config[group], _convert_="all")
+        return instantiate(node, _convert_="all")
     except Exception as error:
         cause = error.__cause__ or error
         raise ValueError(f"{group}: {cause}") from error
@@ -209,3 +214,8 @@ def _refuse_unshared(config: Mapping[str, Any]) -> None:
         )
     if config["shared_prefix"] == "always" and model.get("attention", "sdpa") not in TAKE_A_MASK:
         raise ValueError(f"shared_prefix=always with model.attention={model['attention']}: completions behind a prompt need a mask; use model.attention=sdpa")
+
+
+def _refuse_unsampled(parts: Parts) -> None:
+    if parts.mismatch is not None and isinstance(parts.rollout, Demonstrations):
+        raise ValueError("mismatch=truncated with rollout=demonstrations: nothing was sampled, so no sampler's probability can be corrected; set mismatch=null")

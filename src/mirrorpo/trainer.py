@@ -114,6 +114,7 @@ class Trainer:
             algo=parts.algo,
             divergence=parts.divergence,
             weighting=parts.weighting,
+            mismatch=parts.mismatch,
             **{name: config[name] for name in SETTINGS},
         )
         rendered = [self._render(prompt) for prompt in asked_of]
