@@ -113,6 +113,11 @@ def test_a_run_that_is_older_than_the_correction_has_none_and_a_run_without_it_i
         ("weighting=counterfactual weighting.spans.finders.0.max_spans=1.5", r"^weighting\.spans\.finders\[0\]\.max_spans=1\.5: give a whole number"),
         ("mismatch=truncated mismatch.cap=0.5", r"^mismatch: mismatch\.cap=0\.5"),
         ("mismatch=truncated algo=sft model=tiny_scratch", r"^mismatch=truncated with rollout=demonstrations: nothing was sampled"),
+        ("rollout=vllm rollout.memory=1.0", r"^rollout: .*rollout\.memory=1\.0"),
+        ("rollout=vllm rollout.dtype=float16", r"^rollout\.dtype=float16: choose one of auto, float32, bfloat16$"),
+        ("rollout=vllm device=cuda:1", r"^device=cuda:1 with rollout=vllm: .*CUDA_VISIBLE_DEVICES=1$"),
+        ("rollout@eval_rollout=vllm device=cpu eval_rollout.sleep=true", r"^eval_rollout\.sleep=true with device=cpu"),
+        ("rollout=vllm_server rollout.connections=0", r"^rollout: rollout\.connections=0"),
         ("reward.extraction=lenient", r"^reward\.extraction=lenient: choose one of strict, flexible$"),
     ],
 )

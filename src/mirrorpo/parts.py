@@ -20,6 +20,7 @@ from mirrorpo.model.load import ModelSpec
 from mirrorpo.optim import AdamW, Muon, Schedule
 from mirrorpo.reward.code_tests import CodeTests
 from mirrorpo.rollout.demonstrations import Demonstrations
+from mirrorpo.rollout.vllm import Colocated
 from mirrorpo.tracking import NoTracker, WandB
 from mirrorpo.weighting.counterfactual import Counterfactual
 
@@ -62,6 +63,7 @@ def assemble(config: Mapping[str, Any]) -> Parts:
     _refuse_unmasked(parts, config)
     _refuse_unshared(config)
     _refuse_unsampled(parts)
+    _refuse_elsewhere(parts, config)
     return parts
 
 
@@ -219,3 +221,15 @@ def _refuse_unshared(config: Mapping[str, Any]) -> None:
 def _refuse_unsampled(parts: Parts) -> None:
     if parts.mismatch is not None and isinstance(parts.rollout, Demonstrations):
         raise ValueError("mismatch=truncated with rollout=demonstrations: nothing was sampled, so no sampler's probability can be corrected; set mismatch=null")
+
+
+def _refuse_elsewhere(parts: Parts, config: Mapping[str, Any]) -> None:
+    # vLLM takes the first device that its process sees, and has no sleep mode on a CPU.
+    for group, engine in (("rollout", parts.rollout), ("eval_rollout", parts.eval_rollout)):
+        if isinstance(engine, Colocated) and str(config["device"]).partition(":")[2] not in ("", "0"):
+            raise ValueError(
+                f"device={config['device']} with {group}=vllm: the engine in this process takes the first device it sees; "
+                f"set device=cuda and CUDA_VISIBLE_DEVICES={config['device'].partition(':')[2]}"
+            )
+        if isinstance(engine, Colocated) and engine.sleep and config["device"] == "cpu":
+            raise ValueError(f"{group}.sleep=true with device=cpu: vLLM cannot sleep on a CPU; set {group}.sleep=false")

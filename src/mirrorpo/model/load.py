@@ -157,7 +157,7 @@ def finish(network: Any, tokenizer: Any, *, dtype: torch.dtype, device: torch.de
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
     network.to(device)
     if checkpointing:
-        network.activation_checkpointing_enable({"use_reentrant": False})
+        (getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable)({"use_reentrant": False})
     model = LanguageModel(network=network, tokenizer=tokenizer, eos_ids=frozenset(ends), pad_id=pad, dtype=dtype, device=device)
     model.check_head()
     return model
@@ -177,8 +177,10 @@ def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
         # peft 0.21 reads transformers' old name of the property.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         network: Any = get_peft_model(model.network, config)
-    if network.get_base_model().is_activation_checkpointing:
-        network.get_base_model().enable_input_require_grads()
+    # transformers below 5.20, which vLLM pins, has the older names.
+    base = network.get_base_model()
+    if base.is_activation_checkpointing if hasattr(base, "is_activation_checkpointing") else base.is_gradient_checkpointing:
+        base.enable_input_require_grads()
     for _, parameter in network.named_parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

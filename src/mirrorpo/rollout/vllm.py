@@ -1,0 +1,171 @@
+"""vLLM in the trainer's process and on its device, given the policy's weights whenever they have changed."""
+
+import copy
+import importlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from mirrorpo.core.batch import Completion, Prompt
+from mirrorpo.core.protocols import GenerativeModel
+from mirrorpo.core.seeds import global_state, restore_global_state
+from mirrorpo.rollout.request import ABSENT, Request
+from mirrorpo.rollout.weights import fingerprint, merged, plain
+
+
+@dataclass(slots=True)
+class Running:
+    """A started engine, and the fingerprint of the weights that it holds."""
+
+    llm: Any
+    weights: tuple[int, ...] | None = None
+
+
+# An engine takes its memory for as long as the process lives, so there is one for all that can share it.
+_STARTED: dict[tuple["Colocated", str, str], Running] = {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Colocated:
+    """A vLLM engine beside the policy; engines of equal settings are one, so training and evaluation share it.
+
+    A completion depends on the weights, its prompt, the seed and its place in the call, up to vLLM's
+    rounding, which depends on what is sampled beside it. `logprobs` are of the distribution that was
+    sampled from (vLLM's processed_logprobs).
+
+    Attributes:
+        top_p: nucleus sampling; below 1 the sampler is not the policy that is trained.
+        dtype: of vLLM's computation; auto is bfloat16 on CUDA and float32 elsewhere.
+        memory: share of the device's memory that vLLM may take for its weights and its cache.
+        max_model_len: longest prompt and completion together; None is all the positions of the model.
+        enforce_eager: without CUDA graphs and compilation; a slower token, a quicker start.
+        sleep: give the device's memory back between rollouts; the weights wait on the CPU. CUDA and ROCm only.
+    """
+
+    top_p: float
+    dtype: Literal["auto", "float32", "bfloat16"]
+    memory: float
+    max_model_len: int | None
+    enforce_eager: bool
+    sleep: bool
+
+    def __post_init__(self) -> None:
+        if not 0 < self.top_p <= 1 or not 0 < self.memory < 1:
+            raise ValueError(f"rollout.top_p={self.top_p}, rollout.memory={self.memory}: give shares in (0, 1], and of memory below 1")
+
+    def generate(
+        self,
+        model: GenerativeModel,
+        prompts: Sequence[Prompt],
+        prompt_ids: Sequence[Sequence[int]],
+        *,
+        group_size: int,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> Sequence[Completion]:
+        """`group_size` completions for each prompt, in order.
+
+        Raises:
+            ValueError: if vLLM is not installed, is built for another device, or has too short a context.
+        """
+        if not prompts:
+            return []
+        vllm = _library(model.device.type)
+        request = Request(group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature, top_p=self.top_p, seed=seed)
+        with _undisturbed():
+            running = self._running(model)
+            if self.sleep and running.weights is not None:
+                running.llm.wake_up()
+            self._give(running, model)
+            answers = running.llm.generate(
+                [{"prompt_token_ids": list(ids)} for ids in prompt_ids],
+                [vllm.SamplingParams(**request.settings(model, group), detokenize=False) for group in range(len(prompts))],
+                use_tqdm=False,
+            )
+            if self.sleep:
+                running.llm.sleep(level=1)
+        completions: list[Completion] = []
+        for group, answer in enumerate(answers):
+            drawn = [(one.token_ids, [step[token].logprob for token, step in zip(one.token_ids, one.logprobs, strict=True)]) for one in answer.outputs]
+            completions += request.completions(model, prompts[group], prompt_ids[group], group, drawn)
+        return completions
+
+    def _running(self, model: GenerativeModel) -> Running:
+        key = (replace(self, top_p=1.0), plain(model).config.to_json_string(), model.device.type)
+        if key not in _STARTED:
+            _STARTED[key] = Running(llm=_start(self, model))
+        return _STARTED[key]
+
+    def _give(self, running: Running, model: GenerativeModel) -> None:
+        now = fingerprint(model)
+        if now != running.weights:
+            running.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": merged(model)})
+            if model.device.type == "cpu":
+                running.llm.apply_model(_pack_head)
+            # Keys and values of the prompts are the old weights'.
+            running.llm.reset_prefix_cache()
+            running.weights = now
+
+
+def _library(device: str) -> Any:
+    # The engine has to live in this process to be handed tensors.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    # On a CPU vLLM would pin the process, and with it the trainer, to cores of its choice.
+    for name, value in {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}.items():
+        os.environ.setdefault(name, value)
+    try:
+        vllm = importlib.import_module("vllm")
+    except ImportError as error:
+        raise ValueError(f"rollout=vllm: vLLM {ABSENT} ({error})") from error
+    built_for = importlib.import_module("vllm.platforms").current_platform.device_type
+    if built_for != device:
+        raise ValueError(f"device={device} with rollout=vllm: this vLLM is built for {built_for or 'no device that is here'}; set device={built_for}")
+    return vllm
+
+
+def _start(settings: Colocated, model: GenerativeModel) -> Any:
+    dtype = ("bfloat16" if model.device.type == "cuda" else "float32") if settings.dtype == "auto" else settings.dtype
+    with tempfile.TemporaryDirectory() as folder:
+        # The config of a network that was never saved does not name its class.
+        config = copy.deepcopy(plain(model).config)
+        config.architectures = [type(plain(model)).__name__]
+        config.save_pretrained(folder)
+        return importlib.import_module("vllm").LLM(
+            folder,
+            runner="generate",
+            skip_tokenizer_init=True,
+            load_format="dummy",
+            generation_config="vllm",
+            logprobs_mode="processed_logprobs",
+            dtype=dtype,
+            gpu_memory_utilization=settings.memory,
+            max_model_len=settings.max_model_len,
+            enforce_eager=settings.enforce_eager,
+            enable_sleep_mode=settings.sleep,
+        )
+
+
+def _pack_head(network: Any) -> None:
+    # vLLM's CPU build computes the head from a packed copy, and does not pack one again that is tied to reloaded embeddings.
+    head = getattr(network, "lm_head", None)
+    if head is not None:
+        head.quant_method.process_weights_after_loading(head)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    # vLLM seeds the global generators and, on a CPU, takes torch.set_num_threads away.
+    state, threads, set_threads, dtype = global_state(), torch.get_num_threads(), torch.set_num_threads, torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_threads
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        restore_global_state(state)

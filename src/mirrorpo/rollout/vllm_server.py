@@ -1,0 +1,131 @@
+"""A vLLM server as the sampler: another process, other devices, weights handed over through a folder that both can read."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from mirrorpo.core.batch import Completion, Prompt
+from mirrorpo.core.protocols import GenerativeModel
+from mirrorpo.rollout.request import Request
+from mirrorpo.rollout.weights import fingerprint, merged, plain
+
+# What each server was given last, by this process; another process's server is no concern of it.
+_GIVEN: dict[str, tuple[int, ...]] = {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """`vllm serve` behind its OpenAI-compatible HTTP API, one run to a server.
+
+    Before a rollout whose policy has changed, the weights are written to `weights/model.safetensors`
+    and the server reloads that folder (vLLM's collective_rpc, which VLLM_SERVER_DEV_MODE=1 opens).
+
+    Attributes:
+        url: of the server, without /v1.
+        weights: folder that trainer and server both see; overwritten.
+        top_p: nucleus sampling; below 1 the sampler is not the policy that is trained.
+        connections: prompts that are asked at once.
+        timeout: seconds until a request counts as lost.
+        sleep: have the server give its memory back between rollouts; it needs --enable-sleep-mode.
+    """
+
+    url: str
+    weights: str
+    top_p: float
+    connections: int
+    timeout: float
+    sleep: bool
+
+    def __post_init__(self) -> None:
+        if self.connections < 1 or not self.timeout > 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"rollout.connections={self.connections}, rollout.timeout={self.timeout}, rollout.top_p={self.top_p}: "
+                "give at least 1, seconds above 0, and a share in (0, 1]"
+            )
+
+    def generate(
+        self,
+        model: GenerativeModel,
+        prompts: Sequence[Prompt],
+        prompt_ids: Sequence[Sequence[int]],
+        *,
+        group_size: int,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> Sequence[Completion]:
+        """`group_size` completions for each prompt, in order.
+
+        Raises:
+            ValueError: if the server cannot be reached, was started with other settings, or refuses a request.
+        """
+        if not prompts:
+            return []
+        self._give(model)
+        request = Request(group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature, top_p=self.top_p, seed=seed)
+
+        def ask(group: int) -> list[tuple[list[int], list[float]]]:
+            body = request.settings(model, group) | {"prompt": list(prompt_ids[group]), "add_special_tokens": False, "return_token_ids": True}
+            choices = sorted(self._post("/v1/completions", body)["choices"], key=lambda choice: choice["index"])
+            return [(choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices]
+
+        with ThreadPoolExecutor(self.connections) as pool:
+            answers = list(pool.map(ask, range(len(prompts))))
+        if self.sleep:
+            self._post("/sleep?level=1", {})
+        completions: list[Completion] = []
+        for group, drawn in enumerate(answers):
+            completions += request.completions(model, prompts[group], prompt_ids[group], group, drawn)
+        return completions
+
+    def _give(self, model: GenerativeModel) -> None:
+        if self.url not in _GIVEN:
+            self._refuse_other_settings(model)
+        elif self.sleep:
+            self._post("/wake_up", {})
+        now = fingerprint(model)
+        if now == _GIVEN.get(self.url):
+            return
+        folder = Path(self.weights).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        written = folder / "model.safetensors.part"
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in merged(model)}, written, metadata={"format": "pt"})
+        written.replace(folder / "model.safetensors")
+        self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
+        # Keys and values of the prompts are the old weights'.
+        self._post("/reset_prefix_cache", {})
+        _GIVEN[self.url] = now
+
+    def _refuse_other_settings(self, model: GenerativeModel) -> None:
+        config = self._post("/server_info?config_format=json", None)["vllm_config"]
+        mode, device = config["model_config"]["logprobs_mode"], config["device_config"]["device_type"]
+        if mode != "processed_logprobs":
+            raise ValueError(
+                f"rollout.url={self.url}: the server reports {mode}, which are not of the distribution it samples from; "
+                "start it with --logprobs-mode processed_logprobs"
+            )
+        if device == "cpu" and plain(model).config.get_text_config().tie_word_embeddings:
+            raise ValueError(
+                f"rollout.url={self.url}: vLLM's CPU build keeps a tied head as it was when weights are reloaded, so it would not sample from the policy; "
+                "use rollout=vllm, which packs it again, or a server on GPUs"
+            )
+
+    def _post(self, path: str, body: Mapping[str, Any] | None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        call = urllib.request.Request(self.url.rstrip("/") + path, data=data, headers={"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(call, timeout=self.timeout) as reply:
+                answer = reply.read()
+        except urllib.error.HTTPError as error:
+            hint = "; start the server with VLLM_SERVER_DEV_MODE=1, on a network that only you reach" if error.code == 404 else ""
+            raise ValueError(f"rollout.url={self.url}: {path} is answered by {error.code}: {error.read().decode(errors='replace')[:500]}{hint}") from error
+        except OSError as error:
+            raise ValueError(f"rollout.url={self.url}: {path} is not answered ({error}); start `vllm serve` there, docs/vllm.md has the command") from error
+        return json.loads(answer) if answer else None
