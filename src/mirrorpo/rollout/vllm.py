@@ -23,7 +23,7 @@ class Running:
     """A started engine, and the fingerprint of the weights that it holds."""
 
     llm: Any
-    weights: tuple[int, ...] | None = None
+    weights: tuple[int, ...] | None
 
 
 # An engine takes its memory for as long as the process lives, so there is one for all that can share it.
@@ -99,7 +99,7 @@ class Colocated:
     def _running(self, model: GenerativeModel) -> Running:
         key = (replace(self, top_p=1.0), plain(model).config.to_json_string(), model.device.type)
         if key not in _STARTED:
-            _STARTED[key] = Running(llm=_start(self, model))
+            _STARTED[key] = Running(llm=_start(self, model), weights=None)
         return _STARTED[key]
 
     def _give(self, running: Running, model: GenerativeModel) -> None:
@@ -148,6 +148,8 @@ def _start(settings: Colocated, model: GenerativeModel) -> Any:
             max_model_len=settings.max_model_len,
             enforce_eager=settings.enforce_eager,
             enable_sleep_mode=settings.sleep,
+            # Of a prompt read in pieces, vLLM 0.32 turns the seeded generator back, which it cannot on a CPU.
+            enable_chunked_prefill=False if model.device.type == "cpu" else None,
         )
 
 
