@@ -22,8 +22,8 @@ if missing():
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=f"{missing()}"), pytest.mark.timeout(600)]
 
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1", "hydra.launcher.allow_dirty=true")
-# Six short steps, a checkpoint every second one.
-CELL = (*SMALL, "steps=6", "eval_questions=4", "eval_sampled_questions=0", "checkpoint_every=2", "drift_questions=2")
+# Ten short steps, a checkpoint every second one.
+CELL = (*SMALL, "steps=10", "eval_questions=4", "eval_sampled_questions=0", "checkpoint_every=2", "drift_questions=2")
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +122,11 @@ def test_a_sweep_of_twelve_under_everything_that_happens_to_jobs_ends_as_if_noth
         return manifest(run)["job"]
 
     def next_cell(kind: str) -> Path:
-        """A running cell that nothing has happened to yet, between its first step and its last but one."""
+        """A running cell that nothing has happened to yet, early enough not to end first."""
         found: list[Path] = []
 
         def look() -> bool:
-            runs = [run for run in folders(sweep) if run not in disturbed.values() and manifest(run)["state"] == "running" and 1 <= steps(run) <= 4]
+            runs = [run for run in folders(sweep) if run not in disturbed.values() and manifest(run)["state"] == "running" and 1 <= steps(run) <= 3]
             found.extend(runs[:1])
             return bool(found)
 

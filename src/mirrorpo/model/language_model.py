@@ -16,6 +16,12 @@ from mirrorpo.model.head import Head
 from mirrorpo.model.offsets import Speller
 
 
+def recomputes(network: Any) -> bool:
+    """Whether a `transformers` model makes its activations again in the backward pass."""
+    # transformers below 5.20, which vLLM pins, has the older name.
+    return bool(network.is_activation_checkpointing if hasattr(network, "is_activation_checkpointing") else network.is_gradient_checkpointing)
+
+
 @cache
 def _speller(tokenizer: Any) -> Speller:
     # It remembers what it has looked up, and a frozen model cannot hold it.

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mirrorpo.core.seeds import derive
-from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.language_model import LanguageModel, recomputes
 from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
 from mirrorpo.model.words import word_tokenizer
 
@@ -157,6 +157,7 @@ def finish(network: Any, tokenizer: Any, *, dtype: torch.dtype, device: torch.de
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
     network.to(device)
     if checkpointing:
+        # The older name is that of transformers below 5.20.
         (getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable)({"use_reentrant": False})
     model = LanguageModel(network=network, tokenizer=tokenizer, eos_ids=frozenset(ends), pad_id=pad, dtype=dtype, device=device)
     model.check_head()
@@ -177,10 +178,8 @@ def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
         # peft 0.21 reads transformers' old name of the property.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         network: Any = get_peft_model(model.network, config)
-    # transformers below 5.20, which vLLM pins, has the older names.
-    base = network.get_base_model()
-    if base.is_activation_checkpointing if hasattr(base, "is_activation_checkpointing") else base.is_gradient_checkpointing:
-        base.enable_input_require_grads()
+    if recomputes(network.get_base_model()):
+        network.get_base_model().enable_input_require_grads()
     for _, parameter in network.named_parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK
-from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.language_model import LanguageModel, recomputes
 
 
 def obstacle(model: LanguageModel) -> str:
@@ -25,7 +25,7 @@ def obstacle(model: LanguageModel) -> str:
     config = model.causal_lm.config
     if config._attn_implementation not in TAKE_A_MASK:
         return f"model.attention={config._attn_implementation} takes no mask"
-    if model.causal_lm.is_activation_checkpointing:
+    if recomputes(model.causal_lm):
         return "model.gradient_checkpointing=true runs without a cache"
     if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=config).layers):
         return "the cache of model.path does not keep every key and value"
