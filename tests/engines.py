@@ -43,6 +43,11 @@ def tiny(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0, **se
     return finish(network, tokenizer, dtype=torch.float32, device=torch.device("cpu"), checkpointing=False)
 
 
+def wide(seed: int = 0, tied: bool = False) -> LanguageModel:
+    """A `tiny` whose heads are as wide as vLLM's CPU kernels ask for."""
+    return tiny(seed=seed, head_dim=32, tie_word_embeddings=tied)
+
+
 def sample(
     engine: RolloutEngine,
     model: LanguageModel,
@@ -61,10 +66,10 @@ def ids(completions: Sequence[Completion]) -> list[list[int]]:
     return [list(completion.ids) for completion in completions]
 
 
-def next_probabilities(model: LanguageModel, context: Sequence[int], temperature: float) -> Tensor:
+def next_probabilities(model: LanguageModel, context: Sequence[int], temperature: float = 1.0) -> Tensor:
     """The exact distribution of the token after `context`, from one forward without a cache."""
     with torch.no_grad():
-        return torch.softmax(model.network(input_ids=torch.tensor([context])).logits[0, -1].double() / temperature, dim=0)
+        return torch.softmax(model.network(input_ids=torch.tensor([list(context)])).logits[0, -1].double() / temperature, dim=0)
 
 
 def scored_by_the_trainer(model: LanguageModel, completions: Sequence[Completion], temperature: float) -> list[list[float]]:
@@ -77,3 +82,8 @@ def scored_by_the_trainer(model: LanguageModel, completions: Sequence[Completion
 
 def largest_gap(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float:
     return max(abs(a - b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def gap(model: LanguageModel, completions: Sequence[Completion], temperature: float = 1.0) -> float:
+    """Largest difference between the engine's log-probabilities and the trainer's own."""
+    return largest_gap(scored_by_the_trainer(model, completions, temperature), [completion.logprobs for completion in completions])

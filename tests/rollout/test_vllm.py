@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from cli import ROOT
+from engines import LENGTH, RAGGED, gap, ids, next_probabilities, sample, wide
 from scipy.stats import chisquare
-from vllm_policies import LENGTH, RAGGED, gap, ids, next_probabilities, policy, sample
 
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import Lora, reference, with_adapter
@@ -29,7 +29,7 @@ ENGINE = Colocated(top_p=1.0, dtype="auto", memory=0.1, max_model_len=None, enfo
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    return policy()
+    return wide()
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
@@ -115,7 +115,7 @@ def test_greedy_is_the_loop_over_the_likeliest_token(model: LanguageModel) -> No
 @installed
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_changed_policy_is_the_one_that_samples_also_behind_prompts_it_has_seen(tied: bool) -> None:
-    model = policy(tied=tied)
+    model = wide(tied=tied)
     sample(ENGINE, model, [list(range(2, 17)) * 3])
     with torch.no_grad():
         for parameter in model.network.parameters():
@@ -126,7 +126,7 @@ def test_a_changed_policy_is_the_one_that_samples_also_behind_prompts_it_has_see
 @slow
 @installed
 def test_an_adapted_policy_samples_with_its_adapter_and_its_reference_without() -> None:
-    model = with_adapter(policy(), Lora(rank=2, alpha=4, dropout=0.5, targets=["q_proj", "v_proj", "down_proj"]), 0)
+    model = with_adapter(wide(), Lora(rank=2, alpha=4, dropout=0.5, targets=["q_proj", "v_proj", "down_proj"]), 0)
     with torch.no_grad():
         for name, parameter in model.network.named_parameters():
             if "lora_B" in name:
@@ -135,7 +135,7 @@ def test_an_adapted_policy_samples_with_its_adapter_and_its_reference_without() 
     drawn = sample(ENGINE, model)
     model.network.eval()
     assert gap(model, drawn) < 1e-5 < 0.1 < gap(reference(model), drawn)
-    assert ids(sample(ENGINE, reference(model))) == ids(sample(ENGINE, policy()))
+    assert ids(sample(ENGINE, reference(model))) == ids(sample(ENGINE, wide()))
 
 
 @slow

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from vllm_policies import RAGGED, gap, ids, policy, sample
+from engines import RAGGED, gap, ids, sample, wide
 
 from mirrorpo.rollout.vllm_server import Served
 
@@ -61,7 +61,7 @@ def test_a_server_that_was_started_otherwise_is_refused_with_what_is_missing(mod
         thread.start()
         try:
             with pytest.raises(ValueError, match=rf"^rollout\.url=http://127\.0\.0\.1:{server.server_port}: .*{message}"):
-                sample(replace(ENGINE, url=f"http://127.0.0.1:{server.server_port}", weights=str(tmp_path)), policy(tied=True))
+                sample(replace(ENGINE, url=f"http://127.0.0.1:{server.server_port}", weights=str(tmp_path)), wide(tied=True))
         finally:
             server.shutdown()
             thread.join()
@@ -69,11 +69,11 @@ def test_a_server_that_was_started_otherwise_is_refused_with_what_is_missing(mod
 
 def test_a_server_that_is_not_there_is_named_with_the_command_that_starts_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^rollout\.url=http://127\.0\.0\.1:\d+: /server_info.* is not answered .*start `vllm serve`"):
-        sample(replace(ENGINE, url=f"http://127.0.0.1:{free_port()}", weights=str(tmp_path)), policy())
+        sample(replace(ENGINE, url=f"http://127.0.0.1:{free_port()}", weights=str(tmp_path)), wide())
 
 
 def test_no_prompts_need_no_server() -> None:
-    assert list(sample(ENGINE, policy(), [])) == []
+    assert list(sample(ENGINE, wide(), [])) == []
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server that was started with another policy's weights."""
     if find_spec("vllm") is None:
         pytest.skip("NOT TESTED: rollout=vllm_server; vLLM is not installed in this environment (docs/vllm.md)")
-    folder, port, other = tmp_path_factory.mktemp("server"), free_port(), policy(seed=1)
+    folder, port, other = tmp_path_factory.mktemp("server"), free_port(), wide(seed=1)
     other.network.save_pretrained(folder / "start")
     other.tokenizer.save_pretrained(folder / "start")
     program = shutil.which("vllm", path=str(Path(sys.executable).parent)) or "vllm"
@@ -107,7 +107,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_a_real_server_samples_from_the_policy_it_is_given(served: Served) -> None:
-    model = policy()
+    model = wide()
     drawn = sample(served, model, group_size=6, temperature=0.7)
     assert gap(model, drawn, 0.7) < 1e-5
     assert [completion.group for completion in drawn] == [group for group in range(4) for _ in range(6)]
