@@ -38,6 +38,15 @@ def folder(root: Path) -> Path:
     return found
 
 
+def appeared(root: Path, name: str) -> bool:
+    """Whether a file or folder of that name is below a folder that a run is writing to."""
+    try:
+        return any(root.rglob(name))
+    except FileNotFoundError:
+        # A folder was renamed while it was read.
+        return False
+
+
 def folders(root: Path) -> list[Path]:
     """All run folders below a root."""
     return sorted(path.parent for path in root.rglob("manifest.json"))

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli import ROOT, SMALL, command, environment, folder, folders, manifest, rows, succeeded, train, whole_rows
+from cli import ROOT, SMALL, appeared, command, environment, folder, folders, manifest, rows, succeeded, train, whole_rows
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -
     overrides += ["coefficient=matched_drift", "weighting=random_token"]
     succeeded(train(*overrides, f"out={tmp_path / 'whole'}", cwd=tmp_path))
     process = subprocess.Popen(command(*overrides, f"out={tmp_path / 'killed'}"), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
-    while process.poll() is None and not any((tmp_path / "killed").rglob("step_000002")):
+    while process.poll() is None and not appeared(tmp_path / "killed", "step_000002"):
         time.sleep(0.005)
     process.kill()
     process.wait()
@@ -171,7 +171,7 @@ def test_drift_is_measured_for_every_arm_from_zero_and_the_coefficient_follows_i
 def test_a_second_process_on_a_running_folder_is_turned_away(tmp_path: Path) -> None:
     process = subprocess.Popen(command(*SMALL, "steps=40", f"out={tmp_path}"), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
     try:
-        while process.poll() is None and not any(tmp_path.rglob("metrics.jsonl")):
+        while process.poll() is None and not appeared(tmp_path, "metrics.jsonl"):
             time.sleep(0.02)
         result = train(*SMALL, "steps=40", f"out={tmp_path}", cwd=tmp_path)
         assert result.returncode == 1 and "is being run by another process" in result.stderr

@@ -52,7 +52,7 @@ def runs(lengths: Sequence[int]) -> list[int]:
 
     Example:
         >>> runs([100, 90, 80, 10, 10])
-        [3, 2]
+        [4, 1]
     """
     out: list[int] = []
     width = padding = 0

@@ -131,7 +131,7 @@ def test_importance_by_kind_of_span_is_of_the_last_quarter(tmp_path: Path) -> No
 def test_what_re_rolled_runs_say_of_their_spans_is_a_table_each(tmp_path: Path) -> None:
     root = write_sweep(tmp_path / "sweep", arms=("kl",))
     spans = [
-        {"uid": str(index), "kind": kind, "last": False, "answer": drop, "downstream": 2 * drop, "before": 0.5, "after": 0.75}
+        {"uid": str(index), "kind": kind, "last": False, "answer": drop, "downstream": 2 * drop, "direct": drop, "before": 0.5, "after": 0.75}
         for index in range(5)
         for kind, drop in (("calculation", 2.0), ("scaffolding", 1.0))
     ]
