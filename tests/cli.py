@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mirrorpo.runs import run_folders as folders
+
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ROOT / "train.py"
 
@@ -40,16 +42,8 @@ def folder(root: Path) -> Path:
 
 def appeared(root: Path, name: str) -> bool:
     """Whether a file or folder of that name is below a folder that a run is writing to."""
-    try:
-        return any(root.rglob(name))
-    except FileNotFoundError:
-        # A folder was renamed while it was read.
-        return False
-
-
-def folders(root: Path) -> list[Path]:
-    """All run folders below a root."""
-    return sorted(path.parent for path in root.rglob("manifest.json"))
+    # Unlike `rglob`, it passes over a folder that is renamed meanwhile.
+    return any(name in below or name in files for _, below, files in os.walk(root))
 
 
 def manifest(run: Path) -> dict:

@@ -17,7 +17,7 @@ import pytest
 
 from mirrorpo.config import AXES, Cell
 from mirrorpo.provenance import provenance
-from mirrorpo.runs import JsonLines, RunError, RunFolder, State, timestamp, write_atomic
+from mirrorpo.runs import JsonLines, RunError, RunFolder, State, run_folders, timestamp, write_atomic
 
 
 def cell(**changes: Any) -> Cell:
@@ -405,3 +405,12 @@ def test_a_time_stamp_is_in_utc_wherever_the_machine_is(monkeypatch: pytest.Monk
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_run_folders_are_found_at_any_depth_and_nothing_inside_of_one_is(tmp_path: Path) -> None:
+    for name in ("b/seed=1", "a/seed=0", "b/seed=1/policy", "c"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("b/seed=1", "a/seed=0", "b/seed=1/policy"):
+        (tmp_path / name / "manifest.json").write_text("{}")
+    assert run_folders(tmp_path) == [tmp_path / "a/seed=0", tmp_path / "b/seed=1"]
+    assert run_folders(tmp_path / "nowhere") == []

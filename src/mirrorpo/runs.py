@@ -232,6 +232,17 @@ class RunFolder:
         return False
 
 
+def run_folders(root: Path) -> list[Path]:
+    """Every run's folder below `root`, by name; runs may be writing to them."""
+    found = []
+    # Unlike `rglob`, it passes over a folder that is renamed meanwhile, as a checkpoint's is.
+    for folder, below, files in os.walk(root):
+        if "manifest.json" in files:
+            found.append(Path(folder))
+            below.clear()
+    return sorted(found)
+
+
 def timestamp() -> str:
     """The time, in UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -22,7 +22,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from mirrorpo.runs import RunError, RunFolder, State, timestamp, write_atomic
+from mirrorpo.runs import RunError, RunFolder, State, run_folders, timestamp, write_atomic
 from mirrorpo.scheduler import Batch, Job, SchedulerError, cancel, jobs, newest
 
 LAUNCHES = "launches.json"
@@ -61,8 +61,7 @@ def rows(sweep: Path) -> list[Row]:
         SchedulerError: if the sweep has jobs and SLURM does not answer.
     """
     known, submitted = jobs(sweep), newest(sweep)
-    folders = sorted({path.parent for path in sweep.rglob("manifest.json")})
-    return [_row(sweep, RunFolder(path), known.get(path), submitted.get(path)) for path in folders]
+    return [_row(sweep, RunFolder(path), known.get(path), submitted.get(path)) for path in run_folders(sweep)]
 
 
 def reconcile(manifest: Mapping[str, Any], finished: bool, held: bool, job: Job | None) -> tuple[State, str | None]:
@@ -216,11 +215,11 @@ def cancel_all(sweep: Path) -> int:
             # The launcher passes it on to its cells.
             os.kill(entry["pid"], signal.SIGTERM)
             stopped.append(f"the launcher, process {entry['pid']}")
-    for path in sorted(sweep.rglob("manifest.json")):
-        folder, manifest = RunFolder(path.parent), RunFolder(path.parent).manifest()
-        if folder.held() and path.parent not in active and manifest.get("machine", {}).get("host") == socket.gethostname() and _is_launch(manifest["pid"]):
+    for path in run_folders(sweep):
+        folder, manifest = RunFolder(path), RunFolder(path).manifest()
+        if folder.held() and path not in active and manifest.get("machine", {}).get("host") == socket.gethostname() and _is_launch(manifest["pid"]):
             os.kill(manifest["pid"], signal.SIGTERM)
-            stopped.append(str(path.parent.relative_to(sweep)))
+            stopped.append(str(path.relative_to(sweep)))
     print("\n".join(["cancelled:", *stopped]) if stopped else "nothing to cancel")
     return 0
 
@@ -242,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     sweep = asked.sweep.resolve()
     try:
-        if not sweep.is_dir() or not any(sweep.rglob("manifest.json")):
+        if not sweep.is_dir() or not run_folders(sweep):
             raise RunError(f"{asked.sweep} holds no cell; give a sweep's folder, such as outputs/single")
         if asked.action == "retry":
             return retry(sweep, stale=asked.stale)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, open_dict
 
 from mirrorpo.compose import cell_of
 from mirrorpo.config import Cell, digest
-from mirrorpo.runs import RunError, RunFolder
+from mirrorpo.runs import RunError, RunFolder, run_folders
 
 SEED = re.compile(r"seed=\d+")
 
@@ -173,8 +173,8 @@ class Siblings:
     @cached_property
     def _finished(self) -> list[tuple[Mapping[str, str], float]]:
         out = []
-        for path in self._sweep.rglob("manifest.json"):
-            folder = RunFolder(path.parent)
+        for path in run_folders(self._sweep):
+            folder = RunFolder(path)
             manifest = folder.manifest()
             if manifest.get("ended") and not manifest.get("error") and manifest["config"]["steps"] > 0:
                 spent = sum(row.get("seconds", 0.0) + row.get("eval_s", 0.0) for row in folder.timings.rows())
