@@ -98,7 +98,7 @@ def assembled(parts: Iterable[Part], source: str, asked: Sequence[Mapping[str, A
         times[row["run"]] += 1
         row["run"] += f"#{times[row['run']]}" if times[row["run"]] > 1 else ""
     read.sort(key=lambda part: (*(str(part[0][key]) for key in ("sweep", *AXES, "settings")), part[0]["seed"] or 0, part[0]["run"]))
-    about: dict[str, Any] = {"source": source, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "command": sys.argv, "commit": commit()}
+    about: dict[str, Any] = {"source": source, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "command": this_command(), "commit": commit()}
     about["asked"] = list(asked)
     return Export(
         runs=runs_table([row for row, _, _ in read]),
@@ -106,6 +106,11 @@ def assembled(parts: Iterable[Part], source: str, asked: Sequence[Mapping[str, A
         questions=joined(((row["run"], answers) for row, _, answers in read if answers is not None), QUESTIONS),
         about=about,
     )
+
+
+def this_command() -> list[str]:
+    """The command that runs, as it may be given on any machine."""
+    return ["python", "-m", "analysis", *sys.argv[1:]]
 
 
 def commit() -> str | None:

@@ -3,7 +3,6 @@
 import html
 import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from analysis import paper
 from analysis.caveats import caveats
 from analysis.cells import Table, bounds, number
 from analysis.courses import every
-from analysis.export import ROOT, Export, Frame, commit
+from analysis.export import ROOT, Export, Frame, commit, this_command
 from analysis.figures import draw
 from analysis.page import document, picture
 from analysis.render import latex, markdown, to_html
@@ -198,7 +197,7 @@ def again(study: Study) -> str:
     singles = [shlex.join(["python", *command]) for row in rows if row["command"] and (command := json.loads(row["command"]))]
     made = commit()
     here = [f"git checkout {made.removesuffix('+')}"] if made and made.removesuffix("+") not in commits else []
-    here.append(shlex.join(["python", "-m", "analysis", *sys.argv[1:]]))
+    here.append(shlex.join(this_command()))
     versions = sorted({str(row["versions"]) for row in rows if row["versions"]})
     machines = sorted({str(row["machine"]) for row in rows if row["machine"]})
     parts = [f"<pre>{html.escape(chr(10).join(lines))}</pre>" if typed else ""]

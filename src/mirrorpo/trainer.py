@@ -15,6 +15,7 @@ from mirrorpo.config import Cell, digest
 from mirrorpo.core.batch import Prompt, RolloutBatch
 from mirrorpo.core.seeds import derive, global_state, restore_global_state, seed_globals
 from mirrorpo.core.shapes import PerToken
+from mirrorpo.core.spelling import Spelling
 from mirrorpo.credit import credit_metrics, credit_row, shares
 from mirrorpo.device import device_name, named_device, peak_memory_mb, prepare, stopwatch
 from mirrorpo.display import Display, readable, sample_rows, write_text
@@ -187,9 +188,9 @@ class Trainer:
         with stopwatch() as drift_clock:
             drift = self.probe(self.policy)
         self.position = rollout.position
-        self._write_completions(step, rollout, weights, spans)
         metrics = rollout_metrics([answer.verdict for answer in rollout.answers], batch, advantages, weights) | learned | drift
         spellings = [self.policy.spelled(answer.completion.ids) for answer in rollout.answers]
+        self._write_completions(step, rollout, spellings, weights, spans)
         metrics |= credit_metrics(spans, batch, advantages, weights) | shares(spellings, batch, advantages, weights)
         metrics["divergence/beta"] = self.beta
         self.beta = self.parts.coefficient.after(self.beta, drift)
@@ -234,13 +235,13 @@ class Trainer:
         tracker.log(step, metrics)
         display.step(step, metrics | timings, sum(timings.get(name, 0.0) for name in ("seconds", "eval_s")))
 
-    def _write_completions(self, step: int, rollout: Rollout, weights: PerToken, spans: Sequence[ScoredSpan]) -> None:
+    def _write_completions(self, step: int, rollout: Rollout, spellings: Sequence[Spelling], weights: PerToken, spans: Sequence[ScoredSpan]) -> None:
         answers, count = rollout.answers, min(self.config["shown_completions"], len(rollout.answers))
         # Spread over the step's groups, so that not all shown answers are to one question.
         shown = [index * len(answers) // count for index in range(count)]
         if shown:
             write_text(self.folder.path / "completions" / f"step_{step:06d}.md", readable(step, [answers[index] for index in shown]))
-            rows = [credit_row(answers[index], self.policy.spelled(answers[index].completion.ids), weights[index], spans, index) for index in shown]
+            rows = [credit_row(answers[index], spellings[index], weights[index], spans, index) for index in shown]
             write_text(self.folder.path / "credit" / f"step_{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
     def _state(self, step: int) -> dict[str, Any]:
