@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK, Cut, Masking
 from mirrorpo.core.modes import evaluating
+from mirrorpo.core.past import PAST
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.model.head import read_positions
 from mirrorpo.model.language_model import LanguageModel
@@ -100,7 +101,7 @@ def _suffixes(
     prefix = Cache(layers=[Prefix(layer, rows, mask.shape[-1] - width) for layer in cache.layers])
     positions = batch.prompt_present.sum(dim=1)[rows][:, None] + place
     decoder = model.causal_lm.get_decoder()
-    again = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, cache=prefix, use_cache=True).last_hidden_state
+    again = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **{PAST: prefix}).last_hidden_state
     return torch.cat([found, again], dim=1), token
 
 

@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK
+from mirrorpo.core.past import PAST
 from mirrorpo.model.language_model import LanguageModel, recomputes
 
 
@@ -51,6 +52,8 @@ class Prefix(DynamicLayer):
         return self._joined(self.start[0], key_states), self._joined(self.start[1], value_states)
 
     def _joined(self, prefix: Tensor, new: Tensor) -> Tensor:
+        # Under autocast transformers 5.19 keeps values in the wider dtype of the keys.
+        prefix = prefix.to(new.dtype)
         if torch.is_grad_enabled():
             return torch.cat([prefix.index_select(0, self.rows), new], dim=2)
         rows, heads, length, size = new.shape
@@ -69,7 +72,7 @@ def read_prompts(model: LanguageModel, batch: RolloutBatch) -> tuple[Any, Float[
     ids, present = batch.prompt_ids[first], batch.prompt_present[first]
     positions = (present.cumsum(dim=1) - 1).clamp(min=0)
     output = model.causal_lm.get_decoder()(input_ids=ids, attention_mask=present.long(), position_ids=positions, use_cache=True)
-    return output.cache, output.last_hidden_state[:, -1:], owner
+    return output[PAST], output.last_hidden_state[:, -1:], owner
 
 
 def read_behind(model: LanguageModel, batch: RolloutBatch, rows: slice, cache: Any, before: Float[Tensor, "N 1 D"]) -> Float[Tensor, "N L D"]:
@@ -87,7 +90,7 @@ def read_behind(model: LanguageModel, batch: RolloutBatch, rows: slice, cache: A
     both = torch.cat([batch.prompt_present[rows], present], dim=1)
     positions = (both.cumsum(dim=1) - 1).clamp(min=0)[:, -width:]
     decoder = model.causal_lm.get_decoder()
-    output = decoder(input_ids=batch.completion_ids[rows, :width], attention_mask=both.long(), position_ids=positions, cache=cache, use_cache=True)
+    output = decoder(input_ids=batch.completion_ids[rows, :width], attention_mask=both.long(), position_ids=positions, use_cache=True, **{PAST: cache})
     return torch.cat([before, output.last_hidden_state[:, :-1]], dim=1)
 
 
