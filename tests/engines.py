@@ -1,6 +1,8 @@
 """The rollout engines that the contract suite takes, and what sampling from a small model with a tokenizer needs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,18 +17,12 @@ from mirrorpo.model.load import finish
 from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.native import Native
+from mirrorpo.rollout.vllm import Colocated
 
 
 def native(rows_at_once: int = 64, compact_at: float = 0.1, check_every: int = 1, cache_block: int = 64, top_p: float = 1.0) -> Native:
     return Native(rows_at_once=rows_at_once, compact_at=compact_at, check_every=check_every, cache_block=cache_block, top_p=top_p)
 
-
-# A name and how to build it: a new engine joins the suite by a line here.
-ENGINES: Mapping[str, Callable[[], RolloutEngine]] = {
-    "native": native,
-    # The same engine where it grows its cache often and sees late that a row has finished.
-    "native, late": lambda: native(compact_at=0.5, check_every=5, cache_block=2),
-}
 
 RAGGED = [[5, 6, 7, 8, 9], [4], [11, 3, 8], [7, 7]]
 LENGTH = 12
@@ -43,9 +39,39 @@ def tiny(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0, **se
     return finish(network, tokenizer, dtype=torch.float32, device=torch.device("cpu"), checkpointing=False)
 
 
-def wide(seed: int = 0, tied: bool = False) -> LanguageModel:
+def wide(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0, **settings: Any) -> LanguageModel:
     """A `tiny` whose heads are as wide as vLLM's CPU kernels ask for."""
-    return tiny(seed=seed, head_dim=32, tie_word_embeddings=tied)
+    return tiny(model_type, attention, seed, **({"hidden_size": 64, "head_dim": 32, "initializer_range": 0.2} | settings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An engine in the contract suite, and what the suite has to know of it.
+
+    Attributes:
+        build: the engine.
+        network: small random networks that it can run.
+        slow: only in the opt-in run.
+        off: architectures that it computes otherwise than the trainer, and the log-probability that it may be off by.
+    """
+
+    build: Callable[[], RolloutEngine]
+    network: Callable[..., LanguageModel] = tiny
+    slow: bool = False
+    off: Mapping[str, float] = field(default_factory=dict)
+
+
+COLOCATED = Colocated(top_p=1.0, dtype="auto", memory=0.1, max_model_len=None, enforce_eager=True, sleep=False)
+
+# A new engine joins the suite by a line here.
+ENGINES: Mapping[str, Entry] = {
+    "native": Entry(build=native),
+    # The same engine where it grows its cache often and sees late that a row has finished.
+    "native, late": Entry(build=lambda: native(compact_at=0.5, check_every=5, cache_block=2)),
+}
+if find_spec("vllm") is not None:
+    # Bloom's GELU is the tanh approximation; vLLM takes the exact one.
+    ENGINES = {**ENGINES, "vllm": Entry(build=lambda: COLOCATED, network=wide, slow=True, off={"bloom": 5e-3})}
 
 
 def sample(

@@ -61,7 +61,7 @@ def test_a_server_that_was_started_otherwise_is_refused_with_what_is_missing(mod
         thread.start()
         try:
             with pytest.raises(ValueError, match=rf"^rollout\.url=http://127\.0\.0\.1:{server.server_port}: .*{message}"):
-                sample(replace(ENGINE, url=f"http://127.0.0.1:{server.server_port}", weights=str(tmp_path)), wide(tied=True))
+                sample(replace(ENGINE, url=f"http://127.0.0.1:{server.server_port}", weights=str(tmp_path)), wide(tie_word_embeddings=True))
         finally:
             server.shutdown()
             thread.join()
