@@ -25,6 +25,8 @@ def native(rows_at_once: int = 64, compact_at: float = 0.1, check_every: int = 1
 
 
 RAGGED = [[5, 6, 7, 8, 9], [4], [11, 3, 8], [7, 7]]
+# vLLM keeps what it computed of a prompt in blocks of 128 tokens on a CPU, and only full ones.
+LONG = list(range(2, 17)) * 20
 LENGTH = 12
 
 
@@ -40,8 +42,9 @@ def tiny(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0, **se
 
 
 def wide(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0, **settings: Any) -> LanguageModel:
-    """A `tiny` whose heads are as wide as vLLM's CPU kernels ask for."""
-    return tiny(model_type, attention, seed, **({"hidden_size": 64, "head_dim": 32, "initializer_range": 0.2} | settings))
+    """A `tiny` whose heads are as wide as vLLM's CPU kernels ask for, with room for `LONG`."""
+    shape = {"hidden_size": 64, "head_dim": 32, "initializer_range": 0.2, "max_position_embeddings": 512}
+    return tiny(model_type, attention, seed, **(shape | settings))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,6 +93,11 @@ def test_completions_of_a_group_differ(engine: RolloutEngine, model: LanguageMod
     assert len({tuple(row) for row in drawn}) > 4
 
 
+def test_two_groups_of_one_prompt_differ(engine: RolloutEngine, model: LanguageModel) -> None:
+    drawn = ids(sample(engine, model, [RAGGED[0]] * 2, group_size=8))
+    assert drawn[:8] != drawn[8:]
+
+
 def test_an_eos_is_included_and_nothing_comes_after_it(engine: RolloutEngine, model: LanguageModel) -> None:
     drawn = ids(sample(engine, model, group_size=40))
     ended = [row for row in drawn if row[-1] == 1]

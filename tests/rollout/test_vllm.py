@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli import ROOT
-from engines import COLOCATED, RAGGED, gap, ids, next_probabilities, sample, wide
+from engines import COLOCATED, LONG, RAGGED, gap, ids, next_probabilities, sample, wide
 
 from mirrorpo.model.language_model import LanguageModel
 
@@ -67,18 +67,18 @@ def test_completions_depend_on_seed_and_place_and_touch_no_global_generator(mode
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_changed_policy_is_the_one_that_samples_also_behind_prompts_it_has_seen(tied: bool) -> None:
     model = wide(tie_word_embeddings=tied)
-    sample(COLOCATED, model, [list(range(2, 17)) * 3])
+    sample(COLOCATED, model, [LONG])
     with torch.no_grad():
         for parameter in model.network.parameters():
             parameter.mul_(0.7)
-    assert gap(model, sample(COLOCATED, model, [list(range(2, 17)) * 3])) < 1e-5
+    assert gap(model, sample(COLOCATED, model, [LONG])) < 1e-5
 
 
 @slow
 @installed
 def test_a_context_that_is_too_short_is_an_error_not_a_short_completion(model: LanguageModel) -> None:
     with pytest.raises(ValueError, match=r"max_model_len"):
-        sample(COLOCATED, replace(model, eos_ids=frozenset({999})), max_new_tokens=62)
+        sample(COLOCATED, replace(model, eos_ids=frozenset({999})), max_new_tokens=510)
 
 
 @slow

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from engines import RAGGED, gap, ids, sample, wide
+from engines import LONG, RAGGED, gap, ids, sample, wide
 
+from mirrorpo.model.load import Lora, reference, with_adapter
 from mirrorpo.rollout.vllm_server import Served
 
 ENGINE = Served(url="", weights="", top_p=1.0, connections=4, timeout=60.0, sleep=False)
@@ -103,21 +104,52 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             server.terminate()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore")
-def test_a_real_server_samples_from_the_policy_it_is_given(served: Served) -> None:
+# The first of them waits until the server is up.
+real = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+
+
+def opted_in(test: Callable[..., None]) -> Callable[..., None]:
+    for mark in real:
+        test = mark(test)
+    return test
+
+
+@opted_in
+def test_a_real_server_samples_from_the_policy_it_is_given_also_behind_prompts_it_has_seen(served: Served) -> None:
     model = wide()
-    drawn = sample(served, model, group_size=6, temperature=0.7)
-    assert gap(model, drawn, 0.7) < 1e-5
-    assert [completion.group for completion in drawn] == [group for group in range(4) for _ in range(6)]
-    assert ids(sample(served, model, group_size=6, temperature=0.7)) == ids(drawn)
-    assert ids(sample(served, model, RAGGED[:2], group_size=6, temperature=0.7)) == ids(drawn)[:12]
+    for temperature in (0.7, 1.0):
+        assert gap(model, sample(served, model, [*RAGGED, LONG], group_size=6, temperature=temperature), temperature) < 1e-5
     with torch.no_grad():
         for parameter in model.network.parameters():
             parameter.mul_(0.7)
-    drawn = sample(served, model)
+    drawn = sample(served, model, [*RAGGED, LONG])
     assert gap(model, drawn) < 1e-5
     assert {completion.truncated for completion in drawn} == {completion.ids[-1] != 1 for completion in drawn}
+
+
+@opted_in
+def test_a_real_servers_completions_depend_on_seed_and_place(served: Served) -> None:
+    model = wide()
+    first = sample(served, model, group_size=6, seed=7)
+    assert [completion.group for completion in first] == [group for group in range(4) for _ in range(6)]
+    assert ids(sample(served, model, group_size=6, seed=7)) == ids(first) != ids(sample(served, model, group_size=6, seed=8))
+    assert ids(sample(served, model, RAGGED[:2], group_size=6, seed=7)) == ids(first)[:12]
+    assert len({tuple(completion.ids) for completion in sample(served, model, [RAGGED[0]] * 2, group_size=6)}) > 6
+
+
+@opted_in
+def test_a_real_server_samples_with_the_policys_adapter_and_for_its_reference_without(served: Served) -> None:
+    model = with_adapter(wide(), Lora(rank=2, alpha=4, dropout=0.0, targets=["q_proj", "v_proj", "down_proj"]), 0)
+    with torch.no_grad():
+        for name, parameter in model.network.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.5)
+    drawn = sample(served, model)
+    assert gap(model, drawn) < 1e-5 < 0.1 < gap(reference(model), drawn)
+    assert gap(reference(model), sample(served, reference(model))) < 1e-5
+
+
+@opted_in
+def test_a_real_server_whose_context_is_too_short_is_an_error(served: Served) -> None:
     with pytest.raises(ValueError, match=r"400|max_model_len"):
-        sample(served, model, max_new_tokens=80)
+        sample(served, wide(), max_new_tokens=510)
