@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -37,7 +36,7 @@ class Closed(BaseHTTPRequestHandler):
     mode: str | None = None
 
     def do_GET(self) -> None:
-        config = {"vllm_config": {"model_config": {"logprobs_mode": self.mode}, "device_config": {"device_type": "cpu"}}}
+        config = {"vllm_config": {"model_config": {"logprobs_mode": self.mode}, "device_config": {"device": "cpu"}}}
         body = b"" if self.mode is None else json.dumps(config).encode()
         self.send_response(404 if self.mode is None else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -85,9 +84,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder, port, other = tmp_path_factory.mktemp("server"), free_port(), wide(seed=1)
     other.network.save_pretrained(folder / "start")
     other.tokenizer.save_pretrained(folder / "start")
-    program = shutil.which("vllm", path=str(Path(sys.executable).parent)) or "vllm"
-    command = [program, "serve", folder / "start", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]
-    command += ["--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"]
+    # What `vllm serve` runs; that command itself looks for a package `vllm`, which the CPU build is not called.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", folder / "start", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--dtype", "float32", "--enforce-eager", "--generation-config", "vllm", "--logprobs-mode", "processed_logprobs", "--no-enable-chunked-prefill"]
     environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
     with (folder / "log").open("w") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server:
         try:

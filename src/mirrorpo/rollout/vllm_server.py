@@ -105,7 +105,7 @@ class Served:
 
     def _refuse_other_settings(self, model: GenerativeModel) -> None:
         config = self._post("/server_info?config_format=json", None)["vllm_config"]
-        mode, device = config["model_config"]["logprobs_mode"], config["device_config"]["device_type"]
+        mode, device = config["model_config"]["logprobs_mode"], config["device_config"]["device"]
         if mode != "processed_logprobs":
             raise ValueError(
                 f"rollout.url={self.url}: the server reports {mode}, which are not of the distribution it samples from; "
