@@ -151,4 +151,4 @@ def test_a_real_server_samples_with_the_policys_adapter_and_for_its_reference_wi
 @opted_in
 def test_a_real_server_whose_context_is_too_short_is_an_error(served: Served) -> None:
     with pytest.raises(ValueError, match=r"400|max_model_len"):
-        sample(served, wide(), max_new_tokens=510)
+        sample(served, replace(wide(), eos_ids=frozenset({999})), max_new_tokens=510)
