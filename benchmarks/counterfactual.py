@@ -19,10 +19,8 @@ or that one's in turn; medians over rounds.
 
 import argparse
 import cProfile
-import itertools
 import os
 import pstats
-import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +35,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from timing import Seconds, timed, typical
 from torch import Tensor
+from words import words
 
 from mirrorpo.config import register
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
@@ -91,7 +90,7 @@ def text(model: str, row: int, spans: int) -> str:
 def corpus(model: str, spans: int) -> Iterator[str]:
     """Digits and signs, and words up to a vocabulary of 6,000."""
     yield from (text(model, row, spans) + "\n" for row in range(40))
-    yield from ("".join(word) for word in itertools.islice(itertools.product(string.ascii_lowercase, repeat=4), 5_950))
+    yield from words(5_950)
 
 
 def learners(model: str, spans: int) -> tuple[dict[str, Learner], Parts, dict[str, Any]]:

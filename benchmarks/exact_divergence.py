@@ -24,10 +24,8 @@ import itertools
 import json
 import math
 import os
-import string
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +39,7 @@ from hydra.utils import instantiate
 from timing import Seconds, timed, typical
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from words import words
 
 from mirrorpo.config import register
 from mirrorpo.core.batch import Prompt, RolloutBatch
@@ -75,12 +74,6 @@ def exact_divergences() -> list[str]:
     return [name for name in names if built(name, "divergence").reads == "vocabulary"]
 
 
-def words() -> Iterator[str]:
-    """As many words as a vocabulary of 32,000 takes beside its special tokens and digits."""
-    letters = itertools.product(string.ascii_lowercase, repeat=4)
-    return ("".join(word) for word in itertools.islice(letters, VOCABULARY - 13))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
     """The size of the model and of the machine."""
@@ -102,7 +95,8 @@ class Setting:
             "max_position_embeddings": PROMPT_TOKENS + NEW_TOKENS,
         }
         spec = Scratch(architecture=architecture, prompt=PlainPrompt(instruct=False))
-        policy, reference = (spec.load(torch.device("cpu"), seed, words) for seed in (0, 1))
+        # Special tokens and digits are the other 13.
+        policy, reference = (spec.load(torch.device("cpu"), seed, lambda: words(VOCABULARY - 13)) for seed in (0, 1))
         for parameter in reference.network.parameters():
             parameter.requires_grad_(False)
         return Learner(

@@ -20,7 +20,7 @@ import argparse
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,8 @@ LR = 1e-6
 Step = tuple[dict[str, Seconds], int]
 
 
-def built(asked: argparse.Namespace) -> tuple[Learner, Parts, dict[str, Any]]:
-    """The learner, and the cell that it belongs to."""
+def built(asked: argparse.Namespace, vocabulary: Iterable[str] | None = None) -> tuple[Learner, Parts, dict[str, Any]]:
+    """The learner, and the cell that it belongs to; `vocabulary` is that of the model of random weights."""
     penalty = ["divergence=kl", f"divergence.beta={asked.beta}"] if asked.beta else ["divergence=none"]
     model = ["model=llama", f"model.path={asked.path}", "model.dtype=float32", "model.gradient_checkpointing=false", "dataset=arithmetic"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -65,7 +65,7 @@ def built(asked: argparse.Namespace) -> tuple[Learner, Parts, dict[str, Any]]:
         config: Any = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
     parts = assemble(config)
     spec = Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False)) if asked.model == "25m" else parts.model
-    policy = spec.load(torch.device("cpu"), 0, lambda: corpus("25m", 10))
+    policy = spec.load(torch.device("cpu"), 0, lambda: vocabulary or corpus("25m", 10))
     learner = Learner(
         policy=policy, reference=reference(policy) if asked.beta else None, optimiser=parts.optimiser.build(policy.network), algo=parts.algo,
         divergence=parts.divergence, weighting=parts.weighting, **{name: config[name] for name in SETTINGS},

@@ -1,15 +1,14 @@
-"""What an update costs: prompts computed once over whole rows, and memory and time as the batch, the group and the vocabulary grow.
+"""What an update costs: prompts computed once over whole rows, and memory as the batch and the vocabulary grow.
 
     python benchmarks/update.py time --model tiny
     python benchmarks/update.py time --model 25m --rounds 2
-    python benchmarks/update.py scaling
     python benchmarks/update.py memory
 
 `time`: `Learner.learn` with an optimiser step, no divergence, every advantage nonzero, groups of 8, random
 tokens; arms take turns in one process, in an order that turns too, medians of seconds of processor. "ragged"
 are lengths spread evenly from 0.3 to 1.7 times the mean. `whole` is `shared_prefix=never`, `idle half` is
 `auto` with half of the groups at advantage zero. `memory`: a process each, the peak of what it holds beyond
-the weights and what it had before, for one and for four micro-batches.
+the weights and what it had before, for one, four and sixteen micro-batches.
 """
 
 import argparse
@@ -18,7 +17,6 @@ import random
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from timing import Seconds, timed, typical
+from words import words
 
 from mirrorpo.config import register
 from mirrorpo.core.batch import Completion, RolloutBatch
@@ -52,18 +51,14 @@ LARGE = {
 }  # fmt: skip
 
 
-def words(count: int) -> Iterator[str]:
-    """A vocabulary of about so many words."""
-    return (f"w{index}" for index in range(count))
-
-
 def built(model: str, vocabulary: int = 6_000) -> Learner:
     """A learner of the arithmetic cell, on the shipped tiny model or a Llama of 25M random weights."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", overrides=["divergence=none"]), resolve=True)
     parts = assemble(config)
     spec = parts.model if model == "tiny" else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
-    policy = spec.load(torch.device("cpu"), 0, lambda: (" ".join(words(vocabulary)),))
+    policy = spec.load(torch.device("cpu"), 0, lambda: words(vocabulary))
+    assert model == "tiny" or len(policy.tokenizer) > vocabulary, "each word is a token"
     return Learner(
         policy=policy, reference=None, optimiser=parts.optimiser.build(policy.network), algo=parts.algo, divergence=parts.divergence,
         weighting=parts.weighting, **{name: config[name] for name in SETTINGS},
@@ -117,15 +112,6 @@ def time_table(model: str, rounds: int, shapes: list[int]) -> None:
         print(shown + f"{found['whole'] / found['auto']:13.2f}{found['whole'] / found['always']:13.2f}" + ("   ragged" if ragged else ""), flush=True)
 
 
-def scaling_table(rounds: int) -> None:
-    """Seconds of processor of the tiny model as prompts and groups double."""
-    learner = built("tiny")
-    print(f"{'prompts':>7}{'group':>7}{'seconds':>9}{'ms a completion':>17}")
-    for prompts, group in ((4, 8), (8, 8), (16, 8), (32, 8), (8, 4), (8, 16), (8, 32)):
-        found = clocked(learner, rollout(learner, prompts, group, 64, 64, ragged=True), ("auto",), rounds)["auto"]
-        print(f"{prompts:7}{group:7}{found:9.2f}{1000 * found / (prompts * group):17.2f}", flush=True)
-
-
 def peak(vocabulary: int, prompts: int) -> None:
     """In a process of its own: what the update adds to the peak, in MiB, beyond weights, gradients and Adam's averages."""
     learner = replace(built("25m", vocabulary), tokens_per_micro_batch=1280)
@@ -137,19 +123,19 @@ def peak(vocabulary: int, prompts: int) -> None:
 
 def memory_table() -> None:
     """Peaks by vocabulary and number of micro-batches."""
-    print(f"{'vocabulary':>10}{'one, MiB':>10}{'four, MiB':>11}{'all logits of one, MiB':>24}")
+    print(f"{'vocabulary':>10}{'one, MiB':>10}{'four, MiB':>11}{'sixteen, MiB':>14}{'all logits of one, MiB':>24}")
     for vocabulary in VOCABULARIES:
         found = []
-        for prompts in (1, 4):
+        for prompts in (1, 4, 16):
             command = [sys.executable, __file__, "peak", "--vocabulary", str(vocabulary), "--prompts", str(prompts)]
             found.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
-        print(f"{vocabulary:10}{found[0]:10.0f}{found[1]:11.0f}{8 * 128 * vocabulary * 4 / 2**20:24.0f}", flush=True)
+        print(f"{vocabulary:10}{found[0]:10.0f}{found[1]:11.0f}{found[2]:14.0f}{8 * 128 * vocabulary * 4 / 2**20:24.0f}", flush=True)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("time", "scaling", "memory", "peak"))
+    parser.add_argument("what", choices=("time", "memory", "peak"))
     parser.add_argument("--model", choices=list(PROMPTS), default="tiny", help="the shipped tiny model, or a Llama of 25M random weights")
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
     parser.add_argument("--rounds", type=int, default=3, help="updates of each arm that are timed (3)")
@@ -162,12 +148,10 @@ def main() -> None:
     if asked.what == "peak":
         peak(asked.vocabulary, asked.prompts)
         return
-    model = {"time": asked.model, "scaling": "tiny", "memory": "25m"}[asked.what]
+    model = {"time": asked.model, "memory": "25m"}[asked.what]
     print(f"{asked.what}, {model}, {asked.threads} thread(s), torch {torch.__version__}")
     if asked.what == "time":
         time_table(asked.model, asked.rounds, asked.shapes)
-    elif asked.what == "scaling":
-        scaling_table(asked.rounds)
     else:
         memory_table()
 

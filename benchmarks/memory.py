@@ -1,0 +1,115 @@
+"""Peak memory of a GRPO step, ours and that of TRL's `GRPOTrainer`, as the vocabulary grows.
+
+    python benchmarks/memory.py
+    python benchmarks/memory.py --beta 0.04
+
+The step of benchmarks/grpo.py on its Llama of random weights (width 512, six layers), 32 completions of 96 tokens:
+sampling, scoring under the reference where there is a penalty, update. Each arm in a process of its own, both with TRL
+imported, one thread. `peak` is the kernel's high-water mark of resident memory in the second step (VmHWM, reset before
+it), weights, Adam's averages and libraries included; `step` is that less what was resident when the step began.
+"""
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+# As train.py, before torch is there.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import grpo
+import torch
+from transformers import TrainerCallback
+from update import VOCABULARIES
+from words import words
+
+from mirrorpo.config import register
+from mirrorpo.device import prepare
+
+
+def resident(name: str) -> float:
+    """A line of /proc/self/status, in MiB."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in status if line.startswith(f"{name}:"))
+
+
+class Watch(TrainerCallback):
+    """The high-water mark of each step, and what was resident before it."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, float]] = []
+        self.before = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """The kernel starts its mark again; see proc(5)."""
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")
+        self.before = resident("VmRSS")
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Read it."""
+        peak = resident("VmHWM")
+        self.found.append({"peak": peak, "step": peak - self.before})
+
+
+def measured(asked: argparse.Namespace) -> dict[str, float]:
+    """The second step of an arm, in this process."""
+    learner, parts, config = grpo.built(asked, words(asked.vocabulary))
+    count, group, longest = grpo.SIZES[asked.model]
+    prompts, texts, prompt_ids = grpo.questions(asked, learner, parts, count)
+    watch = Watch()
+    if asked.arm == "ours":
+        step = grpo.ours(learner, parts, prompts, prompt_ids, group, longest)
+        for seed in (0, 1):
+            watch.on_step_begin()
+            step(seed)
+            watch.on_step_end()
+        return watch.found[1]
+    with tempfile.TemporaryDirectory() as folder:
+        turns = grpo.Turns(lambda seed: ({}, 0))
+        turns.trainer = grpo.trainer_of(asked, learner, config, texts, folder, turns)
+        trainer = turns.trainer
+        # TRL has its own copy of the weights.
+        del learner
+        trainer.add_callback(watch)
+        trainer.train()
+    return watch.found[1]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--beta", type=float, default=0.0, help="of the KL term; 0 has none (0)")
+    parser.add_argument("--trl-batch", type=int, default=0, help="rows that TRL learns from at once; 0: all (0)")
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=VOCABULARIES, help="words of the model")
+    parser.add_argument("--arm", choices=("ours", "TRL"), default=None, help=argparse.SUPPRESS)
+    asked = parser.parse_args(namespace=argparse.Namespace(model="25m", path=None, rounds=1))
+    if asked.arm:
+        (asked.vocabulary,) = asked.vocabulary
+        warnings.filterwarnings("ignore")
+        prepare(threads=1, deterministic=True)
+        register()
+        print(json.dumps(measured(asked)))
+        return
+    print(f"beta {asked.beta}, TRL learns from {asked.trl_batch or 'all'} rows at once, torch {torch.__version__}; MiB")
+    print(f"{'vocabulary':>10}" + "".join(f"{name:>12}" for name in ("peak, ours", "TRL", "ours/TRL", "step, ours", "TRL", "ours/TRL")))
+    for vocabulary in asked.vocabulary:
+        found = {}
+        for arm in ("ours", "TRL"):
+            command = [sys.executable, __file__, "--arm", arm, "--vocabulary", str(vocabulary), "--beta", str(asked.beta), "--trl-batch", str(asked.trl_batch)]
+            found[arm] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        row = f"{vocabulary:10}"
+        for kind in ("peak", "step"):
+            ours, theirs = found["ours"][kind], found["TRL"][kind]
+            row += f"{ours:12.0f}{theirs:12.0f}{ours / theirs:12.2f}"
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
