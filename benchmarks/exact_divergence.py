@@ -20,7 +20,6 @@ profiler sees one thread, so memory is measured with one.
 """
 
 import argparse
-import itertools
 import json
 import math
 import os
@@ -36,9 +35,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from peak import of_tensors, resident, restart
 from timing import Seconds, timed, typical
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from words import words
 
 from mirrorpo.config import register
@@ -166,18 +165,9 @@ def memory(setting: Setting, divergence: str) -> dict[str, float]:
     learner = setting.learner(divergence)
     batch = sample(learner, seed=0)
     learn(learner, batch)
-    # The kernel starts its high-water mark again; see proc(5).
-    Path("/proc/self/clear_refs").write_text("5")
+    restart()
     learn(learner, batch)
-    status = Path("/proc/self/status").read_text().splitlines()
-    process = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
-    rest = at_rest(learner)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        learn(learner, batch)
-    assert recorded.profiler is not None
-    events: Any = recorded.profiler.kineto_results
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events.events() if event.name() == "[memory]")
-    step = max(itertools.accumulate(nbytes for _, nbytes in changes))
+    process, rest, step = resident("VmHWM"), at_rest(learner), of_tensors(lambda: learn(learner, batch))
     return {"tensors": rest + step, "step": step, "process": process}
 
 

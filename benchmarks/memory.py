@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from pathlib import Path
 from typing import Any
 
 # As train.py, before torch is there.
@@ -25,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import grpo
 import torch
+from peak import resident, restart
 from transformers import TrainerCallback
 from update import VOCABULARIES
 from words import words
@@ -33,29 +33,23 @@ from mirrorpo.config import register
 from mirrorpo.device import prepare
 
 
-def resident(name: str) -> float:
-    """A line of /proc/self/status, in MiB."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in status if line.startswith(f"{name}:"))
-
-
 class Watch(TrainerCallback):
     """The high-water mark of each step, and what was resident before it."""
 
     def __init__(self) -> None:
         self.found: list[dict[str, float]] = []
-        self.before = 0.0
+        self.before = 0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """The kernel starts its mark again; see proc(5)."""
+        """The mark starts again."""
         gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")
+        restart()
         self.before = resident("VmRSS")
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Read it."""
         peak = resident("VmHWM")
-        self.found.append({"peak": peak, "step": peak - self.before})
+        self.found.append({"peak": peak / 2**20, "step": (peak - self.before) / 2**20})
 
 
 def measured(asked: argparse.Namespace) -> dict[str, float]:

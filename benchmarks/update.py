@@ -7,14 +7,13 @@
 `time`: `Learner.learn` with an optimiser step, no divergence, every advantage nonzero, groups of 8, random
 tokens; arms take turns in one process, in an order that turns too, medians of seconds of processor. "ragged"
 are lengths spread evenly from 0.3 to 1.7 times the mean. `whole` is `shared_prefix=never`, `idle half` is
-`auto` with half of the groups at advantage zero. `memory`: a process each, the peak of what it holds beyond
-the weights and what it had before, for one, four and sixteen micro-batches.
+`auto` with half of the groups at advantage zero. `memory`: the most that an update's tensors hold at once, gradients
+included, weights and Adam's averages not, for one, four and sixteen micro-batches of 8 x 128 tokens and their prompts.
 """
 
 import argparse
 import os
 import random
-import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,6 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from peak import of_tensors
 from timing import Seconds, timed, typical
 from words import words
 
@@ -113,12 +113,11 @@ def time_table(model: str, rounds: int, shapes: list[int]) -> None:
 
 
 def peak(vocabulary: int, prompts: int) -> None:
-    """In a process of its own: what the update adds to the peak, in MiB, beyond weights, gradients and Adam's averages."""
+    """In a process of its own: the most that the tensors of an update hold at once, in MiB, beside weights and Adam's averages."""
     learner = replace(built("25m", vocabulary), tokens_per_micro_batch=1280)
     update(learner, rollout(learner, 1, 2, 8, 8, ragged=False))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    update(learner, rollout(learner, prompts, 8, 128, 128, ragged=False))
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    batch = rollout(learner, prompts, 8, 128, 128, ragged=False)
+    print(of_tensors(lambda: update(learner, batch)) / 2**20)
 
 
 def memory_table() -> None:
