@@ -42,17 +42,17 @@ def main(cfg: DictConfig) -> None:
         handover.close()
 
 
-def _train(cell: config.Cell, folder: RunFolder, handover: Handover) -> int:
+def _train(cell: config.Cell, folder: RunFolder, handover: Handover) -> int | None:
     # Imported here, so that a cell with nothing to do does not wait for torch.
     from mirrorpo.parts import assemble
+    from mirrorpo.ranks import together
     from mirrorpo.trainer import Trainer
 
-    try:
-        with folder.locked():
-            Trainer(cell, assemble(cell.config), folder, Path(__file__).parent, handover).run()
-    except HandedOver as handed:
-        return settle(handed, folder)
-    return 0
+    with together() as ranks, ranks.own(folder) as mine:
+        try:
+            Trainer(cell, assemble(cell.config), mine, Path(__file__).parent, handover, ranks).run()
+        except HandedOver as handed:
+            return settle(handed, mine, ranks.first)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.modes import evaluating
 from mirrorpo.device import prepare
-from mirrorpo.learner import SETTINGS, Learner, OldPolicy
+from mirrorpo.learner import SETTINGS, Learner
 from mirrorpo.micro_batches import micro_batches
 from mirrorpo.model.forward import completion_hidden
 from mirrorpo.model.head import read_positions
@@ -126,7 +126,7 @@ class Naive:
 
     def spelled(self, batch: RolloutBatch) -> Sequence[Any]:
         """As the project's scorer."""
-        return OldPolicy(learner=self.learner).spelled(batch)
+        return self.learner.old_policy.spelled(batch)
 
     def cut(self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking) -> tuple[Tensor, Tensor]:
         """As the project's scorer, the k-th cut of every completion in one pass."""

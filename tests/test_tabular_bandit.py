@@ -35,13 +35,14 @@ from mirrorpo.core.masked import mean_one
 from mirrorpo.core.protocols import Divergence
 from mirrorpo.core.seeds import derive
 from mirrorpo.estimators import SHOWN, expectation
-from mirrorpo.learner import Learner, OldPolicy
+from mirrorpo.learner import Learner
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import reference
 from mirrorpo.optim import AdamW
 from mirrorpo.order import DataOrder
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.demonstrations import Demonstrations
+from mirrorpo.scoring import OldPolicy
 
 CONF = Path(__file__).parents[1] / "conf"
 AXES = ("algo", "divergence", "weighting")
@@ -322,7 +323,7 @@ def train(arm: Arm, divergence: Divergence | None = None, lr: float = LR) -> Lan
     for step, sampled in enumerate(rollouts(learner, engine(arm.algo))):
         batch, anchor_head = learner.rescore(sampled)
         advantages = learner.algo.advantage(batch.rewards, batch.group)
-        weights = mean_one(learner.weighting(batch, Scorer(learner=learner), derive(SEED, "weighting", step)), batch.mask)
+        weights = mean_one(learner.weighting(batch, Scorer(policy=learner.policy, reading=learner.old_policy.reading), derive(SEED, "weighting", step)), batch.mask)
         learner.learn(batch, advantages, weights, anchor_head, lrs=[lr] * UPDATES)
     return learner.policy
 
@@ -346,7 +347,7 @@ def test_the_answers_are_all_there_are_and_the_start_policy_earns_little():
 def test_every_weighting_has_something_to_weigh_here(name):
     learner = student(Arm("grpo", "none", name), choice("divergence", "none"))
     batch = next(rollouts(learner, TableSampler()))
-    weights = mean_one(learner.weighting(batch, Scorer(learner=learner), 0), batch.mask)
+    weights = mean_one(learner.weighting(batch, Scorer(policy=learner.policy, reading=learner.old_policy.reading), 0), batch.mask)
     uneven = ((weights - 1).abs() > 1e-6) & batch.mask
     # No answer here is a program, so statements have nothing to weigh; tests/weighting has them.
     assert bool(uneven.any()) == (name not in ("uniform", "counterfactual_code")), f"{name} never acts in this world: give WORDS something that it weighs"

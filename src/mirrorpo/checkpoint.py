@@ -1,4 +1,8 @@
-"""Checkpoints that are complete or absent."""
+"""Checkpoints that are complete or absent.
+
+One process writes all of its state to `state.pt`. Of several ranks each writes its shares of the divided tensors
+beside it (torch.distributed.checkpoint), and any number of ranks can go on from either.
+"""
 
 import hashlib
 import logging
@@ -9,29 +13,49 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only
 
+from mirrorpo.core.shards import divided, is_share, outlined, unfilled
+from mirrorpo.ranks import ALONE, Ranks
 from mirrorpo.runs import sync_folder, write_atomic
 
 log = logging.getLogger(__name__)
 
 STATE, DIGEST = "state.pt", "sha256"
 
+# What may be as large as the network.
+DIVIDED = ("weights", "optimiser")
 
-def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> None:
+
+def save(folder: Path, step: int, state: Mapping[str, Any], keep: int, ranks: Ranks = ALONE) -> None:
     """Write the checkpoint of a step beside, sync it, rename it; then drop all but the newest `keep`.
 
     A kill at any instant leaves the older checkpoints as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f".step_{step:06d}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+    if ranks.first:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    if shares := {name: tensor for name, tensor in _tensors(state).items() if is_share(tensor)}:
+        from torch.distributed import checkpoint
+
+        # They wait for each other inside, and for rank 0 above.
+        ranks.every(None)
+        checkpoint.save(shares, checkpoint_id=beside)
+    if ranks.first:
+        _complete(beside, folder / f"step_{step:06d}", state, keep, divided=bool(shares))
+    ranks.every(None)
+
+
+def _complete(beside: Path, final: Path, state: Mapping[str, Any], keep: int, *, divided: bool) -> None:
+    folder = final.parent
     with (beside / STATE).open("wb") as file:
-        torch.save(dict(state), file)
+        # What lies divided is named here by its shape alone.
+        torch.save(tree_map_only(Tensor, outlined, dict(state)) if divided else dict(state), file)
         file.flush()
         os.fsync(file.fileno())
-    write_atomic(beside / DIGEST, _digest(beside / STATE) + "\n")
-    final = folder / f"step_{step:06d}"
+    write_atomic(beside / DIGEST, _digest(beside) + "\n")
     # A damaged checkpoint of the same step was passed over at resume; a rename cannot replace it.
     shutil.rmtree(final, ignore_errors=True)
     beside.rename(final)
@@ -48,24 +72,49 @@ def complete_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("step_*")) if folder.exists() else []
 
 
-def newest(folder: Path) -> dict[str, Any] | None:
+def newest(folder: Path, ranks: Ranks = ALONE, kind: str = "cpu") -> dict[str, Any] | None:
     """The newest checkpoint whose content is what was written, on the CPU; None when there is none.
 
-    A damaged one is passed over with a warning.
+    For several ranks, the tensors of `weights` and `optimiser` are divided among their devices of a kind, whoever wrote
+    them. A damaged checkpoint is passed over with a warning.
     """
+    path = ranks.told(lambda: _newest_intact(folder))
+    if path is None:
+        return None
+    state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=ranks.count > 1)
+    shares = {name for name, tensor in _tensors(state).items() if tensor.is_meta}
+    mesh = ranks.mesh(kind) if ranks.count > 1 else None
+    state = tree_map_only(Tensor, lambda tensor: unfilled(tensor, mesh) if tensor.is_meta else tensor, state)
+    if shares:
+        from torch.distributed import checkpoint
+
+        checkpoint.load({name: tensor for name, tensor in _tensors(state).items() if name in shares}, checkpoint_id=path, no_dist=ranks.count == 1)
+    elif mesh:
+        state |= {name: tree_map_only(Tensor, lambda tensor: divided(tensor, mesh) if tensor.ndim else tensor, state[name]) for name in DIVIDED}
+    return state
+
+
+def _newest_intact(folder: Path) -> Path | None:
     for name in reversed(complete_names(folder)):
-        path = folder / name
-        if _intact(path):
-            return torch.load(path / STATE, map_location="cpu", weights_only=True)
-        log.warning("checkpoint %s is damaged; going on from the one before", path)
+        if _intact(folder / name):
+            return folder / name
+        log.warning("checkpoint %s is damaged; going on from the one before", folder / name)
     return None
 
 
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {keystr(path): value for path, value in tree_flatten_with_path(dict(state))[0] if isinstance(value, Tensor)}
+
+
 def _intact(path: Path) -> bool:
-    state, digest = path / STATE, path / DIGEST
-    return state.exists() and digest.exists() and digest.read_bytes().strip() == _digest(state).encode()
+    digest = path / DIGEST
+    return (path / STATE).exists() and digest.exists() and digest.read_bytes().strip() == _digest(path).encode()
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256()
+    for file in sorted(file for file in path.iterdir() if file.name != DIGEST):
+        with file.open("rb") as content:
+            while piece := content.read(2**20):
+                found.update(piece)
+    return found.hexdigest()

@@ -25,7 +25,7 @@ from mirrorpo import checkpoint
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.seeds import derive
-from mirrorpo.learner import SETTINGS, Learner, OldPolicy
+from mirrorpo.learner import SETTINGS, Learner
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.parts import Parts, assemble
 from mirrorpo.rollout.collate import collate
@@ -127,7 +127,7 @@ def _drops(
         weighting=parts.weighting, **{name: config[name] for name in SETTINGS},
     )  # fmt: skip
     cuts = [Cut(row=row, start=span.start, end=span.end, first=first if target == "answer" else span.end, last=length) for row, span, (first, length) in spans]
-    before, after = OldPolicy(learner=learner).cut(batch, cuts, masking)
+    before, after = learner.old_policy.cut(batch, cuts, masking)
     return [float((before[cut.row] - after[index])[cut.first : cut.last].double().sum()) for index, cut in enumerate(cuts)]
 
 

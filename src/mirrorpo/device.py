@@ -8,21 +8,30 @@ from contextlib import contextmanager
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from mirrorpo.ranks import ALONE, Ranks
 
-def named_device(name: str) -> torch.device:
-    """The device a setting stands for; auto is CUDA where there is one.
+
+def named_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """The device a setting stands for; auto is CUDA where there is one, and each of several ranks takes its own.
 
     Raises:
         ValueError: if the name is none, or its device is not here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise ValueError(f"device={name}: choose auto, cpu, cuda or cuda:<number>")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={name}: torch finds no CUDA device here; use device=auto or device=cpu")
-    return torch.device(name)
+    if ranks.count == 1 or kind == "cpu":
+        return torch.device(name)
+    if index:
+        raise ValueError(f"device={name} with {ranks.count} processes: each takes a device of its own; set device=auto")
+    # Where a launcher shows each rank only its own device, that is number 0.
+    device = torch.device("cuda", ranks.local % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def device_name(device: torch.device) -> str:

@@ -1,5 +1,6 @@
 """What a person sees of a run: progress, a closing table, completions to read."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from mirrorpo.collect import Answer
+from mirrorpo.core.shapes import PerToken
+from mirrorpo.core.spelling import Spelling
+from mirrorpo.credit import credit_row
+from mirrorpo.runs import JsonLines, RunFolder
+from mirrorpo.weighting.counterfactual import ScoredSpan
 
 SHOWN = (
     ("reward/mean", "reward", "{:.2f}"),
@@ -86,6 +92,27 @@ class Display:
         self.say(completions)
         for label, path in files.items():
             self.say(f"{label:<12} {path}")
+
+    def conclude(self, folder: RunFolder) -> None:
+        """Close with what a finished run's folder says."""
+        evaluated = [row for row in folder.metrics.rows() if "eval/questions" in row]
+        if evaluated:
+            last, path = folder.evaluation(evaluated[-1]["step"]), folder.path
+            listed = {"metrics": str(path / "metrics.jsonl"), "answers": str(last), "completions": str(path / "completions"), "policy": str(folder.policy)}
+            self.close(evaluated[0], evaluated[-1], listed, sample_rows(JsonLines(last).rows(), 3))
+
+
+def write_completions(
+    folder: Path, step: int, answers: Sequence[Answer], spellings: Sequence[Spelling], weights: PerToken, spans: Sequence[ScoredSpan], count: int
+) -> None:
+    """`completions/step_*.md` and `credit/step_*.jsonl`: at most `count` of a step's answers."""
+    # Spread over the step's groups, so that not all shown answers are to one question.
+    count = min(count, len(answers))
+    shown = [index * len(answers) // count for index in range(count)]
+    if shown:
+        write_text(folder / "completions" / f"step_{step:06d}.md", readable(step, [answers[index] for index in shown]))
+        rows = [credit_row(answers[index], spellings[index], weights[index], spans, index) for index in shown]
+        write_text(folder / "credit" / f"step_{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def readable(step: int, answers: Sequence[Answer]) -> str:

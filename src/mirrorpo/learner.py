@@ -6,27 +6,25 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
-from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.masked import masked, mean_one
-from mirrorpo.core.modes import evaluating
 from mirrorpo.core.protocols import Divergence, Optimiser, Weighting
-from mirrorpo.core.shapes import PerCompletion, PerToken
-from mirrorpo.core.spelling import Spelling
+from mirrorpo.core.shapes import PerCompletion, PerToken, TokenMask
+from mirrorpo.core.shards import own, whole
 from mirrorpo.loss import policy_loss
 from mirrorpo.metrics import Means, update_metrics
-from mirrorpo.micro_batches import Sharing, micro_batches, planned
+from mirrorpo.micro_batches import Sharing, planned
 from mirrorpo.mismatch import TruncatedImportance
-from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.head import Head
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
-from mirrorpo.model.saliency import attention_received, gradient_times_embedding
+from mirrorpo.ranks import ALONE, Ranks
+from mirrorpo.scoring import OldPolicy, Reading
 from mirrorpo.weighting.counterfactual import Counterfactual, ScoredSpan
 
 # What a `Learner` takes from a run's settings as it is.
@@ -35,70 +33,6 @@ SETTINGS = ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "u
 
 class NotFinite(FloatingPointError):
     """A loss, a gradient or an updated weight is NaN or infinite; the message says which."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scores:
-    """What a pass without gradient reads of a batch, on the CPU.
-
-    Attributes:
-        logprobs: of the batch's tokens.
-        entropy: of the distribution each token is drawn from, in nats.
-        hidden: the last hidden states behind them, D = 0 unless asked for.
-    """
-
-    logprobs: PerToken
-    entropy: PerToken
-    hidden: Float[Tensor, "B T D"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OldPolicy:
-    """A `Scorer`: the policy as it is now, in eval mode and without gradient."""
-
-    learner: "Learner"
-
-    def logprobs(self, batch: RolloutBatch) -> PerToken:
-        """Log-probability of every completion token."""
-        return self.learner.score(self.learner.policy, batch).logprobs
-
-    def entropies(self, batch: RolloutBatch) -> PerToken:
-        """Entropy at every completion token, in nats."""
-        return self.learner.score(self.learner.policy, batch).entropy
-
-    def spelled(self, batch: RolloutBatch) -> Sequence[Spelling]:
-        """Every completion's text, and which characters each token wrote."""
-        return [self.learner.policy.spelled(ids[present].tolist()) for ids, present in zip(batch.completion_ids, batch.present, strict=True)]
-
-    def cut(self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking) -> tuple[PerToken, Float[Tensor, "N T"]]:
-        """What each cut reads, with nothing hidden and with its span hidden."""
-        learner = self.learner
-        before, after = torch.zeros(batch.present.shape), torch.zeros(len(cuts), batch.present.shape[1])
-        cut_rows = torch.tensor(sorted({cut.row for cut in cuts}), dtype=torch.long)
-        for picked in micro_batches(batch.rows(cut_rows), learner.tokens_per_micro_batch):
-            rows = cut_rows[picked]
-            place = {row: index for index, row in enumerate(rows.tolist())}
-            indices = [index for index, cut in enumerate(cuts) if cut.row in place]
-            moved = [replace(cuts[index], row=place[cuts[index].row]) for index in indices]
-            micro = batch.rows(rows).to(learner.policy.device)
-            whole, hidden = read_cuts(learner.policy, micro, moved, masking=masking, temperature=learner.temperature, tile=learner.tile)
-            width = micro.present.shape[1]
-            before[rows, :width] = whole.cpu()
-            after[indices, :width] = hidden.cpu()
-        return before, after
-
-    def importance(self, batch: RolloutBatch, firsts: Sequence[int], signal: Literal["gradient", "attention"]) -> PerToken:
-        """What the score of each completion from a token on owes to its tokens."""
-        learner, out = self.learner, torch.zeros(batch.present.shape)
-        for rows in micro_batches(batch, learner.tokens_per_micro_batch):
-            micro = batch.rows(rows).to(learner.policy.device)
-            here = [firsts[row] for row in rows.tolist()]
-            if signal == "gradient":
-                found = gradient_times_embedding(learner.policy, micro, here, temperature=learner.temperature, tile=learner.tile)
-            else:
-                found = attention_received(learner.policy, micro, here)
-            out[rows, : found.shape[1]] = found.cpu()
-        return out
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +56,7 @@ class Learner:
             its own share of the groups (DAPO's mini-batches).
         max_grad_norm: the gradient is scaled down to this norm; 0 leaves it.
         mismatch: correction for the gap between sampler and old policy, or None.
+        ranks: among which the rows of a pass are divided.
     """
 
     policy: LanguageModel
@@ -138,6 +73,7 @@ class Learner:
     update_window: Literal["whole", "split"]
     max_grad_norm: float
     mismatch: TruncatedImportance | None = None
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         if self.shared_prefix == "always" and (reason := obstacle(self.policy)):
@@ -153,22 +89,11 @@ class Learner:
         """One update per rollout: the live policy is the old one, and its own log-probabilities are the old ones."""
         return self.updates_per_rollout == 1
 
-    def score(self, model: LanguageModel, batch: RolloutBatch, *, keep_hidden: bool = False) -> Scores:
-        """The batch under a model in eval mode, without gradient."""
-        logprobs, entropy = torch.zeros(batch.present.shape), torch.zeros(batch.present.shape)
-        hidden = batch.anchor_hidden
-        for part in planned(batch, self.tokens_per_micro_batch, self.sharing):
-            rows, micro = part.rows, batch.rows(part.rows).to(model.device)
-            with torch.no_grad(), evaluating(model.network):
-                readings, states = read_completions(model, micro, temperature=self.temperature, tile=self.tile, pieces=part.pieces)
-            width = micro.completion_ids.shape[1]
-            logprobs[rows, :width] = per_token(readings.logprobs, micro).float().cpu()
-            entropy[rows, :width] = per_token(readings.entropy, micro).float().cpu()
-            if keep_hidden:
-                if hidden.shape[-1] == 0:
-                    hidden = torch.zeros(*batch.present.shape, states.shape[-1], dtype=states.dtype)
-                hidden[rows, :width] = states.cpu()
-        return Scores(logprobs=logprobs, entropy=entropy, hidden=hidden)
+    @property
+    def old_policy(self) -> OldPolicy:
+        """The policy as it is now, for weightings that ask it."""
+        settings = {name: getattr(self, name) for name in ("temperature", "tile", "tokens_per_micro_batch", "sharing", "ranks")}
+        return OldPolicy(policy=self.policy, reading=Reading(**settings))
 
     def rescore(self, batch: RolloutBatch) -> tuple[RolloutBatch, Head | None]:
         """The batch with old and anchor log-probabilities, as far as somebody reads them, and the anchor's head.
@@ -177,17 +102,39 @@ class Learner:
         """
         exact = self.divergence.reads == "vocabulary"
         from_old = self.divergence.reads != "nothing" and self.divergence.anchor == "old"
+        reading = self.old_policy.reading
+        # Hidden states stay with the rank that will learn from them.
+        mine = self._mine(batch, self._windows(batch, self.updates_per_rollout))
         if not self.on_policy or from_old:
-            old = self.score(self.policy, batch, keep_hidden=exact and from_old)
+            old = reading.score(self.policy, batch, mine, keep_hidden=exact and from_old)
             batch = batch.with_(old_logprobs=old.logprobs)
             if from_old:
-                head = self.policy.head(self.temperature)
-                frozen = replace(head, projection=copy.deepcopy(head.projection)) if exact else None
-                return batch.with_(anchor_logprobs=old.logprobs, anchor_hidden=old.hidden), frozen
+                return batch.with_(anchor_logprobs=old.logprobs, anchor_hidden=old.hidden), self._frozen_head(self.policy) if exact else None
         if self.reference is None:
             return batch, None
-        anchor = self.score(self.reference, batch, keep_hidden=exact)
-        return batch.with_(anchor_logprobs=anchor.logprobs, anchor_hidden=anchor.hidden), self.reference.head(self.temperature) if exact else None
+        with self.reference.shards.gathered():
+            anchor = reading.score(self.reference, batch, mine, keep_hidden=exact)
+            divided = self.ranks.count > 1
+            head = None if not exact else self._frozen_head(self.reference) if divided else self.reference.head(self.temperature)
+        return batch.with_(anchor_logprobs=anchor.logprobs, anchor_hidden=anchor.hidden), head
+
+    def _frozen_head(self, model: LanguageModel) -> Head:
+        head = model.head(self.temperature)
+        return replace(head, projection=copy.deepcopy(head.projection))
+
+    def _windows(self, batch: RolloutBatch, updates: int) -> list[Int[Tensor, " N"]]:
+        # The rows of each update.
+        if self.update_window == "whole":
+            return [torch.arange(len(batch))] * updates
+        _, place = torch.unique(batch.group, return_inverse=True)
+        return [(place % updates == update).nonzero().flatten() for update in range(updates)]
+
+    def _mine(self, batch: RolloutBatch, windows: Sequence[Tensor]) -> Bool[Tensor, " B"]:
+        # The rows that this rank passes through the network: its share of each window.
+        mine, lengths = torch.zeros(len(batch), dtype=torch.bool), batch.lengths()
+        for rows in windows:
+            mine[rows] = self.ranks.share(lengths[rows])
+        return mine
 
     def weigh(self, batch: RolloutBatch, advantages: PerCompletion, seed: int) -> tuple[PerToken, Sequence[ScoredSpan]]:
         """Token weights with mean one over each completion's trained tokens, and the spans that were scored for them.
@@ -207,9 +154,9 @@ class Learner:
             return weights, []
         part, spans = batch.rows(rows), []
         if isinstance(self.weighting, Counterfactual):
-            found, spans = self.weighting.explain(part, OldPolicy(learner=self), seed)
+            found, spans = self.weighting.explain(part, self.old_policy, seed)
         else:
-            found = self.weighting(part, OldPolicy(learner=self), seed)
+            found = self.weighting(part, self.old_policy, seed)
         weights[rows, : found.shape[1]] = mean_one(found, part.mask)
         return weights, [replace(one, row=int(rows[one.row])) for one in spans]
 
@@ -238,41 +185,52 @@ class Learner:
         means = Means()
         losses: list[float] = []
         norms: list[float] = []
-        _, place = torch.unique(batch.group, return_inverse=True)
-        for update, lr in enumerate(lrs):
-            rows = torch.arange(len(batch))
-            if self.update_window == "split":
-                rows = rows[place % len(lrs) == update]
-                if len(rows) == 0:
-                    # Dynamic sampling may leave fewer groups than updates.
-                    continue
-            loss = self._accumulate(batch, rows, advantages, weights, anchor_head, means, first=update == 0)
+        windows = self._windows(batch, len(lrs))
+        mine = self._mine(batch, windows)
+        for update, (lr, rows) in enumerate(zip(lrs, windows, strict=True)):
+            if len(rows) == 0:
+                # Dynamic sampling may leave fewer groups than updates.
+                continue
+            with self.policy.shards.gathered():
+                passed = self._accumulate(batch, rows, mine, advantages, weights, anchor_head, means, first=update == 0)
+                self.policy.shards.reduce()
+            loss = sum(self.ranks.every(passed))
             parameters = [parameter for parameter in self.policy.network.parameters() if parameter.grad is not None]
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf")))
+            norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf"))))
             if not (torch.isfinite(torch.tensor([loss, norm])).all()):
                 raise NotFinite(f"loss {loss}, gradient norm {norm} at update {update} of the rollout")
             self.optimiser.step(lr)
             self.optimiser.zero_grad()
-            if not all(bool(parameter.isfinite().all()) for parameter in parameters):
+            if not all(self.ranks.every(all(bool(own(parameter).isfinite().all()) for parameter in parameters))):
                 raise NotFinite(f"a weight is not finite after update {update} of the rollout (loss {loss}, gradient norm {norm}, lr {lr})")
             losses.append(loss)
             norms.append(norm)
+        means = Means.joined(self.ranks.every(means))
         return means.read() | {"loss/value": sum(losses) / len(losses), "grad/norm": sum(norms) / len(norms), "lr/value": lrs[len(losses) - 1]}
 
     def _accumulate(
-        self, batch: RolloutBatch, rows: Tensor, advantages: PerCompletion, weights: PerToken, anchor_head: Head | None, means: Means, *, first: bool
+        self,
+        batch: RolloutBatch,
+        rows: Int[Tensor, " N"],
+        mine: Bool[Tensor, " B"],
+        advantages: PerCompletion,
+        weights: PerToken,
+        anchor_head: Head | None,
+        means: Means,
+        *,
+        first: bool,
     ) -> float:
-        window, advantages, weights = batch.rows(rows), advantages[rows], weights[rows]
-        denominator = self.algo.aggregate.denominator(window.mask).to(self.policy.device)
+        mask = batch.mask[rows]
+        denominator = self.algo.aggregate.denominator(mask).to(self.policy.device)
         total = 0.0
         self.policy.network.train()
-        taught = self._taught(window, advantages)
-        for chosen, teaches in ((taught, True), (window.mask.any(dim=1) & ~taught, False)):
-            places = chosen.nonzero().flatten()
-            parts = planned(window.rows(places), self.tokens_per_micro_batch, self.sharing) if len(places) else []
+        taught = self._taught(mask, advantages[rows])
+        for chosen, teaches in ((taught, True), (mask.any(dim=1) & ~taught, False)):
+            places = rows[chosen & mine[rows]]
+            parts = planned(batch.rows(places), self.tokens_per_micro_batch, self.sharing) if len(places) else []
             for part in parts:
                 picked = places[part.rows]
-                micro = window.rows(picked).to(self.policy.device)
+                micro = batch.rows(picked).to(self.policy.device)
                 width = micro.completion_ids.shape[1]
                 advantage = advantages[picked].to(self.policy.device)
                 weight = weights[picked][:, :width].to(self.policy.device)
@@ -288,9 +246,9 @@ class Learner:
                 update_metrics(means, policy, micro, advantage, self.algo, first=first, anchored=self.reference is not None, mismatch=self.mismatch)
         return total
 
-    def _taught(self, window: RolloutBatch, advantages: PerCompletion) -> Tensor:
+    def _taught(self, mask: TokenMask, advantages: PerCompletion) -> Bool[Tensor, " B"]:
         # Rows whose gradient is not zero: the others are read for the metrics alone, without a backward pass.
         penalised = self.divergence.reads != "nothing" and self.divergence.beta != 0
-        taught = window.mask.any(dim=1) & ((advantages != 0) | penalised)
+        taught = mask.any(dim=1) & ((advantages != 0) | penalised)
         # A gradient that is zero moves Adam's averages on, one that is absent does not.
-        return taught if bool(taught.any()) else torch.arange(len(window)) == 0
+        return taught if bool(taught.any()) else torch.arange(len(mask)) == 0

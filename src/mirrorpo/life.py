@@ -68,12 +68,12 @@ def finish(folder: RunFolder, codes: list[str]) -> None:
     folder.update_manifest(state=State.STALE if mixed else State.DONE, error=mixed, ended=timestamp(), files=folder.sizes())
 
 
-def settle(handed: HandedOver, folder: RunFolder) -> int:
-    """Have the job of a run that handed over queued again, where there is one, and give the exit status.
+def settle(handed: HandedOver, folder: RunFolder, first: bool = True) -> int:
+    """Have the job of a run that handed over queued again, where there is one, by the first of its processes, and give the exit status.
 
     Whoever sent SIGTERM either starts the job again itself (a preemption) or does not want it (scancel).
     """
-    if handed.asked == signal.SIGTERM:
+    if handed.asked == signal.SIGTERM or not first:
         problem = None
     elif fruitless(folder.manifest()["launches"]):
         problem = "no step was finished in its last three launches: give its job more time"

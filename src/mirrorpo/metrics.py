@@ -36,6 +36,18 @@ class Means:
         if picked.numel():
             self.largest[name] = max(self.largest.get(name, -math.inf), float(picked.max()))
 
+    @classmethod
+    def joined(cls, parts: Sequence["Means"]) -> "Means":
+        """Those of several ranks as one."""
+        if len(parts) == 1:
+            return parts[0]
+        out = cls()
+        for part in parts:
+            for ours, theirs in ((out.sums, part.sums), (out.counts, part.counts)):
+                ours.update({name: ours.get(name, 0.0) + value for name, value in theirs.items()})
+            out.largest.update({name: max(out.largest.get(name, -math.inf), value) for name, value in part.largest.items()})
+        return out
+
     def read(self) -> dict[str, float]:
         """The means of everything that has a count, and the largest values."""
         return {name: total / self.counts[name] for name, total in self.sums.items() if self.counts[name]} | self.largest

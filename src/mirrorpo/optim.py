@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mirrorpo.core.protocols import Optimiser
+from mirrorpo.core.shards import like, whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,10 +132,11 @@ class OrthogonalMomentum(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = orthogonal(parameter.grad.lerp(state["momentum"], group["momentum"]), group["iterations"])
+                # Of the whole matrix, on every rank that holds a share of it.
+                update = orthogonal(whole(parameter.grad.lerp(state["momentum"], group["momentum"])), group["iterations"])
                 # Jordan's scale: a tall matrix moves each of its outputs as far as a square one does.
                 scale = max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
-                parameter.add_(update, alpha=-group["lr"] * scale)
+                parameter.add_(like(update, parameter), alpha=-group["lr"] * scale)
 
 
 def orthogonal(matrix: Tensor, iterations: int) -> Tensor:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
@@ -14,11 +15,10 @@ from mirrorpo.collect import Collector, Rollout
 from mirrorpo.config import Cell, digest
 from mirrorpo.core.batch import Prompt, RolloutBatch
 from mirrorpo.core.seeds import derive, global_state, restore_global_state, seed_globals
-from mirrorpo.core.shapes import PerToken
-from mirrorpo.core.spelling import Spelling
-from mirrorpo.credit import credit_metrics, credit_row, shares
+from mirrorpo.core.shards import whole_weights
+from mirrorpo.credit import credit_metrics, shares
 from mirrorpo.device import device_name, named_device, peak_memory_mb, prepare, stopwatch
-from mirrorpo.display import Display, readable, sample_rows, write_text
+from mirrorpo.display import Display, write_completions
 from mirrorpo.drift import draw_probe
 from mirrorpo.evaluate import Evaluator
 from mirrorpo.handover import HandedOver, Handover
@@ -30,20 +30,24 @@ from mirrorpo.order import DataOrder
 from mirrorpo.parts import Parts, judged_by, mirror_map, notes, questions
 from mirrorpo.provenance import provenance
 from mirrorpo.rollout.collate import collate
-from mirrorpo.runs import JsonLines, RunFolder, timestamp, write_atomic
-from mirrorpo.weighting.counterfactual import ScoredSpan
+from mirrorpo.ranks import ALONE, Ranks
+from mirrorpo.runs import RunFolder, timestamp, write_atomic
+from mirrorpo.tracking import NoTracker
 
 log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Runs one cell from wherever its folder stands to its last step."""
+    """Runs one cell from wherever its folder stands to its last step.
 
-    def __init__(self, cell: Cell, parts: Parts, folder: RunFolder, root: Path, handover: Handover) -> None:
-        self.cell, self.parts, self.folder, self.handover = cell, parts, folder, handover
-        self.config = cell.config
-        self.device = named_device(self.config["device"])
-        self.launch = {"time": timestamp(), "device": device_name(self.device), **provenance(root)}
+    Each rank has a trainer of its own; `folder` is where this one writes, which is the cell's for the first rank alone.
+    """
+
+    def __init__(self, cell: Cell, parts: Parts, folder: RunFolder, root: Path, handover: Handover, ranks: Ranks = ALONE) -> None:
+        self.cell, self.parts, self.folder, self.handover, self.ranks = cell, parts, folder, handover, ranks
+        self.config, self.checkpoints = cell.config, RunFolder(cell.folder).checkpoints
+        self.device = named_device(self.config["device"], ranks)
+        self.launch = {"time": timestamp(), "device": device_name(self.device), "ranks": ranks.count, **provenance(root)}
 
     def run(self) -> None:
         """Train, or go on training, and leave the folder done or failed with its reason.
@@ -52,8 +56,8 @@ class Trainer:
             HandedOver: if it was asked to stop and has; the folder is requeued then.
         """
         self.folder.refuse_other_config(self.cell)
-        tracker = self.parts.logger.build()
-        with life(self.cell, self.folder, self.launch, tracker):
+        tracker = (self.parts.logger if self.ranks.first else NoTracker()).build()
+        with life(self.cell, self.folder, self.launch, tracker), self.ranks.one_fate():
             self._run(tracker)
 
     def _run(self, tracker: Any) -> None:
@@ -62,6 +66,7 @@ class Trainer:
         self._load()
         tracker.start(run_id=self.cell.run_id, name=f"{self.cell.label}/seed={self.config['seed']}", config=self.config, folder=str(self.folder.path))
         done = saved = self._resume()
+        launches = self.folder.manifest()["launches"]
         enter(self.folder, done, self.codes)
         steps = self.config["steps"]
         with Display(steps, done, enabled=self.config["progress"]) as display:
@@ -69,9 +74,11 @@ class Trainer:
                 display.say(f"note: {note}")
             if done > 0:
                 display.say(f"resuming after step {done} of {steps}")
+                if any(launch.get("ranks", 1) != self.ranks.count for launch in launches):
+                    display.say(f"note: {self.ranks.count} processes go on where another number of them was; numbers then agree up to rounding")
             elif self._evaluates(0):
                 display.say(f"evaluating the start model on {len(self.evaluator.prompts)} held-out questions")
-                self._record(tracker, display, 0, self.probe(self.policy), {"seconds": 0.0})
+                self._record(tracker, display, 0, self._drift(), {"seconds": 0.0})
             for step in range(done + 1, steps + 1):
                 self._hand_over(step - 1, saved)
                 with stopwatch() as clock:
@@ -82,26 +89,31 @@ class Trainer:
         self._finish(display)
 
     def _hand_over(self, step: int, saved: int) -> None:
-        if self.handover.asked is not None:
+        # SIGTERM, which stands over SIGUSR2, is the larger number.
+        asked = max(self.ranks.every(self.handover.asked or 0))
+        if asked:
             if step > saved:
                 self._save(step)
-            raise HandedOver(step, self.handover.asked)
+            raise HandedOver(step, Signals(asked))
 
     def _save(self, step: int) -> int:
-        checkpoint.save(self.folder.checkpoints, step, self._state(step), self.config["keep_checkpoints"])
+        checkpoint.save(self.checkpoints, step, self._state(step), self.config["keep_checkpoints"], self.ranks)
         return step
 
     def _load(self) -> None:
         config, parts = self.config, self.parts
-        train, asked_of, self.faults = questions(parts, config)
-        self.policy = parts.model.load(
+        train, asked_of, self.faults = self.ranks.told(lambda: questions(parts, config))
+        policy = parts.model.load(
             self.device, config["seed"], lambda: (text for prompt in train for text in (prompt.question + "\n", prompt.demonstration))
         )
         reads = parts.divergence.reads != "nothing" and parts.divergence.anchor == "reference"
+        start = reference(policy) if reads else None
+        self.policy = self.ranks.divide(policy)
         self.position, self.beta = 0, float(parts.divergence.beta)
+        reward, eval_engine = self.ranks.judge(parts.reward), self.ranks.engine(parts.eval_rollout)
         self.collector = Collector(
-            engine=parts.rollout,
-            reward=parts.reward,
+            engine=self.ranks.engine(parts.rollout),
+            reward=reward,
             rule=parts.algo.rollout_rule,
             render=self._render,
             prompts=train,
@@ -110,18 +122,20 @@ class Trainer:
         )
         self.learner = Learner(
             policy=self.policy,
-            reference=reference(self.policy) if reads else None,
+            # An adapter that is switched off is the policy's own network.
+            reference=start if start is None or start.adapter_off else self.ranks.divide(start),
             optimiser=parts.optimiser.build(self.policy.network),
             algo=parts.algo,
             divergence=parts.divergence,
             weighting=parts.weighting,
             mismatch=parts.mismatch,
+            ranks=self.ranks,
             **{name: config[name] for name in SETTINGS},
         )
         rendered = [self._render(prompt) for prompt in asked_of]
         self.evaluator = Evaluator(
-            engine=parts.eval_rollout,
-            reward=parts.reward,
+            engine=eval_engine,
+            reward=reward,
             prompts=asked_of,
             prompt_ids=[ids for _, ids in rendered],
             max_new_tokens=config["eval_max_new_tokens"],
@@ -134,13 +148,9 @@ class Trainer:
         longest = max(lengths) + max(config["eval_max_new_tokens"], config["max_new_tokens"])
         self.policy.check_context(longest)
         asked = train[: config["drift_questions"]]
-        self.probe = draw_probe(
-            self.policy,
-            parts.eval_rollout,
-            asked,
-            [self._render(prompt)[1] for prompt in asked],
-            **{name: config[name] for name in ("max_new_tokens", "temperature", "drift_positions")},
-        )
+        settings = {name: config[name] for name in ("max_new_tokens", "temperature", "drift_positions")}
+        with self.policy.shards.gathered():
+            self.probe = draw_probe(self.policy, eval_engine, asked, [self._render(prompt)[1] for prompt in asked], **settings)
         self._identify([*train, *asked_of], [text for text, _ in rendered])
 
     def _identify(self, prompts: Sequence[Prompt], asked: Sequence[str]) -> None:
@@ -152,7 +162,7 @@ class Trainer:
             "mirror_map": mirror_map(parts.divergence),
             "model_commit": getattr(self.policy.causal_lm.config, "_commit_hash", None),
         }
-        if checkpoint.complete_names(self.folder.checkpoints):
+        if checkpoint.complete_names(self.checkpoints):
             self.folder.refuse_other_circumstances(found)
         first, ids = self._render(prompts[0])
         self.folder.update_manifest(
@@ -170,14 +180,18 @@ class Trainer:
     def train_step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """One rollout and its updates: metrics that are deterministic, and timings that are not."""
         algo = self.parts.algo
-        with stopwatch() as rollout_clock:
-            rollout = self.collector(self.policy, step, self.position)
-            batch = self._collated(rollout)
-        with stopwatch() as score_clock:
-            learner = replace(self.learner, divergence=self.parts.divergence_at(self.beta))
-            batch, anchor_head = learner.rescore(batch)
-            advantages = algo.advantage(batch.rewards, batch.group)
-            weights, spans = learner.weigh(batch, advantages, derive(self.config["seed"], "weighting", step))
+        if not self.ranks.first:
+            # What the global generators are for, dropout, is of this rank's own rows; only rank 0's state is kept.
+            seed_globals(derive(self.config["seed"], "ranks", self.ranks.index, step))
+        with self.policy.shards.gathered():
+            with stopwatch() as rollout_clock:
+                rollout = self.collector(self.policy, step, self.position)
+                batch = self._collated(rollout)
+            with stopwatch() as score_clock:
+                learner = replace(self.learner, divergence=self.parts.divergence_at(self.beta))
+                batch, anchor_head = learner.rescore(batch)
+                advantages = algo.advantage(batch.rewards, batch.group)
+                weights, spans = learner.weigh(batch, advantages, derive(self.config["seed"], "weighting", step))
         with stopwatch() as update_clock:
             try:
                 learned = learner.learn(batch, advantages, weights, anchor_head, self._learning_rates(step))
@@ -186,11 +200,11 @@ class Trainer:
                 torch.save({name: getattr(batch, name) for name in batch.__dataclass_fields__} | {"advantages": advantages, "weights": weights}, dump)
                 raise NotFinite(f"step {step}: {error}. The batch is in {dump}; a lower lr, or float32, is the usual cure") from error
         with stopwatch() as drift_clock:
-            drift = self.probe(self.policy)
+            drift = self._drift()
         self.position = rollout.position
         metrics = rollout_metrics([answer.verdict for answer in rollout.answers], batch, advantages, weights) | learned | drift
         spellings = [self.policy.spelled(answer.completion.ids) for answer in rollout.answers]
-        self._write_completions(step, rollout, spellings, weights, spans)
+        write_completions(self.folder.path, step, rollout.answers, spellings, weights, spans, self.config["shown_completions"])
         metrics |= credit_metrics(spans, batch, advantages, weights) | shares(spellings, batch, advantages, weights)
         metrics["divergence/beta"] = self.beta
         self.beta = self.parts.coefficient.after(self.beta, drift)
@@ -198,6 +212,11 @@ class Trainer:
         seconds = {"rollout_s": rollout_clock(), "score_s": score_clock(), "update_s": update_clock(), "drift_s": drift_clock()}
         speed = {"tokens_per_s": rollout.tokens / sum(seconds.values()), "rollout_tokens_per_s": rollout.tokens / seconds["rollout_s"]}
         return metrics | sampled, seconds | speed | {"peak_memory_mb": peak_memory_mb(self.device)}
+
+    def _drift(self) -> dict[str, float]:
+        with self.policy.shards.gathered():
+            # It steers a coefficient, which must not differ from rank to rank by rounding.
+            return self.ranks.told(lambda: self.probe(self.policy))
 
     def _collated(self, rollout: Rollout) -> RolloutBatch:
         return collate(
@@ -223,7 +242,7 @@ class Trainer:
 
     def _record(self, tracker: Any, display: Display, step: int, metrics: dict[str, float], timings: dict[str, float]) -> None:
         if self._evaluates(step):
-            with stopwatch() as clock:
+            with stopwatch() as clock, self.policy.shards.gathered():
                 evaluation = self.evaluator(self.policy, step)
             path = self.folder.evaluation(step)
             path.parent.mkdir(exist_ok=True)
@@ -234,15 +253,6 @@ class Trainer:
         self.folder.timings.append({"step": step} | timings)
         tracker.log(step, metrics)
         display.step(step, metrics | timings, sum(timings.get(name, 0.0) for name in ("seconds", "eval_s")))
-
-    def _write_completions(self, step: int, rollout: Rollout, spellings: Sequence[Spelling], weights: PerToken, spans: Sequence[ScoredSpan]) -> None:
-        answers, count = rollout.answers, min(self.config["shown_completions"], len(rollout.answers))
-        # Spread over the step's groups, so that not all shown answers are to one question.
-        shown = [index * len(answers) // count for index in range(count)]
-        if shown:
-            write_text(self.folder.path / "completions" / f"step_{step:06d}.md", readable(step, [answers[index] for index in shown]))
-            rows = [credit_row(answers[index], spellings[index], weights[index], spans, index) for index in shown]
-            write_text(self.folder.path / "credit" / f"step_{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
     def _state(self, step: int) -> dict[str, Any]:
         trained = {name for name, parameter in self.policy.network.named_parameters() if parameter.requires_grad}
@@ -259,9 +269,9 @@ class Trainer:
         }
 
     def _resume(self) -> int:
-        state = checkpoint.newest(self.folder.checkpoints)
+        state = checkpoint.newest(self.checkpoints, self.ranks, self.device.type)
         step, self.codes = -1, [self.launch["code"]]
-        if state is not None and self.folder.recorded(state["step"], self._evaluates):
+        if state is not None and self.ranks.told(lambda: self.folder.recorded(state["step"], self._evaluates)):
             step = state["step"]
             self.policy.network.load_state_dict(state["weights"], strict=False)
             self.learner.optimiser.load_state_dict(state["optimiser"])
@@ -280,13 +290,9 @@ class Trainer:
         return max(step, 0)
 
     def _finish(self, display: Display) -> None:
-        self.policy.network.save_pretrained(self.folder.policy)
-        self.policy.tokenizer.save_pretrained(self.folder.policy)
-        finish(self.folder, self.codes)
-        rows = self.folder.metrics.rows()
-        evaluated = [row for row in rows if "eval/questions" in row]
-        if evaluated:
-            last = self.folder.evaluation(evaluated[-1]["step"])
-            path = self.folder.path
-            listed = {"metrics": str(path / "metrics.jsonl"), "answers": str(last), "completions": str(path / "completions"), "policy": str(self.folder.policy)}
-            display.close(evaluated[0], evaluated[-1], listed, sample_rows(JsonLines(last).rows(), 3))
+        weights = whole_weights(self.policy.network)
+        if self.ranks.first:
+            self.policy.network.save_pretrained(self.folder.policy, state_dict=weights)
+            self.policy.tokenizer.save_pretrained(self.folder.policy)
+            finish(self.folder, self.codes)
+            display.conclude(self.folder)

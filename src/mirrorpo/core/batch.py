@@ -148,6 +148,10 @@ class RolloutBatch:
             picked[name] = picked[name][:, :width]
         return RolloutBatch(**picked)
 
+    def lengths(self) -> Int[Tensor, " B"]:
+        """Tokens of each prompt and completion together."""
+        return self.prompt_present.sum(dim=1) + self.present.sum(dim=1)
+
     def prompt_numbers(self) -> Int[Tensor, " B"]:
         """Which of the batch's distinct prompts each completion answers, counted from 0; groups may share one."""
         return torch.unique(torch.where(self.prompt_present, self.prompt_ids, -1), dim=0, return_inverse=True)[1]

@@ -73,7 +73,8 @@ class RolloutEngine(Protocol):
     """Samples `group_size` completions for each prompt, in order: group 0 first, then group 1, ...
 
     The same (seed, prompts, model) give the same tokens. `logprobs` are those of the
-    distribution that was sampled from. `temperature` 0 is greedy.
+    distribution that was sampled from. `temperature` 0 is greedy. With `only`, a stretch of the prompts'
+    places, only these are answered, as they are in the whole call.
     """
 
     def generate(
@@ -86,6 +87,7 @@ class RolloutEngine(Protocol):
         max_new_tokens: int,
         temperature: float,
         seed: int,
+        only: range | None = None,
     ) -> Sequence[Completion]: ...
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-STREAMS = ("data_order", "data", "sampling", "evaluation", "probe", "weighting", "mirror_map", "es", "init", "python", "numpy", "torch")
+STREAMS = ("data_order", "data", "sampling", "evaluation", "probe", "weighting", "mirror_map", "es", "init", "ranks", "python", "numpy", "torch")
 
 
 def derive(seed: int, stream: str, *keys: int | str) -> int:

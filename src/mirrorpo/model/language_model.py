@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mirrorpo.core.modes import evaluating
+from mirrorpo.core.shards import Whole
 from mirrorpo.core.spelling import Spelling
 from mirrorpo.model.head import Head
 from mirrorpo.model.offsets import Speller
@@ -40,6 +41,7 @@ class LanguageModel:
         dtype: of the computation; trained parameters stay in float32.
         device: where it runs.
         adapter_off: read the network without its adapter; the reference policy under LoRA.
+        shards: whether the parameters lie in this process alone, or have to be gathered from several.
     """
 
     network: Any
@@ -49,6 +51,7 @@ class LanguageModel:
     dtype: torch.dtype
     device: torch.device
     adapter_off: bool = False
+    shards: Whole = Whole()  # noqa: RUF009 - it keeps nothing
 
     @property
     def causal_lm(self) -> Any:

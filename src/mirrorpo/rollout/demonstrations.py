@@ -26,10 +26,12 @@ class Demonstrations:
         max_new_tokens: int,
         temperature: float,
         seed: int,
+        only: range | None = None,
     ) -> Sequence[Completion]:
         """The demonstrations, in order."""
         completions: list[Completion] = []
-        for group, (prompt, ids) in enumerate(zip(prompts, prompt_ids, strict=True)):
+        for group in range(len(prompts)) if only is None else only:
+            prompt, ids = prompts[group], prompt_ids[group]
             target = [*model.tokenizer(prompt.demonstration, add_special_tokens=False).input_ids, model.tokenizer.eos_token_id]
             kept = target[:max_new_tokens]
             completion = Completion(

@@ -55,13 +55,16 @@ class Native:
         max_new_tokens: int,
         temperature: float,
         seed: int,
+        only: range | None = None,
     ) -> Sequence[Completion]:
         """`group_size` completions for each prompt, in order."""
+        asked = range(len(prompts)) if only is None else only
+        # Of the whole call, so that a completion does not depend on what is answered beside it.
         uniform = torch.rand(len(prompts), group_size, max_new_tokens, generator=torch.Generator().manual_seed(seed))
         stride = max(self.rows_at_once // group_size, 1)
         completions: list[Completion] = []
-        for start in range(0, len(prompts), stride):
-            cut = slice(start, start + stride)
+        for start in range(asked.start, asked.stop, stride):
+            cut = slice(start, min(start + stride, asked.stop))
             with evaluating(model.network):
                 ids, logprobs = self._sample(model, prompt_ids[cut], uniform[cut].flatten(0, 1), group_size, temperature)
             for row, (tokens, scores) in enumerate(zip(ids, logprobs, strict=True)):

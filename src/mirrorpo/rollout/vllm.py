@@ -68,13 +68,15 @@ class Colocated:
         max_new_tokens: int,
         temperature: float,
         seed: int,
+        only: range | None = None,
     ) -> Sequence[Completion]:
         """`group_size` completions for each prompt, in order.
 
         Raises:
             ValueError: if vLLM is not installed, is built for another device, or has too short a context.
         """
-        if not prompts:
+        asked = range(len(prompts)) if only is None else only
+        if not asked:
             return []
         vllm = _library(model.device.type)
         request = Request(group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature, top_p=self.top_p, seed=seed)
@@ -84,14 +86,14 @@ class Colocated:
                 running.llm.wake_up()
             self._give(running, model)
             answers = running.llm.generate(
-                [{"prompt_token_ids": list(ids)} for ids in prompt_ids],
-                [vllm.SamplingParams(**request.settings(model, group), detokenize=False) for group in range(len(prompts))],
+                [{"prompt_token_ids": list(prompt_ids[group])} for group in asked],
+                [vllm.SamplingParams(**request.settings(model, group), detokenize=False) for group in asked],
                 use_tqdm=False,
             )
             if self.sleep:
                 running.llm.sleep(level=1)
         completions: list[Completion] = []
-        for group, answer in enumerate(answers):
+        for group, answer in zip(asked, answers, strict=True):
             drawn = [(one.token_ids, [step[token].logprob for token, step in zip(one.token_ids, one.logprobs, strict=True)]) for one in answer.outputs]
             completions += request.completions(model, prompts[group], prompt_ids[group], group, drawn)
         return completions

@@ -60,13 +60,15 @@ class Served:
         max_new_tokens: int,
         temperature: float,
         seed: int,
+        only: range | None = None,
     ) -> Sequence[Completion]:
         """`group_size` completions for each prompt, in order.
 
         Raises:
             ValueError: if the server cannot be reached, was started with other settings, or refuses a request.
         """
-        if not prompts:
+        asked = range(len(prompts)) if only is None else only
+        if not asked:
             return []
         self._give(model)
         request = Request(group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature, top_p=self.top_p, seed=seed)
@@ -77,11 +79,11 @@ class Served:
             return [(choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices]
 
         with ThreadPoolExecutor(self.connections) as pool:
-            answers = list(pool.map(ask, range(len(prompts))))
+            answers = list(pool.map(ask, asked))
         if self.sleep:
             self._post("/sleep?level=1", {})
         completions: list[Completion] = []
-        for group, drawn in enumerate(answers):
+        for group, drawn in zip(asked, answers, strict=True):
             completions += request.completions(model, prompts[group], prompt_ids[group], group, drawn)
         return completions
 

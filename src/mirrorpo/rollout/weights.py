@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mirrorpo.core.protocols import GenerativeModel
+from mirrorpo.core.shards import weights
 
 
 def plain(model: GenerativeModel) -> Any:
@@ -26,7 +27,7 @@ def merged(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
     with model.computing():
         on = {name for name, module in adapted.items() if not module.disable_adapters}
     seen: set[int] = set()
-    for key, tensor in network.state_dict().items():
+    for key, tensor in weights(network).items():
         if ".lora_" in key or tensor.data_ptr() in seen:
             continue
         seen.add(tensor.data_ptr())
@@ -46,5 +47,5 @@ def fingerprint(model: GenerativeModel) -> tuple[int, ...]:
     with model.computing():
         on = [int(not module.disable_adapters) for module in network.modules() if hasattr(module, "get_delta_weight")]
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    sums = [tensor.detach().contiguous().view(bits[tensor.element_size()]).sum(dtype=torch.int64) for tensor in network.state_dict().values()]
+    sums = [tensor.detach().contiguous().view(bits[tensor.element_size()]).sum(dtype=torch.int64) for tensor in weights(network).values()]
     return (*torch.stack(sums).tolist(), *on)

@@ -1,0 +1,216 @@
+"""The processes that train one cell together, one on each device.
+
+Every rank holds the whole rollout and runs the same code on it, so that advantages, denominators and metrics
+are of all of it wherever it lies. What costs time is divided: each rank samples its share of the prompts, judges its
+share of the completions and passes its share of the rows through the network. Rank 0 alone has the run's folder.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mirrorpo.core.batch import Completion, Prompt, Verdict
+from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine
+from mirrorpo.core.shards import Shards
+from mirrorpo.handover import HandedOver
+from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.rollout.vllm_server import Served
+from mirrorpo.runs import RunFolder
+
+T = TypeVar("T")
+
+# How long a rank waits for the slowest one, which may be judging programs or writing a checkpoint.
+PATIENCE = timedelta(hours=2)
+
+
+class RankFailed(RuntimeError):
+    """Another rank ended; the message has its reason, if it could still give one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process and those beside it; one alone speaks to nobody.
+
+    Attributes:
+        index: of this process, from 0.
+        count: of all of them.
+        local: index among those on this machine.
+    """
+
+    index: int
+    count: int
+    local: int
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that owns the run's folder."""
+        return self.index == 0
+
+    def every(self, value: T) -> list[T]:
+        """Every rank's value, in order; all ranks have to ask."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+    def told(self, answer: Callable[[], T]) -> T:
+        """What rank 0 says; the others are not asked."""
+        return self.every(answer() if self.first else None)[0]  # type: ignore[return-value]
+
+    def summed(self, *tensors: Tensor) -> None:
+        """Add every rank's tensors up in place, on the CPU; where the others have zeros, a value stays what it is to the bit."""
+        for tensor in tensors if self.count > 1 else ():
+            torch.distributed.all_reduce(tensor)
+
+    def share(self, costs: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
+        """Which of N things in a row, of known costs, are this rank's."""
+        return owners(costs, self.count) == self.index
+
+    def span(self, count: int) -> range:
+        """This rank's stretch of `count` things of equal cost."""
+        mine = self.share(torch.ones(count, dtype=torch.long)).nonzero().flatten().tolist()
+        return range(mine[0], mine[-1] + 1) if mine else range(0)
+
+    def divide(self, model: LanguageModel) -> LanguageModel:
+        """The model with its parameters divided among the ranks, each of which has it whole."""
+        return model if self.count == 1 else replace(model, shards=Shards(model.network, self.mesh(model.device.type)))
+
+    def engine(self, engine: RolloutEngine) -> RolloutEngine:
+        """The engine with its prompts divided among the ranks."""
+        return engine if self.count == 1 else SharedEngine(engine=engine, ranks=self)
+
+    def judge(self, reward: RewardFn) -> RewardFn:
+        """The verifier with its completions divided among the ranks."""
+        return reward if self.count == 1 else SharedReward(reward=reward, ranks=self)
+
+    def mesh(self, kind: str) -> Any:
+        """All ranks' devices of a kind, cuda or cpu, as torch's tensors that lie divided want them."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        return init_device_mesh(kind, (self.count,))
+
+    @contextmanager
+    def own(self, folder: RunFolder) -> Iterator[RunFolder]:
+        """Where this rank writes: rank 0 to the run's folder, which it holds, the others, which say nothing either, to one that is thrown away."""
+        if self.first:
+            with folder.locked():
+                yield folder
+        else:
+            with TemporaryDirectory() as path, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+                yield RunFolder(Path(path))
+
+    @contextmanager
+    def one_fate(self) -> Iterator[None]:
+        """An error on one rank is the error of all: each hears of it where it next waits for that rank.
+
+        Raises:
+            RankFailed: on rank 0, with the reason of the rank that failed first.
+        """
+        try:
+            yield
+        except HandedOver:
+            raise
+        except Exception as error:
+            reason = f"rank {self.index}: {type(error).__name__}: {error}".splitlines()[0]
+            first = reason
+            # The store may have gone with its rank.
+            with suppress(RuntimeError):
+                first = "" if self.count == 1 else _store().compare_set("failed", "", reason).decode()
+            if self.count == 1 or not isinstance(error, RuntimeError) or first == reason:
+                raise
+            raise RankFailed(first) from error
+
+
+ALONE = Ranks(index=0, count=1, local=0)
+
+
+@contextmanager
+def together() -> Iterator[Ranks]:
+    """The ranks that torchrun, or SLURM, started this process as one of; by itself it is alone."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield ALONE
+        return
+    import torch.distributed
+
+    # Objects and sums go over gloo, parameters and gradients over what their device has.
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    ranks = Ranks(index=int(os.environ["RANK"]), count=count, local=int(os.environ["LOCAL_RANK"]))
+    yield ranks
+    # A launcher may end all ranks once one has ended, and rank 0 has its last words to write.
+    ranks.every(None)
+    torch.distributed.destroy_process_group()
+
+
+def owners(costs: Int[Tensor, " N"], count: int) -> Int[Tensor, " N"]:
+    """Whose each of N things in a row is: stretches of about equal cost, a thing going to where its middle falls.
+
+    Example:
+        >>> owners(torch.tensor([5, 1, 1, 1, 2]), 2).tolist()
+        [0, 1, 1, 1, 1]
+        >>> owners(torch.tensor([9]), 2).tolist()
+        [1]
+    """
+    ends = costs.cumsum(0)
+    return (2 * ends - costs) * count // (2 * ends[-1:]).clamp(min=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedEngine:
+    """An engine of which each rank asks its share of the prompts; a server is asked by rank 0, whose weights it has."""
+
+    engine: RolloutEngine
+    ranks: Ranks
+
+    def generate(
+        self,
+        model: GenerativeModel,
+        prompts: Sequence[Prompt],
+        prompt_ids: Sequence[Sequence[int]],
+        *,
+        group_size: int,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        only: range | None = None,
+    ) -> Sequence[Completion]:
+        """The whole call's completions, on every rank."""
+        asked = range(len(prompts)) if only is None else only
+        if isinstance(self.engine, Served):
+            mine = asked if self.ranks.first else range(0)
+        else:
+            mine = asked[slice_of(self.ranks.span(len(asked)))]
+        settings = {"group_size": group_size, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        return [one for part in self.ranks.every(self.engine.generate(model, prompts, prompt_ids, **settings, only=mine)) for one in part]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedReward:
+    """A verifier of which each rank asks its share of the completions."""
+
+    reward: RewardFn
+    ranks: Ranks
+
+    def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
+        """The whole call's verdicts, on every rank."""
+        mine = slice_of(self.ranks.span(len(texts)))
+        return [one for part in self.ranks.every(self.reward(texts[mine], prompts[mine])) for one in part]
+
+
+def slice_of(span: range) -> slice:
+    """A range as a slice."""
+    return slice(span.start, span.stop)
+
+
+def _store() -> Any:
+    return torch.distributed.distributed_c10d._get_default_store()
