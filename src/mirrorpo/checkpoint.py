@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,10 @@ def newest(folder: Path, ranks: Ranks = ALONE, kind: str = "cpu") -> dict[str, A
     if shares:
         from torch.distributed import checkpoint
 
-        checkpoint.load({name: tensor for name, tensor in _tensors(state).items() if name in shares}, checkpoint_id=path, no_dist=ranks.count == 1)
+        with warnings.catch_warnings():
+            # One process may read what several wrote.
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            checkpoint.load({name: tensor for name, tensor in _tensors(state).items() if name in shares}, checkpoint_id=path, no_dist=ranks.count == 1)
     elif mesh:
         state |= {name: tree_map_only(Tensor, lambda tensor: divided(tensor, mesh) if tensor.ndim else tensor, state[name]) for name in DIVIDED}
     return state

@@ -111,24 +111,21 @@ class Ranks:
 
     @contextmanager
     def one_fate(self) -> Iterator[None]:
-        """An error on one rank is the error of all: each hears of it where it next waits for that rank.
+        """An error on one rank ends all: the others find it gone where they next wait for it.
 
         Raises:
-            RankFailed: on rank 0, with the reason of the rank that failed first.
+            RankFailed: on rank 0, with the reason of the one that failed.
         """
         try:
             yield
-        except HandedOver:
-            raise
         except Exception as error:
-            reason = f"rank {self.index}: {type(error).__name__}: {error}".splitlines()[0]
-            first = reason
-            # The store may have gone with its rank.
-            with suppress(RuntimeError):
-                first = "" if self.count == 1 else _store().compare_set("failed", "", reason).decode()
-            if self.count == 1 or not isinstance(error, RuntimeError) or first == reason:
+            if self.count == 1 or isinstance(error, HandedOver):
                 raise
-            raise RankFailed(first) from error
+            if not _lost(error):
+                _store().set("failed", f"rank {self.index}: {type(error).__name__}: {error}")
+                raise
+            # Rank 0 speaks for all.
+            raise RankFailed(_reason()) if self.first else SystemExit(1) from error
 
 
 ALONE = Ranks(index=0, count=1, local=0)
@@ -210,6 +207,19 @@ class SharedReward:
 def slice_of(span: range) -> slice:
     """A range as a slice."""
     return slice(span.start, span.stop)
+
+
+def _lost(error: Exception) -> bool:
+    # gloo's errors have no type of their own.
+    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _reason() -> str:
+    # Kept by torchrun, or by rank 0 itself.
+    with suppress(torch.distributed.DistError):
+        if _store().check(["failed"]):
+            return _store().get("failed").decode()
+    return "another process of this run ended without a word"
 
 
 def _store() -> Any:

@@ -75,7 +75,7 @@ class Trainer:
             if done > 0:
                 display.say(f"resuming after step {done} of {steps}")
                 if any(launch.get("ranks", 1) != self.ranks.count for launch in launches):
-                    display.say(f"note: {self.ranks.count} processes go on where another number of them was; numbers then agree up to rounding")
+                    display.say("note: begun by another number of processes; from here on numbers are what they would have been up to rounding")
             elif self._evaluates(0):
                 display.say(f"evaluating the start model on {len(self.evaluator.prompts)} held-out questions")
                 self._record(tracker, display, 0, self._drift(), {"seconds": 0.0})

@@ -52,6 +52,11 @@ class CellLauncher(Launcher):
         Raises:
             SystemExit: with status 1, after all cells had their turn, if one failed.
         """
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise SystemExit(
+                f"error: a sweep is launched by one process, this is one of {os.environ['WORLD_SIZE']} that torchrun started: run `python train.py -m ...`; "
+                "hydra/launcher=slurm hydra.launcher.tasks_per_node=2 gives each of its cells two processes, torchrun a single cell (without -m)"
+            )
         self.say(f"{len(job_overrides)} cells")
         grid = self._composer.all(job_overrides)
         words = self._states(grid)

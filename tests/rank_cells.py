@@ -1,0 +1,63 @@
+"""Cells one after the other in one process, or under torchrun in one group of processes: what the tests of ranks start.
+
+    python tests/rank_cells.py '[[["algo=grpo", ...], null], ...]'
+
+A job is a cell's overrides and how it is disturbed: not (null), asked to stop after so many steps (a number), or by an
+error on the last rank after its first step ("error").
+"""
+
+import json
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
+
+from mirrorpo import config
+from mirrorpo.compose import cell_of
+from mirrorpo.handover import HandedOver
+from mirrorpo.parts import assemble
+from mirrorpo.ranks import Ranks, together
+from mirrorpo.runs import RunFolder
+from mirrorpo.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Disturbed:
+    """A `Handover` that is looked at before each step."""
+
+    how: int | str | None
+    ranks: Ranks
+    steps: int = -1
+
+    @property
+    def asked(self) -> signal.Signals | None:
+        self.steps += 1
+        if self.how == "error" and self.steps == 1 and self.ranks.index == self.ranks.count - 1:
+            raise OSError("no space left on its device")
+        # One rank alone is asked.
+        return signal.SIGUSR2 if self.steps == self.how and self.ranks.index == self.ranks.count - 1 else None
+
+
+def run(overrides: list[str], how: int | str | None, ranks: Ranks) -> None:
+    cfg = compose("train", overrides, return_hydra_config=True)
+    choices = dict(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    cell = cell_of(cfg, choices)
+    with ranks.own(RunFolder(cell.folder)) as mine:
+        try:
+            Trainer(cell, assemble(cell.config), mine, ROOT, Disturbed(how, ranks), ranks).run()  # type: ignore[arg-type]
+        except HandedOver as handed:
+            print(handed)
+
+
+if __name__ == "__main__":
+    config.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), together() as ranks:
+        for overrides, how in json.loads(sys.argv[1]):
+            run(overrides, how, ranks)
