@@ -287,3 +287,20 @@ def test_a_search_for_a_mirror_map_that_is_killed_in_its_second_generation_ends_
     # The learned map is a divergence like any other.
     learned = launch("divergence=neural_mirror_learned", f"divergence.potential.parameters.path={es / 'map.json'}", *CELL, "steps=1")
     succeeded(learned)
+
+
+def test_a_cell_of_two_tasks_is_handed_over_as_one_and_ends_as_two_processes_do(cluster: Cluster, launch, tmp_path: Path) -> None:
+    succeeded(launch("-m", "seed=0", *CELL, "checkpoint_every=100", *SLURM, "hydra.launcher.tasks_per_node=2"))
+    (run,) = folders(tmp_path / "out")
+    until(lambda: steps(run) >= 2, "its second step")
+    cluster.run("scancel", "--signal=USR2", manifest(run)["job"])
+    until(lambda: manifest(run)["state"] in ("done", "failed"), "its end")
+    told = manifest(run)
+    assert told["state"] == "done" and len(told["launches"]) == 2, told
+    assert [launch["ranks"] for launch in told["launches"]] == [2, 2] and 2 <= told["launches"][1]["from_step"] < 40
+    assert len({launch["job"] for launch in told["launches"]}) == 1
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(TRAIN), "seed=0", *CELL, f"out={tmp_path / 'whole'}"]
+    subprocess.run(command, cwd=tmp_path, env=environment(), check=True, capture_output=True, timeout=400)
+    (whole,) = folders(tmp_path / "whole")
+    assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()

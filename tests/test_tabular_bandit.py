@@ -228,6 +228,10 @@ class Scorer(OldPolicy):
         return out
 
 
+def scorer(learner: Learner) -> Scorer:
+    return Scorer(policy=learner.policy, reading=learner.old_policy.reading)
+
+
 # ---------------------------------------------------------------- what a policy does, by enumeration
 
 ANSWERS = sorted({tuple(until_end(ids)) for ids in product(range(len(WORDS)), repeat=LONGEST)})
@@ -323,7 +327,9 @@ def train(arm: Arm, divergence: Divergence | None = None, lr: float = LR) -> Lan
     for step, sampled in enumerate(rollouts(learner, engine(arm.algo))):
         batch, anchor_head = learner.rescore(sampled)
         advantages = learner.algo.advantage(batch.rewards, batch.group)
-        weights = mean_one(learner.weighting(batch, Scorer(policy=learner.policy, reading=learner.old_policy.reading), derive(SEED, "weighting", step)), batch.mask)
+        weights = mean_one(
+            learner.weighting(batch, scorer(learner), derive(SEED, "weighting", step)), batch.mask
+        )
         learner.learn(batch, advantages, weights, anchor_head, lrs=[lr] * UPDATES)
     return learner.policy
 
@@ -347,7 +353,7 @@ def test_the_answers_are_all_there_are_and_the_start_policy_earns_little():
 def test_every_weighting_has_something_to_weigh_here(name):
     learner = student(Arm("grpo", "none", name), choice("divergence", "none"))
     batch = next(rollouts(learner, TableSampler()))
-    weights = mean_one(learner.weighting(batch, Scorer(policy=learner.policy, reading=learner.old_policy.reading), 0), batch.mask)
+    weights = mean_one(learner.weighting(batch, scorer(learner), 0), batch.mask)
     uneven = ((weights - 1).abs() > 1e-6) & batch.mask
     # No answer here is a program, so statements have nothing to weigh; tests/weighting has them.
     assert bool(uneven.any()) == (name not in ("uniform", "counterfactual_code")), f"{name} never acts in this world: give WORDS something that it weighs"

@@ -183,12 +183,9 @@ class SharedEngine:
     ) -> Sequence[Completion]:
         """The whole call's completions, on every rank."""
         asked = range(len(prompts)) if only is None else only
-        if isinstance(self.engine, Served):
-            mine = asked if self.ranks.first else range(0)
-        else:
-            mine = asked[slice_of(self.ranks.span(len(asked)))]
+        turn = range(len(asked) * self.ranks.first) if isinstance(self.engine, Served) else self.ranks.span(len(asked))
         settings = {"group_size": group_size, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        return [one for part in self.ranks.every(self.engine.generate(model, prompts, prompt_ids, **settings, only=mine)) for one in part]
+        return [one for part in self.ranks.every(self.engine.generate(model, prompts, prompt_ids, **settings, only=asked[slice_of(turn)])) for one in part]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -103,9 +103,7 @@ class Trainer:
     def _load(self) -> None:
         config, parts = self.config, self.parts
         train, asked_of, self.faults = self.ranks.told(lambda: questions(parts, config))
-        policy = parts.model.load(
-            self.device, config["seed"], lambda: (text for prompt in train for text in (prompt.question + "\n", prompt.demonstration))
-        )
+        policy = parts.model.load(self.device, config["seed"], lambda: (text for prompt in train for text in (prompt.question + "\n", prompt.demonstration)))
         reads = parts.divergence.reads != "nothing" and parts.divergence.anchor == "reference"
         start = reference(policy) if reads else None
         self.policy = self.ranks.divide(policy)

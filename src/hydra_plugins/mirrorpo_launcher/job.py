@@ -5,6 +5,8 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from submitit.helpers import TorchDistributedEnvironment
+
 
 @dataclass(frozen=True, slots=True)
 class Become:
@@ -21,6 +23,9 @@ class Become:
     def __call__(self) -> None:
         """Does not return."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+            # The run then finds its other processes as under torchrun; which device is its own is for LOCAL_RANK to say.
+            TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         for signum in (signal.SIGTERM, signal.SIGCONT, signal.SIGUSR2):
             signal.signal(signum, signal.SIG_DFL)
         os.execv(self.command[0], list(self.command))

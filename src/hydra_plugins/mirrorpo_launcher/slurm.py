@@ -33,7 +33,8 @@ class SlurmLauncher(CellLauncher):
         timeout_min: a job's time limit; a run that needs longer takes several turns.
         signal_delay_s: seconds before the limit at which the run is asked to stop: more than its longest step takes.
         partition, qos, account, constraint, exclude: as sbatch has them; None: the cluster's own.
-        nodes, tasks_per_node, cpus_per_task, gpus_per_node, mem_gb: what a job gets; None: the cluster's own.
+        nodes, tasks_per_node, cpus_per_task, gpus_per_node, mem_gb: what a job gets; None: the cluster's own. With more than one
+            task a cell is trained by as many processes, each on a GPU of its own.
         array_parallelism: jobs of the sweep that may run at once.
         lines: further `#SBATCH` options, such as {mail-type: FAIL}; null for one without a value.
         setup: shell commands before the run, such as `module load cuda`.
@@ -72,12 +73,19 @@ class SlurmLauncher(CellLauncher):
                 f"error: hydra.launcher.signal_delay_s={signal_delay_s}, hydra.launcher.timeout_min={timeout_min}: "
                 "a run is asked to stop some seconds before its limit; give a delay between 0 and the limit"
             )
+        if gpus_per_node is not None and gpus_per_node < tasks_per_node > 1:
+            raise SystemExit(
+                f"error: hydra.launcher.tasks_per_node={tasks_per_node}, hydra.launcher.gpus_per_node={gpus_per_node}: "
+                f"each process of a cell has a GPU of its own; set hydra.launcher.gpus_per_node={tasks_per_node}"
+            )
         self.devices_a_cell = (gpus_per_node or 0) * nodes
         self.wait, self.poll_s, self.allow_dirty, self._setup = wait, poll_s, allow_dirty, list(setup)
         given = {
             "time": timeout_min, "signal_delay_s": signal_delay_s, "partition": partition, "qos": qos, "account": account,
             "constraint": constraint, "exclude": exclude, "nodes": nodes, "ntasks_per_node": tasks_per_node, "cpus_per_task": cpus_per_task,
             "gpus_per_node": gpus_per_node, "mem": None if mem_gb is None else f"{math.ceil(1024 * mem_gb)}MB", "array_parallelism": array_parallelism,
+            # The processes of a cell live and die together.
+            "srun_args": ["--kill-on-bad-exit=1"] if nodes * tasks_per_node > 1 else None,
         }  # fmt: skip
         self._sbatch = {name: value for name, value in given.items() if value is not None}
         # --requeue: a node that fails must not cost the cell, whatever the cluster's default is.
