@@ -86,9 +86,11 @@ def sample(
     max_new_tokens: int = LENGTH,
     temperature: float = 1.0,
     seed: int = 0,
+    only: range | None = None,
 ) -> Sequence[Completion]:
     prompts = [Prompt(uid=f"question/{i}", question="", gold="", demonstration="") for i in range(len(prompt_ids))]
-    return engine.generate(model, prompts, prompt_ids, group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    settings = {"group_size": group_size, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    return engine.generate(model, prompts, prompt_ids, **settings, only=only)
 
 
 def ids(completions: Sequence[Completion]) -> list[list[int]]:

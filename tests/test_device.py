@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mirrorpo.device import named_device, peak_memory_mb, stopwatch
+from mirrorpo.ranks import Ranks
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:first", "cuda:-1", ""])
@@ -17,6 +18,18 @@ def test_cuda_where_there_is_none_is_refused_and_auto_takes_the_cpu() -> None:
     with pytest.raises(ValueError, match="device=cuda:1: torch finds no CUDA device"):
         named_device("cuda:1")
     assert named_device("auto") == named_device("cpu") == torch.device("cpu")
+
+
+def test_each_of_several_ranks_takes_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    second = Ranks(index=3, count=4, local=1)
+    assert named_device("auto", second) == named_device("cuda", second) == torch.device("cuda:1") and chosen == [torch.device("cuda:1")] * 2
+    assert named_device("cpu", second) == torch.device("cpu")
+    with pytest.raises(ValueError, match=r"device=cuda:1 with 4 processes: .* set device=auto"):
+        named_device("cuda:1", second)
 
 
 def test_a_stopwatch_stands_still_after_its_block() -> None:

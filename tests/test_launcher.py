@@ -120,3 +120,8 @@ def test_a_search_has_no_grid_and_is_not_judged_by_the_test_questions(tmp_path: 
     assert not folders(tmp_path) and not list(tmp_path.rglob("es"))
     result = train("-m", "seed=0", "+hydra.sweeper.generations=3", *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path)
     assert result.returncode == 1 and "add hydra/sweeper=es" in result.stderr
+
+
+def test_processes_of_a_job_without_a_gpu_each_are_refused(tmp_path: Path) -> None:
+    result = train("-m", "seed=0", *SMALL, "hydra/launcher=slurm", "hydra.launcher.tasks_per_node=2", f"out={tmp_path}", cwd=tmp_path)
+    assert result.returncode == 1 and "set hydra.launcher.gpus_per_node=2" in result.stderr

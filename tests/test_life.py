@@ -85,6 +85,15 @@ def test_after_sigterm_it_is_whoever_sent_it_that_decides(run: tuple[Cell, RunFo
     assert settle(HandedOver(2, signal.SIGTERM), where) == 143 and where.manifest()["state"] == "requeued"
 
 
+def test_of_several_processes_one_alone_has_the_job_queued_again(run: tuple[Cell, RunFolder, Closed], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, where, _ = run
+    where.update_manifest(state=State.REQUEUED, launches=[])
+    asked: list[str] = []
+    monkeypatch.setattr("mirrorpo.life.requeue", lambda: asked.append("queued"))
+    assert settle(HandedOver(2, signal.SIGUSR2), where, first=False) == 75 and asked == []
+    assert settle(HandedOver(2, signal.SIGUSR2), where, first=True) == 75 and asked == ["queued"]
+
+
 def test_a_cell_resumed_under_other_code_ends_stale_and_is_started_anew_on_request(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     kept = shutil.ignore_patterns("__pycache__", "*.egg-info")

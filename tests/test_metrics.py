@@ -283,3 +283,16 @@ def expected(name: str, drawn_from: Tensor, live: Tensor) -> float:
 def test_over_the_tokens_that_were_sampled_k3_has_the_expectation_of_a_kl(name: str) -> None:
     p, q = torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.2, 0.3, 0.5])
     assert expected(name, p, q) == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-5)
+
+
+def test_means_of_several_ranks_are_those_of_one() -> None:
+    values, mask = torch.tensor([1.0, 2.0, 6.0, 9.0]), torch.tensor([True, True, True, False])
+    one, first, second = Means(), Means(), Means()
+    one.add("a", values, mask)
+    one.raise_to("b", values, mask)
+    for part, rows in ((first, slice(0, 1)), (second, slice(1, 4))):
+        part.add("a", values[rows], mask[rows])
+        part.raise_to("b", values[rows], mask[rows])
+    # A rank without a micro-batch has added to nothing.
+    assert Means.joined([Means(), first, second]).read() == one.read() == {"a": 3.0, "b": 6.0}
+    assert Means.joined([one]) is one

@@ -105,3 +105,9 @@ def test_a_tokenizer_that_wraps_its_texts_does_not_wrap_a_demonstration() -> Non
     wrapping.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<eos> $A <eos>", special_tokens=[("<eos>", 1)])
     assert wrapping("#### 21").input_ids[0] == 1
     assert bare(demonstrate(tokenizer=wrapping)) == bare(demonstrate())
+
+
+def test_the_shares_of_a_call_put_together_are_the_call() -> None:
+    settings = {"group_size": 2, "max_new_tokens": 100, "temperature": 1.0, "seed": 0}
+    shares = [Demonstrations().generate(TokenizerOnly(tokenizer=TOKENIZER), PROMPTS, PROMPT_IDS, **settings, only=only) for only in (range(1), range(1, 2))]
+    assert len(PROMPTS) == 2 and bare([one for share in shares for one in share]) == bare(demonstrate(group_size=2))

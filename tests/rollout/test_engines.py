@@ -88,6 +88,16 @@ def test_completions_stand_in_order_group_by_group(engine: RolloutEngine, model:
     assert [list(completion.prompt_ids) for completion in completions] == [RAGGED[i] for i in (0, 0, 1, 1, 2, 2, 3, 3)]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_shares_of_a_call_put_together_are_the_call(engine: RolloutEngine, model: LanguageModel, temperature: float) -> None:
+    call = sample(engine, model, temperature=temperature)
+    shares = [sample(engine, model, temperature=temperature, only=only) for only in (range(0), range(0, 1), range(1, 4), range(4, 4))]
+    assert [len(share) for share in shares] == [0, 3, 9, 0]
+    put_together = [completion for share in shares for completion in share]
+    assert ids(put_together) == ids(call) and [c.group for c in put_together] == [c.group for c in call]
+    assert largest_gap([c.logprobs for c in put_together], [c.logprobs for c in call]) < 1e-5
+
+
 def test_completions_of_a_group_differ(engine: RolloutEngine, model: LanguageModel) -> None:
     drawn = ids(sample(engine, model, [RAGGED[0]], group_size=8))
     assert len({tuple(row) for row in drawn}) > 4
