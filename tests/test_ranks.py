@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from cli import ROOT, SMALL, TRAIN, environment, folder, manifest, rows, succeed
 from mirrorpo import checkpoint
 from mirrorpo.ranks import ALONE, Ranks, SharedEngine, SharedReward, owners, together
 from mirrorpo.rollout.demonstrations import Demonstrations
+from mirrorpo.rollout.vllm_server import Served
 from mirrorpo.runs import RunFolder
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2")
@@ -102,6 +105,29 @@ def test_one_process_is_alone(count: str | None, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("WORLD_SIZE", count)
     with together() as ranks:
         assert ranks is ALONE and not torch.distributed.is_initialized()
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard(Ranks):
+    """A rank that hears of no other."""
+
+    def every(self, value: Any) -> list[Any]:
+        return [value]
+
+
+class Server(Served):
+    """Answers with the places that it was asked for."""
+
+    def generate(self, model: Any, prompts: Any, prompt_ids: Any, **settings: Any) -> Any:
+        return settings["only"]
+
+
+def test_a_server_is_asked_by_the_first_rank_for_all() -> None:
+    asked = {"group_size": 1, "max_new_tokens": 1, "temperature": 1.0, "seed": 0}
+    engine = Server(url="", weights="", top_p=1.0, connections=1, timeout=1.0, sleep=False)
+    for index, of_server in ((0, [0, 1, 2]), (1, [])):
+        ranks = Unheard(index=index, count=2, local=index)
+        assert ranks.engine(engine).generate(None, "abc", "abc", **asked) == of_server  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- real ranks

@@ -327,9 +327,7 @@ def train(arm: Arm, divergence: Divergence | None = None, lr: float = LR) -> Lan
     for step, sampled in enumerate(rollouts(learner, engine(arm.algo))):
         batch, anchor_head = learner.rescore(sampled)
         advantages = learner.algo.advantage(batch.rewards, batch.group)
-        weights = mean_one(
-            learner.weighting(batch, scorer(learner), derive(SEED, "weighting", step)), batch.mask
-        )
+        weights = mean_one(learner.weighting(batch, scorer(learner), derive(SEED, "weighting", step)), batch.mask)
         learner.learn(batch, advantages, weights, anchor_head, lrs=[lr] * UPDATES)
     return learner.policy
 

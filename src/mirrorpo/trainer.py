@@ -29,8 +29,8 @@ from mirrorpo.model.load import reference
 from mirrorpo.order import DataOrder
 from mirrorpo.parts import Parts, judged_by, mirror_map, notes, questions
 from mirrorpo.provenance import provenance
-from mirrorpo.rollout.collate import collate
 from mirrorpo.ranks import ALONE, Ranks
+from mirrorpo.rollout.collate import collate
 from mirrorpo.runs import RunFolder, timestamp, write_atomic
 from mirrorpo.tracking import NoTracker
 
