@@ -329,6 +329,6 @@ def test_a_penalty_takes_every_row_backward_and_one_of_coefficient_zero_does_not
     student = learner(world, world.policy, "grpo", "kl", scope="credit", updates=1, window="whole", sharing="never")
     advantages = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     trained = world.batch.mask.any(dim=1)
-    assert torch.equal(student._taught(world.batch, advantages), trained)
+    assert torch.equal(student._taught(world.batch.mask, advantages), trained)
     silent = replace(student, divergence=replace(student.divergence, beta=0.0))
-    assert silent._taught(world.batch, advantages).tolist() == [True] + [False] * 5
+    assert silent._taught(world.batch.mask, advantages).tolist() == [True] + [False] * 5
