@@ -213,8 +213,13 @@ def test_a_request_to_one_rank_stops_all_at_one_step_and_one_process_goes_on(tmp
 @pytest.mark.timeout(1200)
 def test_a_rank_that_is_killed_at_any_instant_ends_all_and_costs_no_more_than_steps(tmp_path: Path) -> None:
     overrides = (*CELL, "steps=8", "eval_every=0", "checkpoint_every=1")
-    whole = start(*overrides, f"out={tmp_path / 'whole'}", cwd=tmp_path)
-    assert whole.wait(timeout=300) == 0
+
+    def ended(out: Path) -> None:
+        torchrun = start(*overrides, f"out={out}", cwd=tmp_path)
+        said, _ = torchrun.communicate(timeout=300)
+        assert torchrun.returncode == 0, said
+
+    ended(tmp_path / "whole")
     for step, delay in ((1, 0.0), (3, 0.1), (5, 0.3)):
         torchrun = start(*overrides, f"out={tmp_path / 'killed'}", cwd=tmp_path)
         until_step(step, torchrun, tmp_path / "killed")
@@ -226,7 +231,7 @@ def test_a_rank_that_is_killed_at_any_instant_ends_all_and_costs_no_more_than_st
         assert torchrun.returncode == 1 and time.monotonic() - killed < 25
         run = folder(tmp_path / "killed")
         assert manifest(run)["state"] == "failed" and "another process of this run ended without a word" in manifest(run)["error"]
-    assert start(*overrides, f"out={tmp_path / 'killed'}", cwd=tmp_path).wait(timeout=300) == 0
+    ended(tmp_path / "killed")
     assert (folder(tmp_path / "killed") / "metrics.jsonl").read_bytes() == (folder(tmp_path / "whole") / "metrics.jsonl").read_bytes()
 
 
