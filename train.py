@@ -50,7 +50,7 @@ def _train(cell: config.Cell, folder: RunFolder, handover: Handover) -> int | No
 
     with together() as ranks, ranks.own(folder) as mine:
         try:
-            Trainer(cell, assemble(cell.config, ranks.count), mine, Path(__file__).parent, handover, ranks).run()
+            Trainer(cell, assemble(cell.config), mine, Path(__file__).parent, handover, ranks).run()
         except HandedOver as handed:
             return settle(handed, mine, ranks.first)
 

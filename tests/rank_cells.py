@@ -51,7 +51,7 @@ def run(overrides: list[str], how: int | str | None, ranks: Ranks) -> None:
     cell = cell_of(cfg, choices)
     with ranks.own(RunFolder(cell.folder)) as mine:
         try:
-            Trainer(cell, assemble(cell.config, ranks.count), mine, ROOT, Disturbed(how, ranks), ranks).run()  # type: ignore[arg-type]
+            Trainer(cell, assemble(cell.config), mine, ROOT, Disturbed(how, ranks), ranks).run()  # type: ignore[arg-type]
         except HandedOver as handed:
             print(handed)
 

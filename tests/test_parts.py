@@ -290,10 +290,3 @@ def test_shared_prompts_are_refused_where_the_model_cannot_share_them(setting: s
     with pytest.raises(ValueError, match=rf"shared_prefix=always with {setting}.*{named}"):
         assemble(config("shared_prefix=always", setting))
     assemble(config("shared_prefix=auto", setting))
-
-
-def test_vllm_inside_of_one_of_several_processes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^rollout=vllm with 2 processes: .* rollout=vllm_server"):
-        assemble(config("rollout=vllm"), 2)
-    assemble(config("rollout=vllm"), 1)
-    assemble(config("rollout=vllm_server"), 2)

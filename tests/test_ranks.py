@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,14 @@ def test_two_ranks_compute_what_one_process_computes_and_go_on_from_its_checkpoi
 @pytest.mark.timeout(1200)
 def test_two_ranks_compute_what_one_process_computes_in_more_cells(tmp_path: Path) -> None:
     compared(MORE_CELLS, tmp_path)
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="NOT TESTED: vLLM in several processes; it is not installed here, docs/vllm.md")
+@pytest.mark.timeout(900)
+def test_each_rank_samples_with_a_vllm_of_its_own(tmp_path: Path) -> None:
+    engines = ("rollout=vllm", "rollout@eval_rollout=vllm", "rollout.enforce_eager=true", "eval_rollout.enforce_eager=true")
+    # One question for the drift: one of the ranks has none to ask.
+    compared({"vllm": (*engines, "shared_prefix=never", "drift_questions=1")}, tmp_path)
 
 
 def start(*overrides: str, cwd: Path) -> subprocess.Popen[str]:

@@ -48,8 +48,8 @@ class Parts:
         return self.divergence if beta == self.divergence.beta else replace(self.divergence, beta=beta)  # type: ignore[type-var]
 
 
-def assemble(config: Mapping[str, Any], ranks: int = 1) -> Parts:
-    """Build every group of a resolved config, for so many processes.
+def assemble(config: Mapping[str, Any]) -> Parts:
+    """Build every group of a resolved config.
 
     Raises:
         ValueError: naming the group, when a key is unknown, missing or refused by the object, or when
@@ -63,7 +63,7 @@ def assemble(config: Mapping[str, Any], ranks: int = 1) -> Parts:
     _refuse_unmasked(parts, config)
     _refuse_unshared(config)
     _refuse_unsampled(parts)
-    _refuse_elsewhere(parts, config, ranks)
+    _refuse_elsewhere(parts, config)
     return parts
 
 
@@ -223,14 +223,9 @@ def _refuse_unsampled(parts: Parts) -> None:
         raise ValueError("mismatch=truncated with rollout=demonstrations: nothing was sampled, so no sampler's probability can be corrected; set mismatch=null")
 
 
-def _refuse_elsewhere(parts: Parts, config: Mapping[str, Any], ranks: int) -> None:
+def _refuse_elsewhere(parts: Parts, config: Mapping[str, Any]) -> None:
     # vLLM takes the first device that its process sees, and has no sleep mode on a CPU.
     for group, engine in (("rollout", parts.rollout), ("eval_rollout", parts.eval_rollout)):
-        if isinstance(engine, Colocated) and ranks > 1:
-            raise ValueError(
-                f"{group}=vllm with {ranks} processes: vLLM in a process that is one of several would divide its model among them; "
-                f"set {group}=native, or {group}=vllm_server, which the first process asks for all"
-            )
         if isinstance(engine, Colocated) and str(config["device"]).partition(":")[2] not in ("", "0"):
             raise ValueError(
                 f"device={config['device']} with {group}=vllm: the engine in this process takes the first device it sees; "

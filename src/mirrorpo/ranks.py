@@ -6,6 +6,7 @@ share of the completions and passes its share of the rows through the network. R
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
@@ -146,7 +147,9 @@ def together() -> Iterator[Ranks]:
     yield ranks
     # A launcher may end all ranks once one has ended, and rank 0 has its last words to write.
     ranks.every(None)
-    torch.distributed.destroy_process_group()
+    # vLLM takes its own groups apart when the process ends, and then this one.
+    if "vllm" not in sys.modules:
+        torch.distributed.destroy_process_group()
 
 
 def owners(costs: Int[Tensor, " N"], count: int) -> Int[Tensor, " N"]:

@@ -76,12 +76,15 @@ class Colocated:
             ValueError: if vLLM is not installed, is built for another device, or has too short a context.
         """
         asked = range(len(prompts)) if only is None else only
-        if not asked:
+        if not asked and not torch.distributed.is_initialized():
             return []
         vllm = _library(model.device.type)
         request = Request(group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature, top_p=self.top_p, seed=seed)
         with _undisturbed():
+            # Of several processes each starts an engine for itself, and all at once, since vLLM makes groups of them.
             running = self._running(model)
+            if not asked:
+                return []
             if self.sleep and running.weights is not None:
                 running.llm.wake_up()
             self._give(running, model)
@@ -150,6 +153,8 @@ def _start(settings: Colocated, model: GenerativeModel) -> Any:
             max_model_len=settings.max_model_len,
             enforce_eager=settings.enforce_eager,
             enable_sleep_mode=settings.sleep,
+            # Where there is a group already, vLLM would make this process all of it.
+            distributed_executor_backend="external_launcher" if torch.distributed.is_initialized() else None,
             # Of a prompt read in pieces, vLLM 0.32 turns the seeded generator back, which it cannot on a CPU.
             enable_chunked_prefill=False if model.device.type == "cpu" else None,
         )
