@@ -187,6 +187,20 @@ def test_a_digest_that_is_no_text_is_damage_too(tmp_path: Path) -> None:
     assert step_of(tmp_path) == 10
 
 
+def test_a_strange_file_beside_what_was_saved_is_no_damage(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2)
+    (tmp_path / "step_000002" / ".nfs0001").write_text("open elsewhere")
+    (tmp_path / "step_000002" / "notes").mkdir()
+    assert step_of(tmp_path) == 2
+
+
+def test_an_old_one_that_cannot_be_removed_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    saved(tmp_path, 1)
+    monkeypatch.setattr(os, "rmdir", lambda *words, **named: (_ for _ in ()).throw(OSError("Directory not empty")))
+    saved(tmp_path, 2, keep=1)
+    assert step_of(tmp_path) == 2 and "step_000001 cannot be removed" in caplog.text
+
+
 def test_an_older_damaged_one_does_not_matter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saved(tmp_path, 10, 20)
     flip_bit(tmp_path / "step_000010" / "state.pt", 100)

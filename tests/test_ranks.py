@@ -108,6 +108,14 @@ def test_one_process_is_alone(count: str | None, monkeypatch: pytest.MonkeyPatch
         assert ranks is ALONE and not torch.distributed.is_initialized()
 
 
+def test_several_processes_without_a_launcher_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ValueError, match=r"LOCAL_RANK.*torchrun"), together():
+        raise AssertionError("began")
+
+
 @dataclass(frozen=True, slots=True)
 class Unheard(Ranks):
     """A rank that hears of no other."""
@@ -167,9 +175,15 @@ def test_two_ranks_compute_what_one_process_computes_and_go_on_from_its_checkpoi
         torch.testing.assert_close(reached["weights"][name], tensor, rtol=1e-5, atol=5e-5)
     assert all(len(list(path.glob("__*_0.distcp"))) == 2 for path in (two / "checkpoints").iterdir())
     share = two / "checkpoints" / "step_000002" / "__1_0.distcp"
+    sums = subprocess.run(["sha256sum", "-c", checkpoint.DIGEST], cwd=share.parent, capture_output=True, text=True, check=True).stdout
+    assert sums.splitlines() == ["state.pt: OK", ".metadata: OK", "__0_0.distcp: OK", "__1_0.distcp: OK"]
     share.write_bytes(share.read_bytes()[:-1] + b"?")
     before = checkpoint.newest(two / "checkpoints")
     assert before is not None and before["step"] == 1
+    # A rank that wrote to another disk.
+    share.unlink()
+    with pytest.raises(RuntimeError, match=r"__1_0\.distcp.*every node"):
+        checkpoint.sums(share.parent, divided=True)
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int, ranks: Ra
 
         # They wait for each other inside, and for rank 0 above.
         ranks.every(None)
-        checkpoint.save(shares, checkpoint_id=beside)
+        with _spoken():
+            checkpoint.save(shares, checkpoint_id=beside)
     if ranks.first:
         _complete(beside, folder / f"step_{step:06d}", state, keep, divided=bool(shares))
     ranks.every(None)
@@ -56,7 +58,7 @@ def _complete(beside: Path, final: Path, state: Mapping[str, Any], keep: int, *,
         torch.save(tree_map_only(Tensor, outlined, dict(state)) if divided else dict(state), file)
         file.flush()
         os.fsync(file.fileno())
-    write_atomic(beside / DIGEST, _digest(beside) + "\n")
+    write_atomic(beside / DIGEST, sums(beside, divided=divided))
     # A damaged checkpoint of the same step was passed over at resume; a rename cannot replace it.
     shutil.rmtree(final, ignore_errors=True)
     beside.rename(final)
@@ -65,7 +67,7 @@ def _complete(beside: Path, final: Path, state: Mapping[str, Any], keep: int, *,
     # A run saves upwards: what lies ahead of it was damaged and passed over.
     ahead = [name for name in names if name > final.name]
     for name in [*ahead, *[name for name in names if name not in ahead][:-keep]]:
-        shutil.rmtree(folder / name)
+        _remove(folder / name)
 
 
 def complete_names(folder: Path) -> list[str]:
@@ -85,11 +87,14 @@ def newest(folder: Path, ranks: Ranks = ALONE, kind: str = "cpu") -> dict[str, A
     state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=ranks.count > 1)
     shares = {name for name, tensor in _tensors(state).items() if tensor.is_meta}
     mesh = ranks.mesh(kind) if ranks.count > 1 else None
+    if mesh:
+        # What is kept as it is must not keep the file, which is mapped into memory, either.
+        state = tree_map_only(Tensor, lambda tensor: tensor if tensor.is_meta or tensor.ndim else tensor.clone(), state)
     state = tree_map_only(Tensor, lambda tensor: unfilled(tensor, mesh) if tensor.is_meta else tensor, state)
     if shares:
         from torch.distributed import checkpoint
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _spoken():
             # One process may read what several wrote.
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             checkpoint.load({name: tensor for name, tensor in _tensors(state).items() if name in shares}, checkpoint_id=path, no_dist=ranks.count == 1)
@@ -111,14 +116,49 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _intact(path: Path) -> bool:
-    digest = path / DIGEST
-    return (path / STATE).exists() and digest.exists() and digest.read_bytes().strip() == _digest(path).encode()
+    if not (path / DIGEST).exists():
+        return False
+    lines = [line.split("  ", 1) for line in (path / DIGEST).read_text(errors="replace").splitlines()]
+    # One process's, alone, has no name.
+    named = [(found, *name) if name else (found, STATE) for found, *name in lines]
+    return bool(named) and all((path / name).is_file() and _digest(path / name) == found for found, name in named)
+
+
+def sums(path: Path, *, divided: bool) -> str:
+    """What a checkpoint's `sha256` says of its files: of one process's the sum alone, of several as `sha256sum -c` reads it.
+
+    Raises:
+        RuntimeError: if a rank's shares are not there.
+    """
+    if not divided:
+        return _digest(path / STATE) + "\n"
+    from torch.distributed.checkpoint import FileSystemReader
+
+    shares = {place.relative_path for place in FileSystemReader(path).read_metadata().storage_data.values()}
+    if absent := sorted(name for name in shares if not (path / name).is_file()):
+        raise RuntimeError(f"{path}: the shares {', '.join(absent)} are not there; set out= to a folder that every node of the run shares")
+    return "".join(f"{_digest(path / name)}  {name}\n" for name in (STATE, ".metadata", *sorted(shares)))
+
+
+@contextmanager
+def _spoken() -> Iterator[None]:
+    # torch's own error is no `Exception`, and its first line names no reason.
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        reasons = (f"rank {rank}: {type(reason).__name__}: {reason}" for rank, (reason, _) in error.failures.items())
+        raise RuntimeError("; ".join(reasons)) from error
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        # What is kept is complete already; a file that somebody has open on a network disk must not end the run.
+        log.warning("the old checkpoint %s cannot be removed", path)
 
 
 def _digest(path: Path) -> str:
-    found = hashlib.sha256()
-    for file in sorted(file for file in path.iterdir() if file.name != DIGEST):
-        with file.open("rb") as content:
-            while piece := content.read(2**20):
-                found.update(piece)
-    return found.hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

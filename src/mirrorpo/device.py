@@ -1,6 +1,7 @@
 """The machine a run is on: its device, its threads, its clock and its memory."""
 
 import resource
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ def named_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     # Where a launcher shows each rank only its own device, that is number 0.
     device = torch.device("cuda", ranks.local % torch.cuda.device_count())
     torch.cuda.set_device(device)
+    taken = set(ranks.every((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))))
+    if len(taken) < ranks.count:
+        raise ValueError(f"{ranks.count} processes for {len(taken)} CUDA devices: start as many on a node as it has devices, or set device=cpu")
     return device
 
 

@@ -134,11 +134,17 @@ ALONE = Ranks(index=0, count=1, local=0)
 
 @contextmanager
 def together() -> Iterator[Ranks]:
-    """The ranks that torchrun, or SLURM, started this process as one of; by itself it is alone."""
+    """The ranks that torchrun, or SLURM, started this process as one of; by itself it is alone.
+
+    Raises:
+        ValueError: if the environment says that there are several, and not which this is.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield ALONE
         return
+    if absent := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ValueError(f"WORLD_SIZE={count} is set and {', '.join(absent)} not: start several processes with torchrun, or unset WORLD_SIZE for one")
     import torch.distributed
 
     # Objects and sums go over gloo, parameters and gradients over what their device has.

@@ -155,7 +155,7 @@ class Trainer:
         """Write down what the numbers depend on beside the config; a resumed run has to find the same."""
         parts, split = self.parts, self.config["eval_split"]
         found = {
-            "data": {name: parts.dataset.fingerprint(name) for name in dict.fromkeys(("train", split))},
+            "data": self.ranks.told(lambda: {name: parts.dataset.fingerprint(name) for name in dict.fromkeys(("train", split))}),
             "computed_in": f"{self.policy.dtype} on {self.device.type}".removeprefix("torch."),
             "mirror_map": mirror_map(parts.divergence),
             "model_commit": getattr(self.policy.causal_lm.config, "_commit_hash", None),
@@ -195,7 +195,8 @@ class Trainer:
                 learned = learner.learn(batch, advantages, weights, anchor_head, self._learning_rates(step))
             except NotFinite as error:
                 dump = self.folder.path / f"not_finite_step_{step:06d}.pt"
-                torch.save({name: getattr(batch, name) for name in batch.__dataclass_fields__} | {"advantages": advantages, "weights": weights}, dump)
+                if self.ranks.first:
+                    torch.save({name: getattr(batch, name) for name in batch.__dataclass_fields__} | {"advantages": advantages, "weights": weights}, dump)
                 raise NotFinite(f"step {step}: {error}. The batch is in {dump}; a lower lr, or float32, is the usual cure") from error
         with stopwatch() as drift_clock:
             drift = self._drift()

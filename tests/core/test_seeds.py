@@ -83,3 +83,10 @@ def test_the_global_state_survives_a_checkpoint_that_holds_no_code(tmp_path):
     expected = (random.gauss(0, 1), float(np.random.randn()), *draws())
     restore_global_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert (random.gauss(0, 1), float(np.random.randn()), *draws()) == expected
+
+
+def test_a_state_of_more_devices_than_are_here_is_restored_as_far_as_it_goes():
+    state = global_state()
+    expected = torch.rand(3)
+    restore_global_state(state | {"cuda": [*state["cuda"], torch.zeros(16, dtype=torch.uint8)]})
+    assert torch.equal(torch.rand(3), expected)

@@ -25,6 +25,8 @@ class Become:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
             # The run then finds its other processes as under torchrun; which device is its own is for LOCAL_RANK to say.
+            # The port is the job's own, not one that stood in the submitting shell.
+            os.environ.pop("MASTER_PORT", None)
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         for signum in (signal.SIGTERM, signal.SIGCONT, signal.SIGUSR2):
             signal.signal(signum, signal.SIG_DFL)
