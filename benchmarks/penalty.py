@@ -73,7 +73,8 @@ def strength(parts: Parts, config: dict, run: Path) -> tuple[float, float, float
 
     def gradient(learner: Learner, advantages: torch.Tensor) -> tuple[float, float]:
         means = Means()
-        learner._accumulate(batch, torch.arange(len(batch)), advantages, batch.mask.float(), head, means, first=True)
+        rows = torch.arange(len(batch))
+        learner._accumulate(batch, rows, torch.ones_like(rows, dtype=torch.bool), advantages, batch.mask.float(), head, means, first=True)
         norm = float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm())
         learner.optimiser.zero_grad()
         return norm, means.read()["divergence/value"]
