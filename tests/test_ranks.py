@@ -88,7 +88,8 @@ def test_every_thing_has_one_owner_however_few_there_are(count: int) -> None:
     for size in range(4):
         ranks = [Ranks(index=index, count=count, local=index) for index in range(count)]
         assert [place for rank in ranks for place in rank.span(size)] == list(range(size))
-        assert sum(rank.share(torch.arange(size)).long() for rank in ranks).tolist() == [1] * size
+        for costs in (torch.arange(size), torch.arange(size).flip(0), torch.zeros(size, dtype=torch.long)):
+            assert sum(rank.share(costs).long() for rank in ranks).tolist() == [1] * size
 
 
 def test_one_process_divides_and_asks_nothing() -> None:

@@ -145,8 +145,6 @@ def together() -> Iterator[Ranks]:
         return
     if absent := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise ValueError(f"WORLD_SIZE={count} is set and {', '.join(absent)} not: start several processes with torchrun, or unset WORLD_SIZE for one")
-    import torch.distributed
-
     # Objects and sums go over gloo, parameters and gradients over what their device has.
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     ranks = Ranks(index=int(os.environ["RANK"]), count=count, local=int(os.environ["LOCAL_RANK"]))
@@ -168,7 +166,8 @@ def owners(costs: Int[Tensor, " N"], count: int) -> Int[Tensor, " N"]:
         [1]
     """
     ends = costs.cumsum(0)
-    return (2 * ends - costs) * count // (2 * ends[-1:]).clamp(min=1)
+    # What costs nothing at the very end has its middle there.
+    return ((2 * ends - costs) * count // (2 * ends[-1:]).clamp(min=1)).clamp(max=count - 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
