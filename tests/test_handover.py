@@ -84,6 +84,15 @@ def test_a_node_without_scontrol_says_so(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "job 7 cannot be queued again from its node: there is no scontrol" in (requeue() or "")
 
 
+@pytest.mark.parametrize("ends, problem", [("exit 0", False), ("kill -TERM $$", False), ("echo no such job >&2; exit 1", True)])
+def test_a_scontrol_that_is_ended_with_its_job_has_queued_it_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: str, problem: bool) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{ends}\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    assert (requeue() is not None) == problem
+
+
 @pytest.mark.parametrize("signum, status", [(ASKED, os.EX_TEMPFAIL), (signal.SIGTERM, 128 + signal.SIGTERM)])
 def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(tmp_path: Path, signum: signal.Signals, status: int) -> None:
     # Without a checkpoint of its own before the end.

@@ -66,7 +66,8 @@ def requeue() -> str | None:
     if shutil.which("scontrol") is None:
         return f"job {job} cannot be queued again from its node: there is no scontrol; launch the sweep again"
     result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False, env=os.environ)
-    return None if result.returncode == 0 else f"job {job} could not be queued again ({result.stderr.strip()}); launch the sweep again"
+    # A job that is queued again is ended at once, at times with the scontrol that asked for it before that could say so.
+    return None if result.returncode <= 0 else f"job {job} could not be queued again ({result.stderr.strip()}); launch the sweep again"
 
 
 def fruitless(launches: list[dict]) -> bool:
