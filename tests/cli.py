@@ -7,6 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
+
+from mirrorpo.compose import cell_of
+from mirrorpo.config import Cell, register
 from mirrorpo.runs import run_folders as folders
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,3 +71,14 @@ def succeeded(result: subprocess.CompletedProcess[str], said: Sequence[str] = ()
     assert result.returncode == 0, result.stdout + result.stderr
     for words in said:
         assert words in result.stdout, result.stdout
+
+
+def cell_here(*overrides: str) -> Cell:
+    """The cell of a command line, in this process."""
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", list(overrides), return_hydra_config=True)
+        choices = dict(cfg.hydra.runtime.choices)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return cell_of(cfg, choices)

@@ -10,20 +10,14 @@ import json
 import signal
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from omegaconf import open_dict
+from cli import ROOT, cell_here
 
-from mirrorpo import config
-from mirrorpo.compose import cell_of
 from mirrorpo.handover import HandedOver
 from mirrorpo.parts import assemble
 from mirrorpo.ranks import Ranks, together
 from mirrorpo.runs import RunFolder
 from mirrorpo.trainer import Trainer
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
@@ -44,11 +38,7 @@ class Disturbed:
 
 
 def run(overrides: list[str], how: int | str | None, ranks: Ranks) -> None:
-    cfg = compose("train", overrides, return_hydra_config=True)
-    choices = dict(cfg.hydra.runtime.choices)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    cell = cell_of(cfg, choices)
+    cell = cell_here(*overrides)
     with ranks.own(RunFolder(cell.folder)) as mine:
         try:
             Trainer(cell, assemble(cell.config), mine, ROOT, Disturbed(how, ranks), ranks).run()  # type: ignore[arg-type]
@@ -57,7 +47,6 @@ def run(overrides: list[str], how: int | str | None, ranks: Ranks) -> None:
 
 
 if __name__ == "__main__":
-    config.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), together() as ranks:
+    with together() as ranks:
         for overrides, how in json.loads(sys.argv[1]):
             run(overrides, how, ranks)

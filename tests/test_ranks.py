@@ -217,6 +217,7 @@ def last_rank(torchrun: subprocess.Popen[str]) -> int:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_request_to_one_rank_stops_all_at_one_step_and_one_process_goes_on(tmp_path: Path) -> None:
     overrides = (*CELL, "steps=4", "checkpoint_every=100", f"out={tmp_path / 'out'}")

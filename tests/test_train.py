@@ -7,7 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from cli import ROOT, SMALL, appeared, command, environment, folder, folders, manifest, rows, succeeded, train, whole_rows
+from cli import ROOT, SMALL, appeared, cell_here, command, environment, folder, folders, manifest, rows, succeeded, train, whole_rows
+from hydra.errors import ConfigCompositionException
+
+from mirrorpo.parts import assemble
 
 
 @pytest.fixture(scope="module")
@@ -194,30 +197,43 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_batch_dumped(tmp_path:
         ("stepz=3", "stepz"),
         ("steps=three", "steps"),
         ("+foo=1", "unknown settings ['foo']"),
-        ("algo.surrogate.hihg=0.3", "hihg"),
         ("algo=nope", "algo/nope"),
-        ("group_size=1", "use group_size=2 or more"),
-        ("dataset.max_value=3", "dataset.max_value=3"),
-        ("temperature=0", "temperature=0"),
-        ("lr=inf", "lr=inf"),
-        ("divergence.beta=-1", "divergence.beta=-1"),
-        ("algo.surrogate.low=abc", "algo.surrogate.low='abc': give a number"),
-        ("algo.advantage.ddof=5", "ddof=5"),
-        ("name=../up", "name='../up'"),
-        ("max_new_tokens=500 eval_questions=0", "the model has 512 positions"),
-        ("divergence.anchor=nowhere", "divergence.anchor=nowhere"),
-        ("coefficient=matched_drift divergence=none", "divergence.beta=0 with coefficient=matched_drift"),
-        ("coefficient=matched_drift divergence.anchor=old", "divergence.anchor=old with coefficient=matched_drift"),
-        ("coefficient=matched_drift drift_questions=0", "drift_questions=0 with coefficient=matched_drift"),
-        ("coefficient=matched_drift coefficient.measure=drift/js", "coefficient.measure=drift/js: choose one of drift/kl"),
-        ("weighting=entropy_top20 weighting.share=1.5", "weighting.share=1.5"),
         ("sweep=nope", "sweep/nope"),
+        ("group_size=1", "error: group_size=1"),
+        ("divergence.beta=-1", "divergence.beta=-1"),
+        ("max_new_tokens=500 eval_questions=0", "the model has 512 positions"),
     ],
 )
 def test_a_bad_setting_is_refused_before_anything_runs(override: str, words: str, tmp_path: Path) -> None:
     result = train(*SMALL, *override.split(), f"out={tmp_path}", cwd=tmp_path)
     assert result.returncode != 0 and words in result.stdout + result.stderr, result.stderr
     assert not any(tmp_path.rglob("metrics.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("algo.surrogate.hihg=0.3", "hihg"),
+        ("group_size=1", "use group_size=2 or more"),
+        ("dataset.max_value=3", "dataset.max_value=3"),
+        ("temperature=0", "temperature=0"),
+        ("lr=inf", "lr=inf"),
+        ("algo.surrogate.low=abc", "algo.surrogate.low='abc': give a number"),
+        ("algo.advantage.ddof=5", "ddof=5"),
+        ("name=../up", "name='../up'"),
+        ("divergence.anchor=nowhere", "divergence.anchor=nowhere"),
+        ("coefficient=matched_drift divergence=none", "divergence.beta=0 with coefficient=matched_drift"),
+        ("coefficient=matched_drift divergence.anchor=old", "divergence.anchor=old with coefficient=matched_drift"),
+        ("coefficient=matched_drift drift_questions=0", "drift_questions=0 with coefficient=matched_drift"),
+        ("coefficient=matched_drift coefficient.measure=drift/js", "coefficient.measure=drift/js: choose one of drift/kl"),
+        ("weighting=entropy_top20 weighting.share=1.5", "weighting.share=1.5"),
+    ],
+)
+def test_a_bad_setting_is_refused_when_the_cell_is_put_together(override: str, words: str) -> None:
+    # What train.py does before it trains; it says such an error and ends.
+    with pytest.raises((ValueError, ConfigCompositionException)) as refused:
+        assemble(cell_here(*SMALL, *override.split()).config)
+    assert words in f"{refused.value} {refused.value.__cause__}"
 
 
 def test_supervised_fine_tuning_from_nothing_lowers_the_loss(tmp_path: Path) -> None:
