@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 
 from mirrorpo.compose import cell_of
 from mirrorpo.config import Cell, register
@@ -73,12 +74,19 @@ def succeeded(result: subprocess.CompletedProcess[str], said: Sequence[str] = ()
         assert words in result.stdout, result.stdout
 
 
-def cell_here(*overrides: str) -> Cell:
-    """The cell of a command line, in this process."""
+@contextmanager
+def composed(*overrides: str) -> Iterator[tuple[DictConfig, Mapping[str, str]]]:
+    """The config of a command line and the names it chose, inside Hydra as in a run."""
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", list(overrides), return_hydra_config=True)
+        cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
         choices = dict(cfg.hydra.runtime.choices)
         with open_dict(cfg):
             del cfg["hydra"]
+        yield cfg, choices
+
+
+def cell_here(*overrides: str) -> Cell:
+    """The cell of a command line, in this process."""
+    with composed(*overrides) as (cfg, choices):
         return cell_of(cfg, choices)

@@ -4,37 +4,21 @@ import copy
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from cli import cell_here, composed
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from mirrorpo.compose import cell_of
-from mirrorpo.config import AXES, Cell, Knobs, cell, check, config_hash, differences, flat, register, resolved
-
-CONF = str(Path(__file__).parents[1] / "conf")
+from mirrorpo.config import AXES, Knobs, cell, check, config_hash, differences, flat, resolved
 
 # Written out again: what changes no number in metrics.jsonl.
 PLUMBING = r"out|name|logger\..*|progress|checkpoint_every|keep_checkpoints|shown_completions|dataset\.root|sandbox|reward\.sandbox|reward\.workers"
-
-
-@contextmanager
-def composed(*overrides: str) -> Iterator[tuple[DictConfig, Mapping[str, str]]]:
-    """The config of a command line and the names it chose, inside Hydra as in a run."""
-    register()
-    with initialize_config_dir(CONF, version_base="1.3"):
-        cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
-        choices = dict(cfg.hydra.runtime.choices)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        yield cfg, choices
 
 
 @cache
@@ -51,10 +35,7 @@ def config(*overrides: str, **changes: Any) -> DictConfig:
     return cfg
 
 
-@cache
-def cell_for(*overrides: str) -> Cell:
-    with composed(*overrides) as (cfg, choices):
-        return cell_of(cfg, choices)
+cell_for = cache(cell_here)
 
 
 # Refusals

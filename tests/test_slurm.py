@@ -1,6 +1,8 @@
 """Sweeps on a real slurmctld and slurmd: jobs timed out, requeued, cancelled and killed, daemons that die, nothing lost."""
 
 import contextlib
+import itertools
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cli import SMALL, TRAIN, environment, folders, manifest, rows, succeeded
+from cli import ROOT, SMALL, TRAIN, environment, folders, manifest, rows, succeeded
 from slurm_cluster import Cluster, missing
 
 from mirrorpo.status import rows as status_rows
@@ -69,35 +71,12 @@ def steps(run: Path) -> int:
     return timings.read_text().count("\n") - 1 if timings.exists() else -1
 
 
-# All cells one after the other in one process, for the numbers alone.
-UNDISTURBED = """
-import itertools, sys
-from pathlib import Path
-from hydra import compose, initialize_config_dir
-from omegaconf import open_dict
-from mirrorpo import config
-from mirrorpo.compose import cell_of
-from mirrorpo.handover import Handover
-from mirrorpo.parts import assemble
-from mirrorpo.runs import RunFolder
-from mirrorpo.trainer import Trainer
-
-root = Path(sys.argv[1])
-config.register()
-with initialize_config_dir(str(root / "conf"), version_base="1.3"):
-    for divergence, seed in itertools.product(("none", "kl", "probl2"), range(4)):
-        cfg = compose("train", [*sys.argv[2:], f"divergence={divergence}", f"seed={seed}"], return_hydra_config=True)
-        choices = dict(cfg.hydra.runtime.choices)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        cell = cell_of(cfg, choices)
-        Trainer(cell, assemble(cell.config), RunFolder(cell.folder), root, Handover()).run()
-"""
-
-
 def undisturbed(out: Path, *overrides: str) -> None:
     """The twelve cells of the sweep, without a scheduler, a signal or a second process."""
-    words = [sys.executable, "-c", UNDISTURBED, str(TRAIN.parent), *(word for word in overrides if not word.startswith("seed=")), f"out={out}"]
+    same = [word for word in overrides if not word.startswith("seed=")]
+    arms = itertools.product(("none", "kl", "probl2"), range(4))
+    jobs = [[[*same, f"divergence={divergence}", f"seed={seed}", f"out={out}"], None] for divergence, seed in arms]
+    words = [sys.executable, str(ROOT / "tests" / "rank_cells.py"), json.dumps(jobs)]
     result = subprocess.run(words, cwd=out.parent, env=environment(), capture_output=True, text=True, timeout=400, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 

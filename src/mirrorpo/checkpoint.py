@@ -87,10 +87,14 @@ def newest(folder: Path, ranks: Ranks = ALONE, kind: str = "cpu") -> dict[str, A
     state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=ranks.count > 1)
     shares = {name for name, tensor in _tensors(state).items() if tensor.is_meta}
     mesh = ranks.mesh(kind) if ranks.count > 1 else None
-    if mesh:
+
+    def settled(tensor: Tensor) -> Tensor:
+        if tensor.is_meta:
+            return unfilled(tensor, mesh)
         # What is kept as it is must not keep the file, which is mapped into memory, either.
-        state = tree_map_only(Tensor, lambda tensor: tensor if tensor.is_meta or tensor.ndim else tensor.clone(), state)
-    state = tree_map_only(Tensor, lambda tensor: unfilled(tensor, mesh) if tensor.is_meta else tensor, state)
+        return tensor.clone() if mesh and not tensor.ndim else tensor
+
+    state = tree_map_only(Tensor, settled, state)
     if shares:
         from torch.distributed import checkpoint
 

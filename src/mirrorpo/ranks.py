@@ -77,10 +77,10 @@ class Ranks:
         """Which of N things in a row, of known costs, are this rank's."""
         return owners(costs, self.count) == self.index
 
-    def span(self, count: int) -> range:
+    def span(self, count: int) -> slice:
         """This rank's stretch of `count` things of equal cost."""
         mine = self.share(torch.ones(count, dtype=torch.long)).nonzero().flatten().tolist()
-        return range(mine[0], mine[-1] + 1) if mine else range(0)
+        return slice(mine[0], mine[-1] + 1) if mine else slice(0)
 
     def divide(self, model: LanguageModel) -> LanguageModel:
         """The model with its parameters divided among the ranks, each of which has it whole."""
@@ -191,9 +191,9 @@ class SharedEngine:
     ) -> Sequence[Completion]:
         """The whole call's completions, on every rank."""
         asked = range(len(prompts)) if only is None else only
-        turn = range(len(asked) * self.ranks.first) if isinstance(self.engine, Served) else self.ranks.span(len(asked))
+        mine = slice(len(asked) * self.ranks.first) if isinstance(self.engine, Served) else self.ranks.span(len(asked))
         settings = {"group_size": group_size, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        return [one for part in self.ranks.every(self.engine.generate(model, prompts, prompt_ids, **settings, only=asked[slice_of(turn)])) for one in part]
+        return [one for part in self.ranks.every(self.engine.generate(model, prompts, prompt_ids, **settings, only=asked[mine])) for one in part]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,13 +205,8 @@ class SharedReward:
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
         """The whole call's verdicts, on every rank."""
-        mine = slice_of(self.ranks.span(len(texts)))
+        mine = self.ranks.span(len(texts))
         return [one for part in self.ranks.every(self.reward(texts[mine], prompts[mine])) for one in part]
-
-
-def slice_of(span: range) -> slice:
-    """A range as a slice."""
-    return slice(span.start, span.stop)
 
 
 def _lost(error: Exception) -> bool:
