@@ -12,12 +12,14 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import hydra
 from omegaconf import DictConfig
 
-from mirrorpo import compose, config
-from mirrorpo.handover import HandedOver, Handover
-from mirrorpo.life import settle
-from mirrorpo.runs import RunFolder
+from mirrorpo.config import compose
+from mirrorpo.config.cell import Cell
+from mirrorpo.config.schema import register
+from mirrorpo.run.folder import RunFolder
+from mirrorpo.run.lifecycle import settle
+from mirrorpo.run.preemption import HandedOver, Handover
 
-config.register()
+register()
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
@@ -42,13 +44,14 @@ def main(cfg: DictConfig) -> None:
         handover.close()
 
 
-def _train(cell: config.Cell, folder: RunFolder, handover: Handover) -> int | None:
+def _train(cell: Cell, folder: RunFolder, handover: Handover) -> int | None:
     # Imported here, so that a cell with nothing to do does not wait for torch.
-    from mirrorpo.parts import assemble
-    from mirrorpo.ranks import together
-    from mirrorpo.trainer import Trainer
+    from mirrorpo.distributed.collectives import together
+    from mirrorpo.train.build import assemble
+    from mirrorpo.train.sharded import writable_folder
+    from mirrorpo.train.trainer import Trainer
 
-    with together() as ranks, ranks.own(folder) as mine:
+    with together() as ranks, writable_folder(folder, ranks) as mine:
         try:
             Trainer(cell, assemble(cell.config), mine, Path(__file__).parent, handover, ranks).run()
         except HandedOver as handed:

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 
 from analysis.export import Export
 from analysis.schema import AXES
-from mirrorpo.config import identity
+from mirrorpo.config.identity import identity
 
 # The first of these that varies is the main axis, unless one is named.
 MAIN = ("divergence", "weighting", "algo", "model", "dataset")

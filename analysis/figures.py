@@ -215,10 +215,10 @@ def mirror_maps(study: Study) -> Figure | None:
 
 
 def map_curves(arguments: Sequence[str]) -> dict[str, Any] | None:
-    """Numbers from `python -m mirrorpo.mirror_maps`, in a process of its own since it needs torch; None if it fails."""
+    """Numbers from `python -m mirrorpo.tools.plot_mirror_maps`, in a process of its own since it needs torch; None if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "maps.json"
-        command = [sys.executable, "-m", "mirrorpo.mirror_maps", *arguments, "--out", str(target)]
+        command = [sys.executable, "-m", "mirrorpo.tools.plot_mirror_maps", *arguments, "--out", str(target)]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         if ran.returncode != 0:
             print(f"note: no mirror maps of {' '.join(arguments)}: {(ran.stderr.strip().splitlines() or ['no reason given'])[-1]}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What spans are worth: drops against success rates that were re-rolled, from `python -m mirrorpo.credit_truth`."""
+"""What spans are worth: drops against success rates that were re-rolled, from `python -m mirrorpo.tools.span_value`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,11 +27,11 @@ def load_truth(run: Path) -> list[list[dict[str, Any]]]:
     """
     path = run / "credit_truth.jsonl"
     if not path.exists():
-        raise ValueError(f"{run} has no credit_truth.jsonl: run python -m mirrorpo.credit_truth {run} first")
+        raise ValueError(f"{run} has no credit_truth.jsonl: run python -m mirrorpo.tools.span_value {run} first")
     completions: dict[str, list[dict[str, Any]]] = {}
     for row in read_rows(path):
         if lacking := [name for name in DROPS if name not in row]:
-            raise ValueError(f"{path} has no {', '.join(lacking)} drop, it is of an older version: run python -m mirrorpo.credit_truth {run} again")
+            raise ValueError(f"{path} has no {', '.join(lacking)} drop, it is of an older version: run python -m mirrorpo.tools.span_value {run} again")
         completions.setdefault(row["uid"], []).append(row | {"effect": row["after"] - row["before"], "size": abs(row["after"] - row["before"])})
     if not completions:
         raise ValueError(f"{path} holds no span: no completion had a calculation and an answer")

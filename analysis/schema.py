@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mirrorpo.config import digest, identity
+from mirrorpo.config.identity import digest, identity
 
 VERSION = 1
 AXES = ("algo", "divergence", "weighting", "model", "dataset")

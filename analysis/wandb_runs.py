@@ -1,6 +1,6 @@
 """Runs on W&B: a project's full histories, and the files of offline runs.
 
-`mirrorpo.tracking` mirrors the metrics as history, the settings as config, the manifest as the file
+`mirrorpo.run.tracking` mirrors the metrics as history, the settings as config, the manifest as the file
 `provenance.json` and the evaluations as `eval/step_*.jsonl`. A run without that file was logged by
 something else, or before there was one; it is exported with what W&B knows, and the guards say so.
 """

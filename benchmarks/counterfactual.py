@@ -37,19 +37,19 @@ from timing import Seconds, timed, typical
 from torch import Tensor
 from words import words
 
-from mirrorpo.config import register
+from mirrorpo.config.schema import register
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
-from mirrorpo.core.modes import evaluating
-from mirrorpo.device import prepare
-from mirrorpo.learner import SETTINGS, Learner
-from mirrorpo.micro_batches import micro_batches
+from mirrorpo.distributed.device import prepare
 from mirrorpo.model.forward import completion_hidden
 from mirrorpo.model.head import read_positions
 from mirrorpo.model.load import Scratch, reference
+from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prompt import PlainPrompt
-from mirrorpo.parts import Parts, assemble
 from mirrorpo.rollout.collate import collate
+from mirrorpo.train.build import Parts, assemble
+from mirrorpo.train.learner import SETTINGS, Learner
+from mirrorpo.train.micro_batch import micro_batches
 from mirrorpo.weighting.counterfactual import Counterfactual, ScoredSpan
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -40,13 +40,13 @@ from timing import Seconds, timed, typical
 from torch import Tensor
 from words import words
 
-from mirrorpo.config import register
+from mirrorpo.config.schema import register
 from mirrorpo.core.batch import Prompt, RolloutBatch
-from mirrorpo.device import prepare
-from mirrorpo.learner import SETTINGS, Learner
+from mirrorpo.distributed.device import prepare
 from mirrorpo.model.load import Scratch
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.rollout.collate import collate
+from mirrorpo.train.learner import SETTINGS, Learner
 
 CONF = Path(__file__).parents[1] / "conf"
 SAMPLED = "kl_k3"

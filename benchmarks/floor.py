@@ -36,9 +36,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from update import built, rollout, update
 
-from mirrorpo.config import register
+from mirrorpo.config.schema import register
 from mirrorpo.core.batch import Prompt
-from mirrorpo.device import prepare
+from mirrorpo.distributed.device import prepare
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.native import Native
 

@@ -25,9 +25,9 @@ from floor import ENGINE
 from timing import Seconds, timed, typical
 from update import built, rollout, update
 
-from mirrorpo.config import register
+from mirrorpo.config.schema import register
 from mirrorpo.core.batch import Prompt
-from mirrorpo.device import prepare
+from mirrorpo.distributed.device import prepare
 
 # Prompts, group, tokens of a completion; prompts have 32.
 BASE, DEPTH = {"prompts": 8, "group": 8, "length": 64}, 32

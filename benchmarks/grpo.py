@@ -37,14 +37,14 @@ from timing import Seconds, timed, typical
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from mirrorpo.config import register
+from mirrorpo.config.schema import register
 from mirrorpo.core.batch import Prompt
-from mirrorpo.device import prepare
-from mirrorpo.learner import SETTINGS, Learner
+from mirrorpo.distributed.device import prepare
 from mirrorpo.model.load import Scratch, reference
 from mirrorpo.model.prompt import PlainPrompt
-from mirrorpo.parts import Parts, assemble
 from mirrorpo.rollout.collate import collate
+from mirrorpo.train.build import Parts, assemble
+from mirrorpo.train.learner import SETTINGS, Learner
 
 CONF = Path(__file__).parents[1] / "conf"
 STAGES = ("generation", "scoring", "update", "rest")

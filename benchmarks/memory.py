@@ -29,8 +29,8 @@ from transformers import TrainerCallback
 from update import VOCABULARIES
 from words import words
 
-from mirrorpo.config import register
-from mirrorpo.device import prepare
+from mirrorpo.config.schema import register
+from mirrorpo.distributed.device import prepare
 
 
 class Watch(TrainerCallback):

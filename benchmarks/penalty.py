@@ -16,13 +16,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mirrorpo.collect import Collector
-from mirrorpo.config import register
-from mirrorpo.learner import Learner
-from mirrorpo.metrics import Means
-from mirrorpo.order import DataOrder
-from mirrorpo.parts import Parts, assemble
+from mirrorpo.config.schema import register
 from mirrorpo.rollout.collate import collate
+from mirrorpo.rollout.collector import Collector
+from mirrorpo.rollout.prompt_order import DataOrder
+from mirrorpo.train.build import Parts, assemble
+from mirrorpo.train.learner import Learner
+from mirrorpo.train.metrics import Means
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from mirrorpo.config import register
+from mirrorpo.config.schema import register
 from mirrorpo.core.batch import Prompt
 from mirrorpo.dataset.mbpp import Mbpp
-from mirrorpo.reward.code_tests import CodeTests
+from mirrorpo.reward.code.code_tests import CodeTests
 
 CONF = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "conf")
 OFF_BY_ONE = """

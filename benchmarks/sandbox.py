@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mirrorpo.reward.sandbox import Sandbox
-from mirrorpo.reward.sandbox_worker import Bounds, Job
+from mirrorpo.reward.sandbox.pool import Sandbox
+from mirrorpo.reward.sandbox.worker import Bounds, Job
 
 GROUP = 8
 BOUNDS = Bounds(cpu_s=5, wall_s=15.0, memory_mb=512)

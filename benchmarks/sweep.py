@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from slurm_cluster import Cluster, missing  # noqa: E402
 
-from mirrorpo.runs import RunFolder, State  # noqa: E402
+from mirrorpo.run.folder import RunFolder, State  # noqa: E402
 
 ARMS = {
     "algo": "grpo,dr_grpo,dapo,gspo,rloo",

@@ -30,14 +30,14 @@ from peak import of_tensors
 from timing import Seconds, timed, typical
 from words import words
 
-from mirrorpo.config import register
+from mirrorpo.config.schema import register
 from mirrorpo.core.batch import Completion, RolloutBatch
-from mirrorpo.device import prepare
-from mirrorpo.learner import SETTINGS, Learner
+from mirrorpo.distributed.device import prepare
 from mirrorpo.model.load import Scratch
 from mirrorpo.model.prompt import PlainPrompt
-from mirrorpo.parts import assemble
 from mirrorpo.rollout.collate import collate
+from mirrorpo.train.build import assemble
+from mirrorpo.train.learner import SETTINGS, Learner
 
 CONF = Path(__file__).parents[1] / "conf"
 ARMS = ("whole", "auto", "always", "idle half")

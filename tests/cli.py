@@ -11,9 +11,10 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
-from mirrorpo.compose import cell_of
-from mirrorpo.config import Cell, register
-from mirrorpo.runs import run_folders as folders
+from mirrorpo.config.cell import Cell
+from mirrorpo.config.compose import cell_of
+from mirrorpo.config.schema import register
+from mirrorpo.run.folder import run_folders as folders
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ROOT / "train.py"

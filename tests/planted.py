@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from analysis.export import Export, assembled
 from analysis.schema import questions_table, rows_table, run_row
-from mirrorpo.config import config_hash, digest
+from mirrorpo.config.identity import config_hash, digest
 
 COMMIT = "c0ffee" * 6 + "abcd"
 CHOICES = {"algo": "dr_grpo", "divergence": "kl", "weighting": "uniform", "model": "tiny", "dataset": "arithmetic"}

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 from cli import ROOT, cell_here
 
-from mirrorpo.handover import HandedOver
-from mirrorpo.parts import assemble
-from mirrorpo.ranks import Ranks, together
-from mirrorpo.runs import RunFolder
-from mirrorpo.trainer import Trainer
+from mirrorpo.distributed.collectives import Ranks, together
+from mirrorpo.run.folder import RunFolder
+from mirrorpo.run.preemption import HandedOver
+from mirrorpo.train.build import assemble
+from mirrorpo.train.sharded import writable_folder
+from mirrorpo.train.trainer import Trainer
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Disturbed:
 
 def run(overrides: list[str], how: int | str | None, ranks: Ranks) -> None:
     cell = cell_here(*overrides)
-    with ranks.own(RunFolder(cell.folder)) as mine:
+    with writable_folder(RunFolder(cell.folder), ranks) as mine:
         try:
             Trainer(cell, assemble(cell.config), mine, ROOT, Disturbed(how, ranks), ranks).run()  # type: ignore[arg-type]
         except HandedOver as handed:

@@ -17,14 +17,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
-from mirrorpo.config import register
+from mirrorpo.config.schema import register
 from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.masked import masked, mean_one
-from mirrorpo.core.spelling import Spelling
+from mirrorpo.core.token_offsets import Spelling
 from mirrorpo.divergence.none import NoDivergence
-from mirrorpo.loss import policy_loss
 from mirrorpo.rollout.collate import collate
+from mirrorpo.train.loss import policy_loss
 from mirrorpo.weighting.uniform import Uniform
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -12,17 +12,31 @@ SRC = ROOT / "src" / "mirrorpo"
 CONF = ROOT / "conf"
 TESTS = ROOT / "tests"
 ROOMS = ("algo", "dataset", "divergence", "model", "reward", "rollout", "weighting")
-FLOOR_2 = sorted(path.stem for path in SRC.glob("*.py") if path.stem != "__init__")
 
 # Modules whose tests carry another name, because the fact they state does.
 TESTED_BY = {
     "algo/row": "test_axes.py",
+    "config/cell": "config/test_config.py",
+    "config/compose": "config/test_config.py",
+    "config/identity": "config/test_config.py",
+    "config/schema": "config/test_config.py",
     "core/shapes": "conftest.py",
     "core/protocols": "test_axes.py",
+    "launch/evolution_sweeper": "launch/test_evolution.py",
+    "launch/grid": "launch/test_launcher.py",
+    "launch/job": "run/test_preemption.py",
+    "launch/local": "launch/test_launcher.py",
+    "launch/plan": "launch/test_launcher.py",
+    "launch/sweeps_path": "launch/test_launcher.py",
     "model/language_model": "model/test_load.py",
-    "compose": "test_config.py",
-    "learner": "test_naive_gradient.py",
-    "trainer": "test_train.py",
+    "optim/adamw": "optim/test_optim.py",
+    "optim/muon": "optim/test_optim.py",
+    "optim/schedule": "optim/test_optim.py",
+    "optim/together": "optim/test_optim.py",
+    "reward/sandbox/judge": "reward/sandbox/test_judge.py",
+    "status": "launch/test_status.py",
+    "train/learner": "train/test_naive_gradient.py",
+    "train/sharded": "distributed/test_collectives.py",
 }
 
 

@@ -6,7 +6,7 @@ import torch
 
 from mirrorpo.core.batch import Completion, RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
-from mirrorpo.core.spelling import Spelling
+from mirrorpo.core.token_offsets import Spelling
 from mirrorpo.rollout.collate import collate
 from mirrorpo.weighting.reasoning import Range
 from mirrorpo.weighting.spans import Arithmetic

@@ -14,7 +14,7 @@ from wandb_server import Server, serve
 from analysis.export import Export, load
 from analysis.guards import unfinished
 from analysis.schema import QUESTIONS, RUNS, VERSION, WHERE_FROM
-from mirrorpo.tracking import WandB
+from mirrorpo.run.tracking import WandB
 
 LONG = 620
 

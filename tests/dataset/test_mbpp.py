@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from mirrorpo.config import register
+from mirrorpo.config.schema import register
 from mirrorpo.dataset.code import Style
 from mirrorpo.dataset.mbpp import Mbpp
 

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import mirrorpo.model
-from mirrorpo.core.spelling import Spelling
+from mirrorpo.core.token_offsets import Spelling
 from mirrorpo.model import offsets as module
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.offsets import Speller

@@ -10,10 +10,10 @@ from small_models import model, rollout
 from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
-from mirrorpo.core.modes import evaluating
 from mirrorpo.model.forward import completion_hidden, per_token, read_completions
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import Lora, with_adapter
+from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prefix import obstacle, shared_hidden
 
 NETWORKS = pytest.mark.parametrize(("kind", "attention"), [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("gpt2", "sdpa")])

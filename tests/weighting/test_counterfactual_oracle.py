@@ -14,14 +14,14 @@ from small_models import ARCHITECTURES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from mirrorpo.config import register
+from mirrorpo.config.schema import register
 from mirrorpo.core.batch import Completion, RolloutBatch
 from mirrorpo.core.cut import Masking
-from mirrorpo.learner import Learner
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import finish, own_draws
-from mirrorpo.optim import AdamW
+from mirrorpo.optim.adamw import AdamW
 from mirrorpo.rollout.collate import collate
+from mirrorpo.train.learner import Learner
 from mirrorpo.weighting.counterfactual import ScoredSpan
 
 Target = Literal["answer", "downstream"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mirrorpo.core.batch import Completion, RolloutBatch
-from mirrorpo.core.spelling import Spelling
+from mirrorpo.core.token_offsets import Spelling
 from mirrorpo.rollout.collate import collate
 from mirrorpo.weighting.random import RandomSpans, RandomTokens
 from mirrorpo.weighting.spans import Span

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mirrorpo.core.spelling import Spelling
+from mirrorpo.core.token_offsets import Spelling
 from mirrorpo.weighting.reasoning import Range, Regions, regions, whole
 
 PAPER = {"low": 0.5, "high": 2.0, "least": 0.5, "answer": 1.5, "rest": 1.0}

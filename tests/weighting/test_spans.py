@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import mirrorpo.model
-from mirrorpo.core.spelling import Interval, Spelling
+from mirrorpo.core.token_offsets import Interval, Spelling
 from mirrorpo.model.offsets import Speller
 from mirrorpo.weighting import spans as module
 from mirrorpo.weighting.spans import Arithmetic, Format, Merged, Scaffolding, Sentences, Span, SpanFinder, Statements, answer_span

@@ -9,8 +9,8 @@ from mirrorpo.algo.surrogate import Clipped
 from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch
 from mirrorpo.core.masked import mean_one
 from mirrorpo.divergence.kl import K3
-from mirrorpo.loss import policy_loss
 from mirrorpo.rollout.collate import collate
+from mirrorpo.train.loss import policy_loss
 from mirrorpo.weighting.uniform import Uniform
 
 ALGO = Algorithm(

@@ -11,7 +11,7 @@ from torch import Tensor
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, Verdict
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
-from mirrorpo.core.spelling import Spelling
+from mirrorpo.core.token_offsets import Spelling
 
 Split = Literal["train", "validation", "test"]
 
@@ -46,7 +46,11 @@ class RewardFn(Protocol):
 
 @runtime_checkable
 class GenerativeModel(Protocol):
-    """What an engine may know of the policy: a causal LM with a key-value cache, and its special ids."""
+    """What an engine may know of the policy: a causal LM with a key-value cache, and its special ids.
+
+    `cache_argument` is the network's word for that cache, as argument and in its output. `computing` sets the compute
+    dtype, `evaluating` puts the network in eval mode and back.
+    """
 
     @property
     def network(self) -> Any: ...
@@ -63,7 +67,12 @@ class GenerativeModel(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def cache_argument(self) -> str: ...
+
     def computing(self) -> AbstractContextManager[None]: ...
+
+    def evaluating(self) -> AbstractContextManager[None]: ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mirrorpo.core.batch import Checks, Prompt
-from mirrorpo.core.source import parsed
+from mirrorpo.text.python_source import parsed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Split
-from mirrorpo.core.source import parsed
 from mirrorpo.dataset.hub import hub_rows
 from mirrorpo.dataset.jsonl import rows_hash
+from mirrorpo.text.python_source import parsed
 
 FILE = "humaneval/HumanEval.jsonl.gz"
 

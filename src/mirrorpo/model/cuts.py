@@ -19,11 +19,11 @@ from transformers.cache_utils import Cache
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK, Cut, Masking
-from mirrorpo.core.modes import evaluating
-from mirrorpo.core.past import PAST
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.model.head import read_positions
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.modes import evaluating
+from mirrorpo.model.past import PAST
 from mirrorpo.model.prefix import Prefix, read_behind, read_prompts
 
 

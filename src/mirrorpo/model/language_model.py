@@ -1,7 +1,7 @@
 """A causal language model with what the rest needs to know of it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mirrorpo.core.modes import evaluating
-from mirrorpo.core.shards import Whole
-from mirrorpo.core.spelling import Spelling
+from mirrorpo.core.token_offsets import Spelling
+from mirrorpo.distributed.fsdp import Whole
 from mirrorpo.model.head import Head
+from mirrorpo.model.modes import evaluating
 from mirrorpo.model.offsets import Speller
+from mirrorpo.model.past import PAST
 
 
 def recomputes(network: Any) -> bool:
@@ -65,6 +66,15 @@ class LanguageModel:
         autocast = torch.autocast(self.device.type, dtype=self.dtype) if mixed else nullcontext()
         with autocast, self.network.disable_adapter() if self.adapter_off else nullcontext():
             yield
+
+    @property
+    def cache_argument(self) -> str:
+        """The network's word for its keys and values, as argument and in its output."""
+        return PAST
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Eval mode inside the block, and the mode it had before after it."""
+        return evaluating(self.network)
 
     def hidden(self, ids: Int[Tensor, "B L"], present: Bool[Tensor, "B L"], positions: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """The last hidden states, before the head."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from mirrorpo.core.spelling import Interval, Spelling
+from mirrorpo.core.token_offsets import Interval, Spelling
 
 # The letters that stand for bytes in a byte-level vocabulary (GPT-2's table): printable bytes for
 # themselves, the others for the characters from 256 on.

@@ -14,8 +14,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK
-from mirrorpo.core.past import PAST
 from mirrorpo.model.language_model import LanguageModel, recomputes
+from mirrorpo.model.past import PAST
 
 
 def obstacle(model: LanguageModel) -> str:

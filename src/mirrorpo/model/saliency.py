@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
-from mirrorpo.core.modes import evaluating
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.model.forward import whole
 from mirrorpo.model.head import read_positions
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.modes import evaluating
 
 
 def gradient_times_embedding(model: LanguageModel, batch: RolloutBatch, firsts: Sequence[int], *, temperature: float, tile: int) -> PerToken:

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from mirrorpo.core.batch import Completion, Prompt
 from mirrorpo.core.cut import TAKE_A_MASK
-from mirrorpo.core.modes import evaluating
-from mirrorpo.core.past import PAST
 from mirrorpo.core.protocols import GenerativeModel
 from mirrorpo.rollout.cache import Blocks, in_blocks
 from mirrorpo.rollout.collate import pad
@@ -65,7 +63,7 @@ class Native:
         completions: list[Completion] = []
         for start in range(asked.start, asked.stop, stride):
             cut = slice(start, min(start + stride, asked.stop))
-            with evaluating(model.network):
+            with model.evaluating():
                 ids, logprobs = self._sample(model, prompt_ids[cut], uniform[cut].flatten(0, 1), group_size, temperature)
             for row, (tokens, scores) in enumerate(zip(ids, logprobs, strict=True)):
                 group = start + row // group_size
@@ -98,7 +96,7 @@ class Native:
         with model.computing():
             output = model.network(input_ids=ids, attention_mask=present, position_ids=(present.cumsum(1) - 1).clamp(min=0), use_cache=True, logits_to_keep=1)
             logits = output.logits[:, -1].repeat_interleave(group_size, dim=0)
-            cache = in_blocks(output[PAST], group_size, self.cache_block)
+            cache = in_blocks(output[model.cache_argument], group_size, self.cache_block)
             position = present.sum(dim=1).repeat_interleave(group_size)[:, None]
             seen = torch.cat([present, present.new_ones(len(present), steps)], dim=1).repeat_interleave(group_size, dim=0)
             mask = _additive(seen, logits.dtype) if _takes_additive(model.network, cache) else seen
@@ -128,7 +126,7 @@ class Native:
                     attention_mask=mask[..., : ids.shape[1] + step + 1],
                     position_ids=position + step,
                     use_cache=True,
-                    **{PAST: cache},
+                    **{model.cache_argument: cache},
                 ).logits[:, -1]
         ended = torch.isin(tokens, ends)
         counts = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, steps).tolist()

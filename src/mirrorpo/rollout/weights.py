@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mirrorpo.core.protocols import GenerativeModel
-from mirrorpo.core.shards import weights
+from mirrorpo.distributed.fsdp import weights
 
 
 def plain(model: GenerativeModel) -> Any:

@@ -15,7 +15,7 @@ from mirrorpo.core.masked import group_mean
 from mirrorpo.core.protocols import Scorer
 from mirrorpo.core.seeds import generator
 from mirrorpo.core.shapes import PerToken
-from mirrorpo.core.spelling import Spelling
+from mirrorpo.core.token_offsets import Spelling
 from mirrorpo.weighting.random import stream_of
 from mirrorpo.weighting.reasoning import Range, Regions, regions, whole
 from mirrorpo.weighting.spans import Span, SpanFinder

@@ -10,7 +10,7 @@ does not fit ends a calculation, and the next may begin there.
 
 import re
 
-from mirrorpo.core.spelling import Interval
+from mirrorpo.core.token_offsets import Interval
 
 _CURRENCY = r"(?:\\?\$|[€£¥₹¢])"
 # Groups of exactly three digits, so that 1,2,3 stays a list.

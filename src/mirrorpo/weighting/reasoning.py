@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mirrorpo.core.spelling import Spelling
+from mirrorpo.core.token_offsets import Spelling
 from mirrorpo.weighting.scale import between
 from mirrorpo.weighting.spans import answer_span
 

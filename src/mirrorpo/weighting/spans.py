@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
-from mirrorpo.core.answer_marker import marked_answer
-from mirrorpo.core.spelling import Interval, Spelling
+from mirrorpo.core.token_offsets import Interval, Spelling
+from mirrorpo.text.answer_marker import marked_answer
 from mirrorpo.weighting.equations import calculations
 from mirrorpo.weighting.statements import statements
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from itertools import accumulate
 
-from mirrorpo.core.spelling import Interval
+from mirrorpo.core.token_offsets import Interval
 
 LONGEST_SOURCE = 50_000  # characters; a longer block is taken line by line, as the parser's time has no bound worth having
 

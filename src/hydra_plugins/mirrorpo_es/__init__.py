@@ -1,1 +1,0 @@
-"""A Hydra sweeper that meta-learns a mirror map."""

@@ -1,1 +1,0 @@
-"""Hydra launchers for cells, and the path to `sweeps/`."""

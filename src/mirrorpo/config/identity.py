@@ -1,0 +1,70 @@
+"""What makes two configs the same run. Imports no torch."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mirrorpo.config.renamed import first_named, upgraded
+
+# What changes no number in metrics.jsonl is not part of a run's identity.
+PLUMBING = (
+    "out",
+    "name",
+    "logger",
+    "progress",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "shown_completions",
+    "dataset.root",
+    "sandbox",
+    "reward.sandbox",
+    "reward.workers",
+)
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys.
+
+    Example:
+        >>> flat({"algo": {"low": 0.2}, "seed": 1})
+        {'algo.low': 0.2, 'seed': 1}
+    """
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
+def identity(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make a run what it is: all but the plumbing, as dotted keys.
+
+    1 and 1.0 are one value; null is the same as absent.
+    """
+    kept = {key: value for key, value in flat(upgraded(data)).items() if not any(key == p or key.startswith(p + ".") for p in PLUMBING)}
+    return {key: _canonical(value) for key, value in kept.items() if value is not None}
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def config_hash(data: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits over a config's identity; independent of key order."""
+    return digest(first_named(identity(data)))[:16]
+
+
+def digest(data: Mapping[str, Any]) -> str:
+    """sha256 over sorted JSON."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The identity keys in which two configs differ, with both values; a missing key counts as None."""
+    a, b = identity(one), identity(other)
+    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if digest({"": a.get(key)}) != digest({"": b.get(key)})}

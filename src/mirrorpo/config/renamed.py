@@ -1,0 +1,76 @@
+"""What settings and classes were called before. Imports no torch.
+
+A name that has changed goes on being read under its old form for one release, with a note. A run's hash, and with it
+its folder, is over the names that its settings had first, so that a rename makes no run another one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Run-level settings and groups: old -> new.
+KEYS: Mapping[str, str] = {}
+
+# Classes that a config names in `_target_`: old -> new.
+TARGETS: Mapping[str, str] = {
+    "mirrorpo.coefficient.Fixed": "mirrorpo.divergence.beta_schedule.Fixed",
+    "mirrorpo.coefficient.MatchedDrift": "mirrorpo.divergence.beta_schedule.MatchedDrift",
+    "mirrorpo.mismatch.TruncatedImportance": "mirrorpo.algo.importance_correction.TruncatedImportance",
+    "mirrorpo.optim.AdamW": "mirrorpo.optim.adamw.AdamW",
+    "mirrorpo.optim.Muon": "mirrorpo.optim.muon.Muon",
+    "mirrorpo.optim.Schedule": "mirrorpo.optim.schedule.Schedule",
+    "mirrorpo.reward.code_tests.CodeTests": "mirrorpo.reward.code.code_tests.CodeTests",
+    "mirrorpo.reward.math_answer.MathAnswer": "mirrorpo.reward.math.math_answer.MathAnswer",
+    "mirrorpo.tracking.NoTracker": "mirrorpo.run.tracking.NoTracker",
+    "mirrorpo.tracking.WandB": "mirrorpo.run.tracking.WandB",
+}
+
+_FIRST_KEYS = {new: old for old, new in KEYS.items()}
+_FIRST_TARGETS = {new: old for old, new in TARGETS.items()}
+
+
+def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested config, of any age, under today's names.
+
+    Example:
+        >>> upgraded({"optimiser": {"_target_": "mirrorpo.optim.AdamW"}})
+        {'optim': {'_target_': 'mirrorpo.optim.adamw.AdamW'}}
+    """
+    return {KEYS.get(key, key): _with_targets(value, TARGETS) for key, value in config.items()}
+
+
+def first_named(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted settings under the names that they had first: what hashes are over."""
+    out = {}
+    for key, value in settings.items():
+        head, dot, rest = key.partition(".")
+        named = _FIRST_KEYS.get(head, head) + dot + rest
+        out[named] = _FIRST_TARGETS.get(value, value) if key.endswith("_target_") else _with_targets(value, _FIRST_TARGETS)
+    return out
+
+
+def renamed_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """A command line's overrides under today's names, and which old names stood in it.
+
+    Example:
+        >>> renamed_words(["coefficient=matched_drift", "+mismatch=truncated", "seed=1"])
+        (['beta_schedule=matched_drift', '+importance_correction=truncated', 'seed=1'], {...})
+    """
+    out: list[str] = []
+    found: dict[str, str] = {}
+    for word in words:
+        sign = word[: len(word) - len(word.lstrip("+~"))]
+        path, equals, value = word[len(sign) :].partition("=")
+        head = path.split(".", 1)[0].split("@", 1)[0]
+        if not path.startswith("-") and head in KEYS and (equals or sign == "~"):
+            found[head] = KEYS[head]
+            path = KEYS[head] + path[len(head) :]
+        out.append(sign + path + equals + value)
+    return out, found
+
+
+def _with_targets(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: names.get(item, item) if key == "_target_" else _with_targets(item, names) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_targets(item, names) for item in value]
+    return value

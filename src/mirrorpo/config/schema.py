@@ -1,0 +1,153 @@
+"""The run-level settings, and everything that can be said of a config without building it. Imports no torch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+# Datasets without a training split.
+EVALUATION_ONLY = ("mirrorpo.dataset.humaneval.HumanEval",)
+
+
+@dataclass
+class Knobs:
+    """Every top-level setting of a run; a key that is not here fails at compose.
+
+    Groups are typed Any: their files fix their keys.
+    """
+
+    algo: Any = MISSING
+    divergence: Any = MISSING
+    weighting: Any = MISSING
+    coefficient: Any = MISSING
+    model: Any = MISSING
+    dataset: Any = MISSING
+    reward: Any = MISSING
+    rollout: Any = MISSING
+    eval_rollout: Any = MISSING
+    optimiser: Any = MISSING
+    schedule: Any = MISSING
+    logger: Any = MISSING
+    mismatch: Any = None
+
+    seed: int = MISSING
+    name: str = MISSING
+    out: str = MISSING
+    device: str = MISSING
+    threads: int = MISSING
+    deterministic: bool = MISSING
+    progress: bool = MISSING
+    sandbox: str = MISSING
+
+    steps: int = MISSING
+    prompts_per_step: int = MISSING
+    group_size: int = MISSING
+    updates_per_rollout: int = MISSING
+    update_window: str = MISSING
+    data_order: str = MISSING
+    max_new_tokens: int = MISSING
+    temperature: float = MISSING
+    lr: float = MISSING
+    max_grad_norm: float = MISSING
+    tokens_per_micro_batch: int = MISSING
+    shared_prefix: str = MISSING
+    tile: int = MISSING
+
+    eval_every: int = MISSING
+    eval_split: str = MISSING
+    eval_questions: int = MISSING
+    eval_max_new_tokens: int = MISSING
+    eval_sampled_questions: int = MISSING
+    eval_samples: int = MISSING
+    eval_temperature: float = MISSING
+    drift_questions: int = MISSING
+    drift_positions: int = MISSING
+    checkpoint_every: int = MISSING
+    keep_checkpoints: int = MISSING
+    shown_completions: int = MISSING
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name that `conf/train.yaml` lists first."""
+    ConfigStore.instance().store(name="schema", node=Knobs)
+
+
+def check(cfg: DictConfig) -> None:
+    """Everything that can be said of a config without building it.
+
+    Raises:
+        ValueError: naming the knob, its value and the fix.
+    """
+    known = {field.name for field in fields(Knobs)}
+    extra = sorted(str(key) for key in cfg if key not in known)
+    if extra:
+        raise ValueError(f"unknown settings {extra}: the run-level settings are {sorted(known)}")
+    missing = sorted(_missing(cfg))
+    if missing:
+        raise ValueError(f"no recipe sets {missing} for this model and dataset: give them on the command line or write conf/recipe/<dataset>.yaml")
+    for knob, least in LEAST.items():
+        if cfg[knob] < least:
+            raise ValueError(f"{knob}={cfg[knob]}: needs at least {least}")
+    for knob, choices in CHOICES.items():
+        if cfg[knob] not in choices:
+            raise ValueError(f"{knob}={cfg[knob]}: choose one of {', '.join(choices)}")
+    if not (0 <= cfg.lr < math.inf and 0 < cfg.temperature < math.inf):
+        raise ValueError(f"lr={cfg.lr}, temperature={cfg.temperature}: the learning rate is not negative, and training samples at a temperature above 0")
+    if not cfg.max_grad_norm >= 0:
+        raise ValueError(f"max_grad_norm={cfg.max_grad_norm}: a negative norm would turn the gradient round; 0 does not clip")
+    if not cfg.out or not cfg.name or any(part in ("..", ".", "") for part in str(cfg.name).split("/")):
+        raise ValueError(f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below it")
+    if cfg.steps > 0 and cfg.dataset.get("_target_") in EVALUATION_ONLY:
+        raise ValueError(
+            f"steps={cfg.steps} with dataset={cfg.dataset._target_.rpartition('.')[2]}: it has no training split and is for evaluation only; use steps=0"
+        )
+    if cfg.update_window == "split" and cfg.prompts_per_step % cfg.updates_per_rollout:
+        raise ValueError(
+            f"updates_per_rollout={cfg.updates_per_rollout} does not divide prompts_per_step={cfg.prompts_per_step}: "
+            "with update_window=split each update takes an equal share of the groups"
+        )
+    if cfg.eval_samples > 0 and not 0 < cfg.eval_temperature < math.inf:
+        raise ValueError(f"eval_temperature={cfg.eval_temperature}: samples at temperature 0 are all the same; set eval_samples=0 for greedy only")
+
+
+def _missing(cfg: DictConfig, prefix: str = "") -> list[str]:
+    # OmegaConf.missing_keys follows interpolations and raises at the first one that leads to a gap.
+    out: list[str] = []
+    for key in cfg:
+        node = cfg._get_node(str(key))
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            out += _missing(node, f"{prefix}{key}.")
+        elif OmegaConf.is_missing(cfg, str(key)):
+            out.append(f"{prefix}{key}")
+    return out
+
+
+LEAST: Mapping[str, int] = {
+    "steps": 0, "prompts_per_step": 1, "group_size": 1, "updates_per_rollout": 1, "max_new_tokens": 1, "threads": 1,
+    "tokens_per_micro_batch": 1, "tile": 1, "eval_every": 0, "eval_questions": 0, "eval_max_new_tokens": 1,
+    "eval_sampled_questions": 0, "eval_samples": 0, "drift_questions": 0, "drift_positions": 1,
+    "checkpoint_every": 1, "keep_checkpoints": 1, "shown_completions": 0, "seed": 0,
+}  # fmt: skip
+CHOICES: Mapping[str, Sequence[str]] = {
+    "update_window": ("whole", "split"),
+    "shared_prefix": ("auto", "always", "never"),
+    "data_order": ("shuffled", "sequential"),
+    "eval_split": ("validation", "test"),
+    "sandbox": ("required", "unsafe"),
+}
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain data, interpolations filled in.
+
+    Raises:
+        ValueError: if an interpolation cannot be filled.
+    """
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ValueError(f"the config cannot be resolved: {error}") from error

@@ -1,0 +1,158 @@
+"""The processes that train one cell together, one on each device.
+
+Every rank holds the whole rollout and runs the same code on it, so that advantages, denominators and metrics
+are of all of it wherever it lies. What costs time is divided: each rank samples its share of the prompts, judges its
+share of the completions and passes its share of the rows through the network. Rank 0 alone has the run's folder.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+T = TypeVar("T")
+
+# How long a rank waits for the slowest one, which may be judging programs or writing a checkpoint.
+PATIENCE = timedelta(hours=2)
+
+
+class RankFailed(RuntimeError):
+    """Another rank ended; the message has its reason, if it could still give one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process and those beside it; one alone speaks to nobody.
+
+    Attributes:
+        index: of this process, from 0.
+        count: of all of them.
+        local: index among those on this machine.
+    """
+
+    index: int
+    count: int
+    local: int
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that owns the run's folder."""
+        return self.index == 0
+
+    def every(self, value: T) -> list[T]:
+        """Every rank's value, in order; all ranks have to ask."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+    def told(self, answer: Callable[[], T]) -> T:
+        """What rank 0 says; the others are not asked."""
+        return self.every(answer() if self.first else None)[0]  # type: ignore[return-value]
+
+    def summed(self, *tensors: Tensor) -> None:
+        """Add every rank's tensors up in place, on the CPU; where the others have zeros, a value stays what it is to the bit."""
+        for tensor in tensors if self.count > 1 else ():
+            torch.distributed.all_reduce(tensor)
+
+    def share(self, costs: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
+        """Which of N things in a row, of known costs, are this rank's."""
+        return owners(costs, self.count) == self.index
+
+    def span(self, count: int) -> slice:
+        """This rank's stretch of `count` things of equal cost."""
+        mine = self.share(torch.ones(count, dtype=torch.long)).nonzero().flatten().tolist()
+        return slice(mine[0], mine[-1] + 1) if mine else slice(0)
+
+    def mesh(self, kind: str) -> Any:
+        """All ranks' devices of a kind, cuda or cpu, as torch's tensors that lie divided want them."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        return init_device_mesh(kind, (self.count,))
+
+    @contextmanager
+    def propagate_failure(self, *spared: type[Exception]) -> Iterator[None]:
+        """An error on one rank ends all: the others find it gone where they next wait for it.
+
+        Args:
+            spared: errors that every rank raises by itself.
+
+        Raises:
+            RankFailed: on rank 0, with the reason of the one that failed.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.count == 1 or isinstance(error, spared):
+                raise
+            if not _lost(error):
+                _store().set("failed", f"rank {self.index}: {type(error).__name__}: {error}")
+                raise
+            # Rank 0 speaks for all.
+            raise RankFailed(_reason()) if self.first else SystemExit(1) from error
+
+
+ALONE = Ranks(index=0, count=1, local=0)
+
+
+@contextmanager
+def together() -> Iterator[Ranks]:
+    """The ranks that torchrun, or SLURM, started this process as one of; by itself it is alone.
+
+    Raises:
+        ValueError: if the environment says that there are several, and not which this is.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield ALONE
+        return
+    if absent := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ValueError(f"WORLD_SIZE={count} is set and {', '.join(absent)} not: start several processes with torchrun, or unset WORLD_SIZE for one")
+    # Objects and sums go over gloo, parameters and gradients over what their device has.
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    ranks = Ranks(index=int(os.environ["RANK"]), count=count, local=int(os.environ["LOCAL_RANK"]))
+    yield ranks
+    # A launcher may end all ranks once one has ended, and rank 0 has its last words to write.
+    ranks.every(None)
+    # vLLM takes its own groups apart when the process ends, and then this one.
+    if "vllm" not in sys.modules:
+        torch.distributed.destroy_process_group()
+
+
+def owners(costs: Int[Tensor, " N"], count: int) -> Int[Tensor, " N"]:
+    """Whose each of N things in a row is: stretches of about equal cost, a thing going to where its middle falls.
+
+    Example:
+        >>> owners(torch.tensor([5, 1, 1, 1, 2]), 2).tolist()
+        [0, 1, 1, 1, 1]
+        >>> owners(torch.tensor([9]), 2).tolist()
+        [1]
+    """
+    ends = costs.cumsum(0)
+    # What costs nothing at the very end has its middle there.
+    return ((2 * ends - costs) * count // (2 * ends[-1:]).clamp(min=1)).clamp(max=count - 1)
+
+
+def _lost(error: Exception) -> bool:
+    # gloo's errors have no type of their own.
+    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _reason() -> str:
+    # Kept by torchrun, or by rank 0 itself.
+    with suppress(torch.distributed.DistError):
+        if _store().check(["failed"]):
+            return _store().get("failed").decode()
+    return "another process of this run ended without a word"
+
+
+def _store() -> Any:
+    return torch.distributed.distributed_c10d._get_default_store()

@@ -1,0 +1,69 @@
+"""The machine a run is on: its device, its threads, its clock and its memory."""
+
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from mirrorpo.distributed.collectives import ALONE, Ranks
+
+
+def named_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """The device a setting stands for; auto is CUDA where there is one, and each of several ranks takes its own.
+
+    Raises:
+        ValueError: if the name is none, or its device is not here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise ValueError(f"device={name}: choose auto, cpu, cuda or cuda:<number>")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name}: torch finds no CUDA device here; use device=auto or device=cpu")
+    if ranks.count == 1 or kind == "cpu":
+        return torch.device(name)
+    if index:
+        raise ValueError(f"device={name} with {ranks.count} processes: each takes a device of its own; set device=auto")
+    # Where a launcher shows each rank only its own device, that is number 0.
+    device = torch.device("cuda", ranks.local % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    taken = set(ranks.every((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))))
+    if len(taken) < ranks.count:
+        raise ValueError(f"{ranks.count} processes for {len(taken)} CUDA devices: start as many on a node as it has devices, or set device=cpu")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is called, for the manifest."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def prepare(*, threads: int, deterministic: bool) -> None:
+    """Set up torch for a run."""
+    torch.set_num_threads(threads)
+    # warn_only: an operation without a deterministic form is named, the run goes on.
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.set_float32_matmul_precision("highest")
+    # One bar on the screen is the run's own.
+    disable_progress_bar()
+
+
+@contextmanager
+def stopwatch() -> Iterator[Callable[[], float]]:
+    """Seconds of the block, to be asked for during it or after it."""
+    start = time.perf_counter()
+    ended: list[float] = []
+    yield lambda: (ended[0] if ended else time.perf_counter()) - start
+    ended.append(time.perf_counter())
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The device's peak since the start; on a CPU, the process's largest resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

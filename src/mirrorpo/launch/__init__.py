@@ -1,0 +1,1 @@
+"""From a grid to running cells: launchers, sweepers, SLURM, status."""

@@ -1,0 +1,173 @@
+"""What every launcher of cells does around running them: compose, check, skip what is done, name what failed."""
+
+import os
+import sys
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from mirrorpo.launch.plan import Checker, Composer, Job, Siblings, said_once
+from mirrorpo.launch.scheduler import SchedulerError, jobs
+from mirrorpo.launch.status import record_launch
+
+
+class CellLauncher(Launcher):
+    """Composes and checks the whole grid, then runs what is left of it.
+
+    A cell that fails does not stop the others. At the end every failure is printed with its
+    reason, and the exit status says that there was one.
+
+    Attributes:
+        only: cells to launch, as `mirrorpo.status` names them; None: all.
+        dry_run: print what would be done and do nothing.
+    """
+
+    devices_a_cell = 0
+
+    def __init__(self, *, only: Sequence[str] | None, dry_run: bool) -> None:
+        self.only, self.dry_run = only, dry_run
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before `launch`."""
+        self.config = config
+        self.sweep = Path(config.hydra.sweep.dir)
+        self._composer = Composer(hydra_context, config)
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    @abstractmethod
+    def run(self, left: Sequence[Job]) -> Mapping[int, str]:
+        """Run cells, or hand them to a scheduler; the reasons of those that failed, by their place."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the cells.
+
+        Raises:
+            SystemExit: with status 1, after all cells had their turn, if one failed.
+        """
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise SystemExit(
+                f"error: a sweep is launched by one process, this is one of {os.environ['WORLD_SIZE']} that torchrun started: run `python train.py -m ...`; "
+                "hydra/launcher=slurm hydra.launcher.tasks_per_node=2 gives each of its cells two processes, torchrun a single cell (without -m)"
+            )
+        self.say(f"{len(job_overrides)} cells")
+        grid = self._composer.all(job_overrides)
+        words = self._states(grid)
+        check = Checker()
+        grid = [check(job) if word == "" else job for job, word in zip(grid, words, strict=True)]
+        for note in said_once(grid):
+            self.say(note)
+        if self.dry_run:
+            self._show(grid, words)
+        left: list[Job] = []
+        failures: list[tuple[Job, str]] = []
+        for number, (job, word) in enumerate(zip(grid, words, strict=True), start=1):
+            planned = job if word or self.dry_run else _planned(job)
+            if planned.error is not None:
+                self.say(f"[{number}/{len(grid)}] {_words(job, grid)}: refused")
+                failures.append((job, planned.error))
+            elif word and not self.dry_run:
+                self.say(f"[{number}/{len(grid)}] {job.folder.path}: {word}")
+            elif not word:
+                left.append(planned)
+        if left and not self.dry_run:
+            record_launch(self.sweep, self._argv())
+            failures += [(left[place], reason) for place, reason in self.run(left).items()]
+        if failures:
+            self.say(f"\n{len(failures)} of {len(grid)} cells failed:")
+            for job, reason in failures:
+                self.say(f"  {_words(job, grid)}\n    {reason}")
+            raise SystemExit(1)
+        return [_returned(overrides) for overrides in job_overrides]
+
+    def say(self, text: str) -> None:
+        """Print a line at once."""
+        self._console.print(text, markup=False)
+        sys.stdout.flush()
+
+    def words_of(self, job: Job) -> list[str]:
+        """The arguments of train.py that make one cell a run of its own."""
+        # hydra.mode: a sweep file that makes this a multirun must not make the cell one too.
+        sources = self.config.hydra.runtime.config_sources
+        folders = [word for source in sources if source.provider == "command-line" for word in ("--config-dir", source.path)]
+        return [*folders, *job.overrides, "hydra.mode=RUN"]
+
+    def _argv(self) -> list[str]:
+        # As typed, the choice of cells and of a dry run left out.
+        return [word for word in sys.argv if not word.startswith(("hydra.launcher.only=", "hydra.launcher.dry_run="))]
+
+    def _states(self, grid: Sequence[Job]) -> list[str]:
+        """Why a cell is not to be launched, a word for each; empty for those that are."""
+        try:
+            active = {path: job for path, job in jobs(self.sweep.resolve()).items() if job.active}
+        except SchedulerError as error:
+            raise SystemExit(f"error: {self.sweep} has cells that were submitted to SLURM, and what became of them cannot be asked: {error}") from error
+        seen: set[Path] = set()
+        out = []
+        for job in grid:
+            path = None if job.cell is None else job.folder.path
+            queued = None if path is None else active.get(path.resolve())
+            if path is None or job.error is not None:
+                word = ""
+            elif path in seen:
+                word = "the same cell again, skipped"
+            elif self.only is not None and os.path.relpath(path, self.sweep) not in self.only:
+                word = "not asked for"
+            elif job.folder.finished():
+                word = f"{job.folder.manifest()['state']} already, nothing to do"
+            elif queued is not None:
+                word = f"job {queued.id} is {queued.state.lower()}, left alone"
+            else:
+                word = ""
+            seen |= {path} if path else set()
+            out.append(word)
+        return out
+
+    def _show(self, grid: Sequence[Job], words: Sequence[str]) -> None:
+        costs, known = Siblings(self.sweep), []
+        unit = "GPU hours" if self.devices_a_cell else "hours"
+        self.say("dry run, nothing is started")
+        table = Table(box=None)
+        for name in ("cell", "would", unit):
+            table.add_column(name, overflow="fold")
+        for job, word in zip(grid, words, strict=True):
+            seconds = None if word or job.cell is None or job.error else costs.seconds(job.cell)
+            hours = None if seconds is None else seconds / 3600 * max(self.devices_a_cell, 1)
+            known.append(hours)
+            started = job.cell is not None and any(job.folder.checkpoints.glob("step_*"))
+            told = f"be refused: {job.error}" if job.error else word or ("go on" if started else "start")
+            table.add_row(_words(job, grid), told, "" if hours is None else f"{hours:.2f}")
+        self._console.print(table)
+        left = sum(not word and job.error is None for job, word in zip(grid, words, strict=True))
+        told = [hours for hours in known if hours is not None]
+        estimate = f"about {sum(told):.2f} {unit} for {len(told)} of them, by finished siblings" if told else "no finished sibling to estimate from"
+        self.say(f"{left} of {len(grid)} cells would run; {estimate}")
+
+
+def _words(job: Job, grid: Sequence[Job]) -> str:
+    """What sets a cell's command line apart from the grid's others; all of it when nothing does."""
+    shared = set.intersection(*(set(other.overrides) for other in grid))
+    return " ".join(word for word in job.overrides if word not in shared) or " ".join(job.overrides)
+
+
+def _planned(job: Job) -> Job:
+    if job.cell is None or job.error is not None:
+        return job
+    try:
+        job.folder.plan(job.cell)
+    except OSError as error:
+        return replace(job, error=f"out: cannot write to {job.cell.folder} ({error}); set out= to a folder that can be written to")
+    return job
+
+
+def _returned(overrides: Sequence[str]) -> JobReturn:
+    out = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+    out.return_value = None
+    return out

@@ -1,0 +1,189 @@
+"""A grid's cells, composed and checked before the first one starts."""
+
+import copy
+import multiprocessing
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+
+from mirrorpo.config.cell import Cell
+from mirrorpo.config.compose import cell_of
+from mirrorpo.config.identity import digest
+from mirrorpo.run.folder import RunError, RunFolder, run_folders
+
+SEED = re.compile(r"seed=\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One cell of the grid, or the reason why it is none.
+
+    Attributes:
+        overrides: its command line.
+        cell: what it composes to; None when it does not.
+        error: why it cannot run.
+        notes: arms of it that are configured and have no effect.
+    """
+
+    overrides: Sequence[str]
+    cell: Cell | None
+    error: str | None
+    notes: Sequence[str] = ()
+
+    @property
+    def arm(self) -> tuple[str, ...]:
+        """Its command line without the seed: what such jobs share is looked at once."""
+        return tuple(word for word in self.overrides if not SEED.fullmatch(word))
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the cell runs."""
+        assert self.cell is not None
+        return RunFolder(self.cell.folder)
+
+
+class Composer:
+    """Command lines to cells; of those that differ in nothing but the seed, one is composed by Hydra."""
+
+    def __init__(self, context: HydraContext, config: DictConfig) -> None:
+        self._context, self._config = context, config
+        self._arms: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, str]]] = {}
+
+    def all(self, grid: Sequence[Sequence[str]]) -> list[Job]:
+        """The jobs of many command lines, an arm at a time in as many processes as there are cores."""
+        arms: dict[tuple[str, ...], list[int]] = {}
+        for place, overrides in enumerate(grid):
+            arms.setdefault(Job(overrides, None, None).arm, []).append(place)
+        # Only Linux tells how many there are for us, and only there is a fork sound.
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+        workers = min(cores, len(arms))
+        if workers < 2:
+            return [self(overrides) for overrides in grid]
+        lines = [[grid[place] for place in places] for places in arms.values()]
+        # Forked, because Hydra's state cannot be sent; no other thread runs yet, torch is imported later.
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _adopt, (self,)) as pool:
+            composed = dict(zip(arms, pool.map(_arm_of, lines), strict=True))
+        found = {place: job for arm, places in arms.items() for place, job in zip(places, composed[arm], strict=True)}
+        return [found[place] for place in range(len(grid))]
+
+    def __call__(self, overrides: Sequence[str]) -> Job:
+        """The job of one command line; what does not compose, or holds another config's run, has its reason."""
+        job = Job(tuple(overrides), None, None)
+        seeds = [word for word in overrides if SEED.fullmatch(word)]
+        try:
+            config, choices = self._arm(job.arm)
+            config = copy.deepcopy(config)
+            if seeds:
+                config.seed = int(seeds[-1].removeprefix("seed="))
+            cell = cell_of(config, choices)
+            RunFolder(cell.folder).refuse_other_config(cell)
+            return replace(job, cell=cell)
+        except RunError as error:
+            return replace(job, error=str(error))
+        except Exception as error:
+            # Whatever Hydra raises for a bad override is this cell's reason; the others still run.
+            return replace(job, error=f"{type(error).__name__}: {error}".strip().replace("\n", " "))
+
+    def _arm(self, arm: tuple[str, ...]) -> tuple[DictConfig, Mapping[str, str]]:
+        if arm not in self._arms:
+            config = self._context.config_loader.load_sweep_config(self._config, list(arm))
+            choices = dict(config.hydra.runtime.choices)
+            with open_dict(config):
+                del config["hydra"]
+            self._arms[arm] = config, choices
+        return self._arms[arm]
+
+
+_composer: Composer
+
+
+def _adopt(composer: Composer) -> None:
+    global _composer
+    _composer = composer
+
+
+def _arm_of(lines: Sequence[Sequence[str]]) -> list[Job]:
+    return [_composer(overrides) for overrides in lines]
+
+
+class Checker:
+    """What can be refused, or remarked on, without loading a model; once for all seeds of an arm."""
+
+    def __init__(self) -> None:
+        self._arms: dict[tuple[str, ...], tuple[str | None, Sequence[str]]] = {}
+        self._read: dict[str, ValueError | None] = {}
+
+    def __call__(self, job: Job) -> Job:
+        """The job with its error or notes."""
+        if job.cell is None or job.error is not None:
+            return job
+        if job.arm not in self._arms:
+            self._arms[job.arm] = self._checked(job.cell)
+        error, notes = self._arms[job.arm]
+        return replace(job, error=error, notes=notes)
+
+    def _checked(self, cell: Cell) -> tuple[str | None, Sequence[str]]:
+        # Imported here, so that a grid with nothing to do does not wait for torch.
+        from mirrorpo.train.build import assemble, notes
+
+        try:
+            parts = assemble(cell.config)
+            self._data(parts.dataset, cell.config)
+            return None, notes(parts, cell.config)
+        except ValueError as error:
+            return f"{type(error).__name__}: {error}", ()
+
+    def _data(self, dataset: Any, config: Mapping[str, Any]) -> None:
+        # Read here, so that data that is missing costs no job; nodes without a network find it in the hub's cache.
+        for split in ("train", config["eval_split"]):
+            key = digest({"dataset": config["dataset"], "split": split})
+            if key not in self._read:
+                try:
+                    dataset.load(split)
+                    self._read[key] = None
+                except ValueError as error:
+                    self._read[key] = error
+            if (error := self._read[key]) is not None:
+                raise error
+
+
+class Siblings:
+    """What finished cells of a sweep cost, to say what its others will."""
+
+    def __init__(self, sweep: Path) -> None:
+        self._sweep = sweep
+
+    def seconds(self, cell: Cell) -> float | None:
+        """Estimated seconds of a cell: the mean of the likest finished ones, a step at a time; None without any."""
+        for axes in (("algo", "divergence", "weighting", "model", "dataset"), ("weighting", "model", "dataset"), ("model", "dataset")):
+            alike = [seconds for choices, seconds in self._finished if all(choices[axis] == cell.choices[axis] for axis in axes)]
+            if alike:
+                return sum(alike) / len(alike) * cell.config["steps"]
+        return None
+
+    @cached_property
+    def _finished(self) -> list[tuple[Mapping[str, str], float]]:
+        out = []
+        for path in run_folders(self._sweep):
+            folder = RunFolder(path)
+            manifest = folder.manifest()
+            if manifest.get("ended") and not manifest.get("error") and manifest["config"]["steps"] > 0:
+                spent = sum(row.get("seconds", 0.0) + row.get("eval_s", 0.0) for row in folder.timings.rows())
+                out.append((manifest["choices"], spent / manifest["config"]["steps"]))
+        return out
+
+
+def said_once(jobs: Sequence[Job]) -> list[str]:
+    """The notes of all cells, each with the number of cells that it is about."""
+    counts = Counter(note for job in jobs for note in job.notes)
+    return [f"note, {count} of {len(jobs)} cells: {note}" for note, count in counts.items()]

@@ -1,0 +1,274 @@
+"""The side of the sandbox that judges: it holds the tests, asks the program for values, and compares them itself.
+
+A worker is two processes: this one, and a fork server (`program`) that was forked from it before any test was read.
+The program's process sees its own source and then calls, one at a time; a test that wants `f(2)` finds in the place of `f`
+a stand-in, which sends the name and the arguments and waits for the value. So the program can decide what it answers, and nothing else:
+asserts, comparisons and expected values are in another process. Each call carries a number drawn at random that its answer must
+repeat; bytes that were not asked for, or no such number, and the whole sample is void (`forged`).
+
+Tests are the dataset's own code and are trusted not to attack this process. Arguments travel by value: a function that changes its
+argument in place is seen to return, not to change it. A value that is not plain data stays with the program; it can
+be passed on, and equals nothing.
+
+A worker is started as a script of its own (`sandbox.py`), so it imports the standard library and its siblings only.
+"""
+
+import builtins
+import functools
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from mirrorpo.reward.sandbox import lock, program, wire
+from mirrorpo.reward.sandbox.wire import Handle
+
+STRANGE = (OSError, SyntaxError, UnicodeError, StopIteration, ImportError)  # whose subclasses cannot be mixed with others
+
+
+class Stopped(BaseException):
+    """The program answers no more; no test may catch it.
+
+    Attributes:
+        outcome: why.
+        detail: for a reader.
+    """
+
+    def __init__(self, outcome: str, detail: str = "") -> None:
+        super().__init__(outcome)
+        self.outcome, self.detail = outcome, detail or outcome
+
+
+class Raised(Exception):
+    """The program's function raised."""
+
+
+def raised(name: str) -> Raised:
+    """An exception that a test can catch under the built-in name it had in the program."""
+    kind = getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, STRANGE):
+        return type(name, (Raised, kind), {})(name)
+    return Raised(name)
+
+
+class Processes:
+    """What the fork server makes, one after another: the pipes of the process that is ready."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self._receive()
+
+    def end(self) -> tuple[int, float, bool]:
+        """Kill what runs; its wait status, its seconds of processor time, and whether it had written too much."""
+        self.control.sendall(b".")
+        return program.REPORT.unpack(self._receive())
+
+    def _receive(self) -> bytes:
+        report, (self.calls, self.values), _, _ = socket.recv_fds(self.control, program.REPORT.size, 2)
+        return report
+
+
+class Session:
+    """One program's process, from its source to its end."""
+
+    def __init__(self, processes: Processes, wall_s: float, job: Mapping[str, Any]) -> None:
+        self.processes, self.calls, self.values = processes, processes.calls, processes.values
+        self.asked = False
+        self.deadline = time.monotonic() + wall_s
+        self.stopped: Stopped | None = None
+        try:
+            # Whether it loads is told with the first answer: a question less.
+            wire.give(self.calls, "0" * wire.NONCE, {"source": job["source"], "setup": job["setup"]})
+        except OSError:
+            self.stopped = Stopped("gone")
+
+    def ask(self, message: Mapping[str, Any]) -> Any:
+        """The value that answers a message.
+
+        Raises:
+            Raised: if the program raised.
+            Stopped: if it gave no proper answer.
+        """
+        # What stopped once stays so: a test that catches everything must not have the last word.
+        if self.stopped is None:
+            self.asked = True
+            try:
+                return self._answer(message)
+            except TimeoutError:
+                self.stopped = Stopped("time_out")
+            except wire.Malformed:
+                self.stopped = Stopped("forged")
+            except (wire.Gone, OSError):
+                self.stopped = Stopped("gone")
+            except Stopped as stop:
+                self.stopped = stop
+        raise self.stopped
+
+    def _answer(self, message: Mapping[str, Any]) -> Any:
+        nonce = os.urandom(wire.NONCE // 2).hex()
+        wire.give(self.calls, nonce, message)
+        repeated, reply = wire.receive(self.values, self.deadline)
+        if repeated != nonce or not isinstance(reply, dict) or len(reply) != 1:
+            raise wire.Malformed("no answer to this question")
+        ((kind, content),) = reply.items()
+        if kind == "raised" and isinstance(content, str):
+            raise raised(content)
+        if kind == "syntax":
+            raise Stopped("syntax_error", str(content))
+        if kind == "unloaded":
+            raise Stopped("memory" if content == "MemoryError" else "exception", f"when loaded: {content}")
+        if kind != "value":
+            raise wire.Malformed("neither a value nor an error")
+        return wire.decode(content, _inward)
+
+    def end(self) -> tuple[int, float, bool]:
+        """Kill the process; its wait status, its seconds of processor time, and whether it had written too much."""
+        os.close(self.calls)
+        os.close(self.values)
+        return self.processes.end()
+
+
+class StandIn:
+    """A name of the program in the judge's place: calling it asks the program."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self.session, self.name = session, name
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        encoder = wire.Encoder(_outward)
+        return self.session.ask({"name": self.name, "arguments": encoder(arguments), "keywords": encoder(keywords)})
+
+
+def _inward(kind: str, number: Any, name: Any) -> Handle:
+    if kind != "handle" or not isinstance(number, int):
+        raise wire.Malformed("no handle")
+    return Handle(number, str(name))
+
+
+def _outward(value: Any) -> Any:
+    if isinstance(value, Handle):
+        return ["handle", value.number, ""]
+    if isinstance(value, StandIn):
+        return ["name", value.name, ""]
+    name = getattr(value, "__name__", "")
+    if isinstance(name, str) and name and getattr(builtins, name, None) is value:
+        return ["name", name, ""]  # a type, say, that the function is told of
+    raise TypeError(f"{type(value).__name__} cannot be passed to the program")
+
+
+def judge(job: Mapping[str, Any], processes: Processes, cpu_s: float, wall_s: float) -> dict[str, Any]:
+    """The outcome of every test of a job: a program, what it needs beside it, and its tests."""
+    started = time.monotonic()
+    # A test's own loops are bounded too, by the alarm.
+    signal.setitimer(signal.ITIMER_REAL, wall_s + 1)
+    outcomes: list[str] = []
+    detail = stopped = ""
+    session = Session(processes, wall_s, job)
+    try:
+        trusted: dict[str, Any] = {"__name__": "tests"}
+        exec(compiled(job["prelude"]), trusted)
+        for test in job["tests"]:
+            namespace = trusted | {name: StandIn(session, name) for name in job["names"]}
+            if "random" in sys.modules:
+                sys.modules["random"].seed(0)
+            outcome, said = _run(test, namespace)
+            if session.stopped is not None:
+                raise session.stopped
+            outcomes.append(outcome)
+            detail = detail or said
+        if not session.asked:
+            # Tests that ask nothing are passed by a program that loads.
+            idle, outcomes = outcomes, []
+            session.ask({"name": None})
+            outcomes = idle
+    except Stopped as stop:
+        stopped, detail = stop.outcome, detail or stop.detail
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        status, cpu, crowded = session.end()
+    if stopped == "gone":
+        by_signal = os.waitstatus_to_exitcode(status)
+        # The kernel's count for the limit is coarser than the one it reports.
+        timed = by_signal in (-signal.SIGKILL, -signal.SIGXCPU) and cpu > cpu_s / 2 and not crowded
+        stopped = "time_out" if timed else "killed"
+        detail = f"{stopped}, ended by {by_signal}" if detail == "gone" else detail
+    if stopped in ("forged", "syntax_error"):
+        outcomes = []
+    outcomes += [stopped] * (len(job["tests"]) - len(outcomes))
+    return {"outcomes": outcomes, "detail": detail[:300], "cpu_s": cpu, "wall_s": time.monotonic() - started}
+
+
+def _run(test: str, namespace: dict[str, Any]) -> tuple[str, str]:
+    try:
+        exec(compiled(test), namespace)
+    except Raised as error:
+        return _kind(error), f"raised {error}"
+    except Exception as error:
+        # An assertion, or an operation that the value is not fit for.
+        return "failed", f"{type(error).__name__}: {error}"[:300]
+    return "passed", ""
+
+
+@functools.lru_cache(maxsize=4096)
+def compiled(source: str) -> types.CodeType:
+    """A test's code; the completions of a group have the same tests."""
+    return compile(source, "test", "exec")
+
+
+def _kind(error: Raised) -> str:
+    return "memory" if str(error) == "MemoryError" else "exception"
+
+
+def numpy_stand_in() -> types.ModuleType:
+    """As much of numpy as the tests of MBPP+ use, which compare floats with it; there is no numpy in a bare interpreter."""
+
+    def allclose(one: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
+        if isinstance(one, list | tuple) or isinstance(other, list | tuple):
+            return len(one) == len(other) and all(allclose(a, b, rtol, atol) for a, b in zip(one, other, strict=True))
+        return one == other or abs(one - other) <= atol + rtol * abs(other)
+
+    module = types.ModuleType("numpy")
+    vars(module).update(allclose=allclose, ndarray=type("ndarray", (), {}), float32=float, float64=float, inf=float("inf"), nan=float("nan"))
+    return module
+
+
+def main(settings: Mapping[str, Any]) -> None:
+    """A worker's life: settings first, then a job and its findings in turn, a line each, until its input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lock.hide_memory()
+    ours, theirs = socket.socketpair()
+    found = {"landlock": lock.landlock_version(), "seccomp": lock.has_seccomp()}
+    used = {name: value if settings[name] else 0 for name, value in found.items()}
+    if not used["seccomp"]:
+        used["landlock"] = 0  # it isolates nothing alone, and would keep the server from its orphans
+    if os.fork() == 0:
+        ours.close()
+        try:
+            program.Server(theirs, settings, landlock=bool(used["landlock"]), seccomp=bool(used["seccomp"])).serve()
+        finally:
+            os._exit(1)
+    theirs.close()
+    replies = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    if used["landlock"]:
+        # Tests are trusted; what they could do by a mistake is bounded all the same.
+        lock.forgo_privileges()
+        lock.restrict(lock.landlock_rules(settings["readable"], []))
+    sys.modules.setdefault("numpy", numpy_stand_in())
+
+    def alarm(number: int, frame: Any) -> None:
+        raise Stopped("time_out")
+
+    signal.signal(signal.SIGALRM, alarm)
+    os.write(replies, json.dumps(used).encode() + b"\n")
+    processes = Processes(ours)
+    for line in sys.stdin.buffer:
+        finding = judge(json.loads(line), processes, settings["cpu_s"], settings["wall_s"])
+        os.write(replies, json.dumps(finding).encode() + b"\n")

@@ -1,0 +1,116 @@
+"""Model-written programs, run where they can neither harm nor decide their own reward.
+
+A worker (`judge`) is a bare interpreter with an empty environment: a judge that holds the tests, and a fork server
+(`program`) that gives every program a process of its own. Where the machine has them, the worker stands inside bubblewrap
+(own mounts, network, process numbers), and each program behind Landlock and seccomp (`lock`). What there is is found
+out when the sandbox starts, by a program that tries to get out, and has a name (`Sandbox.mechanism`) for the run's manifest.
+"""
+
+import atexit
+import functools
+import logging
+import queue
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+from mirrorpo.reward.sandbox.worker import Bounds, Finding, Job, Mechanism, Outcome, Worker
+
+Policy = Literal["required", "unsafe"]
+TOGETHER = 4  # jobs that one worker takes at a time
+
+log = logging.getLogger(__name__)
+
+
+class Sandbox:
+    r"""Workers that run jobs side by side; findings come in the order of the jobs.
+
+    Attributes:
+        mechanism: what they are locked with.
+
+    Raises:
+        ValueError: if nothing on this machine isolates programs and the policy is not "unsafe".
+
+    Example:
+        >>> sandbox = Sandbox(workers=1, bounds=Bounds(cpu_s=2, wall_s=5.0, memory_mb=256), policy="required")
+        >>> tests = ["assert double(2) == 4", "assert double('') == 0"]
+        >>> job = Job(source="def double(x):\n    return x * 2", setup="", prelude="", tests=tests, names=["double"])
+        >>> [list(finding.outcomes) for finding in sandbox([job])]
+        [['passed', 'failed']]
+        >>> sandbox.close()
+    """
+
+    def __init__(self, workers: int, bounds: Bounds, policy: Policy) -> None:
+        self.bounds = bounds
+        self._size = workers
+        # Kept: a worker's bubblewrap dies with the thread that started it, not only with the process.
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
+        first, self.mechanism = self._threads.submit(_strongest, bounds, policy).result()
+        self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
+        for worker in (first, *[None] * (workers - 1)):
+            self._idle.put(worker)
+        atexit.register(self.close)
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Finding]:
+        """One finding for each job, in order."""
+        pieces = [jobs[start : start + TOGETHER] for start in range(0, len(jobs), TOGETHER)]
+        return [finding for findings in self._threads.map(self._run, pieces) for finding in findings]
+
+    def close(self) -> None:
+        """End every worker, waiting for the jobs that run; the next call starts new ones."""
+        for _ in range(self._size):
+            worker = self._idle.get()
+            if worker is not None:
+                worker.close()
+            self._idle.put(None)
+
+    def _run(self, jobs: Sequence[Job]) -> list[Finding]:
+        worker = self._idle.get()
+        found: list[Finding] = []
+        failures = 0
+        try:
+            while len(found) < len(jobs):
+                worker = worker or Worker(
+                    self.bounds, bubblewrap=self.mechanism.bubblewrap, landlock=bool(self.mechanism.landlock), seccomp=self.mechanism.seccomp
+                )
+                before = len(found)
+                found += worker.run_all(jobs[before:])
+                if len(found) == len(jobs):
+                    break
+                log.warning("a sandbox worker broke on a program of %d characters and was replaced", len(jobs[len(found)].source))
+                worker.close()
+                worker = None
+                # What ran before may have broken it; a program that breaks two, a fresh one the second time, is judged by none.
+                failures = 1 if len(found) > before else failures + 1
+                if failures == 2:
+                    broken: list[Outcome] = ["unverifiable"] * len(jobs[len(found)].tests)
+                    found.append(Finding(outcomes=broken, detail="the worker broke", cpu_s=0.0, wall_s=0.0))
+                    failures = 0
+            return found
+        finally:
+            self._idle.put(worker)
+
+
+@functools.cache
+def shared_sandbox(workers: int, bounds: Bounds, policy: Policy) -> Sandbox:
+    """The process-wide sandbox of these settings, so that a reward stays a frozen value."""
+    return Sandbox(workers, bounds, policy)
+
+
+def _strongest(bounds: Bounds, policy: Policy) -> tuple[Worker, Mechanism]:
+    tried: list[str] = []
+    for bubblewrap in (True, False):
+        try:
+            worker = Worker(bounds, bubblewrap=bubblewrap)
+            mechanism = worker.mechanism()
+        except (OSError, RuntimeError) as error:
+            tried.append(f"{'bubblewrap' if bubblewrap else 'no bubblewrap'}: {error}")
+            continue
+        if not mechanism.ways_out or (policy == "unsafe" and not bubblewrap):
+            return worker, mechanism
+        tried.append(str(mechanism))
+        worker.close()
+    raise ValueError(
+        f"sandbox={policy}: nothing on this machine keeps model-written programs in ({'; '.join(tried)}). "
+        "Landlock and seccomp (Linux 5.13) are enough, or bubblewrap and seccomp; sandbox=unsafe runs them all the same, with your rights"
+    )

@@ -1,0 +1,259 @@
+"""The side of the sandbox that runs programs: a fork server, and in each of its children one program.
+
+The server gives up what it can do without (files, privileges, memory) once, and its children have given it up too; each of them gives
+up the rest, above all the making of processes and their signals.
+
+The server is forked from the judge before any test has been read, so nothing that it or a program can find in its memory is a
+test or an expected value. It keeps one locked child ready, which waits for its source. A byte from the judge kills the child that
+runs, whatever it does; when that is gone and its folder is empty, the judge is told how it ended and given the pipes of the one that is
+ready, and another is made ready: programs never meet.
+
+Runs inside the sandbox's worker (`judge`), so it may import the standard library and its siblings only.
+"""
+
+import builtins
+import fcntl
+import gc
+import importlib
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from mirrorpo.reward.sandbox import lock, wire
+
+REPORT = struct.Struct("<id?")  # wait status, seconds of processor time, whether its folder was too full
+CALLS, VALUES = 3, 4  # a program's descriptors
+WATCH_MS = 20  # between two looks at a running program's folder
+MOST_FILES = 1000
+# What most short programs import; a child has it without reading a file. More would slow every fork down.
+PRELOADED = ("collections", "copy", "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "typing")
+
+
+class Server:
+    """Makes one program's process after another, each locked before it is handed over.
+
+    Attributes:
+        control: to the judge.
+        cpu_s: seconds of processor time that a program has.
+        limits: everything else that a program has, by the names of `resource`.
+        folder: the one place that a program may write to; emptied after each.
+        folder_bytes: a program that writes more there is killed.
+        user: whose rights a program has, where this process is root; -1 leaves root without capabilities.
+        rules: Landlock's ruleset, or -1.
+        seccomp: the filter, or None.
+    """
+
+    def __init__(self, control: socket.socket, settings: Mapping[str, Any], *, landlock: bool, seccomp: bool) -> None:
+        self.control, self.folder, self.folder_bytes, self.user = control, settings["folder"], settings["folder_bytes"], settings["user"]
+        self.cpu_s, self.limits = settings["cpu_s"], settings["limits"]
+        self.rules = lock.landlock_rules(settings["readable"], [self.folder]) if landlock else -1
+        self.seccomp = lock.prepared(lock.seccomp_filter(os.uname().machine)) if seccomp else None
+
+    def serve(self) -> None:
+        """The server's loop; ends with the judge."""
+        lock.die_with_parent()
+        lock.adopt_orphans()
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.environ.clear()
+        os.environ["TMPDIR"] = self.folder
+        # `random` would seed itself anew in every child; the draws are to be the same for every program, whichever worker it falls to.
+        register, os.register_at_fork = os.register_at_fork, lambda **hooks: None
+        for name in PRELOADED:
+            importlib.import_module(name)
+        os.register_at_fork = register
+        sys.modules["random"].seed(0)
+        os.chdir(self.folder)
+        os.umask(0o077)
+        # Descriptors of the program come first, so that nothing of the server's stands in their place.
+        low = fcntl.fcntl(self.control.fileno(), fcntl.F_DUPFD_CLOEXEC, VALUES + 4)
+        rules = fcntl.fcntl(self.rules, fcntl.F_DUPFD_CLOEXEC, VALUES + 4) if self.rules >= 0 else -1
+        self.control = socket.socket(fileno=low)
+        os.closerange(CALLS, VALUES + 4)
+        os.closerange(max(low, rules) + 1, 4096)
+        lock.forgo_privileges()
+        lock.drop_privileges(self.user)
+        lock.hide_memory()
+        lock.limit({getattr(resource, name): value for name, value in self.limits.items()})
+        if rules >= 0:
+            lock.restrict(rules)
+        gc.collect()
+        gc.freeze()
+        report = REPORT.pack(0, 0.0, False)
+        ready = self._spawn()
+        while True:
+            pid, *pipes = ready
+            socket.send_fds(self.control, [report], pipes)
+            for pipe in pipes:
+                os.close(pipe)
+            ready = self._spawn()
+            crowded = self._watch(pid)
+            report = REPORT.pack(*self._end(pid, ready[0]), crowded)
+            empty(self.folder)
+
+    def _spawn(self) -> tuple[int, int, int]:
+        calls_out, calls_in = os.pipe()
+        values_out, values_in = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._enter(calls_out, values_in, calls_in, values_out, self.control.fileno())
+                drive(CALLS, VALUES)
+            finally:
+                os._exit(70)
+        os.close(calls_out)
+        os.close(values_in)
+        resource.prlimit(pid, resource.RLIMIT_CPU, (self.cpu_s, self.cpu_s))
+        return pid, calls_in, values_out
+
+    def _enter(self, calls: int, values: int, *others: int) -> None:
+        # As little as can be: every page that a new process touches costs it a few microseconds.
+        for descriptor in others:
+            os.close(descriptor)
+        os.dup2(calls, CALLS)
+        os.dup2(values, VALUES)
+        for descriptor in {calls, values} - {CALLS, VALUES}:
+            os.close(descriptor)
+        lock.die_with_parent()
+        if self.seccomp is None:
+            os.setsid()  # its group's signals are its own
+        else:
+            lock.install(self.seccomp)
+
+    def _watch(self, pid: int) -> bool:
+        # Until the judge has done with the program, which dies earlier if its folder gets too full.
+        poller = select.poll()
+        poller.register(self.control, select.POLLIN)
+        while not poller.poll(WATCH_MS):
+            if size(self.folder) > self.folder_bytes:
+                os.kill(pid, signal.SIGKILL)
+                self.control.recv(1)
+                return True
+        self.control.recv(1)
+        return False
+
+    def _end(self, pid: int, ready: int) -> tuple[int, float]:
+        # Dead or alive it is this process's child until it is waited for, so the number is no one else's.
+        os.kill(pid, signal.SIGKILL)
+        _, status, usage = os.wait4(pid, 0)
+        if self.seccomp is None:
+            self._kill_orphans(ready)
+        return status, usage.ru_utime + usage.ru_stime
+
+    def _kill_orphans(self, ready: int) -> None:
+        # What a program's own children leave comes to this process, which adopts orphans; with seccomp there are none.
+        while True:
+            with open(f"/proc/self/task/{os.getpid()}/children") as file:
+                orphans = [child for child in map(int, file.read().split()) if child != ready]
+            if not orphans:
+                return
+            for child in orphans:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+
+
+def size(folder: str) -> int:
+    """Bytes below a folder; beyond any limit once there are too many files to count."""
+    total = count = 0
+    left = [folder]
+    while left:
+        try:
+            with os.scandir(left.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    if count > MOST_FILES:
+                        return 1 << 62
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        left.append(entry.path)
+        except OSError:
+            continue  # a program may remove what is being read, or hide it; its files were counted by their number
+    return total
+
+
+def empty(folder: str) -> None:
+    """Remove everything below a folder, however deep and whatever its modes; symbolic links are not followed."""
+    while names := os.listdir(folder):
+        for name in names:
+            path = os.path.join(folder, name)
+            if os.path.islink(path) or not os.path.isdir(path):
+                os.unlink(path)
+                continue
+            os.chmod(path, 0o700)
+            # Deep trees are brought to the top, level by level: no recursion and no path that is too long.
+            for inner in os.listdir(path):
+                source = os.path.join(path, inner)
+                if os.path.isdir(source) and not os.path.islink(source):
+                    os.chmod(source, 0o700)
+                os.rename(source, os.path.join(folder, os.urandom(16).hex()))
+            os.rmdir(path)
+
+
+def drive(calls: int, values: int) -> None:
+    """Run the program that arrives, then answer calls until it is killed. Nothing said here is a verdict."""
+    _, job = wire.take(calls)
+    module = types.ModuleType("program")
+    sys.modules["program"] = module
+    namespace = module.__dict__
+    failure = loaded(job, namespace)
+    kept: list[Any] = []
+
+    def other(value: Any) -> Any:
+        kept.append(value)
+        return ["handle", len(kept) - 1, type(value).__name__]
+
+    def held(kind: str, key: Any, _: Any) -> Any:
+        return kept[key] if kind == "handle" else named(key)
+
+    def named(name: str) -> Any:
+        if name in namespace:
+            return namespace[name]
+        if hasattr(builtins, name):
+            return getattr(builtins, name)
+        raise NameError(name)
+
+    while True:
+        nonce, call = wire.take(calls)
+        if failure is not None:
+            wire.send(values, nonce, failure)
+        else:
+            answer(values, nonce, lambda call=call: called(call, named, held), other)
+
+
+def loaded(job: Any, namespace: dict[str, Any]) -> dict[str, str] | None:
+    """Run a program and the dataset's setup behind it; what to answer to every call if that fails."""
+    kind = "syntax"
+    try:
+        code = compile(job["source"], "program", "exec", dont_inherit=True)
+        kind = "unloaded"
+        exec(code, namespace)
+        if job["setup"]:
+            exec(compile(job["setup"], "setup", "exec"), namespace)
+    except BaseException as error:
+        return {kind: type(error).__name__}
+    return None
+
+
+def called(call: Any, named: Any, held: Any) -> Any:
+    """What the program's function returns."""
+    if call["name"] is None:
+        return None  # asked only whether it was loaded
+    arguments = wire.decode(call["arguments"], held)
+    keywords = wire.decode(call["keywords"], held)
+    return named(call["name"])(*arguments, **keywords)
+
+
+def answer(values: int, nonce: str, action: Any, other: Any) -> None:
+    """Send what an action returns, or the name of what it raises, be it an exit."""
+    try:
+        wire.send(values, nonce, {"value": wire.Encoder(other)(action())})
+    except BaseException as error:
+        wire.send(values, nonce, {"raised": type(error).__name__})

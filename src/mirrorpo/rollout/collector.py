@@ -1,0 +1,143 @@
+"""One step's completions: prompts drawn, sampled, judged, and chosen by the algorithm's rollout rule."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from mirrorpo.core.batch import Completion, Prompt, Verdict
+from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine, RolloutRule
+from mirrorpo.core.seeds import derive
+from mirrorpo.rollout.prompt_order import DataOrder
+
+Render = Callable[[Prompt], tuple[str, Sequence[int]]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """One judged completion.
+
+    Attributes:
+        prompt: what was asked.
+        rendered: the prompt as the model saw it.
+        completion: what was sampled; its group is unique in the step.
+        verdict: the verifier's.
+        reward: the verdict's, after overlong shaping.
+    """
+
+    prompt: Prompt
+    rendered: str
+    completion: Completion
+    verdict: Verdict
+    reward: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """A step's answers, where the walk over the prompts then stands, and what was sampled, dropped groups included."""
+
+    answers: Sequence[Answer]
+    position: int
+    draws: int
+    completions: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collector:
+    """Collects a step's rollout.
+
+    Attributes:
+        engine: the sampler.
+        reward: the verifier.
+        rule: shaping, dynamic sampling.
+        render: a prompt as text and ids.
+        prompts: the training split.
+        order: which of them a step takes.
+        prompts_per_step: groups wanted.
+        group_size: completions of a group.
+        max_new_tokens: longest completion.
+        temperature: of the sampler.
+        seed: the run's.
+    """
+
+    engine: RolloutEngine
+    reward: RewardFn
+    rule: RolloutRule
+    render: Render
+    prompts: Sequence[Prompt]
+    order: DataOrder
+    prompts_per_step: int
+    group_size: int
+    max_new_tokens: int
+    temperature: float
+    seed: int
+
+    def __call__(self, model: GenerativeModel, step: int, position: int) -> Rollout:
+        """The step's answers; the same model, step and position give the same ones.
+
+        With dynamic sampling, groups that teach nothing are replaced until the step is full or the
+        rounds are spent; if none teaches, the last round is taken as it is.
+
+        Raises:
+            RuntimeError: if the verifier has no verdict on more than half of what was sampled.
+        """
+        answers: list[Answer] = []
+        draws = judged = unknown = tokens = 0
+        while draws < self.rule.max_draws:
+            drawn = self._draw(model, step, draws, position)
+            position += self.prompts_per_step
+            draws += 1
+            judged += len(drawn)
+            tokens += sum(len(answer.completion.ids) for answer in drawn)
+            unknown += sum(math.isnan(answer.verdict.reward) for answer in drawn)
+            answers += self._teaching(drawn)
+            if _groups(answers) >= self.prompts_per_step or draws == self.rule.max_draws:
+                answers = _first_groups(answers or drawn, self.prompts_per_step)
+                break
+        if unknown * 2 > judged:
+            raise RuntimeError(f"step {step}: the verifier gave no verdict on {unknown} of {judged} completions; it is broken or its time limit is too short")
+        return Rollout(answers=answers, position=position, draws=draws, completions=judged, tokens=tokens)
+
+    def _draw(self, model: GenerativeModel, step: int, draw: int, position: int) -> list[Answer]:
+        taken = [self.prompts[index] for index in self.order.take(position, self.prompts_per_step)]
+        rendered = [self.render(prompt) for prompt in taken]
+        completions = self.engine.generate(
+            model,
+            taken,
+            [ids for _, ids in rendered],
+            group_size=self.group_size,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=derive(self.seed, "sampling", step, draw),
+        )
+        asked = [taken[completion.group] for completion in completions]
+        verdicts = self.reward([completion.text for completion in completions], asked)
+        rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float32)
+        lengths = torch.tensor([float(len(completion.ids)) for completion in completions])
+        shaped = self.rule.shape(rewards, lengths, self.max_new_tokens).tolist()
+        return [
+            Answer(
+                prompt=prompt,
+                rendered=rendered[completion.group][0],
+                completion=replace(completion, group=completion.group + draw * self.prompts_per_step),
+                verdict=verdict,
+                reward=reward,
+            )
+            for prompt, completion, verdict, reward in zip(asked, completions, verdicts, shaped, strict=True)
+        ]
+
+    def _teaching(self, answers: Sequence[Answer]) -> list[Answer]:
+        rewards = torch.tensor([answer.verdict.reward for answer in answers], dtype=torch.float32)
+        groups = torch.tensor([answer.completion.group for answer in answers])
+        return [answer for answer, keep in zip(answers, self.rule.keeps(rewards, groups).tolist(), strict=True) if keep]
+
+
+def _groups(answers: Sequence[Answer]) -> int:
+    return len({answer.completion.group for answer in answers})
+
+
+def _first_groups(answers: Sequence[Answer], count: int) -> list[Answer]:
+    kept = set(list(dict.fromkeys(answer.completion.group for answer in answers))[:count])
+    return [answer for answer in answers if answer.completion.group in kept]

@@ -1,0 +1,1 @@
+"""A run is a folder: its files, its states, its checkpoints, and what made it."""

@@ -1,0 +1,76 @@
+"""How a run is asked to stop early, and what then becomes of its job. Imports no torch."""
+
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from types import FrameType
+
+from mirrorpo.run.provenance import job_id
+
+# Sent by SLURM ahead of a job's time limit, and before a preemption; submitit asks for this one.
+ASKED = signal.SIGUSR2
+
+# A job that has been started so often in a row without finishing a step is not queued again.
+FRUITLESS_LAUNCHES = 3
+
+
+class HandedOver(Exception):
+    """A run stopped at a step boundary because it was asked to, with a checkpoint of that step on disk."""
+
+    def __init__(self, step: int, asked: signal.Signals) -> None:
+        super().__init__(f"stopped by {asked.name} after step {step}; the same command goes on from there")
+        self.step, self.asked = step, asked
+
+
+@dataclass(slots=True)
+class Handover:
+    """The request to stop; a handler only notes it, the training loop reads it between two steps.
+
+    Attributes:
+        asked: the signal that asked, or None.
+    """
+
+    asked: signal.Signals | None = None
+
+    def listen(self) -> "Handover":
+        """Take SIGUSR2 and SIGTERM as requests; a second SIGTERM ends the process at once, as it would without this.
+
+        A launcher may block SIGUSR2 before it starts the run, so that one that comes early waits until here.
+        """
+        for signum in (ASKED, signal.SIGTERM):
+            signal.signal(signum, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {ASKED})
+        return self
+
+    def close(self) -> None:
+        """Ignore further requests to be queued again: a process that is about to end must not be ended by one."""
+        signal.signal(ASKED, signal.SIG_IGN)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # After SIGTERM nobody waits for a requeue: whoever preempts queues the job again itself.
+        self.asked = signal.Signals(signum) if self.asked != signal.SIGTERM else self.asked
+
+
+def requeue() -> str | None:
+    """Queue this process's SLURM job again, under its id; None when done or outside of a job, else why it could not be.
+
+    The run is found again by its folder, so the job starts as it did the first time.
+    """
+    job = job_id()
+    if job is None:
+        return None
+    if shutil.which("scontrol") is None:
+        return f"job {job} cannot be queued again from its node: there is no scontrol; launch the sweep again"
+    result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False, env=os.environ)
+    # A job that is queued again is ended at once, at times with the scontrol that asked for it before that could say so.
+    return None if result.returncode <= 0 else f"job {job} could not be queued again ({result.stderr.strip()}); launch the sweep again"
+
+
+def fruitless(launches: list[dict]) -> bool:
+    """Whether the last launches all began at one step, so that starting once more promises nothing."""
+    last = [launch.get("from_step") for launch in launches[-FRUITLESS_LAUNCHES:]]
+    return len(last) == FRUITLESS_LAUNCHES and len(set(last)) == 1

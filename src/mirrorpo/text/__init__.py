@@ -1,0 +1,1 @@
+"""Facts about completion texts: which token wrote what, where the answer is marked, Python source."""

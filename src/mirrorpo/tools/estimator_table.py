@@ -1,0 +1,302 @@
+"""`python -m mirrorpo.tools.estimator_table`: what the value and the gradient of each divergence of conf/ are, measured.
+
+A divergence is read at one state with five tokens, in float64, and averaged over the token that is
+drawn, by enumeration: from the policy p itself (on-policy) or from another, old policy (off-policy).
+What comes out is compared with a list of functionals whose name is known; no name is typed in by hand.
+"""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from mirrorpo.config.schema import register, resolved
+from mirrorpo.core.protocols import Divergence
+from mirrorpo.train.build import assemble
+
+Functional = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+BEGIN, END = "<!-- estimators: made by python -m mirrorpo.tools.estimator_table -->", "<!-- /estimators -->"
+COLUMNS = (
+    "divergence", "reads", "formula", "on-policy: expected value", "on-policy: expected gradient",
+    "off-policy: expected value", "off-policy: expected gradient", "can be negative",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """Log-probabilities of a state's tokens under the policy, the anchor, and the old policy that tokens are drawn from."""
+
+    log_p: Tensor
+    log_q: Tensor
+    log_old: Tensor
+
+    def on_policy(self) -> "State":
+        """The same state, with tokens drawn from the policy."""
+        return State(log_p=self.log_p, log_q=self.log_q, log_old=self.log_p)
+
+
+def state(logits: Tensor) -> State:
+    """A state from the logits of the three policies, [3, tokens]."""
+    log_p, log_q, log_old = logits.log_softmax(-1)
+    return State(log_p=log_p, log_q=log_q, log_old=log_old)
+
+
+def drawn_state(seed: int) -> State:
+    """A random state of five tokens."""
+    return state(torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))
+
+
+PROBABILITIES = {"p": (0.41, 0.26, 0.18, 0.1, 0.05), "q": (0.23, 0.37, 0.11, 0.12, 0.17), "old": (0.36, 0.22, 0.17, 0.14, 0.11)}
+SHOWN = state(torch.tensor(list(PROBABILITIES.values()), dtype=torch.float64).log())
+# Two functionals that agree here by chance do not agree at the others too.
+STATES = (SHOWN, *(drawn_state(seed) for seed in range(4)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """A number and its gradient with respect to the policy's logits."""
+
+    value: Tensor
+    gradient: Tensor
+
+
+def reading(function: Callable[[Tensor], Tensor], log_p: Tensor) -> Reading:
+    """Value and gradient of a function of the policy's log-probabilities."""
+    logits = log_p.detach().clone().requires_grad_()
+    value = function(logits.log_softmax(-1))
+    gradient = torch.autograd.grad(value, logits)[0] if value.requires_grad else torch.zeros_like(logits)
+    return Reading(value=value.detach(), gradient=gradient)
+
+
+def expectation(divergence: Divergence, at: State) -> Reading:
+    """A divergence averaged over a token drawn from the old policy, and the average of its pathwise gradient.
+
+        sum_v old_v D_v,   sum_v old_v grad D_v
+
+    where D_v is what the divergence says when token v was drawn; one that reads the vocabulary says the
+    same at each.
+    """
+
+    def average(log_p: Tensor) -> Tensor:
+        said = divergence(log_p, at.log_q, at.log_old)
+        return said if divergence.reads == "vocabulary" else (at.log_old.exp() * said).sum()
+
+    return reading(average, at.log_p)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum()
+
+
+def _bregman(potential: Any, log_p: Tensor, log_q: Tensor) -> Tensor:
+    p, q = log_p.exp(), log_q.exp()
+    return (potential.f(p) - potential.f(q) - potential.df(q) * (p - q)).sum()
+
+
+KNOWN: Mapping[str, Functional] = {
+    "KL(p, q)": lambda p, q, old: _kl(p, q),
+    "KL(q, p)": lambda p, q, old: _kl(q, p),
+    "sum (p - q)^2": lambda p, q, old: (p.exp() - q.exp()).square().sum(),
+    "sum (p - q)^2 / q": lambda p, q, old: ((p.exp() - q.exp()).square() / q.exp()).sum(),
+    "KL(old, p)": lambda p, q, old: _kl(old, p),
+}
+
+
+def potentials(divergence: Divergence) -> list[Any]:
+    """A divergence's potential, and the ones that wraps; empty without one."""
+    out, owner = [], divergence
+    while (owner := getattr(owner, "potential", None)) is not None:
+        out.append(owner)
+    return out
+
+
+def functionals(divergence: Divergence) -> Mapping[str, Functional]:
+    """What a divergence may turn out to be: the known ones, and the Bregman divergence of its own potential, both ways round."""
+    own = potentials(divergence)
+    if not own:
+        return KNOWN
+    name = own_name(divergence)
+    return {**KNOWN, f"{name}(p, q)": lambda p, q, old: _bregman(own[0], p, q), f"{name}(q, p)": lambda p, q, old: _bregman(own[0], q, p)}
+
+
+def own_name(divergence: Divergence) -> str:
+    """The class of a divergence's potential, with that of the potential that it wraps in brackets."""
+    names = [type(potential).__name__ for potential in potentials(divergence)]
+    return "[".join(names) + "]" * (len(names) - 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """A divergence and a list of functionals at every state, tokens drawn in one way.
+
+    Attributes:
+        ours: the divergence's expectation, a reading for each state.
+        theirs: the functionals', by name.
+    """
+
+    ours: Sequence[Reading]
+    theirs: Mapping[str, Sequence[Reading]]
+
+    def same(self, part: str) -> tuple[str, float] | None:
+        """The first functional, and the factor on it, that our "value" or "gradient" is at every state to nine digits."""
+        ours = torch.stack([getattr(reading, part) for reading in self.ours])
+        for name, readings in self.theirs.items():
+            its = torch.stack([getattr(reading, part) for reading in readings])
+            factor = (ours[0] * its[0]).sum() / its[0].square().sum()
+            if bool(factor.isfinite()) and torch.allclose(ours, factor * its, rtol=1e-9, atol=1e-12):
+                return name, float(factor)
+        return None
+
+
+def measured(divergence: Divergence, *, on_policy: bool) -> Measured:
+    """The divergence and what it may turn out to be, on- or off-policy."""
+    states = [at.on_policy() if on_policy else at for at in STATES]
+    theirs = {
+        name: [reading(lambda log_p, at=at, function=function: function(log_p, at.log_q, at.log_old), at.log_p) for at in states]
+        for name, function in functionals(divergence).items()
+    }
+    return Measured(ours=[expectation(divergence, at) for at in states], theirs=theirs)
+
+
+def estimated(divergence: Divergence, on: Measured) -> str:
+    """What a divergence stands for: its potential's Bregman divergence, or what it equals on-policy in value, else in gradient, else KL."""
+    if not potentials(divergence):
+        return (on.same("value") or on.same("gradient") or ("KL(p, q)",))[0]
+    own = f"{own_name(divergence)}(p, q)"
+    # Negative entropy and the square go by the names that are known for them.
+    return (Measured(ours=on.theirs[own], theirs=on.theirs).same("value") or (own,))[0]
+
+
+def cell(taken: Measured, part: str, target: str) -> str:
+    """In words, what a value or a gradient is: zero, a functional, or how it lies to the one it stands for."""
+    if all(bool((getattr(reading, part).abs() <= 1e-12).all()) for reading in taken.ours):
+        return "0"
+    found = taken.same(part)
+    if found is not None:
+        name, factor = found
+        return name if abs(factor - 1) < 1e-9 else f"-{name}" if abs(factor + 1) < 1e-9 else f"{factor:.3g} {name}"
+    ours, its = getattr(taken.ours[0], part), getattr(taken.theirs[target][0], part)
+    if part == "value":
+        return f"biased, {float(ours / its):.2f} of {target}"
+    cosine = float((ours * its).sum() / (ours.norm() * its.norm()))
+    return f"cos {cosine:.2f} to {target}, {float(ours.norm() / its.norm()):.2f} as long"
+
+
+def can_be_negative(divergence: Divergence) -> bool:
+    """A single reading below zero was seen, at one of 200 random states."""
+    states = [drawn_state(seed) for seed in range(200)]
+    log_p, log_q, log_old = (torch.stack([getattr(at, name) for at in states]) for name in ("log_p", "log_q", "log_old"))
+    return bool((divergence(log_p, log_q, log_old) < -1e-12).any())
+
+
+def convex(potential: Any) -> bool:
+    """Whether a potential's mirror map falls nowhere, at 200 probabilities."""
+    return bool((potential.df(torch.logspace(-4, 0, 200, dtype=torch.float64)).diff() >= -1e-12).all())
+
+
+def formula(divergence: Divergence) -> str:
+    """The equation of a divergence's docstring, that of its innermost potential, and their settings."""
+    own = potentials(divergence)
+    parts = [_equation(divergence), *map(_equation, own[-1:]), *_settings(divergence, "")]
+    warning = "; **not convex**, so no divergence" if own and not convex(own[0]) else ""
+    return "; ".join(f"`{part}`" for part in parts if part) + warning
+
+
+def _equation(owner: Any) -> str:
+    # It is the first indented line; a potential's may be the first line itself.
+    first, *lines = (inspect.getdoc(type(owner)) or "").splitlines() or [""]
+    if first.startswith("f("):
+        return first.split(", ")[0]
+    for line in lines:
+        if line.rstrip() in ("Attributes:", "Example:", "References:"):
+            break
+        if line.startswith("    "):
+            return ", ".join(" ".join(part.split()) for part in line.split(",   ") if not part.startswith("p = "))
+    return ""
+
+
+def _settings(owner: Any, prefix: str) -> list[str]:
+    out: list[str] = []
+    for name in (field.name for field in fields(owner)):
+        value = getattr(owner, name)
+        if is_dataclass(value):
+            out += _settings(value, f"{prefix}{name}.")
+        elif name not in ("beta", "anchor"):
+            out.append(f"{prefix}{name}={value}")
+    return out
+
+
+def row(name: str, divergence: Divergence) -> list[str]:
+    """The table's row."""
+    on, off = measured(divergence, on_policy=True), measured(divergence, on_policy=False)
+    target = estimated(divergence, on)
+    cells = [cell(taken, part, target) for taken in (on, off) for part in ("value", "gradient")]
+    return [name, divergence.reads, formula(divergence), *cells, "yes" if can_be_negative(divergence) else "no"]
+
+
+def divergences(conf: Path) -> dict[str, Divergence]:
+    """Every divergence of a config folder, by name.
+
+    Raises:
+        ValueError: if the folder is none, or a file cannot be built.
+    """
+    if not (conf / "train.yaml").exists():
+        raise ValueError(f"--conf {conf}: no train.yaml there; call this from the repository's root or name its conf folder")
+    register()
+    names = sorted(path.stem for path in (conf / "divergence").glob("*.yaml"))
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        return {name: assemble(resolved(compose("train", [f"divergence={name}"]))).divergence for name in names}
+
+
+def page(conf: Path) -> str:
+    """The table in markdown, with a line on how it is read."""
+    rows = [COLUMNS, ["---"] * len(COLUMNS), *(row(name, divergence) for name, divergence in divergences(conf).items())]
+    lines = ["| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |" for cells in rows]
+    shown = ", ".join(f"{name} = {probabilities}" for name, probabilities in PROBABILITIES.items())
+    legend = (
+        "Tokens are drawn from p on-policy and from old off-policy; x = log q - log p. A bare name says: exactly that functional's value or gradient, at five "
+        "states and to nine digits; the name of a potential stands for its Bregman divergence, sum_v f(p_v) - f(q_v) - f'(q_v)(p_v - q_v). "
+        f"Other cells compare with the named functional's at {shown}."
+    )
+    return "\n".join([*lines, "", legend])
+
+
+def written(text: str, table: str) -> str:
+    """A page with what stands between its two markers replaced.
+
+    Raises:
+        ValueError: if it does not have one pair of markers.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"the page needs the two lines {BEGIN} and {END}, once each and in this order; the table goes between them")
+    return text[: text.index(BEGIN) + len(BEGIN)] + f"\n\n{table}\n\n" + text[text.index(END) :]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table, or write it into a page."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mirrorpo.tools.estimator_table", description="What the value and the gradient of each divergence are, as a table."
+    )
+    parser.add_argument("--conf", type=Path, default=Path("conf"), help="the config folder (default: conf)")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="replace what stands between the markers of this page, in place of printing")
+    given = parser.parse_args(arguments)
+    try:
+        table = page(given.conf)
+        if given.write is None:
+            print(table)
+        else:
+            given.write.write_text(written(given.write.read_text(), table))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

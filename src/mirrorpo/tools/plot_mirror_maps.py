@@ -1,0 +1,163 @@
+"""Pictures of mirror maps: h, h' and D(p, q) of configured divergences beside KL and L2.
+
+    python -m mirrorpo.tools.plot_mirror_maps neural_mirror tsallis
+    python -m mirrorpo.tools.plot_mirror_maps neural_mirror divergence.potential.parameters.seed=7 --out maps.pdf
+    python -m mirrorpo.tools.plot_mirror_maps neural_mirror --out maps.json     # the curves as numbers
+
+Names are files of conf/divergence; a setting with "=" applies to all of them. Left, the potential h and
+its mirror map h', less an affine part that no divergence sees and over h''(1/2), so that shapes can be
+compared where sizes differ by powers of ten. Right, the divergence as it is configured, at its own size:
+of a coin, (p, 1 - p) against (q, 1 - q), where it reads the vocabulary, else at the sampled token.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from torch import Tensor
+
+from mirrorpo.config.schema import register, resolved
+from mirrorpo.divergence.neural_mirror import NeuralMirror
+from mirrorpo.train.build import assemble
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+BESIDE = ("kl_exact", "probl2_exact")
+ANCHORS = (0.5, 0.05)
+
+
+def curves(divergence: Any, p: Tensor, q: float) -> Tensor:
+    """D at every p against one q: of a coin, or of the sampled token."""
+    log_q = torch.full_like(p, q).log()
+    if divergence.reads == "vocabulary":
+        coins = [torch.stack([log, torch.log1p(-log.exp())], dim=-1) for log in (p.log(), log_q)]
+        return divergence(*coins, coins[0])
+    return divergence(p.log(), log_q, p.log())
+
+
+def shape(potential: Any, p: Tensor) -> tuple[Tensor, Tensor]:
+    """h and h' with h(1/2) = h'(1/2) = 0 and h''(1/2) = 1; not divided where it is zero."""
+    middle = torch.tensor(0.5, dtype=p.dtype).requires_grad_()
+    slope = potential.df(middle)
+    (curvature,) = torch.autograd.grad(slope, middle)
+    size = curvature if bool(curvature) else torch.ones_like(curvature)
+    h = potential.f(p) - potential.f(middle).detach() - slope.detach() * (p - middle.detach())
+    return h / size, (potential.df(p) - slope.detach()) / size
+
+
+P = torch.linspace(1e-4, 1 - 1e-4, 400, dtype=torch.float64)
+
+
+def numbers(divergences: dict[str, Any]) -> dict[str, Any]:
+    """What `draw` draws, as lists: p, and for each divergence its h, h' and D(p, q)."""
+    out: dict[str, Any] = {"p": P.tolist(), "anchors": list(ANCHORS), "curves": {}}
+    for name, divergence in divergences.items():
+        potential = getattr(divergence, "potential", None)
+        h, slope = (None, None) if potential is None else (values.detach().tolist() for values in shape(potential, P))
+        out["curves"][name] = {"h": h, "slope": slope, "D": [curves(divergence, P, q).detach().tolist() for q in ANCHORS]}
+    return out
+
+
+def draw(divergences: dict[str, Any], out: Path) -> None:
+    """The four panels, into one file."""
+    p = P
+    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+    styles = ["-", "--", "-.", ":"]
+    for index, (name, divergence) in enumerate(divergences.items()):
+        # Okabe and Ito's colours, told apart by colour-blind readers; line styles for print.
+        line = {"label": name, "color": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"][index % 7], "ls": styles[index % 4]}
+        potential = getattr(divergence, "potential", None)
+        if potential is not None:
+            h, slope = shape(potential, p)
+            axes[0][0].plot(p, h.detach(), **line)
+            axes[1][0].plot(p, slope.detach(), **line)
+        for axis, q in zip((axes[0][1], axes[1][1]), ANCHORS, strict=True):
+            axis.plot(p, curves(divergence, p, q).detach(), **line)
+    titles = ("h, scaled to h''(1/2) = 1", f"D(p, {ANCHORS[0]})", "h', scaled alike", f"D(p, {ANCHORS[1]})")
+    for axis, title, low in zip(axes.flat, titles, (None, 1e-7, -6.0, 1e-7), strict=True):
+        axis.set(title=title, xlabel="p")
+        if title.startswith("D"):
+            axis.set_yscale("log")
+        axis.set_ylim(bottom=low, top=1.0 if title.startswith("h'") else None)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(out, dpi=150)
+
+
+def draw_search(numbers: Sequence[Tensor], fitness: Sequence[Sequence[float | None]], out: Path) -> None:
+    """How a search moved its map: h and h' of each generation's mean, and its candidates' fitness, into one file.
+
+    Args:
+        numbers: the map's 380 numbers, at the start and after each generation.
+        fitness: of each generation's candidates; None for one that failed.
+        out: png, pdf or svg.
+    """
+    p = torch.linspace(1e-4, 1 - 1e-4, 400, dtype=torch.float64)
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    colours = matplotlib.colormaps["viridis"]
+    for index, values in enumerate(numbers):
+        h, slope = shape(NeuralMirror(parameters=Numbers(values)), p)
+        label = {0: "start", len(numbers) - 1: f"after generation {len(numbers) - 2}"}.get(index)
+        line = {"color": colours(0.9 * index / max(len(numbers) - 1, 1)), "lw": 2 if label else 0.8, "label": label}
+        left.plot(p, h.detach(), **line)
+        middle.plot(p, slope.detach(), **line)
+    for generation, found in enumerate(fitness):
+        known = [value for value in found if value is not None]
+        right.scatter([generation] * len(known), known, s=14, color="#0072B2", alpha=0.6)
+        right.scatter([generation], [sum(known) / len(known)], marker="_", s=300, color="#D55E00")
+    left.set(title="h, scaled to h''(1/2) = 1", xlabel="p")
+    middle.set(title="h', scaled alike", xlabel="p", ylim=(-6, 1))
+    right.set(title="fitness of candidates, and their mean", xlabel="generation")
+    for axis in (left, middle):
+        axis.legend(fontsize=8)
+    for axis in (left, middle, right):
+        axis.grid(alpha=0.3)
+    figure.savefig(out, dpi=150)
+    pyplot.close(figure)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A map's numbers as they are, for a picture."""
+
+    values: Tensor
+    signed: bool = False
+
+
+def main() -> None:
+    """Draw the divergences that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mirrorpo.tools.plot_mirror_maps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="+", help="files of conf/divergence, and settings as on train.py's command line")
+    parser.add_argument("--out", type=Path, default=Path("mirror_maps.png"), help="png, pdf or svg; json for the numbers")
+    asked = parser.parse_args()
+    settings = [name for name in asked.names if "=" in name]
+    names = [*(name for name in asked.names if "=" not in name), *BESIDE]
+    register()
+    found: dict[str, Any] = {}
+    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
+        for name in dict.fromkeys(names):
+            try:
+                cfg = compose("train", overrides=[f"divergence={name}", *(settings if name not in BESIDE else [])])
+                found[name] = assemble(resolved(cfg)).divergence
+            except (HydraException, ValueError) as error:
+                sys.exit(f"error: divergence={name}: {error}")
+    if asked.out.suffix == ".json":
+        asked.out.write_text(json.dumps(numbers(found)))
+    else:
+        draw(found, asked.out)
+    print(asked.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Is a span's importance what it does to success? Drops against re-rolled success rates, of a run's policy.
+
+    python -m mirrorpo.tools.span_value RUN --completions 64 --rolls 8
+
+For spans of some completions of the policy (of the start model with --start), it writes to
+RUN/credit_truth.jsonl (credit_truth_start.jsonl) what hiding the span does to the answer's and to all later log-probability, and to the answer's when
+it is hidden from the answer alone, and the
+success rate of continuations sampled from before the span and from behind it. Their difference is the
+span's causal effect on the reward (the advantage of VinePPO, Kazemnejad et al. 2024,
+https://arxiv.org/abs/2410.01679, section 4).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
+from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.seeds import derive
+from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.rollout.collate import collate
+from mirrorpo.run import checkpoint
+from mirrorpo.run.folder import RunFolder
+from mirrorpo.train.build import Parts, assemble
+from mirrorpo.train.learner import SETTINGS, Learner
+from mirrorpo.weighting.reasoning import regions
+from mirrorpo.weighting.spans import Arithmetic, Scaffolding, Span
+
+KINDS = Arithmetic(max_spans=10, min_tokens=1, max_tokens=50, max_backslashes=0.3, unit_words=3)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rerolls:
+    """Samples continuations of a prompt and the beginning of an answer.
+
+    Attributes:
+        parts: engine and reward.
+        policy: who continues.
+        config: the run's.
+        rolls: continuations of each beginning.
+    """
+
+    parts: Parts
+    policy: LanguageModel
+    config: Mapping[str, Any]
+    rolls: int
+
+    def __call__(self, prompt: Prompt, prompt_ids: Sequence[int], begun: Sequence[Sequence[int]], seed: int) -> list[float]:
+        """The success rate of each beginning; the same for two that are equal."""
+        asked = list(dict.fromkeys(tuple(ids) for ids in begun))
+        budget = self.config["max_new_tokens"]
+        shortest = min((len(ids) for ids in asked), default=0)
+        drawn = self.parts.eval_rollout.generate(
+            self.policy,
+            [prompt] * len(asked),
+            [[*prompt_ids, *ids] for ids in asked],
+            group_size=self.rolls,
+            max_new_tokens=max(budget - shortest, 1),
+            temperature=self.config["temperature"],
+            seed=seed,
+        )
+        # Every whole answer has the budget that the policy was trained with, wherever it was begun.
+        texts = [self.policy.decode([*asked[one.group], *one.ids][:budget]) for one in drawn]
+        rewards = [verdict.reward for verdict in self.parts.reward(texts, [prompt] * len(texts))]
+        # No verdict counts as no success.
+        wins = [reward if reward == reward else 0.0 for reward in rewards]
+        rates = [sum(wins[index * self.rolls : (index + 1) * self.rolls]) / self.rolls for index in range(len(asked))]
+        return [rates[asked.index(tuple(ids))] for ids in begun]
+
+
+def measure(parts: Parts, config: Mapping[str, Any], policy: LanguageModel, *, completions: int, rolls: int, seed: int) -> list[dict[str, Any]]:
+    """One row a span: its kind, place and size, the drops, and the success rates before and behind it."""
+    prompts = list(parts.dataset.load("train"))[:completions]
+    ids = [list(parts.model.prompt(policy.tokenizer, system=parts.dataset.system, user=parts.dataset.user, question=prompt.question).ids) for prompt in prompts]
+    settings = {"max_new_tokens": config["max_new_tokens"], "temperature": config["temperature"]}
+    drawn = parts.eval_rollout.generate(policy, prompts, ids, group_size=1, seed=derive(seed, "evaluation", "truth"), **settings)
+    verdicts = parts.reward([one.text for one in drawn], prompts)
+    batch = collate(drawn, [verdict.reward for verdict in verdicts], pad_id=policy.pad_id, mask_truncated=False)
+    spans = _spans(policy, drawn)
+    ways: dict[str, tuple[str, Masking]] = {"answer": ("answer", "pad"), "downstream": ("downstream", "pad"), "direct": ("answer", "direct")}
+    drops = {name: _drops(parts, config, policy, batch, spans, *way) for name, way in ways.items()}
+    reroll = Rerolls(parts=parts, policy=policy, config=config, rolls=rolls)
+    rows: list[dict[str, Any]] = []
+    for row in track(sorted({row for row, _, _ in spans}), description="re-rolling", disable=not sys.stderr.isatty()):
+        mine = [(index, span) for index, (owner, span, _) in enumerate(spans) if owner == row]
+        answer = drawn[row].ids
+        begun = [answer[:place] for _, span in mine for place in (span.start, span.end)]
+        rates = reroll(prompts[row], ids[row], begun, derive(seed, "sampling", "truth", row))
+        seen: dict[str, int] = {}
+        last = {span.kind: index for index, span in mine}
+        for place, (index, span) in enumerate(mine):
+            seen[span.kind] = seen.get(span.kind, 0) + 1
+            rows.append(
+                {
+                    "uid": prompts[row].uid, "right": verdicts[row].reward == 1.0, "kind": span.kind, "position": seen[span.kind],
+                    "last": last[span.kind] == index, "tokens": span.end - span.start, **{name: found[index] for name, found in drops.items()},
+                    "before": rates[2 * place], "after": rates[2 * place + 1],
+                }
+            )  # fmt: skip
+    return rows
+
+
+def _spans(policy: LanguageModel, drawn: Sequence[Completion]) -> list[tuple[int, Span, tuple[int, int]]]:
+    # Calculations and the words around them, of completions that mark an answer, with where the answer is read.
+    out: list[tuple[int, Span, tuple[int, int]]] = []
+    for row, one in enumerate(drawn):
+        spelling = policy.spelled(one.ids)
+        where = regions(spelling)
+        if where is not None:
+            found = [*KINDS(spelling), *Scaffolding(around=KINDS, min_tokens=2)(spelling)]
+            out += [(row, span, (where.reasoned + 1, where.length)) for span in sorted(found, key=lambda span: span.start)]
+    return out
+
+
+def _drops(
+    parts: Parts, config: Mapping[str, Any], policy: LanguageModel, batch: RolloutBatch, spans: Sequence[Any], target: str, masking: Masking
+) -> list[float]:
+    learner = Learner(
+        policy=policy, reference=None, optimiser=parts.optimiser.build(policy.network), algo=parts.algo, divergence=parts.divergence,
+        weighting=parts.weighting, **{name: config[name] for name in SETTINGS},
+    )  # fmt: skip
+    cuts = [Cut(row=row, start=span.start, end=span.end, first=first if target == "answer" else span.end, last=length) for row, span, (first, length) in spans]
+    before, after = learner.old_policy.cut(batch, cuts, masking)
+    return [float((before[cut.row] - after[index])[cut.first : cut.last].double().sum()) for index, cut in enumerate(cuts)]
+
+
+def main() -> None:
+    """Measure one run."""
+    parser = argparse.ArgumentParser(prog="python -m mirrorpo.tools.span_value", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--completions", type=int, default=64, help="how many completions, one each of the first training questions")
+    parser.add_argument("--rolls", type=int, default=8, help="continuations from each place")
+    parser.add_argument("--start", action="store_true", help="the start model in place of the run's policy")
+    asked = parser.parse_args()
+    folder = RunFolder(asked.run)
+    config = folder.manifest().get("config")
+    newest = checkpoint.newest(folder.checkpoints)
+    if not config or not (asked.start or newest):
+        sys.exit(f"error: {asked.run} is no finished run: it has no manifest.json with a config, or no checkpoint (--start needs none)")
+    torch.set_num_threads(config["threads"])
+    parts = assemble(config)
+    train = parts.dataset.load("train")
+    corpus = (text for prompt in train for text in (prompt.question + "\n", prompt.demonstration))
+    policy = parts.model.load(torch.device("cpu"), config["seed"], lambda: corpus)
+    if newest and not asked.start:
+        # As a resumed run does, so that adapters and models from scratch are what was trained.
+        policy.network.load_state_dict(newest["weights"], strict=False)
+    rows = measure(parts, config, policy, completions=asked.completions, rolls=asked.rolls, seed=config["seed"])
+    path = asked.run / ("credit_truth_start.jsonl" if asked.start else "credit_truth.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""What a person sees of a run: progress, a closing table, completions to read."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mirrorpo.core.shapes import PerToken
+from mirrorpo.core.token_offsets import Spelling
+from mirrorpo.rollout.collector import Answer
+from mirrorpo.run.folder import JsonLines, RunFolder
+from mirrorpo.train.credit_metrics import credit_row
+from mirrorpo.weighting.counterfactual import ScoredSpan
+
+SHOWN = (
+    ("reward/mean", "reward", "{:.2f}"),
+    ("eval/greedy_accuracy", "accuracy", "{:.3f}"),
+    ("completion/length", "length", "{:.0f}"),
+    ("divergence/value", "divergence", "{:.2g}"),
+    ("tokens_per_s", "tokens/s", "{:.0f}"),
+)
+TABLE = (
+    ("eval/greedy_accuracy", "greedy accuracy", "{:.1%}"),
+    ("eval/greedy_flexible", "greedy, last number", "{:.1%}"),
+    ("eval/pass@1", "sampled pass@1", "{:.1%}"),
+    ("eval/pass@", "sampled pass@k", "{:.1%}"),
+    ("eval/length", "tokens an answer", "{:.0f}"),
+    ("eval/truncated", "truncated", "{:.1%}"),
+)
+
+
+class Display:
+    """A progress bar where there is a terminal, some fifty lines where there is none."""
+
+    def __init__(self, steps: int, done: int, *, enabled: bool) -> None:
+        self._console = Console(file=sys.stdout, highlight=False)
+        self._bar = enabled and self._console.is_terminal
+        self._enabled = enabled
+        self._steps = steps
+        self._last: dict[str, float] = {}
+        self._progress = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"), console=self._console, disable=not self._bar,
+        )  # fmt: skip
+        self._task: TaskID = self._progress.add_task("", total=max(steps, 1), completed=done, numbers="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self._enabled:
+            self._console.print(text, markup=False, emoji=False, soft_wrap=True)
+
+    def step(self, step: int, numbers: Mapping[str, float], seconds: float) -> None:
+        """One step is done."""
+        self._last |= numbers
+        text = "  ".join(f"{label} {form.format(self._last[key])}" for key, label, form in SHOWN if key in self._last)
+        self._progress.update(self._task, completed=step, numbers=text)
+        # A log gets some fifty lines, whatever the number of steps.
+        due = step % max(1, self._steps // 50) == 0 or step == self._steps or any(name.startswith("eval/") for name in numbers)
+        if self._enabled and not self._bar and due:
+            left = (self._steps - step) * seconds
+            self.say(f"step {step}/{self._steps}  {text}  {seconds:.1f} s/step  left {left:.0f} s")
+
+    def close(self, before: Mapping[str, float], after: Mapping[str, float], files: Mapping[str, str], completions: str) -> None:
+        """Before and after, where the files are, and three completions."""
+        if not self._enabled:
+            return
+        questions = f"{after.get('eval/questions', 0):.0f} held-out questions"
+        table = Table(title=questions, title_justify="left")
+        for column in ("", "before", "after"):
+            table.add_column(column, justify="left" if not column else "right")
+        for key, label, form in TABLE:
+            # The k of pass@k is a setting; the largest one present is shown.
+            names = sorted((name for name in after if name == key or (key.endswith("@") and name.startswith(key) and name != "eval/pass@1")), key=len)
+            for name in names[-1:]:
+                table.add_row(
+                    label.replace("@k", name[name.find("@") :] if "@" in name else ""), form.format(before.get(name, float("nan"))), form.format(after[name])
+                )
+        self._console.print(table)
+        self.say(completions)
+        for label, path in files.items():
+            self.say(f"{label:<12} {path}")
+
+    def conclude(self, folder: RunFolder) -> None:
+        """Close with what a finished run's folder says."""
+        evaluated = [row for row in folder.metrics.rows() if "eval/questions" in row]
+        if evaluated:
+            last, path = folder.evaluation(evaluated[-1]["step"]), folder.path
+            listed = {"metrics": str(path / "metrics.jsonl"), "answers": str(last), "completions": str(path / "completions"), "policy": str(folder.policy)}
+            self.close(evaluated[0], evaluated[-1], listed, sample_rows(JsonLines(last).rows(), 3))
+
+
+def write_completions(
+    folder: Path, step: int, answers: Sequence[Answer], spellings: Sequence[Spelling], weights: PerToken, spans: Sequence[ScoredSpan], count: int
+) -> None:
+    """`completions/step_*.md` and `credit/step_*.jsonl`: at most `count` of a step's answers."""
+    # Spread over the step's groups, so that not all shown answers are to one question.
+    count = min(count, len(answers))
+    shown = [index * len(answers) // count for index in range(count)]
+    if shown:
+        write_text(folder / "completions" / f"step_{step:06d}.md", readable(step, [answers[index] for index in shown]))
+        rows = [credit_row(answers[index], spellings[index], weights[index], spans, index) for index in shown]
+        write_text(folder / "credit" / f"step_{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def readable(step: int, answers: Sequence[Answer]) -> str:
+    """Completions as Markdown a person can read: question, gold, verdict, text."""
+    parts = [f"# Step {step}\n"]
+    for answer in answers:
+        prompt, completion, verdict = answer.prompt, answer.completion, answer.verdict
+        cut = ", truncated" if completion.truncated else ""
+        parts.append(
+            f"## {prompt.uid}: reward {answer.reward:g} ({verdict.outcome}, {len(completion.ids)} tokens{cut}), gold {one_line(prompt.gold)}\n\n"
+            f"~~~~\n{answer.rendered}\n~~~~\n\n~~~~\n{completion.text}\n~~~~\n"
+        )
+    return "\n".join(parts)
+
+
+def sample_rows(rows: Sequence[Mapping[str, Any]], count: int) -> str:
+    """The first answers of an evaluation, one right and one wrong among them where there are."""
+    right = [row for row in rows if row["right"]]
+    wrong = [row for row in rows if not row["right"]]
+    first = [*right[: count - min(1, len(wrong))], *wrong[:1]]
+    picked = [*first, *[row for row in rows if row not in first]][:count]
+    return "\n".join(f"--- {row['uid']}: {'right' if row['right'] else 'wrong'}, gold {one_line(row['gold'])}\n{row['completion']}" for row in picked)
+
+
+def one_line(gold: str) -> str:
+    """A gold answer for a heading: itself, or the first line of a program.
+
+    Example:
+        >>> one_line("18"), one_line("def f(x):\\n    return x")
+        ('18', 'def f(x): ...')
+    """
+    first, broken, _ = gold.strip().partition("\n")
+    return f"{first} ..." if broken else gold
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, its folder made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

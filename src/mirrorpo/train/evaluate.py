@@ -1,0 +1,115 @@
+"""Held-out accuracy: greedy, and sampled pass@k."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mirrorpo.core.batch import Completion, Prompt, Verdict
+from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine
+from mirrorpo.core.seeds import derive
+from mirrorpo.train.metrics import pass_at_k
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """One evaluation: its means, and a row per question for paired tests.
+
+    Attributes:
+        metrics: `eval/greedy_accuracy` (by the trained extraction), `eval/greedy_strict`,
+            `eval/greedy_flexible`, `eval/truncated`, `eval/length`, `eval/questions`, `eval/unverifiable` (a count), and
+            `eval/pass@k` with `eval/sampled_questions` when questions were sampled.
+        rows: `uid`, `question`, `gold`, `strict`, `flexible`, `right`, `outcome`, `tokens`, `truncated`,
+            `completion`, and `samples_right` out of `samples` where sampled.
+    """
+
+    metrics: dict[str, float]
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluator:
+    """Evaluates a model on fixed questions.
+
+    Attributes:
+        engine: the sampler.
+        reward: the verifier.
+        prompts: the questions.
+        prompt_ids: them rendered.
+        max_new_tokens: length cap of an answer; it decides scores of verbose models.
+        sampled_questions: how many of the questions are also sampled, the first ones.
+        samples: completions sampled for each of those.
+        temperature: of the samples.
+        seed: the run's.
+    """
+
+    engine: RolloutEngine
+    reward: RewardFn
+    prompts: Sequence[Prompt]
+    prompt_ids: Sequence[Sequence[int]]
+    max_new_tokens: int
+    sampled_questions: int
+    samples: int
+    temperature: float
+    seed: int
+
+    def __call__(self, model: GenerativeModel, step: int) -> Evaluation:
+        """Greedy on all questions; samples on some. The same model and step give the same rows."""
+        greedy = self._answers(model, len(self.prompts), 1, 0.0, step)
+        rows = [_row(prompt, *answer) for prompt, answer in zip(self.prompts, greedy, strict=True)]
+        n = len(rows)
+        metrics = {
+            "eval/questions": float(n),
+            "eval/greedy_accuracy": sum(row["right"] for row in rows) / n,
+            "eval/greedy_strict": sum(row["strict"] for row in rows) / n,
+            "eval/greedy_flexible": sum(row["flexible"] for row in rows) / n,
+            "eval/truncated": sum(row["truncated"] for row in rows) / n,
+            "eval/length": sum(row["tokens"] for row in rows) / n,
+            "eval/unverifiable": float(sum(row["outcome"] == "unverifiable" for row in rows)),
+        }
+        if 2 * metrics["eval/unverifiable"] > n:
+            raise RuntimeError(f"evaluation at step {step}: the verifier gave no verdict on {metrics['eval/unverifiable']:.0f} of {n} answers; it is broken")
+        return Evaluation(metrics=metrics | self._sampled(model, rows, step), rows=rows)
+
+    def _sampled(self, model: GenerativeModel, rows: list[dict[str, Any]], step: int) -> dict[str, float]:
+        count = min(self.sampled_questions, len(rows))
+        if count == 0 or self.samples == 0:
+            return {}
+        answers = self._answers(model, count, self.samples, self.temperature, step)
+        right = [verdict.right for _, verdict in answers]
+        for index in range(count):
+            rows[index]["samples"] = self.samples
+            rows[index]["samples_right"] = sum(right[index * self.samples : (index + 1) * self.samples])
+        out = {"eval/sampled_questions": float(count)}
+        for k in sorted({1, self.samples}):
+            out[f"eval/pass@{k}"] = sum(pass_at_k(row["samples_right"], self.samples, k) for row in rows[:count]) / count
+        return out
+
+    def _answers(self, model: GenerativeModel, count: int, group_size: int, temperature: float, step: int) -> list[tuple[Completion, Verdict]]:
+        prompts = self.prompts[:count]
+        completions = self.engine.generate(
+            model,
+            prompts,
+            self.prompt_ids[:count],
+            group_size=group_size,
+            max_new_tokens=self.max_new_tokens,
+            temperature=temperature,
+            seed=derive(self.seed, "evaluation", step, group_size),
+        )
+        asked = [prompts[completion.group] for completion in completions]
+        verdicts = self.reward([completion.text for completion in completions], asked)
+        return list(zip(completions, verdicts, strict=True))
+
+
+def _row(prompt: Prompt, completion: Completion, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "uid": prompt.uid,
+        "question": prompt.question,
+        "gold": prompt.gold,
+        "right": verdict.right,
+        "strict": verdict.strict,
+        "flexible": verdict.flexible,
+        "outcome": verdict.outcome,
+        "tokens": len(completion.ids),
+        "truncated": completion.truncated,
+        "completion": completion.text,
+    }

@@ -1,0 +1,38 @@
+"""Where algorithm, divergence and weighting meet."""
+
+from mirrorpo.algo.importance_correction import TruncatedImportance
+from mirrorpo.algo.row import Algorithm
+from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
+from mirrorpo.core.protocols import Divergence, Weighting
+from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar
+
+
+def policy_loss(
+    policy: PolicyOutputs,
+    batch: RolloutBatch,
+    advantages: PerCompletion,
+    weights: PerToken,
+    *,
+    algo: Algorithm,
+    divergence: Divergence,
+    weighting: Weighting,
+    mismatch: TruncatedImportance | None = None,
+    denominator: Scalar | None = None,
+) -> Scalar:
+    """The objective of one optimiser window, or a micro-batch's share of it.
+
+        L = aggregate( w_t * surrogate(log r_t, A_i) + beta * D_t )            scope: credit
+        L = aggregate( w_t * (surrogate(log r_t, A_i) + beta * D_t) )          scope: loss
+
+    With `mismatch`, c_t * surrogate(log r_t, A_i) in place of the surrogate.
+
+    Value: with `denominator` taken over the window, micro-batches add up to the window's loss.
+    Gradient: through `policy` only; advantages, weights and the batch are constants.
+    """
+    log_ratio = algo.ratio(policy.logprobs, batch.old_logprobs, batch.mask, advantages)
+    credit = algo.surrogate(log_ratio, advantages[:, None].expand_as(log_ratio))
+    if mismatch is not None:
+        credit = mismatch(batch.old_logprobs, batch.sampler_logprobs, batch.mask) * credit
+    penalty = divergence.beta * policy.divergence
+    per_token = weights * credit + penalty if weighting.scope == "credit" else weights * (credit + penalty)
+    return algo.aggregate(per_token, batch.mask, denominator)

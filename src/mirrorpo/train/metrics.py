@@ -1,0 +1,152 @@
+"""Each metric's one definition and one denominator; keys are `room/quantity`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import comb
+
+import torch
+from torch import Tensor
+
+from mirrorpo.algo.importance_correction import TruncatedImportance, sampler_ratio
+from mirrorpo.algo.row import Algorithm
+from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict
+from mirrorpo.core.masked import group_mean
+from mirrorpo.core.shapes import PerCompletion, PerToken
+from mirrorpo.divergence.kl import k3
+
+
+@dataclass(slots=True)
+class Means:
+    """Sums and counts that micro-batches add to, read out as means; and largest values."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, values: Tensor, mask: Tensor) -> None:
+        """Add the values at True places."""
+        picked = values.detach()[mask].double()
+        self.sums[name] = self.sums.get(name, 0.0) + float(picked.sum())
+        self.counts[name] = self.counts.get(name, 0.0) + picked.numel()
+
+    def raise_to(self, name: str, values: Tensor, mask: Tensor) -> None:
+        """Keep the largest of the values at True places."""
+        picked = values.detach()[mask]
+        if picked.numel():
+            self.largest[name] = max(self.largest.get(name, -math.inf), float(picked.max()))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Means"]) -> "Means":
+        """Those of several ranks as one."""
+        if len(parts) == 1:
+            return parts[0]
+        out = cls()
+        for part in parts:
+            for ours, theirs in ((out.sums, part.sums), (out.counts, part.counts)):
+                ours.update({name: ours.get(name, 0.0) + value for name, value in theirs.items()})
+            out.largest.update({name: max(out.largest.get(name, -math.inf), value) for name, value in part.largest.items()})
+        return out
+
+    def read(self) -> dict[str, float]:
+        """The means of everything that has a count, and the largest values."""
+        return {name: total / self.counts[name] for name, total in self.sums.items() if self.counts[name]} | self.largest
+
+
+def rollout_metrics(verdicts: Sequence[Verdict], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken) -> dict[str, float]:
+    """What the step's rollout looks like, before the update.
+
+    Per completion: `reward/*`, `completion/*`. Per group: `group/zero_advantage`, the share of groups
+    whose advantages are all zero. Per completion over its trained tokens: `weight/effective_tokens`,
+    (sum w)^2 / sum w^2 over the number of tokens.
+    """
+    known = [verdict for verdict in verdicts if not math.isnan(verdict.reward)]
+    rewards = batch.rewards[~batch.rewards.isnan()].double()
+    lengths = batch.present.sum(dim=1).double()
+    within = (batch.rewards - group_mean(batch.rewards, batch.group)).square()
+    spread = group_mean(within, batch.group).sqrt()
+    groups, taught = set(batch.group.tolist()), set(batch.group[advantages != 0].tolist())
+    used = batch.mask.any(dim=1)
+    share = weights.sum(dim=1).square() / (weights.square().sum(dim=1) * batch.mask.sum(dim=1)).clamp(min=1e-12)
+    out = {
+        "reward/mean": _mean(rewards),
+        "reward/group_std": _mean(spread.double()),
+        "reward/strict": _mean(torch.tensor([float(verdict.strict) for verdict in known], dtype=torch.float64)),
+        "reward/flexible": _mean(torch.tensor([float(verdict.flexible) for verdict in known], dtype=torch.float64)),
+        "completion/length": _mean(lengths),
+        "completion/length_min": float(lengths.min()),
+        "completion/length_max": float(lengths.max()),
+        "completion/truncated": _mean(batch.truncated.double()),
+        "completion/trained": _mean(used.double()),
+        "group/zero_advantage": 1 - len(taught) / len(groups),
+        "weight/effective_tokens": _mean(share[used].double()),
+        "weight/max": float(weights.max()),
+    }
+    for outcome in sorted({verdict.outcome for verdict in verdicts} | {"unverifiable"}):
+        out[f"outcome/{outcome}"] = float(sum(verdict.outcome == outcome for verdict in verdicts))
+    return out
+
+
+def update_metrics(
+    means: Means,
+    policy: PolicyOutputs,
+    batch: RolloutBatch,
+    advantages: PerCompletion,
+    algo: Algorithm,
+    *,
+    first: bool,
+    anchored: bool,
+    mismatch: TruncatedImportance | None = None,
+) -> None:
+    """Add one micro-batch's tokens to the update's means; the denominator of each is trained tokens.
+
+    `ratio/mean` and `ratio/clip_fraction` (trained tokens with a nonzero advantage and zero surrogate
+    gradient), `kl/old` (k3 for KL(old, live)), `divergence/value`,
+    `entropy/mean`. On the first update of a rollout, when the live policy is the old one, also
+    `kl/sampler` (k3 for KL(sampler, old)) and `kl/reference` (k3 for KL(old, anchor)). Each is the k3 of
+    the policy that the tokens come from. Beside them the ratio pi_old / mu of old policy and sampler:
+    `mismatch/ratio_mean`, `mismatch/ratio_max`, and, with a correction, `mismatch/clipped`, the share above its cap.
+    All of these are NaN where nothing was sampled.
+    """
+    mask = batch.mask
+    live = policy.logprobs.detach()
+    log_ratio = algo.ratio(live, batch.old_logprobs, mask, advantages)
+    spread = advantages[:, None].expand_as(log_ratio)
+    means.add("ratio/mean", log_ratio.exp(), mask)
+    means.add("ratio/clip_fraction", algo.surrogate.clipped(log_ratio, spread).to(live.dtype), mask)
+    means.add("kl/old", k3(batch.old_logprobs, live), mask)
+    means.add("divergence/value", policy.divergence, mask)
+    if first:
+        means.add("entropy/mean", policy.entropy, mask)
+        means.add("kl/sampler", k3(batch.sampler_logprobs, live), mask)
+        off = sampler_ratio(batch.old_logprobs, batch.sampler_logprobs, mask)
+        means.add("mismatch/ratio_mean", off, mask)
+        means.raise_to("mismatch/ratio_max", off, mask)
+        if mismatch is not None:
+            means.add("mismatch/clipped", (off > mismatch.cap).to(off.dtype), mask)
+        if anchored:
+            means.add("kl/reference", k3(live, batch.anchor_logprobs), mask)
+
+
+def pass_at_k(right: int, samples: int, k: int) -> float:
+    """Probability that one of k samples drawn without replacement is right, unbiased.
+
+        1 - C(n - c, k) / C(n, k)
+
+    Example:
+        >>> pass_at_k(1, 4, 1), pass_at_k(1, 4, 4)
+        (0.25, 1.0)
+
+    References:
+        Chen et al. 2021 (Codex), section 2.1, https://arxiv.org/abs/2107.03374
+    """
+    return 1 - comb(samples - right, k) / comb(samples, k)
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are numbers; JSON has no NaN."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if values.numel() else float("nan")

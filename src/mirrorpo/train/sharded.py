@@ -1,0 +1,81 @@
+"""What a run does with its ranks: a model, an engine and a verifier divided among them, and where each one writes."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mirrorpo.core.batch import Completion, Prompt, Verdict
+from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine
+from mirrorpo.distributed.collectives import Ranks
+from mirrorpo.distributed.fsdp import Shards
+from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.rollout.vllm_server import Served
+from mirrorpo.run.folder import RunFolder
+
+
+def sharded_model(model: LanguageModel, ranks: Ranks) -> LanguageModel:
+    """The model with its parameters divided among the ranks, each of which has it whole."""
+    return model if ranks.count == 1 else replace(model, shards=Shards(model.network, ranks.mesh(model.device.type)))
+
+
+def sharded_engine(engine: RolloutEngine, ranks: Ranks) -> RolloutEngine:
+    """The engine with its prompts divided among the ranks."""
+    return engine if ranks.count == 1 else ShardedEngine(engine=engine, ranks=ranks)
+
+
+def sharded_reward(reward: RewardFn, ranks: Ranks) -> RewardFn:
+    """The verifier with its completions divided among the ranks."""
+    return reward if ranks.count == 1 else ShardedReward(reward=reward, ranks=ranks)
+
+
+@contextmanager
+def writable_folder(folder: RunFolder, ranks: Ranks) -> Iterator[RunFolder]:
+    """Where this rank writes: rank 0 to the run's folder, which it holds, the others, which print nothing either, to one that is thrown away."""
+    if ranks.first:
+        with folder.locked():
+            yield folder
+    else:
+        with TemporaryDirectory() as path, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            yield RunFolder(Path(path))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardedEngine:
+    """An engine of which each rank asks its share of the prompts; a server is asked by rank 0, whose weights it has."""
+
+    engine: RolloutEngine
+    ranks: Ranks
+
+    def generate(
+        self,
+        model: GenerativeModel,
+        prompts: Sequence[Prompt],
+        prompt_ids: Sequence[Sequence[int]],
+        *,
+        group_size: int,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        only: range | None = None,
+    ) -> Sequence[Completion]:
+        """The whole call's completions, on every rank."""
+        asked = range(len(prompts)) if only is None else only
+        mine = slice(len(asked) * self.ranks.first) if isinstance(self.engine, Served) else self.ranks.span(len(asked))
+        settings = {"group_size": group_size, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        return [one for part in self.ranks.every(self.engine.generate(model, prompts, prompt_ids, **settings, only=asked[mine])) for one in part]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardedReward:
+    """A verifier of which each rank asks its share of the completions."""
+
+    reward: RewardFn
+    ranks: Ranks
+
+    def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
+        """The whole call's verdicts, on every rank."""
+        mine = self.ranks.span(len(texts))
+        return [one for part in self.ranks.every(self.reward(texts[mine], prompts[mine])) for one in part]

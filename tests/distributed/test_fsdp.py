@@ -1,0 +1,85 @@
+"""Parameters whole and divided; what several processes make of them is in test_ranks.py."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from small_models import model
+from torch import nn
+
+from mirrorpo.distributed.fsdp import Shards, Whole, divided, is_share, like, outlined, own, unfilled, weights, whole, whole_weights
+
+
+class Net(nn.Module):
+    """Tied weights, a frozen one of another type, one buffer that is kept and one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(7, 3), nn.Linear(3, 7, bias=False)
+        self.head.weight = self.embed.weight
+        self.inner = nn.BatchNorm1d(3)
+        self.frozen = nn.Parameter(torch.ones(3, dtype=torch.bfloat16), requires_grad=False)
+        self.register_buffer("angles", torch.ones(2), persistent=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.embed(ids)) * self.frozen.float())
+
+
+@pytest.fixture
+def mesh() -> Iterator[Any]:
+    """A group of one process, whose share of everything is all of it."""
+    from torch.distributed import HashStore, destroy_process_group, init_process_group
+    from torch.distributed.device_mesh import init_device_mesh
+
+    init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    destroy_process_group()
+
+
+def test_in_one_process_a_tensor_is_whole_and_its_own() -> None:
+    tensor = torch.arange(6.0).reshape(3, 2)
+    assert whole(tensor) is tensor and own(tensor) is tensor and like(tensor, tensor) is tensor and outlined(tensor) is tensor
+    with Whole().gathered():
+        Whole().reduce()
+
+
+@pytest.mark.parametrize("network", [Net(), model("gpt2").network, model("llama", tie_word_embeddings=True).network], ids=["tied", "gpt2", "llama"])
+def test_weights_are_those_of_a_state_dict(network: nn.Module) -> None:
+    found, expected = whole_weights(network), network.state_dict()
+    assert found.keys() == expected.keys() == weights(network).keys()
+    assert all(found[name].data_ptr() == tensor.data_ptr() for name, tensor in expected.items())
+
+
+def test_a_share_goes_into_an_outline_and_out_of_it(mesh: Any) -> None:
+    tensor = torch.arange(6.0).reshape(3, 2)
+    share = divided(tensor, mesh)
+    assert is_share(share) and not is_share(tensor) and torch.equal(whole(share), tensor) and torch.equal(own(share), tensor)
+    outline = outlined(share)
+    assert outline.is_meta and outline.shape == (3, 2)
+    assert is_share(unfilled(outline, mesh)) and unfilled(outline, None).shape == (3, 2)
+    assert torch.equal(whole(like(tensor + 1, share)), tensor + 1)
+
+
+def test_a_phase_has_plain_parameters_and_leaves_shares_with_the_sum_of_all_gradients(mesh: Any) -> None:
+    torch.manual_seed(0)
+    network, ids = Net(), torch.tensor([1, 4, 4])
+    plain = copy.deepcopy(network)
+    shards = Shards(network, mesh)
+    assert all(is_share(parameter) for parameter in network.parameters())
+    with shards.gathered():
+        assert not any(is_share(parameter) for parameter in network.parameters())
+        # A pass or two, through no module that FSDP knows of.
+        network(ids[:1]).square().sum().backward()
+        network(ids[1:]).square().sum().backward()
+        shards.reduce()
+    plain(ids).square().sum().backward()
+    torch.testing.assert_close(whole(network.embed.weight.grad), plain.embed.weight.grad)
+    assert network.frozen.grad is None
+    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in whole_weights(network).items())
+    # A rank without a row.
+    network.zero_grad()
+    with shards.gathered():
+        shards.reduce()
+    assert not whole(network.embed.weight.grad).any()

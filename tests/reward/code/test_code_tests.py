@@ -1,0 +1,185 @@
+"""From a completion to a verdict: which program it holds, which tests count, and what is not scored."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from cli import ROOT
+from hydra.utils import instantiate
+from kernel import needs_any
+from omegaconf import OmegaConf
+
+from mirrorpo.core.batch import Checks, Prompt
+from mirrorpo.core.protocols import RewardFn
+from mirrorpo.reward.code import code_tests
+from mirrorpo.reward.code.code_tests import CodeTests, fenced, names_of, strict_program, whole_program
+from mirrorpo.reward.sandbox.worker import Finding, Job
+
+SETTINGS: dict[str, Any] = {
+    "tests": "hidden", "grade": "fraction", "extraction": "strict", "shaping": None, "cpu_s": 1, "wall_s": 2.0,
+    "memory_mb": 256, "workers": 1, "sandbox": "required",
+}  # fmt: skip
+TESTS = ("assert f(1) == 1", "assert f(2) == 4", "assert f(3) == 9")
+CHECKS = Checks(entry_point="f", prefix="", setup="", prelude="", visible=TESTS[:1], hidden=TESTS[1:], fault="")
+RIGHT = "def f(x): return x * x"
+
+
+def prompt(uid: str = "p", gold: str = RIGHT, **changes: Any) -> Prompt:
+    return Prompt(uid=uid, question="Square.", gold=gold, demonstration=gold, checks=replace(CHECKS, **changes))
+
+
+class Recorded:
+    """A sandbox that notes its jobs and finds that every test passes which the program mentions."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.mechanism = "recorded"
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Finding]:
+        self.jobs += jobs
+        out = []
+        for job in jobs:
+            outcomes = ["unverifiable" if "broken" in job.source else "passed" if test[7:10] in job.source else "failed" for test in job.tests]
+            out.append(Finding(outcomes=outcomes, detail="", cpu_s=0.0, wall_s=0.0))  # type: ignore[arg-type]
+        return out
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    found = Recorded()
+    monkeypatch.setattr(code_tests, "shared_sandbox", lambda *settings: found)
+    return found
+
+
+def reward(**changes: Any) -> CodeTests:
+    return CodeTests(**SETTINGS | changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "flexible"),
+    [
+        (RIGHT, RIGHT, None),
+        (f"```python\n{RIGHT}\n```", f"{RIGHT}\n", f"{RIGHT}\n"),
+        (f"\n```\n{RIGHT}\n```\n", f"{RIGHT}\n", f"{RIGHT}\n"),
+        (f"```python\n{RIGHT}", RIGHT, RIGHT),
+        (f"Here:\n```python\n{RIGHT}\n```", f"Here:\n```python\n{RIGHT}\n```", f"{RIGHT}\n"),
+        ("```bash\nls\n```\n```py\nx = 1\n```", "```bash\nls\n```\n```py\nx = 1\n```", "x = 1\n"),
+        ("```python\nx = 1\n```\n```python\ny = 2\n```", "```python\nx = 1\n```\n```python\ny = 2\n```", "x = 1\n\ny = 2\n"),
+        ("", "", None),
+    ],
+)
+def test_the_two_readings_of_a_completion(text: str, strict: str, flexible: str | None) -> None:
+    assert (strict_program(text), fenced(text)) == (strict, flexible)
+
+
+def test_a_completion_may_go_on_with_the_problems_own_code_or_write_it_anew() -> None:
+    checks = replace(CHECKS, prefix='import math\n\ndef f(x):\n    """Square."""\n')
+    assert whole_program("    return x * x\nprint(f(2))\n\ndef g(): ...", checks) == checks.prefix + "    return x * x\n"
+    assert whole_program("import math\n" + RIGHT, checks) == checks.prefix + "import math\n" + RIGHT
+    assert whole_program(RIGHT, CHECKS) == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("tests", "prelude", "names"),
+    [
+        (["assert f(1) == max(g(2), 0)"], "", ["f", "g"]),
+        (["def check(candidate):\n    for n in range(3):\n        assert candidate(n)\ncheck(f)"], "", ["f"]),
+        (["import numpy as np\nassert np.allclose(f(1), 2)"], "", ["f"]),
+        (["assert math.isclose(f(1), 2)"], "import math", ["f"]),
+        (["try:\n    f(1)\nexcept ValueError as error:\n    assert str(error)"], "", ["f"]),
+        (["with g() as h:\n    assert h and [k for k in f(1)] and (lambda m: m)(1)"], "", ["f", "g"]),
+    ],
+)
+def test_the_programs_names_are_those_that_nobody_else_defines(tests: list[str], prelude: str, names: list[str]) -> None:
+    assert names_of(tests, prelude) == names
+
+
+@pytest.mark.parametrize(
+    ("changes", "tests", "reward_given", "outcome"),
+    [
+        ({}, TESTS[1:], 0.5, "failed"),
+        ({"tests": "visible"}, TESTS[:1], 0.0, "failed"),
+        ({"tests": "all"}, TESTS, 1 / 3, "failed"),
+        ({"grade": "all"}, TESTS[1:], 0.0, "failed"),
+    ],
+)
+def test_which_tests_are_run_and_how_they_are_graded(
+    recorded: Recorded, changes: dict[str, Any], tests: tuple[str, ...], reward_given: float, outcome: str
+) -> None:
+    (verdict,) = reward(**changes)(["f(3"], [prompt()])
+    assert tuple(recorded.jobs[0].tests) == tests
+    assert (verdict.reward, verdict.outcome, verdict.right) == (pytest.approx(reward_given), outcome, False)
+
+
+def test_all_passed_is_right_and_both_readings_are_reported(recorded: Recorded) -> None:
+    text = "So:\n```\nf(2 f(3\n```"
+    strict, flexible = (reward(extraction=reading)(["f(2", text], [prompt(), prompt()])[1] for reading in ("strict", "flexible"))
+    assert strict == replace(flexible, outcome=strict.outcome, reward=strict.reward)
+    assert (strict.strict, strict.flexible) == (True, True)
+    assert len({job.source for job in recorded.jobs}) == 3
+
+
+def test_equal_programs_of_a_problem_run_once(recorded: Recorded) -> None:
+    verdicts = reward()(["f(2", "f(2", "f(3", "f(2"], [prompt(), prompt(), prompt(), prompt("q")])
+    assert [job.source for job in recorded.jobs] == ["f(2", "f(3", "f(2"]
+    assert [verdict.reward for verdict in verdicts] == [0.5, 0.5, 0.5, 0.5]
+
+
+def test_a_sandbox_that_broke_gives_no_verdict(recorded: Recorded) -> None:
+    (verdict,) = reward()(["broken"], [prompt()])
+    assert math.isnan(verdict.reward) and verdict.outcome == "unverifiable" and not verdict.right
+
+
+def test_bad_data_is_not_scored(recorded: Recorded) -> None:
+    bad, good = reward()(["f(2 f(3", "f(2 f(3"], [prompt("bad", fault="test 1 does not parse"), prompt()])
+    assert math.isnan(bad.reward) and bad.outcome == "bad_data" and good.right
+    assert len(recorded.jobs) == 1
+
+
+def test_shaping_is_of_a_group_and_changes_no_verdict(recorded: Recorded) -> None:
+    shaping = instantiate(OmegaConf.load(ROOT / "conf" / "shaping" / "public.yaml"), _convert_="all")
+    long = " " * 200
+    verdicts = reward(shaping=shaping)([f"f(2 f(3{long}", f"f(2{long}", f"f(2 f(3{long}"], [prompt(), prompt(), prompt("q")])
+    assert [verdict.reward for verdict in verdicts] == [pytest.approx(r) for r in (1.0, 0.5, 1.0)]
+    assert [verdict.right for verdict in verdicts] == [True, False, True]
+
+
+def test_a_question_without_tests_is_an_error_that_names_the_fix(recorded: Recorded) -> None:
+    with pytest.raises(ValueError, match="q1 has no tests; use a dataset of programs, such as dataset=mbpp, or reward=math_answer"):
+        reward()(["1"], [Prompt(uid="q1", question="", gold="1", demonstration="")])
+    with pytest.raises(ValueError, match=r"reward\.tests=visible: p has no such tests; dataset.visible_tests"):
+        reward(tests="visible")(["1"], [prompt(visible=())])
+
+
+def test_faults_are_found_before_anything_is_scored() -> None:
+    needs_any()
+    prompts = [
+        prompt("good"), prompt("row", fault="test 1 does not parse"), prompt("wrong", gold="def f(x): return x"), prompt("shown", hidden=(), visible=TESTS),
+    ]  # fmt: skip
+    assert reward().faults(prompts) == {
+        "row": "test 1 does not parse",
+        "wrong": "its reference fails its own tests: failed (AssertionError: )",
+        "shown": "it has no hidden tests (reward.tests=hidden)",
+    }
+
+
+def test_the_real_sandbox_judges_and_has_a_name() -> None:
+    needs_any()
+    judge = reward()
+    assert isinstance(judge, RewardFn) and "seccomp" in str(judge.mechanism) and judge.version == "code_tests/1"
+    verdicts = judge([RIGHT, "def f(x): return 4", "def f(x) return", "def f(x): return 1 / 0"], [prompt()] * 4)
+    assert [(verdict.reward, verdict.outcome) for verdict in verdicts] == [(1.0, "passed"), (0.5, "failed"), (0.0, "syntax_error"), (0.0, "exception")]
+
+
+def test_a_reference_that_goes_on_with_the_problems_code_is_checked_as_such() -> None:
+    needs_any()
+    ahead = prompt("p", gold="    return x * x\n", prefix="def f(x):\n    'Square.'\n")
+    assert reward().faults([ahead]) == {}
+
+
+@pytest.mark.parametrize(("knob", "value"), [("cpu_s", 0), ("wall_s", 0.0), ("memory_mb", 10), ("workers", 0)])
+def test_a_knob_out_of_range_is_named(knob: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"reward.{knob}={value}"):
+        reward(**{knob: value})

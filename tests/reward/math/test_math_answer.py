@@ -1,0 +1,431 @@
+import math
+import random
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mirrorpo.core.batch import Prompt, Verdict
+from mirrorpo.reward.math import math_answer, verifier
+from mirrorpo.reward.math.math_answer import MathAnswer, flexible_answer, plain_number, strict_answer
+
+TRUE, FALSE = True, False
+
+
+def prompt(gold: str, uid: str = "q1") -> Prompt:
+    return Prompt(uid=uid, question="?", gold=gold, demonstration="")
+
+
+def judge(text: str, gold: str, extraction: str = "strict") -> Verdict:
+    reward = MathAnswer(extraction=extraction, latex_timeout_s=20.0, latex_workers=1)  # type: ignore[arg-type]
+    return reward([text], [prompt(gold)])[0]
+
+
+@pytest.fixture
+def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a plain number must not start a worker")
+
+    monkeypatch.setattr(verifier, "Worker", refuse)
+
+
+# text, gold, strict, flexible
+PLAIN = [
+    # the mark and where it stands
+    ("#### 18", "18", TRUE, TRUE),
+    ("####18", "18", TRUE, TRUE),
+    ("It is 18.", "18", FALSE, TRUE),
+    ("####\n18", "18", FALSE, TRUE),
+    ("### 18", "18", FALSE, TRUE),
+    ("##### 18", "18", FALSE, TRUE),
+    ("#### 18\r\nso 19", "18", TRUE, FALSE),
+    (r"\boxed{18}", "18", TRUE, TRUE),
+    (r"\boxed {18}", "18", TRUE, TRUE),
+    (r"\boxed{\boxed{18}}", "18", TRUE, TRUE),
+    (r"\boxed{18", "18", FALSE, TRUE),
+    (r"\boxed{18} and then \boxed{19", "18", TRUE, FALSE),
+    (r"\boxed{ {18}", "18", FALSE, TRUE),
+    (r"{ \boxed{18}", "18", TRUE, TRUE),
+    (r"} \boxed{18}", "18", TRUE, TRUE),
+    (r"#### $\boxed{18}$", "18", TRUE, TRUE),
+    (r"\boxed{#### 18}", "18", TRUE, TRUE),
+    # several answers: the final one counts, however many came before
+    ("#### 17\n#### 18", "18", TRUE, TRUE),
+    ("#### 18\n#### 17", "18", FALSE, FALSE),
+    ("#### 17 #### 18", "18", TRUE, TRUE),
+    ("\n".join(f"#### {n}" for n in range(100)), "18", FALSE, FALSE),
+    ("#### 18\n####", "18", FALSE, TRUE),
+    (r"#### 17 \boxed{18}", "18", TRUE, TRUE),
+    (r"\boxed{18} #### 17", "18", FALSE, FALSE),
+    (r"\boxed{17}, \boxed{18}", "18", TRUE, TRUE),
+    (r"\boxed{17, 18}", "18", FALSE, TRUE),
+    (r"\boxed{17, 18}", "17", FALSE, FALSE),
+    (r"\boxed{17 \text{ or } 18}", "18", FALSE, TRUE),
+    # sentences after the mark
+    ("#### 18 in 2 days", "18", TRUE, FALSE),
+    ("#### 18 in 2 days", "2", FALSE, TRUE),
+    ("#### Janet earns $18 per day.", "18", TRUE, TRUE),
+    ("#### **18** apples in 2 bags", "18", TRUE, FALSE),
+    (r"#### \$18 for 2 days", "18", TRUE, FALSE),
+    ("#### 18 (12 + 6 = 18)", "18", TRUE, TRUE),
+    ("#### 18 - the total", "18", TRUE, TRUE),
+    ("#### eighteen", "18", FALSE, FALSE),
+    ("#### x = 18", "18", TRUE, TRUE),
+    ("#### 12 + 6 = 18", "18", TRUE, TRUE),
+    (r"\boxed{x=18}", "18", TRUE, TRUE),
+    (r"\boxed{x \le 18}", "18", FALSE, TRUE),
+    (r"\boxed{x <= 18}", "18", FALSE, TRUE),
+    # a question copied is no answer
+    ("#### 12+7", "19", FALSE, FALSE),
+    ("#### 12+7", "12", FALSE, FALSE),
+    ("#### 12-7", "12", FALSE, FALSE),
+    ("#### 12 * 7", "12", FALSE, FALSE),
+    (r"#### 12 \times 7", "84", FALSE, FALSE),
+    (r"\boxed{12+7}", "19", FALSE, FALSE),
+    (r"\boxed{2^{10}}", "1024", FALSE, FALSE),
+    (r"\boxed{\sqrt{4}}", "2", FALSE, FALSE),
+    ("#### 2^3", "2", FALSE, FALSE),
+    (r"#### 2\sqrt{3}", "2", FALSE, FALSE),
+    ("#### 38/2", "19", FALSE, FALSE),
+    (r"\boxed{\frac{38}{2}}", "19", FALSE, FALSE),
+    (r"\boxed{5!}", "5", FALSE, TRUE),
+    ("#### 5!", "5", FALSE, TRUE),
+    ("#### 18 million", "18", FALSE, TRUE),
+    (r"\boxed{18 million}", "18", FALSE, TRUE),
+    (r"\boxed{3\mathrm{i}}", "3", FALSE, TRUE),
+    (r"\boxed{3x}", "3", FALSE, TRUE),
+    (r"\boxed{3 ab}", "3", FALSE, TRUE),
+    # thousands, lists, dots
+    ("#### 1,000", "1000", TRUE, TRUE),
+    ("#### 1000", "1,000", TRUE, TRUE),
+    ("#### 1,000.50", "1000.5", TRUE, TRUE),
+    ("#### 1,234,567", "1234567", TRUE, TRUE),
+    (r"#### $1{,}000$", "1000", TRUE, TRUE),
+    (r"\boxed{1,\!000}", "1000", TRUE, TRUE),
+    (r"\boxed{1\,000}", "1000", TRUE, TRUE),
+    ("#### 1\u202f000", "1000", TRUE, TRUE),
+    ("1,2,3", "123", FALSE, FALSE),
+    ("1,2,3", "3", FALSE, TRUE),
+    ("#### 1,2,3", "123", FALSE, FALSE),
+    (r"\boxed{1,2,3}", "123", FALSE, FALSE),
+    ("#### 12,3456", "123456", FALSE, FALSE),
+    ("He has 18, of course, and , too", "18", FALSE, TRUE),
+    ("18 ...", "18", FALSE, TRUE),
+    ("#### 18.", "18", TRUE, TRUE),
+    ("#### 18.00", "18", TRUE, TRUE),
+    ("#### 18", "18.0", TRUE, TRUE),
+    ("#### .5", "0.5", TRUE, TRUE),
+    ("#### 007", "7", TRUE, TRUE),
+    ("#### 18.0000000000000000000000001", "18", FALSE, FALSE),
+    ("#### 9007199254740993", "9007199254740992", FALSE, FALSE),
+    ("#### 0.3", "0.30000000000000004", FALSE, FALSE),
+    # signs
+    ("#### -5", "-5", TRUE, TRUE),
+    ("#### \u22125", "-5", TRUE, TRUE),
+    ("#### -5", "\u22125", TRUE, TRUE),
+    ("#### -$5", "-5", TRUE, TRUE),
+    ("#### $-5", "-5", TRUE, TRUE),
+    (r"#### -\$5", "-5", TRUE, TRUE),
+    ("#### - 5", "-5", TRUE, FALSE),
+    ("#### +5", "5", TRUE, TRUE),
+    ("#### \u22125 in 2 days", "-5", TRUE, FALSE),
+    ("#### -5", "5", FALSE, FALSE),
+    ("the difference 10-5", "5", FALSE, TRUE),
+    ("10 \u2212 5 = x, x = -5", "-5", FALSE, TRUE),
+    ("- 5 apples", "5", FALSE, TRUE),
+    ("x=(-5)", "-5", FALSE, TRUE),
+    # money, percent, units
+    ("#### $18", "18", TRUE, TRUE),
+    ("#### 18$", "18", TRUE, TRUE),
+    ("#### $1,800.00", "1800", TRUE, TRUE),
+    ("#### \u20ac18", "18", TRUE, TRUE),
+    ("#### 18 \u20ac", "18", TRUE, TRUE),
+    ("#### 50%", "50", TRUE, TRUE),
+    (r"\boxed{50\%}", "50", TRUE, TRUE),
+    ("#### 50", "50%", TRUE, TRUE),
+    ("#### 50%", "0.5", FALSE, FALSE),
+    (r"\boxed{18 \text{ apples}}", "18", TRUE, TRUE),
+    (r"\boxed{18\,\mathrm{cm}^2}", "18", TRUE, FALSE),
+    (r"\boxed{18 cm}", "18", TRUE, TRUE),
+    (r"\boxed{18cm^2}", "18", TRUE, FALSE),
+    (r"\boxed{90^\circ}", "90", TRUE, TRUE),
+    ("#### 90\u00b0C", "90", TRUE, TRUE),
+    ("#### 60 km/h", "60", TRUE, TRUE),
+    ("#### 18 dollars/day", "18", TRUE, TRUE),
+    ("#### 18", "18 dollars", TRUE, TRUE),
+    (r"\(18\)", "18", FALSE, TRUE),
+    (r"\boxed{$18$}", "18", TRUE, TRUE),
+    # fractions
+    ("#### 3/4", "0.75", TRUE, TRUE),
+    ("#### 3 / 4", "3/4", TRUE, TRUE),
+    ("#### 6/8", "3/4", TRUE, TRUE),
+    (r"\boxed{\frac{3}{4}}", "3/4", TRUE, TRUE),
+    (r"\boxed{-\dfrac{3}{4}}", "-0.75", TRUE, TRUE),
+    (r"\boxed{\frac{-3}{4}}", "-3/4", TRUE, TRUE),
+    (r"\boxed{\frac34}", "0.75", TRUE, TRUE),
+    (r"\boxed{\tfrac{1{,}001}{2}}", "500.5", TRUE, TRUE),
+    ("#### 0.75", r"\frac{3}{4}", TRUE, TRUE),
+    ("#### 0.33", "1/3", FALSE, FALSE),
+    ("#### 1/0", "1", FALSE, FALSE),
+    (r"\boxed{\frac{1}{0}}", "1", FALSE, FALSE),
+    ("#### 2 1/4", "2.25", TRUE, TRUE),
+    (r"\boxed{-2\frac{1}{4}}", "-2.25", TRUE, TRUE),
+    (r"\boxed{2 \frac{1}{4}}", "9/4", TRUE, TRUE),
+    (r"\boxed{2\frac{5}{4}}", "3.25", FALSE, FALSE),
+    # exponents and sizes
+    ("#### 1e3", "1000", TRUE, TRUE),
+    ("#### 1.5E-3", "0.0015", TRUE, TRUE),
+    (r"\boxed{3 \times 10^{5}}", "300000", TRUE, TRUE),
+    (r"\boxed{3\cdot10^{-2}}", "0.03", TRUE, TRUE),
+    ("#### 3\u00d710^5", "300000", TRUE, TRUE),
+    ("#### 1e999999999", "1", FALSE, FALSE),
+    ("#### 1e-999999999", "0", FALSE, FALSE),
+    (r"#### 3 \times 10^{999999999}", "3", FALSE, FALSE),
+    ("#### NaN", "18", FALSE, FALSE),
+    ("#### inf", "18", FALSE, FALSE),
+    ("#### \u0661\u0668", "18", FALSE, FALSE),  # Arabic digits, which int() would take
+    # nothing there
+    ("", "18", FALSE, FALSE),
+    (",", "18", FALSE, FALSE),
+    ("####", "18", FALSE, FALSE),
+    (r"\boxed{}", "18", FALSE, FALSE),
+    ("#### \ud800", "18", FALSE, FALSE),
+]
+
+
+@pytest.mark.parametrize(("text", "gold", "strict", "flexible"), PLAIN)
+@pytest.mark.usefixtures("no_process")
+def test_plain_golds(text: str, gold: str, strict: bool, flexible: bool) -> None:
+    verdict = judge(text, gold)
+    assert (verdict.strict, verdict.flexible) == (strict, flexible)
+
+
+# Goldens of math-verify through our door, in both forms: it misses plain numbers left to its own settings.
+LATEX = [
+    (r"\boxed{\frac{\sqrt{3}}{2}}", r"\frac{\sqrt{3}}{2}", TRUE, FALSE),
+    (r"#### $\frac{\sqrt{3}}{2}$.", r"$\frac{\sqrt{3}}{2}$", TRUE, FALSE),
+    (r"\boxed{\sqrt{3}/2}", r"\frac{\sqrt{3}}{2}", TRUE, FALSE),
+    (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{\sqrt{3}}{2}", FALSE, FALSE),
+    ("#### 1 + x", "x+1", TRUE, FALSE),
+    ("#### y = x+1", "x+1", TRUE, FALSE),
+    ("#### x+2", "x+1", FALSE, FALSE),
+    ("#### x \u2212 1", "x-1", TRUE, FALSE),
+    ("#### x - 1", "x\u22121", TRUE, FALSE),
+    ("#### 2", "x+1", FALSE, FALSE),
+    (r"\boxed{[0, 1)}", "[0,1)", TRUE, FALSE),
+    (r"\boxed{[0, 1]}", "[0,1)", FALSE, FALSE),
+    (r"\boxed{4, 3}", r"\{3, 4\}", TRUE, FALSE),
+    (r"\boxed{3}", r"\{3, 4\}", FALSE, FALSE),
+    ("#### 3, 4", "3, 4", TRUE, FALSE),
+    ("#### 1024", "2^{10}", TRUE, TRUE),
+    ("#### 1,024.00", "2^{10}", TRUE, TRUE),
+    ("It is 1024", "2^{10}", FALSE, TRUE),
+    ("#### 1025", "2^{10}", FALSE, FALSE),
+    (r"\boxed{x=5}", "x = 5", TRUE, TRUE),
+    (r"\boxed{5}", "x = 5", TRUE, TRUE),
+    (r"\boxed{3\pi}", r"3\pi", TRUE, FALSE),
+    (r"\boxed{\text{Evelyn}}", r"\text{Evelyn}", TRUE, FALSE),
+    ("#### (B)", r"\text{(B)}", TRUE, FALSE),
+    (r"\boxed{\frac{}", "x+1", FALSE, FALSE),
+    (r"\boxed{18}}{", "x+1", FALSE, FALSE),
+    ("#### " + "(" * 5000, "x+1", FALSE, FALSE),
+    ("", "x+1", FALSE, FALSE),
+    ("\ud800 #### \ud800", "x+1", FALSE, FALSE),
+]
+
+
+@pytest.mark.parametrize(("text", "gold", "strict", "flexible"), LATEX)
+def test_latex_golds(text: str, gold: str, strict: bool, flexible: bool) -> None:
+    verdict = judge(text, gold)
+    assert (verdict.strict, verdict.flexible) == (strict, flexible)
+    assert verdict.outcome != "unverifiable"
+
+
+@pytest.mark.parametrize(
+    ("text", "extraction", "reward", "outcome"),
+    [
+        ("#### 18 in 2 days", "strict", 1.0, "right"),
+        ("#### 18 in 2 days", "flexible", 0.0, "wrong"),
+        ("It is 18", "strict", 0.0, "no_answer"),
+        ("It is 18", "flexible", 1.0, "right"),
+        ("#### many", "strict", 0.0, "wrong"),
+        ("#### many", "flexible", 0.0, "no_answer"),
+        ("####", "strict", 0.0, "no_answer"),
+    ],
+)
+def test_the_trained_extraction_pays(text: str, extraction: str, reward: float, outcome: str) -> None:
+    verdict = judge(text, "18", extraction)
+    assert (verdict.reward, verdict.outcome) == (reward, outcome)
+
+
+def test_verdicts_keep_the_order_of_mixed_golds() -> None:
+    reward = MathAnswer(extraction="strict", latex_timeout_s=20.0, latex_workers=2)
+    texts = ["#### 18", "#### x+1", "#### 1+x", "no", "#### x+1", "#### 17"]
+    golds = ["18", "x+1", "x+1", "18", "x-1", "18"]
+    outcomes = [verdict.outcome for verdict in reward(texts, [prompt(gold) for gold in golds])]
+    assert outcomes == ["right", "right", "right", "no_answer", "wrong", "wrong"]
+
+
+def test_a_verifier_out_of_time_gives_no_reward_and_spares_the_others() -> None:
+    # math-verify does not come back from this comparison.
+    reward = MathAnswer(extraction="strict", latex_timeout_s=1.5, latex_workers=1)
+    texts = [r"\boxed{\log 2} or so", "#### 10^{10}", "#### 9", r"then 18, or \boxed{\log 2}"]
+    stuck, fine, wrong, other = reward(texts, [prompt("10^{10}")] * 4)
+    assert math.isnan(stuck.reward) and stuck.outcome == "unverifiable"
+    assert not stuck.strict and not stuck.flexible
+    assert (fine.reward, fine.outcome) == (1.0, "right")
+    assert (wrong.reward, wrong.outcome) == (0.0, "wrong")
+    assert other.outcome == "unverifiable"
+
+
+def test_an_untrained_extraction_out_of_time_costs_nothing() -> None:
+    reward = MathAnswer(extraction="flexible", latex_timeout_s=1.5, latex_workers=1)
+    verdict = reward([r"\boxed{\log 2} is 10000000000"], [prompt("10^{10}")])[0]
+    assert verdict == Verdict(reward=1.0, strict=False, flexible=True, outcome="right")
+
+
+@pytest.mark.parametrize("gold", ["", "  ", "nan", "None", "N/A", r"\frac{", "}{", r"\frac{1}{0}"])
+@pytest.mark.parametrize("text", ["#### 18", ""])
+def test_a_gold_nobody_can_read_is_named(gold: str, text: str) -> None:
+    reward = MathAnswer(extraction="strict", latex_timeout_s=20.0, latex_workers=1)
+    with pytest.raises(ValueError, match="train/7"):
+        reward(["#### 1", text], [prompt("1"), prompt(gold, uid="train/7")])
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [("extraction", "last"), ("latex_timeout_s", 0.0), ("latex_timeout_s", math.nan), ("latex_workers", 0)],
+)
+def test_a_knob_out_of_range_is_named(knob: str, value: object) -> None:
+    knobs = {"extraction": "strict", "latex_timeout_s": 5.0, "latex_workers": 1} | {knob: value}
+    with pytest.raises(ValueError, match=knob):
+        MathAnswer(**knobs)  # type: ignore[arg-type]
+
+
+def test_version_is_that_of_the_module() -> None:
+    reward = MathAnswer(extraction="strict", latex_timeout_s=5.0, latex_workers=1)
+    assert reward.version == math_answer.VERSION == "math_answer/1"
+
+
+# Alphabets that meet the patterns more often than free text does.
+PIECES = ["#### ", "\\boxed{", "{", "}", "\\", "$", "-", "\u2212", ",", ".", "/", "e", "E9", "=", "^", "\n", " ", "  "]
+PIECES += [
+    "\\frac",
+    "{,}",
+    "\\,",
+    "\\text{",
+    "\\times 10^",
+    "0",
+    "1",
+    "12",
+    "000",
+    "999",
+    "%",
+    "\u20ac",
+    "cm",
+    "apples",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text() | st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
+@example("1/" * 50)
+@example("\\frac{1}{0}")
+def test_no_text_raises(text: str) -> None:
+    for answer in (strict_answer(text), flexible_answer(text)):
+        assert answer is None or answer.text
+    plain_number(text)
+    assert judge(text, "18").outcome in ("right", "wrong", "no_answer")
+
+
+LONG = [
+    "9",
+    "1,",
+    ",000",
+    "1,000",
+    "1 ",
+    "1/",
+    "1 1/",
+    "1{,}",
+    "1e9",
+    "\\frac{1}",
+    "- ",
+    "$",
+    "=",
+    "**",
+    "cm ",
+    " a",
+    " ",
+]
+LONG += ["#### ", "####\n", "\\boxed{", "\\boxed{1", "\\text{", "{", "}", "\\", "1" + " " * 99]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("piece", LONG)
+def test_long_texts_end(piece: str) -> None:
+    # Quadratic work takes many minutes here, linear work a fraction of a second.
+    long = piece * (200_000 // len(piece))
+    for text in (long, "#### 1" + long, "#### " + long + "x", f"\\boxed{{{long}}}"):
+        judge(text, "18")
+        plain_number(text)
+
+
+def test_a_million_digits_are_not_a_number() -> None:
+    assert plain_number("9" * 1_000_000) is None
+    assert judge("#### " + "9" * 1_000_000, "18").outcome == "wrong"
+
+
+FRACTIONS = st.fractions(min_value=-(10**12), max_value=10**12, max_denominator=10**6)
+DECIMALS = st.decimals(min_value=-(10**12), max_value=10**12, allow_nan=False, places=4)
+
+
+def dressed(body: str, draw: random.Random) -> str:
+    return draw.choice(["{}", "${}$", "**{}**", " {} ", "{}.", r"\({}\)", r"{}\text{{ km}}", "{} apples"]).format(body)
+
+
+@settings(deadline=None)
+@given(FRACTIONS.filter(lambda value: value.denominator > 1), st.randoms(use_true_random=False))
+def test_fractions_round_trip(value: Fraction, draw: random.Random) -> None:
+    sign, n, d = "-" if value < 0 else "", abs(value.numerator), value.denominator
+    forms = [f"{sign}{n}/{d}", f"{sign}\\frac{{{n}}}{{{d}}}", f"\\dfrac{{{sign}{n}}}{{{d}}}", f"{sign}{n:,}/{d:,}"]
+    if n > d:
+        forms += [f"{sign}{n // d} {n % d}/{d}", f"{sign}{n // d}\\frac{{{n % d}}}{{{d}}}"]
+    for form in forms:
+        text = dressed(form, draw).replace("-", draw.choice(["-", "\u2212"]))
+        assert plain_number(text) == value
+        assert strict_answer(f"#### {text}").number == strict_answer(f"\\boxed{{{text}}}").number == value  # type: ignore[union-attr]
+        assert flexible_answer(f"so it is {form}.").number == value  # type: ignore[union-attr]
+
+
+@settings(deadline=None)
+@given(DECIMALS, st.randoms(use_true_random=False))
+def test_decimals_round_trip(decimal: Decimal, draw: random.Random) -> None:
+    value = Fraction(decimal)
+    sign, size = "-" if value < 0 else "", f"{abs(decimal):.4f}"
+    whole, part = size.split(".")
+    grouped = f"{int(whole):,}"
+    forms = [
+        sign + size,
+        f"{sign}{grouped}.{part}",
+        f"{sign}${size}",
+        f"${sign}{size}",
+        f"{sign}{size}%",
+        f"{sign}{size}e0",
+    ]
+    forms += [f"{sign}{grouped.replace(',', '{,}')}.{part}", f"{sign}{grouped.replace(',', chr(92) + '!')}.{part}"]
+    forms += [f"{sign}{whole}{part} \\times 10^{{-4}}", f"{sign}{whole}{part}E-4", f"{sign}{size}00"]
+    for form in forms:
+        text = dressed(form, draw)
+        assert plain_number(text) == value
+        assert strict_answer(f"#### 3 #### {text}").number == value  # type: ignore[union-attr]
+        assert flexible_answer(f"first 7, then {form}").number == value  # type: ignore[union-attr]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(min_value=0, max_value=99), min_size=2, max_size=6))
+def test_lists_never_fuse(numbers: list[int]) -> None:
+    text = ",".join(map(str, numbers))
+    assert plain_number(text) is None
+    assert flexible_answer(text).number == numbers[-1]  # type: ignore[union-attr]

@@ -1,0 +1,112 @@
+"""A request to stop is noted, and honoured at the next step boundary; what then becomes of the job."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli import SMALL, command, environment, folder, manifest, succeeded, train
+
+from mirrorpo.run.preemption import ASKED, FRUITLESS_LAUNCHES, Handover, fruitless, requeue
+
+
+@pytest.fixture(autouse=True)
+def handlers_as_they_were() -> Iterator[None]:
+    before = {signum: signal.getsignal(signum) for signum in (ASKED, signal.SIGTERM)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+def test_nobody_asked() -> None:
+    assert Handover().listen().asked is None
+
+
+@pytest.mark.parametrize("signum", [ASKED, signal.SIGTERM])
+def test_a_signal_is_noted_and_nothing_else_happens(signum: signal.Signals) -> None:
+    handover = Handover().listen()
+    os.kill(os.getpid(), signum)
+    assert handover.asked == signum
+
+
+def test_sigterm_stands_over_a_later_request_to_be_queued_again() -> None:
+    handover = Handover().listen()
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), ASKED)
+    assert handover.asked == signal.SIGTERM
+
+
+def test_a_second_sigterm_ends_the_process_at_once() -> None:
+    code = "import os, signal, time; from mirrorpo.run.preemption import Handover; Handover().listen()\nfor _ in range(2): os.kill(os.getpid(), 15)\nprint('alive')"  # noqa: E501
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == -signal.SIGTERM and result.stdout == ""
+
+
+def test_a_request_at_the_very_end_does_not_end_the_process() -> None:
+    # Python gives its handlers back while it shuts down, which with torch takes a second.
+    code = "import os, signal; from mirrorpo.run.preemption import Handover; Handover().listen().close(); os.kill(os.getpid(), signal.SIGUSR2); print('ended')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout == "ended\n"
+
+
+def test_a_request_that_comes_before_the_run_listens_waits_for_it() -> None:
+    # As a job does: blocked, then another program in its place.
+    code = textwrap.dedent("""
+        import os, sys
+        from mirrorpo.launch.job import Become
+        after = "from mirrorpo.run.preemption import Handover; print(Handover().listen().asked.name)"
+        before = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); import sys; os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
+        Become([sys.executable, "-c", before, after])()
+    """)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "SIGUSR2\n"
+
+
+@pytest.mark.parametrize("steps, stuck", [([], False), ([0, 0], False), ([0, 0, 0], True), ([0, 2, 2, 2], True), ([2, 2, 3], False), ([3, 3, None], False)])
+def test_a_job_that_begins_at_one_step_again_and_again_makes_no_progress(steps: list[int | None], stuck: bool) -> None:
+    assert FRUITLESS_LAUNCHES == 3
+    assert fruitless([{} if step is None else {"from_step": step} for step in steps]) == stuck
+
+
+def test_outside_of_a_job_nothing_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert requeue() is None
+
+
+def test_a_node_without_scontrol_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "job 7 cannot be queued again from its node: there is no scontrol" in (requeue() or "")
+
+
+@pytest.mark.parametrize("ends, problem", [("exit 0", False), ("kill -TERM $$", False), ("echo no such job >&2; exit 1", True)])
+def test_a_scontrol_that_is_ended_with_its_job_has_queued_it_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: str, problem: bool) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{ends}\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    assert (requeue() is not None) == problem
+
+
+@pytest.mark.parametrize("signum, status", [(ASKED, os.EX_TEMPFAIL), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(tmp_path: Path, signum: signal.Signals, status: int) -> None:
+    # Without a checkpoint of its own before the end.
+    overrides = (*SMALL, "steps=5", "checkpoint_every=100")
+    process = subprocess.Popen(command(*overrides, f"out={tmp_path / 'asked'}"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+    while process.poll() is None and not any('"step": 1' in path.read_text() for path in (tmp_path / "asked").rglob("metrics.jsonl")):
+        time.sleep(0.02)
+    process.send_signal(signum)
+    said, _ = process.communicate(timeout=60)
+    run = folder(tmp_path / "asked")
+    assert process.returncode == status and f"stopped by {signum.name} after step" in said
+    assert manifest(run)["state"] == "requeued" and len(list(run.glob("checkpoints/step_*"))) == 1
+
+    succeeded(train(*overrides, f"out={tmp_path / 'asked'}", cwd=tmp_path), said=["resuming after step"])
+    succeeded(train(*overrides, f"out={tmp_path / 'whole'}", cwd=tmp_path))
+    assert (run / "metrics.jsonl").read_bytes() == (folder(tmp_path / "whole") / "metrics.jsonl").read_bytes()
+    assert manifest(run)["launches"][0]["from_step"] == 0 < manifest(run)["launches"][1]["from_step"]

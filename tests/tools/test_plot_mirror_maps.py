@@ -1,0 +1,59 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mirrorpo.divergence.bregman import ExactBregman, SampledBregman
+from mirrorpo.divergence.potentials import NegativeEntropy, Square
+from mirrorpo.tools.plot_mirror_maps import curves, main, shape
+
+P = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 40.0])
+def test_a_potentials_shape_does_not_depend_on_its_size(factor: float) -> None:
+    h, slope = shape(Square(factor=factor), P)
+    torch.testing.assert_close(h, (P - 0.5) ** 2 / 2)
+    torch.testing.assert_close(slope, P - 0.5)
+
+
+def test_the_shape_is_flat_at_one_half_with_curvature_one() -> None:
+    h, slope = shape(NegativeEntropy(), P)
+    torch.testing.assert_close(slope, P.log() / 2 - torch.tensor(0.5, dtype=torch.float64).log() / 2)
+    assert float(h.min()) == pytest.approx(0.0, abs=1e-12) and int(h.argmin()) == 9
+
+
+def test_a_curve_is_the_divergence_of_a_coin_where_the_vocabulary_is_read_and_the_tokens_term_where_not() -> None:
+    kl = P * (P / 0.2).log() + (1 - P) * ((1 - P) / 0.8).log()
+    coin = ExactBregman(potential=NegativeEntropy(), beta=1.0, anchor="reference", direction="reverse")
+    torch.testing.assert_close(curves(coin, P, 0.2), kl)
+    token = SampledBregman(potential=Square(factor=1.0), beta=1.0, anchor="reference")
+    torch.testing.assert_close(curves(token, P, 0.2), (P - 0.2) ** 2)
+
+
+def test_the_command_draws_every_kind_of_divergence_into_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "maps.png"
+    monkeypatch.setattr("sys.argv", ["mirror_maps", "tsallis_exact", "kl", "chi2_exact", "none", "--out", str(out)])
+    main()
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_writes_the_curves_as_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "maps.json"
+    monkeypatch.setattr("sys.argv", ["mirror_maps", "kl", "probl2", "--out", str(out)])
+    main()
+    found = json.loads(out.read_text())
+    p = torch.tensor(found["p"], dtype=torch.float64)
+    torch.testing.assert_close(torch.tensor(found["curves"]["probl2"]["D"][0], dtype=torch.float64), (p - found["anchors"][0]) ** 2)
+    assert found["curves"]["kl"]["h"] is None and set(found["curves"]) == {"kl", "probl2", "kl_exact", "probl2_exact"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["nope"], "probl2"), (["none", "divergence.beta=1.0"], "divergence=none"), (["kl", "divergence.beta=-1.0"], r"beta=-1\.0")]
+)
+def test_what_does_not_compose_is_refused_with_its_reason(arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["mirror_maps", *arguments, "--out", str(tmp_path / "maps.png")])
+    with pytest.raises(SystemExit, match=said):
+        main()
+    assert not (tmp_path / "maps.png").exists()

@@ -1,0 +1,334 @@
+"""One step's gradient against a naive reference, for every algorithm with every divergence of conf/.
+
+Ours: the learner, with padded micro-batches, tiles of the vocabulary and its own scoring of the anchor.
+Naive: each sequence alone and unpadded, its full logits, and the loops of `oracles`.
+"""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import oracles
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from mirrorpo.config.schema import register
+from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.masked import mean_one
+from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.rollout.collate import collate
+from mirrorpo.train.learner import Learner
+from mirrorpo.train.micro_batch import micro_batches, planned
+from mirrorpo.weighting.uniform import Uniform
+
+CONF = Path(__file__).parents[2] / "conf"
+LONGEST = 6
+TEMPERATURE = 0.7
+BETA = 0.3  # far above the files' own, so that no penalty hides below the tolerance
+TOKENS = 24
+TILE = 2
+
+# (prompt, completion, group, reward): ragged on both sides, groups interleaved, one completion without a verdict.
+ROLLOUT = [
+    ([3, 7], [5, 2, 9, 1], 8, 1.0),
+    ([4, 4, 10, 6], [8, 3], 5, 0.0),
+    ([3, 7], [6, 1], 8, 0.0),
+    ([4, 4, 10, 6], [2, 2, 7, 9, 4, 1], 5, 1.0),
+    ([5], [9, 1, 3], 2, float("nan")),
+    ([4, 4, 10, 6], [10], 5, 0.25),
+]
+
+
+def names(axis: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / axis).glob("*.yaml"))
+
+
+@cache
+def choice(axis: str, name: str) -> Any:
+    register()
+    overrides = [f"{axis}={name}", f"max_new_tokens={LONGEST}"]
+    if axis == "divergence" and name != "none":
+        overrides.append(f"divergence.beta={BETA}")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return instantiate(compose("train", overrides=overrides)[axis], _convert_="all")
+
+
+def network(seed: int) -> Qwen3ForCausalLM:
+    config = Qwen3Config(
+        vocab_size=11, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        max_position_embeddings=32, tie_word_embeddings=False, initializer_range=0.3, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM._from_config(config, dtype=torch.float64, attn_implementation="sdpa")
+
+
+def near(start: Qwen3ForCausalLM, seed: int) -> Qwen3ForCausalLM:
+    """A policy some updates away."""
+    moved, draw = network(0), torch.Generator().manual_seed(seed)
+    moved.load_state_dict(start.state_dict())
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter += 0.03 * torch.randn(parameter.shape, dtype=torch.float64, generator=draw)
+    return moved
+
+
+def language_model(net: Qwen3ForCausalLM) -> LanguageModel:
+    # float32 stands for "no autocast"; the network itself computes in float64.
+    return LanguageModel(network=net, tokenizer=None, eos_ids=frozenset({1}), pad_id=0, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def naive_logprobs(net: Qwen3ForCausalLM) -> list[Tensor]:
+    """For each completion, [tokens, vocabulary]: the full logits of one unpadded sequence."""
+    out = []
+    for prompt, completion, _, _ in ROLLOUT:
+        logits = net(input_ids=torch.tensor([[*prompt, *completion]]), use_cache=False).logits[0]
+        out.append((logits[len(prompt) - 1 : -1] / TEMPERATURE).log_softmax(-1))
+    return out
+
+
+class World(NamedTuple):
+    """The networks and what the naive reference reads off them, once for all cells."""
+
+    policy: Qwen3ForCausalLM
+    reference: Qwen3ForCausalLM
+    old: Qwen3ForCausalLM
+    batch: RolloutBatch
+    weights: Tensor
+    log_p: list[Tensor]
+    log_reference: list[Tensor]
+    log_old: list[Tensor]
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    policy, reference = network(0), near(network(0), seed=2)
+    old = near(policy, seed=24)
+    completions = [
+        Completion(uid="", group=group, prompt_ids=prompt, ids=ids, logprobs=[0.0] * len(ids), text="", truncated=False) for prompt, ids, group, _ in ROLLOUT
+    ]
+    batch = collate(completions, [reward for _, _, _, reward in ROLLOUT], pad_id=0, mask_truncated=False)
+    mask = batch.mask.clone()
+    mask[3, 2] = False  # present, not trained
+    weights = mean_one(0.2 + torch.rand(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), mask)
+    with torch.no_grad():
+        frozen = [naive_logprobs(net) for net in (reference, old)]
+    return World(policy, reference, old, batch.with_(mask=mask, rewards=batch.rewards.double()), weights, naive_logprobs(policy), *frozen)
+
+
+class Recorder:
+    """An optimiser that keeps every update's gradient and moves nothing."""
+
+    def __init__(self, net: Qwen3ForCausalLM) -> None:
+        self.net, self.gradients = net, []
+
+    def step(self, lr: float) -> None:
+        self.gradients.append([parameter.grad.clone() for parameter in self.net.parameters()])
+
+    def zero_grad(self) -> None:
+        self.net.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def learner(world: World, live: Qwen3ForCausalLM, algo: str, divergence: str, *, scope: str, updates: int, window: str, sharing: str) -> Learner:
+    return Learner(
+        policy=language_model(live),
+        reference=language_model(world.reference),
+        optimiser=Recorder(live),
+        algo=choice("algo", algo),
+        divergence=choice("divergence", divergence),
+        weighting=Uniform(scope=scope),
+        temperature=TEMPERATURE,
+        tile=TILE,
+        tokens_per_micro_batch=TOKENS,
+        shared_prefix=sharing,
+        updates_per_rollout=updates,
+        update_window=window,
+        max_grad_norm=0.0,
+    )
+
+
+def our_gradients(
+    world: World, algo: str, divergence: str, *, scope: str = "credit", updates: int = 1, window: str = "whole", sharing: str = "never"
+) -> list[list[Tensor]]:
+    """Each update's gradient; with one update the old policy is the live one, else it is `world.old`."""
+    at_rollout = world.policy if updates == 1 else world.old
+    batch, anchor_head = learner(world, at_rollout, algo, divergence, scope=scope, updates=updates, window=window, sharing=sharing).rescore(world.batch)
+    if updates > 1:
+        batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
+    if choice("divergence", divergence).reads == "sampled":
+        batch = batch.with_(anchor_logprobs=in_float64(anchor(world, divergence, updates), batch))
+    student = learner(world, world.policy, algo, divergence, scope=scope, updates=updates, window=window, sharing=sharing)
+    advantages = student.algo.advantage(batch.rewards, batch.group)
+    student.learn(batch, advantages, world.weights, anchor_head, lrs=[1.0] * updates)
+    return student.optimiser.gradients
+
+
+def anchor(world: World, divergence: str, updates: int) -> list[Tensor]:
+    if choice("divergence", divergence).anchor == "reference":
+        return world.log_reference
+    return world.log_old if updates > 1 else [table.detach() for table in world.log_p]
+
+
+def in_float64(logprobs: list[Tensor], batch: RolloutBatch) -> Tensor:
+    """The sampled tokens' entries, padded; the learner's own scores are float32."""
+    out = torch.full(batch.mask.shape, float("nan"), dtype=torch.float64)
+    for row, (_, completion, _, _) in enumerate(ROLLOUT):
+        for place, token in enumerate(completion):
+            out[row, place] = logprobs[row][place, token]
+    return out
+
+
+def naive_gradient(world: World, algo: str, divergence: str, *, scope: str = "credit", updates: int = 1, groups: tuple[int, ...] = (8, 5, 2)) -> list[Tensor]:
+    assert algo in oracles.ALGORITHMS, f"write {algo} into oracles.ALGORITHMS, from its paper"
+    assert divergence in oracles.DIVERGENCES, f"write {divergence} into oracles.DIVERGENCES, from its paper"
+    log_q = anchor(world, divergence, updates)
+    table: dict[str, list[list[Any]]] = {key: [] for key in ("logprobs", "old_logprobs", "divergences", "mask", "weights")}
+    rows = [row for row, (_, _, group, _) in enumerate(ROLLOUT) if group in groups]
+    for row in rows:
+        _, completion, _, reward = ROLLOUT[row]
+        live = [world.log_p[row][place, token] for place, token in enumerate(completion)]
+        table["logprobs"].append(live)
+        table["old_logprobs"].append(
+            [value.detach() for value in live] if updates == 1 else [world.log_old[row][place, token] for place, token in enumerate(completion)]
+        )
+        table["divergences"].append(
+            [
+                oracles.DIVERGENCES[divergence](list(world.log_p[row][place]), list(log_q[row][place]), token, table["old_logprobs"][-1][place])
+                for place, token in enumerate(completion)
+            ]
+        )
+        table["mask"].append([reward == reward and (row, place) != (3, 2) for place in range(len(completion))])
+        table["weights"].append(world.weights[row].tolist()[: len(completion)])
+    advantages = oracles.ALGORITHMS[algo][0]([row[3] for row in ROLLOUT], [row[2] for row in ROLLOUT])
+    loss = oracles.loss(
+        algo,
+        **table,
+        advantages=[advantages[row] for row in rows],
+        rewards=[ROLLOUT[row][3] for row in rows],
+        groups=[ROLLOUT[row][2] for row in rows],
+        beta=0.0 if divergence == "none" else BETA,
+        scope=scope,
+        longest=LONGEST,
+    )
+    return list(torch.autograd.grad(loss, list(world.policy.parameters()), retain_graph=True))
+
+
+def assert_equal(ours: list[Tensor], naive: list[Tensor]) -> None:
+    assert max(float(gradient.abs().max()) for gradient in naive) > 1e-3
+    for mine, its in zip(ours, naive, strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-6, atol=1e-6)
+
+
+def test_the_learner_does_split_this_rollout(world):
+    parts = list(micro_batches(world.batch, TOKENS))
+    assert len(parts) >= 3
+    # At least two whole tiles and a rest.
+    assert max(int(world.batch.present[rows].sum()) for rows in parts) > 2 * TILE
+
+
+def test_the_old_policy_is_far_enough_for_every_trust_region(world):
+    ratios = (in_float64(world.log_p, world.batch) - in_float64(world.log_old, world.batch)).detach().exp()
+    up = (choice("algo", "grpo").advantage(world.batch.rewards, world.batch.group) > 0)[:, None] & world.batch.mask
+    assert float(ratios[world.batch.mask & ~up].min()) < 0.8
+    assert float(ratios[up].max()) > 1.28
+    # Between the upper bounds of grpo and dapo.
+    assert bool(((ratios > 1.2) & (ratios < 1.28) & up).any())
+
+
+@pytest.mark.parametrize("algo", names("algo"))
+@pytest.mark.parametrize("divergence", names("divergence"))
+def test_on_policy_the_gradient_is_the_naive_one(world, algo, divergence):
+    (ours,) = our_gradients(world, algo, divergence)
+    assert_equal(ours, naive_gradient(world, algo, divergence))
+
+
+@pytest.mark.parametrize("algo", names("algo"))
+@pytest.mark.parametrize("divergence", names("divergence"))
+def test_off_policy_every_updates_gradient_is_the_naive_one(world, algo, divergence):
+    expected = naive_gradient(world, algo, divergence, updates=2)
+    for ours in our_gradients(world, algo, divergence, updates=2):
+        assert_equal(ours, expected)
+
+
+@pytest.mark.parametrize("divergence", names("divergence"))
+def test_with_scope_loss_the_gradient_is_the_naive_one(world, divergence):
+    (ours,) = our_gradients(world, "dapo", divergence, scope="loss")
+    assert_equal(ours, naive_gradient(world, "dapo", divergence, scope="loss"))
+
+
+@pytest.mark.parametrize("algo", names("algo"))
+def test_split_updates_take_the_naive_gradients_of_their_own_groups(world, algo):
+    # Groups in order of their name: 2 and 8 go to the first update, 5 to the second.
+    first, second = our_gradients(world, algo, "kl_exact", updates=2, window="split")
+    assert_equal(first, naive_gradient(world, algo, "kl_exact", updates=2, groups=(8, 2)))
+    assert_equal(second, naive_gradient(world, algo, "kl_exact", updates=2, groups=(5,)))
+
+
+def test_an_update_that_gets_no_group_is_left_out(world):
+    # Dynamic sampling may keep fewer groups than there are updates: three groups, four updates.
+    assert len(our_gradients(world, "dapo", "none", updates=4, window="split")) == 3
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize("algo", names("algo"))
+@pytest.mark.parametrize("divergence", ["none", "kl", "kl_exact"])
+def test_with_shared_prompts_every_updates_gradient_is_the_naive_one(world, algo, divergence, updates):
+    expected = naive_gradient(world, algo, divergence, updates=updates)
+    for ours in our_gradients(world, algo, divergence, updates=updates, sharing="always"):
+        assert_equal(ours, expected)
+
+
+def test_this_rollout_shares_prompts_in_pieces_and_splits_a_group(world):
+    parts = planned(world.batch, TOKENS, "always")
+    assert len(parts) >= 2
+    assert sum(len(set(world.batch.prompt_numbers()[part.rows].tolist())) for part in parts) < len(world.batch)
+
+
+@pytest.mark.parametrize("algo", names("algo"))
+def test_rows_of_advantage_zero_and_rows_without_a_trained_token_cost_no_backward_pass(world, algo, monkeypatch):
+    # Loss, gradient and metrics are those of an update that takes every row backward.
+    found = []
+    advantages = torch.tensor([1.5, 0.0, -0.5, 0.0, 0.0, 0.0], dtype=torch.float64)
+    for everything in (False, True):
+        if everything:
+            monkeypatch.setattr(Learner, "_taught", lambda self, window, advantages: torch.ones(len(window), dtype=torch.bool))
+        student = learner(world, world.policy, algo, "none", scope="credit", updates=2, window="whole", sharing="never")
+        seen: list[int] = []
+        handle = world.policy.model.register_forward_pre_hook(
+            lambda _, args, kwargs, seen=seen: seen.append(len(kwargs["input_ids"]) if torch.is_grad_enabled() else 0), with_kwargs=True
+        )
+        batch = world.batch.with_(old_logprobs=in_float64(world.log_old, world.batch))
+        metrics = student.learn(batch, advantages, world.weights, None, lrs=[1.0])
+        handle.remove()
+        found.append((student.optimiser.gradients[0], metrics, sum(seen)))
+    (ours, metrics, backward), (whole, expected, every) = found
+    assert (backward, every) == (2, len(ROLLOUT))
+    assert_equal(ours, whole)
+    assert metrics == pytest.approx(expected, rel=1e-6, abs=1e-6, nan_ok=True)
+
+
+def test_with_nothing_to_learn_the_gradient_is_zero_and_not_absent(world):
+    student = learner(world, world.policy, "grpo", "none", scope="credit", updates=1, window="whole", sharing="never")
+    student.learn(world.batch, torch.zeros(len(ROLLOUT)), world.weights, None, lrs=[1.0])
+    (gradients,) = student.optimiser.gradients
+    assert not any(bool(gradient.any()) for gradient in gradients)
+
+
+def test_a_penalty_takes_every_row_backward_and_one_of_coefficient_zero_does_not(world):
+    student = learner(world, world.policy, "grpo", "kl", scope="credit", updates=1, window="whole", sharing="never")
+    advantages = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    trained = world.batch.mask.any(dim=1)
+    assert torch.equal(student._taught(world.batch.mask, advantages), trained)
+    silent = replace(student, divergence=replace(student.divergence, beta=0.0))
+    assert silent._taught(world.batch.mask, advantages).tolist() == [True] + [False] * 5

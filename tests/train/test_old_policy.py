@@ -1,0 +1,58 @@
+"""Passes without gradient: what each rank reads of its rows, put together, is what one process reads of all."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from small_models import model, rollout
+from torch import Tensor
+
+from mirrorpo.core.cut import Cut
+from mirrorpo.distributed.collectives import ALONE, Ranks
+from mirrorpo.train.old_policy import OldPolicy, Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Apart(Ranks):
+    """A rank that keeps what it has read to itself."""
+
+    def summed(self, *tensors: Tensor) -> None:
+        pass
+
+
+def old_policy(ranks: Ranks) -> OldPolicy:
+    reading = Reading(temperature=0.7, tile=16, tokens_per_micro_batch=40, sharing="auto", ranks=ranks)
+    return OldPolicy(policy=model("llama"), reading=reading)
+
+
+BATCH = rollout()
+LENGTHS = BATCH.present.sum(dim=1).tolist()
+CUTS = [Cut(row=row, start=1, end=3, first=4, last=LENGTHS[row]) for row in (0, 2, 3, 7)] + [Cut(row=2, start=0, end=1, first=2, last=5)]
+ASKED = {
+    "logprobs": lambda scorer: [scorer.logprobs(BATCH)],
+    "entropies": lambda scorer: [scorer.entropies(BATCH)],
+    "cut": lambda scorer: [*scorer.cut(BATCH, CUTS, "pad")],
+    "gradient": lambda scorer: [scorer.importance(BATCH, [1] * len(BATCH), "gradient")],
+    "attention": lambda scorer: [scorer.importance(BATCH, [1] * len(BATCH), "attention")],
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("count", [2, 3, 20])
+def test_the_ranks_shares_add_up_to_the_whole(asked: str, count: int) -> None:
+    expected = ASKED[asked](old_policy(ALONE))
+    shares: list[Any] = [ASKED[asked](old_policy(Apart(index=index, count=count, local=index))) for index in range(count)]
+    for place, tensor in enumerate(expected):
+        torch.testing.assert_close(sum(share[place] for share in shares), tensor, rtol=1e-5, atol=1e-5)
+        # More ranks than rows: some have nothing to read.
+        assert sum(bool(share[place].any()) for share in shares) > 1
+
+
+def test_hidden_states_are_kept_of_a_ranks_own_rows_alone() -> None:
+    mine = torch.arange(len(BATCH)) % 2 == 0
+    scores = old_policy(Apart(index=0, count=2, local=0)).reading.score(model("llama"), BATCH, mine, keep_hidden=True)
+    whole = old_policy(ALONE).reading.score(model("llama"), BATCH, torch.ones_like(mine), keep_hidden=True)
+    there = BATCH.present & mine[:, None]
+    torch.testing.assert_close(scores.hidden[there], whole.hidden[there], rtol=1e-5, atol=1e-5)
+    assert not scores.hidden[~mine].any() and not scores.logprobs[~mine].any() and scores.logprobs[mine].any()

@@ -1,0 +1,421 @@
+"""Every algorithm with every divergence and every weighting trains, through the project's own step.
+
+The policy is a pair of tables: the logits of five next tokens for the last token, and what each token
+before that adds to them. A word is a line of reasoning or the mark of an answer, so that weightings find
+something to weigh; an answer is right when it ends in time, with the mark behind a line that the question
+asks for. What a policy earns is enumerated over all answers, not sampled. Two updates a rollout, so that ratios act.
+
+A pairwise cover of the axes runs with every test run, the full product with the slow ones; a new file of
+conf/ joins both by existing.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import combinations, product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jaxtyping
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+from mirrorpo.config.schema import register
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, Verdict
+from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.masked import mean_one
+from mirrorpo.core.protocols import Divergence
+from mirrorpo.core.seeds import derive
+from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.load import reference
+from mirrorpo.optim.adamw import AdamW
+from mirrorpo.rollout.collate import collate
+from mirrorpo.rollout.collector import Collector
+from mirrorpo.rollout.demonstrations import Demonstrations
+from mirrorpo.rollout.prompt_order import DataOrder
+from mirrorpo.tools.estimator_table import SHOWN, expectation
+from mirrorpo.train.learner import Learner
+from mirrorpo.train.old_policy import OldPolicy
+
+CONF = Path(__file__).parents[2] / "conf"
+AXES = ("algo", "divergence", "weighting")
+
+ONE, TWO, TALK, MARK = "1 + 0 = 1\n", "1 + 1 = 2\n", "let me see\n", "####"
+END, WORDS = 0, ("<eos>", ONE, TWO, TALK, MARK)
+QUESTIONS = {"a": (ONE, TWO), "b": (TWO, TALK), "c": (TALK, ONE)}  # and what they ask for
+PROMPTS = [Prompt(uid=name, question=name, gold="|".join(asked), demonstration=asked[0] + MARK) for name, asked in QUESTIONS.items()]
+PIECE = "|".join(map(re.escape, [*WORDS, *QUESTIONS]))
+LONGEST = 4
+
+STEPS, UPDATES, GROUP, LR, SEED = 4, 2, 20, 1.2, 1
+MUST_EARN, MUST_IMITATE = 0.5, 0.8  # at the start a question earns 0.32, and a demonstration has probability 0.12
+# What a penalty holds: its expected gradient at the table's state, times beta, and steps short enough not to shoot past the anchor.
+STRONG, SHORT_LR = 3.0, 0.4
+
+
+@pytest.fixture(autouse=True, scope="module")
+def unchecked() -> Iterator[None]:
+    """Shapes are checked in every other suite; here that would be more than half of the time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    with pytest.MonkeyPatch.context() as patch:
+        # A function inside a function is decorated anew at every call.
+        patch.setattr(jaxtyping, "jaxtyped", lambda **_: lambda function: function)
+        yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+# ---------------------------------------------------------------- the axes
+
+
+class Arm(NamedTuple):
+    algo: str
+    divergence: str
+    weighting: str
+
+
+def names(axis: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / axis).glob("*.yaml"))
+
+
+@cache
+def choices() -> dict[tuple[str, str], Any]:
+    """Every choice of every axis, and every algorithm's rollout engine. A composition takes as long as two trainings, so it serves all axes."""
+    register()
+    out: dict[tuple[str, str], Any] = {}
+    axes = {axis: names(axis) for axis in AXES}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for index in range(max(map(len, axes.values()))):
+            chosen = {axis: of_axis[index % len(of_axis)] for axis, of_axis in axes.items()}
+            cfg = compose("train", [*(f"{axis}={name}" for axis, name in chosen.items()), f"max_new_tokens={LONGEST}"])
+            out |= {(axis, name): instantiate(cfg[axis], _convert_="all") for axis, name in chosen.items()}
+            out["rollout", chosen["algo"]] = instantiate(cfg.rollout, _convert_="all")
+    return out
+
+
+def choice(axis: str, name: str) -> Any:
+    return choices()[axis, name]
+
+
+def engine(algo: str) -> Any:
+    """The table's sampler, or what the algorithm has in a sampler's place."""
+    own = choice("rollout", algo)
+    return own if isinstance(own, Demonstrations) else TableSampler()
+
+
+def pairwise_cover(axes: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Triples in which every two choices of different axes meet; as few as there can be.
+
+    All pairs of the two longest axes, the third walked along the diagonals.
+    """
+    third, first, second = sorted(range(3), key=lambda axis: len(axes[axis]))
+    out = []
+    for (i, one), (j, other) in product(enumerate(axes[first]), enumerate(axes[second])):
+        named = {first: one, second: other, third: axes[third][(i + j) % len(axes[third])]}
+        out.append(tuple(named[axis] for axis in range(3)))
+    return out
+
+
+# ---------------------------------------------------------------- the world
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate([*WORDS, *QUESTIONS])}, unk_token="<eos>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE), behavior="isolated")
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+
+
+TOKENIZER = tokenizer()
+
+
+class Tables(torch.nn.Module):
+    """A causal language model whose hidden states are its logits, last[y_t] + sum_{s < t} before[y_s]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        draw, (tokens, words) = torch.Generator().manual_seed(SEED), (len(WORDS) + len(QUESTIONS), len(WORDS))
+        last, before = 0.3 * torch.randn(2, tokens, words, generator=draw)
+        # A line, the mark, the end is likelier than any other order.
+        last[: WORDS.index(MARK), WORDS.index(MARK)] += 1.5
+        last[WORDS.index(MARK), END] += 2.5
+        last[len(WORDS) :, [END, WORDS.index(MARK)]] -= 1.5
+        self.config = PretrainedConfig()
+        self.last, self.before = (torch.nn.Embedding.from_pretrained(table, freeze=False) for table in (last, before))
+        self.head = torch.nn.Linear(words, words, bias=False).requires_grad_(False)
+        self.head.weight.copy_(torch.eye(words))
+
+    def forward(self, *, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Any:
+        added = self.before(input_ids) * attention_mask[..., None]
+        return SimpleNamespace(last_hidden_state=self.last(input_ids) + added.cumsum(dim=1) - added)
+
+    def get_decoder(self) -> Any:
+        return self
+
+    def get_output_embeddings(self) -> torch.nn.Linear:
+        return self.head
+
+
+def fresh() -> LanguageModel:
+    return LanguageModel(network=Tables(), tokenizer=TOKENIZER, eos_ids=frozenset({END}), pad_id=END, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def log_p(model: LanguageModel, ids: Tensor) -> Tensor:
+    """[rows, tokens, words]: what may follow each token."""
+    with torch.no_grad():
+        return model.hidden(ids, torch.ones_like(ids, dtype=torch.bool), ids).log_softmax(-1)
+
+
+class TableSampler:
+    """A rollout engine that draws all completions side by side."""
+
+    def generate(
+        self, model: Any, prompts: Sequence[Prompt], prompt_ids: Any, *, group_size: int, max_new_tokens: int, temperature: float, seed: int
+    ) -> list[Completion]:
+        draw, rows, logprobs = torch.Generator().manual_seed(seed), torch.tensor(prompt_ids).repeat_interleave(group_size, dim=0), []
+        for _ in range(max_new_tokens):
+            following = (log_p(model, rows)[:, -1] / temperature).log_softmax(-1)
+            drawn = torch.multinomial(following.exp(), 1, generator=draw)
+            rows = torch.cat([rows, drawn], dim=1)
+            logprobs.append(following.gather(1, drawn))
+        out = []
+        for row, ((_, *ids), logs) in enumerate(zip(rows.tolist(), torch.cat(logprobs, dim=1).tolist(), strict=True)):
+            group, kept = row // group_size, until_end(ids)
+            settings = {"uid": prompts[group].uid, "group": group, "prompt_ids": prompt_ids[group], "text": model.decode(kept), "truncated": END not in kept}
+            out.append(Completion(ids=kept, logprobs=logs[: len(kept)], **settings))
+        return out
+
+
+def until_end(ids: Sequence[int]) -> list[int]:
+    return list(ids[: ids.index(END) + 1] if END in ids else ids)
+
+
+def is_right(text: str, question: str) -> bool:
+    words = re.findall(PIECE, text)
+    # Longer ones did not end in time.
+    return len(words) in range(2, LONGEST) and words[-1] == MARK and words[-2] in QUESTIONS[question]
+
+
+def judge(texts: Sequence[str], prompts: Sequence[Prompt]) -> list[Verdict]:
+    right = [is_right(text, prompt.question) for text, prompt in zip(texts, prompts, strict=True)]
+    return [Verdict(reward=float(ok), strict=ok, flexible=ok, outcome="right" if ok else "wrong") for ok in right]
+
+
+class Scorer(OldPolicy):
+    """The old policy; what a span or a token does is seen with pads in its place, for the tables have no attention to hide it from."""
+
+    def cut(self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking) -> tuple[Tensor, Tensor]:
+        rows = batch.rows(torch.tensor([cut.row for cut in cuts]))
+        ids = rows.completion_ids.clone()
+        for row, cut in enumerate(cuts):
+            ids[row, cut.start : cut.end] = END
+        after = self.logprobs(rows.with_(completion_ids=ids))
+        return self.logprobs(batch), torch.nn.functional.pad(after, (0, batch.present.shape[1] - after.shape[1]))
+
+    def importance(self, batch: RolloutBatch, firsts: Sequence[int], signal: str) -> Tensor:
+        lengths = batch.present.sum(dim=1).tolist()
+        cuts = [Cut(row=row, start=t, end=t + 1, first=first, last=lengths[row]) for row, first in enumerate(firsts) for t in range(first)]
+        before, after = self.cut(batch, cuts, "pad")
+        out = torch.zeros(batch.present.shape)
+        for index, cut in enumerate(cuts):
+            out[cut.row, cut.start] = (before[cut.row] - after[index])[cut.first :].sum().abs()
+        return out
+
+
+def scorer(learner: Learner) -> Scorer:
+    return Scorer(policy=learner.policy, reading=learner.old_policy.reading)
+
+
+# ---------------------------------------------------------------- what a policy does, by enumeration
+
+ANSWERS = sorted({tuple(until_end(ids)) for ids in product(range(len(WORDS)), repeat=LONGEST)})
+
+
+@cache
+def paths() -> tuple[Tensor, Tensor]:
+    """Every question with every answer, as rows of tokens; and which tokens of the answer are there."""
+    starts = [TOKENIZER(question).input_ids for question in QUESTIONS]
+    rows = torch.tensor([[*start, *ids, *[END] * (LONGEST - len(ids))] for start in starts for ids in ANSWERS])
+    return rows, torch.tensor([[place < len(ids) for place in range(LONGEST)] for ids in ANSWERS]).repeat(len(starts), 1)
+
+
+def chances(model: LanguageModel) -> Tensor:
+    """[questions, answers]: the probability of every answer."""
+    rows, there = paths()
+    of_tokens = log_p(model, rows[:, :-1]).gather(2, rows[:, 1:, None])[..., 0]
+    return torch.where(there, of_tokens, 0.0).sum(dim=1).exp().view(-1, len(ANSWERS))
+
+
+@cache
+def rewards() -> Tensor:
+    texts = [TOKENIZER.decode(ids, skip_special_tokens=True) for ids in ANSWERS]
+    return torch.tensor([[verdict.reward for verdict in judge(texts, [prompt] * len(texts))] for prompt in PROMPTS])
+
+
+def earned(model: LanguageModel) -> float:
+    """Expected reward of a question."""
+    return float((chances(model) * rewards()).sum(dim=1).mean())
+
+
+def demonstrated(model: LanguageModel) -> float:
+    """Mean probability of the demonstrations."""
+    shown = [ANSWERS.index((*TOKENIZER(prompt.demonstration).input_ids, END)) for prompt in PROMPTS]
+    return float(chances(model)[range(len(PROMPTS)), shown].mean())
+
+
+def drift(model: LanguageModel) -> float:
+    """Total variation of the answers from the start policy's, mean over questions."""
+    return float((chances(model) - chances(fresh())).abs().sum(dim=1).mean() / 2)
+
+
+# ---------------------------------------------------------------- training
+
+
+def student(arm: Arm, divergence: Divergence) -> Learner:
+    """A learner with fresh tables."""
+    policy = fresh()
+    return Learner(
+        policy=policy,
+        reference=reference(policy) if divergence.reads != "nothing" and divergence.anchor == "reference" else None,
+        # An epsilon as large as a gradient: noise alone does not become a full step.
+        optimiser=AdamW(betas=(0.9, 0.99), epsilon=0.03, weight_decay=0.0).build(policy.network),
+        algo=choice("algo", arm.algo),
+        divergence=divergence,
+        weighting=choice("weighting", arm.weighting),
+        temperature=1.0,
+        tile=1024,
+        tokens_per_micro_batch=4096,
+        shared_prefix="never",
+        updates_per_rollout=UPDATES,
+        update_window="whole",
+        max_grad_norm=1.0,
+    )
+
+
+def rollouts(learner: Learner, engine: Any) -> Iterator[RolloutBatch]:
+    """The batch of every step, sampled from the tables as they then are."""
+    rule, position = learner.algo.rollout_rule, 0
+    collector = Collector(
+        engine=engine,
+        reward=judge,
+        rule=rule,
+        render=lambda prompt: (prompt.question, TOKENIZER(prompt.question).input_ids),
+        prompts=PROMPTS,
+        order=DataOrder(size=len(PROMPTS), seed=SEED, order="shuffled"),
+        prompts_per_step=len(PROMPTS),
+        group_size=GROUP,
+        max_new_tokens=LONGEST,
+        temperature=1.0,
+        seed=SEED,
+    )
+    for step in range(STEPS):
+        rollout = collector(learner.policy, step, position)
+        position = rollout.position
+        completions, shaped = [answer.completion for answer in rollout.answers], [answer.reward for answer in rollout.answers]
+        yield collate(completions, shaped, pad_id=learner.policy.pad_id, mask_truncated=rule.mask_truncated)
+
+
+def train(arm: Arm, divergence: Divergence | None = None, lr: float = LR) -> LanguageModel:
+    """The steps of `Trainer.train_step`; `Learner` raises if a loss, a gradient or a weight is not finite."""
+    learner = student(arm, choice("divergence", arm.divergence) if divergence is None else divergence)
+    for step, sampled in enumerate(rollouts(learner, engine(arm.algo))):
+        batch, anchor_head = learner.rescore(sampled)
+        advantages = learner.algo.advantage(batch.rewards, batch.group)
+        weights = mean_one(learner.weighting(batch, scorer(learner), derive(SEED, "weighting", step)), batch.mask)
+        learner.learn(batch, advantages, weights, anchor_head, lrs=[lr] * UPDATES)
+    return learner.policy
+
+
+def shortfall(arm: Arm) -> str:
+    """What an arm did not learn; empty if it did."""
+    model = train(arm)
+    if isinstance(engine(arm.algo), Demonstrations):
+        likelihood = demonstrated(model)
+        return "" if likelihood > MUST_IMITATE else f"{arm}: demonstrations have probability {likelihood:.2f}, at the start {demonstrated(fresh()):.2f}"
+    return "" if earned(model) > MUST_EARN else f"{arm}: earns {earned(model):.2f}, at the start {earned(fresh()):.2f}"
+
+
+def test_the_answers_are_all_there_are_and_the_start_policy_earns_little():
+    torch.testing.assert_close(chances(fresh()).sum(dim=1), torch.ones(len(QUESTIONS)))
+    assert earned(fresh()) < 0.35 < MUST_EARN
+    assert demonstrated(fresh()) < 0.13 < MUST_IMITATE
+
+
+@pytest.mark.parametrize("name", names("weighting"))
+def test_every_weighting_has_something_to_weigh_here(name):
+    learner = student(Arm("grpo", "none", name), choice("divergence", "none"))
+    batch = next(rollouts(learner, TableSampler()))
+    weights = mean_one(learner.weighting(batch, scorer(learner), 0), batch.mask)
+    uneven = ((weights - 1).abs() > 1e-6) & batch.mask
+    # No answer here is a program, so statements have nothing to weigh; tests/weighting has them.
+    assert bool(uneven.any()) == (name not in ("uniform", "counterfactual_code")), f"{name} never acts in this world: give WORDS something that it weighs"
+
+
+def test_what_is_earned_is_what_samples_earn_on_average():
+    ids = [TOKENIZER(prompt.question).input_ids for prompt in PROMPTS]
+    drawn = TableSampler().generate(fresh(), PROMPTS, ids, group_size=4000, max_new_tokens=LONGEST, temperature=1.0, seed=0)
+    judged = judge([completion.text for completion in drawn], [PROMPTS[completion.group] for completion in drawn])
+    mean = sum(verdict.reward for verdict in judged) / len(judged)
+    # 12000 draws: three standard errors are 0.0135.
+    assert mean == pytest.approx(earned(fresh()), abs=0.0135)
+
+
+COVER = [Arm(*triple) for triple in pairwise_cover([names(axis) for axis in AXES])]
+
+
+def test_in_the_cover_every_two_choices_of_different_axes_meet():
+    for one, other in combinations(range(3), 2):
+        assert {(arm[one], arm[other]) for arm in COVER} == set(product(names(AXES[one]), names(AXES[other])))
+
+
+@pytest.mark.parametrize("sizes", list(product((1, 2, 3, 5), repeat=3)))
+def test_a_pairwise_cover_of_any_axes_is_one_and_is_as_small_as_can_be(sizes):
+    axes = [[f"{axis}{index}" for index in range(size)] for axis, size in enumerate(sizes)]
+    cover = pairwise_cover(axes)
+    for one, other in combinations(range(3), 2):
+        assert {(triple[one], triple[other]) for triple in cover} == set(product(axes[one], axes[other]))
+    assert len(cover) == max(a * b for a, b in combinations(sizes, 2))
+
+
+@pytest.mark.parametrize("arm", COVER, ids="-".join)
+def test_an_arm_learns(arm):
+    assert not shortfall(arm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", names("algo"))
+def test_an_algorithm_learns_with_every_divergence_and_every_weighting(algo):
+    failed = [shortfall(Arm(algo, *others)) for others in product(names("divergence"), names("weighting"))]
+    assert not any(failed), "\n".join(filter(None, failed))
+
+
+# ---------------------------------------------------------------- what a divergence holds
+
+
+@cache
+def free_drift() -> float:
+    return drift(train(Arm("grpo", "none", "uniform"), lr=SHORT_LR))
+
+
+@pytest.mark.parametrize("name", sorted(set(names("divergence")) - {"none"}))
+def test_a_strong_divergence_holds_the_policy_near_its_anchor_if_its_expected_gradient_pulls(name):
+    divergence = choice("divergence", name)
+    if hasattr(divergence, "potential") and not divergence.potential.convex:
+        pytest.skip("of a potential that is not convex nothing is promised")
+    pull = float(expectation(divergence, SHOWN.on_policy()).gradient.norm())
+    pulls = pull > 1e-9
+    strong = replace(divergence, beta=STRONG / pull if pulls else STRONG, anchor="reference")
+    held = drift(train(Arm("grpo", name, "uniform"), strong, SHORT_LR)) / free_drift()
+    assert held < 0.4 if pulls else held > 0.6
+
+
+def test_the_pull_of_the_classics_is_seen_and_k1_has_none():
+    pulls = {name for name in names("divergence") if float(expectation(choice("divergence", name), SHOWN.on_policy()).gradient.norm()) > 1e-9}
+    assert pulls.isdisjoint({"none", "kl_k1"})
+    assert pulls >= {"kl_k2", "kl_k3", "kl_exact", "kl_corrected", "probl2", "probl2_exact", "chi2_exact"}

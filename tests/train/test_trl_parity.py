@@ -1,0 +1,169 @@
+"""Our loss and gradient against those of TRL 1.16.0's GRPOTrainer, on one ragged batch with ratios away from one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from trl import GRPOConfig, GRPOTrainer
+
+from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.seeds import global_state, restore_global_state
+from mirrorpo.divergence.kl import K3
+from mirrorpo.divergence.none import NoDivergence
+from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.words import word_tokenizer
+from mirrorpo.rollout.collate import collate
+from mirrorpo.train.learner import Learner
+from mirrorpo.weighting.uniform import Uniform
+
+# TRL and the libraries under it warn about versions and defaults.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+CONF = Path(__file__).parents[2] / "conf"
+LONGEST = 8
+TEMPERATURE = 0.8
+PROMPTS = [[3, 7], [4, 4, 10, 6, 9]]
+COMPLETIONS = [[5, 2, 9, 1], [8, 3, 3, 3, 7, 9, 1], [6], [2, 2, 7, 9, 4, 1], [9, 1], [10, 5, 8]]
+REWARDS = [1.0, 0.0, 0.0, 1.0, 0.25, 0.0]
+
+
+def algorithm(name: str) -> Any:
+    return instantiate(OmegaConf.create({"max_new_tokens": LONGEST, "algo": OmegaConf.load(CONF / "algo" / f"{name}.yaml")}).algo, _convert_="all")
+
+
+def rollout(network: Qwen3ForCausalLM) -> RolloutBatch:
+    """Two groups of three; the old and the anchor log-probabilities stand a little off the network's own."""
+    completions = [
+        Completion(uid="", group=row // 3, prompt_ids=PROMPTS[row // 3], ids=ids, logprobs=[0.0] * len(ids), text="", truncated=False)
+        for row, ids in enumerate(COMPLETIONS)
+    ]
+    batch = collate(completions, REWARDS, pad_id=0, mask_truncated=False)
+    live = torch.zeros(batch.mask.shape)
+    for row, ids in enumerate(COMPLETIONS):
+        prompt = PROMPTS[row // 3]
+        with torch.no_grad():
+            logits = network(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        live[row, : len(ids)] = (logits / TEMPERATURE).log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
+    draw = torch.Generator().manual_seed(0)
+    old, anchor = (live + spread * torch.randn(live.shape, generator=draw) for spread in (0.25, 0.6))
+    ratio = (live - old).exp()[batch.mask]
+    assert float(ratio.max()) > 1.28
+    assert float(ratio.min()) < 0.8
+    return batch.with_(old_logprobs=old, anchor_logprobs=anchor)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = word_tokenizer(["a b c"])
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        max_position_embeddings=32, tie_word_embeddings=False, initializer_range=0.3, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def global_generators_as_they_were() -> Iterator[None]:
+    # A GRPOTrainer seeds every global generator when it is built.
+    state = global_state()
+    yield
+    restore_global_state(state)
+
+
+def grpo_trainer(saved: Path, folder: Path, parts: int, **settings: Any) -> GRPOTrainer:
+    args = GRPOConfig(
+        output_dir=str(folder), epsilon=0.2, use_bias_correction_kl=False, temperature=TEMPERATURE, max_completion_length=LONGEST, num_generations=3,
+        per_device_train_batch_size=len(COMPLETIONS) // parts, gradient_accumulation_steps=parts, use_cpu=True, bf16=False, gradient_checkpointing=False,
+        report_to=[], **settings,
+    )  # fmt: skip
+    prompts = Dataset.from_dict({"prompt": ["a", "b"]})
+    trainer = GRPOTrainer(model=str(saved), reward_funcs=lambda completions, **_: [0.0] * len(completions), args=args, train_dataset=prompts)
+    # What Trainer.train sets before the first step.
+    trainer.current_gradient_accumulation_steps = parts
+    trainer.model.train()
+    return trainer
+
+
+def trl_loss_and_gradient(trainer: GRPOTrainer, batch: RolloutBatch, advantages: Tensor, parts: int) -> tuple[float, list[Tensor]]:
+    """Summed over the window's micro-batches, as gradient accumulation does."""
+    losses = []
+    for rows in torch.arange(len(batch)).chunk(parts):
+        inputs = {
+            "prompt_ids": batch.prompt_ids[rows],
+            "prompt_mask": batch.prompt_present[rows].long(),
+            "completion_ids": batch.completion_ids[rows],
+            "completion_mask": batch.present[rows].long(),
+            "advantages": advantages[rows],
+            "old_per_token_logps": batch.old_logprobs[rows],
+            "ref_per_token_logps": batch.anchor_logprobs[rows],
+            "num_items_in_batch": batch.mask.sum(),
+        }
+        losses.append(trainer._compute_loss(trainer.model, inputs))
+    loss = torch.stack(losses).sum()
+    return float(loss.detach()), list(torch.autograd.grad(loss, list(trainer.model.parameters())))
+
+
+class Recorder:
+    """An optimiser that keeps the gradient and moves nothing."""
+
+    def __init__(self, network: Qwen3ForCausalLM) -> None:
+        self.network, self.gradient = network, []
+
+    def step(self, lr: float) -> None:
+        self.gradient = [parameter.grad.clone() for parameter in self.network.parameters()]
+
+    def zero_grad(self) -> None:
+        self.network.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def our_loss_and_gradient(network: Qwen3ForCausalLM, batch: RolloutBatch, algo: Any, advantages: Tensor, beta: float) -> tuple[float, list[Tensor]]:
+    learner = Learner(
+        policy=LanguageModel(network=network, tokenizer=None, eos_ids=frozenset({1}), pad_id=0, dtype=torch.float32, device=torch.device("cpu")),
+        reference=None,
+        optimiser=Recorder(network),
+        algo=algo,
+        divergence=K3(beta=beta, anchor="reference") if beta else NoDivergence(),
+        weighting=Uniform(scope="credit"),
+        temperature=TEMPERATURE,
+        tile=5,
+        tokens_per_micro_batch=24,
+        shared_prefix="never",
+        updates_per_rollout=2,  # off-policy: the batch's old log-probabilities are read
+        update_window="whole",
+        max_grad_norm=0.0,
+    )
+    metrics = learner.learn(batch, advantages, batch.mask.float(), None, lrs=[0.0])
+    return metrics["loss/value"], learner.optimiser.gradient
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+@pytest.mark.parametrize(("name", "high"), [("grpo", 0.2), ("dr_grpo", 0.2), ("dapo", 0.28)])
+def test_loss_and_gradient_equal_trls(saved, tmp_path, name, high, beta, parts):
+    trainer = grpo_trainer(saved, tmp_path, parts, loss_type=name, epsilon_high=high, beta=beta)
+    algo, batch = algorithm(name), rollout(trainer.model)
+    advantages = algo.advantage(batch.rewards, batch.group)
+    loss, gradient = trl_loss_and_gradient(trainer, batch, advantages, parts)
+    our_loss, our_gradient = our_loss_and_gradient(trainer.model, batch, algo, advantages, beta)
+    assert abs(loss) > 1e-3
+    torch.testing.assert_close(our_loss, loss, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(our_gradient, gradient, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
