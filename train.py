@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 
 from mirrorpo.config import compose
 from mirrorpo.config.cell import Cell
+from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.schema import register
 from mirrorpo.run.folder import RunFolder
-from mirrorpo.run.lifecycle import settle
-from mirrorpo.run.preemption import HandedOver, Handover
+from mirrorpo.run.lifecycle import requeue_or_exit
+from mirrorpo.run.preemption import Preempted, StopRequest
 
 register()
 
@@ -25,7 +26,7 @@ register()
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Run the cell that the command line composed; a finished one is left alone."""
-    handover = Handover().listen()
+    stop_request = StopRequest().listen()
     try:
         cell = compose.cell_of(cfg)
         folder = RunFolder(cell.folder)
@@ -33,7 +34,7 @@ def main(cfg: DictConfig) -> None:
         if folder.finished():
             print(f"{folder.manifest()['state']} already, nothing to do: {folder.path}")
             return
-        if status := _train(cell, folder, handover):
+        if status := _train(cell, folder, stop_request):
             sys.exit(status)
     except ValueError as error:
         sys.exit(f"error: {error}")
@@ -41,22 +42,23 @@ def main(cfg: DictConfig) -> None:
         print("\ninterrupted; the same command goes on from the last checkpoint")
         sys.exit(130)
     finally:
-        handover.close()
+        stop_request.close()
 
 
-def _train(cell: Cell, folder: RunFolder, handover: Handover) -> int | None:
+def _train(cell: Cell, folder: RunFolder, stop_request: StopRequest) -> int | None:
     # Imported here, so that a cell with nothing to do does not wait for torch.
-    from mirrorpo.distributed.collectives import together
-    from mirrorpo.train.build import assemble
+    from mirrorpo.distributed.collectives import init_process_group
+    from mirrorpo.train.build import build_components
     from mirrorpo.train.sharded import writable_folder
     from mirrorpo.train.trainer import Trainer
 
-    with together() as ranks, writable_folder(folder, ranks) as mine:
+    with init_process_group() as ranks, writable_folder(folder, ranks) as mine:
         try:
-            Trainer(cell, assemble(cell.config), mine, Path(__file__).parent, handover, ranks).run()
-        except HandedOver as handed:
-            return settle(handed, mine, ranks.first)
+            Trainer(cell, build_components(cell.config), mine, Path(__file__).parent, stop_request, ranks).run()
+        except Preempted as handed:
+            return requeue_or_exit(handed, mine, ranks.first)
 
 
 if __name__ == "__main__":
+    sys.argv = accept_old_names(sys.argv)
     main()

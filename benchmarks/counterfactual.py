@@ -47,7 +47,7 @@ from mirrorpo.model.load import Scratch, reference
 from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.build import Parts, assemble
+from mirrorpo.train.build import Components, build_components
 from mirrorpo.train.learner import SETTINGS, Learner
 from mirrorpo.train.micro_batch import micro_batches
 from mirrorpo.weighting.counterfactual import Counterfactual, ScoredSpan
@@ -70,12 +70,12 @@ LARGE = {
 }  # fmt: skip
 
 
-def configured(arm: str, spans: int) -> tuple[Parts, dict[str, Any]]:
+def configured(arm: str, spans: int) -> tuple[Components, dict[str, Any]]:
     """The arithmetic cell with an arm's weighting, which hides up to so many calculations."""
     hiding = [] if arm == "uniform" else ["spans@weighting.spans=calculations", f"weighting.spans.max_spans={spans}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", overrides=[*ARMS[arm], *hiding]), resolve=True)
-    return assemble(config), config
+    return build_components(config), config
 
 
 def text(model: str, row: int, spans: int) -> str:
@@ -93,16 +93,16 @@ def corpus(model: str, spans: int) -> Iterator[str]:
     yield from words(5_950)
 
 
-def learners(model: str, spans: int) -> tuple[dict[str, Learner], Parts, dict[str, Any]]:
+def learners(model: str, spans: int) -> tuple[dict[str, Learner], Components, dict[str, Any]]:
     """One learner an arm, on the same networks."""
-    parts, config = configured("uniform", spans)
-    spec = parts.model if model == "tiny" else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
+    components, config = configured("uniform", spans)
+    spec = components.model if model == "tiny" else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
     policy = spec.load(torch.device("cpu"), 0, lambda: corpus(model, spans))
     base = Learner(
-        policy=policy, reference=reference(policy), optimiser=parts.optimiser.build(policy.network), algo=parts.algo,
-        divergence=parts.divergence, weighting=parts.weighting, **{name: config[name] for name in SETTINGS},
+        policy=policy, reference=reference(policy), optimiser=components.optim.build(policy.network), algo=components.algo,
+        divergence=components.divergence, weighting=components.weighting, **{name: config[name] for name in SETTINGS},
     )  # fmt: skip
-    return {arm: replace(base, weighting=configured(arm, spans)[0].weighting) for arm in ARMS}, parts, config
+    return {arm: replace(base, weighting=configured(arm, spans)[0].weighting) for arm in ARMS}, components, config
 
 
 def written(learner: Learner, model: str, prompt_ids: list[list[int]], group: int, spans: int) -> RolloutBatch:
@@ -124,9 +124,9 @@ class Naive:
 
     learner: Learner
 
-    def spelled(self, batch: RolloutBatch) -> Sequence[Any]:
+    def with_offsets(self, batch: RolloutBatch) -> Sequence[Any]:
         """As the project's scorer."""
-        return self.learner.old_policy.spelled(batch)
+        return self.learner.old_policy.with_offsets(batch)
 
     def cut(self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking) -> tuple[Tensor, Tensor]:
         """As the project's scorer, the k-th cut of every completion in one pass."""
@@ -155,7 +155,7 @@ class Naive:
             here = wanted[rows, :width]
             with torch.no_grad(), evaluating(learner.policy.network):
                 states = completion_hidden(learner.policy, micro)[here]
-                logprobs = read_positions(learner.policy.head(learner.temperature), states, micro.completion_ids[here], tile=learner.tile).logprobs
+                logprobs = read_positions(learner.policy.head(learner.temperature), states, micro.completion_ids[here], logit_chunk=learner.logit_chunk).logprobs
             out[rows, :width] = torch.zeros(here.shape).masked_scatter(here, logprobs)
         return out
 
@@ -177,12 +177,12 @@ def main() -> None:
     asked = parser.parse_args()
     prepare(threads=asked.threads, deterministic=True)
     register()
-    arms, parts, config = learners(asked.model, asked.spans)
+    arms, components, config = learners(asked.model, asked.spans)
     base = arms["uniform"]
     if asked.model == "tiny":
-        prompts, group = list(parts.dataset.load("train"))[: config["prompts_per_step"]], config["group_size"]
-        settings = {"system": parts.dataset.system, "user": parts.dataset.user}
-        prompt_ids = [list(parts.model.prompt(base.policy.tokenizer, question=prompt.question, **settings).ids) for prompt in prompts]
+        prompts, group = list(components.dataset.load("train"))[: config["prompts_per_step"]], config["group_size"]
+        settings = {"system": components.dataset.system, "user": components.dataset.user}
+        prompt_ids = [list(components.model.prompt(base.policy.tokenizer, question=prompt.question, **settings).ids) for prompt in prompts]
     else:
         prompts, group = [Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(4)], 8
         prompt_ids = torch.randint(13, len(base.policy.tokenizer), (4, 64), generator=torch.Generator().manual_seed(0)).tolist()
@@ -198,7 +198,7 @@ def main() -> None:
     passes: dict[str, list[Seconds]] = {arm: [] for arm in PAPERS}
     for turn in range(asked.rounds + 1):
         with timed(sampling):
-            drawn = parts.rollout.generate(endless, prompts, prompt_ids, group_size=group, max_new_tokens=tokens, temperature=base.temperature, seed=turn)
+            drawn = components.rollout.generate(endless, prompts, prompt_ids, group_size=group, max_new_tokens=tokens, temperature=base.temperature, seed=turn)
         assert all(len(completion.ids) == tokens for completion in drawn), "as many tokens are sampled as are learned from"
         first = turn % len(ARMS)
         for arm in [*ARMS][first:] + [*ARMS][:first]:

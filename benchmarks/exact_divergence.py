@@ -101,7 +101,7 @@ class Setting:
         return Learner(
             policy=policy,
             reference=reference,
-            optimiser=built(divergence, "optimiser").build(policy.network),
+            optimiser=built(divergence, "optim").build(policy.network),
             algo=built(divergence, "algo"),
             divergence=built(divergence, "divergence"),
             weighting=built(divergence, "weighting"),

@@ -43,7 +43,7 @@ from mirrorpo.distributed.device import prepare
 from mirrorpo.model.load import Scratch, reference
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.build import Parts, assemble
+from mirrorpo.train.build import Components, build_components
 from mirrorpo.train.learner import SETTINGS, Learner
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -56,24 +56,24 @@ LR = 1e-6
 Step = tuple[dict[str, Seconds], int]
 
 
-def built(asked: argparse.Namespace, vocabulary: Iterable[str] | None = None) -> tuple[Learner, Parts, dict[str, Any]]:
+def built(asked: argparse.Namespace, vocabulary: Iterable[str] | None = None) -> tuple[Learner, Components, dict[str, Any]]:
     """The learner, and the cell that it belongs to; `vocabulary` is that of the model of random weights."""
     penalty = ["divergence=kl", f"divergence.beta={asked.beta}"] if asked.beta else ["divergence=none"]
     model = ["model=llama", f"model.path={asked.path}", "model.dtype=float32", "model.gradient_checkpointing=false", "dataset=arithmetic"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         overrides = [*penalty, *(model if asked.model == "smollm2" else [])]
         config: Any = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
-    parts = assemble(config)
-    spec = Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False)) if asked.model == "25m" else parts.model
+    components = build_components(config)
+    spec = Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False)) if asked.model == "25m" else components.model
     policy = spec.load(torch.device("cpu"), 0, lambda: vocabulary or corpus("25m", 10))
     learner = Learner(
-        policy=policy, reference=reference(policy) if asked.beta else None, optimiser=parts.optimiser.build(policy.network), algo=parts.algo,
-        divergence=parts.divergence, weighting=parts.weighting, **{name: config[name] for name in SETTINGS},
+        policy=policy, reference=reference(policy) if asked.beta else None, optimiser=components.optim.build(policy.network), algo=components.algo,
+        divergence=components.divergence, weighting=components.weighting, **{name: config[name] for name in SETTINGS},
     )  # fmt: skip
-    return learner, parts, config
+    return learner, components, config
 
 
-def questions(asked: argparse.Namespace, learner: Learner, parts: Parts, count: int) -> tuple[list[Prompt], list[str], list[list[int]]]:
+def questions(asked: argparse.Namespace, learner: Learner, components: Components, count: int) -> tuple[list[Prompt], list[str], list[list[int]]]:
     """Prompts, their texts and their ids; a text's ids are the same in both arms."""
     tokenizer = learner.policy.tokenizer
     if asked.model == "25m":
@@ -83,9 +83,9 @@ def questions(asked: argparse.Namespace, learner: Learner, parts: Parts, count: 
         ]
         prompts = [Prompt(uid=str(row), question=text, gold="", demonstration="") for row, text in enumerate(texts)]
     else:
-        prompts = list(parts.dataset.load("train"))[:count]
-        settings = {"system": parts.dataset.system, "user": parts.dataset.user}
-        texts = [parts.model.prompt(tokenizer, question=prompt.question, **settings).text for prompt in prompts]
+        prompts = list(components.dataset.load("train"))[:count]
+        settings = {"system": components.dataset.system, "user": components.dataset.user}
+        texts = [components.model.prompt(tokenizer, question=prompt.question, **settings).text for prompt in prompts]
     ids = [tokenizer(text)["input_ids"] for text in texts]
     assert min(map(len, ids)) > 8, "prompts are read as several tokens"
     return prompts, texts, ids
@@ -96,14 +96,14 @@ def rewards(rows: int) -> list[float]:
     return [float(row % 2) for row in range(rows)]
 
 
-def ours(learner: Learner, parts: Parts, prompts: list[Prompt], prompt_ids: list[list[int]], group: int, longest: int) -> Callable[[int], Step]:
+def ours(learner: Learner, components: Components, prompts: list[Prompt], prompt_ids: list[list[int]], group: int, longest: int) -> Callable[[int], Step]:
     """A step of ours, by its seed."""
 
     def step(seed: int) -> Step:
         spent: dict[str, list[Seconds]] = {stage: [] for stage in (*STAGES, "step")}
         with timed(spent["step"]):
             with timed(spent["generation"]):
-                completions = parts.rollout.generate(
+                completions = components.rollout.generate(
                     learner.policy, prompts, prompt_ids, group_size=group, max_new_tokens=longest, temperature=learner.temperature, seed=seed
                 )
             batch = collate(completions, rewards(len(completions)), pad_id=learner.policy.pad_id, mask_truncated=False)
@@ -243,11 +243,11 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     prepare(threads=asked.threads, deterministic=True)
     register()
-    learner, parts, config = built(asked)
+    learner, components, config = built(asked)
     if asked.micro_batch:
         learner = replace(learner, tokens_per_micro_batch=asked.micro_batch)
-    prompts, texts, prompt_ids = questions(asked, learner, parts, count)
-    turns = Turns(ours(learner, parts, prompts, prompt_ids, group, longest))
+    prompts, texts, prompt_ids = questions(asked, learner, components, count)
+    turns = Turns(ours(learner, components, prompts, prompt_ids, group, longest))
     with tempfile.TemporaryDirectory() as folder:
         turns.trainer = trainer_of(asked, learner, config, texts, folder, turns)
         turns.trainer.train()

@@ -20,9 +20,9 @@ from mirrorpo.config.schema import register
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Collector
 from mirrorpo.rollout.prompt_order import DataOrder
-from mirrorpo.train.build import Parts, assemble
+from mirrorpo.train.build import Components, build_components
 from mirrorpo.train.learner import Learner
-from mirrorpo.train.metrics import Means
+from mirrorpo.train.metrics import RunningMeans
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,39 +40,39 @@ def main() -> None:
     for name in asked.divergence.split(","):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             chosen = OmegaConf.to_container(compose("train", overrides=[f"divergence={name}"]).divergence, resolve=True)
-        parts = assemble({**config, "divergence": chosen})
-        print(f"| {name} | {parts.divergence.beta:g} | " + " | ".join(f"{value:.3g}" for value in strength(parts, config, asked.run)) + " |", flush=True)
+        components = build_components({**config, "divergence": chosen})
+        print(f"| {name} | {components.divergence.beta:g} | " + " | ".join(f"{value:.3g}" for value in strength(components, config, asked.run)) + " |", flush=True)
 
 
-def strength(parts: Parts, config: dict, run: Path) -> tuple[float, float, float]:
+def strength(components: Components, config: dict, run: Path) -> tuple[float, float, float]:
     """Penalty a token, mean absolute advantage, ratio of gradient norms."""
     device = torch.device("cpu")
-    start = parts.model.load(device, config["seed"], lambda: iter(()))
-    policy = replace(parts.model, path=str(run / "policy"), lora=None).load(device, config["seed"], lambda: iter(()))  # type: ignore[type-var]
-    train, data = parts.dataset.load("train"), parts.dataset
+    start = components.model.load(device, config["seed"], lambda: iter(()))
+    policy = replace(components.model, path=str(run / "policy"), lora=None).load(device, config["seed"], lambda: iter(()))  # type: ignore[type-var]
+    train, data = components.dataset.load("train"), components.dataset
 
     def render(prompt):
-        rendered = parts.model.prompt(policy.tokenizer, system=data.system, user=data.user, question=prompt.question)
+        rendered = components.model.prompt(policy.tokenizer, system=data.system, user=data.user, question=prompt.question)
         return rendered.text, rendered.ids
 
     wanted = ("prompts_per_step", "group_size", "max_new_tokens", "temperature", "seed")
     order = DataOrder(size=len(train), seed=config["seed"], order=config["data_order"])
     collector = Collector(
-        engine=parts.rollout, reward=parts.reward, rule=parts.algo.rollout_rule, render=render, prompts=train, order=order, **{k: config[k] for k in wanted}
+        engine=components.rollout, reward=components.reward, rule=components.algo.rollout_rule, render=render, prompts=train, order=order, **{k: config[k] for k in wanted}
     )
     answers = collector(policy, 1, 0).answers
     batch = collate([a.completion for a in answers], [a.reward for a in answers], pad_id=policy.pad_id, mask_truncated=False)
-    wanted = ("temperature", "tile", "tokens_per_micro_batch", "shared_prefix", "max_grad_norm")
+    wanted = ("temperature", "logit_chunk", "tokens_per_micro_batch", "shared_prefix", "max_grad_norm")
     learner = Learner(
-        policy=policy, reference=start, optimiser=parts.optimiser.build(policy.network), algo=parts.algo, divergence=parts.divergence,
-        weighting=parts.weighting, updates_per_rollout=1, update_window="whole", **{k: config[k] for k in wanted},
+        policy=policy, reference=start, optimiser=components.optim.build(policy.network), algo=components.algo, divergence=components.divergence,
+        weighting=components.weighting, updates_per_rollout=1, update_window="whole", **{k: config[k] for k in wanted},
     )  # fmt: skip
     batch, head = learner.rescore(batch)
-    advantages = parts.algo.advantage(batch.rewards, batch.group)
+    advantages = components.algo.advantage(batch.rewards, batch.group)
     parameters = [p for p in policy.network.parameters() if p.requires_grad]
 
     def gradient(learner: Learner, advantages: torch.Tensor) -> tuple[float, float]:
-        means = Means()
+        means = RunningMeans()
         rows = torch.arange(len(batch))
         learner._accumulate(batch, rows, torch.ones_like(rows, dtype=torch.bool), advantages, batch.mask.float(), head, means, first=True)
         norm = float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm())
@@ -80,9 +80,9 @@ def strength(parts: Parts, config: dict, run: Path) -> tuple[float, float, float
         return norm, means.read()["divergence/value"]
 
     penalty, value = gradient(learner, torch.zeros_like(advantages))
-    term, _ = gradient(replace(learner, divergence=parts.divergence_at(0.0)), advantages)
+    term, _ = gradient(replace(learner, divergence=components.divergence_at(0.0)), advantages)
     size = float((advantages.abs()[:, None] * batch.mask).sum() / batch.mask.sum())
-    return parts.divergence.beta * value, size, penalty / term
+    return components.divergence.beta * value, size, penalty / term
 
 
 if __name__ == "__main__":

@@ -22,19 +22,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mirrorpo.reward.sandbox.pool import Sandbox
-from mirrorpo.reward.sandbox.worker import Bounds, Job
+from mirrorpo.reward.sandbox.worker import Bounds, ProgramTask
 
 GROUP = 8
 BOUNDS = Bounds(cpu_s=5, wall_s=15.0, memory_mb=512)
 
 
-def sample(index: int) -> Job:
+def sample(index: int) -> ProgramTask:
     """A function that is right, wrong, or raises; eight in a row are for one problem."""
     problem = index // GROUP
     right = f"return sum([x] * {index % 50}) + x * {problem - index % 50} + 1"
     body = {0: f"return x * {problem} + 2", 1: "raise ValueError(x)"}.get(index % 20, right)
     tests = [f"assert work_{problem}({x}) == {x * problem + 1}" for x in (1, 2, 7)]
-    return Job(source=f"def work_{problem}(x):\n    {body}  # {index}", setup="", prelude="", tests=tests, names=[f"work_{problem}"])
+    return ProgramTask(source=f"def work_{problem}(x):\n    {body}  # {index}", setup="", prelude="", tests=tests, names=[f"work_{problem}"])
 
 
 def expected(index: int) -> list[str]:
@@ -42,17 +42,17 @@ def expected(index: int) -> list[str]:
     return [{0: "failed", 1: "exception"}.get(index % 20, "passed")] * 3
 
 
-def start(command: Sequence[str]) -> Callable[[Job], bool]:
+def start(command: Sequence[str]) -> Callable[[ProgramTask], bool]:
     """One interpreter for one sample; only whether all tests passed."""
 
-    def run(job: Job) -> bool:
+    def run(job: ProgramTask) -> bool:
         script = "\n".join([job.source, *job.tests])
         return subprocess.run(command, input=script.encode(), capture_output=True, timeout=60, check=False).returncode == 0
 
     return run
 
 
-def per_second(run: Callable[[Sequence[Job]], object], jobs: Sequence[Job]) -> float:
+def per_second(run: Callable[[Sequence[ProgramTask]], object], jobs: Sequence[ProgramTask]) -> float:
     """Samples a second."""
     began = time.perf_counter()
     run(jobs)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from slurm_cluster import Cluster, missing  # noqa: E402
 
-from mirrorpo.run.folder import RunFolder, State  # noqa: E402
+from mirrorpo.run.folder import RunFolder, RunState  # noqa: E402
 
 ARMS = {
     "algo": "grpo,dr_grpo,dapo,gspo,rloo",
@@ -66,7 +66,7 @@ def _measure(folder: Path, seeds: int, environment: dict[str, str], cluster: Clu
     while cluster.run("squeue", "-h"):
         time.sleep(0.2)
     for path in cells:
-        RunFolder(path).update_manifest(state=State.DONE, files={}, ended="by hand")
+        RunFolder(path).update_manifest(state=RunState.DONE, files={}, ended="by hand")
     timed("launched again when done", train)
     if cluster.run("squeue", "-h"):
         sys.exit("error: the last launch submitted something")

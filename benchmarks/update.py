@@ -36,7 +36,7 @@ from mirrorpo.distributed.device import prepare
 from mirrorpo.model.load import Scratch
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.build import assemble
+from mirrorpo.train.build import build_components
 from mirrorpo.train.learner import SETTINGS, Learner
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -55,13 +55,13 @@ def built(model: str, vocabulary: int = 6_000) -> Learner:
     """A learner of the arithmetic cell, on the shipped tiny model or a Llama of 25M random weights."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", overrides=["divergence=none"]), resolve=True)
-    parts = assemble(config)
-    spec = parts.model if model == "tiny" else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
+    components = build_components(config)
+    spec = components.model if model == "tiny" else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
     policy = spec.load(torch.device("cpu"), 0, lambda: words(vocabulary))
     assert model == "tiny" or len(policy.tokenizer) > vocabulary, "each word is a token"
     return Learner(
-        policy=policy, reference=None, optimiser=parts.optimiser.build(policy.network), algo=parts.algo, divergence=parts.divergence,
-        weighting=parts.weighting, **{name: config[name] for name in SETTINGS},
+        policy=policy, reference=None, optimiser=components.optim.build(policy.network), algo=components.algo, divergence=components.divergence,
+        weighting=components.weighting, **{name: config[name] for name in SETTINGS},
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The rollout engines that the contract suite takes, and what sampling from a small model with a tokenizer needs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -45,6 +46,30 @@ def wide(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0, **se
     """A `tiny` whose heads are as wide as vLLM's CPU kernels ask for, with room for `LONG`."""
     shape = {"hidden_size": 64, "head_dim": 32, "initializer_range": 0.2, "max_position_embeddings": 512}
     return tiny(model_type, attention, seed, **(shape | settings))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerOnly:
+    """A model of which only the tokenizer can be asked for: nothing is sampled from it."""
+
+    tokenizer: Any
+    network: None = None
+    eos_ids: frozenset[int] = frozenset({1})
+    pad_id: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    cache_argument: str = "cache"
+
+    def computing(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +131,8 @@ def next_probabilities(model: LanguageModel, context: Sequence[int], temperature
 def scored_by_the_trainer(model: LanguageModel, completions: Sequence[Completion], temperature: float) -> list[list[float]]:
     batch = collate(completions, [0.0] * len(completions), pad_id=model.pad_id, mask_truncated=False)
     with torch.no_grad():
-        readings, _ = read_completions(model, batch, temperature=temperature, tile=64)
-    rows = per_token(readings.logprobs, batch).tolist()
+        head_outputs, _ = read_completions(model, batch, temperature=temperature, logit_chunk=64)
+    rows = per_token(head_outputs.logprobs, batch).tolist()
     return [row[: len(completion.ids)] for row, completion in zip(rows, completions, strict=True)]
 
 

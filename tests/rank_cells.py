@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 from cli import ROOT, cell_here
 
-from mirrorpo.distributed.collectives import Ranks, together
+from mirrorpo.distributed.collectives import Ranks, init_process_group
 from mirrorpo.run.folder import RunFolder
-from mirrorpo.run.preemption import HandedOver
-from mirrorpo.train.build import assemble
+from mirrorpo.run.preemption import Preempted
+from mirrorpo.train.build import build_components
 from mirrorpo.train.sharded import writable_folder
 from mirrorpo.train.trainer import Trainer
 
 
 @dataclass
 class Disturbed:
-    """A `Handover` that is looked at before each step."""
+    """A `StopRequest` that is looked at before each step."""
 
     how: int | str | None
     ranks: Ranks
@@ -32,22 +32,22 @@ class Disturbed:
     @property
     def asked(self) -> signal.Signals | None:
         self.steps += 1
-        if self.how == "error" and self.steps == 1 and self.ranks.index == self.ranks.count - 1:
+        if self.how == "error" and self.steps == 1 and self.ranks.rank == self.ranks.world_size - 1:
             raise OSError("no space left on its device")
         # One rank alone is asked.
-        return signal.SIGUSR2 if self.steps == self.how and self.ranks.index == self.ranks.count - 1 else None
+        return signal.SIGUSR2 if self.steps == self.how and self.ranks.rank == self.ranks.world_size - 1 else None
 
 
 def run(overrides: list[str], how: int | str | None, ranks: Ranks) -> None:
     cell = cell_here(*overrides)
     with writable_folder(RunFolder(cell.folder), ranks) as mine:
         try:
-            Trainer(cell, assemble(cell.config), mine, ROOT, Disturbed(how, ranks), ranks).run()  # type: ignore[arg-type]
-        except HandedOver as handed:
+            Trainer(cell, build_components(cell.config), mine, ROOT, Disturbed(how, ranks), ranks).run()  # type: ignore[arg-type]
+        except Preempted as handed:
             print(handed)
 
 
 if __name__ == "__main__":
-    with together() as ranks:
+    with init_process_group() as ranks:
         for overrides, how in json.loads(sys.argv[1]):
             run(overrides, how, ranks)

@@ -21,7 +21,7 @@ from mirrorpo.config.schema import register
 from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.masked import masked, mean_one
-from mirrorpo.core.token_offsets import Spelling
+from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.divergence.none import NoDivergence
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.loss import policy_loss
@@ -376,8 +376,8 @@ class TableScorer:
         places = torch.arange(batch.completion_ids.shape[1])
         return torch.where(batch.present, 0.1 + (batch.completion_ids * 5 + places) % 7, 0.0)
 
-    def spelled(self, batch: RolloutBatch) -> list[Spelling]:
-        return worked.Table({}).spelled(batch)
+    def with_offsets(self, batch: RolloutBatch) -> list[TokenOffsets]:
+        return worked.Table({}).with_offsets(batch)
 
     def logprobs(self, batch: RolloutBatch) -> Tensor:
         places = torch.arange(batch.completion_ids.shape[1])

@@ -6,7 +6,7 @@ import torch
 
 from mirrorpo.core.batch import Completion, RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
-from mirrorpo.core.token_offsets import Spelling
+from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collate import collate
 from mirrorpo.weighting.reasoning import Range
 from mirrorpo.weighting.spans import Arithmetic
@@ -31,9 +31,9 @@ class Table:
     def __init__(self, loss: dict[int, float]) -> None:
         self.loss, self.cuts, self.asked = loss, [], 0
 
-    def spelled(self, batch: RolloutBatch) -> list[Spelling]:
+    def with_offsets(self, batch: RolloutBatch) -> list[TokenOffsets]:
         texts = ["".join(map(chr, ids[present].tolist()[:-1])) for ids, present in zip(batch.completion_ids, batch.present, strict=True)]
-        return [Spelling(text=text, offsets=[*((n, n + 1) for n in range(len(text))), (len(text), len(text))]) for text in texts]
+        return [TokenOffsets(text=text, offsets=[*((n, n + 1) for n in range(len(text))), (len(text), len(text))]) for text in texts]
 
     def cut(self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking) -> tuple[torch.Tensor, torch.Tensor]:
         self.cuts, self.asked = list(cuts), self.asked + 1

@@ -34,14 +34,14 @@ def draw(seed: int = 0) -> tuple[RolloutBatch, Tensor, Tensor]:
 
 
 def loss(
-    batch: RolloutBatch, live: Tensor, divergences: Tensor, mismatch: TruncatedImportance | None, scope: str = "credit", weights: Tensor | None = None
+    batch: RolloutBatch, live: Tensor, divergences: Tensor, importance_correction: TruncatedImportance | None, scope: str = "credit", weights: Tensor | None = None
 ) -> Tensor:
     algo = instantiate(OmegaConf.load(ROOT / "conf/algo/grpo.yaml"), _convert_="all")
     policy = PolicyOutputs(logprobs=live, entropy=torch.zeros_like(live), divergence=divergences)
     weights = torch.ones_like(live) if weights is None else weights
     advantages = algo.advantage(batch.rewards, batch.group)
     divergence, weighting = K2(beta=0.1, anchor="reference"), Uniform(scope=scope)
-    return policy_loss(policy, batch, advantages, weights, algo=algo, divergence=divergence, weighting=weighting, mismatch=mismatch)
+    return policy_loss(policy, batch, advantages, weights, algo=algo, divergence=divergence, weighting=weighting, importance_correction=importance_correction)
 
 
 def test_the_factor_is_the_ratio_cut_at_the_cap():
@@ -67,9 +67,9 @@ def test_without_mismatch_loss_and_gradient_are_those_of_no_correction_to_the_bi
     batch, live, divergences = draw()
     batch = batch.with_(sampler_logprobs=batch.old_logprobs.clone())
     found = []
-    for mismatch in (None, TruncatedImportance(cap=CAP)):
+    for importance_correction in (None, TruncatedImportance(cap=CAP)):
         leaf = live.clone().requires_grad_()
-        value = loss(batch, leaf, divergences, mismatch, scope)
+        value = loss(batch, leaf, divergences, importance_correction, scope)
         found.append((value, torch.autograd.grad(value, leaf)[0]))
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
@@ -77,10 +77,10 @@ def test_without_mismatch_loss_and_gradient_are_those_of_no_correction_to_the_bi
 @pytest.mark.parametrize("scope", ["credit", "loss"])
 def test_it_acts_on_the_credit_as_a_token_weight_of_the_credit_does(scope: str):
     batch, live, divergences = draw()
-    mismatch = TruncatedImportance(cap=CAP)
+    importance_correction = TruncatedImportance(cap=CAP)
     leaves = [live.clone().requires_grad_(), divergences.clone().requires_grad_()]
-    found = torch.autograd.grad(loss(batch, *leaves, mismatch, scope), leaves)
-    factor = mismatch(batch.old_logprobs, batch.sampler_logprobs, batch.mask)
+    found = torch.autograd.grad(loss(batch, *leaves, importance_correction, scope), leaves)
+    factor = importance_correction(batch.old_logprobs, batch.sampler_logprobs, batch.mask)
     weighted = torch.autograd.grad(loss(batch, *leaves, None, "credit", weights=factor), leaves)
     for mine, its in zip(found, weighted, strict=True):
         torch.testing.assert_close(mine, its, rtol=1e-12, atol=0)
@@ -110,5 +110,5 @@ def test_garbage_under_the_mask_and_tokens_that_one_side_finds_impossible_are_fi
 
 @pytest.mark.parametrize("cap", [0.5, -1.0, NAN])
 def test_a_cap_that_shrinks_every_token_is_refused(cap: float):
-    with pytest.raises(ValueError, match=r"mismatch\.cap"):
+    with pytest.raises(ValueError, match=r"importance_correction\.cap"):
         TruncatedImportance(cap=cap)

@@ -12,7 +12,7 @@ from mirrorpo.config.identity import flat
 from mirrorpo.config.schema import check, register, resolved
 
 CONF = ROOT / "conf"
-GROUPS = ("algo", "divergence", "weighting", "model", "dataset", "reward", "rollout", "optimiser", "schedule", "logger", "mismatch")
+GROUPS = ("algo", "divergence", "weighting", "model", "dataset", "reward", "rollout", "optim", "schedule", "tracking", "importance_correction")
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -27,12 +27,12 @@ def choices() -> list[str]:
 
 @pytest.mark.parametrize("choice", choices())
 def test_every_choice_composes_to_a_checked_cell(choice: str) -> None:
-    from mirrorpo.train.build import assemble
+    from mirrorpo.train.build import build_components
 
     # A model without training has nothing to reinforce; its recipe is that of algo=sft.
     cfg = composed(choice, *(["algo=sft"] if choice == "model=tiny_scratch" else []))
     check(cfg)
-    assemble(resolved(cfg))
+    build_components(resolved(cfg))
 
 
 def test_typing_nothing_gives_the_tiny_model_on_arithmetic_and_a_model_alone_gives_the_papers_cell() -> None:
@@ -65,7 +65,7 @@ def test_kl_is_another_name_for_kl_k3() -> None:
 def test_supervised_fine_tuning_samples_nothing_in_training_and_is_evaluated_by_sampling() -> None:
     cfg = composed("algo=sft", "model=tiny_scratch")
     assert cfg.rollout._target_.endswith("Demonstrations") and cfg.eval_rollout._target_.endswith("Native")
-    assert cfg.divergence._target_.endswith("NoDivergence") and cfg.optimiser._target_.endswith("Muon")
+    assert cfg.divergence._target_.endswith("NoDivergence") and cfg.optim._target_.endswith("Muon")
 
 
 def test_adapters_are_a_choice_of_every_pretrained_model() -> None:

@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from mirrorpo.config.cell import AXES, cell
 from mirrorpo.config.identity import config_hash, differences, flat
-from mirrorpo.config.schema import Knobs, check, resolved
+from mirrorpo.config.schema import TrainConfig, check, resolved
 
 # Written out again: what changes no number in metrics.jsonl.
-PLUMBING = r"out|name|logger\..*|progress|checkpoint_every|keep_checkpoints|shown_completions|dataset\.root|sandbox|reward\.sandbox|reward\.workers"
+NOT_IDENTITY = r"out|name|tracking\..*|progress|checkpoint_every|keep_checkpoints|shown_completions|dataset\.root|sandbox|reward\.sandbox|reward\.workers"
 
 
 @cache
@@ -47,14 +47,14 @@ def test_the_default_cell_is_accepted() -> None:
     check(config())
 
 
-@pytest.mark.parametrize("knob", [field.name for field in fields(Knobs) if field.type is int])
+@pytest.mark.parametrize("knob", [field.name for field in fields(TrainConfig) if field.type is int])
 def test_every_whole_number_is_refused_when_negative(knob: str) -> None:
     with pytest.raises(ValueError, match=rf"^{knob}=-1: needs at least [01]$"):
         check(config(**{knob: -1}))
 
 
 POSITIVE = (
-    "prompts_per_step", "group_size", "updates_per_rollout", "max_new_tokens", "threads", "tokens_per_micro_batch", "tile", "eval_max_new_tokens",
+    "prompts_per_step", "group_size", "updates_per_rollout", "max_new_tokens", "threads", "tokens_per_micro_batch", "logit_chunk", "eval_max_new_tokens",
     "checkpoint_every", "keep_checkpoints",
 )  # fmt: skip
 
@@ -180,7 +180,7 @@ def test_the_hash_changes_with_every_key_but_the_plumbing(overrides: Sequence[st
         changed = OmegaConf.create(data)
         OmegaConf.update(changed, key, "something else")
         same = config_hash(OmegaConf.to_container(changed)) == config_hash(data)  # type: ignore[arg-type]
-        assert same == bool(re.fullmatch(PLUMBING, key)), key
+        assert same == bool(re.fullmatch(NOT_IDENTITY, key)), key
 
 
 def test_a_key_that_only_begins_like_plumbing_is_not_plumbing() -> None:
@@ -205,7 +205,7 @@ def test_differences_are_dotted_keys_with_both_values() -> None:
 
 
 def test_a_key_that_only_one_config_has_differs_from_none() -> None:
-    assert differences({"steps": 3}, {"tile": 4}) == {"steps": (3, None), "tile": (None, 4)}
+    assert differences({"steps": 3}, {"logit_chunk": 4}) == {"steps": (3, None), "logit_chunk": (None, 4)}
 
 
 def test_a_config_has_no_difference_to_itself() -> None:
@@ -214,7 +214,7 @@ def test_a_config_has_no_difference_to_itself() -> None:
 
 
 def test_plumbing_is_no_difference() -> None:
-    assert differences({"out": "a", "logger": {"mode": "auto"}, "progress": True}, {"out": "b", "logger": {"mode": "online"}, "progress": False}) == {}
+    assert differences({"out": "a", "tracking": {"mode": "auto"}, "progress": True}, {"out": "b", "tracking": {"mode": "online"}, "progress": False}) == {}
 
 
 def test_flat_joins_keys_with_dots_at_every_depth() -> None:
@@ -248,7 +248,7 @@ def test_a_setting_that_repeats_what_holds_anyway_does_not(override: str) -> Non
     assert cell_for(override).label == cell_for().label
 
 
-@pytest.mark.parametrize("override", ["name=table_1", "out=elsewhere", "logger=none", "progress=false", "checkpoint_every=1", "shown_completions=0"])
+@pytest.mark.parametrize("override", ["name=table_1", "out=elsewhere", "tracking=none", "progress=false", "checkpoint_every=1", "shown_completions=0"])
 def test_plumbing_changes_neither_label_nor_hash(override: str) -> None:
     assert (cell_for(override).label, cell_for(override).hash) == (cell_for().label, cell_for().hash)
 

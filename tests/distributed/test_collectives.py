@@ -16,7 +16,7 @@ import pytest
 import torch
 from cli import ROOT, SMALL, TRAIN, environment, folder, manifest, rows, succeeded, train
 
-from mirrorpo.distributed.collectives import ALONE, Ranks, owners, together
+from mirrorpo.distributed.collectives import ALONE, Ranks, init_process_group, owners
 from mirrorpo.rollout.demonstrations import Demonstrations
 from mirrorpo.rollout.vllm_server import Served
 from mirrorpo.run import checkpoint
@@ -31,13 +31,13 @@ CELLS = {
     "default": ("divergence=kl", "checkpoint_every=1"),
     "split": ("divergence=kl_exact", "algo=dapo", "update_window=split", "updates_per_rollout=3"),
     "adapter": ("weighting=counterfactual", "divergence=kl_exact", "lora@model.lora=r16", "model.lora.dropout=0", "updates_per_rollout=2"),
-    "one group": ("optimiser=muon", "divergence=kl_exact", "divergence.anchor=old", "updates_per_rollout=2", "prompts_per_step=1", "group_size=6"),
+    "one group": ("optim=muon", "divergence=kl_exact", "divergence.anchor=old", "updates_per_rollout=2", "prompts_per_step=1", "group_size=6"),
 }
 MORE_CELLS = {
     "gradient": ("weighting=gradient",),
     "attention": ("weighting=attention",),
-    "entropy": ("weighting=entropy_top20", "mismatch=truncated"),
-    "steered": ("coefficient=matched_drift", "steps=3"),
+    "entropy": ("weighting=entropy_top20", "importance_correction=truncated"),
+    "steered": ("beta_schedule=matched_drift", "steps=3"),
     "gspo": ("algo=gspo", "updates_per_rollout=2"),
     "micro-batches": ("algo=dr_grpo", "tokens_per_micro_batch=150"),
     "rows": ("weighting=counterfactual_permuted", "divergence=probl2", "shared_prefix=never"),
@@ -87,7 +87,7 @@ def test_stretches_have_about_equal_cost() -> None:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_every_thing_has_one_owner_however_few_there_are(count: int) -> None:
     for size in range(4):
-        ranks = [Ranks(index=index, count=count, local=index) for index in range(count)]
+        ranks = [Ranks(rank=index, world_size=count, local_rank=index) for index in range(count)]
         assert [place for rank in ranks for place in range(size)[rank.span(size)]] == list(range(size))
         for costs in (torch.arange(size), torch.arange(size).flip(0), torch.zeros(size, dtype=torch.long)):
             assert sum(rank.share(costs).long() for rank in ranks).tolist() == [1] * size
@@ -96,8 +96,8 @@ def test_every_thing_has_one_owner_however_few_there_are(count: int) -> None:
 def test_one_process_divides_and_asks_nothing() -> None:
     engine, judge = Demonstrations(), lambda texts, prompts: []
     assert sharded_engine(engine, ALONE) is engine and sharded_reward(judge, ALONE) is judge
-    assert ALONE.every("mine") == ["mine"] and ALONE.told(lambda: 3) == 3 and ALONE.first
-    two = Ranks(index=1, count=2, local=1)
+    assert ALONE.all_gather("mine") == ["mine"] and ALONE.broadcast_from_rank0(lambda: 3) == 3 and ALONE.first
+    two = Ranks(rank=1, world_size=2, local_rank=1)
     assert isinstance(sharded_engine(engine, two), ShardedEngine) and isinstance(sharded_reward(judge, two), ShardedReward) and not two.first
 
 
@@ -106,7 +106,7 @@ def test_one_process_is_alone(count: str | None, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     if count:
         monkeypatch.setenv("WORLD_SIZE", count)
-    with together() as ranks:
+    with init_process_group() as ranks:
         assert ranks is ALONE and not torch.distributed.is_initialized()
 
 
@@ -114,7 +114,7 @@ def test_several_processes_without_a_launcher_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    with pytest.raises(ValueError, match=r"LOCAL_RANK.*torchrun"), together():
+    with pytest.raises(ValueError, match=r"LOCAL_RANK.*torchrun"), init_process_group():
         raise AssertionError("began")
 
 
@@ -122,7 +122,7 @@ def test_several_processes_without_a_launcher_are_refused(monkeypatch: pytest.Mo
 class Unheard(Ranks):
     """A rank that hears of no other."""
 
-    def every(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return [value]
 
 
@@ -137,7 +137,7 @@ def test_a_server_is_asked_by_the_first_rank_for_all() -> None:
     asked = {"group_size": 1, "max_new_tokens": 1, "temperature": 1.0, "seed": 0}
     engine = Server(url="", weights="", top_p=1.0, connections=1, timeout=1.0, sleep=False)
     for index, of_server in ((0, [0, 1, 2]), (1, [])):
-        ranks = Unheard(index=index, count=2, local=index)
+        ranks = Unheard(rank=index, world_size=2, local_rank=index)
         assert sharded_engine(engine, ranks).generate(None, "abc", "abc", **asked) == of_server  # type: ignore[arg-type]
 
 

@@ -31,7 +31,7 @@ class Beside(Ranks):
 
     others: tuple[tuple[str, str], ...] = (("one", "GPU-0"), ("one", "GPU-1"), ("two", "GPU-0"))
 
-    def every(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return [*self.others, value]
 
 
@@ -42,14 +42,14 @@ def test_each_of_several_ranks_takes_its_own_device(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    second = Beside(index=3, count=4, local=1)
+    second = Beside(rank=3, world_size=4, local_rank=1)
     assert named_device("auto", second) == named_device("cuda", second) == torch.device("cuda:1") and chosen == [torch.device("cuda:1")] * 2
     assert named_device("cpu", second) == torch.device("cpu")
     with pytest.raises(ValueError, match=r"device=cuda:1 with 4 processes: .* set device=auto"):
         named_device("cuda:1", second)
     # A third process of a node with two devices.
     with pytest.raises(ValueError, match="4 processes for 3 CUDA devices"):
-        named_device("auto", Beside(index=3, count=4, local=2))
+        named_device("auto", Beside(rank=3, world_size=4, local_rank=2))
 
 
 def test_a_stopwatch_stands_still_after_its_block() -> None:

@@ -9,7 +9,7 @@ import torch
 from small_models import model
 from torch import nn
 
-from mirrorpo.distributed.fsdp import Shards, Whole, divided, is_share, like, outlined, own, unfilled, weights, whole, whole_weights
+from mirrorpo.distributed.fsdp import Sharded, Unsharded, empty_shard, full_state_dict, full_tensor, is_sharded, local_shard, shape_only, shard_like, sharded, weights
 
 
 class Net(nn.Module):
@@ -40,46 +40,46 @@ def mesh() -> Iterator[Any]:
 
 def test_in_one_process_a_tensor_is_whole_and_its_own() -> None:
     tensor = torch.arange(6.0).reshape(3, 2)
-    assert whole(tensor) is tensor and own(tensor) is tensor and like(tensor, tensor) is tensor and outlined(tensor) is tensor
-    with Whole().gathered():
-        Whole().reduce()
+    assert full_tensor(tensor) is tensor and local_shard(tensor) is tensor and shard_like(tensor, tensor) is tensor and shape_only(tensor) is tensor
+    with Unsharded().gathered():
+        Unsharded().reduce()
 
 
 @pytest.mark.parametrize("network", [Net(), model("gpt2").network, model("llama", tie_word_embeddings=True).network], ids=["tied", "gpt2", "llama"])
 def test_weights_are_those_of_a_state_dict(network: nn.Module) -> None:
-    found, expected = whole_weights(network), network.state_dict()
+    found, expected = full_state_dict(network), network.state_dict()
     assert found.keys() == expected.keys() == weights(network).keys()
     assert all(found[name].data_ptr() == tensor.data_ptr() for name, tensor in expected.items())
 
 
 def test_a_share_goes_into_an_outline_and_out_of_it(mesh: Any) -> None:
     tensor = torch.arange(6.0).reshape(3, 2)
-    share = divided(tensor, mesh)
-    assert is_share(share) and not is_share(tensor) and torch.equal(whole(share), tensor) and torch.equal(own(share), tensor)
-    outline = outlined(share)
+    share = sharded(tensor, mesh)
+    assert is_sharded(share) and not is_sharded(tensor) and torch.equal(full_tensor(share), tensor) and torch.equal(local_shard(share), tensor)
+    outline = shape_only(share)
     assert outline.is_meta and outline.shape == (3, 2)
-    assert is_share(unfilled(outline, mesh)) and unfilled(outline, None).shape == (3, 2)
-    assert torch.equal(whole(like(tensor + 1, share)), tensor + 1)
+    assert is_sharded(empty_shard(outline, mesh)) and empty_shard(outline, None).shape == (3, 2)
+    assert torch.equal(full_tensor(shard_like(tensor + 1, share)), tensor + 1)
 
 
 def test_a_phase_has_plain_parameters_and_leaves_shares_with_the_sum_of_all_gradients(mesh: Any) -> None:
     torch.manual_seed(0)
     network, ids = Net(), torch.tensor([1, 4, 4])
     plain = copy.deepcopy(network)
-    shards = Shards(network, mesh)
-    assert all(is_share(parameter) for parameter in network.parameters())
+    shards = Sharded(network, mesh)
+    assert all(is_sharded(parameter) for parameter in network.parameters())
     with shards.gathered():
-        assert not any(is_share(parameter) for parameter in network.parameters())
+        assert not any(is_sharded(parameter) for parameter in network.parameters())
         # A pass or two, through no module that FSDP knows of.
         network(ids[:1]).square().sum().backward()
         network(ids[1:]).square().sum().backward()
         shards.reduce()
     plain(ids).square().sum().backward()
-    torch.testing.assert_close(whole(network.embed.weight.grad), plain.embed.weight.grad)
+    torch.testing.assert_close(full_tensor(network.embed.weight.grad), plain.embed.weight.grad)
     assert network.frozen.grad is None
-    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in whole_weights(network).items())
+    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in full_state_dict(network).items())
     # A rank without a row.
     network.zero_grad()
     with shards.gathered():
         shards.reduce()
-    assert not whole(network.embed.weight.grad).any()
+    assert not full_tensor(network.embed.weight.grad).any()

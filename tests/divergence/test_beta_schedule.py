@@ -68,5 +68,5 @@ def test_a_drift_that_answers_to_beta_comes_to_its_target_from_betas_six_powers_
     ],
 )
 def test_settings_that_cannot_steer_are_refused(wrong: dict[str, float]):
-    with pytest.raises(ValueError, match="coefficient"):
+    with pytest.raises(ValueError, match="beta_schedule"):
         MatchedDrift(**STEER | wrong)

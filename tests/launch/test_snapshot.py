@@ -38,7 +38,7 @@ def test_edits_after_the_submission_do_not_reach_the_copy(repository: Path, tmp_
     assert (copy / "src" / "mirrorpo" / "loss.py").read_text() == "loss = 1\n"
 
 
-@pytest.mark.parametrize("name", ["src/mirrorpo/train/loss.py", "src/mirrorpo/new.py"])
+@pytest.mark.parametrize("name", ["src/mirrorpo/loss.py", "src/mirrorpo/new.py"])
 def test_a_changed_tree_is_refused_unless_asked_and_then_marked(repository: Path, tmp_path: Path, name: str) -> None:
     (repository / name).write_text("loss = 3\n")
     with pytest.raises(ValueError, match=rf"{name}.*allow_dirty=true"):

@@ -12,7 +12,7 @@ import pytest
 
 from mirrorpo.launch.scheduler import Job
 from mirrorpo.launch.status import duration, launches, main, reconcile, record_launch, rows, shortened
-from mirrorpo.run.folder import RunFolder, State
+from mirrorpo.run.folder import RunFolder, RunState
 
 LAUNCHED: dict[str, Any] = {"launches": [{"from_step": 0}]}
 PENDING, RUNNING, TIMEOUT = Job("7_0", "PENDING", "Resources"), Job("7_0", "RUNNING", ""), Job("7_0", "TIMEOUT", "TimeLimit")
@@ -91,7 +91,7 @@ def test_json_has_a_row_a_cell_and_the_exit_status_says_that_one_failed(sweep: P
     found = json.loads(capsys.readouterr().out)
     assert [row["state"] for row in found] == ["planned", "failed", "failed"]
     for seed in (1, 2):
-        RunFolder(sweep / "arm" / f"seed={seed}").update_manifest(state=State.PLANNED, launches=[])
+        RunFolder(sweep / "arm" / f"seed={seed}").update_manifest(state=RunState.PLANNED, launches=[])
     assert main([str(sweep), "--json"]) == 0
 
 

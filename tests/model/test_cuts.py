@@ -63,7 +63,7 @@ def naive(model: LanguageModel, batch: RolloutBatch, cut: Cut, masking: Masking 
 @pytest.mark.parametrize(("kind", "attention"), [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("gpt2", "eager")])
 def test_every_cut_reads_what_a_forward_pass_of_its_own_gives(kind: str, attention: str, masking: Masking) -> None:
     batch = rollout()
-    before, after = read_cuts(model(kind, attention), batch, cuts(batch), masking=masking, temperature=0.7, tile=5)
+    before, after = read_cuts(model(kind, attention), batch, cuts(batch), masking=masking, temperature=0.7, logit_chunk=5)
     for index, cut in enumerate(cuts(batch)):
         here = slice(cut.first, cut.last)
         torch.testing.assert_close(after[index, here], naive(model(kind), batch, cut, masking, 0.7), rtol=1e-4, atol=1e-4)
@@ -74,20 +74,20 @@ def test_every_cut_reads_what_a_forward_pass_of_its_own_gives(kind: str, attenti
 def test_what_stands_between_the_span_and_what_is_read_or_behind_it_cannot_see_the_cut_of_another_span() -> None:
     # The same cut, alone and beside others of its completion.
     batch = rollout()
-    _, together = read_cuts(model("llama"), batch, cuts(batch), masking="pad", temperature=1.0, tile=64)
+    _, together = read_cuts(model("llama"), batch, cuts(batch), masking="pad", temperature=1.0, logit_chunk=64)
     for index, cut in enumerate(cuts(batch)):
-        _, alone = read_cuts(model("llama"), batch, [cut], masking="pad", temperature=1.0, tile=64)
+        _, alone = read_cuts(model("llama"), batch, [cut], masking="pad", temperature=1.0, logit_chunk=64)
         torch.testing.assert_close(together[index], alone[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("masking", ["pad", "block", "delete", "direct"])
 def test_rows_and_padding_change_nothing_beyond_rounding(masking: Masking) -> None:
     batch = rollout()
-    _, after = read_cuts(model("qwen3"), batch, cuts(batch), masking=masking, temperature=1.0, tile=64)
+    _, after = read_cuts(model("qwen3"), batch, cuts(batch), masking=masking, temperature=1.0, logit_chunk=64)
     for index, cut in enumerate(cuts(batch)):
         alone = batch.rows(torch.tensor([cut.row]))
         moved = Cut(row=0, start=cut.start, end=cut.end, first=cut.first, last=cut.last)
-        _, single = read_cuts(model("qwen3"), alone, [moved], masking=masking, temperature=1.0, tile=64)
+        _, single = read_cuts(model("qwen3"), alone, [moved], masking=masking, temperature=1.0, logit_chunk=64)
         torch.testing.assert_close(single[0], after[index, : single.shape[1]], rtol=1e-5, atol=1e-5)
 
 
@@ -95,15 +95,15 @@ def test_it_runs_without_dropout_and_leaves_the_mode_and_the_gradients_as_they_w
     dropping = model("llama", attention_dropout=0.5)
     dropping.network.train()
     batch = rollout()
-    one = read_cuts(dropping, batch, cuts(batch), masking="pad", temperature=1.0, tile=64)
-    two = read_cuts(dropping, batch, cuts(batch), masking="pad", temperature=1.0, tile=64)
+    one = read_cuts(dropping, batch, cuts(batch), masking="pad", temperature=1.0, logit_chunk=64)
+    two = read_cuts(dropping, batch, cuts(batch), masking="pad", temperature=1.0, logit_chunk=64)
     assert torch.equal(one[1], two[1]) and not one[1].requires_grad
     assert dropping.network.training
 
 
 def test_log_probabilities_are_of_the_float32_head_where_the_rest_computes_in_bfloat16() -> None:
     half = replace(model("llama"), dtype=torch.bfloat16)
-    before, _ = read_cuts(half, rollout(), cuts(rollout()), masking="pad", temperature=1.0, tile=64)
+    before, _ = read_cuts(half, rollout(), cuts(rollout()), masking="pad", temperature=1.0, logit_chunk=64)
     with half.computing():
         states = completion_hidden(half, rollout())
     cut = cuts(rollout())[0]
@@ -118,7 +118,7 @@ def test_a_model_that_forgets_what_is_outside_a_window_is_refused() -> None:
     windowed = model("qwen3", windowed=True)
     batch = rollout()
     with pytest.raises(ValueError, match="window"):
-        read_cuts(windowed, batch, cuts(batch), masking="pad", temperature=1.0, tile=64)
+        read_cuts(windowed, batch, cuts(batch), masking="pad", temperature=1.0, logit_chunk=64)
 
 
 @pytest.mark.parametrize("masking", ["pad", "block", "delete", "direct"])
@@ -127,7 +127,7 @@ def test_no_pass_is_wider_than_the_batch_or_leaves_the_places_of_its_tokens(mask
     decoder = model("llama").causal_lm.get_decoder()
     handle = decoder.register_forward_pre_hook(lambda _, args, kwargs: seen.append((kwargs["input_ids"], kwargs["position_ids"])), with_kwargs=True)
     many = [cut for cut in cuts(batch) for _ in range(2)]
-    _, after = read_cuts(model("llama"), batch, many, masking=masking, temperature=1.0, tile=64)
+    _, after = read_cuts(model("llama"), batch, many, masking=masking, temperature=1.0, logit_chunk=64)
     handle.remove()
     longest = int((batch.prompt_present.sum(dim=1) + batch.present.sum(dim=1)).max())
     assert len(seen) > 4

@@ -73,7 +73,7 @@ def wider(batch: RolloutBatch, *, left: int = 0, right: int = 0, fill: int = 0) 
 
 
 def logprobs(model: LanguageModel, batch: RolloutBatch, temperature: float = 1.0) -> Tensor:
-    return per_token(read_completions(model, batch, temperature=temperature, tile=3)[0].logprobs, batch)
+    return per_token(read_completions(model, batch, temperature=temperature, logit_chunk=3)[0].logprobs, batch)
 
 
 def single(model: LanguageModel, prompt: Sequence[int], ids: Sequence[int], temperature: float = 1.0) -> Tensor:
@@ -89,9 +89,9 @@ def single(model: LanguageModel, prompt: Sequence[int], ids: Sequence[int], temp
 
 def gradient(model: LanguageModel, batch: RolloutBatch) -> list[Tensor]:
     factors = torch.arange(1.0, 1 + int(batch.present.sum()))
-    readings, _ = read_completions(model, batch, temperature=1.0, tile=3)
+    head_outputs, _ = read_completions(model, batch, temperature=1.0, logit_chunk=3)
     model.network.zero_grad()
-    (readings.logprobs * factors).sum().backward()
+    (head_outputs.logprobs * factors).sum().backward()
     return [parameter.grad.clone() for parameter in model.network.parameters()]
 
 
@@ -106,12 +106,12 @@ def test_each_token_is_scored_by_the_position_before_it(model_type: str, attenti
 
 def test_entropy_is_that_of_the_sampling_distribution() -> None:
     model = tiny()
-    readings, _ = read_completions(model, batch_of(), temperature=0.6, tile=3)
+    head_outputs, _ = read_completions(model, batch_of(), temperature=0.6, logit_chunk=3)
     prompt, ids = SEQUENCES[0]
     with torch.no_grad():
         logits = model.network(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
     p = torch.softmax(logits / 0.6, dim=-1)
-    torch.testing.assert_close(readings.entropy[: len(ids)], -(p * p.log()).sum(dim=-1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(head_outputs.entropy[: len(ids)], -(p * p.log()).sum(dim=-1), rtol=1e-5, atol=1e-5)
 
 
 @NETWORKS
@@ -184,12 +184,12 @@ def test_hidden_states_predict_the_token_they_stand_at() -> None:
 
 def test_read_completions_returns_the_hidden_states_behind_the_readings() -> None:
     model, batch = tiny(), batch_of()
-    assert torch.equal(read_completions(model, batch, temperature=1.0, tile=3)[1], completion_hidden(model, batch))
+    assert torch.equal(read_completions(model, batch, temperature=1.0, logit_chunk=3)[1], completion_hidden(model, batch))
 
 
 def test_only_real_tokens_are_projected() -> None:
-    readings, _ = read_completions(tiny(), wider(batch_of(), left=2, right=9), temperature=1.0, tile=3)
-    assert readings.logprobs.shape == (sum(len(ids) for _, ids in SEQUENCES),)
+    head_outputs, _ = read_completions(tiny(), wider(batch_of(), left=2, right=9), temperature=1.0, logit_chunk=3)
+    assert head_outputs.logprobs.shape == (sum(len(ids) for _, ids in SEQUENCES),)
 
 
 def exact_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -200,20 +200,20 @@ def test_a_reader_sees_the_anchor_at_the_same_token() -> None:
     policy, anchor, batch = tiny(), tiny(seed=1), batch_of()
     with torch.no_grad():
         batch = batch.with_(anchor_hidden=completion_hidden(anchor, batch))
-        readings, _ = read_completions(policy, batch, temperature=0.6, tile=3, reader=exact_kl, anchor_head=anchor.head(0.6))
+        head_outputs, _ = read_completions(policy, batch, temperature=0.6, logit_chunk=3, reader=exact_kl, anchor_head=anchor.head(0.6))
         expected = []
         for prompt, ids in SEQUENCES:
             p, q = (torch.log_softmax(m.network(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1] / 0.6, -1) for m in (policy, anchor))
             expected.append(exact_kl(p, q))
-    torch.testing.assert_close(readings.reading, torch.cat(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(head_outputs.reader_output, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_a_policy_that_is_its_own_anchor_diverges_by_zero() -> None:
     model, batch = tiny(), batch_of()
     with torch.no_grad():
         batch = batch.with_(anchor_hidden=completion_hidden(model, batch))
-        readings, _ = read_completions(model, batch, temperature=0.6, tile=3, reader=exact_kl, anchor_head=model.head(0.6))
-    assert not readings.reading.any()
+        head_outputs, _ = read_completions(model, batch, temperature=0.6, logit_chunk=3, reader=exact_kl, anchor_head=model.head(0.6))
+    assert not head_outputs.reader_output.any()
 
 
 def test_per_token_puts_values_at_real_tokens_in_row_order() -> None:

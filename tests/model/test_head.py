@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mirrorpo.model import head as module
-from mirrorpo.model.head import Head, Readings, read_positions
+from mirrorpo.model.head import Head, HeadOutputs, read_positions
 
 N, D, V = 7, 4, 11
-TILES = pytest.mark.parametrize("tile", [1, 3, N, 100])
+TILES = pytest.mark.parametrize("logit_chunk", [1, 3, N, 100])
 TRANSFORMS = pytest.mark.parametrize(
     ("softcap", "scale", "temperature"),
     [(None, 1.0, 1.0), (None, 1.0, 0.6), (2.0, 1.0, 1.0), (None, 0.25, 1.3), (1.5, 3.0, 0.7)],
@@ -62,8 +62,8 @@ class Case:
     anchor_head: Head
     anchor_hidden: Tensor
 
-    def read(self, tile: int, reader: Callable[[Tensor, Tensor], Tensor] | None = None) -> Readings:
-        return read_positions(self.head, self.hidden, self.tokens, tile=tile, reader=reader, anchor_head=self.anchor_head, anchor_hidden=self.anchor_hidden)
+    def read(self, logit_chunk: int, reader: Callable[[Tensor, Tensor], Tensor] | None = None) -> HeadOutputs:
+        return read_positions(self.head, self.hidden, self.tokens, logit_chunk=logit_chunk, reader=reader, anchor_head=self.anchor_head, anchor_hidden=self.anchor_hidden)
 
     def gradients(self, value: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad(value, [self.hidden, *self.head.projection.parameters()]))
@@ -81,19 +81,19 @@ def case(softcap: float | None = None, scale: float = 1.0, temperature: float = 
 
 @TILES
 @TRANSFORMS
-def test_logprobs_are_those_of_the_full_log_softmax(tile: int, softcap: float | None, scale: float, temperature: float) -> None:
+def test_logprobs_are_those_of_the_full_log_softmax(logit_chunk: int, softcap: float | None, scale: float, temperature: float) -> None:
     c = case(softcap, scale, temperature)
     expected = full(c.head, c.hidden)[torch.arange(N), c.tokens]
-    torch.testing.assert_close(c.read(tile).logprobs, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(c.read(logit_chunk).logprobs, expected, rtol=1e-12, atol=1e-12)
 
 
 @TILES
 @TRANSFORMS
-def test_gradient_of_the_logprobs_is_that_of_the_full_log_softmax(tile: int, softcap: float | None, scale: float, temperature: float) -> None:
+def test_gradient_of_the_logprobs_is_that_of_the_full_log_softmax(logit_chunk: int, softcap: float | None, scale: float, temperature: float) -> None:
     c = case(softcap, scale, temperature)
     factors = random(N, seed=6)
     expected = c.gradients((full(c.head, c.hidden)[torch.arange(N), c.tokens] * factors).sum())
-    torch.testing.assert_close(c.gradients((c.read(tile).logprobs * factors).sum()), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(c.gradients((c.read(logit_chunk).logprobs * factors).sum()), expected, rtol=1e-10, atol=1e-12)
 
 
 @TRANSFORMS
@@ -105,8 +105,8 @@ def test_a_frozen_head_passes_the_same_gradient_to_the_hidden_states(
     c, factors = case(softcap, scale, temperature), random(2, N, seed=6)
 
     def gradient() -> Tensor:
-        readings = c.read(3, kl)
-        return torch.autograd.grad((factors * torch.stack([readings.logprobs, readings.reading])).sum(), c.hidden)[0]
+        head_outputs = c.read(3, kl)
+        return torch.autograd.grad((factors * torch.stack([head_outputs.logprobs, head_outputs.reader_output])).sum(), c.hidden)[0]
 
     expected = gradient()
     c.head.projection.requires_grad_(False)
@@ -115,18 +115,18 @@ def test_a_frozen_head_passes_the_same_gradient_to_the_hidden_states(
 
 @TILES
 @TRANSFORMS
-def test_an_exact_divergence_is_that_over_the_full_vocabulary(tile: int, softcap: float | None, scale: float, temperature: float) -> None:
+def test_an_exact_divergence_is_that_over_the_full_vocabulary(logit_chunk: int, softcap: float | None, scale: float, temperature: float) -> None:
     c = case(softcap, scale, temperature)
     expected = kl(full(c.head, c.hidden), full(c.anchor_head, c.anchor_hidden))
-    torch.testing.assert_close(c.read(tile, kl).reading, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(c.read(logit_chunk, kl).reader_output, expected, rtol=1e-12, atol=1e-12)
 
 
 @TILES
-def test_gradient_of_an_exact_divergence_is_that_over_the_full_vocabulary(tile: int) -> None:
+def test_gradient_of_an_exact_divergence_is_that_over_the_full_vocabulary(logit_chunk: int) -> None:
     c = case(softcap=1.5, scale=3.0, temperature=0.7)
     factors = random(N, seed=6)
     expected = c.gradients((kl(full(c.head, c.hidden), full(c.anchor_head, c.anchor_hidden)) * factors).sum())
-    torch.testing.assert_close(c.gradients((c.read(tile, kl).reading * factors).sum()), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(c.gradients((c.read(logit_chunk, kl).reader_output * factors).sum()), expected, rtol=1e-10, atol=1e-12)
 
 
 def projecting(weight: Tensor) -> torch.nn.Linear:
@@ -142,24 +142,24 @@ def test_logprobs_and_divergence_pass_gradcheck() -> None:
 
     def outputs(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         head = Head(projection=projecting(weight), softcap=1.5, scale=0.5, temperature=0.7)
-        readings = read_positions(head, hidden, c.tokens, tile=3, reader=kl, anchor_head=c.anchor_head, anchor_hidden=c.anchor_hidden)
-        return readings.logprobs, readings.reading
+        head_outputs = read_positions(head, hidden, c.tokens, logit_chunk=3, reader=kl, anchor_head=c.anchor_head, anchor_hidden=c.anchor_hidden)
+        return head_outputs.logprobs, head_outputs.reader_output
 
     assert torch.autograd.gradcheck(outputs, (c.hidden, c.head.projection.weight.detach().requires_grad_()))
 
 
 def test_the_anchor_gets_no_gradient() -> None:
     c = case()
-    c.read(3, kl).reading.sum().backward()
+    c.read(3, kl).reader_output.sum().backward()
     assert c.anchor_hidden.grad is None
     assert all(parameter.grad is None for parameter in c.anchor_head.projection.parameters())
 
 
 @TILES
-def test_entropy_is_minus_the_expected_log_probability(tile: int) -> None:
+def test_entropy_is_minus_the_expected_log_probability(logit_chunk: int) -> None:
     c = case(softcap=1.5, scale=3.0, temperature=0.7)
     log_p = full(c.head, c.hidden)
-    torch.testing.assert_close(c.read(tile).entropy, -(log_p.exp() * log_p).sum(dim=1).detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(c.read(logit_chunk).entropy, -(log_p.exp() * log_p).sum(dim=1).detach(), rtol=1e-12, atol=1e-12)
 
 
 def test_entropy_has_no_gradient() -> None:
@@ -172,33 +172,33 @@ def test_entropy_of_a_certain_token_is_zero_not_nan() -> None:
 
 
 def test_without_a_reader_the_reading_is_zero() -> None:
-    assert not case().read(3).reading.any()
+    assert not case().read(3).reader_output.any()
 
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_no_positions_give_empty_readings(grad: bool) -> None:
     with torch.set_grad_enabled(grad):
-        readings = case(count=0).read(3, kl)
-    assert readings.logprobs.shape == readings.entropy.shape == readings.reading.shape == (0,)
+        head_outputs = case(count=0).read(3, kl)
+    assert head_outputs.logprobs.shape == head_outputs.entropy.shape == head_outputs.reader_output.shape == (0,)
 
 
 def test_no_positions_stay_connected_with_a_zero_gradient() -> None:
     c = case(count=0)
     before = random(2, D, seed=7).requires_grad_()
-    readings = read_positions(c.head, before[:0], c.tokens, tile=3)
-    (readings.logprobs.sum() + readings.reading.sum()).backward()
+    head_outputs = read_positions(c.head, before[:0], c.tokens, logit_chunk=3)
+    (head_outputs.logprobs.sum() + head_outputs.reader_output.sum()).backward()
     assert before.grad is not None
     assert not before.grad.any()
 
 
 @TILES
-def test_values_are_the_same_with_and_without_gradient(tile: int) -> None:
+def test_values_are_the_same_with_and_without_gradient(logit_chunk: int) -> None:
     c = case()
     with torch.no_grad():
-        silent = c.read(tile, kl)
-    live = c.read(tile, kl)
+        silent = c.read(logit_chunk, kl)
+    live = c.read(logit_chunk, kl)
     assert torch.equal(silent.logprobs, live.logprobs)
-    assert torch.equal(silent.reading, live.reading)
+    assert torch.equal(silent.reader_output, live.reader_output)
     assert not silent.logprobs.requires_grad
 
 
@@ -221,8 +221,8 @@ def test_softcap_bounds_the_logits() -> None:
 def test_half_precision_gives_float32_readings() -> None:
     c = case()
     head = Head(projection=torch.nn.Linear(D, V, dtype=torch.bfloat16), softcap=None, scale=1.0, temperature=1.0)
-    readings = read_positions(head, c.hidden.detach().bfloat16(), c.tokens, tile=3)
-    assert readings.logprobs.dtype == readings.entropy.dtype == torch.float32
+    head_outputs = read_positions(head, c.hidden.detach().bfloat16(), c.tokens, logit_chunk=3)
+    assert head_outputs.logprobs.dtype == head_outputs.entropy.dtype == torch.float32
 
 
 def test_a_half_precision_head_does_not_round_its_logits() -> None:
@@ -275,8 +275,8 @@ HEIGHT = TILE // 4  # with a reader
 def test_nothing_of_size_n_by_v_is_made_forward_or_backward() -> None:
     c = case(count=ROWS)
     with Sizes() as sizes:
-        readings = c.read(TILE, kl)
-        (readings.logprobs.sum() + readings.reading.sum()).backward()
+        head_outputs = c.read(TILE, kl)
+        (head_outputs.logprobs.sum() + head_outputs.reader_output.sum()).backward()
     assert sizes.largest == max(ROWS * D, HEIGHT * V)
 
 
@@ -294,11 +294,11 @@ def test_how_many_tiles_outlive_the_forward(kept: int, frozen: bool, outlive: in
     c = case(count=ROWS)
     c.head.projection.requires_grad_(not frozen)
     with Sizes() as sizes:
-        readings = c.read(TILE)
+        head_outputs = c.read(TILE)
         held = sizes.held()
     assert len(sizes.logits) > ROWS // TILE
     assert held == outlive
-    assert readings.logprobs.requires_grad
+    assert head_outputs.logprobs.requires_grad
 
 
 @pytest.mark.parametrize(("kept", "frozen"), [(ROWS * V, False), (0, True)])
@@ -306,18 +306,18 @@ def test_few_logits_and_those_of_a_frozen_head_are_not_made_again(kept: int, fro
     monkeypatch.setattr(module, "KEPT", kept)
     c = case(count=ROWS)
     c.head.projection.requires_grad_(not frozen)
-    readings = c.read(TILE)
+    head_outputs = c.read(TILE)
     with Calls() as calls:
-        readings.logprobs.sum().backward()
+        head_outputs.logprobs.sum().backward()
     assert c.hidden.grad is not None
     assert "aten::_log_softmax" not in calls.names
 
 
 def test_the_entropy_is_not_taken_again_in_the_backward_pass() -> None:
     c = case(count=ROWS)
-    readings = c.read(TILE)
+    head_outputs = c.read(TILE)
     with Calls() as calls:
-        readings.logprobs.sum().backward()
+        head_outputs.logprobs.sum().backward()
     assert "aten::_log_softmax" in calls.names
     assert "aten::exp" not in calls.names
 

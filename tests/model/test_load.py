@@ -92,7 +92,7 @@ def batch() -> RolloutBatch:
 
 
 def logprobs(model: LanguageModel) -> Tensor:
-    return per_token(read_completions(model, batch(), temperature=1.0, tile=3)[0].logprobs, batch())
+    return per_token(read_completions(model, batch(), temperature=1.0, logit_chunk=3)[0].logprobs, batch())
 
 
 def train_step(model: LanguageModel) -> None:

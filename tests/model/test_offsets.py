@@ -15,10 +15,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import mirrorpo.model
-from mirrorpo.core.token_offsets import Spelling
+from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.model import offsets as module
 from mirrorpo.model.language_model import LanguageModel
-from mirrorpo.model.offsets import Speller
+from mirrorpo.model.offsets import OffsetFinder
 from mirrorpo.model.words import word_tokenizer
 
 CORPUS = [
@@ -111,9 +111,9 @@ def made(name: str) -> Any:
     return _MADE[name]
 
 
-def written(spelling: Spelling) -> list[str]:
+def written(token_offsets: TokenOffsets) -> list[str]:
     """What each token wrote."""
-    return [spelling.text[start:end] for start, end in spelling.offsets]
+    return [token_offsets.text[start:end] for start, end in token_offsets.offsets]
 
 
 def byte_ids(tokenizer: Any, data: bytes) -> list[int]:
@@ -122,11 +122,11 @@ def byte_ids(tokenizer: Any, data: bytes) -> list[int]:
     return tokenizer.convert_tokens_to_ids([letters[byte] for byte in data])
 
 
-def prefixes(tokenizer: Any, ids: Sequence[int]) -> Spelling:
+def prefixes(tokenizer: Any, ids: Sequence[int]) -> TokenOffsets:
     """The slow way, which asks the tokenizer for every prefix."""
-    speller = Speller(tokenizer)
+    speller = OffsetFinder(tokenizer)
     text = tokenizer.decode(list(ids), skip_special_tokens=True)
-    return Spelling(text=text, offsets=speller._from_prefixes(list(ids), text))
+    return TokenOffsets(text=text, offsets=speller._from_prefixes(list(ids), text))
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -135,10 +135,10 @@ def test_the_text_is_the_decoded_one(name: str, text: str) -> None:
     tokenizer = made(name)
     ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
     model = LanguageModel(network=None, tokenizer=tokenizer, eos_ids=frozenset(), pad_id=0, dtype=torch.float32, device=torch.device("cpu"))
-    spelling = Speller(tokenizer)(ids)
-    assert spelling.text == model.decode(ids)
-    assert len(spelling.offsets) == len(ids)
-    assert spelling.offsets[-1] == (len(spelling.text), len(spelling.text))
+    token_offsets = OffsetFinder(tokenizer)(ids)
+    assert token_offsets.text == model.decode(ids)
+    assert len(token_offsets.offsets) == len(ids)
+    assert token_offsets.offsets[-1] == (len(token_offsets.text), len(token_offsets.text))
 
 
 # Not where decoding cleans up: a prefix that ends in "don '" does not say yet which space will go.
@@ -147,7 +147,7 @@ def test_the_text_is_the_decoded_one(name: str, text: str) -> None:
 def test_both_ways_agree_on_a_text_that_the_tokenizer_encoded(name: str, text: str) -> None:
     tokenizer = made(name)
     ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
-    assert Speller(tokenizer)(ids) == prefixes(tokenizer, ids)
+    assert OffsetFinder(tokenizer)(ids) == prefixes(tokenizer, ids)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -157,24 +157,24 @@ def test_any_ids_have_offsets_that_cover_the_decoded_text(name: str, data: st.Da
     tokenizer = made(name)
     # Some ids beyond the vocabulary too: a model's head may be wider than its tokenizer.
     ids = data.draw(st.lists(st.integers(0, len(tokenizer) + 3), max_size=30))
-    speller = Speller(tokenizer)
-    spelling = speller(ids)
-    assert spelling.text == tokenizer.decode(ids, skip_special_tokens=True)
-    assert len(spelling.offsets) == len(ids)
-    for index, (start, end) in zip(ids, spelling.offsets, strict=True):
+    speller = OffsetFinder(tokenizer)
+    token_offsets = speller(ids)
+    assert token_offsets.text == tokenizer.decode(ids, skip_special_tokens=True)
+    assert len(token_offsets.offsets) == len(ids)
+    for index, (start, end) in zip(ids, token_offsets.offsets, strict=True):
         alone = tokenizer.decode([index], skip_special_tokens=True)
-        assert end > start or not alone.strip() or "\ufffd" in spelling.text or name == "odd"
-    assert speller(ids) == spelling == Speller(tokenizer)(tuple(ids))
+        assert end > start or not alone.strip() or "\ufffd" in token_offsets.text or name == "odd"
+    assert speller(ids) == token_offsets == OffsetFinder(tokenizer)(tuple(ids))
 
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.binary(max_size=24) | st.text(max_size=10).map(lambda text: text.encode(errors="surrogatepass")))
 def test_single_bytes_that_share_a_character_spell_it(data: bytes) -> None:
-    spelling = Speller(made("byte_level"))(byte_ids(made("byte_level"), data))
-    assert spelling.text == data.decode(errors="replace")
-    assert all(end == start + 1 for start, end in spelling.offsets)
-    for place, character in enumerate(spelling.text):
-        own = bytes(byte for byte, (start, _) in zip(data, spelling.offsets, strict=True) if start == place)
+    token_offsets = OffsetFinder(made("byte_level"))(byte_ids(made("byte_level"), data))
+    assert token_offsets.text == data.decode(errors="replace")
+    assert all(end == start + 1 for start, end in token_offsets.offsets)
+    for place, character in enumerate(token_offsets.text):
+        own = bytes(byte for byte, (start, _) in zip(data, token_offsets.offsets, strict=True) if start == place)
         assert own.decode(errors="replace") == character
 
 
@@ -185,9 +185,9 @@ def test_a_token_has_the_characters_of_all_its_bytes(data: st.DataObject) -> Non
     vocabulary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids) - set(tokenizer.added_tokens_decoder))
     ids = data.draw(st.lists(st.sampled_from(vocabulary), max_size=12))
     pieces = [bytes(module._LETTERS[letter] for letter in token) for token in tokenizer.convert_ids_to_tokens(ids)]
-    single = Speller(tokenizer)(byte_ids(tokenizer, b"".join(pieces))).offsets
+    single = OffsetFinder(tokenizer)(byte_ids(tokenizer, b"".join(pieces))).offsets
     at = 0
-    for piece, interval in zip(pieces, Speller(tokenizer)(ids).offsets, strict=True):
+    for piece, interval in zip(pieces, OffsetFinder(tokenizer)(ids).offsets, strict=True):
         assert interval == (single[at][0], single[at + len(piece) - 1][1])
         at += len(piece)
 
@@ -215,14 +215,14 @@ def test_characters_over_several_tokens(pieces: list[bytes], expected: list[str]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*SPECIAL, *alphabet, *tokens]))}
     backend = Tokenizer(models.BPE(vocabulary, []))
     backend.decoder = decoders.ByteLevel()
-    spelling = Speller(wrapped(backend))([vocabulary[token] for token in tokens])
-    assert spelling.text == b"".join(pieces).decode(errors="replace")
-    assert written(spelling) == expected
+    token_offsets = OffsetFinder(wrapped(backend))([vocabulary[token] for token in tokens])
+    assert token_offsets.text == b"".join(pieces).decode(errors="replace")
+    assert written(token_offsets) == expected
 
 
 def test_the_two_halves_of_an_invalid_sequence_share_its_replacement() -> None:
     tokenizer = made("byte_level")
-    assert Speller(tokenizer)(byte_ids(tokenizer, b"a\xe2\x82A")).offsets == [(0, 1), (1, 2), (1, 2), (2, 3)]
+    assert OffsetFinder(tokenizer)(byte_ids(tokenizer, b"a\xe2\x82A")).offsets == [(0, 1), (1, 2), (1, 2), (2, 3)]
 
 
 def test_the_letters_of_the_byte_alphabet_are_those_of_the_library() -> None:
@@ -237,60 +237,60 @@ def test_special_tokens_and_unknown_ids_have_empty_intervals_and_added_words_the
     think, name = tokenizer.convert_tokens_to_ids(["<think>", "日 本"])
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     ids = [tokenizer.bos_token_id, think, name, end, len(tokenizer) + 9, *byte_ids(tokenizer, b"x"), tokenizer.eos_token_id]
-    spelling = Speller(tokenizer)(ids)
-    assert spelling.text == "<think>日 本x"
-    assert written(spelling) == ["", "<think>", "日 本", "", "", "x", ""]
-    assert spelling.offsets[3] == spelling.offsets[4] == (10, 10)
+    token_offsets = OffsetFinder(tokenizer)(ids)
+    assert token_offsets.text == "<think>日 本x"
+    assert written(token_offsets) == ["", "<think>", "日 本", "", "", "x", ""]
+    assert token_offsets.offsets[3] == token_offsets.offsets[4] == (10, 10)
 
 
 def test_a_special_token_inside_a_character_has_that_character() -> None:
     tokenizer = made("byte_level")
     first, second, third = byte_ids(tokenizer, "€".encode())
-    assert written(Speller(tokenizer)([first, second, tokenizer.eos_token_id, third])) == ["€"] * 4
+    assert written(OffsetFinder(tokenizer)([first, second, tokenizer.eos_token_id, third])) == ["€"] * 4
 
 
 def test_a_policys_own_spelling_is_read_as_it_stands() -> None:
     tokenizer = made("byte_level")
     ids = byte_ids(tokenizer, b" Sam has 18")
     assert ids != tokenizer(" Sam has 18").input_ids
-    assert written(Speller(tokenizer)(ids)) == list(" Sam has 18")
+    assert written(OffsetFinder(tokenizer)(ids)) == list(" Sam has 18")
 
 
 @pytest.mark.parametrize("name", ["metaspace", "byte_fallback"])
 def test_a_leading_space_is_dropped_once_and_belongs_to_its_word_elsewhere(name: str) -> None:
     tokenizer = made(name)
     ids = tokenizer.convert_tokens_to_ids(["▁", "▁", "S", "a", "m", "▁", "h"])
-    spelling = Speller(tokenizer)(ids)
-    assert written(spelling) == ["", " ", "S", "a", "m", " ", "h"]
+    token_offsets = OffsetFinder(tokenizer)(ids)
+    assert written(token_offsets) == ["", " ", "S", "a", "m", " ", "h"]
 
 
 def test_sentencepiece_bytes_share_their_character() -> None:
     tokenizer = made("byte_fallback")
     ids = tokenizer.convert_tokens_to_ids(["S", "<0xE2>", "<0x82>", "<0xAC>", "<0x41>", "▁"])
-    assert written(Speller(tokenizer)(ids)) == ["S", "€", "€", "€", "A", " "]
+    assert written(OffsetFinder(tokenizer)(ids)) == ["S", "€", "€", "€", "A", " "]
 
 
 @pytest.mark.parametrize("pieces", [["<0xE2>", "S"], [*EURO, "<0xFF>"], [*EURO, *EURO, "<0xFF>", "S"]])
 def test_an_invalid_run_of_sentencepiece_bytes_is_covered(pieces: list[str]) -> None:
     # The decoder then replaces every byte of the run, where Python replaces some.
     tokenizer = made("byte_fallback")
-    spelling = Speller(tokenizer)(tokenizer.convert_tokens_to_ids(pieces))
-    assert spelling.text == "".join("\ufffd" if piece.startswith("<") else piece for piece in pieces)
+    token_offsets = OffsetFinder(tokenizer)(tokenizer.convert_tokens_to_ids(pieces))
+    assert token_offsets.text == "".join("\ufffd" if piece.startswith("<") else piece for piece in pieces)
 
 
 def test_spaces_that_are_cleaned_up_have_no_place() -> None:
     tokenizer = made("word_piece")
     ids = tokenizer.convert_tokens_to_ids(["a", ".", "b", ",", "c"])
-    spelling = Speller(tokenizer)(ids)
-    assert spelling.text == "a. b, c"
-    assert written(spelling) == ["a", ".", " b", ",", " c"]
+    token_offsets = OffsetFinder(tokenizer)(ids)
+    assert token_offsets.text == "a. b, c"
+    assert written(token_offsets) == ["a", ".", " b", ",", " c"]
 
 
 def test_a_decoder_that_looks_at_places_is_asked_for_every_prefix() -> None:
     tokenizer = made("odd")
     ids = tokenizer.convert_tokens_to_ids(["a", "ab</w>", "é</w>", "ab</w>", "</s>"])
-    assert Speller(tokenizer)(ids).text == "aab é ab"
-    assert written(Speller(tokenizer)(ids)) == ["a", "ab", " é", " ab", ""]
+    assert OffsetFinder(tokenizer)(ids).text == "aab é ab"
+    assert written(OffsetFinder(tokenizer)(ids)) == ["a", "ab", " é", " ab", ""]
 
 
 class Counting:
@@ -318,7 +318,7 @@ def test_a_long_completion_is_decoded_once(name: str) -> None:
     euro = tokenizer.convert_tokens_to_ids(EURO) if name == "byte_fallback" else []
     ids = [*rng.choices(plain, k=5_000), *euro, tokenizer.eos_token_id, *rng.choices(plain, k=5_000), tokenizer.eos_token_id]
     counting = Counting(tokenizer)
-    assert len(Speller(counting)(ids).offsets) == len(ids)
+    assert len(OffsetFinder(counting)(ids).offsets) == len(ids)
     assert counting.decoded == 1
 
 
@@ -330,9 +330,9 @@ def test_pieces_that_do_not_spell_the_text_are_refused() -> None:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_no_ids_are_no_text(name: str) -> None:
-    assert Speller(made(name))([]) == Spelling(text="", offsets=[])
+    assert OffsetFinder(made(name))([]) == TokenOffsets(text="", offsets=[])
 
 
 def test_offsets_reach_from_each_token_to_the_next_where_no_character_is_split() -> None:
-    spelling = Speller(made("tiny"))(made("tiny")(CORPUS[0]).input_ids)
-    assert all(left[1] == right[0] for left, right in pairwise(spelling.offsets))
+    token_offsets = OffsetFinder(made("tiny"))(made("tiny")(CORPUS[0]).input_ids)
+    assert all(left[1] == right[0] for left, right in pairwise(token_offsets.offsets))

@@ -17,7 +17,7 @@ from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prefix import obstacle, shared_hidden
 
 NETWORKS = pytest.mark.parametrize(("kind", "attention"), [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("gpt2", "sdpa")])
-PIECES = pytest.mark.parametrize("pieces", [(8,), (3, 5), (1,) * 8])
+PIECES = pytest.mark.parametrize("rows_per_forward", [(8,), (3, 5), (1,) * 8])
 
 
 def exact(kind: str, attention: str = "sdpa") -> LanguageModel:
@@ -36,11 +36,11 @@ def falling() -> RolloutBatch:
     return batch.rows(batch.present.sum(dim=1).argsort(descending=True, stable=True))
 
 
-def gradients(lm: LanguageModel, batch: RolloutBatch, pieces: Sequence[int]) -> list[Tensor]:
+def gradients(lm: LanguageModel, batch: RolloutBatch, rows_per_forward: Sequence[int]) -> list[Tensor]:
     factors = torch.linspace(-1, 1, int(batch.present.sum()))
-    readings, _ = read_completions(lm, batch, temperature=0.7, tile=5, pieces=pieces)
+    head_outputs, _ = read_completions(lm, batch, temperature=0.7, logit_chunk=5, rows_per_forward=rows_per_forward)
     trained = [parameter for parameter in lm.network.parameters() if parameter.requires_grad]
-    return [readings.logprobs.detach(), *torch.autograd.grad((readings.logprobs * factors).sum(), trained)]
+    return [head_outputs.logprobs.detach(), *torch.autograd.grad((head_outputs.logprobs * factors).sum(), trained)]
 
 
 def assert_close(ours: Sequence[Tensor], whole: Sequence[Tensor]) -> None:
@@ -51,11 +51,11 @@ def assert_close(ours: Sequence[Tensor], whole: Sequence[Tensor]) -> None:
 
 @PIECES
 @NETWORKS
-def test_log_probabilities_and_every_gradient_are_those_of_whole_rows(kind: str, attention: str, pieces: Sequence[int]) -> None:
+def test_log_probabilities_and_every_gradient_are_those_of_whole_rows(kind: str, attention: str, rows_per_forward: Sequence[int]) -> None:
     lm, batch = exact(kind, attention), falling()
     whole = gradients(lm, batch, ())
     assert min(float(part.abs().max()) for part in whole[:3]) > 1e-3
-    assert_close(gradients(lm, batch, pieces), whole)
+    assert_close(gradients(lm, batch, rows_per_forward), whole)
 
 
 def test_the_prompts_own_tokens_get_their_gradient() -> None:
@@ -68,10 +68,10 @@ def test_the_prompts_own_tokens_get_their_gradient() -> None:
 
 
 @PIECES
-def test_without_gradient_the_states_are_those_of_whole_rows(pieces: Sequence[int]) -> None:
+def test_without_gradient_the_states_are_those_of_whole_rows(rows_per_forward: Sequence[int]) -> None:
     lm, batch = exact("qwen3"), falling()
     with torch.no_grad(), evaluating(lm.network):
-        shared, whole = shared_hidden(lm, batch, pieces), completion_hidden(lm, batch)
+        shared, whole = shared_hidden(lm, batch, rows_per_forward), completion_hidden(lm, batch)
     torch.testing.assert_close(shared[batch.present], whole[batch.present], rtol=1e-9, atol=1e-9)
     assert not shared.requires_grad
 
@@ -97,12 +97,12 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_whole_rows_are() -> None:
     full, batch = model("qwen3"), falling()
     half = replace(full, dtype=torch.bfloat16)
 
-    def logprobs(lm: LanguageModel, pieces: Sequence[int]) -> Tensor:
+    def logprobs(lm: LanguageModel, rows_per_forward: Sequence[int]) -> Tensor:
         with torch.no_grad():
-            return per_token(read_completions(lm, batch, temperature=1.0, tile=64, pieces=pieces)[0].logprobs, batch)
+            return per_token(read_completions(lm, batch, temperature=1.0, logit_chunk=64, rows_per_forward=rows_per_forward)[0].logprobs, batch)
 
     exactly = logprobs(full, ())
-    plain, shared = ((logprobs(half, pieces) - exactly).abs().mean() for pieces in ((), (8,)))
+    plain, shared = ((logprobs(half, rows_per_forward) - exactly).abs().mean() for rows_per_forward in ((), (8,)))
     assert 0 < float(shared) < 1.5 * float(plain)
 
 

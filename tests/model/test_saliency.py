@@ -22,7 +22,7 @@ def one(batch: RolloutBatch, row: int) -> tuple[list[int], list[int]]:
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_gradient_times_embedding_is_the_slope_of_the_score_as_a_tokens_embedding_is_scaled(kind: str) -> None:
     batch, lm = rollout(), model(kind)
-    found = gradient_times_embedding(lm, batch, FIRSTS, temperature=0.7, tile=5)
+    found = gradient_times_embedding(lm, batch, FIRSTS, temperature=0.7, logit_chunk=5)
     for row in (0, 2, 4):
         prompt, answer = one(batch, row)
         embeddings = lm.network.get_input_embeddings()(torch.tensor(prompt + answer)).detach()
@@ -39,7 +39,7 @@ def test_gradient_times_embedding_is_the_slope_of_the_score_as_a_tokens_embeddin
 
 def test_the_last_token_and_pads_have_no_importance_and_a_completion_without_an_answer_none_at_all() -> None:
     batch = rollout()
-    found = gradient_times_embedding(model("llama"), batch, FIRSTS, temperature=1.0, tile=64)
+    found = gradient_times_embedding(model("llama"), batch, FIRSTS, temperature=1.0, logit_chunk=64)
     lengths = batch.present.sum(dim=1)
     assert not any(bool(found[row, length - 1 :].any()) for row, length in enumerate(lengths.tolist()))
     assert not bool(found[6].any())
@@ -48,7 +48,7 @@ def test_the_last_token_and_pads_have_no_importance_and_a_completion_without_an_
 def test_no_gradient_is_left_on_the_parameters_and_the_mode_stays() -> None:
     lm = model("llama")
     lm.network.train()
-    gradient_times_embedding(lm, rollout(), FIRSTS, temperature=1.0, tile=64)
+    gradient_times_embedding(lm, rollout(), FIRSTS, temperature=1.0, logit_chunk=64)
     attention_received(lm, rollout(), FIRSTS)
     assert lm.network.training and all(parameter.grad is None for parameter in lm.network.parameters())
     assert lm.network.config._attn_implementation == "sdpa"

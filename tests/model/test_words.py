@@ -36,7 +36,7 @@ def there_and_back(tokenizer: Any, text: str) -> str:
     return tokenizer.decode(tokenizer(text).input_ids)
 
 
-def pieces(tokenizer: Any, text: str) -> Sequence[str]:
+def rows_per_forward(tokenizer: Any, text: str) -> Sequence[str]:
     return tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
 
 
@@ -93,15 +93,15 @@ def test_ids_are_consecutive_from_zero() -> None:
 
 
 def test_every_digit_is_known_without_a_corpus() -> None:
-    assert pieces(word_tokenizer([]), "0123456789") == list("0123456789")
+    assert rows_per_forward(word_tokenizer([]), "0123456789") == list("0123456789")
 
 
 def test_a_number_is_read_digit_by_digit() -> None:
-    assert pieces(word_tokenizer(["Sam has 1 toys"]), "Sam has 307 toys") == ["Sam", " has ", "3", "0", "7", " toys"]
+    assert rows_per_forward(word_tokenizer(["Sam has 1 toys"]), "Sam has 307 toys") == ["Sam", " has ", "3", "0", "7", " toys"]
 
 
 def test_the_marks_of_a_worked_answer_are_single_pieces() -> None:
-    assert pieces(word_tokenizer([WORKED]), "3 = <<18+3=21>>21\n#### 21")[1:] == [
+    assert rows_per_forward(word_tokenizer([WORKED]), "3 = <<18+3=21>>21\n#### 21")[1:] == [
         " = ",
         "<<",
         "1",
@@ -122,7 +122,7 @@ def test_the_marks_of_a_worked_answer_are_single_pieces() -> None:
 
 
 def test_a_word_outside_the_corpus_is_unknown_and_its_neighbours_are_not() -> None:
-    assert pieces(word_tokenizer(["Sam has toys"]), "Sam sells toys") == ["Sam", "<unk>", " toys"]
+    assert rows_per_forward(word_tokenizer(["Sam has toys"]), "Sam sells toys") == ["Sam", "<unk>", " toys"]
 
 
 def test_encoding_adds_no_special_tokens() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from engines import TokenizerOnly
 
 from mirrorpo.algo.rollout_rule import RolloutRule
 from mirrorpo.core.batch import Completion, Prompt, Verdict
@@ -15,7 +16,7 @@ from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Answer, Collector
 from mirrorpo.rollout.prompt_order import DataOrder
 
-MODEL: Any = object()
+MODEL = TokenizerOnly(tokenizer=None)
 PLAIN = RolloutRule(dynamic_sampling=False, max_draws=1, overlong_buffer=0.0, overlong_penalty=0.0, mask_truncated=False)
 DYNAMIC = replace(PLAIN, dynamic_sampling=True, max_draws=4)
 NAN = float("nan")

@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
+from engines import TokenizerOnly
 from tokenizers import processors
 
 from mirrorpo.core.batch import Completion, Prompt
@@ -20,23 +19,6 @@ PROMPTS = [
     Prompt(uid="two", question="Sam has 21 toys.", gold="21", demonstration="#### 21"),
 ]
 PROMPT_IDS = [[5, 6, 7], [8]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizerOnly:
-    """A model of which only the tokenizer can be asked for: demonstrations are not sampled."""
-
-    tokenizer: Any
-    network: None = None
-    eos_ids: frozenset[int] = frozenset({1})
-    pad_id: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def computing(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
 TOKENIZER = word_tokenizer([WORKED])

@@ -85,8 +85,8 @@ def test_a_context_that_is_too_short_is_an_error_not_a_short_completion(model: L
 @installed
 @pytest.mark.timeout(600)
 def test_a_run_of_two_steps_trains_and_measures_no_mismatch_to_speak_of(tmp_path: Path) -> None:
-    settings = ["steps=2", "eval_questions=4", "eval_sampled_questions=0", "prompts_per_step=2", "group_size=4", "threads=1", "logger=none", "progress=false"]
-    engine = ["rollout=vllm", "rollout@eval_rollout=vllm", "rollout.enforce_eager=true", "eval_rollout.enforce_eager=true", "mismatch=truncated"]
+    settings = ["steps=2", "eval_questions=4", "eval_sampled_questions=0", "prompts_per_step=2", "group_size=4", "threads=1", "tracking=none", "progress=false"]
+    engine = ["rollout=vllm", "rollout@eval_rollout=vllm", "rollout.enforce_eager=true", "eval_rollout.enforce_eager=true", "importance_correction=truncated"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, ROOT / "train.py", *engine, *settings, f"out={tmp_path}"], check=True, cwd=ROOT, env=environment)
     (path,) = tmp_path.rglob("metrics.jsonl")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mirrorpo.config.cell import AXES, Cell
-from mirrorpo.run.folder import JsonLines, RunError, RunFolder, State, run_folders, timestamp, write_atomic
+from mirrorpo.run.folder import JsonLines, RunError, RunFolder, RunState, run_folders, timestamp, write_atomic
 from mirrorpo.run.provenance import provenance
 
 
@@ -182,8 +182,8 @@ def test_a_folder_that_was_never_launched_has_an_empty_manifest(tmp_path: Path) 
 
 def test_an_update_leaves_the_other_entries(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.update_manifest(state=State.RUNNING, commit="abc")
-    folder.update_manifest(state=State.DONE)
+    folder.update_manifest(state=RunState.RUNNING, commit="abc")
+    folder.update_manifest(state=RunState.DONE)
     assert folder.manifest() == {"state": "done", "commit": "abc"}
 
 
@@ -200,8 +200,8 @@ def test_a_planned_cell_is_entered_with_its_identity(tmp_path: Path) -> None:
     assert (manifest["state"], manifest["config_hash"], manifest["choices"]) == ("planned", planned.hash, dict(planned.choices))
 
 
-@pytest.mark.parametrize("state", [State.RUNNING, State.FAILED, State.DONE])
-def test_planning_does_not_touch_a_run_that_was_launched(tmp_path: Path, state: State) -> None:
+@pytest.mark.parametrize("state", [RunState.RUNNING, RunState.FAILED, RunState.DONE])
+def test_planning_does_not_touch_a_run_that_was_launched(tmp_path: Path, state: RunState) -> None:
     folder = RunFolder(tmp_path)
     folder.update_manifest(state=state, error="out of memory")
     folder.plan(cell())
@@ -213,7 +213,7 @@ def test_planning_does_not_touch_a_run_that_was_launched(tmp_path: Path, state: 
 
 def launched(path: Path, ran: Cell) -> RunFolder:
     folder = RunFolder(path)
-    folder.update_manifest(state=State.RUNNING, config_hash=ran.hash, config=ran.config)
+    folder.update_manifest(state=RunState.RUNNING, config_hash=ran.hash, config=ran.config)
     return folder
 
 
@@ -258,7 +258,7 @@ def done(tmp_path: Path) -> RunFolder:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     folder = RunFolder(tmp_path)
-    folder.update_manifest(state=State.DONE, files={name: len(text) for name, text in files.items()})
+    folder.update_manifest(state=RunState.DONE, files={name: len(text) for name, text in files.items()})
     return folder
 
 
@@ -278,8 +278,8 @@ def test_a_run_whose_file_has_another_size_is_not_finished(done: RunFolder, text
     assert not done.finished()
 
 
-@pytest.mark.parametrize("state", [state for state in State if state not in (State.DONE, State.STALE)])
-def test_a_run_in_any_other_state_is_not_finished(done: RunFolder, state: State) -> None:
+@pytest.mark.parametrize("state", [state for state in RunState if state not in (RunState.DONE, RunState.STALE)])
+def test_a_run_in_any_other_state_is_not_finished(done: RunFolder, state: RunState) -> None:
     done.update_manifest(state=state)
     assert not done.finished()
 

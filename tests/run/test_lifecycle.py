@@ -11,9 +11,9 @@ import pytest
 from cli import ROOT, SMALL, environment, folder, manifest, succeeded
 
 from mirrorpo.config.cell import Cell
-from mirrorpo.run.folder import RunFolder, State
-from mirrorpo.run.lifecycle import enter, finish, life, settle
-from mirrorpo.run.preemption import HandedOver
+from mirrorpo.run.folder import RunFolder, RunState
+from mirrorpo.run.lifecycle import enter, finish, lifecycle, requeue_or_exit
+from mirrorpo.run.preemption import Preempted
 
 CHOICES = {"algo": "grpo", "divergence": "kl", "weighting": "uniform", "model": "tiny", "dataset": "arithmetic"}
 
@@ -36,7 +36,7 @@ LAUNCH: dict[str, Any] = {"time": "2026-11-25T00:00:00Z", "commit": "abc", "code
 
 def test_a_launch_is_entered_and_begins_at_a_step(run: tuple[Cell, RunFolder, Closed]) -> None:
     cell, where, tracker = run
-    with life(cell, where, LAUNCH, tracker):
+    with lifecycle(cell, where, LAUNCH, tracker):
         assert where.manifest()["state"] == "running" and where.manifest()["ended"] is None
         enter(where, 3, ["c0"])
         where.metrics.append({"step": 0})
@@ -47,7 +47,7 @@ def test_a_launch_is_entered_and_begins_at_a_step(run: tuple[Cell, RunFolder, Cl
 
 def test_steps_of_two_codes_make_a_stale_run_that_is_finished_and_says_why(run: tuple[Cell, RunFolder, Closed]) -> None:
     cell, where, tracker = run
-    with life(cell, where, LAUNCH, tracker):
+    with lifecycle(cell, where, LAUNCH, tracker):
         enter(where, 0, ["c0", "c1"])
         where.metrics.append({"step": 0})
         finish(where, ["c0", "c1"])
@@ -56,42 +56,42 @@ def test_steps_of_two_codes_make_a_stale_run_that_is_finished_and_says_why(run: 
 
 def test_a_failure_leaves_its_reason_and_traceback(run: tuple[Cell, RunFolder, Closed]) -> None:
     cell, where, tracker = run
-    with pytest.raises(KeyError), life(cell, where, LAUNCH, tracker):
+    with pytest.raises(KeyError), lifecycle(cell, where, LAUNCH, tracker):
         raise KeyError("gone")
     assert where.manifest()["state"] == "failed" and where.manifest()["error"] == "KeyError: 'gone'" and tracker.exit_code == 1
     assert "Traceback" in (where.path / "error.txt").read_text()
-    with life(cell, where, LAUNCH, tracker):
+    with lifecycle(cell, where, LAUNCH, tracker):
         assert not (where.path / "error.txt").exists()
 
 
 def test_a_run_that_hands_over_is_requeued_not_failed(run: tuple[Cell, RunFolder, Closed]) -> None:
     cell, where, tracker = run
-    with pytest.raises(HandedOver), life(cell, where, LAUNCH, tracker):
-        raise HandedOver(2, signal.SIGUSR2)
+    with pytest.raises(Preempted), lifecycle(cell, where, LAUNCH, tracker):
+        raise Preempted(2, signal.SIGUSR2)
     assert where.manifest()["state"] == "requeued" and where.manifest()["error"] is None and tracker.exit_code == 75
 
 
 def test_after_three_launches_without_a_step_a_job_is_not_queued_again(run: tuple[Cell, RunFolder, Closed], capsys: pytest.CaptureFixture[str]) -> None:
     _, where, _ = run
-    where.update_manifest(state=State.REQUEUED, launches=[{"from_step": 2}] * 3)
-    assert settle(HandedOver(2, signal.SIGUSR2), where) == 75
+    where.update_manifest(state=RunState.REQUEUED, launches=[{"from_step": 2}] * 3)
+    assert requeue_or_exit(Preempted(2, signal.SIGUSR2), where) == 75
     assert where.manifest()["state"] == "failed" and "give its job more time" in where.manifest()["error"]
     assert "error: no step was finished" in capsys.readouterr().err
 
 
 def test_after_sigterm_it_is_whoever_sent_it_that_decides(run: tuple[Cell, RunFolder, Closed]) -> None:
     _, where, _ = run
-    where.update_manifest(state=State.REQUEUED, launches=[{"from_step": 2}] * 3)
-    assert settle(HandedOver(2, signal.SIGTERM), where) == 143 and where.manifest()["state"] == "requeued"
+    where.update_manifest(state=RunState.REQUEUED, launches=[{"from_step": 2}] * 3)
+    assert requeue_or_exit(Preempted(2, signal.SIGTERM), where) == 143 and where.manifest()["state"] == "requeued"
 
 
 def test_of_several_processes_one_alone_has_the_job_queued_again(run: tuple[Cell, RunFolder, Closed], monkeypatch: pytest.MonkeyPatch) -> None:
     _, where, _ = run
-    where.update_manifest(state=State.REQUEUED, launches=[])
+    where.update_manifest(state=RunState.REQUEUED, launches=[])
     asked: list[str] = []
     monkeypatch.setattr("mirrorpo.run.lifecycle.requeue", lambda: asked.append("queued"))
-    assert settle(HandedOver(2, signal.SIGUSR2), where, first=False) == 75 and asked == []
-    assert settle(HandedOver(2, signal.SIGUSR2), where, first=True) == 75 and asked == ["queued"]
+    assert requeue_or_exit(Preempted(2, signal.SIGUSR2), where, first=False) == 75 and asked == []
+    assert requeue_or_exit(Preempted(2, signal.SIGUSR2), where, first=True) == 75 and asked == ["queued"]
 
 
 def test_a_cell_resumed_under_other_code_ends_stale_and_is_started_anew_on_request(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_cell_resumed_under_other_code_ends_stale_and_is_started_anew_on_reque
 
     # As if killed behind step 2, and the code then edited.
     shutil.rmtree(run / "checkpoints" / "step_000003")
-    RunFolder(run).update_manifest(state=State.RUNNING)
+    RunFolder(run).update_manifest(state=RunState.RUNNING)
     with (copy / "src" / "mirrorpo" / "loss.py").open("a") as file:
         file.write("# edited\n")
     succeeded(go(*grid, "steps=3"))

@@ -12,44 +12,44 @@ from pathlib import Path
 import pytest
 from cli import SMALL, command, environment, folder, manifest, succeeded, train
 
-from mirrorpo.run.preemption import ASKED, FRUITLESS_LAUNCHES, Handover, fruitless, requeue
+from mirrorpo.run.preemption import FRUITLESS_LAUNCHES, STOP_SIGNAL, StopRequest, fruitless, requeue
 
 
 @pytest.fixture(autouse=True)
 def handlers_as_they_were() -> Iterator[None]:
-    before = {signum: signal.getsignal(signum) for signum in (ASKED, signal.SIGTERM)}
+    before = {signum: signal.getsignal(signum) for signum in (STOP_SIGNAL, signal.SIGTERM)}
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
 
 
 def test_nobody_asked() -> None:
-    assert Handover().listen().asked is None
+    assert StopRequest().listen().asked is None
 
 
-@pytest.mark.parametrize("signum", [ASKED, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [STOP_SIGNAL, signal.SIGTERM])
 def test_a_signal_is_noted_and_nothing_else_happens(signum: signal.Signals) -> None:
-    handover = Handover().listen()
+    stop_request = StopRequest().listen()
     os.kill(os.getpid(), signum)
-    assert handover.asked == signum
+    assert stop_request.asked == signum
 
 
 def test_sigterm_stands_over_a_later_request_to_be_queued_again() -> None:
-    handover = Handover().listen()
+    stop_request = StopRequest().listen()
     os.kill(os.getpid(), signal.SIGTERM)
-    os.kill(os.getpid(), ASKED)
-    assert handover.asked == signal.SIGTERM
+    os.kill(os.getpid(), STOP_SIGNAL)
+    assert stop_request.asked == signal.SIGTERM
 
 
 def test_a_second_sigterm_ends_the_process_at_once() -> None:
-    code = "import os, signal, time; from mirrorpo.run.preemption import Handover; Handover().listen()\nfor _ in range(2): os.kill(os.getpid(), 15)\nprint('alive')"  # noqa: E501
+    code = "import os, signal, time; from mirrorpo.run.preemption import StopRequest; StopRequest().listen()\nfor _ in range(2): os.kill(os.getpid(), 15)\nprint('alive')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == -signal.SIGTERM and result.stdout == ""
 
 
 def test_a_request_at_the_very_end_does_not_end_the_process() -> None:
     # Python gives its handlers back while it shuts down, which with torch takes a second.
-    code = "import os, signal; from mirrorpo.run.preemption import Handover; Handover().listen().close(); os.kill(os.getpid(), signal.SIGUSR2); print('ended')"
+    code = "import os, signal; from mirrorpo.run.preemption import StopRequest; StopRequest().listen().close(); os.kill(os.getpid(), signal.SIGUSR2); print('ended')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout == "ended\n"
 
 
@@ -58,7 +58,7 @@ def test_a_request_that_comes_before_the_run_listens_waits_for_it() -> None:
     code = textwrap.dedent("""
         import os, sys
         from mirrorpo.launch.job import Become
-        after = "from mirrorpo.run.preemption import Handover; print(Handover().listen().asked.name)"
+        after = "from mirrorpo.run.preemption import StopRequest; print(StopRequest().listen().asked.name)"
         before = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); import sys; os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
         Become([sys.executable, "-c", before, after])()
     """)
@@ -93,7 +93,7 @@ def test_a_scontrol_that_is_ended_with_its_job_has_queued_it_again(monkeypatch: 
     assert (requeue() is not None) == problem
 
 
-@pytest.mark.parametrize("signum, status", [(ASKED, os.EX_TEMPFAIL), (signal.SIGTERM, 128 + signal.SIGTERM)])
+@pytest.mark.parametrize("signum, status", [(STOP_SIGNAL, os.EX_TEMPFAIL), (signal.SIGTERM, 128 + signal.SIGTERM)])
 def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(tmp_path: Path, signum: signal.Signals, status: int) -> None:
     # Without a checkpoint of its own before the end.
     overrides = (*SMALL, "steps=5", "checkpoint_every=100")

@@ -161,7 +161,7 @@ def test_a_resumed_run_goes_on_where_it_resumed(killed_and_resumed: list[Segment
 
 
 def test_a_run_that_hands_over_goes_on_under_its_id_and_no_step_is_there_twice_or_missing(tmp_path: Path) -> None:
-    words = command(*(word for word in SMALL if word != "logger=none"), "steps=4", "checkpoint_every=100", "eval_questions=0", f"out={tmp_path / 'out'}")
+    words = command(*(word for word in SMALL if word != "tracking=none"), "steps=4", "checkpoint_every=100", "eval_questions=0", f"out={tmp_path / 'out'}")
     own = {name: value for name, value in cli_environment(WANDB_MODE="offline").items() if name != "WANDB_SERVICE"}
     with subprocess.Popen(words, cwd=tmp_path, env=own, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None and not any('"step": 1' in path.read_text() for path in tmp_path.rglob("metrics.jsonl")):

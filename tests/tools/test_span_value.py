@@ -32,7 +32,7 @@ class Known:
 def test_each_beginning_has_the_success_rate_of_its_own_continuations_and_equal_ones_are_rolled_once() -> None:
     world = Known()
     policy = SimpleNamespace(decode=lambda ids: "".join(map(str, ids)))
-    reroll = Rerolls(parts=SimpleNamespace(eval_rollout=world, reward=world), policy=policy, config={"max_new_tokens": 9, "temperature": 1.0}, rolls=3)
+    reroll = Rerolls(components=SimpleNamespace(eval_rollout=world, reward=world), policy=policy, config={"max_new_tokens": 9, "temperature": 1.0}, rolls=3)
     # Continuations 0, 1, 2: two of three are even after an even beginning, one after an odd one.
     assert reroll(PROMPT, [7, 7], [[2], [2, 1], [2], []], seed=0) == pytest.approx([2 / 3, 1 / 3, 2 / 3, 2 / 3])
     assert world.asked == [[7, 7, 2], [7, 7, 2, 1], [7, 7]] and world.budget == 9
@@ -41,7 +41,7 @@ def test_each_beginning_has_the_success_rate_of_its_own_continuations_and_equal_
 def test_an_answer_is_judged_up_to_its_whole_budget_wherever_it_was_begun() -> None:
     world = Known()
     policy = SimpleNamespace(decode=lambda ids: "".join(map(str, ids)))
-    reroll = Rerolls(parts=SimpleNamespace(eval_rollout=world, reward=world), policy=policy, config={"max_new_tokens": 2, "temperature": 1.0}, rolls=3)
+    reroll = Rerolls(components=SimpleNamespace(eval_rollout=world, reward=world), policy=policy, config={"max_new_tokens": 2, "temperature": 1.0}, rolls=3)
     # A beginning of two tokens has no room for another.
     assert reroll(PROMPT, [7], [[1, 1], [1]], seed=0) == pytest.approx([1.0, 1 / 3]) and world.budget == 1
 

@@ -18,7 +18,7 @@ from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Dataset, Divergence, RewardFn, RolloutEngine, Weighting
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.reward.code.code_tests import CodeTests
-from mirrorpo.train.build import assemble, judged_by, notes, questions
+from mirrorpo.train.build import build_components, judged_by, notes, questions
 
 CONF = Path(__file__).parents[2] / "conf"
 ROLES = {
@@ -44,7 +44,7 @@ def config(*overrides: str) -> Mapping[str, Any]:
 
 def said(*overrides: str, **changes: Any) -> list[str]:
     data = {**config(*overrides), **changes}
-    return notes(assemble(data), data)
+    return notes(build_components(data), data)
 
 
 # What is built
@@ -53,46 +53,46 @@ def said(*overrides: str, **changes: Any) -> list[str]:
 @pytest.mark.parametrize("divergence", ["none", "kl", "probl2_exact"])
 @pytest.mark.parametrize("algo", choices("algo"))
 def test_every_algorithm_is_assembled_with(algo: str, divergence: str) -> None:
-    assemble(config(f"algo={algo}", f"divergence={divergence}"))
+    build_components(config(f"algo={algo}", f"divergence={divergence}"))
 
 
 @pytest.mark.parametrize("group", ROLES)
 def test_a_part_keeps_the_contract_of_its_group(group: str) -> None:
-    assert isinstance(getattr(assemble(config()), group), ROLES[group])
+    assert isinstance(getattr(build_components(config()), group), ROLES[group])
 
 
 def test_the_same_config_gives_equal_parts() -> None:
-    assert assemble(config("logger=none")) == assemble(config("logger=none"))
+    assert build_components(config("tracking=none")) == build_components(config("tracking=none"))
 
 
 def test_values_reach_the_objects() -> None:
-    parts = assemble(config("algo.surrogate.high=0.3", "divergence.beta=0.5", "rollout.rows_at_once=3", "dataset.max_value=12"))
-    objects: Any = parts
+    components = build_components(config("algo.surrogate.high=0.3", "divergence.beta=0.5", "rollout.rows_at_once=3", "dataset.max_value=12"))
+    objects: Any = components
     values = (objects.algo.surrogate.high, objects.divergence.beta, objects.rollout.rows_at_once, objects.dataset.max_value)
     assert values == (0.3, 0.5, 3, 12)
 
 
 def test_training_and_evaluation_have_samplers_of_their_own() -> None:
-    parts: Any = assemble(config("rollout.top_p=0.9"))
-    assert (parts.rollout.top_p, parts.eval_rollout.top_p) == (0.9, 1.0)
+    components: Any = build_components(config("rollout.top_p=0.9"))
+    assert (components.rollout.top_p, components.eval_rollout.top_p) == (0.9, 1.0)
 
 
 def test_objects_get_plain_data() -> None:
-    parts: Any = assemble(config("model=tiny_scratch", "algo=sft"))
-    assert type(parts.dataset.habits) is dict and type(parts.model.architecture) is dict
-    assert type(assemble(config()).optimiser.betas) is list  # type: ignore[union-attr]
+    components: Any = build_components(config("model=tiny_scratch", "algo=sft"))
+    assert type(components.dataset.habits) is dict and type(components.model.architecture) is dict
+    assert type(build_components(config()).optim.betas) is list  # type: ignore[union-attr]
 
 
 def test_supervised_fine_tuning_samples_nothing_and_has_no_divergence() -> None:
-    parts = assemble(config("model=tiny_scratch", "algo=sft"))
-    assert (type(parts.rollout).__name__, type(parts.divergence).__name__) == ("Demonstrations", "NoDivergence")
-    assert type(parts.eval_rollout).__name__ == "Native"
+    components = build_components(config("model=tiny_scratch", "algo=sft"))
+    assert (type(components.rollout).__name__, type(components.divergence).__name__) == ("Demonstrations", "NoDivergence")
+    assert type(components.eval_rollout).__name__ == "Native"
 
 
 def test_a_run_that_is_older_than_the_correction_has_none_and_a_run_without_it_is_the_same_run() -> None:
-    older = {group: value for group, value in config().items() if group != "mismatch"}
-    assert assemble(older) == assemble(config()) and assemble(older).mismatch is None
-    assert config_hash(older) == config_hash(config()) != config_hash(config("mismatch=truncated"))
+    older = {group: value for group, value in config().items() if group != "importance_correction"}
+    assert build_components(older) == build_components(config()) and build_components(older).importance_correction is None
+    assert config_hash(older) == config_hash(config()) != config_hash(config("importance_correction=truncated"))
 
 
 # What is refused
@@ -112,8 +112,8 @@ def test_a_run_that_is_older_than_the_correction_has_none_and_a_run_without_it_i
         ("dataset.max_value=9", r"^dataset: dataset\.max_value=9"),
         ("model.attention=flash_attention_2 weighting=counterfactual", r"^model\.attention=flash_attention_2 with a weighting that hides spans"),
         ("weighting=counterfactual weighting.spans.finders.0.max_spans=1.5", r"^weighting\.spans\.finders\[0\]\.max_spans=1\.5: give a whole number"),
-        ("mismatch=truncated mismatch.cap=0.5", r"^mismatch: mismatch\.cap=0\.5"),
-        ("mismatch=truncated algo=sft model=tiny_scratch", r"^mismatch=truncated with rollout=demonstrations: nothing was sampled"),
+        ("importance_correction=truncated importance_correction.cap=0.5", r"^importance_correction: importance_correction\.cap=0\.5"),
+        ("importance_correction=truncated algo=sft model=tiny_scratch", r"^importance_correction=truncated with rollout=demonstrations: nothing was sampled"),
         ("rollout=vllm rollout.memory=1.0", r"^rollout: .*rollout\.memory=1\.0"),
         ("rollout=vllm rollout.dtype=float16", r"^rollout\.dtype=float16: choose one of auto, float32, bfloat16$"),
         ("rollout=vllm device=cuda:1", r"^device=cuda:1 with rollout=vllm: .*CUDA_VISIBLE_DEVICES=1$"),
@@ -124,60 +124,60 @@ def test_a_run_that_is_older_than_the_correction_has_none_and_a_run_without_it_i
 )
 def test_a_wrong_value_is_named_with_its_group_and_knob(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        assemble(config(*override.split()))
+        build_components(config(*override.split()))
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("logger.mode=sometimes", r"^logger\.mode=sometimes: choose one of auto, online, offline$"),
+        ("tracking.mode=sometimes", r"^tracking\.mode=sometimes: choose one of auto, online, offline$"),
         ("dataset.data_seed=many", r"^dataset\.data_seed='many': give a whole number$"),
         ("dataset.max_steps=2.5", r"^dataset\.max_steps=2\.5: give a whole number$"),
         ("dataset.data_seed=true", r"^dataset\.data_seed=True: give a whole number$"),
-        ("optimiser.weight_decay=false", r"^optimiser\.weight_decay=False: give a number$"),
-        ("logger.project=3", r"^logger\.project=3: give a text$"),
+        ("optim.weight_decay=false", r"^optim\.weight_decay=False: give a number$"),
+        ("tracking.project=3", r"^tracking\.project=3: give a text$"),
     ],
 )
 def test_a_value_that_the_dataclass_does_not_know_is_refused(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        assemble(config(override))
+        build_components(config(override))
 
 
 def test_a_whole_number_will_do_where_a_real_one_is_asked_for() -> None:
-    assemble(config("optimiser.weight_decay=0", "dataset.distractor_share=1"))
+    build_components(config("optim.weight_decay=0", "dataset.distractor_share=1"))
 
 
-@pytest.mark.parametrize("key", ["algo.foo", "algo.surrogate.foo", "divergence.foo", "dataset.foo", "model.prompt.foo", "optimiser.foo", "logger.foo"])
+@pytest.mark.parametrize("key", ["algo.foo", "algo.surrogate.foo", "divergence.foo", "dataset.foo", "model.prompt.foo", "optim.foo", "tracking.foo"])
 def test_an_unknown_key_is_named_with_its_group(key: str) -> None:
     with pytest.raises(ValueError, match=rf"^{key.split('.')[0]}: .*'foo'"):
-        assemble(config(f"+{key}=1"))
+        build_components(config(f"+{key}=1"))
 
 
 @pytest.mark.parametrize("key", ["algo.surrogate.low", "algo.aggregate", "divergence.beta", "dataset.max_value"])
 def test_a_key_that_was_taken_out_is_named_with_its_group(key: str) -> None:
     group, *_, last = key.split(".")
     with pytest.raises(ValueError, match=rf"^{group}: .*'{last}'"):
-        assemble(config(f"~{key}"))
+        build_components(config(f"~{key}"))
 
 
 def test_a_class_that_does_not_exist_is_named_with_its_group() -> None:
     with pytest.raises(ValueError, match=r"^divergence: .*mirrorpo\.divergence\.kl\.K9"):
-        assemble(config("divergence._target_=mirrorpo.divergence.kl.K9"))
+        build_components(config("divergence._target_=mirrorpo.divergence.kl.K9"))
 
 
 @pytest.mark.parametrize("algo", ["grpo", "dr_grpo", "dapo"])
 def test_a_group_of_one_is_refused_where_the_group_is_the_baseline(algo: str) -> None:
     with pytest.raises(ValueError, match=r"^group_size=1: .*use group_size=2 or more$"):
-        assemble(config(f"algo={algo}", "group_size=1"))
+        build_components(config(f"algo={algo}", "group_size=1"))
 
 
 @pytest.mark.parametrize("algo", ["grpo", "dr_grpo", "dapo"])
 def test_a_group_of_two_is_accepted(algo: str) -> None:
-    assemble(config(f"algo={algo}", "group_size=2"))
+    build_components(config(f"algo={algo}", "group_size=2"))
 
 
 def test_a_group_of_one_is_accepted_where_nothing_is_compared() -> None:
-    assemble(config("algo=sft", "group_size=1"))
+    build_components(config("algo=sft", "group_size=1"))
 
 
 # What is said
@@ -239,9 +239,9 @@ def test_scoring_only_correct_demonstrations_is_said_to_score_none() -> None:
 
 def test_a_data_set_of_programs_chooses_its_reward_and_shaping_is_a_choice_of_its_own() -> None:
     for name in ("mbpp", "mbpp_sanitized", "humaneval", "tiny_functions"):
-        reward = assemble(config(f"dataset={name}")).reward
+        reward = build_components(config(f"dataset={name}")).reward
         assert isinstance(reward, CodeTests) and reward.shaping is None and reward.sandbox == "required"
-    shaped = assemble(config("dataset=mbpp", "shaping@reward.shaping=public", "sandbox=unsafe")).reward
+    shaped = build_components(config("dataset=mbpp", "shaping@reward.shaping=public", "sandbox=unsafe")).reward
     assert isinstance(shaped, CodeTests) and shaped.shaping is not None and shaped.shaping.copy_penalty == -0.02 and shaped.sandbox == "unsafe"
 
 
@@ -268,19 +268,19 @@ def problem(uid: str, fault: str = "") -> Prompt:
 
 def test_what_cannot_be_judged_is_left_out_of_training_and_evaluation_by_name() -> None:
     needs_any()
-    parts = assemble(config("dataset=tiny_functions"))
+    components = build_components(config("dataset=tiny_functions"))
     rows = Rows([problem("a"), problem("b", "test 1 does not parse")], [problem("c", "the reference does not parse"), problem("d"), problem("e")])
-    train, asked, faults = questions(replace(parts, dataset=rows), {"eval_split": "validation", "eval_questions": 1})
+    train, asked, faults = questions(replace(components, dataset=rows), {"eval_split": "validation", "eval_questions": 1})
     assert ([prompt.uid for prompt in train], [prompt.uid for prompt in asked]) == (["a"], ["d"])
     assert faults == {"b": "test 1 does not parse", "c": "the reference does not parse"}
     with pytest.raises(ValueError, match="none of 1 problems can be judged, the first one, b, since test 1 does not parse"):
-        questions(replace(parts, dataset=Rows([problem("b", "test 1 does not parse")], [])), {"eval_split": "validation", "eval_questions": 1})
+        questions(replace(components, dataset=Rows([problem("b", "test 1 does not parse")], [])), {"eval_split": "validation", "eval_questions": 1})
 
 
 def test_the_manifest_is_told_what_judged_and_what_kept_programs_in() -> None:
-    assert judged_by(assemble(config()).reward) == {"reward_version": "math_answer/1", "sandbox": None}
+    assert judged_by(build_components(config()).reward) == {"reward_version": "math_answer/1", "sandbox": None}
     needs_any()
-    found = judged_by(assemble(config("dataset=tiny_functions")).reward)
+    found = judged_by(build_components(config("dataset=tiny_functions")).reward)
     assert found["reward_version"].startswith("code_tests/") and "seccomp" in found["sandbox"]
 
 
@@ -289,5 +289,5 @@ def test_the_manifest_is_told_what_judged_and_what_kept_programs_in() -> None:
 )
 def test_shared_prompts_are_refused_where_the_model_cannot_share_them(setting: str, named: str) -> None:
     with pytest.raises(ValueError, match=rf"shared_prefix=always with {setting}.*{named}"):
-        assemble(config("shared_prefix=always", setting))
-    assemble(config("shared_prefix=auto", setting))
+        build_components(config("shared_prefix=always", setting))
+    build_components(config("shared_prefix=auto", setting))

@@ -7,10 +7,10 @@ import torch
 from cli import SMALL, folder, rows, succeeded, train
 
 from mirrorpo.core.batch import Completion, Prompt, Verdict
-from mirrorpo.core.token_offsets import Spelling
+from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Answer
-from mirrorpo.train.credit_metrics import credit_metrics, credit_row, shares
+from mirrorpo.train.credit_metrics import credit_metrics, credit_row, gradient_shares
 from mirrorpo.weighting.counterfactual import ScoredSpan
 from mirrorpo.weighting.spans import Span
 
@@ -48,17 +48,17 @@ def test_the_gradients_shares_follow_weights_advantages_and_surprise_and_make_on
 
 def test_every_token_with_an_advantage_is_of_one_kind_whatever_is_scored():
     texts = ["1+1=2 so\n---\n#### 2", "#### 7", "9+9=18"]
-    spellings = [Spelling(text=text, offsets=[(place, place + 1) for place in range(len(text))]) for text in texts]
+    all_offsets = [TokenOffsets(text=text, offsets=[(place, place + 1) for place in range(len(text))]) for text in texts]
     weights = torch.ones(3, len(texts[0]))
     weights[0, :5] = 2.0
-    found = shares(spellings, batch(*map(len, texts)), torch.tensor([1.0, -1.0, 0.0]), weights)
+    found = gradient_shares(all_offsets, batch(*map(len, texts)), torch.tensor([1.0, -1.0, 0.0]), weights)
     # Of 19 + 6 tokens: the equation has 5, the rule 3, the two answers 6 each; the third completion moves nothing.
     assert found == pytest.approx({
         "credit/all_tokens_calculation": 5 / 25, "credit/all_tokens_format": 3 / 25, "credit/all_tokens_answer": 12 / 25, "credit/all_tokens_other": 5 / 25,
         "credit/all_gradient_calculation": 10 / 30, "credit/all_gradient_format": 3 / 30, "credit/all_gradient_answer": 12 / 30,
         "credit/all_gradient_other": 5 / 30,
     })  # fmt: skip
-    assert shares(spellings, batch(*map(len, texts)), torch.zeros(3), weights) == {}
+    assert gradient_shares(all_offsets, batch(*map(len, texts)), torch.zeros(3), weights) == {}
 
 
 def test_a_drop_too_small_to_say_anything_is_no_distractor_and_sentences_have_no_place():
@@ -82,7 +82,7 @@ def test_a_row_of_the_page_is_plain_data_with_a_missing_verdict_as_null():
         verdict=verdict,
         reward=math.nan,
     )
-    row = credit_row(answer, Spelling(text="ab", offsets=[(0, 1), (1, 2)]), torch.tensor([1.0, 0.123456, 9.0]), [SPANS[0], SPANS[3]], 0)
+    row = credit_row(answer, TokenOffsets(text="ab", offsets=[(0, 1), (1, 2)]), torch.tensor([1.0, 0.123456, 9.0]), [SPANS[0], SPANS[3]], 0)
     assert json.loads(json.dumps(row, allow_nan=False)) == {
         "uid": "q", "question": "?", "gold": "2", "outcome": "unverifiable", "reward": None, "text": "ab", "offsets": [[0, 1], [1, 2]],
         "weights": [1.0, 0.1235], "spans": [{"start": 0, "end": 2, "kind": "calculation", "drop": 4.0}],

@@ -13,29 +13,29 @@ from hydra import compose, initialize_config_dir
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.core.batch import Prompt
 from mirrorpo.model.language_model import LanguageModel
-from mirrorpo.train.build import Parts, assemble
+from mirrorpo.train.build import Components, build_components
 from mirrorpo.train.drift import Probe, draw_probe
 
 
 @cache
-def tiny() -> tuple[Parts, LanguageModel, list[Prompt]]:
+def tiny() -> tuple[Components, LanguageModel, list[Prompt]]:
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        parts = assemble(resolved(compose("train")))
+        components = build_components(resolved(compose("train")))
     torch.set_num_threads(1)
-    prompts = list(parts.dataset.load("train"))[:5]
-    return parts, parts.model.load(torch.device("cpu"), 0, lambda: iter(())), prompts
+    prompts = list(components.dataset.load("train"))[:5]
+    return components, components.model.load(torch.device("cpu"), 0, lambda: iter(())), prompts
 
 
 def ids(prompts: list[Prompt]) -> list[list[int]]:
-    parts, model, _ = tiny()
-    data = parts.dataset
-    return [list(parts.model.prompt(model.tokenizer, system=data.system, user=data.user, question=prompt.question).ids) for prompt in prompts]
+    components, model, _ = tiny()
+    data = components.dataset
+    return [list(components.model.prompt(model.tokenizer, system=data.system, user=data.user, question=prompt.question).ids) for prompt in prompts]
 
 
 def drawn(model: LanguageModel, positions: int = 64) -> Probe:
-    parts, _, prompts = tiny()
-    probe = draw_probe(model, parts.eval_rollout, prompts, ids(prompts), max_new_tokens=40, temperature=0.8, drift_positions=positions)
+    components, _, prompts = tiny()
+    probe = draw_probe(model, components.eval_rollout, prompts, ids(prompts), max_new_tokens=40, temperature=0.8, drift_positions=positions)
     assert isinstance(probe, Probe)
     return probe
 
@@ -108,5 +108,5 @@ def test_measuring_leaves_the_policy_in_its_mode_and_without_gradient():
 
 
 def test_without_questions_nothing_is_measured():
-    parts, model, _ = tiny()
-    assert draw_probe(model, parts.eval_rollout, [], [], max_new_tokens=4, temperature=1.0, drift_positions=8)(model) == {}
+    components, model, _ = tiny()
+    assert draw_probe(model, components.eval_rollout, [], [], max_new_tokens=4, temperature=1.0, drift_positions=8)(model) == {}

@@ -14,7 +14,7 @@ needs_data = pytest.mark.skipif(
 )
 SHORT = (
     "steps=2", "prompts_per_step=2", "group_size=2", "max_new_tokens=12", "eval_max_new_tokens=12", "eval_questions=3", "eval_sampled_questions=1",
-    "eval_samples=2", "threads=1", "tokens_per_micro_batch=1024", "tile=7", "logger=none",
+    "eval_samples=2", "threads=1", "tokens_per_micro_batch=1024", "logit_chunk=7", "tracking=none",
 )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def test_two_steps_on_mbpp_say_what_kept_the_programs_in(qwen_folder: Path, tmp_
 
 @needs_data
 def test_humaneval_is_evaluated_from_the_start_model(qwen_folder: Path, tmp_path: Path) -> None:
-    small = ("eval_questions=3", "eval_sampled_questions=1", "eval_samples=2", "eval_max_new_tokens=12", "threads=1", "logger=none")
+    small = ("eval_questions=3", "eval_sampled_questions=1", "eval_samples=2", "eval_max_new_tokens=12", "threads=1", "tracking=none")
     command = ("dataset=humaneval", "model=qwen", f"model.path={qwen_folder}", *small, f"out={tmp_path}")
     succeeded(train(*command, cwd=tmp_path, MIRRORPO_DATA=str(DATA)))
     run = folder(tmp_path)

@@ -17,7 +17,7 @@ from mirrorpo.algo.importance_correction import TruncatedImportance
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch, Verdict
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.metrics import Means, finite, k3, pass_at_k, rollout_metrics, update_metrics
+from mirrorpo.train.metrics import RunningMeans, finite, k3, pass_at_k, rollout_metrics, update_metrics
 
 NAN = float("nan")
 CONF = Path(__file__).parents[2] / "conf/algo"
@@ -58,7 +58,7 @@ def test_pass_at_k_of_many_samples_does_not_overflow() -> None:
 
 
 def test_means_are_weighted_by_tokens_not_by_micro_batch() -> None:
-    means = Means()
+    means = RunningMeans()
     means.add("x", torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[True, True, True]]))
     means.add("x", torch.tensor([[10.0, NAN]]), torch.tensor([[True, False]]))
     assert means.read() == {"x": 4.0}
@@ -67,7 +67,7 @@ def test_means_are_weighted_by_tokens_not_by_micro_batch() -> None:
 def test_means_do_not_depend_on_how_tokens_are_split() -> None:
     values = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     mask = torch.rand(6, 5, generator=torch.Generator().manual_seed(1)) < 0.6
-    whole, parts = Means(), Means()
+    whole, parts = RunningMeans(), RunningMeans()
     whole.add("x", values, mask)
     for rows in ([0, 3], [1], [2, 4, 5]):
         parts.add("x", values[rows], mask[rows])
@@ -76,21 +76,21 @@ def test_means_do_not_depend_on_how_tokens_are_split() -> None:
 
 
 def test_means_sum_in_double_precision() -> None:
-    means = Means()
+    means = RunningMeans()
     means.add("x", torch.tensor([1e8, 1.0, -1e8]), torch.tensor([True, True, True]))
     assert means.read() == {"x": pytest.approx(1 / 3)}
 
 
 def test_a_mean_of_nothing_is_left_out() -> None:
-    means = Means()
+    means = RunningMeans()
     means.add("x", torch.tensor([[1.0]]), torch.tensor([[False]]))
     means.add("y", torch.tensor([[1.0]]), torch.tensor([[True]]))
     assert means.read() == {"y": 1.0}
 
 
 def test_means_of_two_runs_share_nothing() -> None:
-    Means().add("x", torch.tensor([1.0]), torch.tensor([True]))
-    assert Means().read() == {}
+    RunningMeans().add("x", torch.tensor([1.0]), torch.tensor([True]))
+    assert RunningMeans().read() == {}
 
 
 def test_finite_leaves_out_what_json_cannot_hold() -> None:
@@ -203,12 +203,12 @@ def tokens(lengths: Sequence[int], logprob: float = -1.5) -> RolloutBatch:
     return collate(completions, [1.0, 0.0][: len(lengths)], pad_id=0, mask_truncated=False)
 
 
-def updated(first: bool, anchored: bool, mismatch: TruncatedImportance | None = None) -> dict[str, float]:
+def updated(first: bool, anchored: bool, importance_correction: TruncatedImportance | None = None) -> dict[str, float]:
     b = tokens((2, 1))
     b = b.with_(old_logprobs=torch.tensor([[-1.0, -1.0], [-1.0, NAN]]), anchor_logprobs=torch.tensor([[-2.0, -1.0], [-1.0, NAN]]))
     outputs = PolicyOutputs(logprobs=torch.tensor(LIVE), entropy=torch.tensor([[1.0, 2.0], [6.0, 0.0]]), divergence=torch.tensor([[0.5, 0.0], [0.1, 0.0]]))
-    means = Means()
-    update_metrics(means, outputs, b, torch.tensor([1.0, -1.0]), grpo(), first=first, anchored=anchored, mismatch=mismatch)
+    means = RunningMeans()
+    update_metrics(means, outputs, b, torch.tensor([1.0, -1.0]), grpo(), first=first, anchored=anchored, importance_correction=importance_correction)
     return means.read()
 
 
@@ -242,10 +242,10 @@ def test_a_later_update_measures_neither_sampler_nor_reference() -> None:
 def test_the_ratio_of_old_policy_and_sampler_is_measured_by_its_mean_its_maximum_and_the_share_above_the_cap() -> None:
     b = tokens((2, 1)).with_(old_logprobs=torch.tensor([[-1.0, -1.5], [-2.0, NAN]]))
     outputs = PolicyOutputs(logprobs=torch.tensor(LIVE), entropy=torch.zeros(2, 2), divergence=torch.zeros(2, 2))
-    means = Means()
+    means = RunningMeans()
     for rows in ([0], [1]):
         picked = PolicyOutputs(**{name: getattr(outputs, name)[rows][:, : 2 - rows[0]] for name in ("logprobs", "entropy", "divergence")})
-        update_metrics(means, picked, b.rows(torch.tensor(rows)), torch.ones(1), grpo(), first=True, anchored=False, mismatch=TruncatedImportance(cap=1.2))
+        update_metrics(means, picked, b.rows(torch.tensor(rows)), torch.ones(1), grpo(), first=True, anchored=False, importance_correction=TruncatedImportance(cap=1.2))
     # The sampler says -1.5 of every token.
     ratios = (math.exp(0.5), 1.0, math.exp(-0.5))
     assert means.read()["mismatch/ratio_mean"] == pytest.approx(sum(ratios) / 3, rel=1e-6)
@@ -256,7 +256,7 @@ def test_the_ratio_of_old_policy_and_sampler_is_measured_by_its_mean_its_maximum
 def test_without_a_correction_nothing_is_clipped_and_where_nothing_was_sampled_nothing_is_said() -> None:
     assert "mismatch/clipped" not in updated(first=True, anchored=True)
     b = tokens((1,), NAN).with_(old_logprobs=torch.zeros(1, 1))
-    means = Means()
+    means = RunningMeans()
     update_metrics(
         means, PolicyOutputs(**dict.fromkeys(("logprobs", "entropy", "divergence"), torch.zeros(1, 1))), b, torch.ones(1), grpo(), first=True, anchored=False
     )
@@ -272,7 +272,7 @@ def expected(name: str, drawn_from: Tensor, live: Tensor) -> float:
     total = 0.0
     for probability, log_p in zip(drawn_from, live.log(), strict=True):
         b = tokens((1,), float(probability.log())).with_(old_logprobs=probability.log().view(1, 1))
-        means = Means()
+        means = RunningMeans()
         outputs = PolicyOutputs(logprobs=log_p.view(1, 1), entropy=torch.zeros(1, 1), divergence=torch.zeros(1, 1))
         update_metrics(means, outputs, b, torch.tensor([1.0]), grpo(), first=True, anchored=False)
         total += float(probability) * means.read()[name]
@@ -287,12 +287,12 @@ def test_over_the_tokens_that_were_sampled_k3_has_the_expectation_of_a_kl(name: 
 
 def test_means_of_several_ranks_are_those_of_one() -> None:
     values, mask = torch.tensor([1.0, 2.0, 6.0, 9.0]), torch.tensor([True, True, True, False])
-    one, first, second = Means(), Means(), Means()
+    one, first, second = RunningMeans(), RunningMeans(), RunningMeans()
     one.add("a", values, mask)
     one.raise_to("b", values, mask)
     for part, rows in ((first, slice(0, 1)), (second, slice(1, 4))):
         part.add("a", values[rows], mask[rows])
         part.raise_to("b", values[rows], mask[rows])
     # A rank without a micro-batch has added to nothing.
-    assert Means.joined([Means(), first, second]).read() == one.read() == {"a": 3.0, "b": 6.0}
-    assert Means.joined([one]) is one
+    assert RunningMeans.joined([RunningMeans(), first, second]).read() == one.read() == {"a": 3.0, "b": 6.0}
+    assert RunningMeans.joined([one]) is one

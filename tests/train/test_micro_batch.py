@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mirrorpo.core.batch import Completion, RolloutBatch
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.micro_batch import CALL, MicroBatch, micro_batches, planned, runs, shared_prompts
+from mirrorpo.train.micro_batch import TOKENS_PER_CALL, MicroBatch, micro_batches, plan_micro_batches, runs_of_similar_length, shared_prompts
 
 Lengths = Sequence[tuple[int, int]]
 lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1, max_size=12).filter(lambda rows: any(length for _, length in rows))
@@ -134,7 +134,7 @@ def computed(batch: RolloutBatch, part: MicroBatch) -> int:
     """Tokens of each distinct prompt, padded to the deepest, and of each run, padded to its longest."""
     prompts, lengths = batch.prompt_present.sum(dim=1)[part.rows], batch.present.sum(dim=1)[part.rows]
     total = len(batch.prompt_numbers()[part.rows].unique()) * int(prompts.max())
-    return total + sum(len(piece) * int(piece.max()) for piece in lengths.split(list(part.pieces)))
+    return total + sum(len(piece) * int(piece.max()) for piece in lengths.split(list(part.rows_per_forward)))
 
 
 @given(asks=groups, tokens=shared_budgets)
@@ -167,17 +167,17 @@ def test_pieces_are_runs_of_falling_length(asks: Groups, tokens: int) -> None:
     for part in shared_prompts(batch, tokens):
         lengths = batch.present.sum(dim=1)[part.rows].tolist()
         assert lengths == sorted(lengths, reverse=True)
-        assert list(part.pieces) == runs(lengths)
+        assert list(part.rows_per_forward) == runs_of_similar_length(lengths)
 
 
 @given(lengths=st.lists(st.integers(0, 500), min_size=1, max_size=30).map(lambda rows: sorted(rows, reverse=True)))
 def test_a_run_is_padded_by_less_than_a_call_and_ends_only_where_it_would_not_be(lengths: list[int]) -> None:
     start = 0
-    for count in runs(lengths):
+    for count in runs_of_similar_length(lengths):
         piece, following = lengths[start : start + count], lengths[start + count : start + count + 1]
         padding = sum(piece[0] - length for length in piece)
-        assert padding <= CALL
-        assert all(padding + piece[0] - length > CALL for length in following)
+        assert padding <= TOKENS_PER_CALL
+        assert all(padding + piece[0] - length > TOKENS_PER_CALL for length in following)
         start += count
     assert start == len(lengths)
 
@@ -187,7 +187,7 @@ def test_shared_only_lengths_and_who_shares_are_read(asks: Groups, tokens: int, 
     plain = asked(asks)
     other = asked(asks, fill=fill).with_(mask=torch.zeros_like(plain.mask), group=plain.group.flip(0) + 3, rewards=torch.full_like(plain.rewards, 2.0))
     ours, theirs = (
-        [(part.rows.tolist(), part.pieces) for part in shared_prompts(batch.with_(prompt_ids=ids), tokens)]
+        [(part.rows.tolist(), part.rows_per_forward) for part in shared_prompts(batch.with_(prompt_ids=ids), tokens)]
         for batch, ids in ((plain, plain.prompt_ids), (other, 100 - plain.prompt_ids))
     )
     assert ours == theirs
@@ -200,11 +200,11 @@ def test_prompts_of_a_like_length_stand_together() -> None:
 
 def test_auto_shares_where_that_computes_less_by_more_than_the_further_call() -> None:
     long, short = asked([(100, [100] * 8)]), asked([(8, [100] * 8)])
-    assert [list(part.pieces) for part in planned(long, 4096, "auto")] == [[8]]
-    assert [list(part.pieces) for part in planned(short, 4096, "auto")] == [[]]
-    assert [list(part.pieces) for part in planned(long, 4096, "never")] == [[]]
-    assert [list(part.pieces) for part in planned(short, 4096, "always")] == [[8]]
+    assert [list(part.rows_per_forward) for part in plan_micro_batches(long, 4096, "auto")] == [[8]]
+    assert [list(part.rows_per_forward) for part in plan_micro_batches(short, 4096, "auto")] == [[]]
+    assert [list(part.rows_per_forward) for part in plan_micro_batches(long, 4096, "never")] == [[]]
+    assert [list(part.rows_per_forward) for part in plan_micro_batches(short, 4096, "always")] == [[8]]
 
 
 def test_auto_shares_nothing_where_no_two_rows_have_one_prompt() -> None:
-    assert all(not part.pieces for part in planned(asked([(100, [10]), (100, [10]), (90, [10])]), 4096, "auto"))
+    assert all(not part.rows_per_forward for part in plan_micro_batches(asked([(100, [10]), (100, [10]), (90, [10])]), 4096, "auto"))

@@ -23,7 +23,7 @@ from mirrorpo.core.masked import mean_one
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.learner import Learner
-from mirrorpo.train.micro_batch import micro_batches, planned
+from mirrorpo.train.micro_batch import micro_batches, plan_micro_batches
 from mirrorpo.weighting.uniform import Uniform
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -140,7 +140,7 @@ class Recorder:
         pass
 
 
-def learner(world: World, live: Qwen3ForCausalLM, algo: str, divergence: str, *, scope: str, updates: int, window: str, sharing: str) -> Learner:
+def learner(world: World, live: Qwen3ForCausalLM, algo: str, divergence: str, *, scope: str, updates: int, window: str, prefix_sharing: str) -> Learner:
     return Learner(
         policy=language_model(live),
         reference=language_model(world.reference),
@@ -149,9 +149,9 @@ def learner(world: World, live: Qwen3ForCausalLM, algo: str, divergence: str, *,
         divergence=choice("divergence", divergence),
         weighting=Uniform(scope=scope),
         temperature=TEMPERATURE,
-        tile=TILE,
+        logit_chunk=TILE,
         tokens_per_micro_batch=TOKENS,
-        shared_prefix=sharing,
+        shared_prefix=prefix_sharing,
         updates_per_rollout=updates,
         update_window=window,
         max_grad_norm=0.0,
@@ -159,16 +159,16 @@ def learner(world: World, live: Qwen3ForCausalLM, algo: str, divergence: str, *,
 
 
 def our_gradients(
-    world: World, algo: str, divergence: str, *, scope: str = "credit", updates: int = 1, window: str = "whole", sharing: str = "never"
+    world: World, algo: str, divergence: str, *, scope: str = "credit", updates: int = 1, window: str = "whole", prefix_sharing: str = "never"
 ) -> list[list[Tensor]]:
     """Each update's gradient; with one update the old policy is the live one, else it is `world.old`."""
     at_rollout = world.policy if updates == 1 else world.old
-    batch, anchor_head = learner(world, at_rollout, algo, divergence, scope=scope, updates=updates, window=window, sharing=sharing).rescore(world.batch)
+    batch, anchor_head = learner(world, at_rollout, algo, divergence, scope=scope, updates=updates, window=window, prefix_sharing=prefix_sharing).rescore(world.batch)
     if updates > 1:
         batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
     if choice("divergence", divergence).reads == "sampled":
         batch = batch.with_(anchor_logprobs=in_float64(anchor(world, divergence, updates), batch))
-    student = learner(world, world.policy, algo, divergence, scope=scope, updates=updates, window=window, sharing=sharing)
+    student = learner(world, world.policy, algo, divergence, scope=scope, updates=updates, window=window, prefix_sharing=prefix_sharing)
     advantages = student.algo.advantage(batch.rewards, batch.group)
     student.learn(batch, advantages, world.weights, anchor_head, lrs=[1.0] * updates)
     return student.optimiser.gradients
@@ -285,12 +285,12 @@ def test_an_update_that_gets_no_group_is_left_out(world):
 @pytest.mark.parametrize("divergence", ["none", "kl", "kl_exact"])
 def test_with_shared_prompts_every_updates_gradient_is_the_naive_one(world, algo, divergence, updates):
     expected = naive_gradient(world, algo, divergence, updates=updates)
-    for ours in our_gradients(world, algo, divergence, updates=updates, sharing="always"):
+    for ours in our_gradients(world, algo, divergence, updates=updates, prefix_sharing="always"):
         assert_equal(ours, expected)
 
 
 def test_this_rollout_shares_prompts_in_pieces_and_splits_a_group(world):
-    parts = planned(world.batch, TOKENS, "always")
+    parts = plan_micro_batches(world.batch, TOKENS, "always")
     assert len(parts) >= 2
     assert sum(len(set(world.batch.prompt_numbers()[part.rows].tolist())) for part in parts) < len(world.batch)
 
@@ -303,7 +303,7 @@ def test_rows_of_advantage_zero_and_rows_without_a_trained_token_cost_no_backwar
     for everything in (False, True):
         if everything:
             monkeypatch.setattr(Learner, "_taught", lambda self, window, advantages: torch.ones(len(window), dtype=torch.bool))
-        student = learner(world, world.policy, algo, "none", scope="credit", updates=2, window="whole", sharing="never")
+        student = learner(world, world.policy, algo, "none", scope="credit", updates=2, window="whole", prefix_sharing="never")
         seen: list[int] = []
         handle = world.policy.model.register_forward_pre_hook(
             lambda _, args, kwargs, seen=seen: seen.append(len(kwargs["input_ids"]) if torch.is_grad_enabled() else 0), with_kwargs=True
@@ -319,14 +319,14 @@ def test_rows_of_advantage_zero_and_rows_without_a_trained_token_cost_no_backwar
 
 
 def test_with_nothing_to_learn_the_gradient_is_zero_and_not_absent(world):
-    student = learner(world, world.policy, "grpo", "none", scope="credit", updates=1, window="whole", sharing="never")
+    student = learner(world, world.policy, "grpo", "none", scope="credit", updates=1, window="whole", prefix_sharing="never")
     student.learn(world.batch, torch.zeros(len(ROLLOUT)), world.weights, None, lrs=[1.0])
     (gradients,) = student.optimiser.gradients
     assert not any(bool(gradient.any()) for gradient in gradients)
 
 
 def test_a_penalty_takes_every_row_backward_and_one_of_coefficient_zero_does_not(world):
-    student = learner(world, world.policy, "grpo", "kl", scope="credit", updates=1, window="whole", sharing="never")
+    student = learner(world, world.policy, "grpo", "kl", scope="credit", updates=1, window="whole", prefix_sharing="never")
     advantages = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     trained = world.batch.mask.any(dim=1)
     assert torch.equal(student._taught(world.batch.mask, advantages), trained)

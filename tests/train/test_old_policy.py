@@ -10,20 +10,20 @@ from torch import Tensor
 
 from mirrorpo.core.cut import Cut
 from mirrorpo.distributed.collectives import ALONE, Ranks
-from mirrorpo.train.old_policy import OldPolicy, Reading
+from mirrorpo.train.old_policy import ForwardSettings, PolicyScorer
 
 
 @dataclass(frozen=True, slots=True)
 class Apart(Ranks):
     """A rank that keeps what it has read to itself."""
 
-    def summed(self, *tensors: Tensor) -> None:
+    def all_reduce(self, *tensors: Tensor) -> None:
         pass
 
 
-def old_policy(ranks: Ranks) -> OldPolicy:
-    reading = Reading(temperature=0.7, tile=16, tokens_per_micro_batch=40, sharing="auto", ranks=ranks)
-    return OldPolicy(policy=model("llama"), reading=reading)
+def old_policy(ranks: Ranks) -> PolicyScorer:
+    forward = ForwardSettings(temperature=0.7, logit_chunk=16, tokens_per_micro_batch=40, prefix_sharing="auto", ranks=ranks)
+    return PolicyScorer(policy=model("llama"), forward=forward)
 
 
 BATCH = rollout()
@@ -42,7 +42,7 @@ ASKED = {
 @pytest.mark.parametrize("count", [2, 3, 20])
 def test_the_ranks_shares_add_up_to_the_whole(asked: str, count: int) -> None:
     expected = ASKED[asked](old_policy(ALONE))
-    shares: list[Any] = [ASKED[asked](old_policy(Apart(index=index, count=count, local=index))) for index in range(count)]
+    shares: list[Any] = [ASKED[asked](old_policy(Apart(rank=index, world_size=count, local_rank=index))) for index in range(count)]
     for place, tensor in enumerate(expected):
         torch.testing.assert_close(sum(share[place] for share in shares), tensor, rtol=1e-5, atol=1e-5)
         # More ranks than rows: some have nothing to read.
@@ -51,8 +51,8 @@ def test_the_ranks_shares_add_up_to_the_whole(asked: str, count: int) -> None:
 
 def test_hidden_states_are_kept_of_a_ranks_own_rows_alone() -> None:
     mine = torch.arange(len(BATCH)) % 2 == 0
-    scores = old_policy(Apart(index=0, count=2, local=0)).reading.score(model("llama"), BATCH, mine, keep_hidden=True)
-    whole = old_policy(ALONE).reading.score(model("llama"), BATCH, torch.ones_like(mine), keep_hidden=True)
+    scores = old_policy(Apart(rank=0, world_size=2, local_rank=0)).forward.score(model("llama"), BATCH, mine, keep_hidden=True)
+    whole = old_policy(ALONE).forward.score(model("llama"), BATCH, torch.ones_like(mine), keep_hidden=True)
     there = BATCH.present & mine[:, None]
     torch.testing.assert_close(scores.hidden[there], whole.hidden[there], rtol=1e-5, atol=1e-5)
     assert not scores.hidden[~mine].any() and not scores.logprobs[~mine].any() and scores.logprobs[mine].any()

@@ -42,7 +42,7 @@ from mirrorpo.rollout.demonstrations import Demonstrations
 from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.tools.estimator_table import SHOWN, expectation
 from mirrorpo.train.learner import Learner
-from mirrorpo.train.old_policy import OldPolicy
+from mirrorpo.train.old_policy import PolicyScorer
 
 CONF = Path(__file__).parents[2] / "conf"
 AXES = ("algo", "divergence", "weighting")
@@ -207,7 +207,7 @@ def judge(texts: Sequence[str], prompts: Sequence[Prompt]) -> list[Verdict]:
     return [Verdict(reward=float(ok), strict=ok, flexible=ok, outcome="right" if ok else "wrong") for ok in right]
 
 
-class Scorer(OldPolicy):
+class Scorer(PolicyScorer):
     """The old policy; what a span or a token does is seen with pads in its place, for the tables have no attention to hide it from."""
 
     def cut(self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking) -> tuple[Tensor, Tensor]:
@@ -229,7 +229,7 @@ class Scorer(OldPolicy):
 
 
 def scorer(learner: Learner) -> Scorer:
-    return Scorer(policy=learner.policy, reading=learner.old_policy.reading)
+    return Scorer(policy=learner.policy, value_and_gradient=learner.old_policy.value_and_gradient)
 
 
 # ---------------------------------------------------------------- what a policy does, by enumeration
@@ -289,7 +289,7 @@ def student(arm: Arm, divergence: Divergence) -> Learner:
         divergence=divergence,
         weighting=choice("weighting", arm.weighting),
         temperature=1.0,
-        tile=1024,
+        logit_chunk=1024,
         tokens_per_micro_batch=4096,
         shared_prefix="never",
         updates_per_rollout=UPDATES,

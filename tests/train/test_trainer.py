@@ -10,7 +10,7 @@ import pytest
 from cli import ROOT, SMALL, appeared, cell_here, command, environment, folder, folders, manifest, rows, succeeded, train, whole_rows
 from hydra.errors import ConfigCompositionException
 
-from mirrorpo.train.build import assemble
+from mirrorpo.train.build import build_components
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_zero_steps_evaluate_the_start_model_only(tmp_path: Path) -> None:
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     # Two updates on a rollout, dynamic sampling, dropout, a coefficient that is steered, random weights: everything that carries state.
     overrides = [*SMALL, "algo=dapo", "updates_per_rollout=2", "divergence=probl2_exact", "lora@model.lora=r16", "steps=4"]
-    overrides += ["coefficient=matched_drift", "weighting=random_token"]
+    overrides += ["beta_schedule=matched_drift", "weighting=random_token"]
     succeeded(train(*overrides, f"out={tmp_path / 'whole'}", cwd=tmp_path))
     process = subprocess.Popen(command(*overrides, f"out={tmp_path / 'killed'}"), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
     while process.poll() is None and not appeared(tmp_path / "killed", "step_000002"):
@@ -161,7 +161,7 @@ def test_a_run_killed_at_ten_random_instants_ends_as_if_it_had_not_been(tmp_path
 
 
 def test_drift_is_measured_for_every_arm_from_zero_and_the_coefficient_follows_it_where_it_is_steered(tmp_path: Path) -> None:
-    for arm in ("divergence=none", "coefficient=matched_drift divergence=probl2 coefficient.target=1e-9"):
+    for arm in ("divergence=none", "beta_schedule=matched_drift divergence=probl2 beta_schedule.target=1e-9"):
         succeeded(train(*SMALL, *arm.split(), f"out={tmp_path}", cwd=tmp_path))
     free, held = (rows(run / "metrics.jsonl") for run in folders(tmp_path))
     for run in (free, held):
@@ -222,22 +222,22 @@ def test_a_bad_setting_is_refused_before_anything_runs(override: str, words: str
         ("algo.advantage.ddof=5", "ddof=5"),
         ("name=../up", "name='../up'"),
         ("divergence.anchor=nowhere", "divergence.anchor=nowhere"),
-        ("coefficient=matched_drift divergence=none", "divergence.beta=0 with coefficient=matched_drift"),
-        ("coefficient=matched_drift divergence.anchor=old", "divergence.anchor=old with coefficient=matched_drift"),
-        ("coefficient=matched_drift drift_questions=0", "drift_questions=0 with coefficient=matched_drift"),
-        ("coefficient=matched_drift coefficient.measure=drift/js", "coefficient.measure=drift/js: choose one of drift/kl"),
+        ("beta_schedule=matched_drift divergence=none", "divergence.beta=0 with beta_schedule=matched_drift"),
+        ("beta_schedule=matched_drift divergence.anchor=old", "divergence.anchor=old with beta_schedule=matched_drift"),
+        ("beta_schedule=matched_drift drift_questions=0", "drift_questions=0 with beta_schedule=matched_drift"),
+        ("beta_schedule=matched_drift beta_schedule.measure=drift/js", "beta_schedule.measure=drift/js: choose one of drift/kl"),
         ("weighting=entropy_top20 weighting.share=1.5", "weighting.share=1.5"),
     ],
 )
 def test_a_bad_setting_is_refused_when_the_cell_is_put_together(override: str, words: str) -> None:
     # What train.py does before it trains; it says such an error and ends.
     with pytest.raises((ValueError, ConfigCompositionException)) as refused:
-        assemble(cell_here(*SMALL, *override.split()).config)
+        build_components(cell_here(*SMALL, *override.split()).config)
     assert words in f"{refused.value} {refused.value.__cause__}"
 
 
 def test_supervised_fine_tuning_from_nothing_lowers_the_loss(tmp_path: Path) -> None:
-    overrides = ("algo=sft", "model=tiny_scratch", "dataset.train_size=400", "steps=25", "eval_questions=0", "threads=1", "logger=none")
+    overrides = ("algo=sft", "model=tiny_scratch", "dataset.train_size=400", "steps=25", "eval_questions=0", "threads=1", "tracking=none")
     succeeded(train(*overrides, f"out={tmp_path}", cwd=tmp_path))
     metrics = rows(folder(tmp_path) / "metrics.jsonl")
     assert metrics[0]["loss/value"] > 3 and metrics[-1]["loss/value"] < 2
@@ -247,6 +247,6 @@ def test_supervised_fine_tuning_from_nothing_lowers_the_loss(tmp_path: Path) -> 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_default_cell_learns(seed: int, tmp_path: Path) -> None:
-    succeeded(train(f"seed={seed}", f"out={tmp_path}", "logger=none", cwd=tmp_path))
+    succeeded(train(f"seed={seed}", f"out={tmp_path}", "tracking=none", cwd=tmp_path))
     metrics = rows(folder(tmp_path) / "metrics.jsonl")
     assert metrics[-1]["eval/greedy_accuracy"] - metrics[0]["eval/greedy_accuracy"] >= 0.2

@@ -143,7 +143,7 @@ def our_loss_and_gradient(network: Qwen3ForCausalLM, batch: RolloutBatch, algo: 
         divergence=K3(beta=beta, anchor="reference") if beta else NoDivergence(),
         weighting=Uniform(scope="credit"),
         temperature=TEMPERATURE,
-        tile=5,
+        logit_chunk=5,
         tokens_per_micro_batch=24,
         shared_prefix="never",
         updates_per_rollout=2,  # off-policy: the batch's old log-probabilities are read

@@ -83,7 +83,7 @@ def test_only_completions_above_their_groups_mean_are_weighted_when_only_correct
 
 def test_spans_in_the_answer_or_behind_it_are_not_hidden_whatever_the_finder_says():
     class Everything:
-        def __call__(self, spelling):
+        def __call__(self, token_offsets):
             return [Span(0, 5, "statement"), Span(6, 13, "statement"), Span(14, 18, "statement"), Span(20, 21, "statement")]
 
     scorer = Table({0: 0.1, 6: 0.7})

@@ -138,7 +138,7 @@ def learner(kind: str, tokens: int, **weighting: Any) -> Learner:
         divergence=parts()["divergence"],
         weighting=replace(parts()["weighting"], **weighting),
         temperature=TEMPERATURE,
-        tile=7,
+        logit_chunk=7,
         tokens_per_micro_batch=tokens,
         shared_prefix="auto",
         updates_per_rollout=1,

@@ -15,7 +15,7 @@ class Known:
     def logprobs(self, batch: RolloutBatch) -> torch.Tensor:
         raise AssertionError("only entropies are read")
 
-    spelled = cut = importance = logprobs
+    with_offsets = cut = importance = logprobs
 
     def entropies(self, batch: RolloutBatch) -> torch.Tensor:
         return self.entropy

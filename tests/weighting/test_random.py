@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mirrorpo.core.batch import Completion, RolloutBatch
-from mirrorpo.core.token_offsets import Spelling
+from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collate import collate
 from mirrorpo.weighting.random import RandomSpans, RandomTokens
 from mirrorpo.weighting.spans import Span
@@ -14,7 +14,7 @@ class Unread:
     def logprobs(self, batch: RolloutBatch) -> torch.Tensor:
         raise AssertionError("random weights need no score")
 
-    entropies = spelled = cut = importance = logprobs
+    entropies = with_offsets = cut = importance = logprobs
 
 
 def batch(*ids: list[int]) -> RolloutBatch:
@@ -47,14 +47,14 @@ class Written(Unread):
     def __init__(self, *texts: str) -> None:
         self.texts = texts
 
-    def spelled(self, batch: RolloutBatch) -> list[Spelling]:
-        return [Spelling(text=text, offsets=[(place, place + 1) for place in range(len(text))]) for text in self.texts]
+    def with_offsets(self, batch: RolloutBatch) -> list[TokenOffsets]:
+        return [TokenOffsets(text=text, offsets=[(place, place + 1) for place in range(len(text))]) for text in self.texts]
 
 
 class FirstTwoPairs:
     """Tokens 1 and 2 are a span, tokens 3 and 4 another."""
 
-    def __call__(self, spelling: Spelling) -> list[Span]:
+    def __call__(self, token_offsets: TokenOffsets) -> list[Span]:
         return [Span(1, 3, "calculation"), Span(3, 5, "sentence")]
 
 

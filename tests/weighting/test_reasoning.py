@@ -3,14 +3,14 @@ import math
 import pytest
 import torch
 
-from mirrorpo.core.token_offsets import Spelling
-from mirrorpo.weighting.reasoning import Range, Regions, regions, whole
+from mirrorpo.core.token_offsets import TokenOffsets
+from mirrorpo.weighting.reasoning import Range, Regions, entire_completion, regions
 
 PAPER = {"low": 0.5, "high": 2.0, "least": 0.5, "answer": 1.5, "rest": 1.0}
 
 
-def letters(text: str, silent: int = 0) -> Spelling:
-    return Spelling(text=text, offsets=[(place, place + 1) for place in range(len(text))] + [(len(text), len(text))] * silent)
+def letters(text: str, silent: int = 0) -> TokenOffsets:
+    return TokenOffsets(text=text, offsets=[(place, place + 1) for place in range(len(text))] + [(len(text), len(text))] * silent)
 
 
 def test_a_completion_reasons_up_to_the_mark_answers_behind_it_and_ends():
@@ -24,8 +24,8 @@ def test_without_a_mark_there_are_no_regions(text: str):
 
 
 def test_a_mark_that_is_one_token_and_the_last_has_no_answer_to_score():
-    assert regions(Spelling(text="so ####", offsets=[(0, 3), (3, 7)])) is None
-    assert regions(Spelling(text="so ####", offsets=[(0, 3), (3, 7), (7, 7)])) is not None
+    assert regions(TokenOffsets(text="so ####", offsets=[(0, 3), (3, 7)])) is None
+    assert regions(TokenOffsets(text="so ####", offsets=[(0, 3), (3, 7), (7, 7)])) is not None
 
 
 def test_the_papers_map_sends_reasoning_to_one_and_a_quarter_up_to_two_the_answer_to_one_and_a_half():
@@ -51,5 +51,5 @@ def test_a_map_that_is_none_is_refused(wrong: dict[str, float]):
 
 
 def test_a_program_is_all_reasoning_up_to_tokens_without_text():
-    assert whole(letters("x = 1  #### 2", silent=1)) == Regions(reasoned=13, answered=13, length=14)
-    assert whole(letters("", silent=1)) is None
+    assert entire_completion(letters("x = 1  #### 2", silent=1)) == Regions(reasoned=13, answered=13, length=14)
+    assert entire_completion(letters("", silent=1)) is None

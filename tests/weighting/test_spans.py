@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import mirrorpo.model
-from mirrorpo.core.token_offsets import Interval, Spelling
-from mirrorpo.model.offsets import Speller
+from mirrorpo.core.token_offsets import Interval, TokenOffsets
+from mirrorpo.model.offsets import OffsetFinder
 from mirrorpo.weighting import spans as module
 from mirrorpo.weighting.spans import Arithmetic, Format, Merged, Scaffolding, Sentences, Span, SpanFinder, Statements, answer_span
 
@@ -38,61 +38,61 @@ FINDERS: dict[str, SpanFinder] = {
 }
 
 
-def cut(text: str, pieces: str = r" ?\w+|\s|[^\w\s]") -> Spelling:
+def cut(text: str, pieces: str = r" ?\w+|\s|[^\w\s]") -> TokenOffsets:
     """A spelling in words, with an end of sequence that wrote nothing."""
     offsets = [match.span() for match in re.finditer(pieces, text)]
-    return Spelling(text=text, offsets=[*offsets, (len(text), len(text))])
+    return TokenOffsets(text=text, offsets=[*offsets, (len(text), len(text))])
 
 
-def texts(spelling: Spelling, found: list[Span]) -> list[str]:
+def texts(token_offsets: TokenOffsets, found: list[Span]) -> list[str]:
     """What the tokens of each span wrote."""
-    return [spelling.text[spelling.offsets[span.start][0] : spelling.offsets[span.end - 1][1]] for span in found]
+    return [token_offsets.text[token_offsets.offsets[span.start][0] : token_offsets.offsets[span.end - 1][1]] for span in found]
 
 
 def found(finder: SpanFinder, text: str) -> list[str]:
-    spelling = cut(text)
-    return [piece.strip() for piece in texts(spelling, list(finder(spelling)))]
+    token_offsets = cut(text)
+    return [piece.strip() for piece in texts(token_offsets, list(finder(token_offsets)))]
 
 
 # --- tokens
 
 
 def test_a_token_belongs_to_a_span_if_it_wrote_any_of_it() -> None:
-    spelling = Spelling(text="So 48/2 = 24.\n", offsets=[(0, 2), (2, 4), (4, 7), (7, 9), (9, 13), (13, 14), (14, 14)])
-    assert ARITHMETIC(spelling) == [Span(1, 5, "calculation")]
+    token_offsets = TokenOffsets(text="So 48/2 = 24.\n", offsets=[(0, 2), (2, 4), (4, 7), (7, 9), (9, 13), (13, 14), (14, 14)])
+    assert ARITHMETIC(token_offsets) == [Span(1, 5, "calculation")]
 
 
 def test_the_tokens_of_a_split_character_all_belong() -> None:
-    spelling = Spelling(text="€3 + €4 = €7", offsets=[(0, 1), (0, 1), (0, 2), (2, 5), (5, 6), (5, 7), (7, 10), (10, 11), (10, 11), (10, 12)])
-    assert ARITHMETIC(spelling) == [Span(0, 10, "calculation")]
+    token_offsets = TokenOffsets(text="€3 + €4 = €7", offsets=[(0, 1), (0, 1), (0, 2), (2, 5), (5, 6), (5, 7), (7, 10), (10, 11), (10, 11), (10, 12)])
+    assert ARITHMETIC(token_offsets) == [Span(0, 10, "calculation")]
 
 
 def test_a_token_of_two_neighbours_belongs_to_the_earlier() -> None:
     text = "He is in. She is out."
-    spelling = Spelling(text=text, offsets=[(0, 2), (2, 5), (5, 8), (8, 13), (13, 16), (16, 21)])
-    assert texts(spelling, list(LOOSE(spelling))) == ["He is in. She", " is out."]
+    token_offsets = TokenOffsets(text=text, offsets=[(0, 2), (2, 5), (5, 8), (8, 13), (13, 16), (16, 21)])
+    assert texts(token_offsets, list(LOOSE(token_offsets))) == ["He is in. She", " is out."]
     # One token wrote all of the second sentence.
-    spelling = Spelling(text="He is in. She.", offsets=[(0, 8), (8, 14), (14, 14)])
-    assert LOOSE(spelling) == [Span(0, 2, "sentence")]
+    token_offsets = TokenOffsets(text="He is in. She.", offsets=[(0, 8), (8, 14), (14, 14)])
+    assert LOOSE(token_offsets) == [Span(0, 2, "sentence")]
 
 
 def test_a_dropped_neighbour_takes_no_token() -> None:
     text = "He. She is out."
-    spelling = Spelling(text=text, offsets=[(0, 7), (7, 10), (10, 15)])
-    assert SENTENCES(spelling) == []
-    assert Sentences(max_spans=9, min_tokens=2, max_tokens=9, max_backslashes=1.0, break_at="line")(spelling) == [Span(0, 3, "sentence")]
+    token_offsets = TokenOffsets(text=text, offsets=[(0, 7), (7, 10), (10, 15)])
+    assert SENTENCES(token_offsets) == []
+    assert Sentences(max_spans=9, min_tokens=2, max_tokens=9, max_backslashes=1.0, break_at="line")(token_offsets) == [Span(0, 3, "sentence")]
 
 
 def test_a_token_that_wrote_some_of_the_mark_belongs_to_the_answer() -> None:
     text = "3+4=7\n####7"
-    spelling = Spelling(text=text, offsets=[(0, 4), (4, 8), (8, 11), (11, 11)])
-    assert answer_span(spelling) == Span(1, 3, "answer")
-    assert ARITHMETIC(spelling) == [Span(0, 1, "calculation")]
+    token_offsets = TokenOffsets(text=text, offsets=[(0, 4), (4, 8), (8, 11), (11, 11)])
+    assert answer_span(token_offsets) == Span(1, 3, "answer")
+    assert ARITHMETIC(token_offsets) == [Span(0, 1, "calculation")]
 
 
 def test_end_of_sequence_belongs_to_nothing() -> None:
-    spelling = cut("3 + 4 = 7")
-    assert ARITHMETIC(spelling) == [Span(0, len(spelling.offsets) - 1, "calculation")]
+    token_offsets = cut("3 + 4 = 7")
+    assert ARITHMETIC(token_offsets) == [Span(0, len(token_offsets.offsets) - 1, "calculation")]
     assert answer_span(cut("#### 7")) == Span(0, 5, "answer")
 
 
@@ -118,10 +118,10 @@ def test_without_a_mark_the_whole_completion_is_reasoning() -> None:
 
 
 def test_a_result_in_the_answer_is_left_to_it() -> None:
-    spelling = cut(r"In total 48 + 24 = \boxed{72}")
-    (span,) = ARITHMETIC(spelling)
-    answer = answer_span(spelling)
-    assert texts(spelling, [span]) == [" 48 + 24 ="]
+    token_offsets = cut(r"In total 48 + 24 = \boxed{72}")
+    (span,) = ARITHMETIC(token_offsets)
+    answer = answer_span(token_offsets)
+    assert texts(token_offsets, [span]) == [" 48 + 24 ="]
     assert answer is not None and span.end <= answer.start
 
 
@@ -185,10 +185,10 @@ def test_latex_is_dropped_by_its_share_of_backslashes() -> None:
 
 def test_a_sentence_with_a_calculation_is_represented_by_the_calculation() -> None:
     text = "Natalia sold 48 / 2 = 24 clips in May. She sold them to her friends. In all 48 + 24 = 72.\n#### 72"
-    spelling = cut(text)
-    spans = list(PAPER(spelling))
+    token_offsets = cut(text)
+    spans = list(PAPER(token_offsets))
     assert [span.kind for span in spans] == ["calculation", "sentence", "calculation"]
-    assert [piece.strip() for piece in texts(spelling, spans)] == ["48 / 2 = 24", "She sold them to her friends.", "48 + 24 = 72"]
+    assert [piece.strip() for piece in texts(token_offsets, spans)] == ["48 / 2 = 24", "She sold them to her friends.", "48 + 24 = 72"]
 
 
 def test_of_all_finders_together_the_first_spans_are_kept() -> None:
@@ -263,7 +263,7 @@ def any_text() -> SearchStrategy[str]:
     return st.text(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
 
 
-def pieces(text: str, lengths: list[tuple[int, bool]]) -> Spelling:
+def pieces(text: str, lengths: list[tuple[int, bool]]) -> TokenOffsets:
     """Tokens of these lengths over a text, some sharing a character with the one before."""
     offsets: list[Interval] = []
     start = end = 0
@@ -273,18 +273,18 @@ def pieces(text: str, lengths: list[tuple[int, bool]]) -> Spelling:
         start = max(start, end - (shares and length > 0))
         end = min(max(end, start + length), len(text))
         offsets.append((start, end))
-    return Spelling(text=text, offsets=[*offsets, (len(text), len(text))])
+    return TokenOffsets(text=text, offsets=[*offsets, (len(text), len(text))])
 
 
-def check(finder: SpanFinder, spelling: Spelling) -> None:
-    found = list(finder(spelling))
-    assert found == list(finder(spelling))
+def check(finder: SpanFinder, token_offsets: TokenOffsets) -> None:
+    found = list(finder(token_offsets))
+    assert found == list(finder(token_offsets))
     before = 0
     # The last token is the end of sequence.
-    answer = answer_span(spelling)
+    answer = answer_span(token_offsets)
     for span in found:
-        assert before <= span.start < span.end < len(spelling.offsets)
-        assert spelling.offsets[span.end - 1][1] > spelling.offsets[span.start][0]
+        assert before <= span.start < span.end < len(token_offsets.offsets)
+        assert token_offsets.offsets[span.end - 1][1] > token_offsets.offsets[span.start][0]
         before = span.end
         assert answer is None or span.kind == "statement" or span.end <= answer.start
 
@@ -312,28 +312,28 @@ BPE, TINY = bpe(), AutoTokenizer.from_pretrained(Path(mirrorpo.model.__file__).p
 @settings(max_examples=100, deadline=None)
 @given(text=any_text().filter(lambda text: text.isprintable() or text.isascii()))
 def test_spans_of_any_text_through_a_byte_level_tokenizer(text: str) -> None:
-    spelling = Speller(BPE)([*BPE(text).input_ids, BPE.eos_token_id])
-    assert spelling.text == text
+    token_offsets = OffsetFinder(BPE)([*BPE(text).input_ids, BPE.eos_token_id])
+    assert token_offsets.text == text
     for finder in FINDERS.values():
-        check(finder, spelling)
+        check(finder, token_offsets)
 
 
 @settings(max_examples=100, deadline=None)
 @given(ids=st.lists(st.integers(1, len(BPE) - 1), max_size=60))
 def test_spans_of_any_ids(ids: list[int]) -> None:
-    spelling = Speller(BPE)([*ids, BPE.eos_token_id])
+    token_offsets = OffsetFinder(BPE)([*ids, BPE.eos_token_id])
     for finder in FINDERS.values():
-        check(finder, spelling)
+        check(finder, token_offsets)
 
 
 def test_the_tiny_models_lines_through_its_own_tokenizer() -> None:
     text = "Sam has 18 + 3 = <<18+3=21>>21 toys.\nSam has 21 - 5 = <<21-5=16>>16 toys.\n#### 16"
-    spelling = Speller(TINY)([*TINY(text).input_ids, TINY.eos_token_id])
-    spans = list(PAPER(spelling))
-    assert [piece.strip() for piece in texts(spelling, spans)] == ["18 + 3 = <<18+3=21>>21", "21 - 5 = <<21-5=16>>16"]
-    answer = answer_span(spelling)
-    assert answer is not None and texts(spelling, [answer]) == ["#### 16"]
-    assert answer.end == len(spelling.offsets) - 1
+    token_offsets = OffsetFinder(TINY)([*TINY(text).input_ids, TINY.eos_token_id])
+    spans = list(PAPER(token_offsets))
+    assert [piece.strip() for piece in texts(token_offsets, spans)] == ["18 + 3 = <<18+3=21>>21", "21 - 5 = <<21-5=16>>16"]
+    answer = answer_span(token_offsets)
+    assert answer is not None and texts(token_offsets, [answer]) == ["#### 16"]
+    assert answer.end == len(token_offsets.offsets) - 1
 
 
 @pytest.mark.parametrize("piece", [".", ". ", ".\n", "a. ", "Mr. ", "\n", "\n ", " ", "?!", ".)", "。", "1. ", "1", "日"])

@@ -28,7 +28,7 @@ class Unread:
     def logprobs(self, batch: RolloutBatch) -> torch.Tensor:
         raise AssertionError("uniform weights need no score")
 
-    entropies = spelled = cut = importance = logprobs
+    entropies = with_offsets = cut = importance = logprobs
 
 
 def batch() -> RolloutBatch:

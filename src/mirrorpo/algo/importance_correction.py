@@ -44,7 +44,7 @@ class TruncatedImportance:
 
     def __post_init__(self) -> None:
         if not self.cap >= 1:
-            raise ValueError(f"mismatch.cap={self.cap}: a cap below 1 would shrink the credit of tokens without mismatch; give 1 or more")
+            raise ValueError(f"importance_correction.cap={self.cap}: a cap below 1 would shrink the credit of tokens without mismatch; give 1 or more")
 
     def __call__(self, old_logprobs: PerToken, sampler_logprobs: PerToken, mask: TokenMask) -> PerToken:
         return sampler_ratio(old_logprobs, sampler_logprobs, mask).clamp(max=self.cap)

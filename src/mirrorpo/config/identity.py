@@ -8,10 +8,10 @@ from typing import Any
 from mirrorpo.config.renamed import first_named, upgraded
 
 # What changes no number in metrics.jsonl is not part of a run's identity.
-PLUMBING = (
+NOT_IDENTITY = (
     "out",
     "name",
-    "logger",
+    "tracking",
     "progress",
     "checkpoint_every",
     "keep_checkpoints",
@@ -44,7 +44,7 @@ def identity(data: Mapping[str, Any]) -> dict[str, Any]:
 
     1 and 1.0 are one value; null is the same as absent.
     """
-    kept = {key: value for key, value in flat(upgraded(data)).items() if not any(key == p or key.startswith(p + ".") for p in PLUMBING)}
+    kept = {key: value for key, value in flat(upgraded(data)).items() if not any(key == p or key.startswith(p + ".") for p in NOT_IDENTITY)}
     return {key: _canonical(value) for key, value in kept.items() if value is not None}
 
 

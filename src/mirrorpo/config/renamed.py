@@ -4,11 +4,18 @@ A name that has changed goes on being read under its old form for one release, w
 its folder, is over the names that its settings had first, so that a rename makes no run another one.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Run-level settings and groups: old -> new.
-KEYS: Mapping[str, str] = {}
+KEYS: Mapping[str, str] = {
+    "coefficient": "beta_schedule",
+    "mismatch": "importance_correction",
+    "optimiser": "optim",
+    "logger": "tracking",
+    "tile": "logit_chunk",
+}
 
 # Classes that a config names in `_target_`: old -> new.
 TARGETS: Mapping[str, str] = {
@@ -52,8 +59,9 @@ def renamed_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """A command line's overrides under today's names, and which old names stood in it.
 
     Example:
-        >>> renamed_words(["coefficient=matched_drift", "+mismatch=truncated", "seed=1"])
-        (['beta_schedule=matched_drift', '+importance_correction=truncated', 'seed=1'], {...})
+        >>> words, found = renamed_words(["coefficient=matched_drift", "seed=1"])
+        >>> words, found
+        (['beta_schedule=matched_drift', 'seed=1'], {'coefficient': 'beta_schedule'})
     """
     out: list[str] = []
     found: dict[str, str] = {}
@@ -66,6 +74,14 @@ def renamed_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             path = KEYS[head] + path[len(head) :]
         out.append(sign + path + equals + value)
     return out, found
+
+
+def accept_old_names(words: Sequence[str]) -> list[str]:
+    """A command line under today's names; each old one that stood in it is named on the error stream."""
+    renamed, found = renamed_words(words)
+    for old, new in found.items():
+        print(f"note: {old} is called {new} now; the old name is read until the next release", file=sys.stderr)
+    return renamed
 
 
 def _with_targets(value: Any, names: Mapping[str, str]) -> Any:

@@ -14,7 +14,7 @@ EVALUATION_ONLY = ("mirrorpo.dataset.humaneval.HumanEval",)
 
 
 @dataclass
-class Knobs:
+class TrainConfig:
     """Every top-level setting of a run; a key that is not here fails at compose.
 
     Groups are typed Any: their files fix their keys.
@@ -23,16 +23,16 @@ class Knobs:
     algo: Any = MISSING
     divergence: Any = MISSING
     weighting: Any = MISSING
-    coefficient: Any = MISSING
+    beta_schedule: Any = MISSING
     model: Any = MISSING
     dataset: Any = MISSING
     reward: Any = MISSING
     rollout: Any = MISSING
     eval_rollout: Any = MISSING
-    optimiser: Any = MISSING
+    optim: Any = MISSING
     schedule: Any = MISSING
-    logger: Any = MISSING
-    mismatch: Any = None
+    tracking: Any = MISSING
+    importance_correction: Any = None
 
     seed: int = MISSING
     name: str = MISSING
@@ -55,7 +55,7 @@ class Knobs:
     max_grad_norm: float = MISSING
     tokens_per_micro_batch: int = MISSING
     shared_prefix: str = MISSING
-    tile: int = MISSING
+    logit_chunk: int = MISSING
 
     eval_every: int = MISSING
     eval_split: str = MISSING
@@ -73,7 +73,7 @@ class Knobs:
 
 def register() -> None:
     """Make the schema known to Hydra under the name that `conf/train.yaml` lists first."""
-    ConfigStore.instance().store(name="schema", node=Knobs)
+    ConfigStore.instance().store(name="schema", node=TrainConfig)
 
 
 def check(cfg: DictConfig) -> None:
@@ -82,14 +82,14 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ValueError: naming the knob, its value and the fix.
     """
-    known = {field.name for field in fields(Knobs)}
+    known = {field.name for field in fields(TrainConfig)}
     extra = sorted(str(key) for key in cfg if key not in known)
     if extra:
         raise ValueError(f"unknown settings {extra}: the run-level settings are {sorted(known)}")
     missing = sorted(_missing(cfg))
     if missing:
         raise ValueError(f"no recipe sets {missing} for this model and dataset: give them on the command line or write conf/recipe/<dataset>.yaml")
-    for knob, least in LEAST.items():
+    for knob, least in MINIMUM.items():
         if cfg[knob] < least:
             raise ValueError(f"{knob}={cfg[knob]}: needs at least {least}")
     for knob, choices in CHOICES.items():
@@ -126,9 +126,9 @@ def _missing(cfg: DictConfig, prefix: str = "") -> list[str]:
     return out
 
 
-LEAST: Mapping[str, int] = {
+MINIMUM: Mapping[str, int] = {
     "steps": 0, "prompts_per_step": 1, "group_size": 1, "updates_per_rollout": 1, "max_new_tokens": 1, "threads": 1,
-    "tokens_per_micro_batch": 1, "tile": 1, "eval_every": 0, "eval_questions": 0, "eval_max_new_tokens": 1,
+    "tokens_per_micro_batch": 1, "logit_chunk": 1, "eval_every": 0, "eval_questions": 0, "eval_max_new_tokens": 1,
     "eval_sampled_questions": 0, "eval_samples": 0, "drift_questions": 0, "drift_positions": 1,
     "checkpoint_every": 1, "keep_checkpoints": 1, "shown_completions": 0, "seed": 0,
 }  # fmt: skip

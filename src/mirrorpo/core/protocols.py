@@ -11,7 +11,7 @@ from torch import Tensor
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, Verdict
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
-from mirrorpo.core.token_offsets import Spelling
+from mirrorpo.core.token_offsets import TokenOffsets
 
 Split = Literal["train", "validation", "test"]
 
@@ -188,7 +188,7 @@ class Divergence(Protocol):
 class Scorer(Protocol):
     """A view of the old policy in eval mode and without gradient, for weightings that ask for one.
 
-    `logprobs` and `entropies` (nats) are those of each completion token, zero at pads; `spelled` gives
+    `logprobs` and `entropies` (nats) are those of each completion token, zero at pads; `with_offsets` gives
     each completion's text with the characters that every token wrote. `cut` gives the log-probabilities
     of what each cut reads, [B, T] with nothing hidden and [N, T] with cut n's span hidden. `importance`
     says what the score of the tokens from `firsts[row]` on owes to each token, by gradient or attention.
@@ -198,7 +198,7 @@ class Scorer(Protocol):
 
     def entropies(self, batch: RolloutBatch) -> PerToken: ...
 
-    def spelled(self, batch: RolloutBatch) -> Sequence[Spelling]: ...
+    def with_offsets(self, batch: RolloutBatch) -> Sequence[TokenOffsets]: ...
 
     def cut(self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking) -> tuple[PerToken, Float[Tensor, "N T"]]: ...
 

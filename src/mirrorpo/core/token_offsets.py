@@ -9,7 +9,7 @@ Interval: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spelling:
+class TokenOffsets:
     """A completion's text and the place of each of its tokens in it.
 
     Attributes:
@@ -23,8 +23,8 @@ class Spelling:
         ValueError: if the offsets run backwards, leave a character out or leave the text.
 
     Example:
-        >>> spelling = Spelling(text="a € b", offsets=[(0, 2), (2, 3), (2, 3), (3, 5), (5, 5)])
-        >>> spelling.tokens(2, 4), spelling.tokens(4, 5), spelling.tokens(5, 5)
+        >>> token_offsets = TokenOffsets(text="a € b", offsets=[(0, 2), (2, 3), (2, 3), (3, 5), (5, 5)])
+        >>> token_offsets.tokens(2, 4), token_offsets.tokens(4, 5), token_offsets.tokens(5, 5)
         ((1, 4), (3, 4), (5, 5))
     """
 

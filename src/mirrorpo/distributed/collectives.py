@@ -32,40 +32,40 @@ class Ranks:
     """This process and those beside it; one alone speaks to nobody.
 
     Attributes:
-        index: of this process, from 0.
-        count: of all of them.
-        local: index among those on this machine.
+        rank: of this process, from 0.
+        world_size: of all of them.
+        local_rank: index among those on this machine.
     """
 
-    index: int
-    count: int
-    local: int
+    rank: int
+    world_size: int
+    local_rank: int
 
     @property
     def first(self) -> bool:
         """Whether this is the one that owns the run's folder."""
-        return self.index == 0
+        return self.rank == 0
 
-    def every(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """Every rank's value, in order; all ranks have to ask."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.count
+        found: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(found, value)
         return found
 
-    def told(self, answer: Callable[[], T]) -> T:
+    def broadcast_from_rank0(self, answer: Callable[[], T]) -> T:
         """What rank 0 says; the others are not asked."""
-        return self.every(answer() if self.first else None)[0]  # type: ignore[return-value]
+        return self.all_gather(answer() if self.first else None)[0]  # type: ignore[return-value]
 
-    def summed(self, *tensors: Tensor) -> None:
+    def all_reduce(self, *tensors: Tensor) -> None:
         """Add every rank's tensors up in place, on the CPU; where the others have zeros, a value stays what it is to the bit."""
-        for tensor in tensors if self.count > 1 else ():
+        for tensor in tensors if self.world_size > 1 else ():
             torch.distributed.all_reduce(tensor)
 
     def share(self, costs: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
         """Which of N things in a row, of known costs, are this rank's."""
-        return owners(costs, self.count) == self.index
+        return owners(costs, self.world_size) == self.rank
 
     def span(self, count: int) -> slice:
         """This rank's stretch of `count` things of equal cost."""
@@ -76,7 +76,7 @@ class Ranks:
         """All ranks' devices of a kind, cuda or cpu, as torch's tensors that lie divided want them."""
         from torch.distributed.device_mesh import init_device_mesh
 
-        return init_device_mesh(kind, (self.count,))
+        return init_device_mesh(kind, (self.world_size,))
 
     @contextmanager
     def propagate_failure(self, *spared: type[Exception]) -> Iterator[None]:
@@ -91,20 +91,20 @@ class Ranks:
         try:
             yield
         except Exception as error:
-            if self.count == 1 or isinstance(error, spared):
+            if self.world_size == 1 or isinstance(error, spared):
                 raise
             if not _lost(error):
-                _store().set("failed", f"rank {self.index}: {type(error).__name__}: {error}")
+                _store().set("failed", f"rank {self.rank}: {type(error).__name__}: {error}")
                 raise
             # Rank 0 speaks for all.
             raise RankFailed(_reason()) if self.first else SystemExit(1) from error
 
 
-ALONE = Ranks(index=0, count=1, local=0)
+ALONE = Ranks(rank=0, world_size=1, local_rank=0)
 
 
 @contextmanager
-def together() -> Iterator[Ranks]:
+def init_process_group() -> Iterator[Ranks]:
     """The ranks that torchrun, or SLURM, started this process as one of; by itself it is alone.
 
     Raises:
@@ -118,10 +118,10 @@ def together() -> Iterator[Ranks]:
         raise ValueError(f"WORLD_SIZE={count} is set and {', '.join(absent)} not: start several processes with torchrun, or unset WORLD_SIZE for one")
     # Objects and sums go over gloo, parameters and gradients over what their device has.
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    ranks = Ranks(index=int(os.environ["RANK"]), count=count, local=int(os.environ["LOCAL_RANK"]))
+    ranks = Ranks(rank=int(os.environ["RANK"]), world_size=count, local_rank=int(os.environ["LOCAL_RANK"]))
     yield ranks
     # A launcher may end all ranks once one has ended, and rank 0 has its last words to write.
-    ranks.every(None)
+    ranks.all_gather(None)
     # vLLM takes its own groups apart when the process ends, and then this one.
     if "vllm" not in sys.modules:
         torch.distributed.destroy_process_group()

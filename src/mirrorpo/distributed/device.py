@@ -25,16 +25,16 @@ def named_device(name: str, ranks: Ranks = ALONE) -> torch.device:
         raise ValueError(f"device={name}: choose auto, cpu, cuda or cuda:<number>")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={name}: torch finds no CUDA device here; use device=auto or device=cpu")
-    if ranks.count == 1 or kind == "cpu":
+    if ranks.world_size == 1 or kind == "cpu":
         return torch.device(name)
     if index:
-        raise ValueError(f"device={name} with {ranks.count} processes: each takes a device of its own; set device=auto")
+        raise ValueError(f"device={name} with {ranks.world_size} processes: each takes a device of its own; set device=auto")
     # Where a launcher shows each rank only its own device, that is number 0.
-    device = torch.device("cuda", ranks.local % torch.cuda.device_count())
+    device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
-    taken = set(ranks.every((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))))
-    if len(taken) < ranks.count:
-        raise ValueError(f"{ranks.count} processes for {len(taken)} CUDA devices: start as many on a node as it has devices, or set device=cpu")
+    taken = set(ranks.all_gather((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))))
+    if len(taken) < ranks.world_size:
+        raise ValueError(f"{ranks.world_size} processes for {len(taken)} CUDA devices: start as many on a node as it has devices, or set device=cpu")
     return device
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-class Whole:
+class Unsharded:
     """Of one process: there is nothing to gather."""
 
     @contextmanager
@@ -25,7 +25,7 @@ class Whole:
         """At the end of an update's phase: every rank's gradients added up, each rank left with its share once the phase is over."""
 
 
-class Shards(Whole):
+class Sharded(Unsharded):
     """Of several processes: the network is divided when this is made."""
 
     def __init__(self, network: torch.nn.Module, mesh: Any) -> None:
@@ -61,35 +61,35 @@ class _Pass(torch.nn.Module):
         return run()
 
 
-def is_share(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is this rank's share of one that lies divided."""
     # Told by its method, so that one process does without torch.distributed.tensor.
     return hasattr(tensor, "full_tensor")
 
 
-def whole(tensor: Any) -> Tensor:
+def full_tensor(tensor: Any) -> Tensor:
     """A tensor as it would be in one process; every rank has to ask for a divided one."""
-    return tensor.full_tensor() if is_share(tensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def own(tensor: Any) -> Tensor:
+def local_shard(tensor: Any) -> Tensor:
     """What this rank holds of a tensor."""
-    return tensor.to_local() if is_share(tensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
-def divided(tensor: Tensor, mesh: Any) -> Tensor:
+def sharded(tensor: Tensor, mesh: Any) -> Tensor:
     """This rank's share of a tensor that every rank has, divided as FSDP divides parameters; nothing is sent."""
     from torch.distributed.tensor import Shard, distribute_tensor
 
     return distribute_tensor(tensor, mesh, [Shard(0)], src_data_rank=None)
 
 
-def outlined(tensor: Tensor) -> Tensor:
+def shape_only(tensor: Tensor) -> Tensor:
     """A tensor that lies divided as its shape and type alone; another one as it is."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") if is_share(tensor) else tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") if is_sharded(tensor) else tensor
 
 
-def unfilled(shape: Tensor, mesh: Any) -> Tensor:
+def empty_shard(shape: Tensor, mesh: Any) -> Tensor:
     """A place for an outlined tensor: for this rank's share, or without a mesh for all of it."""
     if mesh is None:
         return torch.empty_like(shape, device="cpu")
@@ -98,9 +98,9 @@ def unfilled(shape: Tensor, mesh: Any) -> Tensor:
     return empty(*shape.shape, dtype=shape.dtype, device_mesh=mesh, placements=[Shard(0)])
 
 
-def like(tensor: Tensor, other: Any) -> Tensor:
+def shard_like(tensor: Tensor, other: Any) -> Tensor:
     """A tensor that every rank has, divided as another one is, if it is."""
-    return divided(tensor, other.device_mesh) if is_share(other) else tensor
+    return sharded(tensor, other.device_mesh) if is_sharded(other) else tensor
 
 
 def weights(network: torch.nn.Module) -> dict[str, Tensor]:
@@ -114,8 +114,8 @@ def weights(network: torch.nn.Module) -> dict[str, Tensor]:
     return dict(network.named_parameters(remove_duplicate=False)) | kept
 
 
-def whole_weights(network: torch.nn.Module) -> dict[str, Tensor]:
+def full_state_dict(network: torch.nn.Module) -> dict[str, Tensor]:
     """These, outside of a phase, with every tensor whole and tied ones still one; every rank has to ask."""
     named = weights(network)
-    found = {key: whole(tensor.detach()) for key, tensor in {id(tensor): tensor for tensor in named.values()}.items()}
+    found = {key: full_tensor(tensor.detach()) for key, tensor in {id(tensor): tensor for tensor in named.values()}.items()}
     return {name: found[id(tensor)] for name, tensor in named.items()}

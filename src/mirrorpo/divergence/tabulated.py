@@ -15,7 +15,7 @@ from mirrorpo.divergence.potentials import Potential
 PIECE = 131072
 
 
-class Table(NamedTuple):
+class LookupTable(NamedTuple):
     """Polynomials in t in [0, 1], a column for each interval, lowest power first; and one number for each.
 
     Attributes:
@@ -30,9 +30,9 @@ class Table(NamedTuple):
     primitive: Tensor
     constant: Tensor
 
-    def to(self, device: torch.device) -> "Table":
+    def to(self, device: torch.device) -> "LookupTable":
         """The same on a device."""
-        return Table(*(part.to(device) for part in self))
+        return LookupTable(*(part.to(device) for part in self))
 
 
 class Place(NamedTuple):
@@ -119,7 +119,7 @@ class Tabulated:
         What f and f' give one by one, in some 60% of their time: no logarithm, and each of p and q is placed once.
         """
 
-        def formula(table: Table, first: Place, second: Place) -> Tensor:
+        def formula(table: LookupTable, first: Place, second: Place) -> Tensor:
             steps = polynomial(table.mirror, second).mul_(first.p - second.p)
             return primitive(table, first).sub_(primitive(table, second)).sub_(steps).clamp_(min=0)
 
@@ -138,7 +138,7 @@ class Tabulated:
     def _ddf(self, p: Tensor) -> Tensor:
         return self._read(p, lambda table, at: polynomial(table.slope, at).div_(at.p))
 
-    def _read(self, p: Tensor, formula: Callable[[Table, Place], Tensor]) -> Tensor:
+    def _read(self, p: Tensor, formula: Callable[[LookupTable, Place], Tensor]) -> Tensor:
         """The formula at every p, piece by piece."""
         table = self._table.to(p.device)
         flat = p.detach().double().reshape(-1)
@@ -147,7 +147,7 @@ class Tabulated:
             results.copy_(formula(table, self._place(values, values.log())))
         return out.view(p.shape).to(p.dtype)
 
-    def _read_two(self, log_p: Tensor, log_q: Tensor, formula: Callable[[Table, Place, Place], Tensor]) -> Tensor:
+    def _read_two(self, log_p: Tensor, log_q: Tensor, formula: Callable[[LookupTable, Place, Place], Tensor]) -> Tensor:
         """The formula at every pair, piece by piece."""
         table = self._table.to(log_p.device)
         out = torch.empty(log_p.shape, dtype=torch.float64, device=log_p.device)
@@ -163,7 +163,7 @@ class Tabulated:
         return Place(p=p, k=k, t=place.sub_(k))
 
     @cached_property
-    def _table(self) -> Table:
+    def _table(self) -> LookupTable:
         h = -self.log_floor / (self.knots - 1)
         with torch.enable_grad():
             p = torch.linspace(self.log_floor, 0.0, self.knots, dtype=torch.float64).exp().requires_grad_()
@@ -178,7 +178,7 @@ class Tabulated:
             primitive[: len(term)] += sign * term
         jumps = p[1:-1] * (primitive.sum(dim=0)[:-1] - primitive[0, 1:])
         constant = torch.cat([torch.zeros(1, dtype=torch.float64), jumps.cumsum(dim=0)])
-        return Table(mirror=mirror, slope=derivative(mirror) / h, primitive=primitive, constant=constant)
+        return LookupTable(mirror=mirror, slope=derivative(mirror) / h, primitive=primitive, constant=constant)
 
 
 def derivative(coefficients: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ def polynomial(coefficients: Tensor, at: Place) -> Tensor:
     return value
 
 
-def primitive(table: Table, at: Place) -> Tensor:
+def primitive(table: LookupTable, at: Place) -> Tensor:
     """f at a place."""
     return polynomial(table.primitive, at).mul_(at.p).add_(table.constant.index_select(0, at.k))
 

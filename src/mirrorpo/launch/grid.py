@@ -9,6 +9,8 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import open_dict
 
+from mirrorpo.config.renamed import accept_old_names
+
 
 class GridSweeper(BasicSweeper):
     """Hydra's own sweeper, which would refuse a whole grid for one bad cell."""
@@ -16,7 +18,8 @@ class GridSweeper(BasicSweeper):
     def __init__(self, *, max_batch_size: int | None, params: dict[str, str] | None, **search: Any) -> None:
         if search:
             sys.exit(f"error: this sweep sets hydra.sweeper.{', hydra.sweeper.'.join(search)}: it is a search, add hydra/sweeper=es")
-        super().__init__(max_batch_size, params)
+        words = accept_old_names([f"{key}={value}" for key, value in (params or {}).items()])
+        super().__init__(max_batch_size, dict(word.split("=", 1) for word in words))
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the grid; its folder gets multirun.yaml, what was asked for."""

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from mirrorpo.launch.plan import Checker, Composer, Job, Siblings, said_once
+from mirrorpo.launch.plan import Checker, Composer, PlannedCell, Siblings, said_once
 from mirrorpo.launch.scheduler import SchedulerError, jobs
 from mirrorpo.launch.status import record_launch
 
@@ -43,7 +43,7 @@ class CellLauncher(Launcher):
         self._console = Console(highlight=False, soft_wrap=True)
 
     @abstractmethod
-    def run(self, left: Sequence[Job]) -> Mapping[int, str]:
+    def run(self, left: Sequence[PlannedCell]) -> Mapping[int, str]:
         """Run cells, or hand them to a scheduler; the reasons of those that failed, by their place."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -66,8 +66,8 @@ class CellLauncher(Launcher):
             self.say(note)
         if self.dry_run:
             self._show(grid, words)
-        left: list[Job] = []
-        failures: list[tuple[Job, str]] = []
+        left: list[PlannedCell] = []
+        failures: list[tuple[PlannedCell, str]] = []
         for number, (job, word) in enumerate(zip(grid, words, strict=True), start=1):
             planned = job if word or self.dry_run else _planned(job)
             if planned.error is not None:
@@ -92,7 +92,7 @@ class CellLauncher(Launcher):
         self._console.print(text, markup=False)
         sys.stdout.flush()
 
-    def words_of(self, job: Job) -> list[str]:
+    def words_of(self, job: PlannedCell) -> list[str]:
         """The arguments of train.py that make one cell a run of its own."""
         # hydra.mode: a sweep file that makes this a multirun must not make the cell one too.
         sources = self.config.hydra.runtime.config_sources
@@ -103,7 +103,7 @@ class CellLauncher(Launcher):
         # As typed, the choice of cells and of a dry run left out.
         return [word for word in sys.argv if not word.startswith(("hydra.launcher.only=", "hydra.launcher.dry_run="))]
 
-    def _states(self, grid: Sequence[Job]) -> list[str]:
+    def _states(self, grid: Sequence[PlannedCell]) -> list[str]:
         """Why a cell is not to be launched, a word for each; empty for those that are."""
         try:
             active = {path: job for path, job in jobs(self.sweep.resolve()).items() if job.active}
@@ -130,7 +130,7 @@ class CellLauncher(Launcher):
             out.append(word)
         return out
 
-    def _show(self, grid: Sequence[Job], words: Sequence[str]) -> None:
+    def _show(self, grid: Sequence[PlannedCell], words: Sequence[str]) -> None:
         costs, known = Siblings(self.sweep), []
         unit = "GPU hours" if self.devices_a_cell else "hours"
         self.say("dry run, nothing is started")
@@ -151,13 +151,13 @@ class CellLauncher(Launcher):
         self.say(f"{left} of {len(grid)} cells would run; {estimate}")
 
 
-def _words(job: Job, grid: Sequence[Job]) -> str:
+def _words(job: PlannedCell, grid: Sequence[PlannedCell]) -> str:
     """What sets a cell's command line apart from the grid's others; all of it when nothing does."""
     shared = set.intersection(*(set(other.overrides) for other in grid))
     return " ".join(word for word in job.overrides if word not in shared) or " ".join(job.overrides)
 
 
-def _planned(job: Job) -> Job:
+def _planned(job: PlannedCell) -> PlannedCell:
     if job.cell is None or job.error is not None:
         return job
     try:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mirrorpo.launch.launcher import CellLauncher
-from mirrorpo.launch.plan import Job
+from mirrorpo.launch.plan import PlannedCell
 
 
 class LocalLauncher(CellLauncher):
@@ -35,7 +35,7 @@ class LocalLauncher(CellLauncher):
         self._running: set[subprocess.Popen[str]] = set()
         self._stopped = threading.Event()
 
-    def run(self, left: Sequence[Job]) -> Mapping[int, str]:
+    def run(self, left: Sequence[PlannedCell]) -> Mapping[int, str]:
         """Run the cells; a signal that ends the launcher ends them at their next step."""
         slots: queue.Queue[int | None] = queue.Queue()
         for slot in range(self.jobs):
@@ -65,7 +65,7 @@ class LocalLauncher(CellLauncher):
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def _one(self, place: int, job: Job, count: int, slots: "queue.Queue[int | None]") -> str | None:
+    def _one(self, place: int, job: PlannedCell, count: int, slots: "queue.Queue[int | None]") -> str | None:
         if self._stopped.is_set():
             return "not started"
         device = slots.get()
@@ -80,7 +80,7 @@ class LocalLauncher(CellLauncher):
         finally:
             slots.put(device)
 
-    def _run(self, job: Job, device: int | None) -> str | None:
+    def _run(self, job: PlannedCell, device: int | None) -> str | None:
         started, folder = time.time(), job.folder
         command = [sys.executable, sys.argv[0], *self.words_of(job)]
         environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": str(device)}

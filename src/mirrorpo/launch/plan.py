@@ -25,7 +25,7 @@ SEED = re.compile(r"seed=\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PlannedCell:
     """One cell of the grid, or the reason why it is none.
 
     Attributes:
@@ -59,11 +59,11 @@ class Composer:
         self._context, self._config = context, config
         self._arms: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, str]]] = {}
 
-    def all(self, grid: Sequence[Sequence[str]]) -> list[Job]:
+    def all(self, grid: Sequence[Sequence[str]]) -> list[PlannedCell]:
         """The jobs of many command lines, an arm at a time in as many processes as there are cores."""
         arms: dict[tuple[str, ...], list[int]] = {}
         for place, overrides in enumerate(grid):
-            arms.setdefault(Job(overrides, None, None).arm, []).append(place)
+            arms.setdefault(PlannedCell(overrides, None, None).arm, []).append(place)
         # Only Linux tells how many there are for us, and only there is a fork sound.
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
         workers = min(cores, len(arms))
@@ -76,9 +76,9 @@ class Composer:
         found = {place: job for arm, places in arms.items() for place, job in zip(places, composed[arm], strict=True)}
         return [found[place] for place in range(len(grid))]
 
-    def __call__(self, overrides: Sequence[str]) -> Job:
+    def __call__(self, overrides: Sequence[str]) -> PlannedCell:
         """The job of one command line; what does not compose, or holds another config's run, has its reason."""
-        job = Job(tuple(overrides), None, None)
+        job = PlannedCell(tuple(overrides), None, None)
         seeds = [word for word in overrides if SEED.fullmatch(word)]
         try:
             config, choices = self._arm(job.arm)
@@ -112,7 +112,7 @@ def _adopt(composer: Composer) -> None:
     _composer = composer
 
 
-def _arm_of(lines: Sequence[Sequence[str]]) -> list[Job]:
+def _arm_of(lines: Sequence[Sequence[str]]) -> list[PlannedCell]:
     return [_composer(overrides) for overrides in lines]
 
 
@@ -123,7 +123,7 @@ class Checker:
         self._arms: dict[tuple[str, ...], tuple[str | None, Sequence[str]]] = {}
         self._read: dict[str, ValueError | None] = {}
 
-    def __call__(self, job: Job) -> Job:
+    def __call__(self, job: PlannedCell) -> PlannedCell:
         """The job with its error or notes."""
         if job.cell is None or job.error is not None:
             return job
@@ -134,12 +134,12 @@ class Checker:
 
     def _checked(self, cell: Cell) -> tuple[str | None, Sequence[str]]:
         # Imported here, so that a grid with nothing to do does not wait for torch.
-        from mirrorpo.train.build import assemble, notes
+        from mirrorpo.train.build import build_components, notes
 
         try:
-            parts = assemble(cell.config)
-            self._data(parts.dataset, cell.config)
-            return None, notes(parts, cell.config)
+            components = build_components(cell.config)
+            self._data(components.dataset, cell.config)
+            return None, notes(components, cell.config)
         except ValueError as error:
             return f"{type(error).__name__}: {error}", ()
 
@@ -183,7 +183,7 @@ class Siblings:
         return out
 
 
-def said_once(jobs: Sequence[Job]) -> list[str]:
+def said_once(jobs: Sequence[PlannedCell]) -> list[str]:
     """The notes of all cells, each with the number of cells that it is about."""
     counts = Counter(note for job in jobs for note in job.notes)
     return [f"note, {count} of {len(jobs)} cells: {note}" for note, count in counts.items()]

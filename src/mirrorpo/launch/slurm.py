@@ -16,11 +16,11 @@ from submitit import SlurmExecutor
 
 from mirrorpo.launch.job import Become
 from mirrorpo.launch.launcher import CellLauncher
-from mirrorpo.launch.plan import Job
+from mirrorpo.launch.plan import PlannedCell
 from mirrorpo.launch.scheduler import BATCHES, SchedulerError, largest_array
 from mirrorpo.launch.snapshot import DirtyTree, snapshot
 from mirrorpo.launch.status import rows
-from mirrorpo.run.folder import State, timestamp, write_atomic
+from mirrorpo.run.folder import RunState, timestamp, write_atomic
 
 
 class SlurmLauncher(CellLauncher):
@@ -91,7 +91,7 @@ class SlurmLauncher(CellLauncher):
         # --requeue: a node that fails must not cost the cell, whatever the cluster's default is.
         self._lines = {"requeue": True, **{name: True if value is None else value for name, value in lines.items()}}
 
-    def run(self, left: Sequence[Job]) -> Mapping[int, str]:
+    def run(self, left: Sequence[PlannedCell]) -> Mapping[int, str]:
         """Submit the cells; while waiting, the reasons of those that failed."""
         try:
             code = snapshot(Path(sys.argv[0]).resolve().parent, self.sweep.resolve(), allow_dirty=self.allow_dirty)
@@ -103,14 +103,14 @@ class SlurmLauncher(CellLauncher):
         self.say(f"python -m mirrorpo.status {self.sweep} tells how it goes")
         return self._waited(left) if self.wait else {}
 
-    def _submit(self, cells: Sequence[Job], code: Path) -> None:
+    def _submit(self, cells: Sequence[PlannedCell], code: Path) -> None:
         name = f"{self.sweep.name}.{secrets.token_hex(4)}"
         folder = self.sweep.resolve() / BATCHES / f"{timestamp()}.{name}"
         folder.mkdir(parents=True)
         where = [os.path.relpath(job.folder.path.resolve(), self.sweep.resolve()) for job in cells]
         for job in cells:
             if not job.folder.manifest().get("launches"):
-                job.folder.update_manifest(state=State.QUEUED)
+                job.folder.update_manifest(state=RunState.QUEUED)
         # Before sbatch, so that whatever is submitted can be found by its name.
         write_atomic(folder / "cells.json", json.dumps({"name": name, "cells": where, "code": str(code)}, indent=1) + "\n")
         executor = SlurmExecutor(folder)
@@ -121,16 +121,16 @@ class SlurmLauncher(CellLauncher):
         jobs = executor.map_array(operator.call, [Become(command) for command in commands])
         self.say(f"submitted {len(cells)} cells as job {jobs[0].job_id.partition('_')[0]}")
 
-    def _waited(self, left: Sequence[Job]) -> Mapping[int, str]:
+    def _waited(self, left: Sequence[PlannedCell]) -> Mapping[int, str]:
         places = {os.path.relpath(job.folder.path, self.sweep): place for place, job in enumerate(left)}
         said = ""
         while True:
             found = [row for row in rows(self.sweep.resolve()) if row.cell in places]
-            counts = {state: sum(row.state == state for row in found) for state in State}
+            counts = {state: sum(row.state == state for row in found) for state in RunState}
             told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
             if told != said:
                 self.say(f"{time.strftime('%H:%M:%S')}  {told}")
                 said = told
-            if not any(counts[state] for state in (State.QUEUED, State.RUNNING, State.REQUEUED)):
-                return {places[row.cell]: row.error or str(row.state) for row in found if row.state not in (State.DONE, State.STALE)}
+            if not any(counts[state] for state in (RunState.QUEUED, RunState.RUNNING, RunState.REQUEUED)):
+                return {places[row.cell]: row.error or str(row.state) for row in found if row.state not in (RunState.DONE, RunState.STALE)}
             time.sleep(self.poll_s)

@@ -23,10 +23,10 @@ from rich.live import Live
 from rich.table import Table
 
 from mirrorpo.launch.scheduler import Batch, Job, SchedulerError, cancel, jobs, newest
-from mirrorpo.run.folder import RunError, RunFolder, State, run_folders, timestamp, write_atomic
+from mirrorpo.run.folder import RunError, RunFolder, RunState, run_folders, timestamp, write_atomic
 
 LAUNCHES = "launches.json"
-COLOURS = {State.DONE: "green", State.RUNNING: "cyan", State.FAILED: "red", State.STALE: "magenta", State.REQUEUED: "yellow", State.QUEUED: "yellow"}
+COLOURS = {RunState.DONE: "green", RunState.RUNNING: "cyan", RunState.FAILED: "red", RunState.STALE: "magenta", RunState.REQUEUED: "yellow", RunState.QUEUED: "yellow"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Row:
     """
 
     cell: str
-    state: State
+    state: RunState
     step: int
     steps: int | None
     left_s: float | None
@@ -64,30 +64,30 @@ def rows(sweep: Path) -> list[Row]:
     return [_row(sweep, RunFolder(path), known.get(path), submitted.get(path)) for path in run_folders(sweep)]
 
 
-def reconcile(manifest: Mapping[str, Any], finished: bool, held: bool, job: Job | None) -> tuple[State, str | None]:
+def reconcile(manifest: Mapping[str, Any], finished: bool, held: bool, job: Job | None) -> tuple[RunState, str | None]:
     """A cell's state and reason, from its manifest, whether its files are all there, whether a process holds it, and its job."""
-    written = State(manifest.get("state", State.PLANNED))
+    written = RunState(manifest.get("state", RunState.PLANNED))
     begun = bool(manifest.get("launches"))
     if finished:
         return written, manifest.get("error")
     if job is not None and job.active and not held:
         # COMPLETING and the like: about to leave, or to be queued again.
         waits = job.state != "RUNNING"
-        return (State.REQUEUED if begun else State.QUEUED) if waits else State.RUNNING, job.why if waits and job.why else None
+        return (RunState.REQUEUED if begun else RunState.QUEUED) if waits else RunState.RUNNING, job.why if waits and job.why else None
     if held:
-        return State.RUNNING, None
-    if written in (State.DONE, State.STALE):
-        return State.FAILED, "files that it had when it ended are missing or cut; launch again to make them"
-    if written == State.FAILED:
-        return State.FAILED, manifest.get("error")
+        return RunState.RUNNING, None
+    if written in (RunState.DONE, RunState.STALE):
+        return RunState.FAILED, "files that it had when it ended are missing or cut; launch again to make them"
+    if written == RunState.FAILED:
+        return RunState.FAILED, manifest.get("error")
     if job is not None:
         went = f"its job is {job.state}{f' ({job.why})' if job.why else ''}"
-        return State.FAILED, went if begun else f"{went}, before it began"
-    if written == State.PLANNED or (written == State.QUEUED and not begun):
-        return State.PLANNED, None
+        return RunState.FAILED, went if begun else f"{went}, before it began"
+    if written == RunState.PLANNED or (written == RunState.QUEUED and not begun):
+        return RunState.PLANNED, None
     if manifest.get("job"):
-        return State.FAILED, "its job has left the queue and nobody remembers why"
-    return State.FAILED, "stopped; launch again to go on" if manifest.get("ended") else "its process is gone (killed?); launch again to go on"
+        return RunState.FAILED, "its job has left the queue and nobody remembers why"
+    return RunState.FAILED, "stopped; launch again to go on" if manifest.get("ended") else "its process is gone (killed?); launch again to go on"
 
 
 def _row(sweep: Path, folder: RunFolder, job: Job | None, submitted: tuple[Batch, int] | None) -> Row:
@@ -98,17 +98,17 @@ def _row(sweep: Path, folder: RunFolder, job: Job | None, submitted: tuple[Batch
     done = timings[-1]["step"] if timings else 0
     spent = [row.get("seconds", 0.0) + row.get("eval_s", 0.0) for row in timings[-10:]]
     traceback, log = folder.path / "error.txt", None
-    if state == State.FAILED:
+    if state == RunState.FAILED:
         log = traceback if traceback.exists() else submitted[0].log(submitted[1]) if submitted else None
         # What the run itself could not write down, its job's log may say.
-        words = _last_words(log) if log is not None and manifest.get("state") != State.FAILED else ""
+        words = _last_words(log) if log is not None and manifest.get("state") != RunState.FAILED else ""
         error = f"{error}: {words}" if words else error
     return Row(
         cell=str(folder.path.relative_to(sweep)),
         state=state,
         step=done,
         steps=steps,
-        left_s=sum(spent) / len(spent) * (steps - done) if state == State.RUNNING and steps and spent else None,
+        left_s=sum(spent) / len(spent) * (steps - done) if state == RunState.RUNNING and steps and spent else None,
         job=job.id if job else manifest.get("job"),
         error=error,
         log=str(log) if log else None,
@@ -129,7 +129,7 @@ def table(sweep: Path, found: Sequence[Row]) -> tuple[str, Table]:
     """What all rows share, and the rows, for a terminal."""
     counts = Counter(row.state for row in found)
     shared, cells = shortened([row.cell for row in found])
-    told = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
+    told = ", ".join(f"{counts[state]} {state}" for state in RunState if counts[state])
     out = Table(box=None)
     for name in ("cell", "state", "step", "left", "job", "reason"):
         out.add_column(name, overflow="fold", no_wrap=name not in ("cell", "reason"))
@@ -185,13 +185,13 @@ def retry(sweep: Path, *, stale: bool) -> int:
     found = rows(sweep)
     if stale:
         for row in found:
-            if row.state == State.STALE:
+            if row.state == RunState.STALE:
                 aside = sweep / ".stale" / timestamp() / row.cell
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 (sweep / row.cell).rename(aside)
                 (aside / "manifest.json").rename(aside / "manifest.stale.json")
                 print(f"{row.cell}: its {row.step} steps are in {aside}")
-    wanted = [row for row in found if row.state == State.FAILED or (stale and row.state == State.STALE)]
+    wanted = [row for row in found if row.state == RunState.FAILED or (stale and row.state == RunState.STALE)]
     if not wanted:
         print("nothing to do: no cell failed" + ("" if stale else "; --stale also starts the stale ones anew"))
         return 0
@@ -259,7 +259,7 @@ def _show(sweep: Path, *, watch: bool, as_json: bool) -> int:
         print(json.dumps([dataclasses.asdict(row) for row in found], indent=2))
     elif watch:
         with Live(Group(*table(sweep, found)), refresh_per_second=1) as live:
-            while any(row.state in (State.QUEUED, State.RUNNING, State.REQUEUED) for row in found):
+            while any(row.state in (RunState.QUEUED, RunState.RUNNING, RunState.REQUEUED) for row in found):
                 time.sleep(2)
                 found = rows(sweep)
                 live.update(Group(*table(sweep, found)))
@@ -268,7 +268,7 @@ def _show(sweep: Path, *, watch: bool, as_json: bool) -> int:
         console = Console(highlight=False)
         console.print(heading, markup=False, soft_wrap=True)
         console.print(body)
-    return int(any(row.state == State.FAILED for row in found))
+    return int(any(row.state == RunState.FAILED for row in found))
 
 
 if __name__ == "__main__":

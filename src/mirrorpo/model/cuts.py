@@ -28,7 +28,7 @@ from mirrorpo.model.prefix import Prefix, read_behind, read_prompts
 
 
 def read_cuts(
-    model: LanguageModel, batch: RolloutBatch, cuts: Sequence[Cut], *, masking: Masking, temperature: float, tile: int
+    model: LanguageModel, batch: RolloutBatch, cuts: Sequence[Cut], *, masking: Masking, temperature: float, logit_chunk: int
 ) -> tuple[PerToken, Float[Tensor, "N T"]]:
     """Log-probabilities of each cut's read tokens, with nothing hidden and with its span hidden.
 
@@ -51,7 +51,7 @@ def read_cuts(
         whole = torch.zeros_like(batch.present)
         for cut in cuts:
             whole[cut.row, cut.first : cut.last] = True
-        logprobs = _read(model, states[whole], batch.completion_ids[whole], temperature, tile)
+        logprobs = _read(model, states[whole], batch.completion_ids[whole], temperature, logit_chunk)
         before = torch.zeros(batch.present.shape, device=states.device).masked_scatter(whole, logprobs)
         after = torch.zeros(len(cuts), batch.present.shape[1], device=states.device)
         # Suffixes of like length together, for what fills them up is computed too; as many as there are completions.
@@ -62,7 +62,7 @@ def read_cuts(
             rows, first, last = torch.tensor([[cut.row, cut.first, cut.last] for cut in chosen], device=states.device).unbind(dim=1)
             which, place = ((token >= first[:, None]) & (token < last[:, None])).nonzero(as_tuple=True)
             token = token[which, place]
-            after[some[which], token] = _read(model, found[which, place], batch.completion_ids[rows[which], token], temperature, tile)
+            after[some[which], token] = _read(model, found[which, place], batch.completion_ids[rows[which], token], temperature, logit_chunk)
     return before, after
 
 
@@ -117,7 +117,7 @@ def _mask(prompt: Tensor, seen: Tensor, start: Tensor, end: Tensor, length: int,
     return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, torch.finfo(dtype).min)[:, None]
 
 
-def _read(model: LanguageModel, states: Tensor, tokens: Tensor, temperature: float, tile: int) -> Float[Tensor, " reads"]:
+def _read(model: LanguageModel, states: Tensor, tokens: Tensor, temperature: float, logit_chunk: int) -> Float[Tensor, " reads"]:
     # The head computes in float32, whatever the rest does.
     with torch.autocast(model.device.type, enabled=False):
-        return read_positions(model.head(temperature), states, tokens, tile=tile).logprobs.float()
+        return read_positions(model.head(temperature), states, tokens, logit_chunk=logit_chunk).logprobs.float()

@@ -56,18 +56,18 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Readings:
+class HeadOutputs:
     """What one pass of the head over N positions gives.
 
     Attributes:
         logprobs: log-probability of the token at each position.
         entropy: in nats, without gradient.
-        reading: the reader's number, zero without a reader.
+        reader_output: the reader's number, zero without a reader.
     """
 
     logprobs: PerPosition
     entropy: PerPosition
-    reading: PerPosition
+    reader_output: PerPosition
 
 
 def read_positions(
@@ -75,15 +75,15 @@ def read_positions(
     hidden: Float[Tensor, "N D"],
     tokens: Int[Tensor, " N"],
     *,
-    tile: int,
+    logit_chunk: int,
     reader: Reader | None = None,
     anchor_head: Head | None = None,
     anchor_hidden: Float[Tensor, "N D"] | None = None,
-) -> Readings:
-    """Log-probability, entropy and the reader's number at N positions, `tile` positions at a time, a quarter of that with a reader.
+) -> HeadOutputs:
+    """Log-probability, entropy and the reader's number at N positions, `logit_chunk` positions at a time, a quarter of that with a reader.
 
     Value: equal to reading the full [N, V] log-probabilities, up to rounding.
-    Gradient: to `hidden` and the head's parameters, through `logprobs` and `reading`; the anchor is
+    Gradient: to `hidden` and the head's parameters, through `logprobs` and `reader_output`; the anchor is
     a constant.
     Memory: logits of one tile, or of `KEPT` numbers if those are more.
     """
@@ -92,19 +92,19 @@ def read_positions(
         log_p = head(piece)
         logprob = log_p.gather(1, token[:, None]).squeeze(1)
         if reader is None or anchor_head is None or anchor is None:
-            reading = torch.zeros_like(logprob)
+            reader_output = torch.zeros_like(logprob)
         else:
             with torch.no_grad():
                 log_q = anchor_head(anchor)
-            reading = reader(log_p, log_q)
+            reader_output = reader(log_p, log_q)
         # Last, since the recomputation stops once it has what the backward pass needs.
         with torch.no_grad():
             entropy = -log_p.exp().mul_(log_p).sum(dim=1)
-        return logprob, entropy, reading
+        return logprob, entropy, reader_output
 
     # Beside the policy's log-probabilities, the anchor's and the reader's gradient are as large.
     tensors = 1 if reader is None else 4
-    height = max(tile // tensors, 1)
+    height = max(logit_chunk // tensors, 1)
     # The backward pass starts at the last tile, when no other is there.
     kept = max(height, KEPT // (tensors * head.projection.out_features))
     frozen = not any(part is not None and part.requires_grad for part in (head.projection.weight, head.projection.bias))
@@ -123,21 +123,21 @@ def read_positions(
     if not tiles:
         # An empty micro-batch keeps its place in the graph.
         empty = hidden.sum(dim=1)
-        return Readings(logprobs=empty, entropy=empty.detach(), reading=empty)
-    logprobs, entropy, reading = (torch.cat(part) for part in zip(*tiles, strict=True))
-    return Readings(logprobs=logprobs, entropy=entropy, reading=reading)
+        return HeadOutputs(logprobs=empty, entropy=empty.detach(), reader_output=empty)
+    logprobs, entropy, reader_output = (torch.cat(part) for part in zip(*tiles, strict=True))
+    return HeadOutputs(logprobs=logprobs, entropy=entropy, reader_output=reader_output)
 
 
 def _formed(read: Callable[..., Any], hidden: Tensor, token: Tensor, anchor: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     # A position's numbers depend on its own hidden state alone, so their gradient is a row of it, whatever the loss makes of them.
     leaf = hidden.detach().requires_grad_()
-    logprob, entropy, reading = read(leaf, token, anchor)
-    (slope,) = torch.autograd.grad(logprob.sum(), leaf, retain_graph=reading.requires_grad)
+    logprob, entropy, reader_output = read(leaf, token, anchor)
+    (slope,) = torch.autograd.grad(logprob.sum(), leaf, retain_graph=reader_output.requires_grad)
     logprob = _Known.apply(hidden, logprob.detach(), slope)
-    if reading.requires_grad:
-        (slope,) = torch.autograd.grad(reading.sum(), leaf)
-        reading = _Known.apply(hidden, reading.detach(), slope)
-    return logprob, entropy, reading
+    if reader_output.requires_grad:
+        (slope,) = torch.autograd.grad(reader_output.sum(), leaf)
+        reader_output = _Known.apply(hidden, reader_output.detach(), slope)
+    return logprob, entropy, reader_output
 
 
 class _Known(torch.autograd.Function):

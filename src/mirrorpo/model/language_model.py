@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mirrorpo.core.token_offsets import Spelling
-from mirrorpo.distributed.fsdp import Whole
+from mirrorpo.core.token_offsets import TokenOffsets
+from mirrorpo.distributed.fsdp import Unsharded
 from mirrorpo.model.head import Head
 from mirrorpo.model.modes import evaluating
-from mirrorpo.model.offsets import Speller
+from mirrorpo.model.offsets import OffsetFinder
 from mirrorpo.model.past import PAST
 
 
@@ -25,9 +25,9 @@ def recomputes(network: Any) -> bool:
 
 
 @cache
-def _speller(tokenizer: Any) -> Speller:
+def _offset_finder(tokenizer: Any) -> OffsetFinder:
     # It remembers what it has looked up, and a frozen model cannot hold it.
-    return Speller(tokenizer)
+    return OffsetFinder(tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ class LanguageModel:
     dtype: torch.dtype
     device: torch.device
     adapter_off: bool = False
-    shards: Whole = Whole()  # noqa: RUF009 - it keeps nothing
+    shards: Unsharded = Unsharded()  # noqa: RUF009 - it keeps nothing
 
     @property
     def causal_lm(self) -> Any:
@@ -97,9 +97,9 @@ class LanguageModel:
         """Text of a completion, special tokens left out."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
-    def spelled(self, ids: Sequence[int]) -> Spelling:
+    def with_offsets(self, ids: Sequence[int]) -> TokenOffsets:
         """That text, and which of its characters each id wrote."""
-        return _speller(self.tokenizer)(ids)
+        return _offset_finder(self.tokenizer)(ids)
 
     def without_adapter(self) -> "LanguageModel":
         """The same network read with its adapter off."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from mirrorpo.core.token_offsets import Interval, Spelling
+from mirrorpo.core.token_offsets import Interval, TokenOffsets
 
 # The letters that stand for bytes in a byte-level vocabulary (GPT-2's table): printable bytes for
 # themselves, the others for the characters from 256 on.
@@ -19,7 +19,7 @@ _BYTE = re.compile("<0x([0-9A-F]{2})>")  # a byte in a sentencepiece vocabulary
 _LENGTHS = {**dict.fromkeys(range(0xC2, 0xE0), 2), **dict.fromkeys(range(0xE0, 0xF0), 3), **dict.fromkeys(range(0xF0, 0xF5), 4)}  # of UTF-8 by first byte
 
 
-class Speller:
+class OffsetFinder:
     """The text of generated ids, and the characters that each of them wrote.
 
     The text is `tokenizer.decode(ids, skip_special_tokens=True)`, whatever the ids. Token t's interval
@@ -42,7 +42,7 @@ class Speller:
     Example:
         >>> from mirrorpo.model.words import word_tokenizer
         >>> tokenizer = word_tokenizer(["Sam has 18 toys"])
-        >>> Speller(tokenizer)([*tokenizer("Sam has 8 toys").input_ids, tokenizer.eos_token_id])
+        >>> OffsetFinder(tokenizer)([*tokenizer("Sam has 8 toys").input_ids, tokenizer.eos_token_id])
         Spelling(text='Sam has 8 toys', offsets=[(0, 3), (3, 8), (8, 9), (9, 14), (14, 14)])
     """
 
@@ -55,11 +55,11 @@ class Speller:
         self._bytes = self._decoder is not None and self._decoder.decode(["<0x41>"]) == "A"
         self._pieces: dict[int, bytes] = {}
 
-    def __call__(self, ids: Sequence[int]) -> Spelling:
+    def __call__(self, ids: Sequence[int]) -> TokenOffsets:
         ids = list(ids)
         text = self._decode(ids)
         offsets = _from_pieces([self._piece(index) for index in ids], text)
-        return Spelling(text=text, offsets=self._from_prefixes(ids, text) if offsets is None else offsets)
+        return TokenOffsets(text=text, offsets=self._from_prefixes(ids, text) if offsets is None else offsets)
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)

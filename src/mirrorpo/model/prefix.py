@@ -94,7 +94,7 @@ def read_behind(model: LanguageModel, batch: RolloutBatch, rows: slice, cache: A
     return torch.cat([before, output.last_hidden_state[:, :-1]], dim=1)
 
 
-def shared_hidden(model: LanguageModel, batch: RolloutBatch, pieces: Sequence[int]) -> Float[Tensor, "B T D"]:
+def shared_hidden(model: LanguageModel, batch: RolloutBatch, rows_per_forward: Sequence[int]) -> Float[Tensor, "B T D"]:
     """The last hidden state that predicts each completion token, zero at pads that were not computed.
 
     Value and gradient: those of whole sequences, up to rounding.
@@ -102,13 +102,13 @@ def shared_hidden(model: LanguageModel, batch: RolloutBatch, pieces: Sequence[in
     Args:
         model: without an `obstacle`.
         batch: its rows in runs of like length.
-        pieces: how many rows are computed together, run by run; they add up to B.
+        rows_per_forward: how many rows are computed together, run by run; they add up to B.
     """
     with model.computing():
         cache, last, owner = read_prompts(model, batch)
         found: list[Tensor] = []
         start = 0
-        for count in pieces:
+        for count in rows_per_forward:
             rows = slice(start, start + count)
             behind = Cache(layers=[Prefix(layer, owner[rows], batch.prompt_ids.shape[1]) for layer in cache.layers])
             states = read_behind(model, batch, rows, behind, last[owner[rows]])

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.shapes import PerToken
-from mirrorpo.model.forward import whole
+from mirrorpo.model.forward import full_sequences
 from mirrorpo.model.head import read_positions
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
 
 
-def gradient_times_embedding(model: LanguageModel, batch: RolloutBatch, firsts: Sequence[int], *, temperature: float, tile: int) -> PerToken:
+def gradient_times_embedding(model: LanguageModel, batch: RolloutBatch, firsts: Sequence[int], *, temperature: float, logit_chunk: int) -> PerToken:
     """The first-order effect of each completion token on the score of those from `firsts[row]` on.
 
         | (dS / de_t) . e_t |,   S = sum_{u >= first} log pi(y_u),   e_t the token's input embedding
@@ -23,7 +23,7 @@ def gradient_times_embedding(model: LanguageModel, batch: RolloutBatch, firsts: 
     References:
         Input times gradient: Shrikumar et al. 2016, https://arxiv.org/abs/1605.01713
     """
-    ids, present, positions = whole(batch)
+    ids, present, positions = full_sequences(batch)
     width = batch.completion_ids.shape[1]
     with torch.enable_grad(), evaluating(model.network), model.computing():
         embeddings = model.causal_lm.get_input_embeddings()(ids).detach().requires_grad_()
@@ -32,7 +32,7 @@ def gradient_times_embedding(model: LanguageModel, batch: RolloutBatch, firsts: 
     # The head computes in float32, whatever the rest does.
     with torch.enable_grad():
         read = _from(batch, firsts)
-        scores = read_positions(model.head(temperature), states[:, -width - 1 : -1][read], batch.completion_ids[read], tile=tile).logprobs
+        scores = read_positions(model.head(temperature), states[:, -width - 1 : -1][read], batch.completion_ids[read], logit_chunk=logit_chunk).logprobs
         (gradient,) = torch.autograd.grad(scores.sum(), embeddings)
     return ((gradient * embeddings.detach()).sum(dim=-1).abs()[:, -width:] * batch.present).float()
 
@@ -47,7 +47,7 @@ def attention_received(model: LanguageModel, batch: RolloutBatch, firsts: Sequen
     References:
         Attention as importance is one of paper A's points of comparison, https://arxiv.org/abs/2602.09331
     """
-    ids, present, positions = whole(batch)
+    ids, present, positions = full_sequences(batch)
     width, causal_lm = batch.completion_ids.shape[1], model.causal_lm
     usual = causal_lm.config._attn_implementation
     causal_lm.set_attn_implementation("eager")

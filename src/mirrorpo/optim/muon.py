@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mirrorpo.core.protocols import Optimiser
-from mirrorpo.distributed.fsdp import like, whole
+from mirrorpo.distributed.fsdp import full_tensor, shard_like
 from mirrorpo.optim.together import Together
 
 
@@ -68,10 +68,10 @@ class OrthogonalMomentum(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 # Of the whole matrix, on every rank that holds a share of it.
-                update = orthogonal(whole(parameter.grad.lerp(state["momentum"], group["momentum"])), group["iterations"])
+                update = orthogonal(full_tensor(parameter.grad.lerp(state["momentum"], group["momentum"])), group["iterations"])
                 # Jordan's scale: a tall matrix moves each of its outputs as far as a square one does.
                 scale = max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
-                parameter.add_(like(update, parameter), alpha=-group["lr"] * scale)
+                parameter.add_(shard_like(update, parameter), alpha=-group["lr"] * scale)
 
 
 def orthogonal(matrix: Tensor, iterations: int) -> Tensor:

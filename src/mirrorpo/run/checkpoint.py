@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only
 
 from mirrorpo.distributed.collectives import ALONE, Ranks
-from mirrorpo.distributed.fsdp import divided, is_share, outlined, unfilled
+from mirrorpo.distributed.fsdp import empty_shard, is_sharded, shape_only, sharded
 from mirrorpo.run.folder import sync_folder, write_atomic
 
 log = logging.getLogger(__name__)
@@ -39,26 +39,26 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int, ranks: Ra
     if ranks.first:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-    if shares := {name: tensor for name, tensor in _tensors(state).items() if is_share(tensor)}:
+    if shares := {name: tensor for name, tensor in _tensors(state).items() if is_sharded(tensor)}:
         from torch.distributed import checkpoint
 
         # They wait for each other inside, and for rank 0 above.
-        ranks.every(None)
+        ranks.all_gather(None)
         with _spoken():
             checkpoint.save(shares, checkpoint_id=beside)
     if ranks.first:
-        _complete(beside, folder / f"step_{step:06d}", state, keep, divided=bool(shares))
-    ranks.every(None)
+        _complete(beside, folder / f"step_{step:06d}", state, keep, sharded=bool(shares))
+    ranks.all_gather(None)
 
 
-def _complete(beside: Path, final: Path, state: Mapping[str, Any], keep: int, *, divided: bool) -> None:
+def _complete(beside: Path, final: Path, state: Mapping[str, Any], keep: int, *, sharded: bool) -> None:
     folder = final.parent
     with (beside / STATE).open("wb") as file:
         # What lies divided is named here by its shape alone.
-        torch.save(tree_map_only(Tensor, outlined, dict(state)) if divided else dict(state), file)
+        torch.save(tree_map_only(Tensor, shape_only, dict(state)) if sharded else dict(state), file)
         file.flush()
         os.fsync(file.fileno())
-    write_atomic(beside / DIGEST, sums(beside, divided=divided))
+    write_atomic(beside / DIGEST, sums(beside, sharded=sharded))
     # A damaged checkpoint of the same step was passed over at resume; a rename cannot replace it.
     shutil.rmtree(final, ignore_errors=True)
     beside.rename(final)
@@ -81,16 +81,16 @@ def newest(folder: Path, ranks: Ranks = ALONE, kind: str = "cpu") -> dict[str, A
     For several ranks, the tensors of `weights` and `optimiser` are divided among their devices of a kind, whoever wrote
     them. A damaged checkpoint is passed over with a warning.
     """
-    path = ranks.told(lambda: _newest_intact(folder))
+    path = ranks.broadcast_from_rank0(lambda: _newest_intact(folder))
     if path is None:
         return None
-    state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=ranks.count > 1)
+    state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=ranks.world_size > 1)
     shares = {name for name, tensor in _tensors(state).items() if tensor.is_meta}
-    mesh = ranks.mesh(kind) if ranks.count > 1 else None
+    mesh = ranks.mesh(kind) if ranks.world_size > 1 else None
 
     def settled(tensor: Tensor) -> Tensor:
         if tensor.is_meta:
-            return unfilled(tensor, mesh)
+            return empty_shard(tensor, mesh)
         # What is kept as it is must not keep the file, which is mapped into memory, either.
         return tensor.clone() if mesh and not tensor.ndim else tensor
 
@@ -101,9 +101,9 @@ def newest(folder: Path, ranks: Ranks = ALONE, kind: str = "cpu") -> dict[str, A
         with warnings.catch_warnings(), _spoken():
             # One process may read what several wrote.
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            checkpoint.load({name: tensor for name, tensor in _tensors(state).items() if name in shares}, checkpoint_id=path, no_dist=ranks.count == 1)
+            checkpoint.load({name: tensor for name, tensor in _tensors(state).items() if name in shares}, checkpoint_id=path, no_dist=ranks.world_size == 1)
     elif mesh:
-        state |= {name: tree_map_only(Tensor, lambda tensor: divided(tensor, mesh) if tensor.ndim else tensor, state[name]) for name in DIVIDED}
+        state |= {name: tree_map_only(Tensor, lambda tensor: sharded(tensor, mesh) if tensor.ndim else tensor, state[name]) for name in DIVIDED}
     return state
 
 
@@ -128,13 +128,13 @@ def _intact(path: Path) -> bool:
     return bool(named) and all((path / name).is_file() and _digest(path / name) == found for found, name in named)
 
 
-def sums(path: Path, *, divided: bool) -> str:
+def sums(path: Path, *, sharded: bool) -> str:
     """What a checkpoint's `sha256` says of its files: of one process's the sum alone, of several as `sha256sum -c` reads it.
 
     Raises:
         RuntimeError: if a rank's shares are not there.
     """
-    if not divided:
+    if not sharded:
         return _digest(path / STATE) + "\n"
     from torch.distributed.checkpoint import FileSystemReader
 

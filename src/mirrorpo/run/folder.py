@@ -18,7 +18,7 @@ from mirrorpo.config.cell import Cell
 from mirrorpo.config.identity import differences
 
 
-class State(StrEnum):
+class RunState(StrEnum):
     """Where a run is in its life."""
 
     PLANNED = "planned"
@@ -140,9 +140,9 @@ class RunFolder:
 
     def plan(self, cell: Cell) -> None:
         """Enter a cell that nobody has launched yet."""
-        if self.manifest().get("state", State.PLANNED) == State.PLANNED:
+        if self.manifest().get("state", RunState.PLANNED) == RunState.PLANNED:
             self.update_manifest(
-                state=State.PLANNED, config_hash=cell.hash, choices=dict(cell.choices), settings=dict(cell.settings), config=cell.config, error=None
+                state=RunState.PLANNED, config_hash=cell.hash, choices=dict(cell.choices), settings=dict(cell.settings), config=cell.config, error=None
             )
 
     def refuse_other_config(self, cell: Cell) -> None:
@@ -152,7 +152,7 @@ class RunFolder:
             RunError: listing the keys that differ.
         """
         manifest = self.manifest()
-        if not manifest or manifest.get("state") == State.PLANNED or manifest.get("config_hash") == cell.hash:
+        if not manifest or manifest.get("state") == RunState.PLANNED or manifest.get("config_hash") == cell.hash:
             return
         changed = differences(manifest.get("config", {}), cell.config)
         listed = "; ".join(f"{key}: was {old!r}, is {new!r}" for key, (old, new) in changed.items()) or "no setting, but the hash (edited by hand?)"
@@ -186,7 +186,7 @@ class RunFolder:
     def finished(self) -> bool:
         """Done or stale, and nothing that this promised has been taken away since."""
         manifest = self.manifest()
-        if manifest.get("state") not in (State.DONE, State.STALE):
+        if manifest.get("state") not in (RunState.DONE, RunState.STALE):
             return False
         files = manifest["files"]
         if not any(self.checkpoints.glob("step_*")):

@@ -11,12 +11,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mirrorpo.config.cell import Cell
-from mirrorpo.run.folder import RunFolder, State, timestamp, write_atomic
-from mirrorpo.run.preemption import HandedOver, fruitless, requeue
+from mirrorpo.run.folder import RunFolder, RunState, timestamp, write_atomic
+from mirrorpo.run.preemption import Preempted, fruitless, requeue
 
 
 @contextmanager
-def life(cell: Cell, folder: RunFolder, launch: Mapping[str, Any], tracker: Any) -> Iterator[None]:
+def lifecycle(cell: Cell, folder: RunFolder, launch: Mapping[str, Any], tracker: Any) -> Iterator[None]:
     """Enter a launch in the manifest, and whatever ends it: done by the body itself, requeued, or failed with its reason.
 
     Args:
@@ -27,7 +27,7 @@ def life(cell: Cell, folder: RunFolder, launch: Mapping[str, Any], tracker: Any)
     """
     manifest = folder.manifest()
     folder.update_manifest(
-        state=State.REQUEUED if folder.metrics.path.exists() else State.RUNNING,
+        state=RunState.REQUEUED if folder.metrics.path.exists() else RunState.RUNNING,
         config_hash=cell.hash,
         wandb_id=cell.run_id,
         choices=dict(cell.choices),
@@ -43,14 +43,14 @@ def life(cell: Cell, folder: RunFolder, launch: Mapping[str, Any], tracker: Any)
     (folder.path / "error.txt").unlink(missing_ok=True)
     try:
         yield
-    except HandedOver:
-        folder.update_manifest(state=State.REQUEUED, ended=timestamp())
+    except Preempted:
+        folder.update_manifest(state=RunState.REQUEUED, ended=timestamp())
         tracker.finish(os.EX_TEMPFAIL)
         raise
     except BaseException as error:
         (folder.path / "error.txt").write_text(traceback.format_exc())
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        folder.update_manifest(state=State.FAILED, ended=timestamp(), error=reason)
+        folder.update_manifest(state=RunState.FAILED, ended=timestamp(), error=reason)
         tracker.finish(1)
         raise
     tracker.finish(0)
@@ -59,16 +59,16 @@ def life(cell: Cell, folder: RunFolder, launch: Mapping[str, Any], tracker: Any)
 def enter(folder: RunFolder, step: int, codes: list[str]) -> None:
     """The launch is ready to go on after a step; `codes` made, or make, the run's steps."""
     *earlier, launch = folder.manifest()["launches"]
-    folder.update_manifest(state=State.RUNNING, launches=[*earlier, launch | {"from_step": step}], codes=codes)
+    folder.update_manifest(state=RunState.RUNNING, launches=[*earlier, launch | {"from_step": step}], codes=codes)
 
 
 def finish(folder: RunFolder, codes: list[str]) -> None:
     """The last step is taken and everything is written: done, or stale when its steps are of more than one code."""
     mixed = f"its steps are of {len(codes)} versions of the code or its packages; `launches` in manifest.json has each" if len(codes) > 1 else None
-    folder.update_manifest(state=State.STALE if mixed else State.DONE, error=mixed, ended=timestamp(), files=folder.sizes())
+    folder.update_manifest(state=RunState.STALE if mixed else RunState.DONE, error=mixed, ended=timestamp(), files=folder.sizes())
 
 
-def settle(handed: HandedOver, folder: RunFolder, first: bool = True) -> int:
+def requeue_or_exit(handed: Preempted, folder: RunFolder, first: bool = True) -> int:
     """Have the job of a run that handed over queued again, where there is one, by the first of its processes, and give the exit status.
 
     Whoever sent SIGTERM either starts the job again itself (a preemption) or does not want it (scancel).
@@ -80,7 +80,7 @@ def settle(handed: HandedOver, folder: RunFolder, first: bool = True) -> int:
     else:
         problem = requeue()
     if problem:
-        folder.update_manifest(state=State.FAILED, error=problem)
+        folder.update_manifest(state=RunState.FAILED, error=problem)
         print(f"error: {problem}", file=sys.stderr)
     print(f"\n{handed}")
     return 128 + handed.asked if handed.asked == signal.SIGTERM else os.EX_TEMPFAIL

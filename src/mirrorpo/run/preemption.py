@@ -10,13 +10,13 @@ from types import FrameType
 from mirrorpo.run.provenance import job_id
 
 # Sent by SLURM ahead of a job's time limit, and before a preemption; submitit asks for this one.
-ASKED = signal.SIGUSR2
+STOP_SIGNAL = signal.SIGUSR2
 
 # A job that has been started so often in a row without finishing a step is not queued again.
 FRUITLESS_LAUNCHES = 3
 
 
-class HandedOver(Exception):
+class Preempted(Exception):
     """A run stopped at a step boundary because it was asked to, with a checkpoint of that step on disk."""
 
     def __init__(self, step: int, asked: signal.Signals) -> None:
@@ -25,7 +25,7 @@ class HandedOver(Exception):
 
 
 @dataclass(slots=True)
-class Handover:
+class StopRequest:
     """The request to stop; a handler only notes it, the training loop reads it between two steps.
 
     Attributes:
@@ -34,19 +34,19 @@ class Handover:
 
     asked: signal.Signals | None = None
 
-    def listen(self) -> "Handover":
+    def listen(self) -> "StopRequest":
         """Take SIGUSR2 and SIGTERM as requests; a second SIGTERM ends the process at once, as it would without this.
 
         A launcher may block SIGUSR2 before it starts the run, so that one that comes early waits until here.
         """
-        for signum in (ASKED, signal.SIGTERM):
+        for signum in (STOP_SIGNAL, signal.SIGTERM):
             signal.signal(signum, self._note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {ASKED})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {STOP_SIGNAL})
         return self
 
     def close(self) -> None:
         """Ignore further requests to be queued again: a process that is about to end must not be ended by one."""
-        signal.signal(ASKED, signal.SIG_IGN)
+        signal.signal(STOP_SIGNAL, signal.SIG_IGN)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGTERM:

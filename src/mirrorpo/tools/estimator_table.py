@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.core.protocols import Divergence
-from mirrorpo.train.build import assemble
+from mirrorpo.train.build import build_components
 
 Functional = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -31,25 +31,25 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class State:
+class FiveTokenState:
     """Log-probabilities of a state's tokens under the policy, the anchor, and the old policy that tokens are drawn from."""
 
     log_p: Tensor
     log_q: Tensor
     log_old: Tensor
 
-    def on_policy(self) -> "State":
+    def on_policy(self) -> "FiveTokenState":
         """The same state, with tokens drawn from the policy."""
-        return State(log_p=self.log_p, log_q=self.log_q, log_old=self.log_p)
+        return FiveTokenState(log_p=self.log_p, log_q=self.log_q, log_old=self.log_p)
 
 
-def state(logits: Tensor) -> State:
+def state(logits: Tensor) -> FiveTokenState:
     """A state from the logits of the three policies, [3, tokens]."""
     log_p, log_q, log_old = logits.log_softmax(-1)
-    return State(log_p=log_p, log_q=log_q, log_old=log_old)
+    return FiveTokenState(log_p=log_p, log_q=log_q, log_old=log_old)
 
 
-def drawn_state(seed: int) -> State:
+def drawn_state(seed: int) -> FiveTokenState:
     """A random state of five tokens."""
     return state(torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))
 
@@ -61,22 +61,22 @@ STATES = (SHOWN, *(drawn_state(seed) for seed in range(4)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
+class ValueAndGradient:
     """A number and its gradient with respect to the policy's logits."""
 
     value: Tensor
     gradient: Tensor
 
 
-def reading(function: Callable[[Tensor], Tensor], log_p: Tensor) -> Reading:
+def value_and_gradient(function: Callable[[Tensor], Tensor], log_p: Tensor) -> ValueAndGradient:
     """Value and gradient of a function of the policy's log-probabilities."""
     logits = log_p.detach().clone().requires_grad_()
     value = function(logits.log_softmax(-1))
     gradient = torch.autograd.grad(value, logits)[0] if value.requires_grad else torch.zeros_like(logits)
-    return Reading(value=value.detach(), gradient=gradient)
+    return ValueAndGradient(value=value.detach(), gradient=gradient)
 
 
-def expectation(divergence: Divergence, at: State) -> Reading:
+def expectation(divergence: Divergence, at: FiveTokenState) -> ValueAndGradient:
     """A divergence averaged over a token drawn from the old policy, and the average of its pathwise gradient.
 
         sum_v old_v D_v,   sum_v old_v grad D_v
@@ -89,7 +89,7 @@ def expectation(divergence: Divergence, at: State) -> Reading:
         said = divergence(log_p, at.log_q, at.log_old)
         return said if divergence.reads == "vocabulary" else (at.log_old.exp() * said).sum()
 
-    return reading(average, at.log_p)
+    return value_and_gradient(average, at.log_p)
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -142,14 +142,14 @@ class Measured:
         theirs: the functionals', by name.
     """
 
-    ours: Sequence[Reading]
-    theirs: Mapping[str, Sequence[Reading]]
+    ours: Sequence[ValueAndGradient]
+    theirs: Mapping[str, Sequence[ValueAndGradient]]
 
     def same(self, part: str) -> tuple[str, float] | None:
         """The first functional, and the factor on it, that our "value" or "gradient" is at every state to nine digits."""
-        ours = torch.stack([getattr(reading, part) for reading in self.ours])
-        for name, readings in self.theirs.items():
-            its = torch.stack([getattr(reading, part) for reading in readings])
+        ours = torch.stack([getattr(value_and_gradient, part) for value_and_gradient in self.ours])
+        for name, head_outputs in self.theirs.items():
+            its = torch.stack([getattr(value_and_gradient, part) for value_and_gradient in head_outputs])
             factor = (ours[0] * its[0]).sum() / its[0].square().sum()
             if bool(factor.isfinite()) and torch.allclose(ours, factor * its, rtol=1e-9, atol=1e-12):
                 return name, float(factor)
@@ -160,7 +160,7 @@ def measured(divergence: Divergence, *, on_policy: bool) -> Measured:
     """The divergence and what it may turn out to be, on- or off-policy."""
     states = [at.on_policy() if on_policy else at for at in STATES]
     theirs = {
-        name: [reading(lambda log_p, at=at, function=function: function(log_p, at.log_q, at.log_old), at.log_p) for at in states]
+        name: [value_and_gradient(lambda log_p, at=at, function=function: function(log_p, at.log_q, at.log_old), at.log_p) for at in states]
         for name, function in functionals(divergence).items()
     }
     return Measured(ours=[expectation(divergence, at) for at in states], theirs=theirs)
@@ -177,7 +177,7 @@ def estimated(divergence: Divergence, on: Measured) -> str:
 
 def cell(taken: Measured, part: str, target: str) -> str:
     """In words, what a value or a gradient is: zero, a functional, or how it lies to the one it stands for."""
-    if all(bool((getattr(reading, part).abs() <= 1e-12).all()) for reading in taken.ours):
+    if all(bool((getattr(value_and_gradient, part).abs() <= 1e-12).all()) for value_and_gradient in taken.ours):
         return "0"
     found = taken.same(part)
     if found is not None:
@@ -205,9 +205,9 @@ def convex(potential: Any) -> bool:
 def formula(divergence: Divergence) -> str:
     """The equation of a divergence's docstring, that of its innermost potential, and their settings."""
     own = potentials(divergence)
-    parts = [_equation(divergence), *map(_equation, own[-1:]), *_settings(divergence, "")]
+    components = [_equation(divergence), *map(_equation, own[-1:]), *_settings(divergence, "")]
     warning = "; **not convex**, so no divergence" if own and not convex(own[0]) else ""
-    return "; ".join(f"`{part}`" for part in parts if part) + warning
+    return "; ".join(f"`{part}`" for part in components if part) + warning
 
 
 def _equation(owner: Any) -> str:
@@ -253,7 +253,7 @@ def divergences(conf: Path) -> dict[str, Divergence]:
     register()
     names = sorted(path.stem for path in (conf / "divergence").glob("*.yaml"))
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        return {name: assemble(resolved(compose("train", [f"divergence={name}"]))).divergence for name in names}
+        return {name: build_components(resolved(compose("train", [f"divergence={name}"]))).divergence for name in names}
 
 
 def page(conf: Path) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.divergence.neural_mirror import NeuralMirror
-from mirrorpo.train.build import assemble
+from mirrorpo.train.build import build_components
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -145,11 +145,11 @@ def main() -> None:
     names = [*(name for name in asked.names if "=" not in name), *BESIDE]
     register()
     found: dict[str, Any] = {}
-    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(Path(__file__).parents[3] / "conf"), version_base="1.3"):
         for name in dict.fromkeys(names):
             try:
                 cfg = compose("train", overrides=[f"divergence={name}", *(settings if name not in BESIDE else [])])
-                found[name] = assemble(resolved(cfg)).divergence
+                found[name] = build_components(resolved(cfg)).divergence
             except (HydraException, ValueError) as error:
                 sys.exit(f"error: divergence={name}: {error}")
     if asked.out.suffix == ".json":

@@ -28,7 +28,7 @@ from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
 from mirrorpo.run import checkpoint
 from mirrorpo.run.folder import RunFolder
-from mirrorpo.train.build import Parts, assemble
+from mirrorpo.train.build import Components, build_components
 from mirrorpo.train.learner import SETTINGS, Learner
 from mirrorpo.weighting.reasoning import regions
 from mirrorpo.weighting.spans import Arithmetic, Scaffolding, Span
@@ -41,13 +41,13 @@ class Rerolls:
     """Samples continuations of a prompt and the beginning of an answer.
 
     Attributes:
-        parts: engine and reward.
+        components: engine and reward.
         policy: who continues.
         config: the run's.
         rolls: continuations of each beginning.
     """
 
-    parts: Parts
+    components: Components
     policy: LanguageModel
     config: Mapping[str, Any]
     rolls: int
@@ -57,7 +57,7 @@ class Rerolls:
         asked = list(dict.fromkeys(tuple(ids) for ids in begun))
         budget = self.config["max_new_tokens"]
         shortest = min((len(ids) for ids in asked), default=0)
-        drawn = self.parts.eval_rollout.generate(
+        drawn = self.components.eval_rollout.generate(
             self.policy,
             [prompt] * len(asked),
             [[*prompt_ids, *ids] for ids in asked],
@@ -68,25 +68,25 @@ class Rerolls:
         )
         # Every whole answer has the budget that the policy was trained with, wherever it was begun.
         texts = [self.policy.decode([*asked[one.group], *one.ids][:budget]) for one in drawn]
-        rewards = [verdict.reward for verdict in self.parts.reward(texts, [prompt] * len(texts))]
+        rewards = [verdict.reward for verdict in self.components.reward(texts, [prompt] * len(texts))]
         # No verdict counts as no success.
         wins = [reward if reward == reward else 0.0 for reward in rewards]
         rates = [sum(wins[index * self.rolls : (index + 1) * self.rolls]) / self.rolls for index in range(len(asked))]
         return [rates[asked.index(tuple(ids))] for ids in begun]
 
 
-def measure(parts: Parts, config: Mapping[str, Any], policy: LanguageModel, *, completions: int, rolls: int, seed: int) -> list[dict[str, Any]]:
+def measure(components: Components, config: Mapping[str, Any], policy: LanguageModel, *, completions: int, rolls: int, seed: int) -> list[dict[str, Any]]:
     """One row a span: its kind, place and size, the drops, and the success rates before and behind it."""
-    prompts = list(parts.dataset.load("train"))[:completions]
-    ids = [list(parts.model.prompt(policy.tokenizer, system=parts.dataset.system, user=parts.dataset.user, question=prompt.question).ids) for prompt in prompts]
+    prompts = list(components.dataset.load("train"))[:completions]
+    ids = [list(components.model.prompt(policy.tokenizer, system=components.dataset.system, user=components.dataset.user, question=prompt.question).ids) for prompt in prompts]
     settings = {"max_new_tokens": config["max_new_tokens"], "temperature": config["temperature"]}
-    drawn = parts.eval_rollout.generate(policy, prompts, ids, group_size=1, seed=derive(seed, "evaluation", "truth"), **settings)
-    verdicts = parts.reward([one.text for one in drawn], prompts)
+    drawn = components.eval_rollout.generate(policy, prompts, ids, group_size=1, seed=derive(seed, "evaluation", "truth"), **settings)
+    verdicts = components.reward([one.text for one in drawn], prompts)
     batch = collate(drawn, [verdict.reward for verdict in verdicts], pad_id=policy.pad_id, mask_truncated=False)
     spans = _spans(policy, drawn)
     ways: dict[str, tuple[str, Masking]] = {"answer": ("answer", "pad"), "downstream": ("downstream", "pad"), "direct": ("answer", "direct")}
-    drops = {name: _drops(parts, config, policy, batch, spans, *way) for name, way in ways.items()}
-    reroll = Rerolls(parts=parts, policy=policy, config=config, rolls=rolls)
+    drops = {name: _drops(components, config, policy, batch, spans, *way) for name, way in ways.items()}
+    reroll = Rerolls(components=components, policy=policy, config=config, rolls=rolls)
     rows: list[dict[str, Any]] = []
     for row in track(sorted({row for row, _, _ in spans}), description="re-rolling", disable=not sys.stderr.isatty()):
         mine = [(index, span) for index, (owner, span, _) in enumerate(spans) if owner == row]
@@ -111,20 +111,20 @@ def _spans(policy: LanguageModel, drawn: Sequence[Completion]) -> list[tuple[int
     # Calculations and the words around them, of completions that mark an answer, with where the answer is read.
     out: list[tuple[int, Span, tuple[int, int]]] = []
     for row, one in enumerate(drawn):
-        spelling = policy.spelled(one.ids)
-        where = regions(spelling)
+        token_offsets = policy.with_offsets(one.ids)
+        where = regions(token_offsets)
         if where is not None:
-            found = [*KINDS(spelling), *Scaffolding(around=KINDS, min_tokens=2)(spelling)]
+            found = [*KINDS(token_offsets), *Scaffolding(around=KINDS, min_tokens=2)(token_offsets)]
             out += [(row, span, (where.reasoned + 1, where.length)) for span in sorted(found, key=lambda span: span.start)]
     return out
 
 
 def _drops(
-    parts: Parts, config: Mapping[str, Any], policy: LanguageModel, batch: RolloutBatch, spans: Sequence[Any], target: str, masking: Masking
+    components: Components, config: Mapping[str, Any], policy: LanguageModel, batch: RolloutBatch, spans: Sequence[Any], target: str, masking: Masking
 ) -> list[float]:
     learner = Learner(
-        policy=policy, reference=None, optimiser=parts.optimiser.build(policy.network), algo=parts.algo, divergence=parts.divergence,
-        weighting=parts.weighting, **{name: config[name] for name in SETTINGS},
+        policy=policy, reference=None, optimiser=components.optim.build(policy.network), algo=components.algo, divergence=components.divergence,
+        weighting=components.weighting, **{name: config[name] for name in SETTINGS},
     )  # fmt: skip
     cuts = [Cut(row=row, start=span.start, end=span.end, first=first if target == "answer" else span.end, last=length) for row, span, (first, length) in spans]
     before, after = learner.old_policy.cut(batch, cuts, masking)
@@ -145,14 +145,14 @@ def main() -> None:
     if not config or not (asked.start or newest):
         sys.exit(f"error: {asked.run} is no finished run: it has no manifest.json with a config, or no checkpoint (--start needs none)")
     torch.set_num_threads(config["threads"])
-    parts = assemble(config)
-    train = parts.dataset.load("train")
+    components = build_components(config)
+    train = components.dataset.load("train")
     corpus = (text for prompt in train for text in (prompt.question + "\n", prompt.demonstration))
-    policy = parts.model.load(torch.device("cpu"), config["seed"], lambda: corpus)
+    policy = components.model.load(torch.device("cpu"), config["seed"], lambda: corpus)
     if newest and not asked.start:
         # As a resumed run does, so that adapters and models from scratch are what was trained.
         policy.network.load_state_dict(newest["weights"], strict=False)
-    rows = measure(parts, config, policy, completions=asked.completions, rolls=asked.rolls, seed=config["seed"])
+    rows = measure(components, config, policy, completions=asked.completions, rolls=asked.rolls, seed=config["seed"])
     path = asked.run / ("credit_truth_start.jsonl" if asked.start else "credit_truth.jsonl")
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(path)

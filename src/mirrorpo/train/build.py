@@ -28,55 +28,55 @@ from mirrorpo.weighting.counterfactual import Counterfactual
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
+class Components:
     """The objects a config names; all light, no model is loaded and no data read yet."""
 
     algo: Algorithm
     divergence: Divergence
     weighting: Weighting
-    coefficient: Fixed | MatchedDrift
+    beta_schedule: Fixed | MatchedDrift
     model: ModelSpec
     dataset: Dataset
     reward: RewardFn
     rollout: RolloutEngine
     eval_rollout: RolloutEngine
-    optimiser: AdamW | Muon
+    optim: AdamW | Muon
     schedule: Schedule
-    logger: NoTracker | WandB
-    mismatch: TruncatedImportance | None
+    tracking: NoTracker | WandB
+    importance_correction: TruncatedImportance | None
 
     def divergence_at(self, beta: float) -> Divergence:
         """The divergence with another coefficient."""
         return self.divergence if beta == self.divergence.beta else replace(self.divergence, beta=beta)  # type: ignore[type-var]
 
 
-def assemble(config: Mapping[str, Any]) -> Parts:
+def build_components(config: Mapping[str, Any]) -> Components:
     """Build every group of a resolved config.
 
     Raises:
         ValueError: naming the group, when a key is unknown, missing or refused by the object, or when
             groups do not fit together.
     """
-    parts = Parts(**{group: _build(config, group) for group in Parts.__annotations__})
-    if not 0 <= parts.divergence.beta < math.inf:
-        raise ValueError(f"divergence.beta={parts.divergence.beta}: a coefficient is not negative; a negative one would push away from the anchor")
-    _refuse_untaught(parts, config)
-    _refuse_unsteerable(parts, config)
-    _refuse_unmasked(parts, config)
+    components = Components(**{group: _build(config, group) for group in Components.__annotations__})
+    if not 0 <= components.divergence.beta < math.inf:
+        raise ValueError(f"divergence.beta={components.divergence.beta}: a coefficient is not negative; a negative one would push away from the anchor")
+    _refuse_untaught(components, config)
+    _refuse_unsteerable(components, config)
+    _refuse_unmasked(components, config)
     _refuse_unshared(config)
-    _refuse_unsampled(parts)
-    _refuse_elsewhere(parts, config)
-    return parts
+    _refuse_unsampled(components)
+    _refuse_elsewhere(components, config)
+    return components
 
 
-def questions(parts: Parts, config: Mapping[str, Any]) -> tuple[list[Prompt], list[Prompt], dict[str, str]]:
+def questions(components: Components, config: Mapping[str, Any]) -> tuple[list[Prompt], list[Prompt], dict[str, str]]:
     """The training questions, those of the evaluations, and what was left out of both because nothing can be judged by it, with the reason.
 
     Raises:
         ValueError: if nothing is left to train on, or this machine cannot isolate programs that have to be run.
     """
-    train, asked = list(parts.dataset.load("train")), list(parts.dataset.load(config["eval_split"]))
-    faults = parts.reward.faults([*train, *asked]) if isinstance(parts.reward, CodeTests) else {}
+    train, asked = list(components.dataset.load("train")), list(components.dataset.load(config["eval_split"]))
+    faults = components.reward.faults([*train, *asked]) if isinstance(components.reward, CodeTests) else {}
     for prompts in (train, asked):
         if prompts and all(prompt.uid in faults for prompt in prompts):
             raise ValueError(f"none of {len(prompts)} problems can be judged, the first one, {prompts[0].uid}, since {faults[prompts[0].uid]}")
@@ -90,20 +90,20 @@ def judged_by(reward: RewardFn) -> dict[str, Any]:
     return {"reward_version": getattr(reward, "version", None), "sandbox": mechanism}
 
 
-def notes(parts: Parts, config: Mapping[str, Any]) -> list[str]:
+def notes(components: Components, config: Mapping[str, Any]) -> list[str]:
     """Arms that are configured and have no effect, one sentence each."""
     out: list[str] = []
     single = config["updates_per_rollout"] == 1
-    if single and _departs_from_reinforce(parts.algo):
+    if single and _departs_from_reinforce(components.algo):
         out.append(
             "updates_per_rollout=1: the ratio is exactly 1, so algo.ratio and algo.surrogate act as the plain policy gradient; "
             "arms that differ only in them are the same run"
         )
-    if single and parts.divergence.reads != "nothing" and parts.divergence.anchor == "old":
+    if single and components.divergence.reads != "nothing" and components.divergence.anchor == "old":
         out.append("updates_per_rollout=1 with divergence.anchor=old: the policy is its own anchor, the divergence is zero with zero gradient")
-    if parts.divergence.reads != "nothing" and parts.divergence.beta == 0:
+    if components.divergence.reads != "nothing" and components.divergence.beta == 0:
         out.append("divergence.beta=0: the divergence is measured at the cost of the anchor's forward and changes nothing; divergence=none is free")
-    potential = getattr(parts.divergence, "potential", None)
+    potential = getattr(components.divergence, "potential", None)
     if potential is not None and not potential.convex:
         out.append(
             "divergence.potential.parameters.signed=true: the mirror map need not rise, so the penalty is no divergence; "
@@ -114,7 +114,7 @@ def notes(parts: Parts, config: Mapping[str, Any]) -> list[str]:
             "model.lora.dropout > 0: the policy that is updated drops activations, the one that sampled did not; "
             "the sampler and the trainer then differ, which kl/sampler shows"
         )
-    if isinstance(parts.weighting, Counterfactual) and parts.weighting.completions == "correct" and isinstance(parts.rollout, Demonstrations):
+    if isinstance(components.weighting, Counterfactual) and components.weighting.completions == "correct" and isinstance(components.rollout, Demonstrations):
         out.append("weighting.completions=correct with demonstrations: none is better than its group, so none is scored and every weight is 1")
     if config["rollout"].get("top_p", 1.0) < 1:
         out.append(f"rollout.top_p={config['rollout']['top_p']}: completions come from a cut distribution, ratios and divergences are of the whole one")
@@ -146,7 +146,7 @@ WORDS: Mapping[Any, str] = {float: "a number", int: "a whole number", str: "a te
 
 def _build(config: Mapping[str, Any], group: str) -> Any:
     # A group that may be null is absent from the configs of runs that are older than it.
-    node = config.get(group) if group == "mismatch" else config[group]
+    node = config.get(group) if group == "importance_correction" else config[group]
     _refuse_wrong_values(node, group)
     try:
         return instantiate(node, _convert_="all")
@@ -181,30 +181,30 @@ def _annotations(node: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
 
-def _refuse_untaught(parts: Parts, config: Mapping[str, Any]) -> None:
+def _refuse_untaught(components: Components, config: Mapping[str, Any]) -> None:
     # Asked of the estimator itself: rewards that differ within one group must give some advantage.
     size = config["group_size"]
     rewards = torch.arange(float(size)).remainder(2)
-    advantage = parts.algo.advantage(rewards, torch.zeros(size, dtype=torch.long))
+    advantage = components.algo.advantage(rewards, torch.zeros(size, dtype=torch.long))
     if not bool(advantage.any()):
         raise ValueError(f"group_size={size}: algo.advantage gives every completion advantage zero, so nothing would be learned; use group_size=2 or more")
 
 
-def _refuse_unsteerable(parts: Parts, config: Mapping[str, Any]) -> None:
-    if parts.coefficient.measure is None:
+def _refuse_unsteerable(components: Components, config: Mapping[str, Any]) -> None:
+    if components.beta_schedule.measure is None:
         return
-    if parts.divergence.beta == 0:
-        raise ValueError("divergence.beta=0 with coefficient=matched_drift: there is no coefficient to steer; take a divergence with a beta above 0")
-    if parts.divergence.anchor != "reference":
-        raise ValueError("divergence.anchor=old with coefficient=matched_drift: a pull to the previous policy does not hold the drift from the start model")
+    if components.divergence.beta == 0:
+        raise ValueError("divergence.beta=0 with beta_schedule=matched_drift: there is no coefficient to steer; take a divergence with a beta above 0")
+    if components.divergence.anchor != "reference":
+        raise ValueError("divergence.anchor=old with beta_schedule=matched_drift: a pull to the previous policy does not hold the drift from the start model")
     if config["drift_questions"] == 0:
-        raise ValueError("drift_questions=0 with coefficient=matched_drift: the drift that it holds is not measured; set drift_questions=16")
+        raise ValueError("drift_questions=0 with beta_schedule=matched_drift: the drift that it holds is not measured; set drift_questions=16")
 
 
-def _refuse_unmasked(parts: Parts, config: Mapping[str, Any]) -> None:
+def _refuse_unmasked(components: Components, config: Mapping[str, Any]) -> None:
     # read_cuts refuses it too, but only once there is a rollout.
     attention = config["model"].get("attention", "sdpa")
-    if isinstance(parts.weighting, Counterfactual) and attention not in TAKE_A_MASK:
+    if isinstance(components.weighting, Counterfactual) and attention not in TAKE_A_MASK:
         raise ValueError(f"model.attention={attention} with a weighting that hides spans: hiding needs an attention mask; use model.attention=sdpa")
 
 
@@ -220,14 +220,14 @@ def _refuse_unshared(config: Mapping[str, Any]) -> None:
         raise ValueError(f"shared_prefix=always with model.attention={model['attention']}: completions behind a prompt need a mask; use model.attention=sdpa")
 
 
-def _refuse_unsampled(parts: Parts) -> None:
-    if parts.mismatch is not None and isinstance(parts.rollout, Demonstrations):
-        raise ValueError("mismatch=truncated with rollout=demonstrations: nothing was sampled, so no sampler's probability can be corrected; set mismatch=null")
+def _refuse_unsampled(components: Components) -> None:
+    if components.importance_correction is not None and isinstance(components.rollout, Demonstrations):
+        raise ValueError("importance_correction=truncated with rollout=demonstrations: nothing was sampled, so no sampler's probability can be corrected; set importance_correction=null")
 
 
-def _refuse_elsewhere(parts: Parts, config: Mapping[str, Any]) -> None:
+def _refuse_elsewhere(components: Components, config: Mapping[str, Any]) -> None:
     # vLLM takes the first device that its process sees, and has no sleep mode on a CPU.
-    for group, engine in (("rollout", parts.rollout), ("eval_rollout", parts.eval_rollout)):
+    for group, engine in (("rollout", components.rollout), ("eval_rollout", components.eval_rollout)):
         if isinstance(engine, Colocated) and str(config["device"]).partition(":")[2] not in ("", "0"):
             raise ValueError(
                 f"device={config['device']} with {group}=vllm: the engine in this process takes the first device it sees; "

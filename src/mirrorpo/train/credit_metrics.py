@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.shapes import PerCompletion, PerToken
-from mirrorpo.core.token_offsets import Spelling
+from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collector import Answer
 from mirrorpo.weighting.counterfactual import ScoredSpan
 from mirrorpo.weighting.spans import Arithmetic, Format, answer_span
@@ -62,7 +62,7 @@ def credit_metrics(spans: Sequence[ScoredSpan], batch: RolloutBatch, advantages:
     return out
 
 
-def shares(spellings: Sequence[Spelling], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken) -> dict[str, float]:
+def gradient_shares(all_offsets: Sequence[TokenOffsets], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken) -> dict[str, float]:
     """Where the policy gradient goes, of any weighting: `credit/all_gradient_<kind>`, beside `credit/all_tokens_<kind>`.
 
     Shares of the gradient (as in `credit_metrics`) and of the trained tokens of all completions with an advantage. Kinds are
@@ -75,8 +75,8 @@ def shares(spellings: Sequence[Spelling], batch: RolloutBatch, advantages: PerCo
         return {}
     kinds = {kind: torch.zeros_like(batch.mask) for kind in ("calculation", "format", "answer")}
     for row in counted.any(dim=1).nonzero().flatten().tolist():
-        answer = answer_span(spellings[row])
-        for span in (*CALCULATIONS(spellings[row]), *FORMAT(spellings[row]), *([answer] if answer else [])):
+        answer = answer_span(all_offsets[row])
+        for span in (*CALCULATIONS(all_offsets[row]), *FORMAT(all_offsets[row]), *([answer] if answer else [])):
             for kind, where in kinds.items():
                 # The last to claim a token has it.
                 where[row, span.start : span.end] = kind == span.kind
@@ -90,7 +90,7 @@ def _force(batch: RolloutBatch, advantages: PerCompletion, weights: PerToken) ->
     return torch.where(batch.mask, weights.double() * advantages.double().abs()[:, None] * surprise, 0.0)
 
 
-def credit_row(answer: Answer, spelling: Spelling, weights: Float[Tensor, " T"], spans: Sequence[ScoredSpan], row: int) -> dict[str, Any]:
+def credit_row(answer: Answer, token_offsets: TokenOffsets, weights: Float[Tensor, " T"], spans: Sequence[ScoredSpan], row: int) -> dict[str, Any]:
     """One completion as the credit page shows it: its text, each token's characters and weight, its scored spans."""
     return {
         "uid": answer.prompt.uid,
@@ -98,9 +98,9 @@ def credit_row(answer: Answer, spelling: Spelling, weights: Float[Tensor, " T"],
         "gold": answer.prompt.gold,
         "outcome": answer.verdict.outcome,
         "reward": answer.reward if math.isfinite(answer.reward) else None,
-        "text": spelling.text,
-        "offsets": [list(interval) for interval in spelling.offsets],
-        "weights": [round(float(weight), 4) for weight in weights[: len(spelling.offsets)]],
+        "text": token_offsets.text,
+        "offsets": [list(interval) for interval in token_offsets.offsets],
+        "weights": [round(float(weight), 4) for weight in weights[: len(token_offsets.offsets)]],
         "spans": [{"start": one.span.start, "end": one.span.end, "kind": one.span.kind, "drop": one.drop} for one in spans if one.row == row],
     }
 

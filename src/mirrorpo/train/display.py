@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from mirrorpo.core.shapes import PerToken
-from mirrorpo.core.token_offsets import Spelling
+from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collector import Answer
 from mirrorpo.run.folder import JsonLines, RunFolder
 from mirrorpo.train.credit_metrics import credit_row
@@ -103,7 +103,7 @@ class Display:
 
 
 def write_completions(
-    folder: Path, step: int, answers: Sequence[Answer], spellings: Sequence[Spelling], weights: PerToken, spans: Sequence[ScoredSpan], count: int
+    folder: Path, step: int, answers: Sequence[Answer], all_offsets: Sequence[TokenOffsets], weights: PerToken, spans: Sequence[ScoredSpan], count: int
 ) -> None:
     """`completions/step_*.md` and `credit/step_*.jsonl`: at most `count` of a step's answers."""
     # Spread over the step's groups, so that not all shown answers are to one question.
@@ -111,7 +111,7 @@ def write_completions(
     shown = [index * len(answers) // count for index in range(count)]
     if shown:
         write_text(folder / "completions" / f"step_{step:06d}.md", readable(step, [answers[index] for index in shown]))
-        rows = [credit_row(answers[index], spellings[index], weights[index], spans, index) for index in shown]
+        rows = [credit_row(answers[index], all_offsets[index], weights[index], spans, index) for index in shown]
         write_text(folder / "credit" / f"step_{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 

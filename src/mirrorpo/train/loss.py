@@ -16,7 +16,7 @@ def policy_loss(
     algo: Algorithm,
     divergence: Divergence,
     weighting: Weighting,
-    mismatch: TruncatedImportance | None = None,
+    importance_correction: TruncatedImportance | None = None,
     denominator: Scalar | None = None,
 ) -> Scalar:
     """The objective of one optimiser window, or a micro-batch's share of it.
@@ -24,15 +24,15 @@ def policy_loss(
         L = aggregate( w_t * surrogate(log r_t, A_i) + beta * D_t )            scope: credit
         L = aggregate( w_t * (surrogate(log r_t, A_i) + beta * D_t) )          scope: loss
 
-    With `mismatch`, c_t * surrogate(log r_t, A_i) in place of the surrogate.
+    With `importance_correction`, c_t * surrogate(log r_t, A_i) in place of the surrogate.
 
     Value: with `denominator` taken over the window, micro-batches add up to the window's loss.
     Gradient: through `policy` only; advantages, weights and the batch are constants.
     """
     log_ratio = algo.ratio(policy.logprobs, batch.old_logprobs, batch.mask, advantages)
     credit = algo.surrogate(log_ratio, advantages[:, None].expand_as(log_ratio))
-    if mismatch is not None:
-        credit = mismatch(batch.old_logprobs, batch.sampler_logprobs, batch.mask) * credit
+    if importance_correction is not None:
+        credit = importance_correction(batch.old_logprobs, batch.sampler_logprobs, batch.mask) * credit
     penalty = divergence.beta * policy.divergence
     per_token = weights * credit + penalty if weighting.scope == "credit" else weights * (credit + penalty)
     return algo.aggregate(per_token, batch.mask, denominator)

@@ -17,7 +17,7 @@ from mirrorpo.divergence.kl import k3
 
 
 @dataclass(slots=True)
-class Means:
+class RunningMeans:
     """Sums and counts that micro-batches add to, read out as means; and largest values."""
 
     sums: dict[str, float] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Means:
             self.largest[name] = max(self.largest.get(name, -math.inf), float(picked.max()))
 
     @classmethod
-    def joined(cls, parts: Sequence["Means"]) -> "Means":
+    def joined(cls, parts: Sequence["RunningMeans"]) -> "RunningMeans":
         """Those of several ranks as one."""
         if len(parts) == 1:
             return parts[0]
@@ -88,7 +88,7 @@ def rollout_metrics(verdicts: Sequence[Verdict], batch: RolloutBatch, advantages
 
 
 def update_metrics(
-    means: Means,
+    means: RunningMeans,
     policy: PolicyOutputs,
     batch: RolloutBatch,
     advantages: PerCompletion,
@@ -96,7 +96,7 @@ def update_metrics(
     *,
     first: bool,
     anchored: bool,
-    mismatch: TruncatedImportance | None = None,
+    importance_correction: TruncatedImportance | None = None,
 ) -> None:
     """Add one micro-batch's tokens to the update's means; the denominator of each is trained tokens.
 
@@ -122,8 +122,8 @@ def update_metrics(
         off = sampler_ratio(batch.old_logprobs, batch.sampler_logprobs, mask)
         means.add("mismatch/ratio_mean", off, mask)
         means.raise_to("mismatch/ratio_max", off, mask)
-        if mismatch is not None:
-            means.add("mismatch/clipped", (off > mismatch.cap).to(off.dtype), mask)
+        if importance_correction is not None:
+            means.add("mismatch/clipped", (off > importance_correction.cap).to(off.dtype), mask)
         if anchored:
             means.add("kl/reference", k3(live, batch.anchor_logprobs), mask)
 

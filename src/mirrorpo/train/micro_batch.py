@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
 
-Sharing = Literal["auto", "always", "never"]
+PrefixSharing = Literal["auto", "always", "never"]
 
 # What one more call of the network costs, in tokens that it could compute instead: measured on the tiny model (docs/performance.md).
-CALL = 128
+TOKENS_PER_CALL = 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,12 +21,12 @@ class MicroBatch:
 
     Attributes:
         rows: of the batch.
-        pieces: how many of them are computed at once behind their prompts, run by run; empty, if each row is computed whole.
+        rows_per_forward: how many of them are computed at once behind their prompts, run by run; empty, if each row is computed whole.
         tokens: that are computed, padding included.
     """
 
     rows: Tensor
-    pieces: Sequence[int]
+    rows_per_forward: Sequence[int]
     tokens: int
 
 
@@ -47,18 +47,18 @@ def micro_batches(batch: RolloutBatch, tokens: int) -> Iterator[Tensor]:
         yield torch.tensor(rows)
 
 
-def runs(lengths: Sequence[int]) -> list[int]:
+def runs_of_similar_length(lengths: Sequence[int]) -> list[int]:
     """Falling lengths cut into runs of similar length: a run ends where filling its rows up would cost more than another call.
 
     Example:
-        >>> runs([100, 90, 80, 10, 10])
+        >>> runs_of_similar_length([100, 90, 80, 10, 10])
         [4, 1]
     """
     out: list[int] = []
     width = padding = 0
     for length in lengths:
         padding += width - length
-        if not out or padding > CALL:
+        if not out or padding > TOKENS_PER_CALL:
             out.append(0)
             width, padding = length, 0
         out[-1] += 1
@@ -78,12 +78,12 @@ def shared_prompts(batch: RolloutBatch, tokens: int) -> Iterator[MicroBatch]:
 
     def laid(rows: Sequence[int]) -> MicroBatch:
         falling = sorted(rows, key=lambda row: -lengths[row])
-        pieces, start = runs([lengths[row] for row in falling]), 0
+        rows_per_forward, start = runs_of_similar_length([lengths[row] for row in falling]), 0
         computed = len({owner[row] for row in rows}) * max(prompts[row] for row in rows)
-        for count in pieces:
+        for count in rows_per_forward:
             computed += count * lengths[falling[start]]
             start += count
-        return MicroBatch(rows=torch.tensor(falling), pieces=pieces, tokens=computed)
+        return MicroBatch(rows=torch.tensor(falling), rows_per_forward=rows_per_forward, tokens=computed)
 
     rows: list[int] = []
     for group in sorted(answers.values(), key=lambda group: prompts[group[0]]):
@@ -99,13 +99,13 @@ def shared_prompts(batch: RolloutBatch, tokens: int) -> Iterator[MicroBatch]:
         yield laid(rows)
 
 
-def planned(batch: RolloutBatch, tokens: int, sharing: Sharing) -> Sequence[MicroBatch]:
+def plan_micro_batches(batch: RolloutBatch, tokens: int, prefix_sharing: PrefixSharing) -> Sequence[MicroBatch]:
     """The micro-batches of a pass over the batch: whole rows, or with shared prompts; "auto" takes what computes less."""
     prompts, lengths = batch.prompt_present.sum(dim=1), batch.present.sum(dim=1)
-    whole = [MicroBatch(rows=rows, pieces=(), tokens=len(rows) * int(prompts[rows].max() + lengths[rows].max())) for rows in micro_batches(batch, tokens)]
-    if sharing == "never":
+    whole = [MicroBatch(rows=rows, rows_per_forward=(), tokens=len(rows) * int(prompts[rows].max() + lengths[rows].max())) for rows in micro_batches(batch, tokens)]
+    if prefix_sharing == "never":
         return whole
     shared = list(shared_prompts(batch, tokens))
-    if sharing == "always":
+    if prefix_sharing == "always":
         return shared
-    return min(whole, shared, key=lambda parts: sum(part.tokens + CALL * (1 + len(part.pieces)) for part in parts))
+    return min(whole, shared, key=lambda parts: sum(part.tokens + TOKENS_PER_CALL * (1 + len(part.rows_per_forward)) for part in parts))

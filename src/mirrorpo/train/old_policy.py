@@ -11,18 +11,18 @@ from torch import Tensor
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.shapes import PerToken
-from mirrorpo.core.token_offsets import Spelling
+from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
 from mirrorpo.model.saliency import attention_received, gradient_times_embedding
-from mirrorpo.train.micro_batch import Sharing, micro_batches, planned
+from mirrorpo.train.micro_batch import PrefixSharing, micro_batches, plan_micro_batches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scores:
+class TokenScores:
     """What a pass without gradient reads of a batch, on the CPU.
 
     Attributes:
@@ -37,50 +37,50 @@ class Scores:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
+class ForwardSettings:
     """How a batch goes through a network without gradient: each rank passes its rows, and all get what was read.
 
     Attributes:
         temperature: of the sampler; scoring uses the same.
-        tile: positions whose logits exist at once.
+        logit_chunk: positions whose logits exist at once.
         tokens_per_micro_batch: padded tokens of a pass.
-        sharing: whether a prompt goes through the network once for all its completions.
+        prefix_sharing: whether a prompt goes through the network once for all its completions.
         ranks: among which the rows are divided.
     """
 
     temperature: float
-    tile: int
+    logit_chunk: int
     tokens_per_micro_batch: int
-    sharing: Sharing
+    prefix_sharing: PrefixSharing
     ranks: Ranks
 
-    def score(self, model: LanguageModel, batch: RolloutBatch, mine: Bool[Tensor, " B"], *, keep_hidden: bool = False) -> Scores:
+    def score(self, model: LanguageModel, batch: RolloutBatch, mine: Bool[Tensor, " B"], *, keep_hidden: bool = False) -> TokenScores:
         """The batch under a model in eval mode; this rank reads the rows that are `mine`, and keeps the hidden states of these alone."""
         logprobs, entropy = torch.zeros(batch.present.shape), torch.zeros(batch.present.shape)
         hidden = batch.anchor_hidden
         own = mine.nonzero().flatten()
-        for part in planned(batch.rows(own), self.tokens_per_micro_batch, self.sharing) if len(own) else ():
+        for part in plan_micro_batches(batch.rows(own), self.tokens_per_micro_batch, self.prefix_sharing) if len(own) else ():
             rows = own[part.rows]
             micro = batch.rows(rows).to(model.device)
             with torch.no_grad(), evaluating(model.network):
-                readings, states = read_completions(model, micro, temperature=self.temperature, tile=self.tile, pieces=part.pieces)
+                head_outputs, states = read_completions(model, micro, temperature=self.temperature, logit_chunk=self.logit_chunk, rows_per_forward=part.rows_per_forward)
             width = micro.completion_ids.shape[1]
-            logprobs[rows, :width] = per_token(readings.logprobs, micro).float().cpu()
-            entropy[rows, :width] = per_token(readings.entropy, micro).float().cpu()
+            logprobs[rows, :width] = per_token(head_outputs.logprobs, micro).float().cpu()
+            entropy[rows, :width] = per_token(head_outputs.entropy, micro).float().cpu()
             if keep_hidden:
                 if hidden.shape[-1] == 0:
                     hidden = torch.zeros(*batch.present.shape, states.shape[-1], dtype=states.dtype)
                 hidden[rows, :width] = states.cpu()
-        self.ranks.summed(logprobs, entropy)
-        return Scores(logprobs=logprobs, entropy=entropy, hidden=hidden)
+        self.ranks.all_reduce(logprobs, entropy)
+        return TokenScores(logprobs=logprobs, entropy=entropy, hidden=hidden)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OldPolicy:
+class PolicyScorer:
     """A `Scorer`: the policy as it is now, in eval mode and without gradient."""
 
     policy: LanguageModel
-    reading: Reading
+    forward: ForwardSettings
 
     def logprobs(self, batch: RolloutBatch) -> PerToken:
         """Log-probability of every completion token."""
@@ -90,48 +90,48 @@ class OldPolicy:
         """Entropy at every completion token, in nats."""
         return self._scores(batch).entropy
 
-    def spelled(self, batch: RolloutBatch) -> Sequence[Spelling]:
+    def with_offsets(self, batch: RolloutBatch) -> Sequence[TokenOffsets]:
         """Every completion's text, and which characters each token wrote."""
-        return [self.policy.spelled(ids[present].tolist()) for ids, present in zip(batch.completion_ids, batch.present, strict=True)]
+        return [self.policy.with_offsets(ids[present].tolist()) for ids, present in zip(batch.completion_ids, batch.present, strict=True)]
 
     def cut(self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking) -> tuple[PerToken, Float[Tensor, "N T"]]:
         """What each cut reads, with nothing hidden and with its span hidden."""
-        reading = self.reading
+        forward = self.forward
         before, after = torch.zeros(batch.present.shape), torch.zeros(len(cuts), batch.present.shape[1])
         # A row costs what it and the suffixes behind its cuts are long.
         costs = torch.zeros(len(batch), dtype=torch.long)
         for cut in cuts:
             costs[cut.row] += cut.last - cut.start
         cut_rows = costs.nonzero().flatten()
-        cut_rows = cut_rows[reading.ranks.share((costs + batch.lengths())[cut_rows])]
-        for picked in micro_batches(batch.rows(cut_rows), reading.tokens_per_micro_batch) if len(cut_rows) else ():
+        cut_rows = cut_rows[forward.ranks.share((costs + batch.lengths())[cut_rows])]
+        for picked in micro_batches(batch.rows(cut_rows), forward.tokens_per_micro_batch) if len(cut_rows) else ():
             rows = cut_rows[picked]
             place = {row: index for index, row in enumerate(rows.tolist())}
             indices = [index for index, cut in enumerate(cuts) if cut.row in place]
             moved = [replace(cuts[index], row=place[cuts[index].row]) for index in indices]
             micro = batch.rows(rows).to(self.policy.device)
-            whole, hidden = read_cuts(self.policy, micro, moved, masking=masking, temperature=reading.temperature, tile=reading.tile)
+            whole, hidden = read_cuts(self.policy, micro, moved, masking=masking, temperature=forward.temperature, logit_chunk=forward.logit_chunk)
             width = micro.present.shape[1]
             before[rows, :width] = whole.cpu()
             after[indices, :width] = hidden.cpu()
-        reading.ranks.summed(before, after)
+        forward.ranks.all_reduce(before, after)
         return before, after
 
     def importance(self, batch: RolloutBatch, firsts: Sequence[int], signal: Literal["gradient", "attention"]) -> PerToken:
         """What the score of each completion from a token on owes to its tokens."""
-        reading, out = self.reading, torch.zeros(batch.present.shape)
-        own = reading.ranks.share(batch.lengths()).nonzero().flatten()
-        for picked in micro_batches(batch.rows(own), reading.tokens_per_micro_batch) if len(own) else ():
+        forward, out = self.forward, torch.zeros(batch.present.shape)
+        own = forward.ranks.share(batch.lengths()).nonzero().flatten()
+        for picked in micro_batches(batch.rows(own), forward.tokens_per_micro_batch) if len(own) else ():
             rows = own[picked]
             micro = batch.rows(rows).to(self.policy.device)
             here = [firsts[row] for row in rows.tolist()]
             if signal == "gradient":
-                found = gradient_times_embedding(self.policy, micro, here, temperature=reading.temperature, tile=reading.tile)
+                found = gradient_times_embedding(self.policy, micro, here, temperature=forward.temperature, logit_chunk=forward.logit_chunk)
             else:
                 found = attention_received(self.policy, micro, here)
             out[rows, : found.shape[1]] = found.cpu()
-        reading.ranks.summed(out)
+        forward.ranks.all_reduce(out)
         return out
 
-    def _scores(self, batch: RolloutBatch) -> Scores:
-        return self.reading.score(self.policy, batch, self.reading.ranks.share(batch.lengths()))
+    def _scores(self, batch: RolloutBatch) -> TokenScores:
+        return self.forward.score(self.policy, batch, self.forward.ranks.share(batch.lengths()))

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from mirrorpo.core.batch import Completion, Prompt, Verdict
 from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine
 from mirrorpo.distributed.collectives import Ranks
-from mirrorpo.distributed.fsdp import Shards
+from mirrorpo.distributed.fsdp import Sharded
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.vllm_server import Served
 from mirrorpo.run.folder import RunFolder
@@ -18,17 +18,17 @@ from mirrorpo.run.folder import RunFolder
 
 def sharded_model(model: LanguageModel, ranks: Ranks) -> LanguageModel:
     """The model with its parameters divided among the ranks, each of which has it whole."""
-    return model if ranks.count == 1 else replace(model, shards=Shards(model.network, ranks.mesh(model.device.type)))
+    return model if ranks.world_size == 1 else replace(model, shards=Sharded(model.network, ranks.mesh(model.device.type)))
 
 
 def sharded_engine(engine: RolloutEngine, ranks: Ranks) -> RolloutEngine:
     """The engine with its prompts divided among the ranks."""
-    return engine if ranks.count == 1 else ShardedEngine(engine=engine, ranks=ranks)
+    return engine if ranks.world_size == 1 else ShardedEngine(engine=engine, ranks=ranks)
 
 
 def sharded_reward(reward: RewardFn, ranks: Ranks) -> RewardFn:
     """The verifier with its completions divided among the ranks."""
-    return reward if ranks.count == 1 else ShardedReward(reward=reward, ranks=ranks)
+    return reward if ranks.world_size == 1 else ShardedReward(reward=reward, ranks=ranks)
 
 
 @contextmanager
@@ -65,7 +65,7 @@ class ShardedEngine:
         asked = range(len(prompts)) if only is None else only
         mine = slice(len(asked) * self.ranks.first) if isinstance(self.engine, Served) else self.ranks.span(len(asked))
         settings = {"group_size": group_size, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        return [one for part in self.ranks.every(self.engine.generate(model, prompts, prompt_ids, **settings, only=asked[mine])) for one in part]
+        return [one for part in self.ranks.all_gather(self.engine.generate(model, prompts, prompt_ids, **settings, only=asked[mine])) for one in part]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,4 +78,4 @@ class ShardedReward:
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
         """The whole call's verdicts, on every rank."""
         mine = self.ranks.span(len(texts))
-        return [one for part in self.ranks.every(self.reward(texts[mine], prompts[mine])) for one in part]
+        return [one for part in self.ranks.all_gather(self.reward(texts[mine], prompts[mine])) for one in part]

@@ -16,19 +16,19 @@ from mirrorpo.core.batch import Prompt, RolloutBatch
 from mirrorpo.core.seeds import derive, global_state, restore_global_state, seed_globals
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.device import device_name, named_device, peak_memory_mb, prepare, stopwatch
-from mirrorpo.distributed.fsdp import whole_weights
+from mirrorpo.distributed.fsdp import full_state_dict
 from mirrorpo.model.load import reference
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Collector, Rollout
 from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.run import checkpoint
 from mirrorpo.run.folder import RunFolder, timestamp, write_atomic
-from mirrorpo.run.lifecycle import enter, finish, life
-from mirrorpo.run.preemption import HandedOver, Handover
+from mirrorpo.run.lifecycle import enter, finish, lifecycle
+from mirrorpo.run.preemption import Preempted, StopRequest
 from mirrorpo.run.provenance import provenance
 from mirrorpo.run.tracking import NoTracker
-from mirrorpo.train.build import Parts, judged_by, mirror_map, notes, questions
-from mirrorpo.train.credit_metrics import credit_metrics, shares
+from mirrorpo.train.build import Components, judged_by, mirror_map, notes, questions
+from mirrorpo.train.credit_metrics import credit_metrics, gradient_shares
 from mirrorpo.train.display import Display, write_completions
 from mirrorpo.train.drift import draw_probe
 from mirrorpo.train.evaluate import Evaluator
@@ -45,21 +45,21 @@ class Trainer:
     Each rank has a trainer of its own; `folder` is where this one writes, which is the cell's for the first rank alone.
     """
 
-    def __init__(self, cell: Cell, parts: Parts, folder: RunFolder, root: Path, handover: Handover, ranks: Ranks = ALONE) -> None:
-        self.cell, self.parts, self.folder, self.handover, self.ranks = cell, parts, folder, handover, ranks
+    def __init__(self, cell: Cell, components: Components, folder: RunFolder, root: Path, stop_request: StopRequest, ranks: Ranks = ALONE) -> None:
+        self.cell, self.components, self.folder, self.stop_request, self.ranks = cell, components, folder, stop_request, ranks
         self.config, self.checkpoints = cell.config, RunFolder(cell.folder).checkpoints
         self.device = named_device(self.config["device"], ranks)
-        self.launch = {"time": timestamp(), "device": device_name(self.device), "ranks": ranks.count, **provenance(root)}
+        self.launch = {"time": timestamp(), "device": device_name(self.device), "ranks": ranks.world_size, **provenance(root)}
 
     def run(self) -> None:
         """Train, or go on training, and leave the folder done or failed with its reason.
 
         Raises:
-            HandedOver: if it was asked to stop and has; the folder is requeued then.
+            Preempted: if it was asked to stop and has; the folder is requeued then.
         """
         self.folder.refuse_other_config(self.cell)
-        tracker = (self.parts.logger if self.ranks.first else NoTracker()).build()
-        with life(self.cell, self.folder, self.launch, tracker), self.ranks.propagate_failure(HandedOver):
+        tracker = (self.components.tracking if self.ranks.first else NoTracker()).build()
+        with lifecycle(self.cell, self.folder, self.launch, tracker), self.ranks.propagate_failure(Preempted):
             self._run(tracker)
 
     def _run(self, tracker: Any) -> None:
@@ -72,11 +72,11 @@ class Trainer:
         enter(self.folder, done, self.codes)
         steps = self.config["steps"]
         with Display(steps, done, enabled=self.config["progress"]) as display:
-            for note in (*notes(self.parts, self.config), *(f"{uid} is left out: {fault}" for uid, fault in self.faults.items())):
+            for note in (*notes(self.components, self.config), *(f"{uid} is left out: {fault}" for uid, fault in self.faults.items())):
                 display.say(f"note: {note}")
             if done > 0:
                 display.say(f"resuming after step {done} of {steps}")
-                if any(launch.get("ranks", 1) != self.ranks.count for launch in launches):
+                if any(launch.get("ranks", 1) != self.ranks.world_size for launch in launches):
                     display.say("note: begun by another number of processes; from here on numbers are what they would have been up to rounding")
             elif self._evaluates(0):
                 display.say(f"evaluating the start model on {len(self.evaluator.prompts)} held-out questions")
@@ -92,29 +92,29 @@ class Trainer:
 
     def _hand_over(self, step: int, saved: int) -> None:
         # SIGTERM, which stands over SIGUSR2, is the larger number.
-        asked = max(self.ranks.every(self.handover.asked or 0))
+        asked = max(self.ranks.all_gather(self.stop_request.asked or 0))
         if asked:
             if step > saved:
                 self._save(step)
-            raise HandedOver(step, Signals(asked))
+            raise Preempted(step, Signals(asked))
 
     def _save(self, step: int) -> int:
         checkpoint.save(self.checkpoints, step, self._state(step), self.config["keep_checkpoints"], self.ranks)
         return step
 
     def _load(self) -> None:
-        config, parts = self.config, self.parts
-        train, asked_of, self.faults = self.ranks.told(lambda: questions(parts, config))
-        policy = parts.model.load(self.device, config["seed"], lambda: (text for prompt in train for text in (prompt.question + "\n", prompt.demonstration)))
-        reads = parts.divergence.reads != "nothing" and parts.divergence.anchor == "reference"
+        config, components = self.config, self.components
+        train, asked_of, self.faults = self.ranks.broadcast_from_rank0(lambda: questions(components, config))
+        policy = components.model.load(self.device, config["seed"], lambda: (text for prompt in train for text in (prompt.question + "\n", prompt.demonstration)))
+        reads = components.divergence.reads != "nothing" and components.divergence.anchor == "reference"
         start = reference(policy) if reads else None
         self.policy = sharded_model(policy, self.ranks)
-        self.position, self.beta = 0, float(parts.divergence.beta)
-        reward, eval_engine = sharded_reward(parts.reward, self.ranks), sharded_engine(parts.eval_rollout, self.ranks)
+        self.position, self.beta = 0, float(components.divergence.beta)
+        reward, eval_engine = sharded_reward(components.reward, self.ranks), sharded_engine(components.eval_rollout, self.ranks)
         self.collector = Collector(
-            engine=sharded_engine(parts.rollout, self.ranks),
+            engine=sharded_engine(components.rollout, self.ranks),
             reward=reward,
-            rule=parts.algo.rollout_rule,
+            rule=components.algo.rollout_rule,
             render=self._render,
             prompts=train,
             order=DataOrder(size=len(train), seed=config["seed"], order=config["data_order"]),
@@ -124,11 +124,11 @@ class Trainer:
             policy=self.policy,
             # An adapter that is switched off is the policy's own network.
             reference=start if start is None or start.adapter_off else sharded_model(start, self.ranks),
-            optimiser=parts.optimiser.build(self.policy.network),
-            algo=parts.algo,
-            divergence=parts.divergence,
-            weighting=parts.weighting,
-            mismatch=parts.mismatch,
+            optimiser=components.optim.build(self.policy.network),
+            algo=components.algo,
+            divergence=components.divergence,
+            weighting=components.weighting,
+            importance_correction=components.importance_correction,
             ranks=self.ranks,
             **{name: config[name] for name in SETTINGS},
         )
@@ -155,11 +155,11 @@ class Trainer:
 
     def _identify(self, prompts: Sequence[Prompt], asked: Sequence[str]) -> None:
         """Write down what the numbers depend on beside the config; a resumed run has to find the same."""
-        parts, split = self.parts, self.config["eval_split"]
+        components, split = self.components, self.config["eval_split"]
         found = {
-            "data": self.ranks.told(lambda: {name: parts.dataset.fingerprint(name) for name in dict.fromkeys(("train", split))}),
+            "data": self.ranks.broadcast_from_rank0(lambda: {name: components.dataset.fingerprint(name) for name in dict.fromkeys(("train", split))}),
             "computed_in": f"{self.policy.dtype} on {self.device.type}".removeprefix("torch."),
-            "mirror_map": mirror_map(parts.divergence),
+            "mirror_map": mirror_map(components.divergence),
             "model_commit": getattr(self.policy.causal_lm.config, "_commit_hash", None),
         }
         if checkpoint.complete_names(self.checkpoints):
@@ -167,7 +167,7 @@ class Trainer:
         first, ids = self._render(prompts[0])
         self.folder.update_manifest(
             **found,
-            **judged_by(parts.reward),
+            **judged_by(components.reward),
             bad_data=self.faults,
             prompt={"example": first, "ids": ids, "hash": digest({"prompts": [*asked, first]})},
             parameters={
@@ -179,16 +179,16 @@ class Trainer:
 
     def train_step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """One rollout and its updates: metrics that are deterministic, and timings that are not."""
-        algo = self.parts.algo
+        algo = self.components.algo
         if not self.ranks.first:
             # What the global generators are for, dropout, is of this rank's own rows; only rank 0's state is kept.
-            seed_globals(derive(self.config["seed"], "ranks", self.ranks.index, step))
+            seed_globals(derive(self.config["seed"], "ranks", self.ranks.rank, step))
         with self.policy.shards.gathered():
             with stopwatch() as rollout_clock:
                 rollout = self.collector(self.policy, step, self.position)
                 batch = self._collated(rollout)
             with stopwatch() as score_clock:
-                learner = replace(self.learner, divergence=self.parts.divergence_at(self.beta))
+                learner = replace(self.learner, divergence=self.components.divergence_at(self.beta))
                 batch, anchor_head = learner.rescore(batch)
                 advantages = algo.advantage(batch.rewards, batch.group)
                 weights, spans = learner.weigh(batch, advantages, derive(self.config["seed"], "weighting", step))
@@ -204,11 +204,11 @@ class Trainer:
             drift = self._drift()
         self.position = rollout.position
         metrics = rollout_metrics([answer.verdict for answer in rollout.answers], batch, advantages, weights) | learned | drift
-        spellings = [self.policy.spelled(answer.completion.ids) for answer in rollout.answers]
-        write_completions(self.folder.path, step, rollout.answers, spellings, weights, spans, self.config["shown_completions"])
-        metrics |= credit_metrics(spans, batch, advantages, weights) | shares(spellings, batch, advantages, weights)
+        all_offsets = [self.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
+        write_completions(self.folder.path, step, rollout.answers, all_offsets, weights, spans, self.config["shown_completions"])
+        metrics |= credit_metrics(spans, batch, advantages, weights) | gradient_shares(all_offsets, batch, advantages, weights)
         metrics["divergence/beta"] = self.beta
-        self.beta = self.parts.coefficient.after(self.beta, drift)
+        self.beta = self.components.beta_schedule.after(self.beta, drift)
         sampled = {"rollout/draws": float(rollout.draws), "rollout/completions": float(rollout.completions), "rollout/tokens": float(rollout.tokens)}
         seconds = {"rollout_s": rollout_clock(), "score_s": score_clock(), "update_s": update_clock(), "drift_s": drift_clock()}
         speed = {"tokens_per_s": rollout.tokens / sum(seconds.values()), "rollout_tokens_per_s": rollout.tokens / seconds["rollout_s"]}
@@ -217,29 +217,29 @@ class Trainer:
     def _drift(self) -> dict[str, float]:
         with self.policy.shards.gathered():
             # It steers a coefficient, which must not differ from rank to rank by rounding.
-            return self.ranks.told(lambda: self.probe(self.policy))
+            return self.ranks.broadcast_from_rank0(lambda: self.probe(self.policy))
 
     def _collated(self, rollout: Rollout) -> RolloutBatch:
         return collate(
             [answer.completion for answer in rollout.answers],
             [answer.reward for answer in rollout.answers],
             pad_id=self.policy.pad_id,
-            mask_truncated=self.parts.algo.rollout_rule.mask_truncated,
+            mask_truncated=self.components.algo.rollout_rule.mask_truncated,
         )
 
     def _learning_rates(self, step: int) -> list[float]:
         updates = self.config["updates_per_rollout"]
         first, last = (step - 1) * updates, self.config["steps"] * updates
-        return [self.config["lr"] * self.parts.schedule.factor(first + update, last) for update in range(updates)]
+        return [self.config["lr"] * self.components.schedule.factor(first + update, last) for update in range(updates)]
 
     def _render(self, prompt: Prompt) -> tuple[str, Sequence[int]]:
-        system, user = self.parts.dataset.system, self.parts.dataset.user
-        rendered = self.parts.model.prompt(self.policy.tokenizer, system=system, user=user, question=prompt.question)
+        system, user = self.components.dataset.system, self.components.dataset.user
+        rendered = self.components.model.prompt(self.policy.tokenizer, system=system, user=user, question=prompt.question)
         return rendered.text, rendered.ids
 
     def _evaluates(self, step: int) -> bool:
-        every, last = self.config["eval_every"], self.config["steps"]
-        return self.config["eval_questions"] > 0 and (step in (0, last) or (every > 0 and step % every == 0))
+        all_gather, last = self.config["eval_every"], self.config["steps"]
+        return self.config["eval_questions"] > 0 and (step in (0, last) or (all_gather > 0 and step % all_gather == 0))
 
     def _record(self, tracker: Any, display: Display, step: int, metrics: dict[str, float], timings: dict[str, float]) -> None:
         if self._evaluates(step):
@@ -272,7 +272,7 @@ class Trainer:
     def _resume(self) -> int:
         state = checkpoint.newest(self.checkpoints, self.ranks, self.device.type)
         step, self.codes = -1, [self.launch["code"]]
-        if state is not None and self.ranks.told(lambda: self.folder.recorded(state["step"], self._evaluates)):
+        if state is not None and self.ranks.broadcast_from_rank0(lambda: self.folder.recorded(state["step"], self._evaluates)):
             step = state["step"]
             self.policy.network.load_state_dict(state["weights"], strict=False)
             self.learner.optimiser.load_state_dict(state["optimiser"])
@@ -291,7 +291,7 @@ class Trainer:
         return max(step, 0)
 
     def _finish(self, display: Display) -> None:
-        weights = whole_weights(self.policy.network)
+        weights = full_state_dict(self.policy.network)
         if self.ranks.first:
             self.policy.network.save_pretrained(self.folder.policy, state_dict=weights)
             self.policy.tokenizer.save_pretrained(self.folder.policy)

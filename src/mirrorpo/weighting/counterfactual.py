@@ -15,9 +15,9 @@ from mirrorpo.core.masked import group_mean
 from mirrorpo.core.protocols import Scorer
 from mirrorpo.core.seeds import generator
 from mirrorpo.core.shapes import PerToken
-from mirrorpo.core.token_offsets import Spelling
+from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.weighting.random import stream_of
-from mirrorpo.weighting.reasoning import Range, Regions, regions, whole
+from mirrorpo.weighting.reasoning import Range, Regions, entire_completion, regions
 from mirrorpo.weighting.spans import Span, SpanFinder
 
 
@@ -116,10 +116,10 @@ class Counterfactual:
         Raises:
             ValueError: if a drop is not finite.
         """
-        spellings = scorer.spelled(batch)
-        places = {row: where for row, spelling in enumerate(spellings) if (where := self._regions(spelling)) is not None}
+        all_offsets = scorer.with_offsets(batch)
+        places = {row: where for row, token_offsets in enumerate(all_offsets) if (where := self._regions(token_offsets)) is not None}
         # A finder may know nothing of answers (source code does not): what is no reasoning is not hidden, nor what nothing follows.
-        found = {row: [span for span in self.spans(spellings[row]) if span.end <= where.reasoned and span.end < where.length] for row, where in places.items()}
+        found = {row: [span for span in self.spans(all_offsets[row]) if span.end <= where.reasoned and span.end < where.length] for row, where in places.items()}
         twins = _twins(batch, [row for row in places if found[row]])
         cuts = [self._cut(row, span, places[row]) for row in twins for span in found[row]]
         drops = self._drops(batch, scorer, cuts)
@@ -133,8 +133,8 @@ class Counterfactual:
                 scored += [ScoredSpan(row=twin, span=span, drop=drop) for span, drop in zip(found[row], mine, strict=True)]
         return weights, sorted(scored, key=lambda one: (one.row, one.span.start))
 
-    def _regions(self, spelling: Spelling) -> Regions | None:
-        return regions(spelling) if self.region == "marked" else whole(spelling)
+    def _regions(self, token_offsets: TokenOffsets) -> Regions | None:
+        return regions(token_offsets) if self.region == "marked" else entire_completion(token_offsets)
 
     def _cut(self, row: int, span: Span, where: Regions) -> Cut:
         first = where.reasoned + 1 if self.target == "answer" else span.end

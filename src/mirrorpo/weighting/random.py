@@ -77,8 +77,8 @@ class RandomSpans:
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.full(batch.present.shape, (self.low + self.high) / 2)
-        for row, spelling in enumerate(scorer.spelled(batch)):
-            found = self.spans(spelling)
+        for row, token_offsets in enumerate(scorer.with_offsets(batch)):
+            found = self.spans(token_offsets)
             for span, weight in zip(found, draws(batch, row, len(found), seed, self.low, self.high), strict=True):
                 weights[row, span.start : span.end] = weight
         return weights

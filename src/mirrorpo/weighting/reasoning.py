@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mirrorpo.core.token_offsets import Spelling
+from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.weighting.scale import between
 from mirrorpo.weighting.spans import answer_span
 
@@ -28,18 +28,18 @@ class Regions:
     length: int
 
 
-def regions(spelling: Spelling) -> Regions | None:
+def regions(token_offsets: TokenOffsets) -> Regions | None:
     """The regions of a completion; None when it marks no answer, or when no token stands behind the mark."""
-    answer, length = answer_span(spelling), len(spelling.offsets)
+    answer, length = answer_span(token_offsets), len(token_offsets.offsets)
     if answer is None or answer.start + 1 >= length:
         return None
     return Regions(reasoned=answer.start, answered=answer.end, length=length)
 
 
-def whole(spelling: Spelling) -> Regions | None:
+def entire_completion(token_offsets: TokenOffsets) -> Regions | None:
     """All text of a completion as reasoning, for what marks no answer; None when there is no text."""
-    reasoned = spelling.tokens(0, len(spelling.text))[1]
-    return Regions(reasoned=reasoned, answered=reasoned, length=len(spelling.offsets)) if spelling.text else None
+    reasoned = token_offsets.tokens(0, len(token_offsets.text))[1]
+    return Regions(reasoned=reasoned, answered=reasoned, length=len(token_offsets.offsets)) if token_offsets.text else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,10 +36,10 @@ class Marked:
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)
-        for row, spelling in enumerate(scorer.spelled(batch)):
-            if (where := regions(spelling)) is not None:
+        for row, token_offsets in enumerate(scorer.with_offsets(batch)):
+            if (where := regions(token_offsets)) is not None:
                 importance = torch.zeros(where.reasoned)
-                for span in self.spans(spelling):
+                for span in self.spans(token_offsets):
                     importance[span.start : min(span.end, where.reasoned)] = 1.0
                 weights[row, : where.length] = self.range(importance, where)
         return weights
@@ -66,8 +66,8 @@ class RandomReasoning:
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)
-        for row, spelling in enumerate(scorer.spelled(batch)):
-            if (where := regions(spelling)) is not None:
+        for row, token_offsets in enumerate(scorer.with_offsets(batch)):
+            if (where := regions(token_offsets)) is not None:
                 stream = generator(seed, "weighting", *stream_of(batch, row))
                 weights[row, : where.reasoned] = self.range.low + (self.range.high - self.range.low) * torch.rand(where.reasoned, generator=stream)
                 weights[row, where.reasoned : where.answered] = self.range.answer
@@ -101,7 +101,7 @@ class Signal:
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)
-        found = [(row, where) for row, spelling in enumerate(scorer.spelled(batch)) if (where := regions(spelling)) is not None]
+        found = [(row, where) for row, token_offsets in enumerate(scorer.with_offsets(batch)) if (where := regions(token_offsets)) is not None]
         if not found:
             return weights
         part = batch.rows(torch.tensor([row for row, _ in found]))

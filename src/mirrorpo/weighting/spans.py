@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
-from mirrorpo.core.token_offsets import Interval, Spelling
+from mirrorpo.core.token_offsets import Interval, TokenOffsets
 from mirrorpo.text.answer_marker import marked_answer
 from mirrorpo.weighting.equations import calculations
 from mirrorpo.weighting.statements import statements
@@ -45,7 +45,7 @@ class SpanFinder(Protocol):
     Never raises on what a model wrote.
     """
 
-    def __call__(self, spelling: Spelling) -> Sequence[Span]: ...
+    def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,11 +77,11 @@ class Arithmetic:
         if self.unit_words < 0:
             raise ValueError(f"unit_words={self.unit_words} of a span finder: give how many words a unit may have, 0 for none")
 
-    def __call__(self, spelling: Spelling) -> Sequence[Span]:
-        stop = _answer_start(spelling.text)
-        found = calculations(spelling.text, unit_words=self.unit_words, end=stop, answered=stop < len(spelling.text))
-        plain = _with_few_backslashes(spelling.text, found, self.max_backslashes)
-        return _spans(spelling, plain, "calculation", stop, self.max_spans, self.min_tokens, self.max_tokens)
+    def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
+        stop = _answer_start(token_offsets.text)
+        found = calculations(token_offsets.text, unit_words=self.unit_words, end=stop, answered=stop < len(token_offsets.text))
+        plain = _with_few_backslashes(token_offsets.text, found, self.max_backslashes)
+        return _spans(token_offsets, plain, "calculation", stop, self.max_spans, self.min_tokens, self.max_tokens)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,9 +113,9 @@ class Sentences:
         if self.break_at not in _SENTENCE_END:
             raise ValueError(f"break_at={self.break_at!r} of a span finder is unknown; use line or blank_line")
 
-    def __call__(self, spelling: Spelling) -> Sequence[Span]:
-        plain = _with_few_backslashes(spelling.text, _sentences(spelling.text, self.break_at), self.max_backslashes)
-        return _spans(spelling, plain, "sentence", _answer_start(spelling.text), self.max_spans, self.min_tokens, self.max_tokens)
+    def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
+        plain = _with_few_backslashes(token_offsets.text, _sentences(token_offsets.text, self.break_at), self.max_backslashes)
+        return _spans(token_offsets, plain, "sentence", _answer_start(token_offsets.text), self.max_spans, self.min_tokens, self.max_tokens)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,9 +137,9 @@ class Statements:
     def __post_init__(self) -> None:
         _check(self.max_spans, self.min_tokens, self.max_tokens)
 
-    def __call__(self, spelling: Spelling) -> Sequence[Span]:
-        stop = len(spelling.text)
-        return _spans(spelling, statements(spelling.text), "statement", stop, self.max_spans, self.min_tokens, self.max_tokens)
+    def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
+        stop = len(token_offsets.text)
+        return _spans(token_offsets, statements(token_offsets.text), "statement", stop, self.max_spans, self.min_tokens, self.max_tokens)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,10 +164,10 @@ class Format:
         if not self.characters or self.min_characters < 1:
             raise ValueError(f"characters={self.characters!r}, min_characters={self.min_characters} of a span finder: give some characters and at least 1")
 
-    def __call__(self, spelling: Spelling) -> Sequence[Span]:
-        runs = re.finditer(f"[{re.escape(self.characters)}]++", spelling.text)
+    def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
+        runs = re.finditer(f"[{re.escape(self.characters)}]++", token_offsets.text)
         found = (run.span() for run in runs if len(run[0]) >= self.min_characters)
-        return _spans(spelling, found, "format", _answer_start(spelling.text), self.max_spans, 1, len(spelling.offsets))
+        return _spans(token_offsets, found, "format", _answer_start(token_offsets.text), self.max_spans, 1, len(token_offsets.offsets))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,14 +185,14 @@ class Scaffolding:
     def __post_init__(self) -> None:
         _check(1, self.min_tokens, self.min_tokens)
 
-    def __call__(self, spelling: Spelling) -> Sequence[Span]:
-        answer = answer_span(spelling)
+    def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
+        answer = answer_span(token_offsets)
         # Without an answer, tokens without text (the end of sequence) still hold no reasoning.
-        stop = answer.start if answer is not None else spelling.tokens(0, len(spelling.text))[1]
-        edges = [0, *(edge for span in self.around(spelling) for edge in (span.start, span.end)), stop]
+        stop = answer.start if answer is not None else token_offsets.tokens(0, len(token_offsets.text))[1]
+        edges = [0, *(edge for span in self.around(token_offsets) for edge in (span.start, span.end)), stop]
         runs = zip(edges[::2], edges[1::2], strict=True)
         long = ((start, end) for start, end in runs if end - start >= self.min_tokens)
-        return [Span(start, end, "scaffolding") for start, end in long if spelling.offsets[start][0] < spelling.offsets[end - 1][1]]
+        return [Span(start, end, "scaffolding") for start, end in long if token_offsets.offsets[start][0] < token_offsets.offsets[end - 1][1]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,26 +214,26 @@ class Merged:
     def __post_init__(self) -> None:
         _check(self.max_spans)
 
-    def __call__(self, spelling: Spelling) -> Sequence[Span]:
+    def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
         taken: set[int] = set()
         kept: list[Span] = []
         for finder in self.finders:
-            free = [span for span in finder(spelling) if taken.isdisjoint(range(span.start, span.end))]
+            free = [span for span in finder(token_offsets) if taken.isdisjoint(range(span.start, span.end))]
             taken.update(*(range(span.start, span.end) for span in free))
             kept += free
         return sorted(kept, key=lambda span: span.start)[: self.max_spans]
 
 
-def answer_span(spelling: Spelling) -> Span | None:
+def answer_span(token_offsets: TokenOffsets) -> Span | None:
     """The tokens of the answer region, its mark included; None when the completion marks no answer.
 
     Example:
-        >>> spelling = Spelling(text="So\\n#### 72", offsets=[(0, 2), (2, 3), (3, 7), (7, 8), (8, 10), (10, 10)])
-        >>> answer_span(spelling)
+        >>> token_offsets = TokenOffsets(text="So\\n#### 72", offsets=[(0, 2), (2, 3), (3, 7), (7, 8), (8, 10), (10, 10)])
+        >>> answer_span(token_offsets)
         Span(start=2, end=5, kind='answer')
     """
-    answer = marked_answer(spelling.text)
-    return None if answer is None else Span(*spelling.tokens(answer.start, answer.end), "answer")
+    answer = marked_answer(token_offsets.text)
+    return None if answer is None else Span(*token_offsets.tokens(answer.start, answer.end), "answer")
 
 
 def _answer_start(text: str) -> int:
@@ -241,15 +241,15 @@ def _answer_start(text: str) -> int:
     return len(text) if answer is None else answer.start
 
 
-def _spans(spelling: Spelling, found: Iterable[Interval], kind: Kind, stop: int, max_spans: int, min_tokens: int, max_tokens: int) -> list[Span]:
+def _spans(token_offsets: TokenOffsets, found: Iterable[Interval], kind: Kind, stop: int, max_spans: int, min_tokens: int, max_tokens: int) -> list[Span]:
     # `found` is in order and disjoint; `stop` is the first character that no span may hold.
     spans: list[Span] = []
-    limit = spelling.tokens(stop, len(spelling.text))[0] if stop < len(spelling.text) else len(spelling.offsets)
+    limit = token_offsets.tokens(stop, len(token_offsets.text))[0] if stop < len(token_offsets.text) else len(token_offsets.offsets)
     free = 0
     for start, end in found:
         if end > stop or len(spans) == max_spans:
             break
-        first, last = spelling.tokens(start, end)
+        first, last = token_offsets.tokens(start, end)
         first, last = max(first, free), min(last, limit)
         if min_tokens <= last - first <= max_tokens:
             spans.append(Span(first, last, kind))

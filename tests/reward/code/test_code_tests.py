@@ -15,7 +15,7 @@ from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import RewardFn
 from mirrorpo.reward.code import code_tests
 from mirrorpo.reward.code.code_tests import CodeTests, fenced, names_of, strict_program, whole_program
-from mirrorpo.reward.sandbox.worker import Finding, Job
+from mirrorpo.reward.sandbox.worker import ProgramReport, ProgramTask
 
 SETTINGS: dict[str, Any] = {
     "tests": "hidden", "grade": "fraction", "extraction": "strict", "shaping": None, "cpu_s": 1, "wall_s": 2.0,
@@ -34,15 +34,15 @@ class Recorded:
     """A sandbox that notes its jobs and finds that every test passes which the program mentions."""
 
     def __init__(self) -> None:
-        self.jobs: list[Job] = []
+        self.jobs: list[ProgramTask] = []
         self.mechanism = "recorded"
 
-    def __call__(self, jobs: Sequence[Job]) -> list[Finding]:
+    def __call__(self, jobs: Sequence[ProgramTask]) -> list[ProgramReport]:
         self.jobs += jobs
         out = []
         for job in jobs:
             outcomes = ["unverifiable" if "broken" in job.source else "passed" if test[7:10] in job.source else "failed" for test in job.tests]
-            out.append(Finding(outcomes=outcomes, detail="", cpu_s=0.0, wall_s=0.0))  # type: ignore[arg-type]
+            out.append(ProgramReport(outcomes=outcomes, detail="", cpu_s=0.0, wall_s=0.0))  # type: ignore[arg-type]
         return out
 
 

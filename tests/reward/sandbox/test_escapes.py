@@ -14,7 +14,7 @@ import pytest
 from escapes import ESCAPES, filled
 from kernel import needs
 
-from mirrorpo.reward.sandbox.worker import Bounds, Finding, Job, Worker
+from mirrorpo.reward.sandbox.worker import Bounds, ProgramReport, ProgramTask, Worker
 
 Pair: TypeAlias = tuple[Worker, Worker, Mapping[str, int]]
 BOUNDS = Bounds(cpu_s=1, wall_s=1.0, memory_mb=256)
@@ -23,8 +23,8 @@ SECRET = "a secret of the trainer's environment"
 MARKS = (Path("/tmp/mirrorpo-escaped"), Path("/dev/shm/mirrorpo-escaped"))
 
 
-def job(source: str) -> Job:
-    return Job(source=source, setup="", prelude="", tests=TESTS, names=["f"])
+def job(source: str) -> ProgramTask:
+    return ProgramTask(source=source, setup="", prelude="", tests=TESTS, names=["f"])
 
 
 HONEST = job("def f(x): return x * x + 1")
@@ -113,7 +113,7 @@ def test_a_program_that_tries_something_else_earns_nothing_and_disturbs_nobody(
     kind: str, name: str, pairs: Callable[[str], Pair], host: Mapping[str, object]
 ) -> None:
     attacked, neighbour, before = pairs(kind)
-    found: list[Finding | None] = []
+    found: list[ProgramReport | None] = []
     beside = threading.Thread(target=lambda: found.extend(neighbour.run(HONEST) for _ in range(3)))
     beside.start()
     finding = attacked.run(job(filled(ESCAPES[name], {**host, "worker": attacked.process.pid})))
@@ -147,5 +147,5 @@ def test_what_a_forger_passed_before_does_not_count(kind: str, pairs: Callable[[
 @pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
 def test_a_test_that_catches_everything_does_not_hide_a_forgery(kind: str, pairs: Callable[[str], Pair]) -> None:
     test = "try:\n    f(3)\nexcept BaseException:\n    pass"
-    finding = pairs(kind)[0].run(Job(source="import os\nos.write(4, b'passed' * 9)\ndef f(x): return 0", setup="", prelude="", tests=[test], names=["f"]))
+    finding = pairs(kind)[0].run(ProgramTask(source="import os\nos.write(4, b'passed' * 9)\ndef f(x): return 0", setup="", prelude="", tests=[test], names=["f"]))
     assert finding is not None and list(finding.outcomes) == ["forged"]

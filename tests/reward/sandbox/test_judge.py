@@ -6,7 +6,7 @@ import pytest
 from kernel import LACKING, needs_any
 
 from mirrorpo.reward.sandbox.judge import Raised, numpy_stand_in, raised
-from mirrorpo.reward.sandbox.worker import Bounds, Finding, Job, Worker
+from mirrorpo.reward.sandbox.worker import Bounds, ProgramReport, ProgramTask, Worker
 
 BOUNDS = Bounds(cpu_s=1, wall_s=1.0, memory_mb=256)
 
@@ -19,8 +19,8 @@ def worker() -> Iterator[Worker]:
     found.close()
 
 
-def run(worker: Worker, source: str, *tests: str, names: Sequence[str] = ("f",), setup: str = "", prelude: str = "") -> Finding:
-    finding = worker.run(Job(source=source, setup=setup, prelude=prelude, tests=tests, names=names))
+def run(worker: Worker, source: str, *tests: str, names: Sequence[str] = ("f",), setup: str = "", prelude: str = "") -> ProgramReport:
+    finding = worker.run(ProgramTask(source=source, setup=setup, prelude=prelude, tests=tests, names=names))
     assert finding is not None
     return finding
 

@@ -10,13 +10,13 @@ import pytest
 from kernel import needs, needs_any
 
 from mirrorpo.reward.sandbox.pool import Sandbox, shared_sandbox
-from mirrorpo.reward.sandbox.worker import Bounds, Job, Worker
+from mirrorpo.reward.sandbox.worker import Bounds, ProgramTask, Worker
 
 BOUNDS = Bounds(cpu_s=2, wall_s=5.0, memory_mb=256)
 
 
-def job(source: str, *tests: str) -> Job:
-    return Job(source=source, setup="", prelude="", tests=tests or ("assert f() == 1",), names=["f"])
+def job(source: str, *tests: str) -> ProgramTask:
+    return ProgramTask(source=source, setup="", prelude="", tests=tests or ("assert f() == 1",), names=["f"])
 
 
 @pytest.fixture(scope="module")

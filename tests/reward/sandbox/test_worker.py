@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from kernel import needs
 
-from mirrorpo.reward.sandbox.worker import Bounds, Job, Mechanism, Worker, _bubblewrap, _modules
+from mirrorpo.reward.sandbox.worker import Bounds, Mechanism, ProgramTask, Worker, _bubblewrap, _modules
 
 BOUNDS = Bounds(cpu_s=1, wall_s=2.0, memory_mb=256)
-GOOD = Job(source="def f(): return 1", setup="", prelude="", tests=["assert f() == 1"], names=["f"])
+GOOD = ProgramTask(source="def f(): return 1", setup="", prelude="", tests=["assert f() == 1"], names=["f"])
 
 
 def test_a_mechanism_says_what_it_is_made_of_and_what_is_open() -> None:
@@ -22,7 +22,7 @@ def test_the_worker_gets_its_modules_in_the_order_of_their_imports() -> None:
     assert [name.rpartition(".")[2] for name, _ in _modules()] == ["lock", "wire", "program", "judge"]
     # Nothing of the project is in its view but these, which import the standard library and one another.
     for _, source in _modules():
-        assert all("mirrorpo.reward" in line and "sandbox_" in line for line in source.splitlines() if line.startswith("from mirrorpo"))
+        assert all("mirrorpo.reward.sandbox" in line for line in source.splitlines() if line.startswith("from mirrorpo"))
 
 
 EVERY = ["network", "processes", "reading files", "signals", "writing files"]
@@ -63,7 +63,7 @@ def test_bubblewrap_shows_the_library_and_nothing_of_the_host() -> None:
 def test_jobs_are_answered_in_order_and_a_worker_that_is_gone_answers_no_more() -> None:
     needs("landlock")
     worker = Worker(BOUNDS, bubblewrap=False)
-    bad = Job(source="def f(): return 2", setup="", prelude="", tests=["assert f() == 1"], names=["f"])
+    bad = ProgramTask(source="def f(): return 2", setup="", prelude="", tests=["assert f() == 1"], names=["f"])
     assert [list(finding.outcomes) for finding in worker.run_all([GOOD, bad, GOOD])] == [["passed"], ["failed"], ["passed"]]
     worker.process.kill()
     worker.process.wait()
@@ -76,7 +76,7 @@ def test_jobs_are_answered_in_order_and_a_worker_that_is_gone_answers_no_more() 
 def test_a_line_that_comes_in_pieces_is_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     needs("landlock")
     worker = Worker(BOUNDS, bubblewrap=False)
-    long = Job(source="def f(): return 1", setup="", prelude="", tests=["assert f() == 1"] * 9000, names=["f"])
+    long = ProgramTask(source="def f(): return 1", setup="", prelude="", tests=["assert f() == 1"] * 9000, names=["f"])
     finding = worker.run(long)
     worker.close()
     assert finding is not None and len(finding.outcomes) == 9000 and len(json.dumps(list(finding.outcomes))) > 1 << 16

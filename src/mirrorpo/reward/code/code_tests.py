@@ -14,7 +14,7 @@ from typing import Literal
 
 from mirrorpo.core.batch import Checks, Prompt, Verdict
 from mirrorpo.reward.sandbox.pool import Sandbox, shared_sandbox
-from mirrorpo.reward.sandbox.worker import Bounds, Finding, Job, Mechanism
+from mirrorpo.reward.sandbox.worker import Bounds, Mechanism, ProgramReport, ProgramTask
 from mirrorpo.reward.shaping import PublicShaping
 from mirrorpo.text.python_source import parsed
 
@@ -149,16 +149,16 @@ class CodeTests:
         return self._sandbox().mechanism
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> list[Verdict]:
-        readings = [(strict_program(text), fenced(text)) for text in texts]
-        pairs: dict[tuple[str, str], Job] = {}
-        for (strict, flexible), prompt in zip(readings, prompts, strict=True):
+        head_outputs = [(strict_program(text), fenced(text)) for text in texts]
+        pairs: dict[tuple[str, str], ProgramTask] = {}
+        for (strict, flexible), prompt in zip(head_outputs, prompts, strict=True):
             checks = _checks(prompt)
             if not checks.fault:
                 for source in (strict, strict if flexible is None else flexible):
                     pairs.setdefault((prompt.uid, source), _job(source, checks, self._chosen(prompt)))
         found = dict(zip(pairs, self._sandbox()(list(pairs.values())), strict=True))
         verdicts: list[Verdict] = []
-        for (strict, flexible), prompt in zip(readings, prompts, strict=True):
+        for (strict, flexible), prompt in zip(head_outputs, prompts, strict=True):
             both = [found.get((prompt.uid, source)) for source in (strict, strict if flexible is None else flexible)]
             verdicts.append(self._verdict(*both))
         return self._shaped(texts, prompts, verdicts) if self.shaping else verdicts
@@ -188,7 +188,7 @@ class CodeTests:
     def _sandbox(self) -> Sandbox:
         return shared_sandbox(self.workers, Bounds(cpu_s=self.cpu_s, wall_s=self.wall_s, memory_mb=self.memory_mb), self.sandbox)
 
-    def _verdict(self, strict: Finding | None, flexible: Finding | None) -> Verdict:
+    def _verdict(self, strict: ProgramReport | None, flexible: ProgramReport | None) -> Verdict:
         trained = strict if self.extraction == "strict" else flexible
         if trained is None:
             return Verdict(reward=float("nan"), strict=False, flexible=False, outcome="bad_data")
@@ -223,11 +223,11 @@ def _checks(prompt: Prompt) -> Checks:
     return prompt.checks
 
 
-def _job(source: str, checks: Checks, tests: Sequence[str]) -> Job:
+def _job(source: str, checks: Checks, tests: Sequence[str]) -> ProgramTask:
     # The entry point may have a built-in's name (task 126's is `sum`).
     names = sorted({*names_of(tests, checks.prelude), checks.entry_point})
-    return Job(source=whole_program(source, checks), setup=checks.setup, prelude=checks.prelude, tests=list(tests), names=names)
+    return ProgramTask(source=whole_program(source, checks), setup=checks.setup, prelude=checks.prelude, tests=list(tests), names=names)
 
 
-def _outcome(finding: Finding) -> str:
+def _outcome(finding: ProgramReport) -> str:
     return next((outcome for outcome in finding.outcomes if outcome != "passed"), "passed")

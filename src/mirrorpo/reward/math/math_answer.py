@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import Literal
 
 from mirrorpo.core.batch import Prompt, Verdict
-from mirrorpo.reward.math.verifier import Finding, shared_pool
+from mirrorpo.reward.math.verifier import ProgramReport, shared_pool
 from mirrorpo.text.answer_marker import marked_answer
 
 VERSION = "math_answer/1"  # of everything that decides a verdict here; results of two versions do not compare
@@ -199,7 +199,7 @@ class MathAnswer:
                 raise _unreadable(prompt)
         return [self._verdict(*(_outcome(gold, answer, found) for answer in both)) for gold, both in zip(golds, answers, strict=True)]
 
-    def _verify(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Finding]:
+    def _verify(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], ProgramReport]:
         if not pairs:
             return {}
         pool = shared_pool(self.latex_workers, self.latex_timeout_s)
@@ -211,7 +211,7 @@ class MathAnswer:
         return Verdict(reward=reward, strict=strict == "right", flexible=flexible == "right", outcome=outcome)
 
 
-def _outcome(gold: Fraction | str, answer: Answer | None, found: Mapping[tuple[str, str], Finding]) -> str:
+def _outcome(gold: Fraction | str, answer: Answer | None, found: Mapping[tuple[str, str], ProgramReport]) -> str:
     if answer is None:
         return "no_answer"
     if isinstance(gold, Fraction):

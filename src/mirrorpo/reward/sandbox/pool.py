@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
-from mirrorpo.reward.sandbox.worker import Bounds, Finding, Job, Mechanism, Outcome, Worker
+from mirrorpo.reward.sandbox.worker import Bounds, Mechanism, Outcome, ProgramReport, ProgramTask, Worker
 
 Policy = Literal["required", "unsafe"]
 TOGETHER = 4  # jobs that one worker takes at a time
@@ -34,7 +34,7 @@ class Sandbox:
     Example:
         >>> sandbox = Sandbox(workers=1, bounds=Bounds(cpu_s=2, wall_s=5.0, memory_mb=256), policy="required")
         >>> tests = ["assert double(2) == 4", "assert double('') == 0"]
-        >>> job = Job(source="def double(x):\n    return x * 2", setup="", prelude="", tests=tests, names=["double"])
+        >>> job = ProgramTask(source="def double(x):\n    return x * 2", setup="", prelude="", tests=tests, names=["double"])
         >>> [list(finding.outcomes) for finding in sandbox([job])]
         [['passed', 'failed']]
         >>> sandbox.close()
@@ -51,7 +51,7 @@ class Sandbox:
             self._idle.put(worker)
         atexit.register(self.close)
 
-    def __call__(self, jobs: Sequence[Job]) -> list[Finding]:
+    def __call__(self, jobs: Sequence[ProgramTask]) -> list[ProgramReport]:
         """One finding for each job, in order."""
         pieces = [jobs[start : start + TOGETHER] for start in range(0, len(jobs), TOGETHER)]
         return [finding for findings in self._threads.map(self._run, pieces) for finding in findings]
@@ -64,9 +64,9 @@ class Sandbox:
                 worker.close()
             self._idle.put(None)
 
-    def _run(self, jobs: Sequence[Job]) -> list[Finding]:
+    def _run(self, jobs: Sequence[ProgramTask]) -> list[ProgramReport]:
         worker = self._idle.get()
-        found: list[Finding] = []
+        found: list[ProgramReport] = []
         failures = 0
         try:
             while len(found) < len(jobs):
@@ -84,7 +84,7 @@ class Sandbox:
                 failures = 1 if len(found) > before else failures + 1
                 if failures == 2:
                     broken: list[Outcome] = ["unverifiable"] * len(jobs[len(found)].tests)
-                    found.append(Finding(outcomes=broken, detail="the worker broke", cpu_s=0.0, wall_s=0.0))
+                    found.append(ProgramReport(outcomes=broken, detail="the worker broke", cpu_s=0.0, wall_s=0.0))
                     failures = 0
             return found
         finally:

@@ -66,7 +66,7 @@ def ways_out():
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class ProgramTask:
     """One sample: a program and its tests.
 
     Attributes:
@@ -85,7 +85,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class ProgramReport:
     """What came of a job.
 
     Attributes:
@@ -176,13 +176,13 @@ class Worker:
         self.process.stderr.close()
         self.landlock, self.seccomp = int(reply["landlock"]), bool(reply["seccomp"])
 
-    def run(self, job: Job) -> Finding | None:
+    def run(self, job: ProgramTask) -> ProgramReport | None:
         """What comes of a job; None when the worker is broken, and it must be closed then."""
         return next(iter(self.run_all([job])), None)
 
-    def run_all(self, jobs: Sequence[Job]) -> list[Finding]:
+    def run_all(self, jobs: Sequence[ProgramTask]) -> list[ProgramReport]:
         """What comes of jobs one after another; of fewer when the worker broke on the next, and it must be closed then."""
-        findings: list[Finding] = []
+        findings: list[ProgramReport] = []
         # One is always on its way, so that the worker need not wait for this process.
         sent = [self._tell(asdict(job)) for job in jobs[:1]]
         while len(findings) < len(jobs) and sent[-1]:
@@ -190,13 +190,13 @@ class Worker:
             reply = self._hear(self.bounds.wall_s + GRACE_S)
             if reply is None:
                 break
-            findings.append(Finding(**reply))
+            findings.append(ProgramReport(**reply))
         return findings
 
     def mechanism(self) -> Mechanism:
         """What this worker is locked with, and whether it holds."""
         test = "for way in ways_out(): print(way)\nassert not ways_out(), ways_out()"
-        finding = self.run(Job(source=PROBE, setup="", prelude="", tests=[test], names=["ways_out"]))
+        finding = self.run(ProgramTask(source=PROBE, setup="", prelude="", tests=[test], names=["ways_out"]))
         if finding is None:
             raise RuntimeError("the sandbox's worker broke at its first program")
         found = {"passed": ""}.get(finding.outcomes[0], finding.detail.removeprefix("AssertionError: ").strip("[]").replace("'", ""))
