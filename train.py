@@ -54,7 +54,9 @@ def _train(cell: Cell, folder: RunFolder, stop_request: StopRequest) -> int | No
 
     with init_process_group() as ranks, writable_folder(folder, ranks) as mine:
         try:
-            Trainer(cell, build_components(cell.config), mine, Path(__file__).parent, stop_request, ranks).run()
+            Trainer(
+                cell, build_components(cell.config), mine, Path(__file__).parent, stop_request, ranks
+            ).run()
         except Preempted as handed:
             return requeue_or_exit(handed, mine, ranks.first)
 

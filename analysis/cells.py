@@ -1,4 +1,6 @@
-"""A table: cells that know the runs they come from. `analysis.render` writes it as LaTeX, Markdown, HTML and text."""
+"""A table: cells that know the runs they come from. `analysis.render` writes it as LaTeX, Markdown, HTML and
+text.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -62,7 +64,9 @@ class Table:
 
     def __post_init__(self) -> None:
         for row in self.rows:
-            assert len(row) in (1, len(self.head)), f"{self.name}: {len(row)} cells under {len(self.head)} heads"
+            assert len(row) in (1, len(self.head)), (
+                f"{self.name}: {len(row)} cells under {len(self.head)} heads"
+            )
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -78,8 +82,20 @@ class Table:
         cells: list[dict[str, Any]] = []
         for row in self.rows:
             for head, cell in zip(self.head, row, strict=False):
-                cells.append({"row": str(row[0]), "column": head, "text": str(cell), "runs": list(cell.runs), "commits": self.commits(cell.runs)})
-        sources = {run: {"commit": one.commit, "config_hash": one.config_hash, "place": one.place} for run, one in self.sources.items() if run in self.runs}
+                cells.append(
+                    {
+                        "row": str(row[0]),
+                        "column": head,
+                        "text": str(cell),
+                        "runs": list(cell.runs),
+                        "commits": self.commits(cell.runs),
+                    }
+                )
+        sources = {
+            run: {"commit": one.commit, "config_hash": one.config_hash, "place": one.place}
+            for run, one in self.sources.items()
+            if run in self.runs
+        }
         return json.dumps({"table": self.name, "cells": cells, "runs": sources}, indent=1) + "\n"
 
 
@@ -107,13 +123,20 @@ def bounds(interval: Interval, digits: int = 1) -> str:
     return f"[{number(interval.low, digits)}, {number(interval.high, digits)}]"
 
 
-def estimate(interval: Interval, runs: Sequence[str], *, digits: int = 1, sign: bool = False, tone: str = "") -> Cell:
+def estimate(
+    interval: Interval, runs: Sequence[str], *, digits: int = 1, sign: bool = False, tone: str = ""
+) -> Cell:
     """An estimate with its interval beside it."""
     return Cell(number(interval.estimate, digits, sign), bounds(interval, digits), tone, tuple(runs))
 
 
 def difference_cells(
-    found: Difference | None, runs: Sequence[str], *, scale: float = 100, digits: int = 1, higher_is_better: bool = True
+    found: Difference | None,
+    runs: Sequence[str],
+    *,
+    scale: float = 100,
+    digits: int = 1,
+    higher_is_better: bool = True,
 ) -> tuple[Cell, Cell, Cell]:
     """The difference with its interval, Holm's p, and the verdict."""
     if found is None:
@@ -121,7 +144,11 @@ def difference_cells(
     verdict = found.verdict(higher_is_better)
     tone = verdict if verdict in ("better", "worse") else "quiet"
     shown = "—" if found.n < 2 else p_value(found.adjusted)
-    return estimate(found.interval.scaled(scale), runs, digits=digits, sign=True), Cell(shown, runs=tuple(runs)), Cell(verdict, tone=tone, runs=tuple(runs))
+    return (
+        estimate(found.interval.scaled(scale), runs, digits=digits, sign=True),
+        Cell(shown, runs=tuple(runs)),
+        Cell(verdict, tone=tone, runs=tuple(runs)),
+    )
 
 
 def p_value(p: float) -> str:

@@ -66,7 +66,9 @@ def paired_bootstrap(one: ArrayLike, other: ArrayLike, *, draws: int = 10_000, s
     return Paired(percentile(means, float(gaps.mean())), min(1.0, 2 * (side + 1) / (draws + 1)))
 
 
-def probability_of_improvement(one: NDArray[np.float64], other: NDArray[np.float64], *, draws: int = 2000, seed: int = 0) -> Interval:
+def probability_of_improvement(
+    one: NDArray[np.float64], other: NDArray[np.float64], *, draws: int = 2000, seed: int = 0
+) -> Interval:
     """Chance that a run of one arm beats a run of the other on a task, mean over tasks; ties count half.
 
         P = 1/M sum_m 1/(N K) sum_{i,j} 1[x_im > y_jm] + 1/2 1[x_im = y_jm]
@@ -82,7 +84,9 @@ def probability_of_improvement(one: NDArray[np.float64], other: NDArray[np.float
     values = np.zeros(draws)
     for task in range(x.shape[1]):
         # How often each run is drawn is all that the mean over pairs needs.
-        rows, columns = (rng.multinomial(len(runs), [1 / len(runs)] * len(runs), size=draws) for runs in (x, y))
+        rows, columns = (
+            rng.multinomial(len(runs), [1 / len(runs)] * len(runs), size=draws) for runs in (x, y)
+        )
         values += ((rows @ wins[:, :, task]) * columns).sum(axis=1) / (len(x) * len(y))
     return percentile(values / x.shape[1], float(wins.mean()))
 
@@ -119,7 +123,8 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
 
 
 def power(effect: float, n: int, level: float = LEVEL) -> float:
-    """Chance that a two-sided paired t test over n seeds finds an effect, given in standard deviations of a seed's difference.
+    """Chance that a two-sided paired t test over n seeds finds an effect, given in standard deviations of a
+    seed's difference.
 
         T ~ noncentral t_{n-1}(effect sqrt(n));  P(|T| > c),  c = t_{n-1, (1 + level)/2}
           = E_s[Phi(effect sqrt(n) - c s) + Phi(-effect sqrt(n) - c s)],  s^2 ~ chi^2_{n-1} / (n - 1)
@@ -219,7 +224,9 @@ def difference(ours: NDArray[np.float64], base: NDArray[np.float64]) -> Differen
         ValueError: if the shapes differ.
     """
     if ours.shape != base.shape:
-        raise ValueError(f"arms of shapes {ours.shape} and {base.shape}: compare the same seeds on the same questions")
+        raise ValueError(
+            f"arms of shapes {ours.shape} and {base.shape}: compare the same seeds on the same questions"
+        )
     gaps = np.asarray(ours, dtype=float) - np.asarray(base, dtype=float)
     by_seed = gaps if gaps.ndim == 1 else gaps.mean(axis=1)
     n, mean = len(by_seed), float(gaps.mean())
@@ -233,7 +240,13 @@ def difference(ours: NDArray[np.float64], base: NDArray[np.float64]) -> Differen
         error, freedom = found.error, found.freedom
         half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
         interval, over = Interval(mean, mean - half, mean + half), "seeds and questions"
-    p = 1.0 if n < 2 or (mean == 0 and error == 0) else 0.0 if error == 0 else 2 * float(stats.t.sf(abs(mean) / error, freedom))
+    p = (
+        1.0
+        if n < 2 or (mean == 0 and error == 0)
+        else 0.0
+        if error == 0
+        else 2 * float(stats.t.sf(abs(mean) / error, freedom))
+    )
     return Difference(interval, p, n, spread, over, p)
 
 

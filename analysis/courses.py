@@ -1,4 +1,6 @@
-"""The tables on the course of training: sampled accuracy, spread and length; steps to the baseline; matched drift; importance of spans."""
+"""The tables on the course of training: sampled accuracy, spread and length; steps to the baseline; matched
+drift; importance of spans.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +25,25 @@ def sampled(study: Study) -> Table:
     """pass@1, its spread over seeds, and the length of answers: what paper B reports on MBPP."""
     base, has = study.design.baseline, study.export.names
     metric = "eval/pass@1" if "eval/pass@1" in has else study.metric
-    larger = sorted((name for name in has if name.startswith("eval/pass@") and name != "eval/pass@1"), key=lambda name: int(name.split("@")[1]))[-1:]
+    larger = sorted(
+        (name for name in has if name.startswith("eval/pass@") and name != "eval/pass@1"),
+        key=lambda name: int(name.split("@")[1]),
+    )[-1:]
     name = "pass@1" if metric == "eval/pass@1" else "greedy accuracy"
-    head = [study.design.axis, f"{name}, %", f"difference from {base}", "verdict", *(one.removeprefix("eval/") + ", %" for one in larger)]
-    head += ["spread, points", "spread / baseline's", "tokens an answer", "length, % against baseline", "truncated, %"]
+    head = [
+        study.design.axis,
+        f"{name}, %",
+        f"difference from {base}",
+        "verdict",
+        *(one.removeprefix("eval/") + ", %" for one in larger),
+    ]
+    head += [
+        "spread, points",
+        "spread / baseline's",
+        "tokens an answer",
+        "length, % against baseline",
+        "truncated, %",
+    ]
     rows: list[list[Cell]] = []
     for block in study.design.blocks:
         found = study.differences(block, metric)
@@ -39,20 +56,42 @@ def sampled(study: Study) -> Table:
             row = [Cell(arm, runs=own), share(list(values.values()), own), gap, verdict]
             row += [share(list(study.scores(arm, block, one).values()), own) for one in larger]
             row.append(estimate(spread_interval(list(values.values())).scaled(100), own, digits=2))
-            row.append(Cell("") if arm == base else estimate(spread_ratio(list(values.values()), list(theirs.values())), both, digits=2))
+            row.append(
+                Cell("")
+                if arm == base
+                else estimate(spread_ratio(list(values.values()), list(theirs.values())), both, digits=2)
+            )
             tokens, others = study.scores(arm, block, "eval/length"), study.scores(base, block, "eval/length")
             row.append(_mean(list(tokens.values()), own))
             change = [100 * (tokens[seed] / others[seed] - 1) for seed in tokens if others.get(seed)]
-            row.append(Cell("") if arm == base or not change else estimate(mean_interval(change), both, sign=True))
+            row.append(
+                Cell("") if arm == base or not change else estimate(mean_interval(change), both, sign=True)
+            )
             row.append(share(list(study.scores(arm, block, "eval/truncated").values()), own))
             rows.append(row)
-    printed = [f"{one.arm} {one.quantity} {one}" for one in paper.NUMBERS if one.quantity in ("spread", "length")] if study.design.axis == "divergence" else []
+    printed = (
+        [f"{one.arm} {one.quantity} {one}" for one in paper.NUMBERS if one.quantity in ("spread", "length")]
+        if study.design.axis == "divergence"
+        else []
+    )
     foot = [
-        f"{name}: mean over seeds with Student's 95% interval. Spread: standard deviation over seeds with its chi-square interval; "
+        f"{name}: mean over seeds with Student's 95% interval. Spread: standard deviation over seeds with "
+        f"its chi-square interval; "
         "ratios of spreads with the F interval. Length: tokens of a greedy answer, change seed by seed.",
-        *([f"Published on MBPP, arXiv {paper.GBMPO} (length in % against KL): {'; '.join(printed)}."] if printed else []),
+        *(
+            [f"Published on MBPP, arXiv {paper.GBMPO} (length in % against KL): {'; '.join(printed)}."]
+            if printed
+            else []
+        ),
     ]
-    return table(study, f"sampled_{study.design.axis}", f"{name[0].upper()}{name[1:]}, spread and length by {study.design.axis}", head, rows, foot)
+    return table(
+        study,
+        f"sampled_{study.design.axis}",
+        f"{name[0].upper()}{name[1:]}, spread and length by {study.design.axis}",
+        head,
+        rows,
+        foot,
+    )
 
 
 def _mean(values: Sequence[float], runs: Sequence[str]) -> Cell:
@@ -65,7 +104,15 @@ def speed(study: Study) -> Table | None:
     if curves.empty or curves.groupby("run")["step"].nunique().min() < 3:
         return None
     base = study.design.baseline
-    head = [study.design.axis, "goal, %", "seeds that reach it", "steps to it", f"difference from {base}", "p", "verdict"]
+    head = [
+        study.design.axis,
+        "goal, %",
+        "seeds that reach it",
+        "steps to it",
+        f"difference from {base}",
+        "p",
+        "verdict",
+    ]
     rows: list[list[Cell]] = []
     for block in study.design.blocks:
         ends = study.scores(base, block)
@@ -76,24 +123,44 @@ def speed(study: Study) -> Table | None:
         reached: dict[str, int] = {}
         for arm in study.arms(block):
             mine = curves[(curves["arm"] == arm) & (curves["block"] == block)]
-            firsts = {int(seed): rows_["step"][rows_[study.metric] >= goal].min() for seed, rows_ in mine.groupby("seed")}
+            firsts = {
+                int(seed): rows_["step"][rows_[study.metric] >= goal].min()
+                for seed, rows_ in mine.groupby("seed")
+            }
             last = {int(seed): float(rows_["step"].max()) for seed, rows_ in mine.groupby("seed")}
             reached[arm] = sum(not np.isnan(first) for first in firsts.values())
-            steps[arm] = {seed: last[seed] if np.isnan(first) else float(first) for seed, first in firsts.items()}
+            steps[arm] = {
+                seed: last[seed] if np.isnan(first) else float(first) for seed, first in firsts.items()
+            }
         found = _seedwise(steps, base)
         rows += titled(study, block)
         for arm, values in steps.items():
             own, both = study.names([arm], block), study.names([arm, base], block)
             gap, p, verdict = difference_cells(found.get(arm), both, scale=1, higher_is_better=False)
-            row = [Cell(arm, runs=own), Cell(number(100 * goal), runs=study.names([base], block)), Cell(f"{reached[arm]} of {len(values)}", runs=own)]
+            row = [
+                Cell(arm, runs=own),
+                Cell(number(100 * goal), runs=study.names([base], block)),
+                Cell(f"{reached[arm]} of {len(values)}", runs=own),
+            ]
             rows.append([*row, _mean(list(values.values()), own), gap, p, verdict])
     foot = [
-        f"The goal is {base}'s mean accuracy at its last step. A seed's steps are those of its first evaluation at or above the goal; "
-        "a seed that never gets there counts with its last step, so that a mean is a lower bound where seeds are missing. Fewer steps are better.",
-        "The first of many noisy evaluations to pass a line passes it early: half of the baseline's own seeds do before their end.",
+        f"The goal is {base}'s mean accuracy at its last step. A seed's steps are those of its first "
+        f"evaluation at or above the "
+        f"goal; "
+        "a seed that never gets there counts with its last step, so that a mean is a lower bound where seeds "
+        ""
+        ""
+        "are missing. Fewer steps are "
+        "better.",
+        (
+            "The first of many noisy evaluations to pass a line passes it early: half of the baseline's own "
+            "seeds do before their end."
+        ),
         BY_SEED,
     ]
-    return table(study, f"steps_to_baseline_{study.design.axis}", f"Steps to {base}'s final accuracy", head, rows, foot)
+    return table(
+        study, f"steps_to_baseline_{study.design.axis}", f"Steps to {base}'s final accuracy", head, rows, foot
+    )
 
 
 def _seedwise(values: dict[str, dict[int, float]], base: str) -> dict[str, Difference]:
@@ -101,7 +168,9 @@ def _seedwise(values: dict[str, dict[int, float]], base: str) -> dict[str, Diffe
     for arm, mine in values.items():
         seeds = [seed for seed in mine if seed in theirs]
         if arm != base and seeds:
-            found[arm] = difference(np.array([mine[seed] for seed in seeds]), np.array([theirs[seed] for seed in seeds]))
+            found[arm] = difference(
+                np.array([mine[seed] for seed in seeds]), np.array([theirs[seed] for seed in seeds])
+            )
     return dict(zip(found, corrected(list(found.values())), strict=True))
 
 
@@ -122,7 +191,9 @@ def at_drift(drifts: Sequence[float], scores: Sequence[float], target: float) ->
 
 
 def matched_drift(study: Study) -> Table | None:
-    """Accuracy where all runs have drifted equally far from the start model; None without drift or evaluations on the way."""
+    """Accuracy where all runs have drifted equally far from the start model; None without drift or
+    evaluations on the way.
+    """
     curves = study.curve(study.metric, DRIFT).dropna()
     if curves.empty or curves.groupby("run")["step"].nunique().min() < 2 or not curves[DRIFT].max() > 0:
         return None
@@ -144,17 +215,28 @@ def matched_drift(study: Study) -> Table | None:
         matched: dict[str, dict[int, float]] = {}
         for arm in study.arms(block):
             of_arm = mine[mine["arm"] == arm]
-            matched[arm] = {int(seed): at_drift(list(run[DRIFT]), list(run[study.metric]), target) for seed, run in of_arm.groupby("seed")}
+            matched[arm] = {
+                int(seed): at_drift(list(run[DRIFT]), list(run[study.metric]), target)
+                for seed, run in of_arm.groupby("seed")
+            }
         found = _seedwise(matched, base)
         rows += titled(study, block)
         for arm, values in matched.items():
             own, both = study.names([arm], block), study.names([arm, base], block)
             gap, p, verdict = difference_cells(found.get(arm), both)
-            row = [Cell(arm, runs=own), _end(study, arm, block, own), share(list(study.scores(arm, block).values()), own), Cell(number(target, 4))]
+            row = [
+                Cell(arm, runs=own),
+                _end(study, arm, block, own),
+                share(list(study.scores(arm, block).values()), own),
+                Cell(number(target, 4)),
+            ]
             rows.append([*row, share(list(values.values()), own), gap, p, verdict])
     foot = [
-        f"Drift: {DRIFT}, KL from the start model at the start model's own answers, the same states for all runs. Matched drift: the largest "
-        "that every run of the block reaches; accuracy there is linear between the two evaluations around it. "
+        f"Drift: {DRIFT}, KL from the start model at the start model's own answers, the same states for all "
+        f"runs. Matched drift: the "
+        f"largest "
+        "that every run of the block reaches; accuracy there is linear between the two evaluations around "
+        "it. "
         "Coefficients of different divergences are not comparable, drifts are.",
         levels(study).replace("Levels: mean", "Accuracy at the end: mean"),
         BY_SEED,
@@ -169,12 +251,23 @@ def _end(study: Study, arm: str, block: str, runs: Sequence[str]) -> Cell:
 
 def importance(study: Study) -> Table | None:
     """What spans are worth by kind, over the last quarter of the steps; None where nothing was scored."""
-    kinds = [name.removeprefix("credit/drop_") for name in study.export.names if name.startswith("credit/drop_")]
+    kinds = [
+        name.removeprefix("credit/drop_") for name in study.export.names if name.startswith("credit/drop_")
+    ]
     if not kinds:
         return None
-    names = [f"credit/{what}_{kind}" for kind in kinds for what in ("drop", "tokens", "gradient")] + ["credit/distractors"]
+    names = [f"credit/{what}_{kind}" for kind in kinds for what in ("drop", "tokens", "gradient")] + [
+        "credit/distractors"
+    ]
     late = late_means(study.curve(*names), names)
-    head = ["kind of span", "drop, nats", "tokens, %", "policy gradient, %", "gradient / tokens", "negative drops, %"]
+    head = [
+        "kind of span",
+        "drop, nats",
+        "tokens, %",
+        "policy gradient, %",
+        "gradient / tokens",
+        "negative drops, %",
+    ]
     rows: list[list[Cell]] = []
     for block in study.design.blocks:
         for arm in study.arms(block):
@@ -184,31 +277,68 @@ def importance(study: Study) -> Table | None:
                 continue
             rows.append([Cell(", ".join(filter(None, (block, arm))))])
             for kind in kinds:
-                drop, tokens, gradient = (mine[f"credit/{what}_{kind}"].dropna() for what in ("drop", "tokens", "gradient"))
+                drop, tokens, gradient = (
+                    mine[f"credit/{what}_{kind}"].dropna() for what in ("drop", "tokens", "gradient")
+                )
                 ratio = (gradient / tokens).dropna()
-                row = [Cell(kind, runs=own), _mean(list(drop), own), share(list(tokens), own), share(list(gradient), own)]
-                rows.append([*row, estimate(mean_interval(list(ratio)), own, digits=2) if len(ratio) else Cell("—"), Cell("")])
-            rows.append([Cell("all spans", runs=own), *[Cell("")] * 4, share(list(mine["credit/distractors"].dropna()), own)])
+                row = [
+                    Cell(kind, runs=own),
+                    _mean(list(drop), own),
+                    share(list(tokens), own),
+                    share(list(gradient), own),
+                ]
+                rows.append(
+                    [
+                        *row,
+                        estimate(mean_interval(list(ratio)), own, digits=2) if len(ratio) else Cell("—"),
+                        Cell(""),
+                    ]
+                )
+            rows.append(
+                [
+                    Cell("all spans", runs=own),
+                    *[Cell("")] * 4,
+                    share(list(mine["credit/distractors"].dropna()), own),
+                ]
+            )
     foot = [
-        "Mean of the last quarter of a run's steps, then over seeds with Student's 95% interval. Drop: how much hiding the span lowers "
-        "the score that the weighting uses; shares are of the scored completions' trained tokens and of their policy gradient.",
-        *(f"arXiv {source}: {claim} [{mark}]." for source, claim, mark in paper.CLAIMS if source == paper.COUNTERFACTUAL and "span" in claim),
+        "Mean of the last quarter of a run's steps, then over seeds with Student's 95% interval. Drop: how "
+        "much hiding the span lowers "
+        "the score that the weighting uses; shares are of the scored completions' trained tokens and of "
+        "their policy gradient.",
+        *(
+            f"arXiv {source}: {claim} [{mark}]."
+            for source, claim, mark in paper.CLAIMS
+            if source == paper.COUNTERFACTUAL and "span" in claim
+        ),
     ]
     return table(study, "importance", "What spans are worth, by kind", head, rows, foot) if rows else None
 
 
 def truth(study: Study) -> list[Table]:
-    """For every run whose spans were re-rolled: drops by kind beside re-rolled success, and what each measure puts first."""
+    """For every run whose spans were re-rolled: drops by kind beside re-rolled success, and what each measure
+    puts first.
+    """
     out: list[Table] = []
     for run in study.design.runs:
         folder = Path(run.row["source"])
         if not (folder / "credit_truth.jsonl").exists():
             continue
         label = ", ".join(filter(None, (run.block, run.arm, f"seed {run.seed}")))
-        for name, title, frame in (("kind", "What spans are worth, re-rolled", by_kind(folder)), ("order", "What each measure puts first", agreement(folder))):
+        for name, title, frame in (
+            ("kind", "What spans are worth, re-rolled", by_kind(folder)),
+            ("order", "What each measure puts first", agreement(folder)),
+        ):
             rows = [[_truth_cell(value, run.name) for value in row] for row in frame.itertuples(index=False)]
-            foot = ["95% intervals, bootstrap over completions; python -m analysis importance RUN prints the same."]
-            out.append(table(study, f"truth_{name}_{run.name}", f"{title}: {label}", list(frame.columns), rows, foot))
+            foot = [
+                (
+                    "95% intervals, bootstrap over completions; python -m analysis importance RUN prints the "
+                    "same."
+                )
+            ]
+            out.append(
+                table(study, f"truth_{name}_{run.name}", f"{title}: {label}", list(frame.columns), rows, foot)
+            )
     return out
 
 
@@ -227,7 +357,11 @@ def every(study: Study) -> list[Table]:
     """All tables that a study has the numbers for, the papers' first."""
     from analysis.tables import accuracy, before_after, grid, papers, statistics
 
-    none = [arm for arm in study.design.arms if arm == "none" and study.design.axis == "divergence" and arm != study.design.baseline]
+    none = [
+        arm
+        for arm in study.design.arms
+        if arm == "none" and study.design.axis == "divergence" and arm != study.design.baseline
+    ]
     found = [
         papers(study), accuracy(study), *(accuracy(study, baseline=arm) for arm in none), grid(study), sampled(study), matched_drift(study), speed(study),
         importance(study), statistics(study), before_after(study),

@@ -1,4 +1,6 @@
-"""The credit page: a run's completions with their tokens coloured by weight, in one HTML file that needs no network."""
+"""The credit page: a run's completions with their tokens coloured by weight, in one HTML file that needs no
+network.
+"""
 
 import html
 import json
@@ -34,17 +36,20 @@ def credit_page(run: Path) -> str:
     manifest = json.loads((run / "manifest.json").read_text())
     choices = ", ".join(f"{axis}={name}" for axis, name in manifest.get("choices", {}).items())
     parts = [
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Credit: {html.escape(choices)}</title><style>{STYLE}</style>",
+        (f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Credit: " f"{html.escape(choices)}</title><style>{STYLE}</style>"),
         f"<h1>Which tokens got credit</h1><p class='quiet'>{html.escape(str(run))}<br>{html.escape(choices)}",
         f", commit {html.escape(str(manifest.get('commit')))}</p>",
-        "<p class='legend'>weight of a token: " + "".join(f"<span style='background:{colour(weight)}'>{weight:g}</span>" for weight in LEGEND)
+        "<p class='legend'>weight of a token: " + "".join((f"<span " f"style='background:{colour(weight)}'>{weight:g}</span>") for weight in LEGEND)
         + " (mean one in each completion); underlined: a scored span, its drop in the tooltip</p>",
         summary(load_metrics(run)),
     ]  # fmt: skip
     for index, path in enumerate(reversed(steps)):
         rows = read_rows(path)
         opened = " open" if index == 0 else ""
-        parts.append(f"<details{opened}><summary><b>step {int(path.stem.split('_')[1])}</b>, {len(rows)} completions</summary>")
+        parts.append(
+            f"<details{opened}><summary><b>step {int(path.stem.split('_')[1])}</b>, {len(rows)} "
+            f"completions</summary>"
+        )
         parts += [completion(row) for row in rows]
         parts.append("</details>")
     return "\n".join(parts) + "</html>\n"
@@ -52,13 +57,18 @@ def credit_page(run: Path) -> str:
 
 def summary(metrics: pd.DataFrame) -> str:
     """Means of the credit metrics over the first and the last quarter of the steps, as a table."""
-    names = [name for name in metrics.columns if name.startswith("credit/") or name == "weight/effective_tokens"]
+    names = [
+        name for name in metrics.columns if name.startswith("credit/") or name == "weight/effective_tokens"
+    ]
     stepped = metrics[metrics.index > 0]
     if len(names) <= 1 or stepped.empty:
         return "<p>No span was scored in this run: its weighting asks for no score.</p>"
     quarter = max(len(stepped) // 4, 1)
     first, last = stepped.head(quarter), stepped.tail(quarter)
-    rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{first[name].mean():.3f}</td><td>{last[name].mean():.3f}</td></tr>" for name in names)
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{first[name].mean():.3f}</td><td>{last[name].mean():.3f}</td></tr>"
+        for name in names
+    )
     return f"<table><tr><th>mean over</th><th>first {quarter} steps</th><th>last {quarter} steps</th></tr>{rows}</table>"
 
 
@@ -66,10 +76,15 @@ def completion(row: Mapping[str, Any]) -> str:
     """One completion: its question, verdict and coloured tokens."""
     reward = "no verdict" if row["reward"] is None else f"reward {row['reward']:g}"
     head = f"<h2>{html.escape(row['uid'])}: {html.escape(row['outcome'])}, {reward}, gold {html.escape(row['gold'])}</h2><p>{html.escape(row['question'])}</p>"
-    return head + f"<div class='answer'>{tokens(row['text'], row['offsets'], row['weights'], row['spans'])}</div>"
+    return (
+        head
+        + f"<div class='answer'>{tokens(row['text'], row['offsets'], row['weights'], row['spans'])}</div>"
+    )
 
 
-def tokens(text: str, offsets: Sequence[Sequence[int]], weights: Sequence[float], spans: Sequence[Mapping[str, Any]]) -> str:
+def tokens(
+    text: str, offsets: Sequence[Sequence[int]], weights: Sequence[float], spans: Sequence[Mapping[str, Any]]
+) -> str:
     """The text, each token's own characters on the colour of its weight.
 
     A character that several tokens wrote together stands in the first of them.
@@ -84,7 +99,10 @@ def tokens(text: str, offsets: Sequence[Sequence[int]], weights: Sequence[float]
         span = inside.get(token)
         title = f"weight {weight:.2f}" + (f"; {span['kind']}, drop {span['drop']:.2f}" if span else "")
         kind = "token span" if span else "token"
-        out.append(f"<span class='{kind}' style='background:{colour(weight)}' title='{html.escape(title)}'>{html.escape(piece)}</span>")
+        out.append(
+            f"<span class='{kind}' style='background:{colour(weight)}' "
+            f"title='{html.escape(title)}'>{html.escape(piece)}</span>"
+        )
     return "".join(out)
 
 

@@ -1,7 +1,7 @@
 """What was compared: the axes that vary, the arms, their seeds.
 
-An arm is a choice on the main axis, such as a divergence, with whatever settings were swept beside it; arms are
-compared within a block, which is a choice on every other axis that varies, such as a model.
+An arm is a choice on the main axis, such as a divergence, with whatever settings were swept beside it; arms
+are compared within a block, which is a choice on every other axis that varies, such as a model.
 """
 
 import json
@@ -81,7 +81,9 @@ class Design:
 
     @cached_property
     def blocks(self) -> list[str]:
-        """Labels of the blocks, in the order of their runs; one empty label where nothing but the arms varies."""
+        """Labels of the blocks, in the order of their runs; one empty label where nothing but the arms
+        varies.
+        """
         return list(dict.fromkeys(run.block for run in self.runs))
 
     @cached_property
@@ -89,7 +91,9 @@ class Design:
         """Labels of the arms, the baseline first, others in the order of the sweep's command, then by name."""
         place = {name: index for index, name in enumerate(self.arms_asked)}
         known = dict.fromkeys(run.arm for run in self.runs)
-        return sorted(known, key=lambda arm: (arm != self.baseline, place.get(arm.split(" ")[0], len(place)), arm))
+        return sorted(
+            known, key=lambda arm: (arm != self.baseline, place.get(arm.split(" ")[0], len(place)), arm)
+        )
 
 
 def swept_settings(overrides: Sequence[str]) -> dict[str, list[str]]:
@@ -111,7 +115,9 @@ def swept_settings(overrides: Sequence[str]) -> dict[str, list[str]]:
     return out
 
 
-def design(export: Export, *, axis: str | None = None, baseline: str | None = None, by: Sequence[str] = ()) -> Design:
+def design(
+    export: Export, *, axis: str | None = None, baseline: str | None = None, by: Sequence[str] = ()
+) -> Design:
     """Find the arms of an export.
 
     Args:
@@ -131,7 +137,9 @@ def design(export: Export, *, axis: str | None = None, baseline: str | None = No
     varying = [name for name in AXES if len({row[name] for row in records if row[name] is not None}) > 1]
     axis = axis or next((name for name in MAIN if name in varying), "divergence")
     if axis not in AXES:
-        raise ValueError(f"axis={axis}: choose one of {', '.join(AXES)}; a setting below an axis is given with --by")
+        raise ValueError(
+            f"axis={axis}: choose one of {', '.join(AXES)}; a setting below an axis is given with --by"
+        )
     swept = [key for key in dict.fromkeys([*by, *asked]) if key not in (*AXES, "seed")]
     others = [name for name in varying if name != axis]
     settings = {row["run"]: identity(json.loads(row["config"])) if row["config"] else {} for row in records}
@@ -149,10 +157,14 @@ def design(export: Export, *, axis: str | None = None, baseline: str | None = No
     )
 
 
-def _run(row: Mapping[str, Any], own: Mapping[str, Any], axis: str, swept: Sequence[str], others: Sequence[str]) -> Run:
+def _run(
+    row: Mapping[str, Any], own: Mapping[str, Any], axis: str, swept: Sequence[str], others: Sequence[str]
+) -> Run:
     # A setting below a block's axis belongs to the block, all others to the arm.
     outside = [key for key in swept if key.split(".")[0] in others]
-    mine = [f"{key.removeprefix(axis + '.')}={own[key]}" for key in swept if key not in outside and key in own]
+    mine = [
+        f"{key.removeprefix(axis + '.')}={own[key]}" for key in swept if key not in outside and key in own
+    ]
     arm = " ".join([str(row[axis] or "unknown"), *mine])
     block = ", ".join([*(str(row[name]) for name in others), *(f"{key}={own.get(key)}" for key in outside)])
     return Run(row, own, arm, block)

@@ -53,7 +53,11 @@ class Export:
         present = [name for name in names if name in self.metrics.column_names]
         out = self.metrics.select([*COLUMNS, *present]).to_pandas()
         out["run"] = out["run"].astype(str)
-        return out.reindex(columns=[*COLUMNS, *names]).dropna(subset=list(names), how="all").reset_index(drop=True)
+        return (
+            out.reindex(columns=[*COLUMNS, *names])
+            .dropna(subset=list(names), how="all")
+            .reset_index(drop=True)
+        )
 
     def answers(self, *columns: str) -> Frame:
         """run, step, uid and some columns of questions."""
@@ -74,7 +78,9 @@ class Export:
             table = getattr(self, name)
             parquet.write_table(table, folder / f"{name}.parquet", compression="zstd")
         counts = {name: getattr(self, name).num_rows for name in FILES}
-        (folder / "export.json").write_text(json.dumps({**self.about, "schema": VERSION, "rows": counts}, indent=2) + "\n")
+        (folder / "export.json").write_text(
+            json.dumps({**self.about, "schema": VERSION, "rows": counts}, indent=2) + "\n"
+        )
 
     @staticmethod
     def read(folder: Path) -> "Export":
@@ -85,7 +91,9 @@ class Export:
         """
         about = json.loads((folder / "export.json").read_text())
         if about.get("schema") != VERSION:
-            raise ValueError(f"{folder}: schema {about.get('schema')}, and this package reads {VERSION}: export again")
+            raise ValueError(
+                f"{folder}: schema {about.get('schema')}, and this package reads {VERSION}: export again"
+            )
         return Export(*(parquet.read_table(folder / f"{name}.parquet") for name in FILES), about=about)
 
 
@@ -97,13 +105,26 @@ def assembled(parts: Iterable[Part], source: str, asked: Sequence[Mapping[str, A
         # Two folders may hold runs of one id, a copy for instance; their numbers must not run together.
         times[row["run"]] += 1
         row["run"] += f"#{times[row['run']]}" if times[row["run"]] > 1 else ""
-    read.sort(key=lambda part: (*(str(part[0][key]) for key in ("sweep", *AXES, "settings")), part[0]["seed"] or 0, part[0]["run"]))
-    about: dict[str, Any] = {"source": source, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "command": this_command(), "commit": commit()}
+    read.sort(
+        key=lambda part: (
+            *(str(part[0][key]) for key in ("sweep", *AXES, "settings")),
+            part[0]["seed"] or 0,
+            part[0]["run"],
+        )
+    )
+    about: dict[str, Any] = {
+        "source": source,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": this_command(),
+        "commit": commit(),
+    }
     about["asked"] = list(asked)
     return Export(
         runs=runs_table([row for row, _, _ in read]),
         metrics=joined((row["run"], metrics) for row, metrics, _ in read),
-        questions=joined(((row["run"], answers) for row, _, answers in read if answers is not None), QUESTIONS),
+        questions=joined(
+            ((row["run"], answers) for row, _, answers in read if answers is not None), QUESTIONS
+        ),
         about=about,
     )
 
@@ -116,15 +137,21 @@ def this_command() -> list[str]:
 def commit() -> str | None:
     """This package's own commit, with "+" where the tree differs from it."""
     asked = [["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]]
-    head, changes = (subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False) for words in asked)
+    head, changes = (
+        subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+        for words in asked
+    )
     return head.stdout.strip() + ("+" if changes.stdout.strip() else "") if head.returncode == 0 else None
 
 
-def load(source: str, *, filters: Mapping[str, Any] | None = None, offline: bool = False, questions: bool = True) -> Export:
+def load(
+    source: str, *, filters: Mapping[str, Any] | None = None, offline: bool = False, questions: bool = True
+) -> Export:
     """An export from wherever runs lie.
 
     Args:
-        source: a folder of run folders, a folder that `write` filled, W&B offline files, or `entity/project` on W&B.
+        source: a folder of run folders, a folder that `write` filled, W&B offline files, or `entity/project`
+            on W&B.
         filters: of W&B runs, in its own query language.
         offline: read the W&B files even where run folders lie around them.
         questions: read the answers too.

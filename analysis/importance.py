@@ -1,4 +1,6 @@
-"""What spans are worth: drops against success rates that were re-rolled, from `python -m mirrorpo.tools.span_value`."""
+"""What spans are worth: drops against success rates that were re-rolled, from `python -m
+mirrorpo.tools.span_value`.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,29 +19,41 @@ MEASURES = (*DROPS, "effect", "size")
 
 
 def load_truth(run: Path) -> list[list[dict[str, Any]]]:
-    """The measured spans of a run, those of one completion together, with `effect`, the change in the success rate, and its `size`.
+    """The measured spans of a run, those of one completion together, with `effect`, the change in the success
+    rate, and its `size`.
 
     A span that the policy wrote changes its success by nothing in the mean, whatever it is worth: what was
-    sampled right and what was sampled wrong cancel. How much a span decides is the size, to which rolls add noise.
+    sampled right and what was sampled wrong cancel. How much a span decides is the size, to which rolls add
+    noise.
 
     Raises:
-        ValueError: if the run was not measured, or by a version that did not take all drops, or no completion had a span.
+        ValueError: if the run was not measured, or by a version that did not take all drops, or no completion
+            had a span.
     """
     path = run / "credit_truth.jsonl"
     if not path.exists():
-        raise ValueError(f"{run} has no credit_truth.jsonl: run python -m mirrorpo.tools.span_value {run} first")
+        raise ValueError(
+            f"{run} has no credit_truth.jsonl: run python -m mirrorpo.tools.span_value {run} first"
+        )
     completions: dict[str, list[dict[str, Any]]] = {}
     for row in read_rows(path):
         if lacking := [name for name in DROPS if name not in row]:
-            raise ValueError(f"{path} has no {', '.join(lacking)} drop, it is of an older version: run python -m mirrorpo.tools.span_value {run} again")
-        completions.setdefault(row["uid"], []).append(row | {"effect": row["after"] - row["before"], "size": abs(row["after"] - row["before"])})
+            raise ValueError(
+                f"{path} has no {', '.join(lacking)} drop, it is of an older version: run python -m "
+                f"mirrorpo.tools.span_value "
+                f"{run} again"
+            )
+        completions.setdefault(row["uid"], []).append(
+            row | {"effect": row["after"] - row["before"], "size": abs(row["after"] - row["before"])}
+        )
     if not completions:
         raise ValueError(f"{path} holds no span: no completion had a calculation and an answer")
     return list(completions.values())
 
 
 def by_kind(run: Path) -> pd.DataFrame:
-    """Mean of each measure over the spans of each kind, and how many of them are distractors (a drop below -0.01 nats: smaller ones say nothing).
+    """Mean of each measure over the spans of each kind, and how many of them are distractors (a drop below
+    -0.01 nats: smaller ones say nothing).
 
     Drops in nats, effect as a change of the success rate, all with 95% intervals over completions.
     """
@@ -50,14 +64,25 @@ def by_kind(run: Path) -> pd.DataFrame:
         mine = [[row for row in rows if row["kind"] == kind] for rows in completions]
         places: list[tuple[str, Callable[[Rows], Rows]]] = [("all", lambda rows: rows)]
         if kind == "calculation":
-            places += [("not last", lambda rows: [row for row in rows if not row["last"]]), ("last", lambda rows: [row for row in rows if row["last"]])]
+            places += [
+                ("not last", lambda rows: [row for row in rows if not row["last"]]),
+                ("last", lambda rows: [row for row in rows if row["last"]]),
+            ]
         for place, chosen in places:
             clusters = [kept for rows in mine if (kept := chosen(rows))]
             if not clusters:
                 continue
             row: dict[str, Any] = {"kind": kind, "place": place, "spans": sum(map(len, clusters))}
-            row |= {name: cluster_bootstrap([[span[name] for span in rows] for rows in clusters], _pooled) for name in MEASURES}
-            row |= {f"{name} < -0.01": cluster_bootstrap([[span[name] < -0.01 for span in rows] for rows in clusters], _pooled) for name in DROPS}
+            row |= {
+                name: cluster_bootstrap([[span[name] for span in rows] for rows in clusters], _pooled)
+                for name in MEASURES
+            }
+            row |= {
+                f"{name} < -0.01": cluster_bootstrap(
+                    [[span[name] < -0.01 for span in rows] for rows in clusters], _pooled
+                )
+                for name in DROPS
+            }
             table.append(row)
     return pd.DataFrame(table)
 
@@ -68,7 +93,8 @@ def agreement(run: Path) -> pd.DataFrame:
     `calculation first`: the share of pairs, one calculation and one piece of scaffolding of the same
     completion, in which the calculation measures more (ties half); 0.5 is no preference.
     `rank with answer`, `rank with effect`, `rank with size`: Kendall's tau-b between the measure and the
-    answer's drop, the re-rolled effect, or its size, inside a completion, mean over the completions in which both vary.
+    answer's drop, the re-rolled effect, or its size, inside a completion, mean over the completions in which
+    both vary.
     """
     completions = load_truth(run)
     rows: list[dict[str, Any]] = []
@@ -111,5 +137,8 @@ def _tau(one: Sequence[float], other: Sequence[float]) -> float:
 
 def importance(run: Path) -> str:
     """Both tables as text."""
-    tables = [frame.map(lambda value: str(value) if isinstance(value, Interval) else value) for frame in (by_kind(run), agreement(run))]
+    tables = [
+        frame.map(lambda value: str(value) if isinstance(value, Interval) else value)
+        for frame in (by_kind(run), agreement(run))
+    ]
     return "\n\n".join(frame.to_string(index=False) for frame in tables)

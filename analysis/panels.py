@@ -1,4 +1,6 @@
-"""The style of all figures: colours that colour-blind readers tell apart, panels, and means over seeds with their bands."""
+"""The style of all figures: colours that colour-blind readers tell apart, panels, and means over seeds with
+their bands.
+"""
 
 from contextlib import contextmanager
 from typing import Any
@@ -41,7 +43,9 @@ def panels(count: int, width: float = 4.6, height: float = 3.1, columns: int = 2
     """A figure of some panels, at most `columns` beside each other."""
     across = min(count, columns)
     down = -(-count // across)
-    figure, axes = pyplot.subplots(down, across, figsize=(width * across, height * down), layout="constrained", squeeze=False)
+    figure, axes = pyplot.subplots(
+        down, across, figsize=(width * across, height * down), layout="constrained", squeeze=False
+    )
     flat = list(axes.flat)
     for spare in flat[count:]:
         spare.set_visible(False)
@@ -64,7 +68,10 @@ def band(axis: Any, frame: Frame, metric: str, label: str, index: int, scale: fl
     if known.any():
         top = scale if metric.startswith(SHARES) else np.inf
         bottom = -np.inf if metric.startswith("reward/") else 0.0
-        low, high = (np.clip(np.array([getattr(one, side) for one in found])[known], bottom, top) for side in ("low", "high"))
+        low, high = (
+            np.clip(np.array([getattr(one, side) for one in found])[known], bottom, top)
+            for side in ("low", "high")
+        )
         axis.fill_between(steps[known], low, high, color=look(index)["color"], alpha=0.13, lw=0)
 
 

@@ -1,7 +1,7 @@
 """The two papers' published numbers, as data: each with how surely it is known and where it was read.
 
-Marks: V read in the paper or its authors' post; S a third party's summary; C the authors' public code; I inferred.
-Where value and row of a number are known differently, the weaker mark stands and the note says why.
+Marks: V read in the paper or its authors' post; S a third party's summary; C the authors' public code; I
+inferred. Where value and row of a number are known differently, the weaker mark stands and the note says why.
 `docs/papers.md` has the settings.
 """
 
@@ -46,7 +46,8 @@ class Published:
         paper: arXiv id.
         benchmark: gsm8k or mbpp.
         axis, arm: what was varied, and the choice on it, in our words.
-        quantity: accuracy, pass@1, spread (over runs), length (percent against KL), gain (points over the baseline).
+        quantity: accuracy, pass@1, spread (over runs), length (percent against KL), gain (points over the
+            baseline).
         low, high: the number, or the range that is printed; None where only the words are known.
         mark: of MARKS.
         source: where it was read.
@@ -76,11 +77,22 @@ ROW = "the range is printed; which row has it is inferred from the text"
 POST = "the authors' post"
 
 
-def _b(benchmark: str, arm: str, quantity: str, value: float | None, mark: str, source: str, note: str = "") -> Published:
+def _b(
+    benchmark: str, arm: str, quantity: str, value: float | None, mark: str, source: str, note: str = ""
+) -> Published:
     return Published(GBMPO, benchmark, "divergence", arm, quantity, value, value, mark, source, note)
 
 
-def _a(benchmark: str, arm: str, quantity: str, low: float | None, high: float | None, mark: str, source: str, note: str = "") -> Published:
+def _a(
+    benchmark: str,
+    arm: str,
+    quantity: str,
+    low: float | None,
+    high: float | None,
+    mark: str,
+    source: str,
+    note: str = "",
+) -> Published:
     return Published(COUNTERFACTUAL, benchmark, "weighting", arm, quantity, low, high, mark, source, note)
 
 
@@ -95,7 +107,15 @@ NUMBERS: Sequence[Published] = (
     _b("mbpp", "neural_mirror_learned", "pass@1", 60.8, "I", POST, ROW),
     _b("mbpp", "kl", "spread", 0.7, "S", "a machine-written note"),
     _b("mbpp", "neural_mirror", "spread", 0.6, "I", POST, "the value is printed; the row is inferred"),
-    _b("mbpp", "neural_mirror_learned", "spread", 0.2, "I", POST, "the value is printed; the row is inferred. 0.7 to 0.2 agrees with 'down about 70%'"),
+    _b(
+        "mbpp",
+        "neural_mirror_learned",
+        "spread",
+        0.2,
+        "I",
+        POST,
+        "the value is printed; the row is inferred. 0.7 to 0.2 agrees with 'down about 70%'",
+    ),
     _b("mbpp", "probl2", "length", None, "V", POST, "comparable"),
     _b("mbpp", "neural_mirror", "length", -24.0, "I", POST, ROW),
     _b("mbpp", "neural_mirror_learned", "length", -36.0, "I", POST, ROW),
@@ -106,10 +126,22 @@ NUMBERS: Sequence[Published] = (
 # What the papers say beside accuracies.
 CLAIMS: Sequence[tuple[str, str, str]] = (
     (COUNTERFACTUAL, "reaches DAPO's final accuracy much earlier, as early as step 100 against 500", "V"),
-    (COUNTERFACTUAL, "3.5% of reasoning spans are distractors: masking them raises the answer's probability", "V"),
+    (
+        COUNTERFACTUAL,
+        "3.5% of reasoning spans are distractors: masking them raises the answer's probability",
+        "V",
+    ),
     (COUNTERFACTUAL, "calculation steps rank above scaffolding text", "V"),
     (COUNTERFACTUAL, "gradient mass concentrates on spans of high importance; the share is not known", "S"),
-    (GBMPO, "random initialisation of the neural map already has most of the gain; evolution strategies mainly cut variance and length", "V"),
+    (
+        GBMPO,
+        (
+            "random initialisation of the neural map already has most of the gain; evolution strategies "
+            "mainly "
+            "cut variance and length"
+        ),
+        "V",
+    ),
 )
 
 
@@ -121,13 +153,24 @@ def canonical(choice: str) -> str | None:
 def published(axis: str, choice: str, dataset: str, quantity: str) -> Published | None:
     """The published number of an arm, on the benchmark that a dataset is or stands in for."""
     arm, benchmark = canonical(choice), TWINS.get(dataset)
-    return next((one for one in NUMBERS if (one.axis, one.arm, one.benchmark, one.quantity) == (axis, arm, benchmark, quantity)), None)
+    return next(
+        (
+            one
+            for one in NUMBERS
+            if (one.axis, one.arm, one.benchmark, one.quantity) == (axis, arm, benchmark, quantity)
+        ),
+        None,
+    )
 
 
 def gain(axis: str, choice: str, baseline: str, dataset: str) -> tuple[float, float, str] | None:
     """The published difference of an arm from a baseline, in points: low, high and the weaker mark."""
     if stated := published(axis, choice, dataset, "gain"):
-        return (stated.low, stated.high, stated.mark) if stated.low is not None and stated.high is not None and canonical(baseline) == "uniform" else None
+        return (
+            (stated.low, stated.high, stated.mark)
+            if stated.low is not None and stated.high is not None and canonical(baseline) == "uniform"
+            else None
+        )
     for quantity in ("accuracy", "pass@1"):
         ours, base = published(axis, choice, dataset, quantity), published(axis, baseline, dataset, quantity)
         if ours and base and ours.low is not None and base.low is not None:

@@ -38,7 +38,13 @@ def report(study: Study, folder: Path, name: str) -> Path:
         section("findings", "Findings", findings(study)),
         section("tables", "Tables and figures", between(tables, figures)),
         section("samples", "Sample answers side by side", samples(study)),
-        section("caveats", "Caveats", "<ul class='caveats'>" + "".join(f"<li>{html.escape(text)}</li>" for text in caveats(study)) + "</ul>"),
+        section(
+            "caveats",
+            "Caveats",
+            "<ul class='caveats'>"
+            + "".join(f"<li>{html.escape(text)}</li>" for text in caveats(study))
+            + "</ul>",
+        ),
         section("again", "How to make this again", again(study)),
         section("runs", "Runs", runs(study)),
     ]
@@ -51,7 +57,12 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
     """Each table as LaTeX, Markdown and HTML, with the runs behind every cell as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     for one in tables:
-        for ending, text in (("tex", latex(one)), ("md", markdown(one)), ("html", document(one.title, to_html(one))), ("json", one.traced())):
+        for ending, text in (
+            ("tex", latex(one)),
+            ("md", markdown(one)),
+            ("html", document(one.title, to_html(one))),
+            ("json", one.traced()),
+        ):
             (folder / f"{one.name}.{ending}").write_text(text)
 
 
@@ -63,12 +74,27 @@ def section(anchor: str, title: str, content: str) -> str:
 def head(study: Study, name: str) -> str:
     """Title, what varies, and the way through the page."""
     design, rows = study.design, [run.row for run in study.design.runs]
-    fixed = [f"{axis} {', '.join(sorted(values))}" for axis in ("algo", "model", "dataset") if len(values := {str(row[axis]) for row in rows}) == 1]
+    fixed = [
+        f"{axis} {', '.join(sorted(values))}"
+        for axis in ("algo", "model", "dataset")
+        if len(values := {str(row[axis]) for row in rows}) == 1
+    ]
     seeds = sorted({run.seed for run in design.runs})
     commits = sorted({str(row["commit"])[:9] + ("+" if row["dirty"] else "") for row in rows})
-    links = [("asked", "what was asked"), ("findings", "findings"), ("tables", "tables and figures"), ("samples", "answers"), ("caveats", "caveats")]
-    nav = "".join(f"<a href='#{anchor}'>{text}</a>" for anchor, text in [*links, ("again", "how to make it again"), ("runs", "runs")])
-    said = f"{len(rows)} runs: {len(design.arms)} choices of {design.axis}" + (f", {len(design.blocks)} of {', '.join(design.others)}" if design.others else "")
+    links = [
+        ("asked", "what was asked"),
+        ("findings", "findings"),
+        ("tables", "tables and figures"),
+        ("samples", "answers"),
+        ("caveats", "caveats"),
+    ]
+    nav = "".join(
+        f"<a href='#{anchor}'>{text}</a>"
+        for anchor, text in [*links, ("again", "how to make it again"), ("runs", "runs")]
+    )
+    said = f"{len(rows)} runs: {len(design.arms)} choices of {design.axis}" + (
+        f", {len(design.blocks)} of {', '.join(design.others)}" if design.others else ""
+    )
     where = "; ".join([f"{said}, seeds {_ranges(seeds)}", *fixed, f"commit {', '.join(commits)}"])
     return f"<h1>{html.escape(name)}</h1><p class='quiet'>{html.escape(where)}</p><nav>{nav}</nav>"
 
@@ -83,7 +109,12 @@ def asked(study: Study) -> str:
     design = study.design
     claim = [line for one in study.export.about.get("asked", []) for line in sweep_comment([*one["typed"]])]
     entries = [("claim", " ".join(claim))] if claim else []
-    entries += [(design.axis, ", ".join(arm + (" (baseline)" if arm == design.baseline else "") for arm in design.arms))]
+    entries += [
+        (
+            design.axis,
+            ", ".join(arm + (" (baseline)" if arm == design.baseline else "") for arm in design.arms),
+        )
+    ]
     entries += [(", ".join(design.others), ", ".join(design.blocks))] if design.others else []
     entries += [("swept", ", ".join(design.swept))] if design.swept else []
     entries.append(("compared", f"{study.metric} at the last step, seed by seed, against {design.baseline}"))
@@ -91,7 +122,13 @@ def asked(study: Study) -> str:
     if which:
         said = [f"{claim} [{mark}]" for source, claim, mark in paper.CLAIMS if source == which]
         entries.append((f"arXiv {which}", f"{paper.TITLES[which]}: " + "; ".join(said) + "."))
-    return "<dl class='lead'>" + "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in entries if value) + "</dl>"
+    return (
+        "<dl class='lead'>"
+        + "".join(
+            f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in entries if value
+        )
+        + "</dl>"
+    )
 
 
 def sweep_comment(typed: Sequence[str]) -> list[str]:
@@ -99,7 +136,11 @@ def sweep_comment(typed: Sequence[str]) -> list[str]:
     names = [override.split("=", 1)[1] for override in typed if override.startswith("sweep=")]
     paths = [ROOT / "sweeps" / "sweep" / f"{name}.yaml" for name in names]
     lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
-    return [line.removeprefix("#").strip() for line in lines if line.startswith("# ") and not line.startswith(("# @", "#   "))]
+    return [
+        line.removeprefix("#").strip()
+        for line in lines
+        if line.startswith("# ") and not line.startswith(("# @", "#   "))
+    ]
 
 
 def findings(study: Study) -> str:
@@ -116,10 +157,15 @@ def findings(study: Study) -> str:
             else:
                 why = verdict.removeprefix("cannot tell").strip(" ()")
                 told = f"cannot be told from {base} with {one.n} seed{'s' if one.n > 1 else ''}"
-                told += f"; a difference of this size would take {html.escape(why)}" if why.endswith(" seeds") else f" ({html.escape(why)})"
+                told += (
+                    f"; a difference of this size would take {html.escape(why)}"
+                    if why.endswith(" seeds")
+                    else f" ({html.escape(why)})"
+                )
             lines.append(f"<li><b>{html.escape(label)}</b>: {html.escape(gap)}; {told}.</li>")
     said = (
-        "<p class='quiet'>Differences in points with 95% intervals, verdicts after Holm's correction, seeds for 80% power. "
+        "<p class='quiet'>Differences in points with 95% intervals, verdicts after Holm's correction, seeds "
+        "for 80% power. "
         "'Cannot be told' is not 'equal': the interval says what is not excluded.</p>"
     )
     return f"<ul>{''.join(lines)}</ul>{said}" if lines else "<p>There is one arm; nothing is compared.</p>"
@@ -138,7 +184,9 @@ def between(tables: Sequence[Table], figures: Mapping[str, tuple[Path, str]]) ->
 
 
 def samples(study: Study) -> str:
-    """Some questions with every arm's answer of one seed: where arms disagree most, then one all right and one all wrong."""
+    """Some questions with every arm's answer of one seed: where arms disagree most, then one all right and
+    one all wrong.
+    """
     parts: list[str] = []
     for block in study.design.blocks:
         arms = study.arms(block)
@@ -151,16 +199,25 @@ def samples(study: Study) -> str:
         if chosen:
             where = html.escape(", ".join(filter(None, (block, f"seed {common[0]}"))))
             parts.append(
-                f"<p class='quiet'>{where}, greedy, last evaluation. Chosen by rule: where arms disagree, one that all got right, one that none did.</p>"
+                f"<p class='quiet'>{where}, greedy, last evaluation. Chosen by rule: where arms disagree, "
+                f"one that all got right, one "
+                f"that none did.</p>"
             )
         for uid in chosen:
             row = found[arms[0]].loc[uid]
             question = row["question"] if isinstance(row["question"], str) else str(uid)
-            parts.append(f"<h3>{html.escape(str(uid))}</h3><p>{html.escape(question)} <span class='quiet'>Gold: {html.escape(str(row['gold']))}</span></p>")
+            parts.append(
+                f"<h3>{html.escape(str(uid))}</h3><p>{html.escape(question)} <span class='quiet'>Gold: "
+                f"{html.escape(str(row['gold']))}</span></p>"
+            )
             same: dict[str, list[str]] = {}
             for arm, table in found.items():
                 same.setdefault(str(table.loc[uid, "completion"]), []).append(arm)
-            parts.append("<div class='answers'>" + "".join(_answer(", ".join(mine), found[mine[0]].loc[uid]) for mine in same.values()) + "</div>")
+            parts.append(
+                "<div class='answers'>"
+                + "".join(_answer(", ".join(mine), found[mine[0]].loc[uid]) for mine in same.values())
+                + "</div>"
+            )
     return "".join(parts) or "<p>The export holds no answers.</p>"
 
 
@@ -173,7 +230,10 @@ def _answers(study: Study, run: str) -> Frame:
 def _chosen(right: Mapping[str, Sequence[bool]]) -> list[str]:
     split = sorted(right, key=lambda uid: (abs(sum(right[uid]) / len(right[uid]) - 0.5), uid))
     split = [uid for uid in split if 0 < sum(right[uid]) < len(right[uid])][: SAMPLES - 2]
-    ends = [next((uid for uid in sorted(right) if all(right[uid]) == wanted and any(right[uid]) == wanted), None) for wanted in (True, False)]
+    ends = [
+        next((uid for uid in sorted(right) if all(right[uid]) == wanted and any(right[uid]) == wanted), None)
+        for wanted in (True, False)
+    ]
     return [*split, *(uid for uid in ends if uid is not None)]
 
 
@@ -182,8 +242,10 @@ def _answer(arms: str, row: Any) -> str:
     said = kind if kind == "right" or not row["outcome"] else str(row["outcome"]).replace("_", " ")
     cut = ", cut" if row["truncated"] else ""
     return (
-        f"<article class='answer {kind}'><header><span>{html.escape(arms)}</span><b>{html.escape(said)}</b></header>"
-        f"<pre>{html.escape(str(row['completion']))}</pre><small class='quiet'>{row['tokens']} tokens{cut}</small></article>"
+        f"<article class='answer "
+        f"{kind}'><header><span>{html.escape(arms)}</span><b>{html.escape(said)}</b></header>"
+        f"<pre>{html.escape(str(row['completion']))}</pre><small class='quiet'>{row['tokens']} "
+        f"tokens{cut}</small></article>"
     )
 
 
@@ -194,15 +256,27 @@ def again(study: Study) -> str:
     lines = [f"git checkout {one}" for one in commits]
     typed = [one for one in study.export.about.get("asked", []) if one["typed"]]
     lines += [f"python train.py -m {shlex.join(one['typed'])}" for one in typed]
-    singles = [shlex.join(["python", *command]) for row in rows if row["command"] and (command := json.loads(row["command"]))]
+    singles = [
+        shlex.join(["python", *command])
+        for row in rows
+        if row["command"] and (command := json.loads(row["command"]))
+    ]
     made = commit()
-    here = [f"git checkout {made.removesuffix('+')}"] if made and made.removesuffix("+") not in commits else []
+    here = (
+        [f"git checkout {made.removesuffix('+')}"] if made and made.removesuffix("+") not in commits else []
+    )
     here.append(shlex.join(this_command()))
     versions = sorted({str(row["versions"]) for row in rows if row["versions"]})
     machines = sorted({str(row["machine"]) for row in rows if row["machine"]})
     parts = [f"<pre>{html.escape(chr(10).join(lines))}</pre>" if typed else ""]
-    parts.append(f"<details{'' if typed else ' open'}><summary>the command of every run</summary><pre>{html.escape(chr(10).join(singles))}</pre></details>")
-    parts.append(f"<p>This page, from the package at {html.escape(str(made))}:</p><pre>{html.escape(chr(10).join(here))}</pre>")
+    parts.append(
+        f"<details{'' if typed else ' open'}><summary>the command of every "
+        f"run</summary><pre>{html.escape(chr(10).join(singles))}</pre></details>"
+    )
+    parts.append(
+        f"<p>This page, from the package at "
+        f"{html.escape(str(made))}:</p><pre>{html.escape(chr(10).join(here))}</pre>"
+    )
     about = [("packages", one) for one in versions] + [("machine", one) for one in machines]
     parts.append(
         "<details><summary>packages and machines</summary><dl class='lead'>"
@@ -214,9 +288,24 @@ def again(study: Study) -> str:
 
 def runs(study: Study) -> str:
     """Every run: where it is, its identity and its commit; tables link here."""
-    heads = ("run", study.design.axis, "seed", "steps", "state", "commit", "config", "prompts", "extraction", "started", "ended", "where")
+    heads = (
+        "run",
+        study.design.axis,
+        "seed",
+        "steps",
+        "state",
+        "commit",
+        "config",
+        "prompts",
+        "extraction",
+        "started",
+        "ended",
+        "where",
+    )
     lines: list[str] = []
-    for run in sorted(study.design.runs, key=lambda run: (run.block, study.design.arms.index(run.arm), run.seed)):
+    for run in sorted(
+        study.design.runs, key=lambda run: (run.block, study.design.arms.index(run.arm), run.seed)
+    ):
         row = run.row
         made = str(row["commit"])[:9] + ("+" if row["dirty"] else "")
         cells = [
@@ -224,10 +313,14 @@ def runs(study: Study) -> str:
             str(row["prompt_hash"])[:9], row["extractor"], row["started"], row["ended"], row["source"],
         ]  # fmt: skip
         lines.append(
-            f"<tr id='run-{html.escape(run.name)}'><th>{html.escape(run.name)}</th>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+            f"<tr id='run-{html.escape(run.name)}'><th>{html.escape(run.name)}</th>"
+            + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
+            + "</tr>"
         )
     table = (
-        "<div class='scroll'><table><thead><tr>" + "".join(f"<th>{head}</th>" for head in heads) + f"</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        "<div class='scroll'><table><thead><tr>"
+        + "".join(f"<th>{head}</th>" for head in heads)
+        + f"</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
     return table + "<p class='foot'>A plus behind a commit: the code differed from it.</p>"
 

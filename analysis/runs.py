@@ -38,7 +38,8 @@ def manifests(root: Path) -> list[Path]:
 
 
 def json_lines(path: Path) -> pa.Table | None:
-    """A JSON lines file as a table; a last line that a kill left unfinished is not one. None where nothing is.
+    """A JSON lines file as a table; a last line that a kill left unfinished is not one. None where nothing
+    is.
 
     Raises:
         ValueError: naming the file, if a whole line is not JSON.
@@ -48,9 +49,13 @@ def json_lines(path: Path) -> pa.Table | None:
     if not data:
         return None
     try:
-        return pyarrow.json.read_json(io.BytesIO(data), read_options=pyarrow.json.ReadOptions(block_size=max(len(data), 1)))
+        return pyarrow.json.read_json(
+            io.BytesIO(data), read_options=pyarrow.json.ReadOptions(block_size=max(len(data), 1))
+        )
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} has a line that is not JSON ({error}): move the run's folder away and run it again") from error
+        raise ValueError(
+            f"{path} has a line that is not JSON ({error}): move the run's folder away and run it again"
+        ) from error
 
 
 def from_folders(root: Path, *, questions: bool = True) -> Iterator[Part]:
@@ -71,7 +76,11 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[Part]:
         rows = json_lines(folder / "metrics.jsonl")
         metrics = metrics_table(rows) if rows is not None else empty_metrics()
         run = manifest.get("wandb_id") or manifest.get("config_hash") or str(folder.relative_to(root))
-        sweep = str(folder.parents[1].relative_to(root.parent)) if len(folder.relative_to(root).parts) > 1 else root.name
+        sweep = (
+            str(folder.parents[1].relative_to(root.parent))
+            if len(folder.relative_to(root).parts) > 1
+            else root.name
+        )
         row = run_row(manifest, metrics, run=str(run), sweep=sweep, came_from="folder", source=str(folder))
         if row["seed"] is None and folder.name.startswith("seed="):
             # A run that is planned has no config yet; its folder says whose place it holds.
@@ -81,12 +90,17 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[Part]:
 
 def evaluations(folder: Path) -> pa.Table | None:
     """The rows of all `step_*.jsonl` in a folder, by step."""
-    parts = [(int(path.stem.split("_")[1]), table) for path in sorted(folder.glob("step_*.jsonl")) if (table := json_lines(path)) is not None]
+    parts = [
+        (int(path.stem.split("_")[1]), table)
+        for path in sorted(folder.glob("step_*.jsonl"))
+        if (table := json_lines(path)) is not None
+    ]
     return pa.concat_tables([questions_table(table, step) for step, table in parts]) if parts else None
 
 
 def asked_of(root: Path) -> list[dict[str, Any]]:
-    """What was typed for the grids below a folder: for each, the folder and the overrides, from Hydra's `multirun.yaml`.
+    """What was typed for the grids below a folder: for each, the folder and the overrides, from Hydra's
+    `multirun.yaml`.
 
     A command that is typed again, for other cells of the same name, takes the place of the one before.
     """

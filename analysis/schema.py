@@ -21,7 +21,10 @@ AXES = ("algo", "divergence", "weighting", "model", "dataset")
 # Text columns hold JSON where what they hold is nested; missing is null.
 RUNS = pa.schema(
     [
-        ("run", pa.string()),  # the W&B id, which the config and the sweep's name give; "#2" behind the second run of that id
+        (
+            "run",
+            pa.string(),
+        ),  # the W&B id, which the config and the sweep's name give; "#2" behind the second run of that id
         ("sweep", pa.string()),
         ("seed", pa.int64()),
         *((axis, pa.string()) for axis in AXES),
@@ -86,11 +89,15 @@ PER_QUESTION = {
 }
 
 
-def run_row(manifest: Mapping[str, Any], metrics: pa.Table, *, run: str, sweep: str, came_from: str, source: str) -> dict[str, Any]:
+def run_row(
+    manifest: Mapping[str, Any], metrics: pa.Table, *, run: str, sweep: str, came_from: str, source: str
+) -> dict[str, Any]:
     """One row of `runs`: what a manifest says, and what its metrics hold of what they should."""
     config = manifest.get("config") or {}
     launches = manifest.get("launches") or []
-    commits = list(dict.fromkeys(str(launch.get("commit")) for launch in launches)) or ([str(manifest["commit"])] if manifest.get("commit") else [])
+    commits = list(dict.fromkeys(str(launch.get("commit")) for launch in launches)) or (
+        [str(manifest["commit"])] if manifest.get("commit") else []
+    )
     own = identity(config)
     steps = metrics["step"].to_pylist()
     return {
@@ -104,11 +111,15 @@ def run_row(manifest: Mapping[str, Any], metrics: pa.Table, *, run: str, sweep: 
         "steps": config.get("steps"),
         "last_step": max(steps, default=None),
         "rows": len(steps),
-        "rows_expected": config["steps"] + (config.get("eval_questions", 0) > 0) if "steps" in config else None,
+        "rows_expected": config["steps"] + (config.get("eval_questions", 0) > 0)
+        if "steps" in config
+        else None,
         "not_finite": _json(not_finite(metrics)),
         "config": _json(config or None),
         "config_hash": manifest.get("config_hash"),
-        "cell_hash": digest({key: value for key, value in own.items() if key not in FREE_KEYS})[:16] if own else None,
+        "cell_hash": digest({key: value for key, value in own.items() if key not in FREE_KEYS})[:16]
+        if own
+        else None,
         "commit": manifest.get("commit"),
         "dirty": manifest.get("dirty"),
         "commits": _json(commits),
@@ -148,7 +159,9 @@ def not_finite(metrics: pa.Table) -> dict[str, int]:
 
 
 def metrics_table(table: pa.Table) -> pa.Table:
-    """One run's metrics with the schema's types: step, then metrics by name; rows by step, the last row of a step where there are two."""
+    """One run's metrics with the schema's types: step, then metrics by name; rows by step, the last row of a
+    step where there are two.
+    """
     names = sorted(set(table.column_names) - {"step"})
     step = table["step"].cast(pa.int64())
     out = pa.table({"step": step, **{name: table[name].cast(pa.float64()) for name in names}})
@@ -162,7 +175,15 @@ def metrics_table(table: pa.Table) -> pa.Table:
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """A run's metrics from rows; values that are no numbers are left out."""
-    names = sorted({key for row in rows for key, value in row.items() if isinstance(value, int | float) and not isinstance(value, bool)} - {"step"})
+    names = sorted(
+        {
+            key
+            for row in rows
+            for key, value in row.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        - {"step"}
+    )
     numbers = {name: pa.array([_number(row.get(name)) for row in rows], pa.float64()) for name in names}
     return metrics_table(pa.table({"step": pa.array([row["step"] for row in rows], pa.int64()), **numbers}))
 
@@ -178,22 +199,37 @@ def empty_metrics() -> pa.Table:
 
 def questions_table(table: pa.Table, step: int) -> pa.Table:
     """One evaluation's rows with the schema's types, all but the run."""
-    missing = {field.name: pa.nulls(len(table), field.type) for field in QUESTIONS if field.name not in ("run", "step", *table.column_names)}
-    columns = {field.name: missing.get(field.name) for field in QUESTIONS if field.name not in ("run", "step")}
-    kept = {name: value if value is not None else table[name].cast(QUESTIONS.field(name).type) for name, value in columns.items()}
+    missing = {
+        field.name: pa.nulls(len(table), field.type)
+        for field in QUESTIONS
+        if field.name not in ("run", "step", *table.column_names)
+    }
+    columns = {
+        field.name: missing.get(field.name) for field in QUESTIONS if field.name not in ("run", "step")
+    }
+    kept = {
+        name: value if value is not None else table[name].cast(QUESTIONS.field(name).type)
+        for name, value in columns.items()
+    }
     return pa.table({"step": pa.array([step] * len(table), pa.int64()), **kept})
 
 
 def joined(parts: Iterable[tuple[str, pa.Table]], schema: pa.Schema | None = None) -> pa.Table:
-    """The tables of several runs below each other, with the run in front; columns of a missing schema by name."""
+    """The tables of several runs below each other, with the run in front; columns of a missing schema by
+    name.
+    """
     tables: list[pa.Table] = []
     for run, part in parts:
-        index = pa.DictionaryArray.from_arrays(pa.array([0] * len(part), pa.int32()), pa.array([run], pa.string()))
+        index = pa.DictionaryArray.from_arrays(
+            pa.array([0] * len(part), pa.int32()), pa.array([run], pa.string())
+        )
         tables.append(part.add_column(0, "run", index))
     if schema is not None:
         tables = [schema.empty_table(), *(table.cast(schema) for table in tables)]
     if not tables:
-        return pa.table({"run": pa.array([], pa.string()).dictionary_encode(), "step": pa.array([], pa.int64())})
+        return pa.table(
+            {"run": pa.array([], pa.string()).dictionary_encode(), "step": pa.array([], pa.int64())}
+        )
     whole = pa.concat_tables(tables, promote_options="default")
     front = ["run", "step"]
     rest = [name for name in whole.column_names if name not in front]

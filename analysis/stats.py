@@ -25,7 +25,9 @@ class Interval(NamedTuple):
         return f"{self.estimate:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
     def within(self, low: float = 0.0, high: float = float("inf")) -> "Interval":
-        """The interval cut to the values that there can be, such as 0 to 1 for a share; one without bounds stays so."""
+        """The interval cut to the values that there can be, such as 0 to 1 for a share; one without bounds
+        stays so.
+        """
         if self.low == float("-inf"):
             return self
         return Interval(self.estimate, max(self.low, low), min(self.high, high))
@@ -59,7 +61,8 @@ def spread_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
 
         (n - 1) s^2 / sigma^2 ~ chi^2_{n-1}
 
-    With five seeds it reaches from 0.6 to 2.9 times the estimate: a spread is known far less well than a mean.
+    With five seeds it reaches from 0.6 to 2.9 times the estimate: a spread is known far less well than a
+    mean.
 
     Example:
         >>> print(spread_interval([1.0, 2.0, 3.0, 4.0, 5.0]))
@@ -108,7 +111,13 @@ def percentile(values: ArrayLike, estimate: float, level: float = LEVEL) -> Inte
     return Interval(estimate, float(low), float(high))
 
 
-def cluster_bootstrap(clusters: Sequence[Cluster], statistic: Callable[[Sequence[Cluster]], float], *, draws: int = 2000, seed: int = 0) -> Interval:
+def cluster_bootstrap(
+    clusters: Sequence[Cluster],
+    statistic: Callable[[Sequence[Cluster]], float],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
     """A statistic of clusters with the 95% percentile interval over whole clusters drawn again.
 
     What belongs together, such as the spans of one completion, is drawn together. Draws for which the
@@ -118,17 +127,26 @@ def cluster_bootstrap(clusters: Sequence[Cluster], statistic: Callable[[Sequence
         Efron 1979, Bootstrap methods; Davison and Hinkley 1997, section 3.8, hierarchical data
     """
     rng = np.random.default_rng(seed)
-    values = [statistic([clusters[i] for i in rng.integers(len(clusters), size=len(clusters))]) for _ in range(draws)]
+    values = [
+        statistic([clusters[i] for i in rng.integers(len(clusters), size=len(clusters))])
+        for _ in range(draws)
+    ]
     return percentile(values, statistic(clusters))
 
 
 def stratified_bootstrap(
-    scores: NDArray[np.float64], statistic: Callable[[NDArray[np.float64]], float], *, draws: int = 2000, seed: int = 0, level: float = LEVEL
+    scores: NDArray[np.float64],
+    statistic: Callable[[NDArray[np.float64]], float],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = LEVEL,
 ) -> Interval:
     """A statistic of scores[run, task] with runs drawn again within each task, tasks kept.
 
     Tasks are the strata: which tasks were asked is fixed, which seeds were run is chance. With few runs the
-    interval is too narrow (`docs/analysis.md` has the coverage); for a mean over few seeds take `mean_interval`.
+    interval is too narrow (`docs/analysis.md` has the coverage); for a mean over few seeds take
+    `mean_interval`.
 
     References:
         Agarwal et al. 2021, section 4.1, https://arxiv.org/abs/2108.13264
@@ -141,7 +159,9 @@ def stratified_bootstrap(
     return percentile(values, statistic(scores), level)
 
 
-def hierarchical_bootstrap(scores: NDArray[np.float64], *, draws: int = 2000, seed: int = 0, level: float = LEVEL) -> Interval:
+def hierarchical_bootstrap(
+    scores: NDArray[np.float64], *, draws: int = 2000, seed: int = 0, level: float = LEVEL
+) -> Interval:
     """The mean of scores[seed, question] with seeds and questions both drawn again.
 
         mean*_b = 1/(S Q) sum_s sum_q c_s^b d_q^b x_sq,   c^b, d^b multinomial counts
@@ -208,7 +228,8 @@ def crossed_error(scores: NDArray[np.float64]) -> Crossed:
 
 
 def crossed_interval(scores: NDArray[np.float64], level: float = LEVEL) -> Interval:
-    """The mean of scores[seed, question] with the t interval of `crossed_error`: for new seeds and new questions.
+    """The mean of scores[seed, question] with the t interval of `crossed_error`: for new seeds and new
+    questions.
 
     Needs two seeds and two questions.
     """
@@ -217,7 +238,9 @@ def crossed_interval(scores: NDArray[np.float64], level: float = LEVEL) -> Inter
     return Interval(mean, mean - half, mean + half)
 
 
-def performance_profile(scores: NDArray[np.float64], thresholds: Sequence[float], *, draws: int = 2000, seed: int = 0) -> list[Interval]:
+def performance_profile(
+    scores: NDArray[np.float64], thresholds: Sequence[float], *, draws: int = 2000, seed: int = 0
+) -> list[Interval]:
     """Share of runs and tasks that score above each threshold, with pointwise stratified bootstrap intervals.
 
         F(tau) = 1/M sum_m 1/N sum_n 1[x_mn > tau]
@@ -229,7 +252,12 @@ def performance_profile(scores: NDArray[np.float64], thresholds: Sequence[float]
     rng = np.random.default_rng(seed)
     runs, tasks = scores.shape
     above = scores[:, :, None] > taus
-    drawn = np.array([above[rng.integers(runs, size=(runs, tasks)), np.arange(tasks)].mean(axis=(0, 1)) for _ in range(draws)])
+    drawn = np.array(
+        [
+            above[rng.integers(runs, size=(runs, tasks)), np.arange(tasks)].mean(axis=(0, 1))
+            for _ in range(draws)
+        ]
+    )
     return [percentile(drawn[:, i], float(above[:, :, i].mean())) for i in range(len(taus))]
 
 
@@ -239,7 +267,8 @@ def pass_at_k(right: ArrayLike, samples: int, k: int) -> float:
         mean_q 1 - C(n - c_q, k) / C(n, k)  =  1 - prod_{i=n-c+1}^{n} (1 - k / i)
 
     Raises:
-        ValueError: if k is above the number of samples; the plug-in 1 - (1 - c/n)^k is biased and not offered.
+        ValueError: if k is above the number of samples; the plug-in 1 - (1 - c/n)^k is biased and not
+            offered.
 
     Example:
         >>> pass_at_k([1], 4, 1), pass_at_k([1], 4, 4), pass_at_k([0, 4], 4, 2)
@@ -249,7 +278,12 @@ def pass_at_k(right: ArrayLike, samples: int, k: int) -> float:
         Chen et al. 2021 (Codex), section 2.1, https://arxiv.org/abs/2107.03374
     """
     if not 1 <= k <= samples:
-        raise ValueError(f"k={k} with {samples} samples a question: pass@k needs 1 <= k <= samples; evaluate with eval_samples={k} or more")
+        raise ValueError(
+            f"k={k} with {samples} samples a question: pass@k needs 1 <= k <= samples; evaluate with "
+            f"eval_samples={k} or more"
+        )
     counts = np.atleast_1d(np.asarray(right, dtype=int))
-    misses = [np.prod(1 - k / np.arange(samples - c + 1, samples + 1)) if samples - c >= k else 0.0 for c in counts]
+    misses = [
+        np.prod(1 - k / np.arange(samples - c + 1, samples + 1)) if samples - c >= k else 0.0 for c in counts
+    ]
     return float(1 - np.mean(misses))

@@ -68,7 +68,10 @@ class Study:
         if not names:
             return {}
         frame = self.export.metric(*names)
-        return {str(run): {name: values[name].dropna().iloc[-1] for name in names if values[name].notna().any()} for run, values in frame.groupby("run")}
+        return {
+            str(run): {name: values[name].dropna().iloc[-1] for name in names if values[name].notna().any()}
+            for run, values in frame.groupby("run")
+        }
 
     def last(self, run: Run, metric: str | None = None) -> float:
         """A metric's last value in a run; NaN where it has none."""
@@ -76,13 +79,19 @@ class Study:
 
     def scores(self, arm: str, block: str = "", metric: str | None = None) -> dict[int, float]:
         """An arm's last values by seed."""
-        return {seed: value for seed, run in self.runs(arm, block).items() if not np.isnan(value := self.last(run, metric))}
+        return {
+            seed: value
+            for seed, run in self.runs(arm, block).items()
+            if not np.isnan(value := self.last(run, metric))
+        }
 
     @cached_property
     def _answers(self) -> dict[str, Frame]:
         if self.export.questions.num_rows == 0:
             return {}
-        frame = self.export.answers("right", "strict", "flexible", "truncated", "tokens", "samples", "samples_right")
+        frame = self.export.answers(
+            "right", "strict", "flexible", "truncated", "tokens", "samples", "samples_right"
+        )
         frame = frame[frame["run"].isin([run.name for run in self.design.runs])]
         frame = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
         return {str(run): rows.set_index("uid") for run, rows in frame.groupby("run")}
@@ -91,7 +100,9 @@ class Study:
         """A run's last answers by question; empty where it has none."""
         return self._answers.get(run.name, pd.DataFrame())
 
-    def matrix(self, arm: str, seeds: Sequence[int], block: str = "", metric: str | None = None) -> NDArray[np.float64] | None:
+    def matrix(
+        self, arm: str, seeds: Sequence[int], block: str = "", metric: str | None = None
+    ) -> NDArray[np.float64] | None:
         """scores[seed, question] of an arm at its last evaluation, questions in the order of their ids.
 
         None where the metric is not one of questions, or the runs did not answer the same ones.
@@ -110,8 +121,12 @@ class Study:
             return None
         return np.array([row.to_numpy() for row in rows])
 
-    def pair(self, arm: str, block: str = "", metric: str | None = None, baseline: str | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """An arm's scores and the baseline's, on the seeds that both have: by question where that is possible, else by seed."""
+    def pair(
+        self, arm: str, block: str = "", metric: str | None = None, baseline: str | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """An arm's scores and the baseline's, on the seeds that both have: by question where that is
+        possible, else by seed.
+        """
         base = baseline or self.design.baseline
         ours, theirs = self.scores(arm, block, metric), self.scores(base, block, metric)
         seeds = [seed for seed in ours if seed in theirs]
@@ -120,8 +135,12 @@ class Study:
             return one, other
         return np.array([ours[seed] for seed in seeds]), np.array([theirs[seed] for seed in seeds])
 
-    def differences(self, block: str = "", metric: str | None = None, baseline: str | None = None) -> dict[str, Difference]:
-        """Every other arm against the baseline, p corrected over them; arms without a common seed are left out."""
+    def differences(
+        self, block: str = "", metric: str | None = None, baseline: str | None = None
+    ) -> dict[str, Difference]:
+        """Every other arm against the baseline, p corrected over them; arms without a common seed are left
+        out.
+        """
         base = baseline or self.design.baseline
         found: dict[str, Difference] = {}
         for arm in self.arms(block):
@@ -142,7 +161,8 @@ def study(
     allow: Iterable[str] = (),
     compared: bool = True,
 ) -> Study:
-    """Find the arms, check them, and keep what may be used; with `compared` false, for runs that are only listed.
+    """Find the arms, check them, and keep what may be used; with `compared` false, for runs that are only
+    listed.
 
     Raises:
         Refused: listing what forbids a table.

@@ -19,7 +19,14 @@ from analysis.runs import Part, evaluations
 from analysis.schema import rows_table, run_row
 
 # W&B's words for the states of a run, in ours.
-STATES = {"finished": "done", "failed": "failed", "crashed": "failed", "killed": "failed", "running": "running", "preempted": "requeued"}
+STATES = {
+    "finished": "done",
+    "failed": "failed",
+    "crashed": "failed",
+    "killed": "failed",
+    "running": "running",
+    "preempted": "requeued",
+}
 BLOCK = 32768
 WHOLE, FIRST, LAST = 1, 2, 4
 PAGE = 1000
@@ -39,9 +46,15 @@ def from_project(project: str, filters: Mapping[str, Any], *, questions: bool = 
     try:
         runs = list(wandb.Api(timeout=60).runs(project, filters=dict(filters)))
     except Exception as error:
-        raise ValueError(f"wandb:{project}: {type(error).__name__}: {error}. Check entity/project, the filters, WANDB_API_KEY and WANDB_BASE_URL") from error
+        raise ValueError(
+            f"wandb:{project}: {type(error).__name__}: {error}. Check entity/project, the filters, "
+            f"WANDB_API_KEY and "
+            f"WANDB_BASE_URL"
+        ) from error
     if not runs:
-        raise ValueError(f"wandb:{project}: no run" + (f" with {json.dumps(dict(filters))}" if filters else ""))
+        raise ValueError(
+            f"wandb:{project}: no run" + (f" with {json.dumps(dict(filters))}" if filters else "")
+        )
     for run in runs:
         rows = [_row(row) for row in run.scan_history(page_size=PAGE)]
         with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +62,16 @@ def from_project(project: str, filters: Mapping[str, Any], *, questions: bool = 
                 if file.name == "provenance.json" or (questions and file.name.startswith("eval/step_")):
                     file.download(root=folder, replace=True).close()
             config = {key: value for key, value in run.config.items() if key != "_wandb"}
-            yield _part(run.id, rows, config, STATES.get(str(run.state), str(run.state)), Path(folder), "wandb", f"wandb:{project}/{run.id}", questions)
+            yield _part(
+                run.id,
+                rows,
+                config,
+                STATES.get(str(run.state), str(run.state)),
+                Path(folder),
+                "wandb",
+                f"wandb:{project}/{run.id}",
+                questions,
+            )
 
 
 @dataclass
@@ -69,7 +91,8 @@ class Segment:
 
 
 def from_files(root: Path, *, questions: bool = True) -> Iterator[Part]:
-    """Every offline run below a folder; the segments of one run are joined, a step that two have from the later one.
+    """Every offline run below a folder; the segments of one run are joined, a step that two have from the
+    later one.
 
     Raises:
         ValueError: if there is none, or a file is not what it should be.
@@ -86,11 +109,27 @@ def from_files(root: Path, *, questions: bool = True) -> Iterator[Part]:
         last = parts[-1]
         state = {None: "running", 0: "done"}.get(last.exit_code, "failed")
         rows = {row["step"]: row for part in parts for row in part.rows}
-        yield _part(run_id, [rows[step] for step in sorted(rows)], last.config, state, last.path.parent / "files", "wandb offline", str(last.path), questions)
+        yield _part(
+            run_id,
+            [rows[step] for step in sorted(rows)],
+            last.config,
+            state,
+            last.path.parent / "files",
+            "wandb offline",
+            str(last.path),
+            questions,
+        )
 
 
 def _part(
-    run_id: str, rows: list[dict[str, Any]], config: dict[str, Any], state: str, folder: Path, came_from: str, source: str, questions: bool
+    run_id: str,
+    rows: list[dict[str, Any]],
+    config: dict[str, Any],
+    state: str,
+    folder: Path,
+    came_from: str,
+    source: str,
+    questions: bool,
 ) -> tuple[dict[str, Any], pa.Table, pa.Table | None]:
     path = folder / "provenance.json"
     manifest = json.loads(path.read_text()) if path.exists() else {"state": state, "config": config}
@@ -98,7 +137,9 @@ def _part(
         # The copy was made while the run ran; W&B knows how it ended.
         manifest["state"] = state
     metrics = rows_table(rows)
-    row = run_row(manifest, metrics, run=run_id, sweep=str(config.get("name")), came_from=came_from, source=source)
+    row = run_row(
+        manifest, metrics, run=run_id, sweep=str(config.get("name")), came_from=came_from, source=source
+    )
     return row, metrics, evaluations(folder / "eval") if questions else None
 
 
@@ -122,9 +163,18 @@ def read_segment(path: Path) -> Segment:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             out.run_id, out.name = record.run.run_id, record.run.display_name
-            out.config = {item.key: json.loads(item.value_json) for item in record.run.config.update if item.key != "_wandb"}
+            out.config = {
+                item.key: json.loads(item.value_json)
+                for item in record.run.config.update
+                if item.key != "_wandb"
+            }
         elif kind == "history":
-            row = _row({item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item})
+            row = _row(
+                {
+                    item.key or ".".join(item.nested_key): json.loads(item.value_json)
+                    for item in record.history.item
+                }
+            )
             out.rows.append(row)
         elif kind == "exit":
             out.exit_code = record.exit.exit_code
@@ -132,7 +182,8 @@ def read_segment(path: Path) -> Segment:
 
 
 def records(path: Path) -> Iterator[bytes]:
-    """Payloads of a file in LevelDB's log format: a 7-byte file header, then chunks that never cross a 32 KiB block.
+    """Payloads of a file in LevelDB's log format: a 7-byte file header, then chunks that never cross a 32 KiB
+    block.
 
     References:
         LevelDB, doc/log_format.md

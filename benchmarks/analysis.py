@@ -31,9 +31,18 @@ def make(root: Path, runs: int, steps: int, metrics: int, questions: int) -> Non
         right = rng.random(questions) < 0.7
         rows = []
         for step in range(steps + 1):
-            row: dict[str, float] = {"step": step, **{f"room/quantity_{column:02d}": float(values[step, column]) for column in range(metrics - 3)}}
+            row: dict[str, float] = {
+                "step": step,
+                **{
+                    f"room/quantity_{column:02d}": float(values[step, column])
+                    for column in range(metrics - 3)
+                },
+            }
             if step % (steps // 10) == 0:
-                row |= {"eval/greedy_accuracy": float(right.mean()) * step / steps, "eval/questions": 1.0 * questions}
+                row |= {
+                    "eval/greedy_accuracy": float(right.mean()) * step / steps,
+                    "eval/questions": 1.0 * questions,
+                }
                 row["drift/kl"] = step / steps
             rows.append(row)
         made = manifest(seed, {"divergence": f"d{arm:03d}"}, **{"config.steps": steps})
@@ -54,13 +63,20 @@ def measure(root: Path) -> None:
     done = time.perf_counter()
     print(to_text(table)[:400])
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    print(f"{len(table.rows)} arms: export {exported - began:.1f} s, read and tabulate {done - exported:.1f} s, together {done - began:.1f} s")
+    print(
+        f"{len(table.rows)} arms: export {exported - began:.1f} s, read and tabulate {done - exported:.1f} "
+        f"s, together {done - began:.1f} "
+        f""
+        f"s"
+    )
     print(f"processor {usage.ru_utime + usage.ru_stime:.1f} s, peak {usage.ru_maxrss / 2**20:.2f} GiB")
 
 
 def main() -> None:
     """Make the folders here, measure in a fresh process."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, value in (("runs", 1000), ("steps", 1000), ("metrics", 50), ("questions", 20)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--keep", type=Path, help="folder for the runs; used as it is where it exists")
@@ -76,7 +92,15 @@ def main() -> None:
             make(root, asked.runs, asked.steps, asked.metrics, asked.questions)
         size = sum(path.stat().st_size for path in root.rglob("metrics.jsonl")) / 2**30
         print(
-            json.dumps({"runs": asked.runs, "steps": asked.steps, "metrics": asked.metrics, "questions": asked.questions}), f"{size:.2f} GiB of metrics.jsonl"
+            json.dumps(
+                {
+                    "runs": asked.runs,
+                    "steps": asked.steps,
+                    "metrics": asked.metrics,
+                    "questions": asked.questions,
+                }
+            ),
+            f"{size:.2f} GiB of metrics.jsonl",
         )
         sys.stdout.flush()
         return subprocess.run([sys.executable, __file__, "--measure", str(root)], check=True) and None

@@ -1,4 +1,5 @@
-"""What counterfactual credit costs: a step with it over a step with uniform weights, and the papers' way of paying.
+"""What counterfactual credit costs: a step with it over a step with uniform weights, and the papers' way of
+paying.
 
     python benchmarks/counterfactual.py --model tiny
     python benchmarks/counterfactual.py --model 25m
@@ -53,7 +54,8 @@ from mirrorpo.train.micro_batch import micro_batches
 from mirrorpo.weighting.counterfactual import Counterfactual, ScoredSpan
 
 CONF = Path(__file__).parents[1] / "conf"
-# What each arm sets; the last hides a span from the answer alone, which is another quantity and has no naive form here.
+# What each arm sets; the last hides a span from the answer alone, which is another quantity and has no naive
+# form here.
 ARMS = {
     "uniform": ["weighting=uniform"],
     "counterfactual": ["weighting=counterfactual"],
@@ -62,7 +64,8 @@ ARMS = {
 }
 PAPERS = ("counterfactual", "counterfactual_downstream")
 BOUNDS = {"tiny": 1.3, "25m": 1.25}
-# The smallest of the numbers that are added, and how many there are: 86 tokens a completion on the tiny model, 136 on the large.
+# The smallest of the numbers that are added, and how many there are: 86 tokens a completion on the tiny
+# model, 136 on the large.
 NUMBERS = {"tiny": (10, 80), "25m": (500, 500)}
 LARGE = {
     "model_type": "llama", "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 6, "num_attention_heads": 8,
@@ -72,7 +75,11 @@ LARGE = {
 
 def configured(arm: str, spans: int) -> tuple[Components, dict[str, Any]]:
     """The arithmetic cell with an arm's weighting, which hides up to so many calculations."""
-    hiding = [] if arm == "uniform" else ["spans@weighting.spans=calculations", f"weighting.spans.max_spans={spans}"]
+    hiding = (
+        []
+        if arm == "uniform"
+        else ["spans@weighting.spans=calculations", f"weighting.spans.max_spans={spans}"]
+    )
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", overrides=[*ARMS[arm], *hiding]), resolve=True)
     return build_components(config), config
@@ -82,7 +89,9 @@ def text(model: str, row: int, spans: int) -> str:
     """K calculations and an answer, other numbers in each row."""
     least, many = NUMBERS[model]
     second = (2, 9) if model == "tiny" else (least, many)
-    numbers = [(least + (7 * row + 13 * line) % many, second[0] + (row + line) % second[1]) for line in range(spans)]
+    numbers = [
+        (least + (7 * row + 13 * line) % many, second[0] + (row + line) % second[1]) for line in range(spans)
+    ]
     lines = [f"{one} + {other} = {one + other}" for one, other in numbers]
     return "\n".join([*lines, f"#### {sum(numbers[-1])}"])
 
@@ -96,16 +105,26 @@ def corpus(model: str, spans: int) -> Iterator[str]:
 def learners(model: str, spans: int) -> tuple[dict[str, Learner], Components, dict[str, Any]]:
     """One learner an arm, on the same networks."""
     components, config = configured("uniform", spans)
-    spec = components.model if model == "tiny" else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
+    spec = (
+        components.model
+        if model == "tiny"
+        else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
+    )
     policy = spec.load(torch.device("cpu"), 0, lambda: corpus(model, spans))
     base = Learner(
         policy=policy, reference=reference(policy), optimiser=components.optim.build(policy.network), algo=components.algo,
         divergence=components.divergence, weighting=components.weighting, **{name: config[name] for name in SETTINGS},
     )  # fmt: skip
-    return {arm: replace(base, weighting=configured(arm, spans)[0].weighting) for arm in ARMS}, components, config
+    return (
+        {arm: replace(base, weighting=configured(arm, spans)[0].weighting) for arm in ARMS},
+        components,
+        config,
+    )
 
 
-def written(learner: Learner, model: str, prompt_ids: list[list[int]], group: int, spans: int) -> RolloutBatch:
+def written(
+    learner: Learner, model: str, prompt_ids: list[list[int]], group: int, spans: int
+) -> RolloutBatch:
     """The completions that are learned from."""
     tokenizer, end = learner.policy.tokenizer, min(learner.policy.eos_ids)
     rows: list[Completion] = []
@@ -113,9 +132,24 @@ def written(learner: Learner, model: str, prompt_ids: list[list[int]], group: in
         answer = text(model, index, spans)
         ids = [*tokenizer(answer, add_special_tokens=False)["input_ids"], end]
         place = index // group
-        rows.append(Completion(uid=str(place), group=place, prompt_ids=prompt_ids[place], ids=ids, logprobs=[0.0] * len(ids), text=answer, truncated=False))
+        rows.append(
+            Completion(
+                uid=str(place),
+                group=place,
+                prompt_ids=prompt_ids[place],
+                ids=ids,
+                logprobs=[0.0] * len(ids),
+                text=answer,
+                truncated=False,
+            )
+        )
     assert len({row.text for row in rows}) == len(rows), "a completion that stands twice is scored once"
-    return collate(rows, [float(index % 2) for index in range(len(rows))], pad_id=learner.policy.pad_id, mask_truncated=False)
+    return collate(
+        rows,
+        [float(index % 2) for index in range(len(rows))],
+        pad_id=learner.policy.pad_id,
+        mask_truncated=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +189,12 @@ class Naive:
             here = wanted[rows, :width]
             with torch.no_grad(), evaluating(learner.policy.network):
                 states = completion_hidden(learner.policy, micro)[here]
-                logprobs = read_positions(learner.policy.head(learner.temperature), states, micro.completion_ids[here], logit_chunk=learner.logit_chunk).logprobs
+                logprobs = read_positions(
+                    learner.policy.head(learner.temperature),
+                    states,
+                    micro.completion_ids[here],
+                    logit_chunk=learner.logit_chunk,
+                ).logprobs
             out[rows, :width] = torch.zeros(here.shape).masked_scatter(here, logprobs)
         return out
 
@@ -168,24 +207,50 @@ def naive(learner: Learner, batch: RolloutBatch, seed: int) -> Sequence[ScoredSp
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(BOUNDS), default="tiny", help="the shipped tiny model, or a Llama of 25M random weights")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        choices=list(BOUNDS),
+        default="tiny",
+        help="the shipped tiny model, or a Llama of 25M random weights",
+    )
     parser.add_argument("--spans", type=int, default=10, help="calculations in a completion (10)")
     parser.add_argument("--threads", type=int, default=2, help="of torch (2, as conf/train.yaml)")
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each arm that are timed, at least 2 (5)")
-    parser.add_argument("--profile", type=int, default=0, metavar="N", help="afterwards, the N functions of `weigh` with the most time")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="steps of each arm that are timed, at least 2 (5)"
+    )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="afterwards, the N functions of `weigh` with the most time",
+    )
     asked = parser.parse_args()
     prepare(threads=asked.threads, deterministic=True)
     register()
     arms, components, config = learners(asked.model, asked.spans)
     base = arms["uniform"]
     if asked.model == "tiny":
-        prompts, group = list(components.dataset.load("train"))[: config["prompts_per_step"]], config["group_size"]
+        prompts, group = (
+            list(components.dataset.load("train"))[: config["prompts_per_step"]],
+            config["group_size"],
+        )
         settings = {"system": components.dataset.system, "user": components.dataset.user}
-        prompt_ids = [list(components.model.prompt(base.policy.tokenizer, question=prompt.question, **settings).ids) for prompt in prompts]
+        prompt_ids = [
+            list(components.model.prompt(base.policy.tokenizer, question=prompt.question, **settings).ids)
+            for prompt in prompts
+        ]
     else:
-        prompts, group = [Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(4)], 8
-        prompt_ids = torch.randint(13, len(base.policy.tokenizer), (4, 64), generator=torch.Generator().manual_seed(0)).tolist()
+        prompts, group = (
+            [Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(4)],
+            8,
+        )
+        prompt_ids = torch.randint(
+            13, len(base.policy.tokenizer), (4, 64), generator=torch.Generator().manual_seed(0)
+        ).tolist()
     batch = written(base, asked.model, prompt_ids, group, asked.spans)
     advantages = base.algo.advantage(batch.rewards, batch.group)
     assert bool((advantages != 0).all()), "no completion is skipped"
@@ -198,8 +263,18 @@ def main() -> None:
     passes: dict[str, list[Seconds]] = {arm: [] for arm in PAPERS}
     for turn in range(asked.rounds + 1):
         with timed(sampling):
-            drawn = components.rollout.generate(endless, prompts, prompt_ids, group_size=group, max_new_tokens=tokens, temperature=base.temperature, seed=turn)
-        assert all(len(completion.ids) == tokens for completion in drawn), "as many tokens are sampled as are learned from"
+            drawn = components.rollout.generate(
+                endless,
+                prompts,
+                prompt_ids,
+                group_size=group,
+                max_new_tokens=tokens,
+                temperature=base.temperature,
+                seed=turn,
+            )
+        assert all(len(completion.ids) == tokens for completion in drawn), (
+            "as many tokens are sampled as are learned from"
+        )
         first = turn % len(ARMS)
         for arm in [*ARMS][first:] + [*ARMS][:first]:
             with timed(times[arm, "rescore"]):
@@ -208,7 +283,9 @@ def main() -> None:
             with timed(times[arm, "weigh"]):
                 weights, spans = arms[arm].weigh(scored, advantages, seed=turn)
             counts = Counter(one.row for one in spans)
-            assert arm == "uniform" or [counts[row] for row in range(len(batch))] == [asked.spans] * len(batch), "every completion has K scored spans"
+            assert arm == "uniform" or [counts[row] for row in range(len(batch))] == [asked.spans] * len(
+                batch
+            ), "every completion has K scored spans"
             with timed(times[arm, "learn"]):
                 arms[arm].learn(scored, advantages, weights, anchor_head, [1e-6])
         # The first round warms up.
@@ -217,7 +294,9 @@ def main() -> None:
             with timed(passes[arm]):
                 plain = naive(arms[arm], batch, turn)
             ours = arms[arm].weigh(batch, advantages, seed=turn)[1] if turn <= 2 else plain
-            torch.testing.assert_close(*(torch.tensor([one.drop for one in each]) for each in (ours, plain)), rtol=1e-3, atol=2e-3)
+            torch.testing.assert_close(
+                *(torch.tensor([one.drop for one in each]) for each in (ours, plain)), rtol=1e-3, atol=2e-3
+            )
 
     clock = {key: typical(values[1:]) for key, values in times.items()}
     sampled, papers = typical(sampling[1:]), {arm: typical(values) for arm, values in passes.items()}
@@ -228,14 +307,27 @@ def main() -> None:
         spent = {key: getattr(value, kind) for key, value in clock.items()}
         engine = getattr(sampled, kind)
         steps = {arm: engine + sum(spent[arm, stage] for stage in stages) for arm in ARMS}
-        print(f"\nseconds, {kind:16}" + "".join(f"{name:>9}" for name in ("sampling", *stages, "step", "ratio", "bound", "naive", "ratio", "times")))
+        print(
+            f"\nseconds, {kind:16}"
+            + "".join(
+                f"{name:>9}"
+                for name in ("sampling", *stages, "step", "ratio", "bound", "naive", "ratio", "times")
+            )
+        )
         for arm in ARMS:
             ratio = steps[arm] / steps["uniform"]
-            row = f"{arm:25}{engine:9.2f}" + "".join(f"{spent[arm, stage]:9.2f}" for stage in stages) + f"{steps[arm]:9.2f}{ratio:9.2f}"
+            row = (
+                f"{arm:25}{engine:9.2f}"
+                + "".join(f"{spent[arm, stage]:9.2f}" for stage in stages)
+                + f"{steps[arm]:9.2f}{ratio:9.2f}"
+            )
             if arm != "uniform":
                 row += f"{'met' if ratio <= BOUNDS[asked.model] else 'not met':>9}"
             if arm in PAPERS:
-                extra, whole = spent[arm, "weigh"] - spent["uniform", "weigh"], getattr(papers[arm], kind) - spent["uniform", "weigh"]
+                extra, whole = (
+                    spent[arm, "weigh"] - spent["uniform", "weigh"],
+                    getattr(papers[arm], kind) - spent["uniform", "weigh"],
+                )
                 row += f"{whole:9.2f}{1 + whole / steps['uniform']:9.2f}{whole / extra:9.2f}"
             print(row, flush=True)
     print(f"\nbound of the ratio: {BOUNDS[asked.model]}")

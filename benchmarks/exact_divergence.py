@@ -59,7 +59,15 @@ def composed(divergence: str) -> Any:
     """The config of a GSM8K cell with this divergence."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=[f"divergence={divergence}", "model=tiny", "dataset=gsm8k", f"max_new_tokens={NEW_TOKENS}"])
+        return compose(
+            "train",
+            overrides=[
+                f"divergence={divergence}",
+                "model=tiny",
+                "dataset=gsm8k",
+                f"max_new_tokens={NEW_TOKENS}",
+            ],
+        )
 
 
 def built(divergence: str, group: str) -> Any:
@@ -95,7 +103,9 @@ class Setting:
         }
         spec = Scratch(architecture=architecture, prompt=PlainPrompt(instruct=False))
         # Special tokens and digits are the other 13.
-        policy, reference = (spec.load(torch.device("cpu"), seed, lambda: words(VOCABULARY - 13)) for seed in (0, 1))
+        policy, reference = (
+            spec.load(torch.device("cpu"), seed, lambda: words(VOCABULARY - 13)) for seed in (0, 1)
+        )
         for parameter in reference.network.parameters():
             parameter.requires_grad_(False)
         return Learner(
@@ -115,9 +125,20 @@ def sample(learner: Learner, seed: int) -> RolloutBatch:
     ids = torch.randint(13, VOCABULARY, (PROMPTS, PROMPT_TOKENS), generator=draw).tolist()
     prompts = [Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(PROMPTS)]
     completions = built(SAMPLED, "rollout").generate(
-        learner.policy, prompts, ids, group_size=GROUP, max_new_tokens=NEW_TOKENS, temperature=learner.temperature, seed=seed
+        learner.policy,
+        prompts,
+        ids,
+        group_size=GROUP,
+        max_new_tokens=NEW_TOKENS,
+        temperature=learner.temperature,
+        seed=seed,
     )
-    return collate(completions, [float(index % 2) for index in range(len(completions))], pad_id=learner.policy.pad_id, mask_truncated=False)
+    return collate(
+        completions,
+        [float(index % 2) for index in range(len(completions))],
+        pad_id=learner.policy.pad_id,
+        mask_truncated=False,
+    )
 
 
 def learn(learner: Learner, batch: RolloutBatch) -> None:
@@ -152,10 +173,18 @@ def at_rest(learner: Learner) -> int:
     def see(node: Any) -> None:
         if isinstance(node, Tensor):
             found[node.untyped_storage().data_ptr()] = node.untyped_storage().nbytes()
-        for part in node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ():
+        for part in (
+            node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
+        ):
             see(part)
 
-    see([*learner.policy.network.parameters(), *learner.policy.network.buffers(), *learner.reference.network.parameters()])
+    see(
+        [
+            *learner.policy.network.parameters(),
+            *learner.policy.network.buffers(),
+            *learner.reference.network.parameters(),
+        ]
+    )
     see(learner.optimiser.state_dict())
     return sum(found.values())
 
@@ -173,12 +202,16 @@ def memory(setting: Setting, divergence: str) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hidden", type=int, default=512, help="width of the model (512)")
     parser.add_argument("--layers", type=int, default=4, help="layers of the model (4)")
     parser.add_argument("--threads", type=int, default=2, help="of torch (2, as conf/train.yaml)")
     parser.add_argument("--rounds", type=int, default=5, help="steps of each arm that are timed (5)")
-    parser.add_argument("--only", nargs="*", default=exact_divergences(), help="these exact divergences (all)")
+    parser.add_argument(
+        "--only", nargs="*", default=exact_divergences(), help="these exact divergences (all)"
+    )
     parser.add_argument("--no-memory", action="store_true", help="time alone, which is the shorter part")
     parser.add_argument("--memory-of", default=None, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -191,13 +224,25 @@ def main() -> None:
     peaks: dict[str, dict[str, float]] = {}
     for name in () if asked.no_memory else arms:
         size = ["--hidden", str(asked.hidden), "--layers", str(asked.layers), "--threads", "1"]
-        child = subprocess.run([sys.executable, __file__, *size, "--memory-of", name], check=True, capture_output=True, text=True)
+        child = subprocess.run(
+            [sys.executable, __file__, *size, "--memory-of", name], check=True, capture_output=True, text=True
+        )
         peaks[name] = json.loads(child.stdout.splitlines()[-1])
     sampling, learning = seconds(setting, arms, asked.rounds)
-    print(f"V={VOCABULARY}, hidden {setting.hidden}, {setting.layers} layers, {setting.threads} threads, torch {torch.__version__}", end="; ")
+    print(
+        f"V={VOCABULARY}, hidden {setting.hidden}, {setting.layers} layers, {setting.threads} threads, torch "
+        f""
+        f""
+        f"{torch.__version__}",
+        end="; ",
+    )
     print(f"sampling takes {sampling.wall:.2f} s by the clock, {sampling.processor:.2f} s of processor")
     print(f"{'':24}{'clock':^30}{'processor':^30}{'peak memory':^32}")
-    print(f"{'':24}" + 2 * f"{'learning':>10}{'ratio':>7}{'+sampling':>11}  " + f"{'tensors':>10}{'ratio':>7}{'step':>7}{'process':>9}")
+    print(
+        f"{'':24}"
+        + 2 * f"{'learning':>10}{'ratio':>7}{'+sampling':>11}  "
+        + f"{'tensors':>10}{'ratio':>7}{'step':>7}{'process':>9}"
+    )
     base = learning[SAMPLED]
     for name in arms:
         row = f"{name:24}"

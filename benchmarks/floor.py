@@ -6,16 +6,16 @@
 Groups of 8, random tokens, prompts and completions each of one length; the engine's end-of-sequence token is
 taken away, so that it samples as many tokens as are learned from. No divergence.
 
-needed: the least that any program computes. Each prompt goes through the network once, each completion token once
-more, three times as much in the update (forward, and two products backward); two FLOPs a weight and token, and
-attention's 4 H d a pair of positions. In sampling a step reads every weight and the keys and values of all rows.
-Floor: for the products and for attention, whichever is longer, FLOPs over the rate of a large product, or bytes
-over the rate of reading; activations count as free.
+needed: the least that any program computes. Each prompt goes through the network once, each completion token
+once more, three times as much in the update (forward, and two products backward); two FLOPs a weight and
+token, and attention's 4 H d a pair of positions. In sampling a step reads every weight and the keys and
+values of all rows. Floor: for the products and for attention, whichever is longer, FLOPs over the rate of a
+large product, or bytes over the rate of reading; activations count as free.
 
-done: the operations that the step really calls, counted as they run. FLOPs of products and attention, and the bytes
-that all other operations read and write, views aside, over the rate of a sum of two tensors of 2 MiB, which the
-cache holds; one after the other. What is left between that and the time measured is calling them, and products that
-are too small for the rate of a large one. Seconds are of processor.
+done: the operations that the step really calls, counted as they run. FLOPs of products and attention, and the
+bytes that all other operations read and write, views aside, over the rate of a sum of two tensors of 2 MiB,
+which the cache holds; one after the other. What is left between that and the time measured is calling them,
+and products that are too small for the rate of a large one. Seconds are of processor.
 """
 
 import argparse
@@ -46,7 +46,8 @@ GROUP = 8
 # Prompts, their tokens, tokens of a completion: what benchmarks/grpo.py has on average.
 SHAPES = {"tiny": (16, 31, 40), "25m": (4, 51, 96)}
 ENGINE = Native(rows_at_once=256, compact_at=0.1, check_every=1, cache_block=64, top_p=1.0)
-# FLOPs of attention's backward pass over those of the forward one: five products, the scores' own made again, in place of two.
+# FLOPs of attention's backward pass over those of the forward one: five products, the scores' own made again,
+# in place of two.
 BACKWARD = 2.5
 
 
@@ -97,7 +98,9 @@ class Count(TorchDispatchMode):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         """Runs the operation and counts it."""
         named = dict(kwargs or {})
         name = func._overloadpacket
@@ -113,7 +116,11 @@ class Count(TorchDispatchMode):
         elif name in flop_registry:
             self.flops += flop_registry[name](*args, **named, out_val=out)
         elif not func.is_view:
-            self.bytes += sum(each.numel() * each.element_size() for each in tree_leaves((args, named, out)) if isinstance(each, Tensor))
+            self.bytes += sum(
+                each.numel() * each.element_size()
+                for each in tree_leaves((args, named, out))
+                if isinstance(each, Tensor)
+            )
         self.calls += 1
         return out
 
@@ -123,7 +130,11 @@ def needed(model: LanguageModel, prompts: int, depth: int, length: int, speed: R
     config = model.causal_lm.config.get_text_config()
     layers, heads, kept = config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    inside = sum(module.weight.numel() for module in model.causal_lm.get_decoder().modules() if isinstance(module, torch.nn.Linear))
+    inside = sum(
+        module.weight.numel()
+        for module in model.causal_lm.get_decoder().modules()
+        if isinstance(module, torch.nn.Linear)
+    )
     head, rows = config.vocab_size * config.hidden_size, prompts * GROUP
     # Pairs of a position and one that it sees.
     above, beside = prompts * depth * depth / 2, rows * (length * depth + length * length / 2)
@@ -135,14 +146,23 @@ def needed(model: LanguageModel, prompts: int, depth: int, length: int, speed: R
     cache = 4 * 2 * layers * kept * size * rows * sum(depth + step for step in range(1, length))
     sampling = max((2 * inside * (asked + taken) + 2 * head * written) / speed.flops, reads / speed.read)
     sampling += max(pair * (above + beside) / speed.flops, cache / speed.read)
-    learning = 3 * (2 * inside * (asked + taken) + 2 * head * written) + (1 + BACKWARD) * pair * (above + beside)
+    learning = 3 * (2 * inside * (asked + taken) + 2 * head * written) + (1 + BACKWARD) * pair * (
+        above + beside
+    )
     return {"sampling": sampling, "update": learning / speed.flops}
 
 
 def main() -> None:
     """Measure, count and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(SHAPES), default="tiny", help="the shipped tiny model, or a Llama of 25M random weights")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        choices=list(SHAPES),
+        default="tiny",
+        help="the shipped tiny model, or a Llama of 25M random weights",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
     parser.add_argument("--rounds", type=int, default=5, help="of each that are timed (5)")
     asked = parser.parse_args()
@@ -156,13 +176,27 @@ def main() -> None:
     prompts = [Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(count)]
     ids = [batch.prompt_ids[index * GROUP].tolist() for index in range(count)]
     work: dict[str, Callable[[], Any]] = {
-        "sampling": lambda: ENGINE.generate(endless, prompts, ids, group_size=GROUP, max_new_tokens=length, temperature=1.0, seed=0),
+        "sampling": lambda: ENGINE.generate(
+            endless, prompts, ids, group_size=GROUP, max_new_tokens=length, temperature=1.0, seed=0
+        ),
         "update": lambda: update(learner, batch),
     }
     least = needed(learner.policy, count, depth, length, speed)
-    print(f"{asked.model}: {count} prompts of {depth} tokens x {GROUP} completions of {length}, {asked.threads} thread(s), torch {torch.__version__}")
-    print(f"matrix products {speed.flops / 1e9:.0f} GFLOP/s, reading {speed.read / 1e9:.1f} GB/s, in the cache {speed.cached / 1e9:.0f} GB/s\n")
-    print(f"{'':10}{'needed, s':>11}{'GFLOP':>8}{'attention':>11}{'other GB':>10}{'calls':>8}{'done, s':>9}{'measured':>10}{'/ needed':>10}{'/ done':>8}")
+    print(
+        f"{asked.model}: {count} prompts of {depth} tokens x {GROUP} completions of {length}, "
+        f"{asked.threads} thread(s), "
+        f"torch {torch.__version__}"
+    )
+    print(
+        f"matrix products {speed.flops / 1e9:.0f} GFLOP/s, reading {speed.read / 1e9:.1f} GB/s, in the cache "
+        f""
+        f""
+        f"{speed.cached / 1e9:.0f} "
+        f"GB/s\n"
+    )
+    print(
+        f"{'':10}{'needed, s':>11}{'GFLOP':>8}{'attention':>11}{'other GB':>10}{'calls':>8}{'done, s':>9}{'measured':>10}{'/ needed':>10}{'/ done':>8}"
+    )
     for name, run in work.items():
         run()
         times: list[Seconds] = []

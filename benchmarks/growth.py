@@ -2,11 +2,11 @@
 
     python benchmarks/growth.py
 
-The tiny model, groups of 8 unless that is what grows, completions of random tokens as long as the engine samples them
-(its end-of-sequence token is taken away). `weigh` are the weights of counterfactual credit on completions of 16
-calculations, of which so many are hidden (`weighting.spans.max_spans`), with what the uniform arm takes there off.
-`power` is the slope of log seconds over log size between a line and the one above: 1 is linear, below it is cheaper.
-Seconds of processor, medians.
+The tiny model, groups of 8 unless that is what grows, completions of random tokens as long as the engine
+samples them (its end-of-sequence token is taken away). `weigh` are the weights of counterfactual credit on
+completions of 16 calculations, of which so many are hidden (`weighting.spans.max_spans`), with what the
+uniform arm takes there off. `power` is the slope of log seconds over log size between a line and the one
+above: 1 is linear, below it is cheaper. Seconds of processor, medians.
 """
 
 import argparse
@@ -52,7 +52,11 @@ def table(axis: str, names: Iterable[str], lines: Iterable[tuple[int, dict[str, 
     for size, found in lines:
         row = f"{size:8}"
         for name, seconds in found.items():
-            power = "" if before is None else f"{math.log(seconds / before[1][name]) / math.log(size / before[0]):.2f}"
+            power = (
+                ""
+                if before is None
+                else f"{math.log(seconds / before[1][name]) / math.log(size / before[0]):.2f}"
+            )
             row += f"{seconds:11.3f}{power:>7}"
         print(row, flush=True)
         before = size, found
@@ -65,11 +69,22 @@ def steps(axis: str, rounds: int) -> Iterable[tuple[int, dict[str, float]]]:
     for size in AXES[axis]:
         shape = BASE | {axis: size}
         batch = rollout(learner, shape["prompts"], shape["group"], DEPTH, shape["length"], ragged=False)
-        prompts = [Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(shape["prompts"])]
+        prompts = [
+            Prompt(uid=str(index), question="", gold="", demonstration="")
+            for index in range(shape["prompts"])
+        ]
         ids = [batch.prompt_ids[index * shape["group"]].tolist() for index in range(shape["prompts"])]
-        settings = {"group_size": shape["group"], "max_new_tokens": shape["length"], "temperature": 1.0, "seed": 0}
+        settings = {
+            "group_size": shape["group"],
+            "max_new_tokens": shape["length"],
+            "temperature": 1.0,
+            "seed": 0,
+        }
         found = taken(
-            {"sampling": lambda: ENGINE.generate(endless, prompts, ids, **settings), "update": lambda: update(learner, batch)},  # noqa: B023
+            {
+                "sampling": lambda: ENGINE.generate(endless, prompts, ids, **settings),  # noqa: B023
+                "update": lambda: update(learner, batch),  # noqa: B023
+            },
             rounds,
         )
         yield size, found | {"step": sum(found.values())}
@@ -87,13 +102,21 @@ def spans(rounds: int) -> Iterable[tuple[int, dict[str, float]]]:
         arm = replace(base, weighting=configured("counterfactual", size)[0].weighting)
         _, scored = arm.weigh(batch, advantages, seed=0)
         assert len(scored) == size * len(batch), "every completion has so many scored spans"
-        found = taken({"weigh": lambda: arm.weigh(batch, advantages, seed=0), "uniform": lambda: base.weigh(batch, advantages, seed=0)}, rounds)  # noqa: B023
+        found = taken(
+            {
+                "weigh": lambda: arm.weigh(batch, advantages, seed=0),  # noqa: B023
+                "uniform": lambda: base.weigh(batch, advantages, seed=0),
+            },
+            rounds,
+        )
         yield size, {"weigh": found["weigh"] - found["uniform"]}
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
     parser.add_argument("--rounds", type=int, default=3, help="of each that are timed (3)")
     asked = parser.parse_args()

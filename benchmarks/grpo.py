@@ -56,15 +56,27 @@ LR = 1e-6
 Step = tuple[dict[str, Seconds], int]
 
 
-def built(asked: argparse.Namespace, vocabulary: Iterable[str] | None = None) -> tuple[Learner, Components, dict[str, Any]]:
+def built(
+    asked: argparse.Namespace, vocabulary: Iterable[str] | None = None
+) -> tuple[Learner, Components, dict[str, Any]]:
     """The learner, and the cell that it belongs to; `vocabulary` is that of the model of random weights."""
     penalty = ["divergence=kl", f"divergence.beta={asked.beta}"] if asked.beta else ["divergence=none"]
-    model = ["model=llama", f"model.path={asked.path}", "model.dtype=float32", "model.gradient_checkpointing=false", "dataset=arithmetic"]
+    model = [
+        "model=llama",
+        f"model.path={asked.path}",
+        "model.dtype=float32",
+        "model.gradient_checkpointing=false",
+        "dataset=arithmetic",
+    ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         overrides = [*penalty, *(model if asked.model == "smollm2" else [])]
         config: Any = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
     components = build_components(config)
-    spec = Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False)) if asked.model == "25m" else components.model
+    spec = (
+        Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
+        if asked.model == "25m"
+        else components.model
+    )
     policy = spec.load(torch.device("cpu"), 0, lambda: vocabulary or corpus("25m", 10))
     learner = Learner(
         policy=policy, reference=reference(policy) if asked.beta else None, optimiser=components.optim.build(policy.network), algo=components.algo,
@@ -73,19 +85,31 @@ def built(asked: argparse.Namespace, vocabulary: Iterable[str] | None = None) ->
     return learner, components, config
 
 
-def questions(asked: argparse.Namespace, learner: Learner, components: Components, count: int) -> tuple[list[Prompt], list[str], list[list[int]]]:
+def questions(
+    asked: argparse.Namespace, learner: Learner, components: Components, count: int
+) -> tuple[list[Prompt], list[str], list[list[int]]]:
     """Prompts, their texts and their ids; a text's ids are the same in both arms."""
     tokenizer = learner.policy.tokenizer
     if asked.model == "25m":
         draw = torch.Generator().manual_seed(0)
         texts = [
-            " ".join(tokenizer.convert_ids_to_tokens(torch.randint(100, len(tokenizer), (48 + 2 * row,), generator=draw).tolist())) for row in range(count)
+            " ".join(
+                tokenizer.convert_ids_to_tokens(
+                    torch.randint(100, len(tokenizer), (48 + 2 * row,), generator=draw).tolist()
+                )
+            )
+            for row in range(count)
         ]
-        prompts = [Prompt(uid=str(row), question=text, gold="", demonstration="") for row, text in enumerate(texts)]
+        prompts = [
+            Prompt(uid=str(row), question=text, gold="", demonstration="") for row, text in enumerate(texts)
+        ]
     else:
         prompts = list(components.dataset.load("train"))[:count]
         settings = {"system": components.dataset.system, "user": components.dataset.user}
-        texts = [components.model.prompt(tokenizer, question=prompt.question, **settings).text for prompt in prompts]
+        texts = [
+            components.model.prompt(tokenizer, question=prompt.question, **settings).text
+            for prompt in prompts
+        ]
     ids = [tokenizer(text)["input_ids"] for text in texts]
     assert min(map(len, ids)) > 8, "prompts are read as several tokens"
     return prompts, texts, ids
@@ -96,7 +120,14 @@ def rewards(rows: int) -> list[float]:
     return [float(row % 2) for row in range(rows)]
 
 
-def ours(learner: Learner, components: Components, prompts: list[Prompt], prompt_ids: list[list[int]], group: int, longest: int) -> Callable[[int], Step]:
+def ours(
+    learner: Learner,
+    components: Components,
+    prompts: list[Prompt],
+    prompt_ids: list[list[int]],
+    group: int,
+    longest: int,
+) -> Callable[[int], Step]:
     """A step of ours, by its seed."""
 
     def step(seed: int) -> Step:
@@ -104,9 +135,17 @@ def ours(learner: Learner, components: Components, prompts: list[Prompt], prompt
         with timed(spent["step"]):
             with timed(spent["generation"]):
                 completions = components.rollout.generate(
-                    learner.policy, prompts, prompt_ids, group_size=group, max_new_tokens=longest, temperature=learner.temperature, seed=seed
+                    learner.policy,
+                    prompts,
+                    prompt_ids,
+                    group_size=group,
+                    max_new_tokens=longest,
+                    temperature=learner.temperature,
+                    seed=seed,
                 )
-            batch = collate(completions, rewards(len(completions)), pad_id=learner.policy.pad_id, mask_truncated=False)
+            batch = collate(
+                completions, rewards(len(completions)), pad_id=learner.policy.pad_id, mask_truncated=False
+            )
             with timed(spent["scoring"]):
                 batch, head = learner.rescore(batch)
             advantages = learner.algo.advantage(batch.rewards, batch.group)
@@ -121,9 +160,16 @@ def ours(learner: Learner, components: Components, prompts: list[Prompt], prompt
 def with_rest(spent: Mapping[str, list[Seconds]]) -> dict[str, Seconds]:
     """Sums of each stage's clocks; the rest is what the step took beside them."""
     sums = {
-        stage: Seconds(wall=sum(each.wall for each in spent[stage]), processor=sum(each.processor for each in spent[stage])) for stage in (*STAGES[:-1], "step")
+        stage: Seconds(
+            wall=sum(each.wall for each in spent[stage]),
+            processor=sum(each.processor for each in spent[stage]),
+        )
+        for stage in (*STAGES[:-1], "step")
     }
-    left = {kind: getattr(sums["step"], kind) - sum(getattr(sums[stage], kind) for stage in STAGES[:-1]) for kind in ("wall", "processor")}
+    left = {
+        kind: getattr(sums["step"], kind) - sum(getattr(sums[stage], kind) for stage in STAGES[:-1])
+        for kind in ("wall", "processor")
+    }
     return sums | {"rest": Seconds(**left)}
 
 
@@ -159,7 +205,11 @@ class Clocked(GRPOTrainer):
         """Stop them; the update is what is not preparation."""
         self.clock.__exit__(None, None, None)
         kinds = ("wall", "processor")
-        update = {kind: getattr(self.spent["step"][0], kind) - sum(getattr(each, kind) for each in self.spent["prepare"]) for kind in kinds}
+        update = {
+            kind: getattr(self.spent["step"][0], kind)
+            - sum(getattr(each, kind) for each in self.spent["prepare"])
+            for kind in kinds
+        }
         self.spent["update"] = [Seconds(**update)]
         return with_rest(self.spent), self.tokens
 
@@ -181,7 +231,14 @@ class Turns(TrainerCallback):
         self.ours.append(self.step(len(self.ours)))
 
 
-def trainer_of(asked: argparse.Namespace, learner: Learner, config: Mapping[str, Any], texts: list[str], folder: str, turns: Turns) -> Clocked:
+def trainer_of(
+    asked: argparse.Namespace,
+    learner: Learner,
+    config: Mapping[str, Any],
+    texts: list[str],
+    folder: str,
+    turns: Turns,
+) -> Clocked:
     """TRL on the same network."""
     count, group, longest = SIZES[asked.model]
     rows = count * group
@@ -209,15 +266,30 @@ def report(title: str, arms: Mapping[str, list[Step]], bound: float | None) -> N
     print(title)
     tokens = {arm: sum(count for _, count in steps) / len(steps) for arm, steps in arms.items()}
     for kind in ("processor", "wall"):
-        print(f"\nseconds, {kind:12}" + "".join(f"{name:>12}" for name in (*STAGES, "step", "tokens", "tokens/s")))
-        spent = {(arm, stage): getattr(typical([clocks[stage] for clocks, _ in steps]), kind) for arm, steps in arms.items() for stage in (*STAGES, "step")}
-        rate = {arm: tokens[arm] / (sum(getattr(clocks["step"], kind) for clocks, _ in steps) / len(steps)) for arm, steps in arms.items()}
+        print(
+            f"\nseconds, {kind:12}"
+            + "".join(f"{name:>12}" for name in (*STAGES, "step", "tokens", "tokens/s"))
+        )
+        spent = {
+            (arm, stage): getattr(typical([clocks[stage] for clocks, _ in steps]), kind)
+            for arm, steps in arms.items()
+            for stage in (*STAGES, "step")
+        }
+        rate = {
+            arm: tokens[arm] / (sum(getattr(clocks["step"], kind) for clocks, _ in steps) / len(steps))
+            for arm, steps in arms.items()
+        }
         for arm in arms:
             row = "".join(f"{spent[arm, stage]:12.2f}" for stage in (*STAGES, "step"))
             print(f"{arm:21}{row}{tokens[arm]:12.0f}{rate[arm]:12.0f}")
-        faster = "".join(f"{_times(spent['TRL', stage], spent['ours', stage]):>12}" for stage in (*STAGES, "step"))
+        faster = "".join(
+            f"{_times(spent['TRL', stage], spent['ours', stage]):>12}" for stage in (*STAGES, "step")
+        )
         ratio = rate["ours"] / rate["TRL"]
-        print(f"{'TRL / ours':21}{faster}{'':12}{ratio:11.2f}x" + ("" if bound is None else f"  wanted {bound}: {'met' if ratio >= bound else 'not met'}"))
+        print(
+            f"{'TRL / ours':21}{faster}{'':12}{ratio:11.2f}x"
+            + ("" if bound is None else f"  wanted {bound}: {'met' if ratio >= bound else 'not met'}")
+        )
 
 
 def _times(theirs: float, mine: float) -> str:
@@ -226,14 +298,25 @@ def _times(theirs: float, mine: float) -> str:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(BOUNDS), default="tiny", help="the shipped tiny model, a Llama of 25M random weights, or one at --path")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        choices=list(BOUNDS),
+        default="tiny",
+        help="the shipped tiny model, a Llama of 25M random weights, or one at --path",
+    )
     parser.add_argument("--path", default=None, help="folder of the model, for --model smollm2")
     parser.add_argument("--beta", type=float, default=0.0, help="of the KL term; 0 has none (0)")
-    parser.add_argument("--trl-batch", type=int, default=0, help="rows that TRL learns from at once; 0: all (0)")
+    parser.add_argument(
+        "--trl-batch", type=int, default=0, help="rows that TRL learns from at once; 0: all (0)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
     parser.add_argument("--rounds", type=int, default=5, help="steps of each arm that are timed (5)")
-    parser.add_argument("--micro-batch", type=int, default=0, help="our tokens_per_micro_batch; 0: as in conf/train.yaml (0)")
+    parser.add_argument(
+        "--micro-batch", type=int, default=0, help="our tokens_per_micro_batch; 0: as in conf/train.yaml (0)"
+    )
     asked = parser.parse_args()
     count, group, longest = SIZES[asked.model]
     if (asked.model == "smollm2") != (asked.path is not None):

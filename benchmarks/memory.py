@@ -3,10 +3,11 @@
     python benchmarks/memory.py
     python benchmarks/memory.py --beta 0.04
 
-The step of benchmarks/grpo.py on its Llama of random weights (width 512, six layers), 32 completions of 96 tokens:
-sampling, scoring under the reference where there is a penalty, update. Each arm in a process of its own, both with TRL
-imported, one thread. `peak` is the kernel's high-water mark of resident memory in the second step (VmHWM, reset before
-it), weights, Adam's averages and libraries included; `step` is that less what was resident when the step began.
+The step of benchmarks/grpo.py on its Llama of random weights (width 512, six layers), 32 completions of 96
+tokens: sampling, scoring under the reference where there is a penalty, update. Each arm in a process of its
+own, both with TRL imported, one thread. `peak` is the kernel's high-water mark of resident memory in the
+second step (VmHWM, reset before it), weights, Adam's averages and libraries included; `step` is that less
+what was resident when the step began.
 """
 
 import argparse
@@ -78,9 +79,13 @@ def measured(asked: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--beta", type=float, default=0.0, help="of the KL term; 0 has none (0)")
-    parser.add_argument("--trl-batch", type=int, default=0, help="rows that TRL learns from at once; 0: all (0)")
+    parser.add_argument(
+        "--trl-batch", type=int, default=0, help="rows that TRL learns from at once; 0: all (0)"
+    )
     parser.add_argument("--vocabulary", type=int, nargs="+", default=VOCABULARIES, help="words of the model")
     parser.add_argument("--arm", choices=("ours", "TRL"), default=None, help=argparse.SUPPRESS)
     asked = parser.parse_args(namespace=argparse.Namespace(model="25m", path=None, rounds=1))
@@ -91,13 +96,34 @@ def main() -> None:
         register()
         print(json.dumps(measured(asked)))
         return
-    print(f"beta {asked.beta}, TRL learns from {asked.trl_batch or 'all'} rows at once, torch {torch.__version__}; MiB")
-    print(f"{'vocabulary':>10}" + "".join(f"{name:>12}" for name in ("peak, ours", "TRL", "ours/TRL", "step, ours", "TRL", "ours/TRL")))
+    print(
+        f"beta {asked.beta}, TRL learns from {asked.trl_batch or 'all'} rows at once, torch "
+        f"{torch.__version__}; MiB"
+    )
+    print(
+        f"{'vocabulary':>10}"
+        + "".join(
+            f"{name:>12}" for name in ("peak, ours", "TRL", "ours/TRL", "step, ours", "TRL", "ours/TRL")
+        )
+    )
     for vocabulary in asked.vocabulary:
         found = {}
         for arm in ("ours", "TRL"):
-            command = [sys.executable, __file__, "--arm", arm, "--vocabulary", str(vocabulary), "--beta", str(asked.beta), "--trl-batch", str(asked.trl_batch)]
-            found[arm] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+            command = [
+                sys.executable,
+                __file__,
+                "--arm",
+                arm,
+                "--vocabulary",
+                str(vocabulary),
+                "--beta",
+                str(asked.beta),
+                "--trl-batch",
+                str(asked.trl_batch),
+            ]
+            found[arm] = json.loads(
+                subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+            )
         row = f"{vocabulary:10}"
         for kind in ("peak", "step"):
             ours, theirs = found["ours"][kind], found["TRL"][kind]

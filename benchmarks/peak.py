@@ -14,7 +14,9 @@ def of_tensors(work: Callable[[], Any]) -> int:
         work()
     assert recorded.profiler is not None
     events: Any = recorded.profiler.kineto_results
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events.events() if event.name() == "[memory]")
+    changes = sorted(
+        (event.start_ns(), event.nbytes()) for event in events.events() if event.name() == "[memory]"
+    )
     return max(itertools.accumulate(nbytes for _, nbytes in changes))
 
 

@@ -29,39 +29,69 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     """Print one row a divergence."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("run", type=Path, help="folder of a finished run")
-    arguments.add_argument("--divergence", default="kl,kl_exact,probl2,probl2_exact,neural_mirror,neural_mirror_exact")
+    arguments.add_argument(
+        "--divergence", default="kl,kl_exact,probl2,probl2_exact,neural_mirror,neural_mirror_exact"
+    )
     asked = arguments.parse_args()
     config = json.loads((asked.run / "manifest.json").read_text())["config"]
     torch.set_num_threads(config["threads"])
     register()
-    print("| divergence | beta | penalty a token | mean abs advantage | |gradient of penalty| / |gradient of policy term| |\n|---|---|---|---|---|")
+    print(
+        "| divergence | beta | penalty a token | mean abs advantage | |gradient of penalty| / |gradient of "
+        "policy term| "
+        "|\n|---|---|---|---|---|"
+    )
     for name in asked.divergence.split(","):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            chosen = OmegaConf.to_container(compose("train", overrides=[f"divergence={name}"]).divergence, resolve=True)
+            chosen = OmegaConf.to_container(
+                compose("train", overrides=[f"divergence={name}"]).divergence, resolve=True
+            )
         components = build_components({**config, "divergence": chosen})
-        print(f"| {name} | {components.divergence.beta:g} | " + " | ".join(f"{value:.3g}" for value in strength(components, config, asked.run)) + " |", flush=True)
+        print(
+            f"| {name} | {components.divergence.beta:g} | "
+            + " | ".join(f"{value:.3g}" for value in strength(components, config, asked.run))
+            + " |",
+            flush=True,
+        )
 
 
 def strength(components: Components, config: dict, run: Path) -> tuple[float, float, float]:
     """Penalty a token, mean absolute advantage, ratio of gradient norms."""
     device = torch.device("cpu")
     start = components.model.load(device, config["seed"], lambda: iter(()))
-    policy = replace(components.model, path=str(run / "policy"), lora=None).load(device, config["seed"], lambda: iter(()))  # type: ignore[type-var]
+    policy = replace(components.model, path=str(run / "policy"), lora=None).load(
+        device, config["seed"], lambda: iter(())
+    )  # type: ignore[type-var]
     train, data = components.dataset.load("train"), components.dataset
 
     def render(prompt):
-        rendered = components.model.prompt(policy.tokenizer, system=data.system, user=data.user, question=prompt.question)
+        rendered = components.model.prompt(
+            policy.tokenizer, system=data.system, user=data.user, question=prompt.question
+        )
         return rendered.text, rendered.ids
 
     wanted = ("prompts_per_step", "group_size", "max_new_tokens", "temperature", "seed")
     order = DataOrder(size=len(train), seed=config["seed"], order=config["data_order"])
     collector = Collector(
-        engine=components.rollout, reward=components.reward, rule=components.algo.rollout_rule, render=render, prompts=train, order=order, **{k: config[k] for k in wanted}
+        engine=components.rollout,
+        reward=components.reward,
+        rule=components.algo.rollout_rule,
+        render=render,
+        prompts=train,
+        order=order,
+        **{k: config[k] for k in wanted},
     )
     answers = collector(policy, 1, 0).answers
-    batch = collate([a.completion for a in answers], [a.reward for a in answers], pad_id=policy.pad_id, mask_truncated=False)
+    batch = collate(
+        [a.completion for a in answers],
+        [a.reward for a in answers],
+        pad_id=policy.pad_id,
+        mask_truncated=False,
+    )
     wanted = ("temperature", "logit_chunk", "tokens_per_micro_batch", "shared_prefix", "max_grad_norm")
     learner = Learner(
         policy=policy, reference=start, optimiser=components.optim.build(policy.network), algo=components.algo, divergence=components.divergence,
@@ -74,7 +104,16 @@ def strength(components: Components, config: dict, run: Path) -> tuple[float, fl
     def gradient(learner: Learner, advantages: torch.Tensor) -> tuple[float, float]:
         means = RunningMeans()
         rows = torch.arange(len(batch))
-        learner._accumulate(batch, rows, torch.ones_like(rows, dtype=torch.bool), advantages, batch.mask.float(), head, means, first=True)
+        learner._accumulate(
+            batch,
+            rows,
+            torch.ones_like(rows, dtype=torch.bool),
+            advantages,
+            batch.mask.float(),
+            head,
+            means,
+            first=True,
+        )
         norm = float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm())
         learner.optimiser.zero_grad()
         return norm, means.read()["divergence/value"]

@@ -1,10 +1,12 @@
-"""Do the tests accept what is right and refuse what is wrong? Every reference of MBPP and HumanEval, and mutations of each.
+"""Do the tests accept what is right and refuse what is wrong? Every reference of MBPP and HumanEval, and
+mutations of each.
 
     MIRRORPO_DATA=/data python benchmarks/references.py
 
-Mutations are of the function that is asked for: `constant` returns the first expected value, taken from the first test, whatever it is
-asked; `empty` has no body; `off by one` adds 1 to a number that is returned, denies a truth value, takes an element from what has
-some, and otherwise puts the value into a list. A mutation that passes is one that the tests cannot tell.
+Mutations are of the function that is asked for: `constant` returns the first expected value, taken from the
+first test, whatever it is asked; `empty` has no body; `off by one` adds 1 to a number that is returned,
+denies a truth value, takes an element from what has some, and otherwise puts the value into a list. A
+mutation that passes is one that the tests cannot tell.
 """
 
 import ast
@@ -53,7 +55,10 @@ def mutations(prompt: Prompt) -> Mapping[str, str]:
     assert prompt.checks is not None
     name, tests = prompt.checks.entry_point, (*prompt.checks.visible, *prompt.checks.hidden)
     whole = prompt.checks.prefix + prompt.gold if prompt.checks.prefix else prompt.gold
-    out = {"empty": f"{whole}\n\ndef {name}(*args, **kwargs):\n    pass\n", "off by one": whole + OFF_BY_ONE.format(name=name)}
+    out = {
+        "empty": f"{whole}\n\ndef {name}(*args, **kwargs):\n    pass\n",
+        "off by one": whole + OFF_BY_ONE.format(name=name),
+    }
     constant = first_value(tests[0])
     if constant is not None:
         out["constant"] = f"{whole}\n\ndef {name}(*args, **kwargs):\n    return {constant}\n"
@@ -63,7 +68,11 @@ def mutations(prompt: Prompt) -> Mapping[str, str]:
 def first_value(test: str) -> str | None:
     """The source of what the first `assert ... == value` expects."""
     for node in ast.walk(ast.parse(test)):
-        if isinstance(node, ast.Assert) and isinstance(node.test, ast.Compare) and isinstance(node.test.ops[0], ast.Eq):
+        if (
+            isinstance(node, ast.Assert)
+            and isinstance(node.test, ast.Compare)
+            and isinstance(node.test.ops[0], ast.Eq)
+        ):
             return ast.unparse(node.test.comparators[0])
     return None
 
@@ -77,11 +86,16 @@ def report(dataset: str, judge: CodeTests) -> None:
         print(f"  {uid}: {fault}")
     sound = [prompt for prompt in prompts if prompt.uid not in faults]
     for kind in ("constant", "empty", "off by one"):
-        mutated = [(prompt, source) for prompt in sound if (source := mutations(prompt).get(kind)) is not None]
+        mutated = [
+            (prompt, source) for prompt in sound if (source := mutations(prompt).get(kind)) is not None
+        ]
         verdicts = judge([source for _, source in mutated], [prompt for prompt, _ in mutated])
         told = Counter(verdict.outcome for verdict in verdicts)
         passed = [prompt.uid for (prompt, _), verdict in zip(mutated, verdicts, strict=True) if verdict.right]
-        print(f"  {kind:>10}: {len(mutated) - len(passed)} of {len(mutated)} refused ({100 * (1 - len(passed) / len(mutated)):.1f}%), {dict(told)}")
+        print(
+            f"  {kind:>10}: {len(mutated) - len(passed)} of {len(mutated)} refused "
+            f"({100 * (1 - len(passed) / len(mutated)):.1f}%), {dict(told)}"
+        )
         print(f"              not told: {listed(passed)}")
 
 

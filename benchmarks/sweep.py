@@ -2,8 +2,9 @@
 
     python benchmarks/sweep.py
 
-Starts a SLURM of its own (apt-get install slurm-wlm) and submits jobs that are held, so that none runs; that every
-cell is done is then written into the manifests by hand. Prints seconds, and seconds a cell over Hydra's own composing.
+Starts a SLURM of its own (apt-get install slurm-wlm) and submits jobs that are held, so that none runs; that
+every cell is done is then written into the manifests by hand. Prints seconds, and seconds a cell over Hydra's
+own composing.
 """
 
 import argparse
@@ -29,7 +30,9 @@ ARMS = {
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5, help="40 arms times this many cells")
     asked = parser.parse_args()
     if missing():
@@ -44,7 +47,12 @@ def main() -> None:
 
 def _measure(folder: Path, seeds: int, environment: dict[str, str], cluster: Cluster) -> None:
     grid = [f"{axis}={names}" for axis, names in ARMS.items()] + [f"seed=range({seeds})", f"out={folder}"]
-    slurm = ["hydra/launcher=slurm", "+hydra.launcher.lines.hold=null", "hydra.launcher.gpus_per_node=null", "hydra.launcher.allow_dirty=true"]
+    slurm = [
+        "hydra/launcher=slurm",
+        "+hydra.launcher.lines.hold=null",
+        "hydra.launcher.gpus_per_node=null",
+        "hydra.launcher.allow_dirty=true",
+    ]
     train = [sys.executable, str(ROOT / "train.py"), "-m", *grid, *slurm]
 
     def timed(what: str, command: list[str]) -> float:
@@ -59,8 +67,15 @@ def _measure(folder: Path, seeds: int, environment: dict[str, str], cluster: Clu
     dry = timed("dry run: composed, checked, shown", [*train, "hydra.launcher.dry_run=true"])
     submit = timed("submitted", train)
     cells = [path.parent for path in folder.rglob("manifest.json")]
-    print(f"{len(cells)} cells; {1000 * dry / len(cells):.0f} ms a cell to compose and check; {submit - dry:.1f} s more to submit them")
-    timed("asked after (python -m mirrorpo.status)", [sys.executable, "-m", "mirrorpo.status", str(folder / "single"), "--json"])
+    print(
+        f"{len(cells)} cells; {1000 * dry / len(cells):.0f} ms a cell to compose and check; "
+        f"{submit - dry:.1f} s more to "
+        f"submit them"
+    )
+    timed(
+        "asked after (python -m mirrorpo.status)",
+        [sys.executable, "-m", "mirrorpo.status", str(folder / "single"), "--json"],
+    )
     timed("launched again while queued", train)
     cluster.run("scancel", f"--user={os.environ.get('USER', 'root')}")
     while cluster.run("squeue", "-h"):

@@ -25,4 +25,7 @@ def timed(into: list[Seconds]) -> Iterator[None]:
 
 def typical(times: list[Seconds]) -> Seconds:
     """The median of each."""
-    return Seconds(wall=statistics.median(each.wall for each in times), processor=statistics.median(each.processor for each in times))
+    return Seconds(
+        wall=statistics.median(each.wall for each in times),
+        processor=statistics.median(each.processor for each in times),
+    )

@@ -1,4 +1,5 @@
-"""What an update costs: prompts computed once over whole rows, and memory as the batch and the vocabulary grow.
+"""What an update costs: prompts computed once over whole rows, and memory as the batch and the vocabulary
+grow.
 
     python benchmarks/update.py time --model tiny
     python benchmarks/update.py time --model 25m --rounds 2
@@ -7,8 +8,9 @@
 `time`: `Learner.learn` with an optimiser step, no divergence, every advantage nonzero, groups of 8, random
 tokens; arms take turns in one process, in an order that turns too, medians of seconds of processor. "ragged"
 are lengths spread evenly from 0.3 to 1.7 times the mean. `whole` is `shared_prefix=never`, `idle half` is
-`auto` with half of the groups at advantage zero. `memory`: the most that an update's tensors hold at once, gradients
-included, weights and Adam's averages not, for one, four and sixteen micro-batches of 8 x 128 tokens and their prompts.
+`auto` with half of the groups at advantage zero. `memory`: the most that an update's tensors hold at once,
+gradients included, weights and Adam's averages not, for one, four and sixteen micro-batches of 8 x 128 tokens
+and their prompts.
 """
 
 import argparse
@@ -56,7 +58,11 @@ def built(model: str, vocabulary: int = 6_000) -> Learner:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", overrides=["divergence=none"]), resolve=True)
     components = build_components(config)
-    spec = components.model if model == "tiny" else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
+    spec = (
+        components.model
+        if model == "tiny"
+        else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
+    )
     policy = spec.load(torch.device("cpu"), 0, lambda: words(vocabulary))
     assert model == "tiny" or len(policy.tokenizer) > vocabulary, "each word is a token"
     return Learner(
@@ -65,7 +71,9 @@ def built(model: str, vocabulary: int = 6_000) -> Learner:
     )  # fmt: skip
 
 
-def rollout(learner: Learner, prompts: int, group: int, depth: int, length: int, *, ragged: bool) -> RolloutBatch:
+def rollout(
+    learner: Learner, prompts: int, group: int, depth: int, length: int, *, ragged: bool
+) -> RolloutBatch:
     """Groups of random tokens, every second completion right."""
     draw, rows = random.Random(0), []
     vocabulary = len(learner.policy.tokenizer)
@@ -78,8 +86,23 @@ def rollout(learner: Learner, prompts: int, group: int, depth: int, length: int,
         asked = some(depth)
         for _ in range(group):
             ids = some(length)
-            rows.append(Completion(uid="", group=place, prompt_ids=asked, ids=ids, logprobs=[0.0] * len(ids), text="", truncated=False))
-    return collate(rows, [float(index % 2) for index in range(len(rows))], pad_id=learner.policy.pad_id, mask_truncated=False)
+            rows.append(
+                Completion(
+                    uid="",
+                    group=place,
+                    prompt_ids=asked,
+                    ids=ids,
+                    logprobs=[0.0] * len(ids),
+                    text="",
+                    truncated=False,
+                )
+            )
+    return collate(
+        rows,
+        [float(index % 2) for index in range(len(rows))],
+        pad_id=learner.policy.pad_id,
+        mask_truncated=False,
+    )
 
 
 def update(learner: Learner, batch: RolloutBatch, *, idle: bool = False) -> None:
@@ -105,15 +128,28 @@ def clocked(learner: Learner, batch: RolloutBatch, arms: tuple[str, ...], rounds
 def time_table(model: str, rounds: int, shapes: list[int]) -> None:
     """Arms over shapes."""
     learner = built(model)
-    print(f"{'prompt':>6}{'completion':>12}" + "".join(f"{arm:>11}" for arm in ARMS) + f"{'whole/auto':>13}{'whole/always':>13}")
+    print(
+        f"{'prompt':>6}{'completion':>12}"
+        + "".join(f"{arm:>11}" for arm in ARMS)
+        + f"{'whole/auto':>13}{'whole/always':>13}"
+    )
     for depth, length, ragged in (SHAPES[index] for index in shapes):
-        found = clocked(learner, rollout(learner, PROMPTS[model], 8, depth, length, ragged=ragged), ARMS, rounds)
+        found = clocked(
+            learner, rollout(learner, PROMPTS[model], 8, depth, length, ragged=ragged), ARMS, rounds
+        )
         shown = f"{depth:6}{length:12}" + "".join(f"{found[arm]:11.2f}" for arm in ARMS)
-        print(shown + f"{found['whole'] / found['auto']:13.2f}{found['whole'] / found['always']:13.2f}" + ("   ragged" if ragged else ""), flush=True)
+        print(
+            shown
+            + f"{found['whole'] / found['auto']:13.2f}{found['whole'] / found['always']:13.2f}"
+            + ("   ragged" if ragged else ""),
+            flush=True,
+        )
 
 
 def peak(vocabulary: int, prompts: int) -> None:
-    """In a process of its own: the most that the tensors of an update hold at once, in MiB, beside weights and Adam's averages."""
+    """In a process of its own: the most that the tensors of an update hold at once, in MiB, beside weights
+    and Adam's averages.
+    """
     learner = replace(built("25m", vocabulary), tokens_per_micro_batch=1280)
     update(learner, rollout(learner, 1, 2, 8, 8, ragged=False))
     batch = rollout(learner, prompts, 8, 128, 128, ragged=False)
@@ -122,23 +158,47 @@ def peak(vocabulary: int, prompts: int) -> None:
 
 def memory_table() -> None:
     """Peaks by vocabulary and number of micro-batches."""
-    print(f"{'vocabulary':>10}{'one, MiB':>10}{'four, MiB':>11}{'sixteen, MiB':>14}{'all logits of one, MiB':>24}")
+    print(
+        f"{'vocabulary':>10}{'one, MiB':>10}{'four, MiB':>11}{'sixteen, MiB':>14}{'all logits of one, MiB':>24}"
+    )
     for vocabulary in VOCABULARIES:
         found = []
         for prompts in (1, 4, 16):
-            command = [sys.executable, __file__, "peak", "--vocabulary", str(vocabulary), "--prompts", str(prompts)]
-            found.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
-        print(f"{vocabulary:10}{found[0]:10.0f}{found[1]:11.0f}{found[2]:14.0f}{8 * 128 * vocabulary * 4 / 2**20:24.0f}", flush=True)
+            command = [
+                sys.executable,
+                __file__,
+                "peak",
+                "--vocabulary",
+                str(vocabulary),
+                "--prompts",
+                str(prompts),
+            ]
+            found.append(
+                float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+            )
+        print(
+            f"{vocabulary:10}{found[0]:10.0f}{found[1]:11.0f}{found[2]:14.0f}{8 * 128 * vocabulary * 4 / 2**20:24.0f}",
+            flush=True,
+        )
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("time", "memory", "peak"))
-    parser.add_argument("--model", choices=list(PROMPTS), default="tiny", help="the shipped tiny model, or a Llama of 25M random weights")
+    parser.add_argument(
+        "--model",
+        choices=list(PROMPTS),
+        default="tiny",
+        help="the shipped tiny model, or a Llama of 25M random weights",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
     parser.add_argument("--rounds", type=int, default=3, help="updates of each arm that are timed (3)")
-    parser.add_argument("--shapes", type=int, nargs="+", default=list(range(len(SHAPES))), help="lines of the table (all)")
+    parser.add_argument(
+        "--shapes", type=int, nargs="+", default=list(range(len(SHAPES))), help="lines of the table (all)"
+    )
     parser.add_argument("--vocabulary", type=int, default=1_000, help="of `peak`")
     parser.add_argument("--prompts", type=int, default=1, help="of `peak`, one a micro-batch")
     asked = parser.parse_args()

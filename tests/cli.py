@@ -38,7 +38,15 @@ def environment(**extra: str) -> dict[str, str]:
 
 def train(*overrides: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
     """One launch, waited for."""
-    return subprocess.run(command(*overrides), cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(
+        command(*overrides),
+        cwd=cwd,
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
 
 
 def folder(root: Path) -> Path:

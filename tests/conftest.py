@@ -14,7 +14,17 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Every annotated function of the rooms with tensors is checked against its shapes while the tests run.
-ROOMS = ("core", "algo", "divergence", "weighting", "model", "rollout", "train.loss", "train.learner", "train.metrics")
+ROOMS = (
+    "core",
+    "algo",
+    "divergence",
+    "weighting",
+    "model",
+    "rollout",
+    "train.loss",
+    "train.learner",
+    "train.metrics",
+)
 install_import_hook([f"mirrorpo.{room}" for room in ROOMS], "beartype.beartype")
 
 

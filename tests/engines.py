@@ -1,4 +1,6 @@
-"""The rollout engines that the contract suite takes, and what sampling from a small model with a tokenizer needs."""
+"""The rollout engines that the contract suite takes, and what sampling from a small model with a tokenizer
+needs.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,8 +23,20 @@ from mirrorpo.rollout.native import Native
 from mirrorpo.rollout.vllm import Colocated
 
 
-def native(rows_at_once: int = 64, compact_at: float = 0.1, check_every: int = 1, cache_block: int = 64, top_p: float = 1.0) -> Native:
-    return Native(rows_at_once=rows_at_once, compact_at=compact_at, check_every=check_every, cache_block=cache_block, top_p=top_p)
+def native(
+    rows_at_once: int = 64,
+    compact_at: float = 0.1,
+    check_every: int = 1,
+    cache_block: int = 64,
+    top_p: float = 1.0,
+) -> Native:
+    return Native(
+        rows_at_once=rows_at_once,
+        compact_at=compact_at,
+        check_every=check_every,
+        cache_block=cache_block,
+        top_p=top_p,
+    )
 
 
 RAGGED = [[5, 6, 7, 8, 9], [4], [11, 3, 8], [7, 7]]
@@ -33,12 +47,23 @@ LENGTH = 12
 
 def tiny(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0, **settings: Any) -> LanguageModel:
     tokenizer = word_tokenizer(["a b c d"])
-    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 32}
+    shape = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "intermediate_size": 32,
+    }
     special = {"vocab_size": len(tokenizer), "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None}
-    config = AutoConfig.for_model(model_type, **(shape | special | {"max_position_embeddings": 64, "initializer_range": 0.4} | settings))
+    config = AutoConfig.for_model(
+        model_type, **(shape | special | {"max_position_embeddings": 64, "initializer_range": 0.4} | settings)
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
+        network = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=attention
+        ).eval()
     return finish(network, tokenizer, dtype=torch.float32, device=torch.device("cpu"), checkpointing=False)
 
 
@@ -70,8 +95,6 @@ class TokenizerOnly:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
-
-
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """An engine in the contract suite, and what the suite has to know of it.
@@ -80,7 +103,8 @@ class Entry:
         build: the engine.
         network: small random networks that it can run.
         slow: only in the opt-in run.
-        off: architectures that it computes otherwise than the trainer, and the log-probability that it may be off by.
+        off: architectures that it computes otherwise than the trainer, and the log-probability that it may be
+            off by.
     """
 
     build: Callable[[], RolloutEngine]
@@ -89,7 +113,9 @@ class Entry:
     off: Mapping[str, float] = field(default_factory=dict)
 
 
-COLOCATED = Colocated(top_p=1.0, dtype="auto", memory=0.1, max_model_len=None, enforce_eager=True, sleep=False)
+COLOCATED = Colocated(
+    top_p=1.0, dtype="auto", memory=0.1, max_model_len=None, enforce_eager=True, sleep=False
+)
 
 # A new engine joins the suite by a line here.
 ENGINES: Mapping[str, Entry] = {
@@ -99,7 +125,10 @@ ENGINES: Mapping[str, Entry] = {
 }
 if find_spec("vllm") is not None:
     # Bloom's GELU is the tanh approximation; vLLM takes the exact one.
-    ENGINES = {**ENGINES, "vllm": Entry(build=lambda: COLOCATED, network=wide, slow=True, off={"bloom": 5e-3})}
+    ENGINES = {
+        **ENGINES,
+        "vllm": Entry(build=lambda: COLOCATED, network=wide, slow=True, off={"bloom": 5e-3}),
+    }
 
 
 def sample(
@@ -113,8 +142,15 @@ def sample(
     seed: int = 0,
     only: range | None = None,
 ) -> Sequence[Completion]:
-    prompts = [Prompt(uid=f"question/{i}", question="", gold="", demonstration="") for i in range(len(prompt_ids))]
-    settings = {"group_size": group_size, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    prompts = [
+        Prompt(uid=f"question/{i}", question="", gold="", demonstration="") for i in range(len(prompt_ids))
+    ]
+    settings = {
+        "group_size": group_size,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
     return engine.generate(model, prompts, prompt_ids, **settings, only=only)
 
 
@@ -125,10 +161,14 @@ def ids(completions: Sequence[Completion]) -> list[list[int]]:
 def next_probabilities(model: LanguageModel, context: Sequence[int], temperature: float = 1.0) -> Tensor:
     """The exact distribution of the token after `context`, from one forward without a cache."""
     with torch.no_grad():
-        return torch.softmax(model.network(input_ids=torch.tensor([list(context)])).logits[0, -1].double() / temperature, dim=0)
+        return torch.softmax(
+            model.network(input_ids=torch.tensor([list(context)])).logits[0, -1].double() / temperature, dim=0
+        )
 
 
-def scored_by_the_trainer(model: LanguageModel, completions: Sequence[Completion], temperature: float) -> list[list[float]]:
+def scored_by_the_trainer(
+    model: LanguageModel, completions: Sequence[Completion], temperature: float
+) -> list[list[float]]:
     batch = collate(completions, [0.0] * len(completions), pad_id=model.pad_id, mask_truncated=False)
     with torch.no_grad():
         head_outputs, _ = read_completions(model, batch, temperature=temperature, logit_chunk=64)
@@ -142,4 +182,7 @@ def largest_gap(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float
 
 def gap(model: LanguageModel, completions: Sequence[Completion], temperature: float = 1.0) -> float:
     """Largest difference between the engine's log-probabilities and the trainer's own."""
-    return largest_gap(scored_by_the_trainer(model, completions, temperature), [completion.logprobs for completion in completions])
+    return largest_gap(
+        scored_by_the_trainer(model, completions, temperature),
+        [completion.logprobs for completion in completions],
+    )

@@ -1,14 +1,15 @@
-"""Every quantity of an update as a naive loop over lists, written from the papers; nothing of `mirrorpo` is imported.
+"""Every quantity of an update as a naive loop over lists, written from the papers; nothing of `mirrorpo` is
+imported.
 
 A number is a Python float or a zero-dimensional torch tensor; with tensors, autograd gives the
 oracle's gradient. A table has one list a completion, one entry a token. Entries that do not count are
 skipped, never multiplied by zero, so they may hold anything.
 
     Schulman et al. 2017 (PPO)       https://arxiv.org/abs/1707.06347   the clipped surrogate, Eq. 7
-    Shao et al. 2024 (GRPO)          https://arxiv.org/abs/2402.03300   group advantage, mean of each completion's mean
-    Yu et al. 2025 (DAPO)            https://arxiv.org/abs/2503.14476   clip-higher, token mean, overlong shaping
-    Liu et al. 2025 (Dr. GRPO)       https://arxiv.org/abs/2503.20783   no std, constant length
-    Yuan et al. 2026 (GBMPO)         https://arxiv.org/abs/2602.04380   ProbL2
+    Shao et al. 2024 (GRPO)          https://arxiv.org/abs/2402.03300   group advantage, mean of each
+    completion's mean Yu et al. 2025 (DAPO)            https://arxiv.org/abs/2503.14476   clip-higher, token
+    mean, overlong shaping Liu et al. 2025 (Dr. GRPO)       https://arxiv.org/abs/2503.20783   no std,
+    constant length Yuan et al. 2026 (GBMPO)         https://arxiv.org/abs/2602.04380   ProbL2
     Schulman 2020                    http://joschu.net/blog/kl-approx.html   k1, k2, k3
 """
 
@@ -26,11 +27,16 @@ def log(x):
     return math.log(x) if isinstance(x, float | int) else x.log()
 
 
-# ---------------------------------------------------------------- advantages: one number a completion, NaN reward = no verdict
+# ---------------------------------------------------------------- advantages: one number a completion, NaN
+# reward = no verdict
 
 
 def peers(i, rewards, groups):
-    return [reward for reward, group in zip(rewards, groups, strict=True) if group == groups[i] and not math.isnan(reward)]
+    return [
+        reward
+        for reward, group in zip(rewards, groups, strict=True)
+        if group == groups[i] and not math.isnan(reward)
+    ]
 
 
 def group_mean_advantages(rewards, groups):
@@ -61,7 +67,11 @@ def group_standardised_advantages(rewards, groups, epsilon, ddof):
 def leave_one_out_advantages(rewards, groups):
     out = []
     for i, reward in enumerate(rewards):
-        others = [other for j, (other, group) in enumerate(zip(rewards, groups, strict=True)) if group == groups[i] and j != i and not math.isnan(other)]
+        others = [
+            other
+            for j, (other, group) in enumerate(zip(rewards, groups, strict=True))
+            if group == groups[i] and j != i and not math.isnan(other)
+        ]
         out.append(0.0 if math.isnan(reward) or not others else reward - sum(others) / len(others))
     return out
 
@@ -153,7 +163,8 @@ def negative_log_likelihood(logprob, advantage):
     return -advantage * logprob
 
 
-# ---------------------------------------------------------------- aggregations: a table and its mask to one number
+# ---------------------------------------------------------------- aggregations: a table and its mask to one
+# number
 
 
 def token_mean(table, mask):
@@ -175,7 +186,10 @@ def sequence_mean(table, mask):
 
 
 def sequence_sum(table, mask):
-    rows = [[value for value, counted in zip(row, counts, strict=True) if counted] for row, counts in zip(table, mask, strict=True)]
+    rows = [
+        [value for value, counted in zip(row, counts, strict=True) if counted]
+        for row, counts in zip(table, mask, strict=True)
+    ]
     trained = [row for row in rows if row]
     return sum(sum(row) for row in trained) / len(trained) if trained else 0.0
 
@@ -238,14 +252,18 @@ def bregman(f, df, p, q):
 
 
 def mirror_numbers(seed, signed):
-    """The map's 380 numbers, scale 0.01, in the order v, w, b, a, c: one draw from the stream "mirror_map" of a seed."""
+    """The map's 380 numbers, scale 0.01, in the order v, w, b, a, c: one draw from the stream "mirror_map" of
+    a seed.
+    """
     stream = int.from_bytes(hashlib.sha256(f"{seed}/mirror_map".encode()).digest()[:8], "big") >> 1
     draw = torch.randn if signed else torch.rand
     return 0.01 * draw(380, dtype=torch.float64, generator=torch.Generator().manual_seed(stream))
 
 
 def mirror_candidate(numbers, noise_seed, sigma):
-    """Numbers of a search's candidate: log(1 + exp(theta + sigma noise)) around log(exp(number) - 1), one draw from the stream "es" of a seed."""
+    """Numbers of a search's candidate: log(1 + exp(theta + sigma noise)) around log(exp(number) - 1), one
+    draw from the stream "es" of a seed.
+    """
     stream = int.from_bytes(hashlib.sha256(f"{noise_seed}/es".encode()).digest()[:8], "big") >> 1
     noise = torch.randn(380, dtype=torch.float64, generator=torch.Generator().manual_seed(stream))
     return (1 + ((numbers.exp() - 1).log() + sigma * noise).exp()).log()
@@ -257,7 +275,10 @@ def neural_mirror(p, q, numbers):
     total = a / 2 * (p - q) ** 2 + c * (p * log(p / q) - p + q)
     for kind, (unit, primitive) in enumerate(MIRROR_UNITS):
         v, w, b = (numbers[start + 21 * kind : start + 21 * kind + 21] for start in (0, 126, 252))
-        total = total + (v * ((primitive(w * p + b) - primitive(w * q + b)) / w - unit(w * q + b) * (p - q))).sum()
+        total = (
+            total
+            + (v * ((primitive(w * p + b) - primitive(w * q + b)) / w - unit(w * q + b) * (p - q))).sum()
+        )
     return total
 
 
@@ -298,13 +319,20 @@ def mean_one(weights, mask):
     for values, counts in zip(weights, mask, strict=True):
         trained = [value for value, counted in zip(values, counts, strict=True) if counted]
         mean = sum(trained) / len(trained) if trained else 0.0
-        out.append([(value / mean if mean else 0.0) if counted else 0.0 for value, counted in zip(values, counts, strict=True)])
+        out.append(
+            [
+                (value / mean if mean else 0.0) if counted else 0.0
+                for value, counted in zip(values, counts, strict=True)
+            ]
+        )
     return out
 
 
-# ---------------------------------------------------------------- the rows of conf/algo and the names of conf/divergence
+# ---------------------------------------------------------------- the rows of conf/algo and the names of
+# conf/divergence
 
-# name -> (advantages of rewards and groups, credit of logprob, old logprob and advantage, aggregation of table, mask and the longest length)
+# name -> (advantages of rewards and groups, credit of logprob, old logprob and advantage, aggregation of
+# table, mask and the longest length)
 ALGORITHMS = {
     "grpo": (
         lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
@@ -343,7 +371,10 @@ ALGORITHMS = {
     ),
     "gmpo": (
         lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
-        lambda token, advantage: unclipped(token.carried(geometric_log_ratio(token, advantage, 0.4, 0.4), cut(token, advantage, 0.4, 0.4)), advantage),
+        lambda token, advantage: unclipped(
+            token.carried(geometric_log_ratio(token, advantage, 0.4, 0.4), cut(token, advantage, 0.4, 0.4)),
+            advantage,
+        ),
         lambda table, mask, longest: sequence_mean(table, mask),
     ),
     "sapo": (
@@ -358,7 +389,8 @@ ALGORITHMS = {
     ),
 }
 
-# name -> divergence at one position, from both log-probabilities over the vocabulary, the sampled token and its old log-probability
+# name -> divergence at one position, from both log-probabilities over the vocabulary, the sampled token and
+# its old log-probability
 DIVERGENCES = {
     "none": lambda log_p, log_q, token, log_old: 0.0,
     "kl": lambda log_p, log_q, token, log_old: k3(log_p[token], log_q[token]),
@@ -369,27 +401,65 @@ DIVERGENCES = {
     "kl_forward_exact": lambda log_p, log_q, token, log_old: forward_kl(log_p, log_q),
     "log_l2": lambda log_p, log_q, token, log_old: (log_p[token] - log_q[token]) ** 2,
     "itakura_saito": lambda log_p, log_q, token, log_old: itakura_saito(exp(log_p[token]), exp(log_q[token])),
-    "itakura_saito_exact": lambda log_p, log_q, token, log_old: sum(itakura_saito(exp(a), exp(b)) for a, b in zip(log_p, log_q, strict=True)),
+    "itakura_saito_exact": lambda log_p, log_q, token, log_old: sum(
+        itakura_saito(exp(a), exp(b)) for a, b in zip(log_p, log_q, strict=True)
+    ),
     "tsallis": lambda log_p, log_q, token, log_old: tsallis(exp(log_p[token]), exp(log_q[token]), 0.5),
-    "itakura_saito_corrected": lambda log_p, log_q, token, log_old: itakura_saito(exp(log_p[token]), exp(log_q[token])) / exp(log_old),
-    "tsallis_corrected": lambda log_p, log_q, token, log_old: tsallis(exp(log_p[token]), exp(log_q[token]), 0.5) / exp(log_old),
-    "tsallis_exact": lambda log_p, log_q, token, log_old: sum(tsallis(exp(a), exp(b), 0.5) for a, b in zip(log_p, log_q, strict=True)),
-    "chi2_exact": lambda log_p, log_q, token, log_old: sum((exp(a) - exp(b)) ** 2 / exp(b) for a, b in zip(log_p, log_q, strict=True)),
+    "itakura_saito_corrected": lambda log_p, log_q, token, log_old: (
+        itakura_saito(exp(log_p[token]), exp(log_q[token])) / exp(log_old)
+    ),
+    "tsallis_corrected": lambda log_p, log_q, token, log_old: (
+        tsallis(exp(log_p[token]), exp(log_q[token]), 0.5) / exp(log_old)
+    ),
+    "tsallis_exact": lambda log_p, log_q, token, log_old: sum(
+        tsallis(exp(a), exp(b), 0.5) for a, b in zip(log_p, log_q, strict=True)
+    ),
+    "chi2_exact": lambda log_p, log_q, token, log_old: sum(
+        (exp(a) - exp(b)) ** 2 / exp(b) for a, b in zip(log_p, log_q, strict=True)
+    ),
     "probl2": lambda log_p, log_q, token, log_old: probl2_sampled(log_p[token], log_q[token], factor=1.0),
     "probl2_exact": lambda log_p, log_q, token, log_old: probl2_exact(log_p, log_q, factor=1.0),
     "kl_corrected": lambda log_p, log_q, token, log_old: kl_term(log_p[token], log_q[token]) / exp(log_old),
-    "probl2_corrected": lambda log_p, log_q, token, log_old: probl2_sampled(log_p[token], log_q[token], factor=1.0) / exp(log_old),
-    "neural_mirror": lambda log_p, log_q, token, log_old: neural_mirror(exp(log_p[token]), exp(log_q[token]), MIRROR),
-    "neural_mirror_corrected": lambda log_p, log_q, token, log_old: neural_mirror(exp(log_p[token]), exp(log_q[token]), MIRROR) / exp(log_old),
-    "neural_mirror_exact": lambda log_p, log_q, token, log_old: sum(neural_mirror(exp(a), exp(b), MIRROR) for a, b in zip(log_p, log_q, strict=True)),
+    "probl2_corrected": lambda log_p, log_q, token, log_old: (
+        probl2_sampled(log_p[token], log_q[token], factor=1.0) / exp(log_old)
+    ),
+    "neural_mirror": lambda log_p, log_q, token, log_old: neural_mirror(
+        exp(log_p[token]), exp(log_q[token]), MIRROR
+    ),
+    "neural_mirror_corrected": lambda log_p, log_q, token, log_old: (
+        neural_mirror(exp(log_p[token]), exp(log_q[token]), MIRROR) / exp(log_old)
+    ),
+    "neural_mirror_exact": lambda log_p, log_q, token, log_old: sum(
+        neural_mirror(exp(a), exp(b), MIRROR) for a, b in zip(log_p, log_q, strict=True)
+    ),
     "neural_mirror_learned": lambda log_p, log_q, token, log_old: kl_term(log_p[token], log_q[token]),
-    "neural_mirror_candidate": lambda log_p, log_q, token, log_old: neural_mirror(exp(log_p[token]), exp(log_q[token]), CANDIDATE),
-    "neural_mirror_signed": lambda log_p, log_q, token, log_old: neural_mirror(exp(log_p[token]), exp(log_q[token]), SIGNED_MIRROR),
+    "neural_mirror_candidate": lambda log_p, log_q, token, log_old: neural_mirror(
+        exp(log_p[token]), exp(log_q[token]), CANDIDATE
+    ),
+    "neural_mirror_signed": lambda log_p, log_q, token, log_old: neural_mirror(
+        exp(log_p[token]), exp(log_q[token]), SIGNED_MIRROR
+    ),
 }
 
 
-def loss(algo, *, logprobs, old_logprobs, divergences, mask, rewards, groups, weights, beta, scope, longest, advantages=None):
-    """The loss of a batch: aggregate( w_t credit_t + beta D_t ), or with scope "loss" aggregate( w_t (credit_t + beta D_t) )."""
+def loss(
+    algo,
+    *,
+    logprobs,
+    old_logprobs,
+    divergences,
+    mask,
+    rewards,
+    groups,
+    weights,
+    beta,
+    scope,
+    longest,
+    advantages=None,
+):
+    """The loss of a batch: aggregate( w_t credit_t + beta D_t ), or with scope "loss" aggregate( w_t
+    (credit_t + beta D_t) ).
+    """
     advantages_of, credit_of, aggregate = ALGORITHMS[algo]
     # Advantages are of the whole rollout; a window of it is given its share.
     advantages = advantages_of(rewards, groups) if advantages is None else advantages
@@ -402,6 +472,8 @@ def loss(algo, *, logprobs, old_logprobs, divergences, mask, rewards, groups, we
                 continue
             credit = credit_of(Token(logprobs[i], old_logprobs[i], counts, t), advantages[i])
             penalty = beta * divergences[i][t]
-            row.append(weights[i][t] * credit + penalty if scope == "credit" else weights[i][t] * (credit + penalty))
+            row.append(
+                weights[i][t] * credit + penalty if scope == "credit" else weights[i][t] * (credit + penalty)
+            )
         table.append(row)
     return aggregate(table, mask, longest)

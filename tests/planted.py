@@ -14,7 +14,13 @@ from analysis.schema import questions_table, rows_table, run_row
 from mirrorpo.config.identity import config_hash, digest
 
 COMMIT = "c0ffee" * 6 + "abcd"
-CHOICES = {"algo": "dr_grpo", "divergence": "kl", "weighting": "uniform", "model": "tiny", "dataset": "arithmetic"}
+CHOICES = {
+    "algo": "dr_grpo",
+    "divergence": "kl",
+    "weighting": "uniform",
+    "model": "tiny",
+    "dataset": "arithmetic",
+}
 CONFIG: Mapping[str, Any] = {
     "algo": {"aggregate": {"length": 40}}, "divergence": {"_target_": "mirrorpo.divergence.kl.K3", "beta": 0.04, "anchor": "reference"},
     "weighting": {"scope": "credit"}, "model": {"path": "mirrorpo:tiny"}, "dataset": {"data_seed": 0}, "lr": 0.0005, "steps": 4, "eval_every": 2,
@@ -43,18 +49,34 @@ def manifest(seed: int, choices: Mapping[str, str] | None = None, **changes: Any
     return out | {key: value for key, value in changes.items() if "." not in key}
 
 
-def metrics(steps: int, accuracy: Sequence[float], drift: float = 0.05, questions: int = 40) -> list[dict[str, float]]:
+def metrics(
+    steps: int, accuracy: Sequence[float], drift: float = 0.05, questions: int = 40
+) -> list[dict[str, float]]:
     """Rows of a run that was evaluated at equal distances, the first at step 0."""
     every = steps // (len(accuracy) - 1)
     rows: list[dict[str, float]] = []
     for step in range(steps + 1):
         row: dict[str, float] = {"step": step, "drift/kl": drift * step / steps}
         if step > 0:
-            row |= {"reward/mean": 0.5 + 0.1 * step / steps, "completion/length": 50.0 - step, "entropy/mean": 0.2}
+            row |= {
+                "reward/mean": 0.5 + 0.1 * step / steps,
+                "completion/length": 50.0 - step,
+                "entropy/mean": 0.2,
+            }
         if step % every == 0:
             value = accuracy[step // every]
-            row |= {"eval/greedy_accuracy": value, "eval/questions": float(questions), "eval/length": 50.0, "eval/truncated": 0.01}
-            row |= {"eval/pass@1": value - 0.1, "eval/pass@4": min(value + 0.1, 1.0), "eval/sampled_questions": 10.0, "eval/unverifiable": 0.0}
+            row |= {
+                "eval/greedy_accuracy": value,
+                "eval/questions": float(questions),
+                "eval/length": 50.0,
+                "eval/truncated": 0.01,
+            }
+            row |= {
+                "eval/pass@1": value - 0.1,
+                "eval/pass@4": min(value + 0.1, 1.0),
+                "eval/sampled_questions": 10.0,
+                "eval/unverifiable": 0.0,
+            }
         rows.append(row)
     return rows
 
@@ -63,43 +85,68 @@ def answers(right: Sequence[bool], words: str = "so") -> list[dict[str, Any]]:
     """Rows of one evaluation."""
     return [
         {"uid": f"q/{index:04d}", "question": f"What is {index} + 1?", "gold": str(index + 1), "right": bool(one), "strict": bool(one), "flexible": bool(one)}
-        | {"outcome": "right" if one else "wrong", "tokens": 20 + index % 7, "truncated": False, "completion": f"{words} #### {index + int(one)}"}
+        | {"outcome": "right" if one else "wrong", "tokens": 20 + index % 7, "truncated": False, "completion": (f"{words} #### " f"{index + int(one)}")}
         | ({"samples": 4, "samples_right": 4 if one else 1} if index < 10 else {})
         for index, one in enumerate(right)
     ]  # fmt: skip
 
 
-def write_run(folder: Path, made: Mapping[str, Any], rows: Sequence[Mapping[str, float]], evaluations: Mapping[int, Sequence[Mapping[str, Any]]]) -> Path:
+def write_run(
+    folder: Path,
+    made: Mapping[str, Any],
+    rows: Sequence[Mapping[str, float]],
+    evaluations: Mapping[int, Sequence[Mapping[str, Any]]],
+) -> Path:
     """A run folder."""
     (folder / "eval").mkdir(parents=True)
     (folder / "manifest.json").write_text(json.dumps(made))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for step, found in evaluations.items():
-        (folder / "eval" / f"step_{step:06d}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+        (folder / "eval" / f"step_{step:06d}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in found)
+        )
     return folder
 
 
-def write_sweep(root: Path, arms: Sequence[str] = ("kl", "none"), seeds: Sequence[int] = (0, 1), axis: str = "divergence", **changes: Any) -> Path:
-    """A sweep of finished runs as folders: accuracy 0.6 plus a tenth for every later arm, and a hundredth a seed."""
+def write_sweep(
+    root: Path,
+    arms: Sequence[str] = ("kl", "none"),
+    seeds: Sequence[int] = (0, 1),
+    axis: str = "divergence",
+    **changes: Any,
+) -> Path:
+    """A sweep of finished runs as folders: accuracy 0.6 plus a tenth for every later arm, and a hundredth a
+    seed.
+    """
     for place, arm in enumerate(arms):
         for seed in seeds:
             right = [index < 24 + 4 * place + seed for index in range(40)]
             share = sum(right) / 40
             made = manifest(seed, {axis: arm}, **changes)
             write_run(
-                root / f"{axis}={arm}" / f"seed={seed}", made, metrics(4, [0.5, 0.55, share]), {0: answers([True] * 20 + [False] * 20), 4: answers(right)}
+                root / f"{axis}={arm}" / f"seed={seed}",
+                made,
+                metrics(4, [0.5, 0.55, share]),
+                {0: answers([True] * 20 + [False] * 20), 4: answers(right)},
             )
     return root
 
 
-def export_of(scores: Mapping[str, np.ndarray[Any, Any]], axis: str = "divergence", model: Sequence[str] = ("tiny",), **changes: Any) -> Export:
+def export_of(
+    scores: Mapping[str, np.ndarray[Any, Any]],
+    axis: str = "divergence",
+    model: Sequence[str] = ("tiny",),
+    **changes: Any,
+) -> Export:
     """An export whose runs answer scores[arm][seed, question] at their last step, the same for every model."""
     parts = []
     for name in model:
         for arm, right in scores.items():
             for seed, row in enumerate(right):
                 count = len(row)
-                made = manifest(seed, {axis: arm, "model": name}, **{"config.eval_questions": count, **changes})
+                made = manifest(
+                    seed, {axis: arm, "model": name}, **{"config.eval_questions": count, **changes}
+                )
                 table = rows_table(metrics(4, [0.5, 0.55, float(np.mean(row))], questions=count))
                 asked = pa.table(
                     {
@@ -110,7 +157,14 @@ def export_of(scores: Mapping[str, np.ndarray[Any, Any]], axis: str = "divergenc
                 )
                 parts.append(
                     (
-                        run_row(made, table, run=made["wandb_id"], sweep="planted", came_from="folder", source=f"{name}/{arm}/{seed}"),
+                        run_row(
+                            made,
+                            table,
+                            run=made["wandb_id"],
+                            sweep="planted",
+                            came_from="folder",
+                            source=f"{name}/{arm}/{seed}",
+                        ),
                         table,
                         questions_table(asked, 4),
                     )
@@ -119,9 +173,16 @@ def export_of(scores: Mapping[str, np.ndarray[Any, Any]], axis: str = "divergenc
 
 
 def population(
-    rng: np.random.Generator, seeds: int, questions: int, effects: Mapping[str, float], *, seed_spread: float, arm_spread: float = 0.0
+    rng: np.random.Generator,
+    seeds: int,
+    questions: int,
+    effects: Mapping[str, float],
+    *,
+    seed_spread: float,
+    arm_spread: float = 0.0,
 ) -> dict[str, Any]:
-    """scores[arm][seed, question] of arms whose expected accuracies differ from 0.7 by the effects, in points of a hundred.
+    """scores[arm][seed, question] of arms whose expected accuracies differ from 0.7 by the effects, in points
+    of a hundred.
 
     logit of a question is its difficulty, N(0, 1.5^2), plus a seed's luck with this arm, of a standard
     deviation such that accuracies of seeds spread by `seed_spread` points. Levels are set so that the
@@ -142,6 +203,8 @@ def _level(accuracy: float, grid: Any) -> tuple[float, float]:
     low, high = -10.0, 10.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if np.mean(1 / (1 + np.exp(-(middle + grid)))) < accuracy else (low, middle)
+        low, high = (
+            (middle, high) if np.mean(1 / (1 + np.exp(-(middle + grid)))) < accuracy else (low, middle)
+        )
     p = 1 / (1 + np.exp(-(low + grid)))
     return low, float(np.mean(p * (1 - p)))

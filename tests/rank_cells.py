@@ -1,9 +1,10 @@
-"""Cells one after the other in one process, or under torchrun in one group of processes: what the tests of ranks start.
+"""Cells one after the other in one process, or under torchrun in one group of processes: what the tests of
+ranks start.
 
     python tests/rank_cells.py '[[["algo=grpo", ...], null], ...]'
 
-A job is a cell's overrides and how it is disturbed: not (null), asked to stop after so many steps (a number), or by an
-error on the last rank after its first step ("error").
+A job is a cell's overrides and how it is disturbed: not (null), asked to stop after so many steps (a number),
+or by an error on the last rank after its first step ("error").
 """
 
 import json
@@ -35,7 +36,11 @@ class Disturbed:
         if self.how == "error" and self.steps == 1 and self.ranks.rank == self.ranks.world_size - 1:
             raise OSError("no space left on its device")
         # One rank alone is asked.
-        return signal.SIGUSR2 if self.steps == self.how and self.ranks.rank == self.ranks.world_size - 1 else None
+        return (
+            signal.SIGUSR2
+            if self.steps == self.how and self.ranks.rank == self.ranks.world_size - 1
+            else None
+        )
 
 
 def run(overrides: list[str], how: int | str | None, ranks: Ranks) -> None:

@@ -1,4 +1,6 @@
-"""SLURM's accounting for tests: a MariaDB and a slurmdbd of their own, as whoever runs the tests, so that sacct answers."""
+"""SLURM's accounting for tests: a MariaDB and a slurmdbd of their own, as whoever runs the tests, so that
+sacct answers.
+"""
 
 import getpass
 import os
@@ -31,7 +33,14 @@ CommitDelay=0
 def absent() -> str | None:
     """Why no accounting can run here; None when it can."""
     found = [name for name in PROGRAMS if shutil.which(name) is None]
-    return f"SLURM's accounting is not installed here (no {', '.join(found)}): apt-get install slurmdbd mariadb-server" if found else None
+    return (
+        (
+            f"SLURM's accounting is not installed here (no {', '.join(found)}): apt-get install slurmdbd "
+            f"mariadb-server"
+        )
+        if found
+        else None
+    )
 
 
 @dataclass
@@ -72,12 +81,18 @@ class Accounting:
         grant = "create database slurm_acct_db; create user slurm@127.0.0.1 identified by 'tests'; grant all on slurm_acct_db.* to slurm@127.0.0.1"
         subprocess.run([*say, grant], check=True, capture_output=True)
         config = self.folder / "slurmdbd.conf"
-        config.write_text(CONFIG.format(folder=self.folder, user=user, port=self.port, storage_port=self.storage_port))
+        config.write_text(
+            CONFIG.format(folder=self.folder, user=user, port=self.port, storage_port=self.storage_port)
+        )
         # slurmdbd refuses a password that others can read.
         config.chmod(0o600)
-        subprocess.run([shutil.which("slurmdbd") or "slurmdbd"], check=True, env=environment, capture_output=True)
+        subprocess.run(
+            [shutil.which("slurmdbd") or "slurmdbd"], check=True, env=environment, capture_output=True
+        )
         _until(["sacctmgr", "-i", "-n", "list", "cluster"], environment, self.folder / "slurmdbd.log")
-        subprocess.run(["sacctmgr", "-i", "add", "cluster", cluster], check=True, env=environment, capture_output=True)
+        subprocess.run(
+            ["sacctmgr", "-i", "add", "cluster", cluster], check=True, env=environment, capture_output=True
+        )
 
     def stop(self) -> None:
         """End both."""
@@ -92,5 +107,7 @@ class Accounting:
 def _until(command: list[str], environment: dict[str, str], log: Path) -> None:
     end = time.time() + 60
     while subprocess.run(command, env=environment, capture_output=True, check=False).returncode != 0:
-        assert time.time() < end, f"waited in vain for {command[0]}: {log.read_text()[-2000:] if log.exists() else 'no log'}"
+        assert time.time() < end, (
+            f"waited in vain for {command[0]}: {log.read_text()[-2000:] if log.exists() else 'no log'}"
+        )
         time.sleep(0.1)

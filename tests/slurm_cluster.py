@@ -1,4 +1,6 @@
-"""A real SLURM on this machine, for tests: slurmctld and one slurmd, as whoever runs the tests, without systemd or munge."""
+"""A real SLURM on this machine, for tests: slurmctld and one slurmd, as whoever runs the tests, without
+systemd or munge.
+"""
 
 import getpass
 import os
@@ -61,7 +63,9 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 Preempt
 def missing() -> str | None:
     """Why no cluster can run here; None when one can."""
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
-    return f"SLURM is not installed here (no {', '.join(absent)}): apt-get install slurm-wlm" if absent else None
+    return (
+        f"SLURM is not installed here (no {', '.join(absent)}): apt-get install slurm-wlm" if absent else None
+    )
 
 
 @dataclass
@@ -84,7 +88,13 @@ class Cluster:
         self.accounting = Accounting(self.folder, _free_port(), _free_port()) if self.accounted else None
         kept = self.accounting.lines if self.accounting else "AccountingStorageType=accounting_storage/none"
         ports = {"port": _free_port(), "node_port": _free_port(), "accounting": kept, "name": NAME}
-        text = CONFIG.format(host=socket.gethostname().split(".")[0], user=getpass.getuser(), folder=self.folder, cpus=self.cpus, **ports)
+        text = CONFIG.format(
+            host=socket.gethostname().split(".")[0],
+            user=getpass.getuser(),
+            folder=self.folder,
+            cpus=self.cpus,
+            **ports,
+        )
         self.config.write_text(text)
 
     @property
@@ -101,7 +111,12 @@ class Cluster:
         return self
 
     def start_daemon(self, name: str, *options: str) -> None:
-        subprocess.run([shutil.which(name) or name, "-f", str(self.config), *options], check=True, env=self.environment(), capture_output=True)
+        subprocess.run(
+            [shutil.which(name) or name, "-f", str(self.config), *options],
+            check=True,
+            env=self.environment(),
+            capture_output=True,
+        )
 
     def kill_daemon(self, name: str) -> None:
         """SIGKILL, as a machine that dies would; jobs' own processes live on."""
@@ -110,9 +125,17 @@ class Cluster:
         self._until(lambda: _gone(pid), f"the end of {name}")
 
     def repair(self) -> None:
-        """What an administrator does after a node died while a job was being started on it: put it back, release the job."""
+        """What an administrator does after a node died while a job was being started on it: put it back,
+        release the job.
+        """
         if any(word in self.run("sinfo", "-h", "-o", "%T", check=False) for word in ("drain", "down")):
-            self.run("scontrol", "update", f"NodeName={socket.gethostname().split('.')[0]}", "State=RESUME", check=False)
+            self.run(
+                "scontrol",
+                "update",
+                f"NodeName={socket.gethostname().split('.')[0]}",
+                "State=RESUME",
+                check=False,
+            )
         for line in self.run("squeue", "-h", "-r", "-o", "%i|%r", check=False).splitlines():
             job, _, why = line.partition("|")
             if "held" in why:
@@ -136,14 +159,18 @@ class Cluster:
 
     def run(self, *command: str, check: bool = True) -> str:
         """A command of SLURM's; what it prints, stripped."""
-        result = subprocess.run(command, capture_output=True, text=True, env=self.environment(), timeout=60, check=False)
+        result = subprocess.run(
+            command, capture_output=True, text=True, env=self.environment(), timeout=60, check=False
+        )
         assert not check or result.returncode == 0, f"{' '.join(command)}: {result.stderr}"
         return result.stdout.strip()
 
     def _until(self, condition, what: str) -> None:
         end = time.time() + 20
         while not condition():
-            assert time.time() < end, f"waited in vain for {what}: {(self.folder / 'slurmctld.log').read_text()[-2000:]}"
+            assert time.time() < end, (
+                f"waited in vain for {what}: {(self.folder / 'slurmctld.log').read_text()[-2000:]}"
+            )
             time.sleep(0.05)
 
 

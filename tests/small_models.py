@@ -14,7 +14,14 @@ from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
 
 VOCABULARY, PAD, EOS = 40, 0, 1
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 32, "initializer_range": 0.4}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 32,
+    "initializer_range": 0.4,
+}
 ARCHITECTURES: Mapping[str, dict[str, Any]] = {
     "llama": SMALL,
     "qwen3": SMALL | {"head_dim": 8},
@@ -27,21 +34,53 @@ def model(kind: str, attention: str = "sdpa", windowed: bool = False, **settings
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if windowed:
-            settings = {"use_sliding_window": True, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
-        config = AutoConfig.for_model(kind, **ARCHITECTURES[kind], vocab_size=VOCABULARY, eos_token_id=EOS, pad_token_id=PAD, bos_token_id=None, **settings)
-        network = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
-    return LanguageModel(network=network, tokenizer=None, eos_ids=frozenset({EOS}), pad_id=PAD, dtype=torch.float32, device=torch.device("cpu"))
+            settings = {
+                "use_sliding_window": True,
+                "sliding_window": 4,
+                "layer_types": ["sliding_attention", "full_attention"],
+            }
+        config = AutoConfig.for_model(
+            kind,
+            **ARCHITECTURES[kind],
+            vocab_size=VOCABULARY,
+            eos_token_id=EOS,
+            pad_token_id=PAD,
+            bos_token_id=None,
+            **settings,
+        )
+        network = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=attention
+        ).eval()
+    return LanguageModel(
+        network=network,
+        tokenizer=None,
+        eos_ids=frozenset({EOS}),
+        pad_id=PAD,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
 
 
 def rollout() -> RolloutBatch:
-    # Prompts of three lengths, one of them asked in two groups; pads and ends of sequence inside prompts and answers.
+    # Prompts of three lengths, one of them asked in two groups; pads and ends of sequence inside prompts and
+    # answers.
     draw = random.Random(0)
     prompts = [[5, PAD, 7], [9] * 8, [4, EOS, 3, 12, 6]]
     completions = []
     for group, prompt, lengths in [(3, 0, (9, 2)), (0, 1, (14, 14, 5)), (7, 2, (11,)), (8, 0, (6, 9))]:
         for length in lengths:
             ids = [draw.randrange(VOCABULARY) for _ in range(length)]
-            completions.append(Completion(uid="", group=group, prompt_ids=prompts[prompt], ids=ids, logprobs=[0.0] * length, text="", truncated=False))
+            completions.append(
+                Completion(
+                    uid="",
+                    group=group,
+                    prompt_ids=prompts[prompt],
+                    ids=ids,
+                    logprobs=[0.0] * length,
+                    text="",
+                    truncated=False,
+                )
+            )
     return collate(completions, [0.0] * len(completions), pad_id=PAD, mask_truncated=False)
 
 
@@ -60,7 +99,9 @@ def write_qwen3(path: Path) -> Path:
     backend = Tokenizer(models.BPE(letters, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     tokenizer.chat_template = TEMPLATE
     config = Qwen3Config(

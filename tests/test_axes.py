@@ -48,7 +48,8 @@ def test_every_axis_has_files():
     assert all(names(axis) for axis in ("algo", "divergence", "weighting"))
 
 
-# ---------------------------------------------------------------- divergences: a policy over five tokens, enumerated
+# ---------------------------------------------------------------- divergences: a policy over five tokens,
+# enumerated
 
 divergences = pytest.mark.parametrize("name", names("divergence"))
 
@@ -73,12 +74,18 @@ def expected(divergence: Any, log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def exact_bregman(divergence: Any, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     phi = divergence.potential
-    total = torch.stack([oracles.bregman(phi.f, phi.df, p, q) for p, q in zip(log_p.exp(), log_q.exp(), strict=True)]).sum()
+    total = torch.stack(
+        [oracles.bregman(phi.f, phi.df, p, q) for p, q in zip(log_p.exp(), log_q.exp(), strict=True)]
+    ).sum()
     return total, total
 
 
 def bregman_in_its_direction(divergence: Any, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-    return exact_bregman(divergence, log_p, log_q) if divergence.direction == "reverse" else exact_bregman(divergence, log_q, log_p)
+    return (
+        exact_bregman(divergence, log_p, log_q)
+        if divergence.direction == "reverse"
+        else exact_bregman(divergence, log_q, log_p)
+    )
 
 
 def chi_square(divergence: Any, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +95,9 @@ def chi_square(divergence: Any, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, T
 
 def sampled_bregman(divergence: Any, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     phi, p, q = divergence.potential, log_p.exp(), log_q.exp()
-    value = torch.stack([p_v * oracles.bregman(phi.f, phi.df, p_v, q_v) for p_v, q_v in zip(p, q, strict=True)]).sum()
+    value = torch.stack(
+        [p_v * oracles.bregman(phi.f, phi.df, p_v, q_v) for p_v, q_v in zip(p, q, strict=True)]
+    ).sum()
     return value, ((p * (phi.df(p) - phi.df(q))).detach() * p).sum()
 
 
@@ -96,9 +105,18 @@ def sampled_bregman(divergence: Any, log_p: Tensor, log_q: Tensor) -> tuple[Tens
 STATED = {
     "NoDivergence": lambda divergence, log_p, log_q: (0 * log_p.sum(), 0 * log_p.sum()),
     "K1": lambda divergence, log_p, log_q: (oracles.reverse_kl(log_p, log_q), 0 * log_p.sum()),
-    "K2": lambda divergence, log_p, log_q: ((log_p.exp() * (log_p - log_q) ** 2).sum() / 2, oracles.reverse_kl(log_p, log_q)),
-    "K3": lambda divergence, log_p, log_q: (oracles.reverse_kl(log_p, log_q), oracles.forward_kl(log_p, log_q)),
-    "LogGap": lambda divergence, log_p, log_q: ((log_p.exp() * (log_p - log_q) ** 2).sum(), 2 * oracles.reverse_kl(log_p, log_q)),
+    "K2": lambda divergence, log_p, log_q: (
+        (log_p.exp() * (log_p - log_q) ** 2).sum() / 2,
+        oracles.reverse_kl(log_p, log_q),
+    ),
+    "K3": lambda divergence, log_p, log_q: (
+        oracles.reverse_kl(log_p, log_q),
+        oracles.forward_kl(log_p, log_q),
+    ),
+    "LogGap": lambda divergence, log_p, log_q: (
+        (log_p.exp() * (log_p - log_q) ** 2).sum(),
+        2 * oracles.reverse_kl(log_p, log_q),
+    ),
     "ExactBregman": bregman_in_its_direction,
     "CorrectedBregman": exact_bregman,
     "ChiSquare": chi_square,
@@ -131,7 +149,11 @@ def test_a_divergence_is_not_negative(name):
     for seed in range(20):
         logits, log_q = five_tokens(seed)
         log_p = logits.log_softmax(-1)
-        values = expected(divergence, log_p, log_q) if type(divergence).__name__ in SINGLE_TERMS_MAY_BE_NEGATIVE else at_every_token(divergence, log_p, log_q)
+        values = (
+            expected(divergence, log_p, log_q)
+            if type(divergence).__name__ in SINGLE_TERMS_MAY_BE_NEGATIVE
+            else at_every_token(divergence, log_p, log_q)
+        )
         assert bool((values >= 0).all())
 
 
@@ -149,7 +171,10 @@ def test_a_divergence_passes_gradcheck(name):
     if divergence.reads == "nothing":
         return
     logits, log_q = five_tokens(3)
-    assert torch.autograd.gradcheck(lambda x: divergence(x.log_softmax(-1), log_q, logits.log_softmax(-1)), logits.clone().requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda x: divergence(x.log_softmax(-1), log_q, logits.log_softmax(-1)),
+        logits.clone().requires_grad_(),
+    )
 
 
 @divergences
@@ -184,7 +209,9 @@ def test_a_divergence_keeps_the_shape_it_promises_and_names_its_anchor(name):
     assert divergence.anchor in ("reference", "old")
     assert divergence.beta >= 0
     table = torch.full((2, 3, 5), 0.2).log()
-    assert divergence(table, table, table).shape == ((2, 3) if divergence.reads == "vocabulary" else (2, 3, 5))
+    assert divergence(table, table, table).shape == (
+        (2, 3) if divergence.reads == "vocabulary" else (2, 3, 5)
+    )
 
 
 # ---------------------------------------------------------------- algorithms: a ragged batch of three groups
@@ -193,25 +220,48 @@ algorithms = pytest.mark.parametrize("name", names("algo"))
 
 
 def rollout(seed: int = 0) -> tuple[RolloutBatch, Tensor, Tensor]:
-    """Groups that interleave, a token masked inside, a completion without a verdict; live log-probabilities and weights."""
+    """Groups that interleave, a token masked inside, a completion without a verdict; live log-probabilities
+    and weights.
+    """
     draw = torch.Generator().manual_seed(seed)
     completions = [
-        Completion(uid="", group=group, prompt_ids=[1, 2], ids=list(range(2, 2 + length)), logprobs=[0.0] * length, text="", truncated=length == 6)
+        Completion(
+            uid="",
+            group=group,
+            prompt_ids=[1, 2],
+            ids=list(range(2, 2 + length)),
+            logprobs=[0.0] * length,
+            text="",
+            truncated=length == 6,
+        )
         for group, length in [(5, 4), (2, 6), (5, 1), (2, 3), (9, 2), (9, 5), (2, 6), (9, 3)]
     ]
     batch = collate(completions, [1.0, 0.0, 0.0, 1.0, 0.5, 0.5, 0.25, NAN], pad_id=0, mask_truncated=False)
     mask = batch.mask.clone()
     mask[1, 2] = False
     old, noise, weights = (torch.rand(mask.shape, dtype=torch.float64, generator=draw) for _ in range(3))
-    batch = batch.with_(mask=mask, rewards=batch.rewards.double(), sampler_logprobs=-2 * old, old_logprobs=-2 * old)
+    batch = batch.with_(
+        mask=mask, rewards=batch.rewards.double(), sampler_logprobs=-2 * old, old_logprobs=-2 * old
+    )
     return batch, -2 * old + 1.2 * (noise - 0.5), mean_one(0.1 + weights, mask)
 
 
-def loss_and_gradient(algo: Any, batch: RolloutBatch, live: Tensor, weights: Tensor, denominator: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(
+    algo: Any, batch: RolloutBatch, live: Tensor, weights: Tensor, denominator: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     leaf = live.clone().requires_grad_()
     policy = PolicyOutputs(logprobs=leaf, entropy=torch.zeros_like(live), divergence=torch.zeros_like(live))
     advantages = algo.advantage(batch.rewards, batch.group)
-    loss = policy_loss(policy, batch, advantages, weights, algo=algo, divergence=NoDivergence(), weighting=Uniform(scope="credit"), denominator=denominator)
+    loss = policy_loss(
+        policy,
+        batch,
+        advantages,
+        weights,
+        algo=algo,
+        divergence=NoDivergence(),
+        weighting=Uniform(scope="credit"),
+        denominator=denominator,
+    )
     return loss.detach(), torch.autograd.grad(loss, leaf)[0]
 
 
@@ -246,7 +296,9 @@ def test_the_first_update_of_an_algorithm_has_the_gradient_of_reinforce_under_it
     batch, live, weights = rollout()
     leaf = live.clone().requires_grad_()
     advantages = algo.advantage(batch.rewards, batch.group)
-    (reinforce,) = torch.autograd.grad(algo.aggregate(-weights * advantages[:, None] * leaf, batch.mask), leaf)
+    (reinforce,) = torch.autograd.grad(
+        algo.aggregate(-weights * advantages[:, None] * leaf, batch.mask), leaf
+    )
     _, gradient = loss_and_gradient(algo, batch.with_(old_logprobs=live), live, weights)
     assert bool(gradient.any())
     torch.testing.assert_close(gradient, reinforce, rtol=1e-12, atol=1e-15)
@@ -266,7 +318,9 @@ def test_an_algorithms_micro_batches_add_up_to_its_window_however_it_is_split(na
             micro = batch.rows(rows)
             width = micro.mask.shape[1]
             leaf = live[rows, :width].clone().requires_grad_()
-            policy = PolicyOutputs(logprobs=leaf, entropy=torch.zeros_like(leaf), divergence=torch.zeros_like(leaf))
+            policy = PolicyOutputs(
+                logprobs=leaf, entropy=torch.zeros_like(leaf), divergence=torch.zeros_like(leaf)
+            )
             share = policy_loss(
                 policy,
                 micro,
@@ -325,7 +379,9 @@ def test_what_is_under_the_mask_changes_neither_value_nor_gradient_of_an_algorit
     batch, live, weights = rollout()
     loss, gradient = loss_and_gradient(algo, batch, live, weights)
     dirty = batch.with_(old_logprobs=batch.old_logprobs.masked_fill(~batch.mask, garbage))
-    dirty_loss, dirty_gradient = loss_and_gradient(algo, dirty, live.masked_fill(~batch.mask, garbage), weights)
+    dirty_loss, dirty_gradient = loss_and_gradient(
+        algo, dirty, live.masked_fill(~batch.mask, garbage), weights
+    )
     assert torch.equal(dirty_loss, loss)
     assert torch.equal(dirty_gradient, gradient)
 
@@ -335,7 +391,9 @@ def test_a_constant_on_a_groups_rewards_changes_nothing_in_an_algorithm(name):
     algo = choice("algo", name)
     batch, live, weights = rollout()
     loss, gradient = loss_and_gradient(algo, batch, live, weights)
-    raised = batch.with_(rewards=batch.rewards + torch.where(batch.group == 5, 3.0, torch.where(batch.group == 9, -0.7, 0.0)))
+    raised = batch.with_(
+        rewards=batch.rewards + torch.where(batch.group == 5, 3.0, torch.where(batch.group == 9, -0.7, 0.0))
+    )
     raised_loss, raised_gradient = loss_and_gradient(algo, raised, live, weights)
     torch.testing.assert_close(raised_loss, loss, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(raised_gradient, gradient, rtol=1e-9, atol=1e-12)
@@ -358,9 +416,11 @@ weightings = pytest.mark.parametrize("name", names("weighting"))
 
 
 def answers() -> RolloutBatch:
-    """Worked answers of one token a character, with spans and a mark; one twice, one without a mark, a program, and one that is not trained."""
+    """Worked answers of one token a character, with spans and a mark; one twice, one without a mark, a
+    program, and one that is not trained.
+    """
     texts = (
-        "2 + 3 = 5. So 5 * 2 = 10\n#### 10", "1 + 1 = 2 and that is it.\n2 * 10 = 20\n#### 20", "7 * 7 = 49\n49 - 9 = 40\nSo there are forty.\n#### 40",
+        "2 + 3 = 5. So 5 * 2 = 10\n#### 10", "1 + 1 = 2 and that is it.\n2 * 10 = 20\n#### 20", ("7 * 7 = 49\n49 - 9 = 40\nSo " "there are forty.\n#### 40"),
         "2 + 3 = 5. So 5 * 2 = 10\n#### 10", "3 + 3 = 6, no mark", "x = 1\ny = x + 2\nprint(y)\n", "1 + 2 = 3\n#### 3",
     )  # fmt: skip
     batch = worked.batch(*texts, rewards=[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0], groups=[4, 4, 4, 4, 2, 2, 2])
@@ -425,7 +485,9 @@ def test_token_weights_are_a_function_of_batch_and_seed(name):
     weighting = choice("weighting", name)
     state = torch.get_rng_state()
     assert torch.equal(weighting(answers(), TableScorer(), 7), weighting(answers(), TableScorer(), 7))
-    assert torch.equal(torch.get_rng_state(), state), "randomness comes from the seed, not from the global generator"
+    assert torch.equal(torch.get_rng_state(), state), (
+        "randomness comes from the seed, not from the global generator"
+    )
 
 
 @weightings
@@ -437,9 +499,13 @@ def test_a_completion_has_the_same_weights_wherever_it_stands_and_however_wide_t
     for row in range(len(batch)):
         alone = batch.rows(torch.tensor([row]))
         width = alone.mask.shape[1]
-        torch.testing.assert_close(masked(weighting(alone, TableScorer(), 3), alone.mask)[0], whole[row, :width], rtol=0, atol=0)
+        torch.testing.assert_close(
+            masked(weighting(alone, TableScorer(), 3), alone.mask)[0], whole[row, :width], rtol=0, atol=0
+        )
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(1))
-    assert torch.equal(masked(weighting(batch.rows(order), TableScorer(), 3), batch.mask[order]), whole[order])
+    assert torch.equal(
+        masked(weighting(batch.rows(order), TableScorer(), 3), batch.mask[order]), whole[order]
+    )
 
 
 @weightings
@@ -456,7 +522,9 @@ def test_what_is_under_the_mask_changes_no_weight(name):
         def entropies(self, batch):
             return clean.entropies(batch).masked_fill(~batch.mask, NAN)
 
-    assert torch.equal(masked(weighting(batch, Dirty(), 3), batch.mask), masked(weighting(batch, clean, 3), batch.mask))
+    assert torch.equal(
+        masked(weighting(batch, Dirty(), 3), batch.mask), masked(weighting(batch, clean, 3), batch.mask)
+    )
 
 
 @weightings

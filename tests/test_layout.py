@@ -49,7 +49,9 @@ def modules() -> list[str]:
 def test_every_module_has_its_test(module: str) -> None:
     folder, _, name = module.rpartition("/")
     mine = TESTS / folder / f"test_{name}.py"
-    assert mine.exists() or (TESTS / TESTED_BY.get(module, "nowhere")).exists(), f"write {mine.relative_to(ROOT)}"
+    assert mine.exists() or (TESTS / TESTED_BY.get(module, "nowhere")).exists(), (
+        f"write {mine.relative_to(ROOT)}"
+    )
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -60,7 +62,11 @@ def test_every_choice_of_an_axis_is_built_from_its_own_room(room: str) -> None:
             assert target.startswith(f"mirrorpo.{room}."), f"{path.name} builds {target}"
 
 
-@pytest.mark.parametrize("path", sorted((*CONF.rglob("*.yaml"), *(ROOT / "sweeps").rglob("*.yaml"))), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path",
+    sorted((*CONF.rglob("*.yaml"), *(ROOT / "sweeps").rglob("*.yaml"))),
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_every_config_file_opens_by_saying_what_it_is(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if line != "# @package _global_"]
     assert lines[0].startswith("# ") and len(lines[0]) > 10
@@ -74,7 +80,11 @@ def test_nothing_is_called_utils() -> None:
 
 def test_the_global_seed_function_is_called_in_one_place() -> None:
     calls = re.compile(r"torch\.manual_seed|np\.random\.seed|random\.seed|set_seed")
-    outside = [path for path in SRC.rglob("*.py") if path.name != "seeds.py" and any(calls.search(line) for line in path.read_text().splitlines())]
+    outside = [
+        path
+        for path in SRC.rglob("*.py")
+        if path.name != "seeds.py" and any(calls.search(line) for line in path.read_text().splitlines())
+    ]
     # Building a network draws from the global generator; load.py forks it first.
     assert [path.name for path in outside] == ["load.py"]
     assert "fork_rng" in (SRC / "model" / "load.py").read_text()
@@ -89,10 +99,14 @@ def test_code_has_no_scientific_defaults() -> None:
     for room in ("algo", "divergence", "weighting", "reward", "rollout", "dataset"):
         for path in (SRC / room).glob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+                if isinstance(node, ast.ClassDef) and any(
+                    "dataclass" in ast.unparse(decorator) for decorator in node.decorator_list
+                ):
                     for field in node.body:
                         if isinstance(field, ast.AnnAssign) and field.value is not None:
-                            assert "ClassVar" in ast.unparse(field.annotation), f"{path.name}: {node.name}.{ast.unparse(field)}"
+                            assert "ClassVar" in ast.unparse(field.annotation), (
+                                f"{path.name}: {node.name}.{ast.unparse(field)}"
+                            )
 
 
 def test_no_file_is_too_long_to_hold_in_mind() -> None:

@@ -1,4 +1,5 @@
-"""A W&B server on this machine's loopback, as much of one as the real client needs to log runs and to read them again.
+"""A W&B server on this machine's loopback, as much of one as the real client needs to log runs and to read
+them again.
 
 GraphQL for runs and files, `file_stream` for history, PUT and GET for files. No accounts, no artifacts.
 """
@@ -16,7 +17,16 @@ from typing import Any
 ENTITY = "local"
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\.\.\.|[$@]?\w+|-?\d+(?:\.\d+)?|[{}()\[\]:!=]')
 NOW = "2026-11-25T00:00:00Z"
-USER = {"id": "u1", "name": "Local", "username": ENTITY, "email": "", "admin": False, "flags": "{}", "entity": ENTITY, "deletedAt": None}
+USER = {
+    "id": "u1",
+    "name": "Local",
+    "username": ENTITY,
+    "email": "",
+    "admin": False,
+    "flags": "{}",
+    "entity": ENTITY,
+    "deletedAt": None,
+}
 
 
 @dataclass
@@ -30,7 +40,9 @@ class Field:
 
 
 class Query:
-    """A parsed query: the operation's fields, and its fragments by name. Directives hold, variables are filled in."""
+    """A parsed query: the operation's fields, and its fragments by name. Directives hold, variables are
+    filled in.
+    """
 
     def __init__(self, text: str, variables: dict[str, Any]) -> None:
         self.tokens, self.variables, self.place = TOKEN.findall(re.sub(r"#.*", "", text)), variables, 0
@@ -157,7 +169,11 @@ class Server:
         self.asked.append("GraphQL " + " ".join(one.name for one in query.fields if isinstance(one, Field)))
         root: dict[str, Any] = {
             "viewer": {**USER, "apiKeys": _connection([]), "teams": _connection([])},
-            "serverInfo": {"cliVersionInfo": {"max_cli_version": "99.0.0"}, "latestLocalVersionInfo": None, "features": []},
+            "serverInfo": {
+                "cliVersionInfo": {"max_cli_version": "99.0.0"},
+                "latestLocalVersionInfo": None,
+                "features": [],
+            },
             "entity": {"id": "e1", "name": ENTITY, "organization": None, "isTeam": False},
             "project": self.project,
             "model": self.project,
@@ -168,24 +184,59 @@ class Server:
 
     def upsert(self, given: dict[str, Any]) -> dict[str, Any]:
         with self.lock:
-            known = next((run for run in self.runs.values() if given.get("id") in (run["id"], run["name"]) or given.get("name") == run["name"]), None)
+            known = next(
+                (
+                    run
+                    for run in self.runs.values()
+                    if given.get("id") in (run["id"], run["name"]) or given.get("name") == run["name"]
+                ),
+                None,
+            )
             run = known or self.runs.setdefault(
                 given["name"],
-                {"id": f"r{len(self.runs)}", "name": given["name"], "displayName": given["name"], "config": "{}", "summaryMetrics": "{}", "state": "running"}
-                | {"history": [], "order": len(self.runs), "group": None, "jobType": None, "host": None, "notes": None, "tags": []},
+                {
+                    "id": f"r{len(self.runs)}",
+                    "name": given["name"],
+                    "displayName": given["name"],
+                    "config": "{}",
+                    "summaryMetrics": "{}",
+                    "state": "running",
+                }
+                | {
+                    "history": [],
+                    "order": len(self.runs),
+                    "group": None,
+                    "jobType": None,
+                    "host": None,
+                    "notes": None,
+                    "tags": [],
+                },
             )
-            renamed = {"displayName": "displayName", "config": "config", "summaryMetrics": "summaryMetrics", "state": "state", "groupName": "group"}
+            renamed = {
+                "displayName": "displayName",
+                "config": "config",
+                "summaryMetrics": "summaryMetrics",
+                "state": "state",
+                "groupName": "group",
+            }
             run |= {to: given[name] for name, to in renamed.items() if given.get(name) is not None}
             return {"bucket": self.node(run), "inserted": known is None}
 
     def places(self, given: dict[str, Any]) -> dict[str, Any]:
-        files = [{"name": name, "uploadUrl": f"{self.url}/files/{given['runName']}/{name}"} for name in given["files"]]
+        files = [
+            {"name": name, "uploadUrl": f"{self.url}/files/{given['runName']}/{name}"}
+            for name in given["files"]
+        ]
         return {"runID": given["runName"], "uploadHeaders": [], "files": files}
 
     def project(self, arguments: dict[str, Any]) -> dict[str, Any]:
         def chosen(asked: dict[str, Any]) -> list[Any]:
             filters = json.loads(asked.get("filters") or "{}")
-            return [self.node(run) for run in sorted(self.runs.values(), key=lambda run: run["order"]) if _matches(run, filters)]
+            return [
+                self.node(run)
+                for run in sorted(self.runs.values(), key=lambda run: run["order"])
+                if _matches(run, filters)
+            ]
 
         def one(asked: dict[str, Any]) -> Any:
             return self.node(self.runs[asked["name"]]) if asked["name"] in self.runs else None
@@ -205,20 +256,41 @@ class Server:
             rows = [row for row in history if low <= row["_step"] < high]
             # As W&B does: who asks for a number of samples gets no more of them.
             wanted = asked.get("samples") or len(rows)
-            kept = rows if len(rows) <= wanted else [rows[index * len(rows) // wanted] for index in range(wanted)]
+            kept = (
+                rows
+                if len(rows) <= wanted
+                else [rows[index * len(rows) // wanted] for index in range(wanted)]
+            )
             return [json.dumps(row) for row in kept]
 
         def files(asked: dict[str, Any]) -> dict[str, Any]:
-            mine = [(name, len(data)) for (owner, name), data in sorted(self.files.items()) if owner == run["name"]]
+            mine = [
+                (name, len(data))
+                for (owner, name), data in sorted(self.files.items())
+                if owner == run["name"]
+            ]
             nodes = [
-                {"id": name, "name": name, "url": f"{self.url}/files/{run['name']}/{name}", "directUrl": f"{self.url}/files/{run['name']}/{name}"}
+                {
+                    "id": name,
+                    "name": name,
+                    "url": f"{self.url}/files/{run['name']}/{name}",
+                    "directUrl": f"{self.url}/files/{run['name']}/{name}",
+                }
                 | {"sizeBytes": size, "mimetype": "x", "updatedAt": NOW, "md5": None, "uploadUrl": None}
                 for name, size in mine
             ]
             return _connection(nodes, asked)
 
         last = history[-1]["_step"] if history else -1
-        keys = {key: {"typeCounts": [{"type": "number", "count": len(history)}], "monotonic": False, "previousValue": None} for row in history for key in row}
+        keys = {
+            key: {
+                "typeCounts": [{"type": "number", "count": len(history)}],
+                "monotonic": False,
+                "previousValue": None,
+            }
+            for row in history
+            for key in row
+        }
         return run | {
             "createdAt": NOW, "heartbeatAt": NOW, "updatedAt": NOW, "sweepName": None, "commit": None, "readOnly": False, "description": None,
             "projectId": "1", "internalId": run["id"], "user": USER, "historyLineCount": len(history), "eventsLineCount": 0, "logLineCount": 0,
@@ -242,11 +314,18 @@ def _connection(nodes: list[Any], asked: dict[str, Any] | None = None) -> dict[s
     start, count = int((asked or {}).get("after") or 0), (asked or {}).get("first") or 50
     page = nodes[start : start + count]
     edges = [{"node": node, "cursor": str(start + index + 1)} for index, node in enumerate(page)]
-    return {"edges": edges, "pageInfo": {"endCursor": str(start + len(page)), "hasNextPage": start + len(page) < len(nodes)}, "totalCount": len(nodes)}
+    return {
+        "edges": edges,
+        "pageInfo": {"endCursor": str(start + len(page)), "hasNextPage": start + len(page) < len(nodes)},
+        "totalCount": len(nodes),
+    }
 
 
 def _matches(run: dict[str, Any], filters: dict[str, Any]) -> bool:
-    config = {key: entry.get("value") if isinstance(entry, dict) else entry for key, entry in json.loads(run["config"]).items()}
+    config = {
+        key: entry.get("value") if isinstance(entry, dict) else entry
+        for key, entry in json.loads(run["config"]).items()
+    }
     joins: dict[str, Callable[..., bool]] = {"$and": all, "$or": any}
     for key, wanted in filters.items():
         if key in joins:

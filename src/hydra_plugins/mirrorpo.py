@@ -1,4 +1,6 @@
-"""What Hydra finds by scanning, and only that: it takes no plug-in from another package. The code is in `mirrorpo.launch`."""
+"""What Hydra finds by scanning, and only that: it takes no plug-in from another package. The code is in
+`mirrorpo.launch`.
+"""
 
 from mirrorpo.launch import evolution_sweeper, grid, local, slurm, sweeps_path
 

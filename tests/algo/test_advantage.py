@@ -24,7 +24,9 @@ steps = st.lists(st.tuples(verdicts, st.sampled_from([7, 3, 12])), min_size=1, m
 
 
 def tensors(rows: list[tuple[float, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.tensor([reward for reward, _ in rows], dtype=torch.float64), torch.tensor([group for _, group in rows])
+    return torch.tensor([reward for reward, _ in rows], dtype=torch.float64), torch.tensor(
+        [group for _, group in rows]
+    )
 
 
 @generated
@@ -32,7 +34,9 @@ def tensors(rows: list[tuple[float, int]]) -> tuple[torch.Tensor, torch.Tensor]:
 def test_group_mean_equals_the_oracle(rows):
     rewards, group = tensors(rows)
     expected = oracles.group_mean_advantages(rewards.tolist(), group.tolist())
-    torch.testing.assert_close(GroupMean()(rewards, group), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        GroupMean()(rewards, group), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12
+    )
 
 
 @generated
@@ -45,14 +49,19 @@ def test_group_standardised_equals_the_oracle(rows, epsilon, ddof):
 
 
 def test_ddof_1_divides_by_one_less_than_the_group():
-    # mean 1/4; deviations 3/4, -1/4, -1/4, -1/4; their squares sum to 12/16; over n - 1 = 3 that is 1/4, std 1/2.
-    ours = GroupStandardised(epsilon=0.0, ddof=1)(torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.zeros(4, dtype=torch.long))
+    # mean 1/4; deviations 3/4, -1/4, -1/4, -1/4; their squares sum to 12/16; over n - 1 = 3 that is 1/4, std
+    # 1/2.
+    ours = GroupStandardised(epsilon=0.0, ddof=1)(
+        torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.zeros(4, dtype=torch.long)
+    )
     torch.testing.assert_close(ours, torch.tensor([1.5, -0.5, -0.5, -0.5]), rtol=1e-6, atol=0)
 
 
 def test_ddof_0_divides_by_the_group():
     # squares 12/16 over n = 4 are 3/16, std sqrt(3)/4; 3/4 over that is sqrt(3).
-    ours = GroupStandardised(epsilon=0.0, ddof=0)(torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.zeros(4, dtype=torch.long))
+    ours = GroupStandardised(epsilon=0.0, ddof=0)(
+        torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.zeros(4, dtype=torch.long)
+    )
     torch.testing.assert_close(ours, torch.tensor([3.0, -1.0, -1.0, -1.0]) / math.sqrt(3), rtol=1e-6, atol=0)
 
 
@@ -78,7 +87,13 @@ def test_advantages_sum_to_zero_over_a_group(estimator):
 
 @pytest.mark.parametrize(
     "estimator",
-    [GroupMean(), GroupStandardised(epsilon=1e-4, ddof=1), GroupStandardised(epsilon=0.0, ddof=0), LeaveOneOut(), GroupMeanBatchStd(epsilon=0.0, ddof=0)],
+    [
+        GroupMean(),
+        GroupStandardised(epsilon=1e-4, ddof=1),
+        GroupStandardised(epsilon=0.0, ddof=0),
+        LeaveOneOut(),
+        GroupMeanBatchStd(epsilon=0.0, ddof=0),
+    ],
 )
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1 / 3, -0.15])
 def test_equal_rewards_give_exactly_zero_at_any_group_size(estimator, reward):
@@ -102,7 +117,9 @@ def test_a_group_is_named_not_placed(estimator):
     rewards = torch.tensor([0.0, 1.0, 0.5, 0.25, 1.0, 0.0], dtype=torch.float64)
     group = torch.tensor([0, 0, 0, 1, 1, 1])
     order = torch.tensor([3, 0, 4, 1, 5, 2])
-    torch.testing.assert_close(estimator(rewards[order], 40 - group[order]), estimator(rewards, group)[order], rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        estimator(rewards[order], 40 - group[order]), estimator(rewards, group)[order], rtol=1e-12, atol=0
+    )
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -120,7 +137,9 @@ def test_unit_is_one_also_without_a_verdict():
 def test_leave_one_out_equals_the_oracle(rows):
     rewards, group = tensors(rows)
     expected = oracles.leave_one_out_advantages(rewards.tolist(), group.tolist())
-    torch.testing.assert_close(LeaveOneOut()(rewards, group), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        LeaveOneOut()(rewards, group), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9
+    )
 
 
 @generated
@@ -141,6 +160,9 @@ def test_leave_one_out_is_the_group_mean_on_another_scale():
 
 def test_batch_scaling_keeps_a_hard_and_an_easy_prompt_at_their_own_size_and_group_scaling_does_not():
     rewards, group = torch.tensor([1.0, 0.0, 0.1, 0.0]), torch.tensor([0, 0, 1, 1])
-    batch, within = (estimator(rewards, group) for estimator in (GroupMeanBatchStd(epsilon=0.0, ddof=0), GroupStandardised(epsilon=0.0, ddof=0)))
+    batch, within = (
+        estimator(rewards, group)
+        for estimator in (GroupMeanBatchStd(epsilon=0.0, ddof=0), GroupStandardised(epsilon=0.0, ddof=0))
+    )
     torch.testing.assert_close(batch[0] / batch[2], torch.tensor(10.0))
     torch.testing.assert_close(within[0] / within[2], torch.tensor(1.0))

@@ -16,7 +16,9 @@ ORACLES = [
 AGGREGATIONS = [aggregation for aggregation, _ in ORACLES]
 
 generated = settings(max_examples=60, deadline=None, derandomize=True, database=None)
-masks = st.integers(1, 5).flatmap(lambda width: st.lists(st.lists(st.booleans(), min_size=width, max_size=width), min_size=1, max_size=5))
+masks = st.integers(1, 5).flatmap(
+    lambda width: st.lists(st.lists(st.booleans(), min_size=width, max_size=width), min_size=1, max_size=5)
+)
 
 
 def values(mask: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -34,15 +36,22 @@ def gradient(aggregation, table, mask, denominator=None):
 def test_equals_the_oracle_on_ragged_masks(aggregation, oracle, rows):
     mask = torch.tensor(rows)
     table = values(mask)
-    torch.testing.assert_close(float(aggregation(table, mask)), float(oracle(table.tolist(), rows)), rtol=1e-7, atol=1e-12)
+    torch.testing.assert_close(
+        float(aggregation(table, mask)), float(oracle(table.tolist(), rows)), rtol=1e-7, atol=1e-12
+    )
 
 
 def test_by_hand():
     # Trained: 6 in the first completion, 1 and 2 in the second, none in the third.
-    table, mask = torch.tensor([[6.0, 9.0], [1.0, 2.0], [5.0, 5.0]]), torch.tensor([[True, False], [True, True], [False, False]])
+    table, mask = (
+        torch.tensor([[6.0, 9.0], [1.0, 2.0], [5.0, 5.0]]),
+        torch.tensor([[True, False], [True, True], [False, False]]),
+    )
     torch.testing.assert_close(TokenMean()(table, mask), torch.tensor(9.0 / 3), rtol=1e-6, atol=0)
     torch.testing.assert_close(SequenceMean()(table, mask), torch.tensor((6.0 + 1.5) / 2), rtol=1e-6, atol=0)
-    torch.testing.assert_close(FixedLength(length=4)(table, mask), torch.tensor(9.0 / (3 * 4)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        FixedLength(length=4)(table, mask), torch.tensor(9.0 / (3 * 4)), rtol=1e-6, atol=0
+    )
 
 
 def test_with_equal_lengths_all_are_proportional():
@@ -56,7 +65,9 @@ def test_with_equal_lengths_all_are_proportional():
 def test_fixed_length_gives_a_token_the_same_gradient_in_every_window():
     one = torch.tensor([[True, False, False], [False, False, False]])
     for mask in (one, torch.ones_like(one)):
-        assert torch.equal(gradient(FixedLength(length=5), values(mask), mask)[0, 0], torch.tensor(0.1, dtype=torch.float64))
+        assert torch.equal(
+            gradient(FixedLength(length=5), values(mask), mask)[0, 0], torch.tensor(0.1, dtype=torch.float64)
+        )
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -68,7 +79,11 @@ def test_parts_with_the_windows_denominator_add_up_to_the_window(aggregation, ro
     whole = aggregation(table, mask)
     denominator = aggregation.denominator(mask)
     place = torch.arange(len(rows)) % (parts + 1)
-    split = [aggregation(table[place == part], mask[place == part], denominator) for part in range(parts + 1) if bool((place == part).any())]
+    split = [
+        aggregation(table[place == part], mask[place == part], denominator)
+        for part in range(parts + 1)
+        if bool((place == part).any())
+    ]
     torch.testing.assert_close(torch.stack(split).sum(), whole, rtol=1e-12, atol=1e-12)
 
 

@@ -21,27 +21,55 @@ CAP = 1.5
 
 
 def draw(seed: int = 0) -> tuple[RolloutBatch, Tensor, Tensor]:
-    """A ragged batch whose sampler is off, half of its ratios above the cap or near zero; live log-probabilities and divergences."""
+    """A ragged batch whose sampler is off, half of its ratios above the cap or near zero; live
+    log-probabilities and divergences.
+    """
     generator = torch.Generator().manual_seed(seed)
     completions = [
-        Completion(uid="", group=group, prompt_ids=[1], ids=[2] * length, logprobs=[0.0] * length, text="", truncated=False)
+        Completion(
+            uid="",
+            group=group,
+            prompt_ids=[1],
+            ids=[2] * length,
+            logprobs=[0.0] * length,
+            text="",
+            truncated=False,
+        )
         for group, length in [(0, 5), (0, 2), (1, 4), (1, 3)]
     ]
     batch = collate(completions, [1.0, 0.0, 0.0, 1.0], pad_id=0, mask_truncated=False)
-    old, live, divergences, gap = (torch.rand(batch.mask.shape, dtype=torch.float64, generator=generator) for _ in range(4))
-    batch = batch.with_(rewards=batch.rewards.double(), old_logprobs=-old, sampler_logprobs=-old + 2 * (gap - 0.5))
+    old, live, divergences, gap = (
+        torch.rand(batch.mask.shape, dtype=torch.float64, generator=generator) for _ in range(4)
+    )
+    batch = batch.with_(
+        rewards=batch.rewards.double(), old_logprobs=-old, sampler_logprobs=-old + 2 * (gap - 0.5)
+    )
     return batch, -live, divergences
 
 
 def loss(
-    batch: RolloutBatch, live: Tensor, divergences: Tensor, importance_correction: TruncatedImportance | None, scope: str = "credit", weights: Tensor | None = None
+    batch: RolloutBatch,
+    live: Tensor,
+    divergences: Tensor,
+    importance_correction: TruncatedImportance | None,
+    scope: str = "credit",
+    weights: Tensor | None = None,
 ) -> Tensor:
     algo = instantiate(OmegaConf.load(ROOT / "conf/algo/grpo.yaml"), _convert_="all")
     policy = PolicyOutputs(logprobs=live, entropy=torch.zeros_like(live), divergence=divergences)
     weights = torch.ones_like(live) if weights is None else weights
     advantages = algo.advantage(batch.rewards, batch.group)
     divergence, weighting = K2(beta=0.1, anchor="reference"), Uniform(scope=scope)
-    return policy_loss(policy, batch, advantages, weights, algo=algo, divergence=divergence, weighting=weighting, importance_correction=importance_correction)
+    return policy_loss(
+        policy,
+        batch,
+        advantages,
+        weights,
+        algo=algo,
+        divergence=divergence,
+        weighting=weighting,
+        importance_correction=importance_correction,
+    )
 
 
 def test_the_factor_is_the_ratio_cut_at_the_cap():
@@ -90,14 +118,26 @@ def test_it_passes_no_gradient():
     batch, live, divergences = draw()
     old = batch.old_logprobs.clone().requires_grad_()
     assert not sampler_ratio(old, batch.sampler_logprobs, batch.mask).requires_grad
-    loss(batch.with_(old_logprobs=old), live.requires_grad_(), divergences, TruncatedImportance(cap=CAP), "credit").backward()
+    loss(
+        batch.with_(old_logprobs=old),
+        live.requires_grad_(),
+        divergences,
+        TruncatedImportance(cap=CAP),
+        "credit",
+    ).backward()
     assert live.grad is not None and old.grad is None
 
 
 def test_the_samplers_expectation_of_the_credit_becomes_the_old_policys():
     # E_mu[ pi_old / mu f ] = E_old[ f ], by enumeration, as long as the cap is not reached.
-    mu, old, f = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.4, 0.35, 0.25]).double(), torch.tensor([1.0, -2.0, 0.5]).double()
-    factor = TruncatedImportance(cap=2.0)(old.log()[None], mu.log()[None], torch.ones(1, 3, dtype=torch.bool))[0]
+    mu, old, f = (
+        torch.tensor([0.5, 0.3, 0.2]).double(),
+        torch.tensor([0.4, 0.35, 0.25]).double(),
+        torch.tensor([1.0, -2.0, 0.5]).double(),
+    )
+    factor = TruncatedImportance(cap=2.0)(
+        old.log()[None], mu.log()[None], torch.ones(1, 3, dtype=torch.bool)
+    )[0]
     torch.testing.assert_close((mu * factor * f).sum(), (old * f).sum())
     torch.testing.assert_close((mu * factor).sum(), torch.tensor(1.0).double())
 

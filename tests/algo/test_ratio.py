@@ -23,13 +23,22 @@ def test_token_ratio_is_the_log_of_the_oracles_ratio(drawn):
     ours = TokenRatio()(live, old, mask, torch.ones(len(live)))
     for i, j in mask.nonzero().tolist():
         if abs(float(ours[i, j])) < 700:
-            torch.testing.assert_close(float(ours[i, j].exp()), oracles.token_ratio(float(live[i, j]), float(old[i, j])), rtol=1e-9, atol=0)
+            torch.testing.assert_close(
+                float(ours[i, j].exp()),
+                oracles.token_ratio(float(live[i, j]), float(old[i, j])),
+                rtol=1e-9,
+                atol=0,
+            )
 
 
 @generated
 @given(st.lists(rows, min_size=1, max_size=4))
 def test_token_ratio_is_finite_and_zero_under_the_mask(drawn):
-    live, old, mask = table(drawn, 0, torch.float32), table(drawn, 1, torch.float32), table(drawn, 2, torch.bool)
+    live, old, mask = (
+        table(drawn, 0, torch.float32),
+        table(drawn, 1, torch.float32),
+        table(drawn, 2, torch.bool),
+    )
     ours = TokenRatio()(live, old, mask, torch.ones(len(live)))
     assert bool(ours.isfinite().all())
     assert not bool(ours[~mask].any())
@@ -61,7 +70,9 @@ def test_what_is_under_the_mask_reaches_neither_value_nor_gradient():
 
 def test_likelihood_is_the_logprob_and_reads_no_old_policy():
     live = torch.tensor([[-1.5, -1e4]])
-    assert torch.equal(Likelihood()(live, torch.full((1, 2), NAN), torch.ones(1, 2, dtype=torch.bool), torch.ones(1)), live)
+    assert torch.equal(
+        Likelihood()(live, torch.full((1, 2), NAN), torch.ones(1, 2, dtype=torch.bool), torch.ones(1)), live
+    )
 
 
 def sequence(live, old, mask, advantage, ratio):
@@ -74,8 +85,14 @@ def test_a_sequence_ratio_is_the_geometric_mean_of_the_token_ratios_of_the_train
 
 
 def test_one_token_makes_a_sequence_ratio_a_token_ratio():
-    live, old, mask = torch.tensor([[-1.0], [-3.0]]), torch.tensor([[-2.0], [-1.0]]), torch.ones(2, 1, dtype=torch.bool)
-    assert torch.equal(SequenceRatio()(live, old, mask, torch.ones(2)), TokenRatio()(live, old, mask, torch.ones(2)))
+    live, old, mask = (
+        torch.tensor([[-1.0], [-3.0]]),
+        torch.tensor([[-2.0], [-1.0]]),
+        torch.ones(2, 1, dtype=torch.bool),
+    )
+    assert torch.equal(
+        SequenceRatio()(live, old, mask, torch.ones(2)), TokenRatio()(live, old, mask, torch.ones(2))
+    )
 
 
 def test_the_mean_over_tokens_of_a_sequence_ratio_has_the_gradient_of_the_sequences_own_ratio():
@@ -88,8 +105,14 @@ def test_the_mean_over_tokens_of_a_sequence_ratio_has_the_gradient_of_the_sequen
 
 def test_a_geometric_mean_is_cut_only_on_the_side_the_advantage_pushes_to_and_a_cut_token_has_no_gradient():
     cut = GeometricMean(low=0.4, high=0.4)
-    for advantage, mean, gradient in [(1.0, (0.4 - 1.0) / 2, [0.0, 1.0]), (-1.0, (1.0 - 0.4) / 2, [1.0, 0.0]), (0.0, 0.0, [1.0, 1.0])]:
+    for advantage, mean, gradient in [
+        (1.0, (0.4 - 1.0) / 2, [0.0, 1.0]),
+        (-1.0, (1.0 - 0.4) / 2, [1.0, 0.0]),
+        (0.0, 0.0, [1.0, 1.0]),
+    ]:
         live = torch.tensor([[-1.0, -3.0]], requires_grad=True)
-        ours = cut(live, torch.tensor([[-2.0, -2.0]]), torch.ones(1, 2, dtype=torch.bool), torch.tensor([advantage]))
+        ours = cut(
+            live, torch.tensor([[-2.0, -2.0]]), torch.ones(1, 2, dtype=torch.bool), torch.tensor([advantage])
+        )
         torch.testing.assert_close(ours.detach(), torch.full((1, 2), mean))
         assert torch.autograd.grad(ours.sum(), live)[0].tolist() == [gradient]

@@ -24,7 +24,9 @@ SURROGATES = [
 
 def grid(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
     """Every pair of a ratio from far below to far above any trust region and an advantage of each sign."""
-    ratio = torch.tensor([1e-6, 0.3, 0.79, 0.81, 0.999, 1.0, 1.001, 1.19, 1.21, 1.27, 1.29, 3.0, 1e4], dtype=dtype)
+    ratio = torch.tensor(
+        [1e-6, 0.3, 0.79, 0.81, 0.999, 1.0, 1.001, 1.19, 1.21, 1.27, 1.29, 3.0, 1e4], dtype=dtype
+    )
     advantage = torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0], dtype=dtype)
     return ratio.log()[None, :].expand(5, -1).clone(), advantage[:, None].expand(-1, ratio.numel()).clone()
 
@@ -38,16 +40,24 @@ def gradient(surrogate, log_ratio, advantage):
 @given(st.floats(-20, 20), st.floats(-5, 5), bounds)
 def test_clipped_equals_the_oracle(log_ratio, advantage, low_high):
     low, high = low_high
-    ours = Clipped(low=low, high=high)(torch.tensor([[log_ratio]], dtype=torch.float64), torch.tensor([[advantage]], dtype=torch.float64))
+    ours = Clipped(low=low, high=high)(
+        torch.tensor([[log_ratio]], dtype=torch.float64), torch.tensor([[advantage]], dtype=torch.float64)
+    )
     expected = oracles.clipped(math.exp(log_ratio), advantage, low, high)
     torch.testing.assert_close(float(ours), float(expected), rtol=1e-12, atol=1e-15)
 
 
 def test_clipped_by_hand():
-    # A = 1: r = 1.5 is cut to 1 + 0.28, r = 0.5 is not cut. A = -1: r = 0.5 is cut to 1 - 0.2, r = 1.5 is not cut.
+    # A = 1: r = 1.5 is cut to 1 + 0.28, r = 0.5 is not cut. A = -1: r = 0.5 is cut to 1 - 0.2, r = 1.5 is not
+    # cut.
     log_ratio = torch.tensor([[1.5, 0.5, 0.5, 1.5]]).log()
     advantage = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
-    torch.testing.assert_close(Clipped(low=0.2, high=0.28)(log_ratio, advantage), torch.tensor([[-1.28, -0.5, 0.8, 1.5]]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        Clipped(low=0.2, high=0.28)(log_ratio, advantage),
+        torch.tensor([[-1.28, -0.5, 0.8, 1.5]]),
+        rtol=1e-6,
+        atol=0,
+    )
 
 
 def test_a_trust_region_without_end_is_the_unclipped_surrogate():
@@ -67,13 +77,17 @@ def test_the_gradient_is_the_unclipped_one_or_exactly_zero_where_clipped_says_so
     surrogate = Clipped(low=0.2, high=0.28)
     log_ratio, advantage = grid()
     cut = surrogate.clipped(log_ratio, advantage)
-    assert torch.equal(gradient(surrogate, log_ratio, advantage), torch.where(cut, 0.0, -log_ratio.exp() * advantage))
+    assert torch.equal(
+        gradient(surrogate, log_ratio, advantage), torch.where(cut, 0.0, -log_ratio.exp() * advantage)
+    )
 
 
 def test_clipped_names_ratios_that_left_the_region_where_their_advantage_pushes():
     log_ratio = torch.tensor([[1.29, 1.27, 0.79, 0.79, 0.81, 1.29, 9.0]]).log()
     advantage = torch.tensor([[1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 0.0]])
-    assert Clipped(low=0.2, high=0.28).clipped(log_ratio, advantage).tolist() == [[True, False, False, True, False, False, False]]
+    assert Clipped(low=0.2, high=0.28).clipped(log_ratio, advantage).tolist() == [
+        [True, False, False, True, False, False, False]
+    ]
 
 
 def test_at_ratio_one_the_gradient_is_reinforces():
@@ -83,7 +97,9 @@ def test_at_ratio_one_the_gradient_is_reinforces():
 
 
 # A weight without gradient is by design not the derivative of its value.
-@pytest.mark.parametrize("surrogate", [surrogate for surrogate in SURROGATES if not isinstance(surrogate, ClippedWeight)])
+@pytest.mark.parametrize(
+    "surrogate", [surrogate for surrogate in SURROGATES if not isinstance(surrogate, ClippedWeight)]
+)
 def test_gradcheck(surrogate):
     log_ratio, advantage = grid()
     ordinary = log_ratio.exp() < 10
@@ -102,7 +118,9 @@ def test_value_and_gradient_are_finite_at_any_log_ratio(surrogate, advantage, lo
 
 @pytest.mark.parametrize("log_ratio", [89.0, 200.0, 1e4])
 def test_a_runaway_ratio_is_still_pulled_back(log_ratio):
-    assert float(gradient(Clipped(low=0.2, high=0.2), torch.tensor([[log_ratio]]), torch.tensor([[-1.0]]))) > 1e4
+    assert (
+        float(gradient(Clipped(low=0.2, high=0.2), torch.tensor([[log_ratio]]), torch.tensor([[-1.0]]))) > 1e4
+    )
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.1, 0.2), (1.0, 0.2), (0.2, 0.0), (0.2, -0.1)])
@@ -114,7 +132,9 @@ def test_bounds_that_are_no_trust_region_are_refused_by_name(low, high):
 @generated
 @given(st.floats(-1e4, 0), st.floats(-5, 5))
 def test_negative_log_likelihood_equals_the_oracle(logprob, advantage):
-    ours = NegativeLogLikelihood()(torch.tensor([[logprob]], dtype=torch.float64), torch.tensor([[advantage]], dtype=torch.float64))
+    ours = NegativeLogLikelihood()(
+        torch.tensor([[logprob]], dtype=torch.float64), torch.tensor([[advantage]], dtype=torch.float64)
+    )
     assert float(ours) == oracles.negative_log_likelihood(logprob, advantage)
 
 
@@ -131,7 +151,10 @@ def test_a_clipped_weight_never_loses_a_gradient_and_stops_growing():
 
 def test_a_soft_gate_has_the_unclipped_gradient_at_ratio_one_and_less_on_both_sides():
     log_ratio, advantage = grid()
-    soft, plain = (gradient(surrogate, log_ratio, advantage).abs() for surrogate in (SoftGate(tau_positive=1.0, tau_negative=1.05), Unclipped()))
+    soft, plain = (
+        gradient(surrogate, log_ratio, advantage).abs()
+        for surrogate in (SoftGate(tau_positive=1.0, tau_negative=1.05), Unclipped())
+    )
     at_one = (log_ratio == 0) & (advantage != 0)
     torch.testing.assert_close(soft[at_one], plain[at_one])
     assert bool((soft < plain)[~at_one & (advantage != 0)].all())
@@ -139,7 +162,9 @@ def test_a_soft_gate_has_the_unclipped_gradient_at_ratio_one_and_less_on_both_si
 
 def test_a_soft_gate_by_hand():
     # 4 sigmoid(1) = 2.924, for A = 1 at r = 2; (4 / 1.05) sigmoid(-0.525) = 1.4159, for A = -1 at r = 0.5.
-    ours = SoftGate(tau_positive=1.0, tau_negative=1.05)(torch.tensor([[2.0, 0.5]]).log(), torch.tensor([[1.0, -1.0]]))
+    ours = SoftGate(tau_positive=1.0, tau_negative=1.05)(
+        torch.tensor([[2.0, 0.5]]).log(), torch.tensor([[1.0, -1.0]])
+    )
     torch.testing.assert_close(ours, torch.tensor([[-2.9242, 1.4159]]), rtol=1e-4, atol=0)
 
 

@@ -33,7 +33,12 @@ def read(page: str) -> Text:
 
 def test_the_text_stands_once_whatever_tokens_share_its_characters_and_markup_in_it_is_text():
     # The euro sign was written by three tokens.
-    out = tokens("a <€> b", [(0, 2), (2, 3), (3, 4), (3, 4), (3, 4), (4, 7), (7, 7)], [1.0] * 7, [{"start": 0, "end": 2, "kind": "calculation", "drop": 1.5}])
+    out = tokens(
+        "a <€> b",
+        [(0, 2), (2, 3), (3, 4), (3, 4), (3, 4), (4, 7), (7, 7)],
+        [1.0] * 7,
+        [{"start": 0, "end": 2, "kind": "calculation", "drop": 1.5}],
+    )
     assert read(out).text == "a <€> b"
     assert "<€>" not in out and out.count("calculation, drop 1.50") == 2
 
@@ -48,7 +53,9 @@ def test_a_weight_of_one_is_white_and_the_two_sides_are_of_different_colours():
 def write_run(run: Path, metrics: dict) -> None:
     (run / "credit").mkdir(parents=True)
     (run / "manifest.json").write_text(json.dumps({"choices": {"weighting": "<b>"}, "commit": "abc"}))
-    (run / "metrics.jsonl").write_text("".join(json.dumps({"step": step} | metrics) + "\n" for step in range(5)))
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": step} | metrics) + "\n" for step in range(5))
+    )
     row = {
         "uid": "q",
         "question": "1 < 2?",

@@ -12,13 +12,24 @@ RIGHT = np.array([[True, False], [True, True]])
 
 
 def test_the_axis_that_varies_makes_the_arms_and_the_other_the_blocks() -> None:
-    found = design(export_of({"uniform": RIGHT, "counterfactual": RIGHT}, axis="weighting", model=("tiny", "qwen")))
-    assert (found.axis, found.baseline, found.others, found.blocks) == ("weighting", "uniform", ["model"], ["qwen", "tiny"])
+    found = design(
+        export_of({"uniform": RIGHT, "counterfactual": RIGHT}, axis="weighting", model=("tiny", "qwen"))
+    )
+    assert (found.axis, found.baseline, found.others, found.blocks) == (
+        "weighting",
+        "uniform",
+        ["model"],
+        ["qwen", "tiny"],
+    )
     assert found.arms == ["uniform", "counterfactual"]
 
 
 def test_another_axis_and_baseline_may_be_named() -> None:
-    found = design(export_of({"uniform": RIGHT, "counterfactual": RIGHT}, axis="weighting", model=("tiny", "qwen")), axis="model", baseline="qwen")
+    found = design(
+        export_of({"uniform": RIGHT, "counterfactual": RIGHT}, axis="weighting", model=("tiny", "qwen")),
+        axis="model",
+        baseline="qwen",
+    )
     assert found.arms == ["qwen", "tiny"] and found.blocks == ["counterfactual", "uniform"]
 
 
@@ -28,7 +39,11 @@ def test_kl_is_the_baseline_of_divergences_and_none_where_there_is_no_kl() -> No
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"baseline": "tsallis"}, r"no run with divergence=tsallis: the arms are \['kl', 'none'\]"), ({"axis": "lr"}, "--by")]
+    ("options", "said"),
+    [
+        ({"baseline": "tsallis"}, r"no run with divergence=tsallis: the arms are \['kl', 'none'\]"),
+        ({"axis": "lr"}, "--by"),
+    ],
 )
 def test_what_is_not_there_is_named(options: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -41,7 +56,9 @@ def test_a_swept_setting_makes_arms_from_the_sweeps_own_command_or_by_name(tmp_p
     with pytest.raises(ValueError, match=r"divergence\.beta"):
         study(load(str(tmp_path / "sweep")))
     by_name = study(load(str(tmp_path / "sweep")), by=["divergence.beta"]).design
-    (tmp_path / "sweep" / "multirun.yaml").write_text("hydra: {overrides: {task: ['divergence.beta=0.1,1']}, sweeper: {params: null}}")
+    (tmp_path / "sweep" / "multirun.yaml").write_text(
+        "hydra: {overrides: {task: ['divergence.beta=0.1,1']}, sweeper: {params: null}}"
+    )
     by_command = study(load(str(tmp_path / "sweep"))).design
     assert by_name.arms == by_command.arms == ["kl beta=0.1", "kl beta=1"]
     assert by_name.baseline == "kl beta=0.1"

@@ -21,25 +21,46 @@ LONG = 620
 
 def test_a_sweep_of_folders_has_a_row_a_run_a_row_a_step_and_a_row_a_question(tmp_path: Path) -> None:
     export = load(str(write_sweep(tmp_path / "sweep")))
-    assert (export.runs.num_rows, export.metrics.num_rows, export.questions.num_rows) == (4, 4 * 5, 4 * 2 * 40)
+    assert (export.runs.num_rows, export.metrics.num_rows, export.questions.num_rows) == (
+        4,
+        4 * 5,
+        4 * 2 * 40,
+    )
     assert export.runs.schema.names == RUNS.names and export.questions.schema.names == QUESTIONS.names
     row = export.records[0]
-    assert (row["divergence"], row["seed"], row["steps"], row["last_step"], row["rows"], row["rows_expected"]) == ("kl", 0, 4, 4, 5, 5)
-    assert (row["extractor"], row["prompt_hash"], row["came_from"], row["state"]) == ("math_answer/1", "pppppppp", "folder", "done")
+    assert (
+        row["divergence"],
+        row["seed"],
+        row["steps"],
+        row["last_step"],
+        row["rows"],
+        row["rows_expected"],
+    ) == ("kl", 0, 4, 4, 5, 5)
+    assert (row["extractor"], row["prompt_hash"], row["came_from"], row["state"]) == (
+        "math_answer/1",
+        "pppppppp",
+        "folder",
+        "done",
+    )
     assert row["commit"].startswith("c0ffee") and row["source"].endswith("divergence=kl/seed=0")
 
 
 def test_runs_of_one_cell_share_a_cell_hash_and_no_others(tmp_path: Path) -> None:
     rows = load(str(write_sweep(tmp_path / "sweep"))).records
     assert len({row["config_hash"] for row in rows}) == 4
-    assert len({row["cell_hash"] for row in rows}) == 2 and len({(row["cell_hash"], row["divergence"]) for row in rows}) == 2
+    assert (
+        len({row["cell_hash"] for row in rows}) == 2
+        and len({(row["cell_hash"], row["divergence"]) for row in rows}) == 2
+    )
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     export = load(str(write_sweep(tmp_path / "sweep")))
     export.write(tmp_path / "export")
     again = load(str(tmp_path / "export"))
-    assert all(getattr(again, name).equals(getattr(export, name)) for name in ("runs", "metrics", "questions"))
+    assert all(
+        getattr(again, name).equals(getattr(export, name)) for name in ("runs", "metrics", "questions")
+    )
     assert again.about["source"] == str(tmp_path / "sweep") and again.about["rows"]["metrics"] == 20
 
 
@@ -52,7 +73,9 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_line_that_a_kill_tore_is_no_row_and_a_broken_one_is_an_error_with_its_file(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "a" / "seed=0", manifest(0, state="running"), metrics(4, [0.5, 0.5, 0.5])[:3], {})
+    run = write_run(
+        tmp_path / "a" / "seed=0", manifest(0, state="running"), metrics(4, [0.5, 0.5, 0.5])[:3], {}
+    )
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "reward/me')
     export = load(str(tmp_path))
@@ -68,18 +91,26 @@ def test_a_copied_folder_is_a_run_of_its_own(tmp_path: Path) -> None:
     write_run(tmp_path / "b" / "seed=0", manifest(0), metrics(4, [0.5, 0.5, 0.9]), {})
     export = load(str(tmp_path))
     names = [row["run"] for row in export.records]
-    assert names[1] == f"{names[0]}#2" and set(export.metric("eval/greedy_accuracy").groupby("run").size()) == {3}
+    assert names[1] == f"{names[0]}#2" and set(
+        export.metric("eval/greedy_accuracy").groupby("run").size()
+    ) == {3}
 
 
 def test_metrics_that_only_some_runs_have_are_empty_in_the_others(tmp_path: Path) -> None:
     write_run(tmp_path / "a" / "seed=0", manifest(0), [{"step": 0, "x": 1.0}], {})
     write_run(tmp_path / "b" / "seed=1", manifest(1), [{"step": 0, "y": 2.0}], {})
     frame = load(str(tmp_path)).metric("x", "y", "z")
-    assert frame["x"].isna().tolist() == [False, True] and frame["y"].isna().tolist() == [True, False] and frame["z"].isna().all()
+    assert (
+        frame["x"].isna().tolist() == [False, True]
+        and frame["y"].isna().tolist() == [True, False]
+        and frame["z"].isna().all()
+    )
 
 
 @pytest.mark.parametrize(("source", "said"), [("nowhere", "neither a folder"), ("empty", "no run below it")])
-def test_nothing_to_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str) -> None:
+def test_nothing_to_read_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=said):
@@ -104,9 +135,18 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two short runs, one of more rows than W&B's sampled history returns, and one that failed."""
     root = tmp_path_factory.mktemp("outputs") / "sweep"
     write_sweep(root, arms=("kl",), seeds=(0, 1))
-    rows = [{"step": step, "loss/value": 1 / (step + 3), "drift/kl": 1e-300 * step} for step in range(LONG + 1)]
-    write_run(root / "long" / "seed=2", manifest(2, **{"config.steps": LONG}), rows, {LONG: answers([True, False])})
-    write_run(root / "failed" / "seed=3", manifest(3, state="failed", error="NotFinite: step 2"), metrics(4, [0.5, 0.5, 0.5])[:2], {})
+    rows = [
+        {"step": step, "loss/value": 1 / (step + 3), "drift/kl": 1e-300 * step} for step in range(LONG + 1)
+    ]
+    write_run(
+        root / "long" / "seed=2", manifest(2, **{"config.steps": LONG}), rows, {LONG: answers([True, False])}
+    )
+    write_run(
+        root / "failed" / "seed=3",
+        manifest(3, state="failed", error="NotFinite: step 2"),
+        metrics(4, [0.5, 0.5, 0.5])[:2],
+        {},
+    )
     return root
 
 
@@ -146,14 +186,18 @@ def server(client: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield found
 
 
-def test_the_export_of_a_wandb_project_equals_the_export_of_its_run_folders(sweep: Path, server: Server) -> None:
+def test_the_export_of_a_wandb_project_equals_the_export_of_its_run_folders(
+    sweep: Path, server: Server
+) -> None:
     for path in sorted(sweep.rglob("manifest.json")):
         if "wandb" not in path.parts:
             mirrored(path.parent, "online")
     assert not [one for one in server.asked if one.startswith("ERROR")]
     local, remote = load(str(sweep)), load("local/tests")
     same(local, remote)
-    assert {row["came_from"] for row in remote.records} == {"wandb"} and local.metrics.num_rows == 2 * 5 + LONG + 1 + 2
+    assert {row["came_from"] for row in remote.records} == {
+        "wandb"
+    } and local.metrics.num_rows == 2 * 5 + LONG + 1 + 2
 
     # What `history()` would have returned of the long run.
     sampled = max((run.history(pandas=False) for run in wandb.Api().runs("local/tests")), key=len)
@@ -164,19 +208,26 @@ def test_the_export_of_a_wandb_project_equals_the_export_of_its_run_folders(swee
     with pytest.raises(ValueError, match=r'no run with \{"config.seed": 7\}'):
         load("local/tests", filters={"config.seed": 7})
 
-    # A history that lost its end, as of a run whose network died, is unfinished though its manifest says done.
+    # A history that lost its end, as of a run whose network died, is unfinished though its manifest says
+    # done.
     long = next(run for run in server.runs.values() if len(run["history"]) > LONG)
     del long["history"][LONG // 2 :]
     row = next(row for row in load("local/tests").records if row["steps"] == LONG)
     assert row["state"] == "done" and unfinished(row) == f"has rows up to step {LONG // 2 - 1} of {LONG}"
 
 
-def test_the_export_of_wandbs_offline_files_equals_the_export_of_the_run_folders(sweep: Path, client: None) -> None:
+def test_the_export_of_wandbs_offline_files_equals_the_export_of_the_run_folders(
+    sweep: Path, client: None
+) -> None:
     for path in sorted(sweep.rglob("manifest.json")):
         if "wandb" not in path.parts:
             mirrored(path.parent, "offline")
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and any(row["rows"] != row["rows_expected"] for row in load(str(sweep), offline=True).records if row["state"] == "done"):
+    while time.monotonic() < deadline and any(
+        row["rows"] != row["rows_expected"]
+        for row in load(str(sweep), offline=True).records
+        if row["state"] == "done"
+    ):
         # wandb-core writes a file's end after finish() has returned.
         time.sleep(0.1)
     same(load(str(sweep)), load(str(sweep), offline=True))
@@ -187,10 +238,19 @@ def test_a_run_that_something_else_logged_is_exported_with_what_there_is(server:
     run.log({"loss": 0.5}, step=1)
     run.finish()
     (row,) = load("local/tests").records
-    assert (row["run"], row["seed"], row["steps"], row["state"], row["commit"], row["rows"]) == ("foreign", 5, 2, "done", None, 1)
+    assert (row["run"], row["seed"], row["steps"], row["state"], row["commit"], row["rows"]) == (
+        "foreign",
+        5,
+        2,
+        "done",
+        None,
+        1,
+    )
 
 
-def test_a_server_that_is_not_there_is_an_error_that_says_where_to_look(client: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_there_is_an_error_that_says_where_to_look(
+    client: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setattr("wandb.Api", _raises)

@@ -35,22 +35,39 @@ def planted(tmp_path: Path) -> Path:
 
 def test_means_and_distractors_by_kind_and_place(planted: Path) -> None:
     rows = {(row["kind"], row["place"]): row for row in by_kind(planted).to_dict("records")}
-    assert set(rows) == {("calculation", "all"), ("calculation", "not last"), ("calculation", "last"), ("scaffolding", "all")}
+    assert set(rows) == {
+        ("calculation", "all"),
+        ("calculation", "not last"),
+        ("calculation", "last"),
+        ("scaffolding", "all"),
+    }
     assert rows["calculation", "all"]["downstream"] == pytest.approx((5.0, 5.0, 5.0))
     assert rows["calculation", "last"]["effect"] == pytest.approx((0.5, 0.5, 0.5))
-    assert rows["scaffolding", "all"]["downstream < -0.01"].estimate == 1.0 and rows["scaffolding", "all"]["answer < -0.01"].estimate == 0.0
+    assert (
+        rows["scaffolding", "all"]["downstream < -0.01"].estimate == 1.0
+        and rows["scaffolding", "all"]["answer < -0.01"].estimate == 0.0
+    )
 
 
 def test_a_planted_order_is_found_with_its_sign(planted: Path) -> None:
     rows = {row["measure"]: row for row in agreement(planted).to_dict("records")}
-    assert rows["downstream"]["calculation first"].estimate == 1.0 and rows["answer"]["calculation first"].estimate == 0.0
-    assert rows["downstream"]["rank with effect"].estimate == pytest.approx(1.0) and rows["answer"]["rank with effect"].estimate == pytest.approx(-1.0)
+    assert (
+        rows["downstream"]["calculation first"].estimate == 1.0
+        and rows["answer"]["calculation first"].estimate == 0.0
+    )
+    assert rows["downstream"]["rank with effect"].estimate == pytest.approx(1.0) and rows["answer"][
+        "rank with effect"
+    ].estimate == pytest.approx(-1.0)
     assert rows["downstream"]["pairs"] == 40
-    assert rows["direct"]["rank with answer"].estimate == pytest.approx(1.0) and rows["downstream"]["rank with answer"].estimate == pytest.approx(-1.0)
+    assert rows["direct"]["rank with answer"].estimate == pytest.approx(1.0) and rows["downstream"][
+        "rank with answer"
+    ].estimate == pytest.approx(-1.0)
 
 
 def test_a_span_that_made_it_worse_has_a_size_and_the_opposite_rank(tmp_path: Path) -> None:
-    run = write(tmp_path, [span("0", "calculation", 1.0, 9.0, -0.5), span("0", "calculation", 1.0, 1.0, 0.25)])
+    run = write(
+        tmp_path, [span("0", "calculation", 1.0, 9.0, -0.5), span("0", "calculation", 1.0, 1.0, 0.25)]
+    )
     row = agreement(run).to_dict("records")[1]
     assert (row["rank with effect"].estimate, row["rank with size"].estimate) == (-1.0, 1.0)
 
@@ -58,7 +75,10 @@ def test_a_span_that_made_it_worse_has_a_size_and_the_opposite_rank(tmp_path: Pa
 def test_ties_are_half_and_a_completion_in_which_nothing_varies_has_no_rank(tmp_path: Path) -> None:
     run = write(tmp_path, [span("0", "calculation", 0.0, 1.0, 0.0), span("0", "scaffolding", 0.0, 2.0, 0.0)])
     rows = {row["measure"]: row for row in agreement(run).to_dict("records")}
-    assert rows["answer"]["calculation first"].estimate == 0.5 and rows["downstream"]["rank with effect"] == "no variation"
+    assert (
+        rows["answer"]["calculation first"].estimate == 0.5
+        and rows["downstream"]["rank with effect"] == "no variation"
+    )
 
 
 def test_the_text_holds_estimates_with_their_intervals(planted: Path) -> None:

@@ -30,7 +30,9 @@ def test_no_number_stands_twice() -> None:
         ("divergence", "probl2", "kl", "elsewhere", None),
     ],
 )
-def test_published_differences(axis: str, choice: str, baseline: str, dataset: str, expected: tuple | None) -> None:
+def test_published_differences(
+    axis: str, choice: str, baseline: str, dataset: str, expected: tuple | None
+) -> None:
     assert paper.gain(axis, choice, baseline, dataset) == expected
 
 

@@ -1,6 +1,8 @@
-"""Planted truths: at n seeds verdicts are right as often as they say, and intervals hold the truth. Minutes long.
+"""Planted truths: at n seeds verdicts are right as often as they say, and intervals hold the truth. Minutes
+long.
 
-`python -m pytest -m slow -s tests/analysis/test_planted_truth.py` prints the figures that docs/analysis.md quotes.
+`python -m pytest -m slow -s tests/analysis/test_planted_truth.py` prints the figures that docs/analysis.md
+quotes.
 """
 
 from collections import Counter
@@ -10,7 +12,13 @@ import pytest
 from planted import export_of, population
 
 from analysis.comparison import power, seeds_needed
-from analysis.stats import crossed_interval, hierarchical_bootstrap, mean_interval, spread_interval, stratified_bootstrap
+from analysis.stats import (
+    crossed_interval,
+    hierarchical_bootstrap,
+    mean_interval,
+    spread_interval,
+    stratified_bootstrap,
+)
 from analysis.study import study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -45,11 +53,17 @@ def test_where_nothing_was_planted_a_sweep_claims_something_at_most_at_the_level
 
 
 @pytest.mark.parametrize("effect", [2.0, 4.0])
-def test_a_planted_effect_is_found_as_often_as_power_says_and_never_with_the_wrong_sign(effect: float) -> None:
+def test_a_planted_effect_is_found_as_often_as_power_says_and_never_with_the_wrong_sign(
+    effect: float,
+) -> None:
     found = Counter(one["probl2"] for one in verdicts({"kl": 0.0, "probl2": effect}, 5, 400, seed=2))
     spread = seed_difference_spread(effect)
     stated, rate = power(effect / spread, 5), found["better"] / 400
-    print(f"\n+{effect} points, 5 seeds, spread {spread:.2f}: found in {rate:.1%} of sweeps, power says {stated:.1%}; wrong sign in {found['worse']}")
+    print(
+        f"\n+{effect} points, 5 seeds, spread {spread:.2f}: found in {rate:.1%} of sweeps, power says "
+        f"{stated:.1%}; wrong sign in "
+        f"{found['worse']}"
+    )
     assert abs(rate - stated) < 0.09 and found["worse"] <= 1
 
 
@@ -57,7 +71,10 @@ def test_the_seeds_that_a_verdict_asks_for_are_enough() -> None:
     effect = 2.5
     n = seeds_needed(effect / seed_difference_spread(effect))
     assert n is not None
-    rate = sum(one["probl2"] == "better" for one in verdicts({"kl": 0.0, "probl2": effect}, n, 300, seed=3)) / 300
+    rate = (
+        sum(one["probl2"] == "better" for one in verdicts({"kl": 0.0, "probl2": effect}, n, 300, seed=3))
+        / 300
+    )
     print(f"\n+{effect} points: {n} seeds are asked for; with them {rate:.1%} of sweeps find it")
     assert 0.73 <= rate <= 0.92
 
@@ -69,12 +86,18 @@ def test_coverage_of_a_difference_for_new_seeds_and_new_questions(seeds: int, qu
         # Arms also differ question by question, so that which questions were asked matters.
         made = population(rng, seeds, questions, {"a": 0.0, "b": 0.0}, seed_spread=SPREAD, arm_spread=0.5)
         gap = made["b"].astype(float) - made["a"]
-        found = {"crossed": crossed_interval(gap), "Student over seeds": mean_interval(list(gap.mean(axis=1)))}
+        found = {
+            "crossed": crossed_interval(gap),
+            "Student over seeds": mean_interval(list(gap.mean(axis=1))),
+        }
         if index < 200:
             found["both-level bootstrap"] = hierarchical_bootstrap(gap, draws=500, seed=index)
         held.update(name for name, one in found.items() if one.low <= 0 <= one.high)
     rates = {name: count / (200 if "bootstrap" in name else times) for name, count in held.items()}
-    print(f"\n{seeds} seeds, {questions} questions: " + ", ".join(f"{name} {rate:.1%}" for name, rate in rates.items()))
+    print(
+        f"\n{seeds} seeds, {questions} questions: "
+        + ", ".join(f"{name} {rate:.1%}" for name, rate in rates.items())
+    )
     assert 0.92 <= rates["crossed"] <= 0.98 and rates["both-level bootstrap"] >= 0.93
 
 
@@ -84,9 +107,15 @@ def test_coverage_of_levels_and_spreads_over_five_seeds() -> None:
         values = rng.normal(0.7, 0.015, size=5)
         level = mean_interval(list(values))
         spread = spread_interval(list(values))
-        bootstrap = stratified_bootstrap(values[:, None], lambda scores: float(scores.mean()), draws=400, seed=index)
+        bootstrap = stratified_bootstrap(
+            values[:, None], lambda scores: float(scores.mean()), draws=400, seed=index
+        )
         held.update(
-            {"Student": level.low <= 0.7 <= level.high, "chi-square": spread.low <= 0.015 <= spread.high, "bootstrap": bootstrap.low <= 0.7 <= bootstrap.high}
+            {
+                "Student": level.low <= 0.7 <= level.high,
+                "chi-square": spread.low <= 0.015 <= spread.high,
+                "bootstrap": bootstrap.low <= 0.7 <= bootstrap.high,
+            }
         )
     rates = {name: count / times for name, count in held.items()}
     print("\nfive seeds: " + ", ".join(f"{name} {rate:.1%}" for name, rate in rates.items()))

@@ -53,7 +53,11 @@ def test_every_table_has_balanced_braces_and_a_cell_under_every_head(tables: dic
 def test_latex_takes_every_table(tables: dict[str, Table], tmp_path: Path) -> None:
     compiler = next((name for name in ("tectonic", "pdflatex") if shutil.which(name)), None)
     if compiler is None:
-        pytest.skip("NO LATEX HERE: that the tables compile was not checked; apt install texlive-latex-base texlive-latex-recommended, or tectonic")
+        pytest.skip(
+            "NO LATEX HERE: that the tables compile was not checked; apt install texlive-latex-base "
+            "texlive-latex-recommended, or "
+            "tectonic"
+        )
     strange = Table(
         "strange",
         "50% of a_b & {c} #1 ~ ^ \\ <x> “é” ± − ≥ → β",
@@ -62,7 +66,15 @@ def test_latex_takes_every_table(tables: dict[str, Table], tmp_path: Path) -> No
     )
     (tmp_path / "tables.tex").write_text(document([latex(table) for table in [*tables.values(), strange]]))
     options = ["-interaction=nonstopmode", "-halt-on-error"] if compiler == "pdflatex" else []
-    ran = subprocess.run([compiler, *options, "tables.tex"], cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False, timeout=240)
+    ran = subprocess.run(
+        [compiler, *options, "tables.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=240,
+    )
     assert ran.returncode == 0, ran.stdout[-3000:]
     assert (tmp_path / "tables.pdf").read_bytes().startswith(b"%PDF") and "Overfull" not in ran.stdout
 
@@ -99,7 +111,13 @@ def test_html_markdown_and_text_say_the_same_cells(tables: dict[str, Table]) -> 
         cells = [[str(cell) for cell in row] for row in table.rows]
         assert Parsed(to_html(table)).rows == [list(table.head), *cells]
         lines = [line for line in markdown(table).splitlines() if line.startswith("| ")][1:]
-        shown = [[re.sub(r"^\*+|\*+(?= |$)", "", cell.strip().replace("&lt;", "<")) for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+        shown = [
+            [
+                re.sub(r"^\*+|\*+(?= |$)", "", cell.strip().replace("&lt;", "<"))
+                for cell in re.split(r"(?<!\\)\|", line)[1:-1]
+            ]
+            for line in lines
+        ]
         assert [row[: len(mine)] for row, mine in zip(shown, cells, strict=True)] == cells
         text = to_text(table)
         assert all(cell in text for row in cells for cell in row)
@@ -110,7 +128,11 @@ def test_every_cell_with_a_number_of_ours_leads_to_runs_and_a_commit(tables: dic
     for table in tables.values():
         traced = json.loads(table.traced())
         for cell in traced["cells"]:
-            if re.search(r"\d", cell["text"]) and cell["column"] not in published and cell["column"] != "matched drift, nats":
+            if (
+                re.search(r"\d", cell["text"])
+                and cell["column"] not in published
+                and cell["column"] != "matched drift, nats"
+            ):
                 assert cell["runs"] and cell["commits"] == ["c0ffee" * 6 + "abcd"], (table.name, cell)
         assert set(traced["runs"]) == {run for cell in traced["cells"] for run in cell["runs"]}
         assert all(entry["place"] and entry["config_hash"] for entry in traced["runs"].values())
@@ -118,12 +140,24 @@ def test_every_cell_with_a_number_of_ours_leads_to_runs_and_a_commit(tables: dic
 
 def test_a_foot_that_allows_something_stands_in_every_form() -> None:
     table = Table(
-        "t", "T", ["a", "b"], [[Cell("x"), Cell("1", runs=("r",))]], ["First.", "Second."], ["Allowed (dirty): r."], {"r": Source("c" * 40 + "+", "h", "p")}
+        "t",
+        "T",
+        ["a", "b"],
+        [[Cell("x"), Cell("1", runs=("r",))]],
+        ["First.", "Second."],
+        ["Allowed (dirty): r."],
+        {"r": Source("c" * 40 + "+", "h", "p")},
     )
     for form in (latex, markdown, to_html, to_text):
         assert "Allowed (dirty): r." in form(table)
-    assert "Second." in to_html(table).split("<details")[1] and "Allowed" in to_html(table).split("<details")[0]
-    assert "commit ccccccccc+" in latex(table) and "commit ccccccccc+" in markdown(table) and "Runs" not in markdown(table, trace=False)
+    assert (
+        "Second." in to_html(table).split("<details")[1] and "Allowed" in to_html(table).split("<details")[0]
+    )
+    assert (
+        "commit ccccccccc+" in latex(table)
+        and "commit ccccccccc+" in markdown(table)
+        and "Runs" not in markdown(table, trace=False)
+    )
 
 
 def test_a_row_that_does_not_fit_its_head_is_refused() -> None:
@@ -145,7 +179,9 @@ if __name__ == "__main__":
         root = write_sweep(Path(place) / "miniature", arms=("kl", "probl2", "neural_mirror"), seeds=(0, 1, 2))
         load(str(root)).write(MINIATURE / "export")
     about = json.loads((MINIATURE / "export" / "export.json").read_text())
-    (MINIATURE / "export" / "export.json").write_text(json.dumps(about | {"source": "planted", "time": None, "command": None}, indent=2) + "\n")
+    (MINIATURE / "export" / "export.json").write_text(
+        json.dumps(about | {"source": "planted", "time": None, "command": None}, indent=2) + "\n"
+    )
     for one in every(miniature()):
         if one.name in GOLDEN:
             (MINIATURE / f"{one.name}.tex").write_text(latex(one))

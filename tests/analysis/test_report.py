@@ -65,11 +65,18 @@ def test_tables_and_figures_lie_beside_it_in_every_form(page: tuple[Path, str]) 
     folder = page[0].parent
     names = {path.stem for path in (folder / "tables").iterdir()}
     assert {"accuracy_by_divergence", "papers_divergence", "before_after"} <= names
-    assert {path.suffix for path in (folder / "tables").glob("before_after.*")} == {".tex", ".md", ".html", ".json"}
+    assert {path.suffix for path in (folder / "tables").glob("before_after.*")} == {
+        ".tex",
+        ".md",
+        ".html",
+        ".json",
+    }
     drawn = {path.stem for path in (folder / "figures").glob("*.png")}
     assert {"differences", "learning_curves", "frontier", "length", "weights"} == drawn
     for name in drawn:
-        assert (folder / "figures" / f"{name}.png").read_bytes().startswith(PNG) and (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (folder / "figures" / f"{name}.png").read_bytes().startswith(PNG) and (
+            folder / "figures" / f"{name}.pdf"
+        ).read_bytes().startswith(b"%PDF")
 
 
 def test_answers_are_chosen_where_arms_disagree(page: tuple[Path, str]) -> None:
@@ -85,12 +92,16 @@ def test_what_runs_wrote_is_text_and_not_markup(tmp_path: Path) -> None:
     root = write_sweep(tmp_path / "sweep")
     for path in root.rglob("eval/*.jsonl"):
         path.write_text(path.read_text().replace("so ####", "<script>alert(1)</script>"))
-    assert "&lt;script&gt;" in samples(study(load(str(root)))) and "<script>" not in samples(study(load(str(root))))
+    assert "&lt;script&gt;" in samples(study(load(str(root)))) and "<script>" not in samples(
+        study(load(str(root)))
+    )
 
 
 def test_caveats_are_found_in_the_runs() -> None:
     same = np.array([[True, False, True]] * 2)
-    found = "\n".join(caveats(study(export_of({"kl": same, "none": same, "probl2": ~same}, dirty=True), allow=["dirty"])))
+    found = "\n".join(
+        caveats(study(export_of({"kl": same, "none": same, "probl2": ~same}, dirty=True), allow=["dirty"]))
+    )
     for words in (
         "Allowed (dirty)",
         "kl and none gave the same verdict",
@@ -109,11 +120,16 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     main()
 
 
-def test_the_command_line_exports_and_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_exports_and_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_sweep(tmp_path / "outputs" / "mine")
     run(monkeypatch, "export", "mine")
-    assert "4 runs, 20 rows of" in capsys.readouterr().out and (tmp_path / "outputs" / "mine" / "export" / "metrics.parquet").exists()
+    assert (
+        "4 runs, 20 rows of" in capsys.readouterr().out
+        and (tmp_path / "outputs" / "mine" / "export" / "metrics.parquet").exists()
+    )
     run(monkeypatch, "compare", "outputs/mine/export", "--format", "latex", "--baseline", "none")
     assert r"\toprule" in capsys.readouterr().out
     run(monkeypatch, "before_after", "mine")
@@ -129,7 +145,9 @@ def test_the_command_line_exports_and_prints(tmp_path: Path, monkeypatch: pytest
         (["--baseline", "tsallis"], "no run with divergence=tsallis"),
     ],
 )
-def test_what_is_refused_is_an_error_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:
+def test_what_is_refused_is_an_error_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
     root = write_sweep(tmp_path / "mine")
     with pytest.raises(SystemExit, match="error: " + re.escape(said)):
         run(monkeypatch, "compare", str(root), *arguments)
@@ -137,5 +155,15 @@ def test_what_is_refused_is_an_error_in_one_line(tmp_path: Path, monkeypatch: py
 
 def test_a_guard_ends_the_command_with_its_list(tmp_path: Path) -> None:
     root = write_sweep(tmp_path / "mine", state="failed")
-    ran = subprocess.run([sys.executable, "-m", "analysis", "report", str(root)], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ran.returncode == 1 and ran.stderr.startswith("error: 4 findings forbid this table:") and "--allow unfinished" in ran.stderr
+    ran = subprocess.run(
+        [sys.executable, "-m", "analysis", "report", str(root)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (
+        ran.returncode == 1
+        and ran.stderr.startswith("error: 4 findings forbid this table:")
+        and "--allow unfinished" in ran.stderr
+    )

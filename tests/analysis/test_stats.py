@@ -1,4 +1,6 @@
-"""Estimates and intervals against scipy, enumeration, simulation and rliable 1.2.0, which ran once in an environment of its own."""
+"""Estimates and intervals against scipy, enumeration, simulation and rliable 1.2.0, which ran once in an
+environment of its own.
+"""
 
 import itertools
 
@@ -37,7 +39,10 @@ def test_one_value_has_no_bounds() -> None:
 
 def test_it_holds_the_mean_in_95_of_100_samples() -> None:
     rng = np.random.default_rng(0)
-    held = [low <= 1.0 <= high for _, low, high in (mean_interval(list(rng.normal(1.0, 2.0, size=5))) for _ in range(2000))]
+    held = [
+        low <= 1.0 <= high
+        for _, low, high in (mean_interval(list(rng.normal(1.0, 2.0, size=5))) for _ in range(2000))
+    ]
     assert np.mean(held) == pytest.approx(0.95, abs=0.015)
 
 
@@ -70,7 +75,9 @@ def test_the_same_seed_draws_the_same_interval() -> None:
 def test_the_interval_of_a_spread_holds_the_published_chi_square_quantiles() -> None:
     # n = 5: chi^2_4 quantiles 0.484 and 11.143 of every table.
     found = spread_interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert found == pytest.approx((1.5811, 1.5811 * (4 / 11.143) ** 0.5, 1.5811 * (4 / 0.4844) ** 0.5), rel=1e-3)
+    assert found == pytest.approx(
+        (1.5811, 1.5811 * (4 / 11.143) ** 0.5, 1.5811 * (4 / 0.4844) ** 0.5), rel=1e-3
+    )
 
 
 def test_the_interval_of_a_ratio_of_spreads_is_that_of_the_f_test() -> None:
@@ -81,7 +88,10 @@ def test_the_interval_of_a_ratio_of_spreads_is_that_of_the_f_test() -> None:
 
 
 def test_spreads_of_one_value_or_of_none_have_no_bounds() -> None:
-    assert spread_interval([1.0])[1:] == (0.0, float("inf")) and spread_ratio([1.0, 2.0], [3.0, 3.0])[1:] == (0.0, float("inf"))
+    assert spread_interval([1.0])[1:] == (0.0, float("inf")) and spread_ratio([1.0, 2.0], [3.0, 3.0])[1:] == (
+        0.0,
+        float("inf"),
+    )
 
 
 # Interquartile mean, profiles and their intervals
@@ -103,7 +113,11 @@ def test_the_stratified_interval_is_rliables() -> None:
 
 def test_strata_are_kept() -> None:
     # Tasks of constant scores have nothing that chance could change.
-    assert stratified_bootstrap(np.array([[0.0, 1.0], [0.0, 1.0]]), lambda scores: float(scores.mean())) == (0.5, 0.5, 0.5)
+    assert stratified_bootstrap(np.array([[0.0, 1.0], [0.0, 1.0]]), lambda scores: float(scores.mean())) == (
+        0.5,
+        0.5,
+        0.5,
+    )
 
 
 def test_the_stratified_bootstrap_is_that_of_all_draws() -> None:
@@ -115,7 +129,9 @@ def test_the_stratified_bootstrap_is_that_of_all_draws() -> None:
 
 def test_a_performance_profile_is_rliables() -> None:
     found = performance_profile(SCORES, [0.1, 0.25, 0.5, 0.75])
-    assert [one.estimate for one in found] == pytest.approx([0.9333333333333333, 0.8, 0.4666666666666667, 0.26666666666666666])
+    assert [one.estimate for one in found] == pytest.approx(
+        [0.9333333333333333, 0.8, 0.4666666666666667, 0.26666666666666666]
+    )
     assert all(one.low <= one.estimate <= one.high for one in found)
 
 
@@ -145,14 +161,20 @@ def test_the_crossed_error_is_that_of_the_two_way_analysis_of_variance() -> None
 
 def test_with_one_kind_of_variance_the_crossed_interval_is_students() -> None:
     by_seed = np.array([0.1, 0.4, 0.3, 0.9])
-    assert crossed_interval(np.repeat(by_seed[:, None], 7, axis=1)) == pytest.approx(mean_interval(list(by_seed)))
-    assert crossed_interval(np.repeat(by_seed[None, :], 7, axis=0)) == pytest.approx(mean_interval(list(by_seed)))
+    assert crossed_interval(np.repeat(by_seed[:, None], 7, axis=1)) == pytest.approx(
+        mean_interval(list(by_seed))
+    )
+    assert crossed_interval(np.repeat(by_seed[None, :], 7, axis=0)) == pytest.approx(
+        mean_interval(list(by_seed))
+    )
 
 
 # pass@k
 
 
-@pytest.mark.parametrize(("right", "samples", "k"), [(0, 5, 2), (1, 5, 1), (2, 5, 3), (4, 5, 3), (5, 5, 1), (3, 4, 4)])
+@pytest.mark.parametrize(
+    ("right", "samples", "k"), [(0, 5, 2), (1, 5, 1), (2, 5, 3), (4, 5, 3), (5, 5, 1), (3, 4, 4)]
+)
 def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_one(right: int, samples: int, k: int) -> None:
     answers = [True] * right + [False] * (samples - right)
     subsets = list(itertools.combinations(answers, k))
@@ -168,7 +190,9 @@ def test_pass_at_k_is_unbiased_where_the_plug_in_is_not() -> None:
 
 
 def test_pass_at_k_survives_many_samples_and_refuses_too_few() -> None:
-    assert pass_at_k([3], 10_000, 100) == pytest.approx(1 - np.exp(sum(np.log1p(-100 / (10_000 - i)) for i in range(3))))
+    assert pass_at_k([3], 10_000, 100) == pytest.approx(
+        1 - np.exp(sum(np.log1p(-100 / (10_000 - i)) for i in range(3)))
+    )
     with pytest.raises(ValueError, match="eval_samples=8 or more"):
         pass_at_k([1], 4, 8)
 
@@ -178,5 +202,9 @@ def test_an_interval_is_printed_and_scaled() -> None:
 
 
 def test_an_interval_of_a_share_ends_where_shares_do() -> None:
-    assert Interval(0.9, -0.2, 1.4).within(0, 1) == (0.9, 0.0, 1.0) and Interval(0.9, 0.8, 1.4).within(0) == (0.9, 0.8, 1.4)
+    assert Interval(0.9, -0.2, 1.4).within(0, 1) == (0.9, 0.0, 1.0) and Interval(0.9, 0.8, 1.4).within(0) == (
+        0.9,
+        0.8,
+        1.4,
+    )
     assert mean_interval([0.9]).within(0, 1) == (0.9, float("-inf"), float("inf"))

@@ -12,7 +12,19 @@ from mirrorpo.config.identity import flat
 from mirrorpo.config.schema import check, register, resolved
 
 CONF = ROOT / "conf"
-GROUPS = ("algo", "divergence", "weighting", "model", "dataset", "reward", "rollout", "optim", "schedule", "tracking", "importance_correction")
+GROUPS = (
+    "algo",
+    "divergence",
+    "weighting",
+    "model",
+    "dataset",
+    "reward",
+    "rollout",
+    "optim",
+    "schedule",
+    "tracking",
+    "importance_correction",
+)
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -37,9 +49,21 @@ def test_every_choice_composes_to_a_checked_cell(choice: str) -> None:
 
 def test_typing_nothing_gives_the_tiny_model_on_arithmetic_and_a_model_alone_gives_the_papers_cell() -> None:
     tiny, papers = composed(), composed("model=qwen")
-    assert (tiny.model.path, tiny.dataset._target_.rsplit(".", 1)[1], tiny.steps) == ("mirrorpo:tiny", "Arithmetic", 40)
-    assert (papers.model.path, papers.dataset._target_.rsplit(".", 1)[1], papers.steps) == ("Qwen/Qwen3-1.7B", "Gsm8k", 1000)
-    assert papers.schedule.shape == "cosine" and papers.max_new_tokens == 256 and papers.eval_max_new_tokens == 256
+    assert (tiny.model.path, tiny.dataset._target_.rsplit(".", 1)[1], tiny.steps) == (
+        "mirrorpo:tiny",
+        "Arithmetic",
+        40,
+    )
+    assert (papers.model.path, papers.dataset._target_.rsplit(".", 1)[1], papers.steps) == (
+        "Qwen/Qwen3-1.7B",
+        "Gsm8k",
+        1000,
+    )
+    assert (
+        papers.schedule.shape == "cosine"
+        and papers.max_new_tokens == 256
+        and papers.eval_max_new_tokens == 256
+    )
 
 
 def test_an_explicit_dataset_wins_over_the_models_own() -> None:
@@ -48,9 +72,20 @@ def test_an_explicit_dataset_wins_over_the_models_own() -> None:
 
 
 def test_smollm2_brings_its_questions_and_its_verifier_and_a_typed_choice_wins_over_both() -> None:
-    alone, typed = composed("model=smollm2"), composed("model=smollm2", "dataset=arithmetic", "reward=math_answer")
-    assert (alone.dataset._target_.rsplit(".", 1)[1], alone.reward.extraction, alone.steps) == ("ChainSum", "flexible", 30)
-    assert (typed.dataset._target_.rsplit(".", 1)[1], typed.reward.extraction, typed.steps) == ("Arithmetic", "strict", 40)
+    alone, typed = (
+        composed("model=smollm2"),
+        composed("model=smollm2", "dataset=arithmetic", "reward=math_answer"),
+    )
+    assert (alone.dataset._target_.rsplit(".", 1)[1], alone.reward.extraction, alone.steps) == (
+        "ChainSum",
+        "flexible",
+        30,
+    )
+    assert (typed.dataset._target_.rsplit(".", 1)[1], typed.reward.extraction, typed.steps) == (
+        "Arithmetic",
+        "strict",
+        40,
+    )
 
 
 def test_what_is_typed_wins_over_the_recipe() -> None:
@@ -72,14 +107,18 @@ def test_adapters_are_a_choice_of_every_pretrained_model() -> None:
     assert composed("model=llama", "lora@model.lora=r16").model.lora.rank == 16
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sweeps" / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "sweeps" / "sweep").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_sweep_is_named_after_its_file_says_its_command_and_varies_something(path: Path) -> None:
     text = path.read_text()
     sweep = yaml.safe_load(text)
     search = path.stem.endswith("_es")
     # A learned map's cells stand beside the others of its table.
     assert sweep["name"] == path.stem.removesuffix("_learned")
-    assert f"python train.py {'hydra/sweeper=es ' if search else ''}sweep={path.stem}" in text and ("Claim under test" in text or "No claim" in text)
+    assert f"python train.py {'hydra/sweeper=es ' if search else ''}sweep={path.stem}" in text and (
+        "Claim under test" in text or "No claim" in text
+    )
     assert sweep["hydra"]["mode"] == "MULTIRUN"
     for key, values in sweep["hydra"].get("sweeper", {}).get("params", {}).items():
         if (CONF / key).is_dir():

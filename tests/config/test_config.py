@@ -65,12 +65,30 @@ def test_zero_of_what_a_run_needs_is_refused(knob: str) -> None:
         check(config(**{knob: 0}))
 
 
-@pytest.mark.parametrize("knob", ["seed", "steps", "eval_every", "eval_questions", "eval_sampled_questions", "eval_samples", "shown_completions"])
+@pytest.mark.parametrize(
+    "knob",
+    [
+        "seed",
+        "steps",
+        "eval_every",
+        "eval_questions",
+        "eval_sampled_questions",
+        "eval_samples",
+        "shown_completions",
+    ],
+)
 def test_zero_of_what_a_run_can_do_without_is_accepted(knob: str) -> None:
     check(config(**{knob: 0}))
 
 
-@pytest.mark.parametrize(("knob", "choices"), [("update_window", "whole, split"), ("data_order", "shuffled, sequential"), ("eval_split", "validation, test")])
+@pytest.mark.parametrize(
+    ("knob", "choices"),
+    [
+        ("update_window", "whole, split"),
+        ("data_order", "shuffled, sequential"),
+        ("eval_split", "validation, test"),
+    ],
+)
 def test_a_word_that_is_no_choice_is_refused_with_the_choices(knob: str, choices: str) -> None:
     with pytest.raises(ValueError, match=f"^{knob}=other: choose one of {choices}$"):
         check(config(**{knob: "other"}))
@@ -99,11 +117,19 @@ def test_nan_is_refused(knob: str) -> None:
 
 
 def test_updates_that_do_not_share_the_groups_evenly_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"updates_per_rollout=3 does not divide prompts_per_step=16: .*update_window=split"):
+    with pytest.raises(
+        ValueError, match=r"updates_per_rollout=3 does not divide prompts_per_step=16: .*update_window=split"
+    ):
         check(config(update_window="split", updates_per_rollout=3))
 
 
-@pytest.mark.parametrize("changes", [{"update_window": "split", "updates_per_rollout": 4}, {"update_window": "whole", "updates_per_rollout": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"update_window": "split", "updates_per_rollout": 4},
+        {"update_window": "whole", "updates_per_rollout": 3},
+    ],
+)
 def test_updates_that_divide_the_groups_or_see_all_of_them_are_accepted(changes: Mapping[str, Any]) -> None:
     check(config(**changes))
 
@@ -188,13 +214,21 @@ def test_a_key_that_only_begins_like_plumbing_is_not_plumbing() -> None:
     assert config_hash({"names": "a"}) != config_hash({"names": "b"})
 
 
-@pytest.mark.parametrize(("override", "same"), [("algo.surrogate.low=0", "algo.surrogate.low=0.0"), ("divergence.beta=1", "divergence.beta=1.0")])
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [("algo.surrogate.low=0", "algo.surrogate.low=0.0"), ("divergence.beta=1", "divergence.beta=1.0")],
+)
 def test_a_number_written_without_its_point_is_the_same_number(override: str, same: str) -> None:
     assert cell_for(override).hash == cell_for(same).hash
 
 
-@pytest.mark.parametrize(("one", "other"), [({"algo": {"a": True}}, {"algo": {"a": 1}}), ({"algo": {"a": None, "b": 1}}, {"algo": {"b": 1}})])
-def test_configs_have_the_same_hash_if_they_have_no_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [({"algo": {"a": True}}, {"algo": {"a": 1}}), ({"algo": {"a": None, "b": 1}}, {"algo": {"b": 1}})],
+)
+def test_configs_have_the_same_hash_if_they_have_no_difference(
+    one: Mapping[str, Any], other: Mapping[str, Any]
+) -> None:
     assert (config_hash(one) == config_hash(other)) == (differences(one, other) == {})
 
 
@@ -214,7 +248,13 @@ def test_a_config_has_no_difference_to_itself() -> None:
 
 
 def test_plumbing_is_no_difference() -> None:
-    assert differences({"out": "a", "tracking": {"mode": "auto"}, "progress": True}, {"out": "b", "tracking": {"mode": "online"}, "progress": False}) == {}
+    assert (
+        differences(
+            {"out": "a", "tracking": {"mode": "auto"}, "progress": True},
+            {"out": "b", "tracking": {"mode": "online"}, "progress": False},
+        )
+        == {}
+    )
 
 
 def test_flat_joins_keys_with_dots_at_every_depth() -> None:
@@ -238,17 +278,31 @@ def test_the_label_names_the_choice_on_every_axis() -> None:
     assert [part.split("=")[0] for part in label.split(",")] == list(AXES)
 
 
-@pytest.mark.parametrize("override", ["lr=1e-3", "divergence.beta=0.1", "schedule=linear", "max_new_tokens=64", "eval_every=1"])
+@pytest.mark.parametrize(
+    "override", ["lr=1e-3", "divergence.beta=0.1", "schedule=linear", "max_new_tokens=64", "eval_every=1"]
+)
 def test_a_setting_beyond_the_axes_puts_a_hash_in_the_label(override: str) -> None:
     assert re.fullmatch(r".*,dataset=arithmetic,settings=[0-9a-f]{8}", cell_for(override).label)
 
 
-@pytest.mark.parametrize("override", ["lr=0.0005", "updates_per_rollout=1", "divergence.beta=0.04", "schedule=constant"])
+@pytest.mark.parametrize(
+    "override", ["lr=0.0005", "updates_per_rollout=1", "divergence.beta=0.04", "schedule=constant"]
+)
 def test_a_setting_that_repeats_what_holds_anyway_does_not(override: str) -> None:
     assert cell_for(override).label == cell_for().label
 
 
-@pytest.mark.parametrize("override", ["name=table_1", "out=elsewhere", "tracking=none", "progress=false", "checkpoint_every=1", "shown_completions=0"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=table_1",
+        "out=elsewhere",
+        "tracking=none",
+        "progress=false",
+        "checkpoint_every=1",
+        "shown_completions=0",
+    ],
+)
 def test_plumbing_changes_neither_label_nor_hash(override: str) -> None:
     assert (cell_for(override).label, cell_for(override).hash) == (cell_for().label, cell_for().hash)
 
@@ -305,11 +359,19 @@ def test_it_imports_no_torch(module: str) -> None:
 
 def test_training_on_what_has_no_training_split_is_refused_at_compose() -> None:
     check(_config("dataset=humaneval"))
-    with pytest.raises(ValueError, match=r"steps=3 with dataset=HumanEval: it has no training split and is for evaluation only; use steps=0"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"steps=3 with dataset=HumanEval: it has no training split and is for evaluation only; use "
+            r"steps=0"
+        ),
+    ):
         check(_config("dataset=humaneval", "steps=3"))
 
 
 def test_how_programs_are_kept_in_is_no_part_of_a_runs_identity() -> None:
-    assert cell_for("dataset=mbpp").hash == cell_for("dataset=mbpp", "sandbox=unsafe", "reward.workers=9").hash
+    assert (
+        cell_for("dataset=mbpp").hash == cell_for("dataset=mbpp", "sandbox=unsafe", "reward.workers=9").hash
+    )
     with pytest.raises(ValueError, match="sandbox=open: choose one of required, unsafe"):
         check(_config("sandbox=open"))

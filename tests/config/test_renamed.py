@@ -5,7 +5,11 @@ from hydra.utils import get_class
 from mirrorpo.config.identity import config_hash, differences
 from mirrorpo.config.renamed import KEYS, TARGETS, first_named, renamed_words, upgraded
 
-OLD = {"seed": 1, "optimiser": {"_target_": "mirrorpo.optim.AdamW", "betas": [0.9, 0.95]}, "reward": {"_target_": "mirrorpo.reward.math_answer.MathAnswer"}}
+OLD = {
+    "seed": 1,
+    "optimiser": {"_target_": "mirrorpo.optim.AdamW", "betas": [0.9, 0.95]},
+    "reward": {"_target_": "mirrorpo.reward.math_answer.MathAnswer"},
+}
 
 
 def test_every_new_name_of_a_class_is_importable_and_no_old_one_leads_to_two() -> None:
@@ -23,7 +27,12 @@ def test_upgrading_twice_is_upgrading_once() -> None:
 
 
 def test_hashes_are_over_the_first_names() -> None:
-    assert first_named({"optim._target_": "mirrorpo.optim.adamw.AdamW"})[next(iter(first_named({"optim._target_": ""})))] == "mirrorpo.optim.AdamW"
+    assert (
+        first_named({"optim._target_": "mirrorpo.optim.adamw.AdamW"})[
+            next(iter(first_named({"optim._target_": ""})))
+        ]
+        == "mirrorpo.optim.AdamW"
+    )
 
 
 def test_words_of_the_command_line_keep_what_is_not_renamed() -> None:

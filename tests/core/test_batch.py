@@ -79,7 +79,9 @@ def test_the_mask_stays_a_subset_of_present_and_does_not_cut():
 
 
 def test_an_empty_completion_keeps_one_column():
-    empty = batch().with_(present=torch.zeros(3, 5, dtype=torch.bool), mask=torch.zeros(3, 5, dtype=torch.bool))
+    empty = batch().with_(
+        present=torch.zeros(3, 5, dtype=torch.bool), mask=torch.zeros(3, 5, dtype=torch.bool)
+    )
     assert empty.rows(torch.tensor([0, 1])).completion_ids.shape == (2, 1)
 
 
@@ -87,7 +89,9 @@ def test_taking_rows_leaves_the_batch_as_it_was():
     whole = batch()
     whole.rows(torch.tensor([1]))
     for field in fields(RolloutBatch):
-        assert torch.equal(getattr(whole, field.name).nan_to_num(-1), getattr(batch(), field.name).nan_to_num(-1)), field.name
+        assert torch.equal(
+            getattr(whole, field.name).nan_to_num(-1), getattr(batch(), field.name).nan_to_num(-1)
+        ), field.name
 
 
 def test_with_gives_a_copy_and_the_batch_cannot_be_changed():

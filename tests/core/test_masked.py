@@ -11,13 +11,21 @@ from mirrorpo.core.masked import group_mean, group_size, masked, masked_mean, ma
 NAN, INF = float("nan"), float("inf")
 
 generated = settings(max_examples=80, deadline=None, derandomize=True, database=None)
-masks = st.integers(1, 5).flatmap(lambda width: st.lists(st.lists(st.booleans(), min_size=width, max_size=width), min_size=1, max_size=5))
+masks = st.integers(1, 5).flatmap(
+    lambda width: st.lists(st.lists(st.booleans(), min_size=width, max_size=width), min_size=1, max_size=5)
+)
 weight = st.one_of(st.just(0.0), st.floats(1e-3, 1e3))
-weighted = st.integers(1, 5).flatmap(lambda width: st.lists(st.lists(st.tuples(weight, st.booleans()), min_size=width, max_size=width), min_size=1, max_size=4))
+weighted = st.integers(1, 5).flatmap(
+    lambda width: st.lists(
+        st.lists(st.tuples(weight, st.booleans()), min_size=width, max_size=width), min_size=1, max_size=4
+    )
+)
 
 
 def drawn_weights(rows, dtype=torch.float64):
-    return torch.tensor([[value for value, _ in row] for row in rows], dtype=dtype), torch.tensor([[counted for _, counted in row] for row in rows])
+    return torch.tensor([[value for value, _ in row] for row in rows], dtype=dtype), torch.tensor(
+        [[counted for _, counted in row] for row in rows]
+    )
 
 
 @generated
@@ -25,9 +33,15 @@ def drawn_weights(rows, dtype=torch.float64):
 def test_sum_and_mean_equal_a_loop_over_the_tokens_that_count(rows):
     mask = torch.tensor(rows)
     values = torch.randn(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    kept = [value for value, counted in zip(values.flatten().tolist(), mask.flatten().tolist(), strict=True) if counted]
+    kept = [
+        value
+        for value, counted in zip(values.flatten().tolist(), mask.flatten().tolist(), strict=True)
+        if counted
+    ]
     torch.testing.assert_close(float(masked_sum(values, mask)), float(sum(kept)), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(float(masked_mean(values, mask)), sum(kept) / len(kept) if kept else 0.0, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        float(masked_mean(values, mask)), sum(kept) / len(kept) if kept else 0.0, rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("reduce", [masked_sum, masked_mean, lambda values, mask: masked(values, mask).sum()])
@@ -52,7 +66,9 @@ def test_without_a_token_that_counts_value_and_gradient_are_zero(reduce):
 
 def test_masked_keeps_what_counts_to_the_bit():
     values = torch.tensor([[1e-45, -0.1, NAN]])
-    assert torch.equal(masked(values, torch.tensor([[True, True, False]])), torch.tensor([[1e-45, -0.1, 0.0]]))
+    assert torch.equal(
+        masked(values, torch.tensor([[True, True, False]])), torch.tensor([[1e-45, -0.1, 0.0]])
+    )
 
 
 @generated
@@ -124,9 +140,16 @@ def test_group_mean_and_group_size_leave_out_missing_values_and_go_by_name():
 
 
 @generated
-@given(st.lists(st.tuples(st.one_of(st.just(NAN), st.floats(-1e3, 1e3)), st.integers(0, 3)), min_size=1, max_size=10))
+@given(
+    st.lists(
+        st.tuples(st.one_of(st.just(NAN), st.floats(-1e3, 1e3)), st.integers(0, 3)), min_size=1, max_size=10
+    )
+)
 def test_group_mean_equals_a_loop(rows):
-    values, group = torch.tensor([value for value, _ in rows], dtype=torch.float64), torch.tensor([name for _, name in rows])
+    values, group = (
+        torch.tensor([value for value, _ in rows], dtype=torch.float64),
+        torch.tensor([name for _, name in rows]),
+    )
     for i, mean in enumerate(group_mean(values, group).tolist()):
         known = [value for value, name in rows if name == rows[i][1] and not math.isnan(value)]
         torch.testing.assert_close(mean, sum(known) / len(known) if known else 0.0, rtol=1e-9, atol=1e-9)

@@ -23,12 +23,19 @@ def test_a_draw_is_a_function_of_seed_stream_and_place():
 
 
 def test_another_seed_stream_or_place_gives_another_draw():
-    places = [(seed, stream, step, prompt) for seed in (0, 1) for stream in STREAMS for step in (0, 1, 11) for prompt in (0, 1, 11)]
+    places = [
+        (seed, stream, step, prompt)
+        for seed in (0, 1)
+        for stream in STREAMS
+        for step in (0, 1, 11)
+        for prompt in (0, 1, 11)
+    ]
     assert len({derive(*place) for place in places}) == len(places)
 
 
 def test_seeds_do_not_change_between_versions():
-    # The first eight bytes of sha256("0/sampling/1"), shifted right by one: a changed rule is a changed experiment.
+    # The first eight bytes of sha256("0/sampling/1"), shifted right by one: a changed rule is a changed
+    # experiment.
     assert derive(0, "sampling", 1) == 2841739436065113520
 
 

@@ -23,13 +23,17 @@ def with_offsets(tokens: list[tuple[int, bool]]) -> TokenOffsets:
 
 
 @given(tokens=TOKENS, data=st.data())
-def test_the_tokens_of_a_run_are_those_that_wrote_any_of_it(tokens: list[tuple[int, bool]], data: st.DataObject) -> None:
+def test_the_tokens_of_a_run_are_those_that_wrote_any_of_it(
+    tokens: list[tuple[int, bool]], data: st.DataObject
+) -> None:
     token_offsets = with_offsets(tokens)
     if not token_offsets.text:
         return
     start = data.draw(st.integers(0, len(token_offsets.text) - 1))
     end = data.draw(st.integers(start + 1, len(token_offsets.text)))
-    wrote = [token for token, (first, last) in enumerate(token_offsets.offsets) if first < end and start < last]
+    wrote = [
+        token for token, (first, last) in enumerate(token_offsets.offsets) if first < end and start < last
+    ]
     first, last = token_offsets.tokens(start, end)
     assert (first, last - 1) == (wrote[0], wrote[-1])
 
@@ -79,4 +83,7 @@ def test_neighbours_share_at_most_the_tokens_of_one_border(tokens: list[tuple[in
     for left, right in pairwise(range(len(token_offsets.text) + 1)):
         first, last = token_offsets.tokens(left, right)
         assert first < last
-        assert all(token_offsets.offsets[token][0] <= left and right <= token_offsets.offsets[token][1] for token in (first, last - 1))
+        assert all(
+            token_offsets.offsets[token][0] <= left and right <= token_offsets.offsets[token][1]
+            for token in (first, last - 1)
+        )

@@ -32,7 +32,9 @@ CALCULATES: Mapping[str, Callable[[Any, int], Any]] = {
     "/": lambda a, b: Fraction(a) / b,
 }
 # The worked line says everything twice, and both must agree.
-LINE = re.compile(r"(\w+) has (?P<a>\d+) (?P<op>[-+*/]) (?P<b>\d+) = <<(?P=a)(?P=op)(?P=b)=(?P<c>\d+)>>(?P=c) (\w+)\.")
+LINE = re.compile(
+    r"(\w+) has (?P<a>\d+) (?P<op>[-+*/]) (?P<b>\d+) = <<(?P=a)(?P=op)(?P=b)=(?P<c>\d+)>>(?P=c) (\w+)\."
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ def read(question: str) -> Reading:
     values = [Fraction(start)]
     distractor = None
     for sentence in sentences:
-        matches = {op: re.fullmatch(pattern.replace("NAME", name), sentence) for op, pattern in SENTENCES.items()}
+        matches = {
+            op: re.fullmatch(pattern.replace("NAME", name), sentence) for op, pattern in SENTENCES.items()
+        }
         (match,) = [(op, int(match[1])) for op, match in matches.items() if match] or [None]
         if match is None:
             assert distractor is None, question
@@ -129,19 +133,31 @@ def test_a_split_is_as_large_as_asked(split: Any, size: int) -> None:
 FIRST = {
     # 3 + 11 = 14, 14 / 2 = 7, 7 * 2 = 14.
     "train": (
-        "Mia has 3 stamps. Mia gets 11 more. Mia keeps 1 of 2 equal parts. Soon Mia has 2 times as many. How many stamps does Mia have?",
+        "Mia has 3 stamps. Mia gets 11 more. Mia keeps 1 of 2 equal parts. Soon Mia has 2 times as many. How "
+        ""
+        ""
+        "many stamps does Mia have?",
         "14",
-        "Mia has 3 + 11 = <<3+11=14>>14 stamps.\nMia has 14 / 2 = <<14/2=7>>7 stamps.\nMia has 7 * 2 = <<7*2=14>>14 stamps.\n#### 14",
+        (
+            "Mia has 3 + 11 = <<3+11=14>>14 stamps.\nMia has 14 / 2 = <<14/2=7>>7 stamps.\nMia has 7 * 2 = "
+            "<<7*2=14>>14 stamps.\n#### 14"
+        ),
     ),
     # Leo's shells are his; 23 * 2 = 46, 46 + 2 = 48.
     "validation": (
-        "Zoe has 23 shells. Leo has 5 shells. Soon Zoe has 2 times as many. Zoe gets 2 more. How many shells does Zoe have?",
+        "Zoe has 23 shells. Leo has 5 shells. Soon Zoe has 2 times as many. Zoe gets 2 more. How many shells "
+        ""
+        ""
+        "does Zoe have?",
         "48",
         "Zoe has 23 * 2 = <<23*2=46>>46 shells.\nZoe has 46 + 2 = <<46+2=48>>48 shells.\n#### 48",
     ),
     # 12 / 4 = 3, 3 * 4 = 12.
     "test": (
-        "Zoe has 12 shells. Zoe keeps 1 of 4 equal parts. Soon Zoe has 4 times as many. How many shells does Zoe have?",
+        "Zoe has 12 shells. Zoe keeps 1 of 4 equal parts. Soon Zoe has 4 times as many. How many shells does "
+        ""
+        ""
+        "Zoe have?",
         "12",
         "Zoe has 12 / 4 = <<12/4=3>>3 shells.\nZoe has 3 * 4 = <<3*4=12>>12 shells.\n#### 12",
     ),
@@ -191,7 +207,10 @@ def test_problems_have_between_min_steps_and_max_steps_changes(least: int, most:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_a_share_of_the_problems_has_a_number_that_does_not_matter(share: float) -> None:
-    count = sum(read(prompt.question).distractor is not None for prompt in train(distractor_share=share, train_size=2000))
+    count = sum(
+        read(prompt.question).distractor is not None
+        for prompt in train(distractor_share=share, train_size=2000)
+    )
     # Four binomial standard deviations.
     assert abs(count - 2000 * share) <= 4 * (2000 * share * (1 - share)) ** 0.5
 
@@ -233,12 +252,19 @@ def test_the_last_line_of_a_careful_demonstration_is_the_gold() -> None:
 
 
 def test_distracted_is_careful_where_no_number_is_beside_the_point() -> None:
-    pairs = [(a, b) for a, b in zip(train(), with_habit("distracted"), strict=True) if read(a.question).distractor is None]
+    pairs = [
+        (a, b)
+        for a, b in zip(train(), with_habit("distracted"), strict=True)
+        if read(a.question).distractor is None
+    ]
     assert len(pairs) > 200 and all(a == b for a, b in pairs)
 
 
 def test_distracted_adds_the_number_where_it_is_mentioned() -> None:
-    pairs = [(read(prompt.question), worked(prompt)[0]) for prompt in with_habit("distracted", distractor_share=1.0)]
+    pairs = [
+        (read(prompt.question), worked(prompt)[0])
+        for prompt in with_habit("distracted", distractor_share=1.0)
+    ]
     for reading, steps in pairs:
         assert reading.distractor is not None
         place, n = reading.distractor
@@ -269,7 +295,9 @@ def test_slip_makes_the_questions_changes_in_their_order() -> None:
 
 def test_slip_falls_on_every_line() -> None:
     steps = [worked(prompt)[0] for prompt in with_habit("slip", min_steps=3, max_steps=3)]
-    places = Counter(place for lines in steps for place, (a, op, b, c) in enumerate(lines) if careless(a, op, b) != c)
+    places = Counter(
+        place for lines in steps for place, (a, op, b, c) in enumerate(lines) if careless(a, op, b) != c
+    )
     # 200 are expected on each line with a standard deviation of 12.
     assert set(places) == {0, 1, 2} and min(places.values()) > 150
 
@@ -279,7 +307,10 @@ def test_direct_has_the_answer_and_no_steps() -> None:
 
 
 def test_a_habit_changes_no_question_and_no_gold() -> None:
-    asked = [[(prompt.question, prompt.gold) for prompt in with_habit(habit)] for habit in ("careful", "distracted", "slip", "direct")]
+    asked = [
+        [(prompt.question, prompt.gold) for prompt in with_habit(habit)]
+        for habit in ("careful", "distracted", "slip", "direct")
+    ]
     assert asked[0] == asked[1] == asked[2] == asked[3]
 
 
@@ -296,7 +327,10 @@ def test_habits_have_their_shares() -> None:
     shares = {"careful": 0.15, "distracted": 0.4, "slip": 0.15, "direct": 0.3}
     # Every problem has a distractor, so that a distracted answer can be told from a careful one.
     seen = Counter(habit_of(prompt) for prompt in train(habits=shares, distractor_share=1.0, train_size=2000))
-    assert chisquare([seen[habit] for habit in shares], [2000 * share for share in shares.values()]).pvalue > 0.01
+    assert (
+        chisquare([seen[habit] for habit in shares], [2000 * share for share in shares.values()]).pvalue
+        > 0.01
+    )
 
 
 def test_habits_set_in_after_habits_from() -> None:
@@ -305,7 +339,9 @@ def test_habits_set_in_after_habits_from() -> None:
 
 
 def test_the_order_in_which_habits_are_listed_is_of_no_consequence() -> None:
-    assert data(habits={"careful": 0.5, "direct": 0.5}).fingerprint("train") == data(habits={"direct": 0.5, "careful": 0.5}).fingerprint("train")
+    assert data(habits={"careful": 0.5, "direct": 0.5}).fingerprint("train") == data(
+        habits={"direct": 0.5, "careful": 0.5}
+    ).fingerprint("train")
 
 
 # Knobs
@@ -346,7 +382,9 @@ def test_asking_for_more_problems_than_there_are_ends_with_an_error(monkeypatch:
     monkeypatch.setattr("mirrorpo.dataset.arithmetic.NAMES", ("Sam", "Zoe"))
     monkeypatch.setattr("mirrorpo.dataset.arithmetic.OBJECTS", ("apples", "toys"))
     few = data(min_steps=1, max_steps=1, max_value=10, distractor_share=0.0, test_size=100)
-    with pytest.raises(ValueError, match=re.escape("dataset.test_size=100: there are not that many problems")):
+    with pytest.raises(
+        ValueError, match=re.escape("dataset.test_size=100: there are not that many problems")
+    ):
         few.load("test")
 
 
@@ -372,10 +410,22 @@ HABITS = {"careful": 0.5, "direct": 0.5}
     ids=str,
 )
 def test_the_fingerprint_changes_with_what_changes_the_data(change: Mapping[str, Any]) -> None:
-    assert data(habits=HABITS).fingerprint("train") != data(**{"habits": HABITS, **change}).fingerprint("train")
+    assert data(habits=HABITS).fingerprint("train") != data(**{"habits": HABITS, **change}).fingerprint(
+        "train"
+    )
 
 
-@pytest.mark.parametrize("change", [{"validation_size": 7}, {"test_size": 7}, {"system": "Think."}, {"user": "Q: {question}"}, {"habits_from": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"validation_size": 7},
+        {"test_size": 7},
+        {"system": "Think."},
+        {"user": "Q: {question}"},
+        {"habits_from": 0.5},
+    ],
+    ids=str,
+)
 def test_the_fingerprint_does_not_change_with_anything_else(change: Mapping[str, Any]) -> None:
     # Without habits it does not matter from where on there are none.
     assert data().fingerprint("train") == data(**change).fingerprint("train")

@@ -18,8 +18,13 @@ SETTINGS: Mapping[str, Any] = {
     "max_terms": 4, "min_digits": 1, "max_digits": 2, "allow_negation": False, "system": "", "user": "{question}",
 }  # fmt: skip
 SPLITS: Sequence[Split] = ("train", "validation", "test")
-QUESTION = re.compile(r"State the final answer to the following arithmetic problem: (-?\d+(?: [+-] -?\d+)*) =")
-needs_library = pytest.mark.skipif(find_spec("reasoning_gym") is None, reason="NOT TESTED: dataset=chain_sum; pip install reasoning-gym==0.1.25")
+QUESTION = re.compile(
+    r"State the final answer to the following arithmetic problem: (-?\d+(?: [+-] -?\d+)*) ="
+)
+needs_library = pytest.mark.skipif(
+    find_spec("reasoning_gym") is None,
+    reason="NOT TESTED: dataset=chain_sum; pip install reasoning-gym==0.1.25",
+)
 
 
 def data(**changes: Any) -> ChainSum:
@@ -31,7 +36,13 @@ def terms(prompt: Prompt) -> list[int]:
     match = QUESTION.fullmatch(prompt.question)
     assert match, prompt.question
     first, *rest = match[1].split(" ")
-    return [int(first), *(int(number) if sign == "+" else -int(number) for sign, number in zip(rest[::2], rest[1::2], strict=True))]
+    return [
+        int(first),
+        *(
+            int(number) if sign == "+" else -int(number)
+            for sign, number in zip(rest[::2], rest[1::2], strict=True)
+        ),
+    ]
 
 
 def test_it_keeps_the_contract_of_a_dataset() -> None:
@@ -74,8 +85,13 @@ def test_a_split_is_a_part_of_the_questions_hashes() -> None:
 
 @needs_library
 def test_a_question_keeps_its_name_in_every_dataset_and_a_name_stands_for_one_question() -> None:
-    names = {prompt.question: prompt.uid for prompt in data(max_terms=2, max_digits=1, train_size=100).load("train")}
-    others = {prompt.question: prompt.uid for prompt in data(max_terms=3, max_digits=1, data_seed=1).load("train")}
+    names = {
+        prompt.question: prompt.uid
+        for prompt in data(max_terms=2, max_digits=1, train_size=100).load("train")
+    }
+    others = {
+        prompt.question: prompt.uid for prompt in data(max_terms=3, max_digits=1, data_seed=1).load("train")
+    }
     shared = names.keys() & others.keys()
     assert len(shared) > 10 and all(names[question] == others[question] for question in shared)
     assert len(set(names.values())) == len(names)
@@ -83,7 +99,10 @@ def test_a_question_keeps_its_name_in_every_dataset_and_a_name_stands_for_one_qu
 
 @needs_library
 def test_the_first_question_of_a_split_never_changes() -> None:
-    first = [(prompt.question.partition(": ")[2], prompt.gold) for prompt in (data().load(split)[0] for split in SPLITS)]
+    first = [
+        (prompt.question.partition(": ")[2], prompt.gold)
+        for prompt in (data().load(split)[0] for split in SPLITS)
+    ]
     assert first == [("4 + 6 - 9 - 0 =", "1"), ("3 + 2 =", "5"), ("8 + 3 =", "11")]
 
 
@@ -94,14 +113,24 @@ def test_a_smaller_split_is_the_beginning_of_a_larger_one_and_the_seed_makes_oth
 
 
 @needs_library
-@pytest.mark.parametrize("change", [{"data_seed": 1}, {"train_size": 299}, {"min_terms": 3}, {"max_digits": 3}, {"allow_negation": True}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{"data_seed": 1}, {"train_size": 299}, {"min_terms": 3}, {"max_digits": 3}, {"allow_negation": True}],
+    ids=str,
+)
 def test_the_fingerprint_changes_with_what_changes_the_data(change: Mapping[str, Any]) -> None:
     assert data().fingerprint("train") == data().fingerprint("train") != data(**change).fingerprint("train")
 
 
 @needs_library
 def test_asking_for_more_questions_than_there_are_ends_with_an_error() -> None:
-    with pytest.raises(ValueError, match=r"dataset\.test_size=50: there are not that many questions of such terms and digits; .*raise dataset\.max_terms"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"dataset\.test_size=50: there are not that many questions of such terms and digits; .*raise "
+            r"dataset\.max_terms"
+        ),
+    ):
         data(max_terms=2, max_digits=1).load("test")
 
 
@@ -125,5 +154,8 @@ def test_a_bad_setting_is_named_with_its_value(changes: Mapping[str, Any], named
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(ValueError, match=r"dataset=chain_sum: reasoning-gym cannot be imported.*pip install reasoning-gym==0\.1\.25"):
+    with pytest.raises(
+        ValueError,
+        match=r"dataset=chain_sum: reasoning-gym cannot be imported.*pip install reasoning-gym==0\.1\.25",
+    ):
         data().load("train")

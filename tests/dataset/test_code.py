@@ -14,15 +14,30 @@ TESTS = ["assert add(1) == 2\r\n", "assert add(1, 2) == 3", "assert add(0, 0) ==
 
 
 def made(code: str = CODE, tests: list[str] = TESTS, visible: int = 0, style: Style = BARE) -> Any:
-    return problem("m/1", " Add. ", code, tests, visible=visible, setup="x = 1\r\n", prelude="import math", style=style)
+    return problem(
+        "m/1", " Add. ", code, tests, visible=visible, setup="x = 1\r\n", prelude="import math", style=style
+    )
 
 
 def test_a_row_becomes_a_prompt_with_plain_line_ends() -> None:
     prompt = made()
-    assert (prompt.uid, prompt.question, prompt.gold, prompt.demonstration) == ("m/1", "Add.", "def add(a, b=1, *rest):\n\treturn a + b", prompt.gold)
+    assert (prompt.uid, prompt.question, prompt.gold, prompt.demonstration) == (
+        "m/1",
+        "Add.",
+        "def add(a, b=1, *rest):\n\treturn a + b",
+        prompt.gold,
+    )
     checks = prompt.checks
-    assert (checks.entry_point, checks.setup, checks.prelude, checks.fault) == ("add", "x = 1", "import math", "")
-    assert (list(checks.visible), list(checks.hidden)) == ([], ["assert add(1) == 2", "assert add(1, 2) == 3", "assert add(0, 0) == 0"])
+    assert (checks.entry_point, checks.setup, checks.prelude, checks.fault) == (
+        "add",
+        "x = 1",
+        "import math",
+        "",
+    )
+    assert (list(checks.visible), list(checks.hidden)) == (
+        [],
+        ["assert add(1) == 2", "assert add(1, 2) == 3", "assert add(0, 0) == 0"],
+    )
 
 
 def test_the_first_tests_are_visible_and_the_others_hidden() -> None:
@@ -47,7 +62,10 @@ def test_a_style_may_give_the_signature() -> None:
         ({"tests": ["assert add(1) == 2", "assert add(1) = 2"]}, "test 2 does not parse"),
         ({"tests": []}, "there are no tests"),
         ({"code": "def add(a:"}, "the reference does not parse"),
-        ({"code": "def sub(a): pass"}, r"the first test calls no function of the reference \(it defines sub\)"),
+        (
+            {"code": "def sub(a): pass"},
+            r"the first test calls no function of the reference \(it defines sub\)",
+        ),
         ({"code": "x = 1"}, r"the first test calls no function of the reference \(it defines none\)"),
         ({"code": "def add(): return '\0'"}, "the reference does not parse"),
     ],
@@ -76,7 +94,10 @@ def test_signature_and_imports_of_what_does_not_parse_are_empty() -> None:
 
 
 def test_imports_are_those_at_the_top() -> None:
-    assert imports("import re, math as m\nfrom a.b import c\ndef f():\n    import sys") == "import re, math as m\nfrom a.b import c"
+    assert (
+        imports("import re, math as m\nfrom a.b import c\ndef f():\n    import sys")
+        == "import re, math as m\nfrom a.b import c"
+    )
     assert plain("a\rb\r\nc\n\n") == "a\nb\nc"
 
 
@@ -84,7 +105,11 @@ def test_imports_are_those_at_the_top() -> None:
     ("style", "visible", "fix"),
     [
         ("other", 0, "dataset.style=other: choose one of bare, tested"),
-        ("tested", 0, "dataset.visible_tests=0 with dataset.style=tested: set dataset.visible_tests=1 or more"),
+        (
+            "tested",
+            0,
+            "dataset.visible_tests=0 with dataset.style=tested: set dataset.visible_tests=1 or more",
+        ),
         ("bare", 1, "dataset.visible_tests=1 with dataset.style=bare: set dataset.visible_tests=0"),
         ("empty", 0, "dataset.styles.empty: its question must hold"),
     ],
@@ -92,4 +117,13 @@ def test_imports_are_those_at_the_top() -> None:
 def test_a_style_that_does_not_fit_is_refused_with_the_fix(style: str, visible: int, fix: str) -> None:
     styles = {"bare": BARE, "tested": TESTED}
     with pytest.raises(ValueError, match=fix):
-        chosen(styles | ({"empty": Style(question="", system="", user="{question}", fenced=False)} if style == "empty" else {}), style, visible)
+        chosen(
+            styles
+            | (
+                {"empty": Style(question="", system="", user="{question}", fenced=False)}
+                if style == "empty"
+                else {}
+            ),
+            style,
+            visible,
+        )

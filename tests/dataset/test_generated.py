@@ -29,7 +29,11 @@ def questions(most: int):
 
 def test_the_bounds_part_the_whole() -> None:
     bounds = sorted(SPLIT_BOUNDS.values())
-    assert bounds[0][0] == 0.0 and bounds[-1][1] == 1.0 and all(one[1] == two[0] for one, two in itertools.pairwise(bounds))
+    assert (
+        bounds[0][0] == 0.0
+        and bounds[-1][1] == 1.0
+        and all(one[1] == two[0] for one, two in itertools.pairwise(bounds))
+    )
 
 
 @pytest.mark.parametrize("split", SPLIT_BOUNDS)
@@ -37,7 +41,13 @@ def test_a_split_is_distinct_questions_of_its_own_in_the_order_drawn(split) -> N
     found = filled(split, 5, questions(10**6), "")
     low, high = SPLIT_BOUNDS[split]
     expected = [text for text in (f"what is {n}?" for n in range(1000)) if low <= bucket(text) < high][:5]
-    assert [one.question for one in found] == expected and [one.gold for one in found] == ["0.0", "0.2", "0.4", "0.6", "0.8"]
+    assert [one.question for one in found] == expected and [one.gold for one in found] == [
+        "0.0",
+        "0.2",
+        "0.4",
+        "0.6",
+        "0.8",
+    ]
 
 
 def test_too_few_questions_are_said_after_the_stated_number_of_draws() -> None:
@@ -70,5 +80,8 @@ def test_shares_that_are_none_are_refused(habits: dict[str, float]) -> None:
 def test_habits_begin_where_they_are_told_and_draw_nothing_before() -> None:
     rng = random.Random(0)
     before = rng.getstate()
-    assert habit({}, KNOWN, 0.0, 1.0, rng) == habit({"slip": 1.0}, KNOWN, 0.5, 0.4, rng) == "careful" and rng.getstate() == before
+    assert (
+        habit({}, KNOWN, 0.0, 1.0, rng) == habit({"slip": 1.0}, KNOWN, 0.5, 0.4, rng) == "careful"
+        and rng.getstate() == before
+    )
     assert habit({"slip": 1.0}, KNOWN, 0.5, 0.5, rng) == "slip" and rng.getstate() != before

@@ -21,17 +21,26 @@ CONF = REPOSITORY / "conf/dataset/gsm8k.yaml"
 REAL = Path(os.environ.get("MIRRORPO_DATA") or REPOSITORY.parent / "shared/data")
 needs_real_data = pytest.mark.skipif(
     not (REAL / "gsm8k/train.jsonl").is_file(),
-    reason=f"no real GSM8K in {REAL}: set MIRRORPO_DATA to a folder with gsm8k/train.jsonl and gsm8k/test.jsonl",
+    reason=(
+        f"no real GSM8K in {REAL}: set MIRRORPO_DATA to a folder with gsm8k/train.jsonl and gsm8k/test.jsonl"
+    ),
 )
 
-TRAIN = [{"question": f"What is {i} + {i}?", "answer": f"{i}+{i}=<<{i}+{i}={2 * i}>>{2 * i}\n#### {2 * i}"} for i in range(300)]
-TEST = [{"question": f"What is {i} * {i}?", "answer": f"It is {i * i:,}.\n#### {i * i:,}"} for i in range(90, 110)]
+TRAIN = [
+    {"question": f"What is {i} + {i}?", "answer": f"{i}+{i}=<<{i}+{i}={2 * i}>>{2 * i}\n#### {2 * i}"}
+    for i in range(300)
+]
+TEST = [
+    {"question": f"What is {i} * {i}?", "answer": f"It is {i * i:,}.\n#### {i * i:,}"} for i in range(90, 110)
+]
 
 
 def written(root: Path, train: Sequence[Any] = TRAIN, test: Sequence[Any] = TEST) -> Path:
     (root / "gsm8k").mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", train), ("test", test)):
-        (root / f"gsm8k/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (root / f"gsm8k/{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
     return root
 
 
@@ -83,7 +92,10 @@ def test_reordering_and_new_rows_move_no_question(tmp_path: Path) -> None:
 def test_copies_of_a_question_share_a_side(tmp_path: Path) -> None:
     copies = [row | {"question": row["question"].replace(" ", "\n ")} for row in TRAIN]
     data = dataset(written(tmp_path, [*TRAIN, *copies]))
-    train, validation = ({" ".join(p.question.split()) for p in prompts} for prompts in (data.load("train"), data.load("validation")))
+    train, validation = (
+        {" ".join(p.question.split()) for p in prompts}
+        for prompts in (data.load("train"), data.load("validation"))
+    )
     assert validation
     assert not train & validation
 
@@ -147,7 +159,22 @@ def test_numbers_are_kept_as_they_are_written(gold: str) -> None:
 
 @pytest.mark.parametrize(
     "gold",
-    ["", "$18", "18%", "18 apples", "1,00", "1,0000", "18.", ".5", "1/2", "1e3", "nan", "\u221218", "\u0661", "--1"],
+    [
+        "",
+        "$18",
+        "18%",
+        "18 apples",
+        "1,00",
+        "1,0000",
+        "18.",
+        ".5",
+        "1/2",
+        "1e3",
+        "nan",
+        "\u221218",
+        "\u0661",
+        "--1",
+    ],
 )
 def test_what_is_no_plain_number_is_refused(gold: str) -> None:
     with pytest.raises(ValueError, match="end it in a line like"):
@@ -165,7 +192,8 @@ def test_fingerprint_is_the_hash_of_the_splits_rows(tmp_path: Path) -> None:
     answer = [*TEST[:-1], TEST[-1] | {"answer": TEST[-1]["answer"].replace("It is", "it is")}]
     assert dataset(written(tmp_path / "b", test=answer)).fingerprint("test") != prints["test"]
 
-    # Without its first row the validation questions stay, but their uids shift, so runs would be paired wrongly.
+    # Without its first row the validation questions stay, but their uids shift, so runs would be paired
+    # wrongly.
     gone = next(i for i, row in enumerate(TRAIN) if row["question"] in questions(first.load("train")))
     fewer = dataset(written(tmp_path / "b", [*TRAIN[:gone], *TRAIN[gone + 1 :]]))
     assert questions(fewer.load("validation")) == questions(first.load("validation"))
@@ -188,19 +216,25 @@ def test_a_template_without_one_place_for_the_question_is_refused(user: str) -> 
 
 
 def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"unknown split 'dev'; choose one of \['train', 'validation', 'test'\]"):
+    with pytest.raises(
+        ValueError, match=r"unknown split 'dev'; choose one of \['train', 'validation', 'test'\]"
+    ):
         dataset(written(tmp_path)).load("dev")  # pyright: ignore[reportArgumentType]
 
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     data = dataset(written(tmp_path), validation_fraction=0.0)
     assert len(data.load("train")) == len(TRAIN)
-    with pytest.raises(ValueError, match=r"validation split is empty.*300 rows.*validation_fraction=0\.0; change"):
+    with pytest.raises(
+        ValueError, match=r"validation split is empty.*300 rows.*validation_fraction=0\.0; change"
+    ):
         data.load("validation")
 
 
 @pytest.mark.parametrize("folder", ["/somewhere", "", None])
-def test_the_yaml_makes_the_dataset_and_takes_its_folder_from_the_environment(monkeypatch: pytest.MonkeyPatch, folder: str | None) -> None:
+def test_the_yaml_makes_the_dataset_and_takes_its_folder_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, folder: str | None
+) -> None:
     if folder is None:
         monkeypatch.delenv("MIRRORPO_DATA", raising=False)
     else:
@@ -258,17 +292,24 @@ def from_hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
     top = tmp_path_factory.mktemp("hub")
     bad = [*TEST[:2], TEST[2] | {"answer": "no number"}]
-    for name, splits in {"copy": {"train": TRAIN, "test": TEST}, "bad": {"train": TRAIN, "test": bad}}.items():
+    for name, splits in {
+        "copy": {"train": TRAIN, "test": TEST},
+        "bad": {"train": TRAIN, "test": bad},
+    }.items():
         (top / name / "main").mkdir(parents=True)
         # The hub's own layout: the card names each configuration's files.
         (top / name / "README.md").write_text(
-            "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: main/train-*\n  - split: test\n    path: main/test-*\n---\n"
+            "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: main/train-*\n  "
+            "- split: test\n    path: "
+            "main/test-*\n---\n"
         )
         for split, rows in splits.items():
             pq.write_table(pa.Table.from_pylist(rows), top / name / f"main/{split}-00000-of-00001.parquet")
     settings = {"HF_HOME": str(top / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY / "src")}
     command = [sys.executable, "-c", HUB_SCRIPT, "copy", "bad", "openai/gsm8k"]
-    done = subprocess.run(command, cwd=top, env=os.environ | settings, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=top, env=os.environ | settings, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -280,12 +321,16 @@ def test_hub_and_folder_give_the_same_prompts(from_hub: dict[str, Any], tmp_path
 
 
 def test_a_bad_row_of_the_hub_is_named(from_hub: dict[str, Any]) -> None:
-    assert from_hub["bad test"].startswith("bad, test row 3: the answer ends in 'no number'; end it in a line")
+    assert from_hub["bad test"].startswith(
+        "bad, test row 3: the answer ends in 'no number'; end it in a line"
+    )
 
 
 def test_without_network_or_cache_the_error_says_what_to_do(from_hub: dict[str, Any]) -> None:
     for split, stored in (("train", "train"), ("validation", "train"), ("test", "test")):
         message = from_hub[f"openai/gsm8k {split}"]
-        assert f"cannot load '{stored}' of dataset.hub=openai/gsm8k (hub_config=main, revision=None)" in message
+        assert (
+            f"cannot load '{stored}' of dataset.hub=openai/gsm8k (hub_config=main, revision=None)" in message
+        )
         assert "Set MIRRORPO_DATA to a folder with gsm8k/train.jsonl" in message
         assert ", or connect to the network once so that the hub cache is filled" in message

@@ -5,7 +5,9 @@ import pytest
 from mirrorpo.dataset.hub import hub_rows
 
 
-def test_a_repository_that_is_not_there_names_every_setting_and_the_fix(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_that_is_not_there_names_every_setting_and_the_fix(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     fix = r"cannot load 'train' of dataset\.hub=nobody/nothing \(hub_config=full, revision=abc\).*Set MIRRORPO_DATA to a folder with mbpp/mbpp\.jsonl"
     with pytest.raises(ValueError, match=fix):

@@ -12,13 +12,15 @@ from mirrorpo.dataset.humaneval import HumanEval
 
 REAL = Path(os.environ.get("MIRRORPO_DATA") or Path(__file__).parents[3] / "shared/data")
 ROW = {
-    "task_id": "HumanEval/3", "entry_point": "f", "prompt": "import math\n\ndef f(x):\n    \"\"\"Double.\"\"\"\n",
-    "canonical_solution": "    return 2 * x\n", "test": "def check(candidate):\n    assert candidate(1) == 2\n",
+    "task_id": "HumanEval/3", "entry_point": "f", "prompt": ("import math\n\ndef f(x):\n    " "\"\"\"Double.\"\"\"\n"),
+    "canonical_solution": "    return 2 * x\n", "test": ("def check(candidate):\n    assert candidate(1) == " "2\n"),
 }  # fmt: skip
 
 
 def dataset(root: Path, **changes: Any) -> HumanEval:
-    return HumanEval(**{"root": str(root), "hub": "", "revision": None, "system": "", "user": "{question}"} | changes)
+    return HumanEval(
+        **{"root": str(root), "hub": "", "revision": None, "system": "", "user": "{question}"} | changes
+    )
 
 
 def written(root: Path, **changes: Any) -> Path:
@@ -30,15 +32,29 @@ def written(root: Path, **changes: Any) -> Path:
 
 def test_a_problem_is_its_own_code_and_one_test(tmp_path: Path) -> None:
     (prompt,) = dataset(written(tmp_path)).load("test")
-    assert (prompt.uid, prompt.question, prompt.gold) == ("humaneval/003", ROW["prompt"], ROW["canonical_solution"])
+    assert (prompt.uid, prompt.question, prompt.gold) == (
+        "humaneval/003",
+        ROW["prompt"],
+        ROW["canonical_solution"],
+    )
     checks = prompt.checks
-    assert checks is not None and (checks.entry_point, checks.prefix, checks.prelude) == ("f", ROW["prompt"], ROW["prompt"])
-    assert list(checks.visible) == [] and list(checks.hidden) == [ROW["test"] + "\n\ncheck(f)"] and checks.fault == ""
+    assert checks is not None and (checks.entry_point, checks.prefix, checks.prelude) == (
+        "f",
+        ROW["prompt"],
+        ROW["prompt"],
+    )
+    assert (
+        list(checks.visible) == []
+        and list(checks.hidden) == [ROW["test"] + "\n\ncheck(f)"]
+        and checks.fault == ""
+    )
 
 
 def test_there_is_nothing_to_train_on(tmp_path: Path) -> None:
     data = dataset(written(tmp_path))
-    assert data.load("train") == data.load("validation") == [] and data.fingerprint("train") != data.fingerprint("test")
+    assert data.load("train") == data.load("validation") == [] and data.fingerprint(
+        "train"
+    ) != data.fingerprint("test")
 
 
 @pytest.mark.parametrize(
@@ -61,8 +77,13 @@ def test_what_is_missing_is_an_error_with_the_fix(tmp_path: Path) -> None:
         dataset(tmp_path, user="")
 
 
-@pytest.mark.skipif(not (REAL / "humaneval/HumanEval.jsonl.gz").is_file(), reason=f"no real HumanEval in {REAL}: set MIRRORPO_DATA")
+@pytest.mark.skipif(
+    not (REAL / "humaneval/HumanEval.jsonl.gz").is_file(),
+    reason=f"no real HumanEval in {REAL}: set MIRRORPO_DATA",
+)
 def test_the_real_file_has_164_sound_problems() -> None:
     prompts = dataset(REAL).load("test")
-    assert len(prompts) == 164 and not [prompt.uid for prompt in prompts if prompt.checks and prompt.checks.fault]
+    assert len(prompts) == 164 and not [
+        prompt.uid for prompt in prompts if prompt.checks and prompt.checks.fault
+    ]
     assert (prompts[0].uid, prompts[-1].uid) == ("humaneval/000", "humaneval/163")

@@ -34,7 +34,9 @@ def test_empty_file_has_no_rows(tmp_path: Path) -> None:
         pytest.param(b"", "is not JSON", id="blank"),
         pytest.param(b'{"a": "\xe9"}', "is not JSON .*utf-8.* Fetch", id="latin-1"),
         pytest.param(b'["a"]', "is a JSON list, not an object; write one", id="list"),
-        pytest.param(b'{"b": 1, "c": 2}', r"lacks the key 'a' \(it has \['b', 'c'\]\); add", id="missing key"),
+        pytest.param(
+            b'{"b": 1, "c": 2}', r"lacks the key 'a' \(it has \['b', 'c'\]\); add", id="missing key"
+        ),
     ],
 )
 def test_a_broken_line_is_named_with_file_number_and_fix(tmp_path: Path, line: bytes, fault: str) -> None:

@@ -18,7 +18,11 @@ from mirrorpo.dataset.mbpp import Mbpp
 REPOSITORY = Path(__file__).parents[2]
 REAL = Path(os.environ.get("MIRRORPO_DATA") or REPOSITORY.parent / "shared/data")
 needs_real_data = pytest.mark.skipif(
-    not (REAL / "mbpp/mbpp.jsonl").is_file(), reason=f"no real MBPP in {REAL}: set MIRRORPO_DATA to a folder with mbpp/mbpp.jsonl and mbpp/sanitized-mbpp.json"
+    not (REAL / "mbpp/mbpp.jsonl").is_file(),
+    reason=(
+        f"no real MBPP in {REAL}: set MIRRORPO_DATA to a folder with mbpp/mbpp.jsonl and "
+        f"mbpp/sanitized-mbpp.json"
+    ),
 )
 STYLES = {
     "bare": Style(question="{text}", system="S", user="U {question}", fenced=False),
@@ -36,7 +40,9 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def written(root: Path, *changed: dict[str, Any]) -> Path:
-    rows = {number: row(number) for number in (1, 10, 11, 510, 511, 600, 601, 974)} | {one["task_id"]: one for one in changed}
+    rows = {number: row(number) for number in (1, 10, 11, 510, 511, 600, 601, 974)} | {
+        one["task_id"]: one for one in changed
+    }
     (root / "mbpp").mkdir(parents=True)
     # The file's order is not the numbers'.
     (root / "mbpp/mbpp.jsonl").write_text("".join(json.dumps(one) + "\n" for one in reversed(rows.values())))
@@ -57,13 +63,22 @@ def dataset(root: Path, **changes: Any) -> Mbpp:
 def test_splits_are_by_number_and_the_first_ten_are_in_none(tmp_path: Path) -> None:
     data = dataset(written(tmp_path))
     found = {split: [prompt.uid for prompt in data.load(split)] for split in ("train", "validation", "test")}
-    assert found == {"train": ["mbpp/601", "mbpp/974"], "validation": ["mbpp/511", "mbpp/600"], "test": ["mbpp/011", "mbpp/510"]}
+    assert found == {
+        "train": ["mbpp/601", "mbpp/974"],
+        "validation": ["mbpp/511", "mbpp/600"],
+        "test": ["mbpp/011", "mbpp/510"],
+    }
 
 
 def test_a_prompt_has_all_tests_hidden_unless_its_style_shows_some(tmp_path: Path) -> None:
     data = dataset(written(tmp_path))
     checks = data.load("train")[0].checks
-    assert checks is not None and list(checks.visible) == [] and len(checks.hidden) == 4 and checks.prelude == "import math"
+    assert (
+        checks is not None
+        and list(checks.visible) == []
+        and len(checks.hidden) == 4
+        and checks.prelude == "import math"
+    )
     assert (data.system, data.user, data.load("train")[0].question) == ("S", "U {question}", "Add 601.")
     shown = replace(data, style="tests", visible_tests=1, challenge=False).load("train")[0]
     assert shown.question == "Add 601.\nassert f601(0) == 601"
@@ -74,11 +89,17 @@ def test_a_prompt_has_all_tests_hidden_unless_its_style_shows_some(tmp_path: Pat
 def test_the_sanitized_rows_bring_their_imports(tmp_path: Path) -> None:
     prompt = dataset(written(tmp_path), rows="sanitized").load("test")[0]
     assert (prompt.uid, prompt.question) == ("mbpp/011", "Add 11.")
-    assert prompt.checks is not None and prompt.checks.prelude == "import math\nimport cmath" and len(prompt.checks.hidden) == 3
+    assert (
+        prompt.checks is not None
+        and prompt.checks.prelude == "import math\nimport cmath"
+        and len(prompt.checks.hidden) == 3
+    )
 
 
 def test_bad_rows_are_loaded_with_their_fault(tmp_path: Path) -> None:
-    data = dataset(written(tmp_path, row(601, test_list=["assert f601(1) ="]), row(974, code="def g(): pass")))
+    data = dataset(
+        written(tmp_path, row(601, test_list=["assert f601(1) ="]), row(974, code="def g(): pass"))
+    )
     assert [prompt.checks.fault for prompt in data.load("train") if prompt.checks] == [
         "test 1 does not parse", "the first test calls no function of the reference (it defines g)",
     ]  # fmt: skip
@@ -91,7 +112,9 @@ def plus_row(number: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_test_split_may_be_mbpp_plus_without_what_lies_in_other_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_test_split_may_be_mbpp_plus_without_what_lies_in_other_splits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "plus.jsonl"
     path.write_text("".join(json.dumps(plus_row(number)) + "\n" for number in (511, 11, 601, 600, 12)))
     data = dataset(written(tmp_path), plus=str(path))
@@ -99,16 +122,26 @@ def test_the_test_split_may_be_mbpp_plus_without_what_lies_in_other_splits(tmp_p
         found = data.load("test")
     assert [prompt.uid for prompt in found] == ["mbpp_plus/011", "mbpp_plus/012"]
     assert "3 of 5 problems are of another split of MBPP and were dropped" in caplog.text
-    assert [len(prompt.checks.hidden) for prompt in found if prompt.checks] == [1, 1] and found[0].checks and found[0].checks.fault == ""
+    assert (
+        [len(prompt.checks.hidden) for prompt in found if prompt.checks] == [1, 1]
+        and found[0].checks
+        and found[0].checks.fault == ""
+    )
     assert [prompt.uid for prompt in data.load("train")] == ["mbpp/601", "mbpp/974"]
     shown = replace(data, style="tests", visible_tests=1).load("test")[0]
-    assert shown.checks is not None and list(shown.checks.visible) == ["assert f11(0) == 11"] and len(shown.checks.hidden) == 1
+    assert (
+        shown.checks is not None
+        and list(shown.checks.visible) == ["assert f11(0) == 11"]
+        and len(shown.checks.hidden) == 1
+    )
 
 
 def test_a_fingerprint_is_of_what_is_used(tmp_path: Path) -> None:
     data = dataset(written(tmp_path / "a"))
     assert data.fingerprint("train") == dataset(written(tmp_path / "b")).fingerprint("train")
-    assert data.fingerprint("train") != dataset(written(tmp_path / "c", row(601, test_list=row(601)["test_list"][:2]))).fingerprint("train")
+    assert data.fingerprint("train") != dataset(
+        written(tmp_path / "c", row(601, test_list=row(601)["test_list"][:2]))
+    ).fingerprint("train")
     assert data.fingerprint("train") != replace(data, challenge=False).fingerprint("train")
     assert len({data.fingerprint(split) for split in ("train", "validation", "test")}) == 3
 
@@ -128,15 +161,26 @@ def test_what_is_missing_or_unknown_is_an_error_with_the_fix(tmp_path: Path) -> 
 
 @needs_real_data
 @pytest.mark.parametrize(("name", "sizes"), [("mbpp", (374, 90, 500)), ("mbpp_sanitized", (120, 43, 257))])
-def test_the_real_files_as_they_are_configured(name: str, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_files_as_they_are_configured(
+    name: str, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MIRRORPO_DATA", str(REAL))
     register()
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         cfg = compose("train", [f"dataset={name}"])
         data = instantiate(cfg.dataset, _convert_="all")
     assert tuple(len(data.load(split)) for split in ("train", "validation", "test")) == sizes
-    assert not [prompt.uid for split in ("train", "validation", "test") for prompt in data.load(split) if prompt.checks.fault]
-    assert cfg.reward._target_.endswith("CodeTests") and cfg.reward.tests == "hidden" and cfg.reward.shaping is None
+    assert not [
+        prompt.uid
+        for split in ("train", "validation", "test")
+        for prompt in data.load(split)
+        if prompt.checks.fault
+    ]
+    assert (
+        cfg.reward._target_.endswith("CodeTests")
+        and cfg.reward.tests == "hidden"
+        and cfg.reward.shaping is None
+    )
     first = data.load("train")[0]
     assert first.question.splitlines()[-1].startswith("def ") and "Write this function." in data.user
     # Everything that is evaluated in one run is known to the recipe.

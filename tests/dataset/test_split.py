@@ -11,7 +11,9 @@ QUESTIONS = [f"How many are {i} and {i + 1}?" for i in range(5000)]
 
 def test_bucket_is_the_sha256_of_the_text_as_a_fraction() -> None:
     for question in QUESTIONS[:100]:
-        assert bucket(question) == pytest.approx(int(sha256(question.encode()).hexdigest(), 16) / 2**256, abs=1e-15)
+        assert bucket(question) == pytest.approx(
+            int(sha256(question.encode()).hexdigest(), 16) / 2**256, abs=1e-15
+        )
 
 
 def test_bucket_is_uniform() -> None:

@@ -1,4 +1,6 @@
-"""Short functions: what the words say is what the code does and the tests check, and the splits share nothing."""
+"""Short functions: what the words say is what the code does and the tests check, and the splits share
+nothing.
+"""
 
 import random
 from collections.abc import Mapping
@@ -33,7 +35,11 @@ def passed(code: str, tests: Any) -> list[bool]:
 def test_every_reference_passes_its_tests() -> None:
     for prompt in (*DATA.load("train"), *DATA.load("test")):
         assert prompt.checks is not None and all(passed(prompt.gold, prompt.checks.hidden)), prompt.question
-        assert prompt.demonstration == prompt.gold and len(prompt.checks.hidden) == 3 and not prompt.checks.visible
+        assert (
+            prompt.demonstration == prompt.gold
+            and len(prompt.checks.hidden) == 3
+            and not prompt.checks.visible
+        )
 
 
 @pytest.mark.parametrize("words", OPERATIONS)
@@ -49,10 +55,16 @@ def test_the_value_of_each_operation_is_that_of_its_code(words: str) -> None:
 def test_words_and_signature() -> None:
     function = Function("move", [("add {n}", 3), ("keep the larger of it and {n}", "y")])
     assert function.question() == "Write move(x, y): add 3, then keep the larger of it and y."
-    assert function.code("careful", random.Random(0)) == "def move(x, y):\n    x = x + 3\n    x = max(x, y)\n    return x"
+    assert (
+        function.code("careful", random.Random(0))
+        == "def move(x, y):\n    x = x + 3\n    x = max(x, y)\n    return x"
+    )
 
 
-@pytest.mark.parametrize(("habit", "code"), [("hasty", "x = x + 3\n    return x"), ("silent", "x = x + 3\n    x = x * 2"), ("slip", "")])
+@pytest.mark.parametrize(
+    ("habit", "code"),
+    [("hasty", "x = x + 3\n    return x"), ("silent", "x = x + 3\n    x = x * 2"), ("slip", "")],
+)
 def test_a_habit_is_wrong_in_its_own_way(habit: str, code: str) -> None:
     function = Function("move", [("add {n}", 3), ("multiply by {n}", 2)])
     written = function.code(habit, random.Random(0))

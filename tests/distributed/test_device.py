@@ -18,7 +18,9 @@ def test_a_name_that_is_no_device_is_refused_with_the_choices(name: str) -> None
         named_device(name)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="NOT TESTED: asking for CUDA where there is none; this machine has one")
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="NOT TESTED: asking for CUDA where there is none; this machine has one"
+)
 def test_cuda_where_there_is_none_is_refused_and_auto_takes_the_cpu() -> None:
     with pytest.raises(ValueError, match="device=cuda:1: torch finds no CUDA device"):
         named_device("cuda:1")
@@ -37,13 +39,18 @@ class Beside(Ranks):
 
 def test_each_of_several_ranks_takes_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"GPU-{device.index}"))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"GPU-{device.index}")
+    )
     monkeypatch.setattr(socket, "gethostname", lambda: "two")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     second = Beside(rank=3, world_size=4, local_rank=1)
-    assert named_device("auto", second) == named_device("cuda", second) == torch.device("cuda:1") and chosen == [torch.device("cuda:1")] * 2
+    assert (
+        named_device("auto", second) == named_device("cuda", second) == torch.device("cuda:1")
+        and chosen == [torch.device("cuda:1")] * 2
+    )
     assert named_device("cpu", second) == torch.device("cpu")
     with pytest.raises(ValueError, match=r"device=cuda:1 with 4 processes: .* set device=auto"):
         named_device("cuda:1", second)

@@ -9,7 +9,19 @@ import torch
 from small_models import model
 from torch import nn
 
-from mirrorpo.distributed.fsdp import Sharded, Unsharded, empty_shard, full_state_dict, full_tensor, is_sharded, local_shard, shape_only, shard_like, sharded, weights
+from mirrorpo.distributed.fsdp import (
+    Sharded,
+    Unsharded,
+    empty_shard,
+    full_state_dict,
+    full_tensor,
+    is_sharded,
+    local_shard,
+    shape_only,
+    shard_like,
+    sharded,
+    weights,
+)
 
 
 class Net(nn.Module):
@@ -40,12 +52,21 @@ def mesh() -> Iterator[Any]:
 
 def test_in_one_process_a_tensor_is_whole_and_its_own() -> None:
     tensor = torch.arange(6.0).reshape(3, 2)
-    assert full_tensor(tensor) is tensor and local_shard(tensor) is tensor and shard_like(tensor, tensor) is tensor and shape_only(tensor) is tensor
+    assert (
+        full_tensor(tensor) is tensor
+        and local_shard(tensor) is tensor
+        and shard_like(tensor, tensor) is tensor
+        and shape_only(tensor) is tensor
+    )
     with Unsharded().gathered():
         Unsharded().reduce()
 
 
-@pytest.mark.parametrize("network", [Net(), model("gpt2").network, model("llama", tie_word_embeddings=True).network], ids=["tied", "gpt2", "llama"])
+@pytest.mark.parametrize(
+    "network",
+    [Net(), model("gpt2").network, model("llama", tie_word_embeddings=True).network],
+    ids=["tied", "gpt2", "llama"],
+)
 def test_weights_are_those_of_a_state_dict(network: nn.Module) -> None:
     found, expected = full_state_dict(network), network.state_dict()
     assert found.keys() == expected.keys() == weights(network).keys()
@@ -55,7 +76,12 @@ def test_weights_are_those_of_a_state_dict(network: nn.Module) -> None:
 def test_a_share_goes_into_an_outline_and_out_of_it(mesh: Any) -> None:
     tensor = torch.arange(6.0).reshape(3, 2)
     share = sharded(tensor, mesh)
-    assert is_sharded(share) and not is_sharded(tensor) and torch.equal(full_tensor(share), tensor) and torch.equal(local_shard(share), tensor)
+    assert (
+        is_sharded(share)
+        and not is_sharded(tensor)
+        and torch.equal(full_tensor(share), tensor)
+        and torch.equal(local_shard(share), tensor)
+    )
     outline = shape_only(share)
     assert outline.is_meta and outline.shape == (3, 2)
     assert is_sharded(empty_shard(outline, mesh)) and empty_shard(outline, None).shape == (3, 2)
@@ -77,7 +103,9 @@ def test_a_phase_has_plain_parameters_and_leaves_shares_with_the_sum_of_all_grad
     plain(ids).square().sum().backward()
     torch.testing.assert_close(full_tensor(network.embed.weight.grad), plain.embed.weight.grad)
     assert network.frozen.grad is None
-    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in full_state_dict(network).items())
+    assert all(
+        torch.equal(tensor, plain.state_dict()[name]) for name, tensor in full_state_dict(network).items()
+    )
     # A rank without a row.
     network.zero_grad()
     with shards.gathered():

@@ -21,7 +21,9 @@ def test_beta_rises_above_the_target_falls_below_it_and_stands_still_on_it():
 
 @pytest.mark.parametrize("drift", [0.0, 1e-300, 1e9])
 def test_one_step_changes_beta_by_a_bounded_factor(drift: float):
-    assert abs(math.log(MatchedDrift(**STEER).after(1.0, {"drift/kl": drift}))) == pytest.approx(math.log(1.5))
+    assert abs(math.log(MatchedDrift(**STEER).after(1.0, {"drift/kl": drift}))) == pytest.approx(
+        math.log(1.5)
+    )
 
 
 def test_beta_never_falls_so_low_that_it_cannot_come_back():
@@ -44,7 +46,9 @@ def test_the_measure_that_is_named_is_the_one_that_is_read():
 
 @pytest.mark.parametrize("start", [1e-4, 1e2])
 @pytest.mark.parametrize("strength", [1e-2, 1e2])
-def test_a_drift_that_answers_to_beta_comes_to_its_target_from_betas_six_powers_of_ten_apart(start: float, strength: float):
+def test_a_drift_that_answers_to_beta_comes_to_its_target_from_betas_six_powers_of_ten_apart(
+    start: float, strength: float
+):
     # A first-order system: the drift goes half of the way to where beta would let it settle.
     steer, beta, drift = MatchedDrift(**STEER), start, 0.0
     for _ in range(150):

@@ -12,7 +12,14 @@ from mirrorpo.divergence.bregman import CorrectedBregman, ExactBregman, SampledB
 from mirrorpo.divergence.kl import k3
 from mirrorpo.divergence.potentials import ItakuraSaito, NegativeEntropy, Square, Tsallis
 
-POTENTIALS = [NegativeEntropy(), Square(factor=1.0), Square(factor=0.5), ItakuraSaito(), Tsallis(q=0.5), Tsallis(q=1.5)]
+POTENTIALS = [
+    NegativeEntropy(),
+    Square(factor=1.0),
+    Square(factor=0.5),
+    ItakuraSaito(),
+    Tsallis(q=0.5),
+    Tsallis(q=1.5),
+]
 
 generated = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 logits = st.lists(st.floats(-30, 30), min_size=5, max_size=5)
@@ -35,7 +42,9 @@ def sampled(potential) -> SampledBregman:
 def test_exact_with_negative_entropy_is_the_reverse_kl(drawn_p, drawn_q):
     log_p, log_q = logprobs(drawn_p), logprobs(drawn_q)
     ours = exact(NegativeEntropy())(log_p, log_q, log_p)
-    torch.testing.assert_close(float(ours), oracles.reverse_kl(log_p.tolist(), log_q.tolist()), rtol=1e-9, atol=1e-13)
+    torch.testing.assert_close(
+        float(ours), oracles.reverse_kl(log_p.tolist(), log_q.tolist()), rtol=1e-9, atol=1e-13
+    )
 
 
 @generated
@@ -43,7 +52,9 @@ def test_exact_with_negative_entropy_is_the_reverse_kl(drawn_p, drawn_q):
 def test_exact_with_square_is_the_squared_distance_of_probabilities(drawn_p, drawn_q, factor):
     log_p, log_q = logprobs(drawn_p), logprobs(drawn_q)
     ours = exact(Square(factor=factor))(log_p, log_q, log_p)
-    torch.testing.assert_close(float(ours), oracles.probl2_exact(log_p.tolist(), log_q.tolist(), factor), rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(
+        float(ours), oracles.probl2_exact(log_p.tolist(), log_q.tolist(), factor), rtol=1e-9, atol=1e-15
+    )
 
 
 @generated
@@ -51,13 +62,17 @@ def test_exact_with_square_is_the_squared_distance_of_probabilities(drawn_p, dra
 def test_sampled_with_square_is_the_squared_difference_at_the_token(log_p, log_q, factor):
     p, q = (torch.tensor([[value]], dtype=torch.float64) for value in (log_p, log_q))
     ours = sampled(Square(factor=factor))(p, q, p)
-    torch.testing.assert_close(float(ours), oracles.probl2_sampled(log_p, log_q, factor), rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(
+        float(ours), oracles.probl2_sampled(log_p, log_q, factor), rtol=1e-9, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("potential", POTENTIALS)
 def test_exact_is_the_sum_of_the_integrand_over_the_vocabulary(potential):
     draw = torch.Generator().manual_seed(0)
-    log_p, log_q = (torch.randn(4, 3, 5, dtype=torch.float64, generator=draw).log_softmax(-1) for _ in range(2))
+    log_p, log_q = (
+        torch.randn(4, 3, 5, dtype=torch.float64, generator=draw).log_softmax(-1) for _ in range(2)
+    )
     ours = exact(potential)(log_p, log_q, log_p)
     assert ours.shape == (4, 3)
     torch.testing.assert_close(ours, integrand(potential, log_p, log_q).sum(dim=-1), rtol=1e-12, atol=0)
@@ -66,8 +81,12 @@ def test_exact_is_the_sum_of_the_integrand_over_the_vocabulary(potential):
 def test_probl2_by_hand():
     # p = (1/2, 1/2), q = (1/4, 3/4): each square is 1/16.
     log_p, log_q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
-    torch.testing.assert_close(exact(Square(factor=1.0))(log_p, log_q, log_p), torch.tensor([1 / 8]), rtol=1e-6, atol=0)
-    torch.testing.assert_close(sampled(Square(factor=1.0))(log_p, log_q, log_p), torch.tensor([[1 / 16, 1 / 16]]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        exact(Square(factor=1.0))(log_p, log_q, log_p), torch.tensor([1 / 8]), rtol=1e-6, atol=0
+    )
+    torch.testing.assert_close(
+        sampled(Square(factor=1.0))(log_p, log_q, log_p), torch.tensor([[1 / 16, 1 / 16]]), rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize("potential", POTENTIALS)
@@ -113,8 +132,12 @@ def test_the_gradient_of_the_exact_form_is_that_of_the_sum_of_the_integrand(pote
     # Below the floor there is no gradient, on either side.
     log_p[0, 0], log_q[1, 1], log_p[2, 2], log_q[2, 2] = -800.0, -800.0, -800.0, -800.0
     log_p.requires_grad_()
-    ours = ExactBregman(potential=potential, beta=1.0, anchor="reference", direction=direction)(log_p, log_q, log_p)
-    expected = (integrand(potential, log_p, log_q) if direction == "reverse" else integrand(potential, log_q, log_p)).sum(dim=-1)
+    ours = ExactBregman(potential=potential, beta=1.0, anchor="reference", direction=direction)(
+        log_p, log_q, log_p
+    )
+    expected = (
+        integrand(potential, log_p, log_q) if direction == "reverse" else integrand(potential, log_q, log_p)
+    ).sum(dim=-1)
     (gradient,), (its,) = (torch.autograd.grad(values.sum(), log_p) for values in (ours, expected))
     torch.testing.assert_close(gradient, its, rtol=1e-9, atol=1e-14)
     assert gradient[0, 0] == gradient[2, 2] == 0
@@ -143,7 +166,9 @@ def test_a_potential_that_is_not_convex_keeps_its_sign():
 
 @pytest.mark.parametrize("potential", [*POTENTIALS, Cosine()])
 def test_gradcheck(potential):
-    log_p = torch.log_softmax(torch.tensor([0.3, -1.0, 2.0, 0.0, -0.4], dtype=torch.float64), 0).requires_grad_()
+    log_p = torch.log_softmax(
+        torch.tensor([0.3, -1.0, 2.0, 0.0, -0.4], dtype=torch.float64), 0
+    ).requires_grad_()
     log_q = torch.log_softmax(torch.tensor([1.0, 1.0, -2.0, 0.5, 0.0], dtype=torch.float64), 0)
     forward = ExactBregman(potential=potential, beta=1.0, anchor="reference", direction="forward")
     for divergence in (exact(potential), forward, sampled(potential)):
@@ -165,13 +190,17 @@ def test_single_precision_inputs_near_each_other_do_not_cancel():
     log_p = log_q + torch.tensor([1e-3, 2e-3, 4e-3])
     h = torch.expm1(log_p.double() - log_q.double())
     expected = log_q.double().exp() * h.square() / 2 * (1 - h / 3)
-    torch.testing.assert_close(integrand(NegativeEntropy(), log_p, log_q).double(), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        integrand(NegativeEntropy(), log_p, log_q).double(), expected, rtol=1e-4, atol=0
+    )
 
 
 def test_an_anchor_that_gives_almost_nothing_costs_its_log_gap_and_no_more_than_the_floor():
     log_p, log_q = torch.tensor([[0.0, -1e4]]), torch.tensor([[-500.0, 0.0]])
     # p log(p/q) - p + q over both tokens: 500 - 1 + 0 and 0 - 0 + 1.
-    torch.testing.assert_close(exact(NegativeEntropy())(log_p, log_q, log_p), torch.tensor([500.0]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        exact(NegativeEntropy())(log_p, log_q, log_p), torch.tensor([500.0]), rtol=1e-6, atol=0
+    )
     assert math.isclose(float(exact(NegativeEntropy())(log_p, log_q * 20, log_p)), 690.0, rel_tol=1e-6)
 
 
@@ -184,7 +213,9 @@ def test_the_corrected_term_is_unbiased_for_tokens_of_another_policy_in_value_an
         log_p = logits.log_softmax(-1)
         terms = CorrectedBregman(potential=potential, beta=1.0, anchor="reference")(log_p, log_q, log_old)
         expected = (log_old.exp() * terms).sum()
-        exact = ExactBregman(potential=potential, beta=1.0, anchor="reference", direction="reverse")(log_p, log_q, log_old)
+        exact = ExactBregman(potential=potential, beta=1.0, anchor="reference", direction="reverse")(
+            log_p, log_q, log_old
+        )
         torch.testing.assert_close(expected, exact, rtol=1e-9, atol=1e-12)
         ours, its = (torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (expected, exact))
         torch.testing.assert_close(ours, its, rtol=1e-9, atol=1e-12)
@@ -203,6 +234,14 @@ def test_forward_puts_the_anchor_first():
 
 
 def test_tsallis_of_order_two_is_probl2_and_near_one_it_is_kl():
-    log_p, log_q = torch.tensor([[0.2, 0.8]], dtype=torch.float64).log(), torch.tensor([[0.5, 0.5]], dtype=torch.float64).log()
-    for potential, limit, rtol in [(Tsallis(q=2.0), Square(factor=1.0), 1e-9), (Tsallis(q=1 + 1e-6), NegativeEntropy(), 1e-5)]:
-        torch.testing.assert_close(exact(potential)(log_p, log_q, log_p), exact(limit)(log_p, log_q, log_p), rtol=rtol, atol=1e-12)
+    log_p, log_q = (
+        torch.tensor([[0.2, 0.8]], dtype=torch.float64).log(),
+        torch.tensor([[0.5, 0.5]], dtype=torch.float64).log(),
+    )
+    for potential, limit, rtol in [
+        (Tsallis(q=2.0), Square(factor=1.0), 1e-9),
+        (Tsallis(q=1 + 1e-6), NegativeEntropy(), 1e-5),
+    ]:
+        torch.testing.assert_close(
+            exact(potential)(log_p, log_q, log_p), exact(limit)(log_p, log_q, log_p), rtol=rtol, atol=1e-12
+        )

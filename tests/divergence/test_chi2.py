@@ -18,6 +18,9 @@ def test_mass_where_the_anchor_has_almost_none_costs_its_inverse_and_stays_finit
 
 
 def test_gradcheck():
-    log_p, log_q = (torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).log_softmax(-1) for seed in (1, 2))
+    log_p, log_q = (
+        torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).log_softmax(-1)
+        for seed in (1, 2)
+    )
     of = ChiSquare(beta=1.0, anchor="reference")
     assert torch.autograd.gradcheck(lambda x: of(x, log_q, x), log_p.requires_grad_())

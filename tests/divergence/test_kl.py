@@ -10,7 +10,11 @@ from mirrorpo.divergence.bregman import integrand
 from mirrorpo.divergence.kl import K1, K2, K3, LARGEST
 from mirrorpo.divergence.potentials import NegativeEntropy
 
-ESTIMATORS = [(K1(beta=1.0, anchor="reference"), oracles.k1), (K2(beta=1.0, anchor="reference"), oracles.k2), (K3(beta=1.0, anchor="reference"), oracles.k3)]
+ESTIMATORS = [
+    (K1(beta=1.0, anchor="reference"), oracles.k1),
+    (K2(beta=1.0, anchor="reference"), oracles.k2),
+    (K3(beta=1.0, anchor="reference"), oracles.k3),
+]
 KL = [estimator for estimator, _ in ESTIMATORS]
 k3 = KL[2]
 
@@ -51,7 +55,12 @@ def test_the_gradients_at_a_token_are_those_their_docstrings_state():
 
 def test_k3_is_the_negative_entropy_integrand_over_p():
     log_p, log_q = tokens(-0.5, -1.0, -2.0), tokens(-2.0, -1.5, -0.1)
-    torch.testing.assert_close(k3(log_p, log_q, log_p), integrand(NegativeEntropy(), log_p, log_q) / log_p.exp(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        k3(log_p, log_q, log_p),
+        integrand(NegativeEntropy(), log_p, log_q) / log_p.exp(),
+        rtol=1e-9,
+        atol=1e-12,
+    )
 
 
 def test_the_bias_of_k2_is_of_third_order_in_the_log_ratio():
@@ -72,11 +81,18 @@ def test_the_bias_of_k2_is_of_third_order_in_the_log_ratio():
 @given(st.floats(-1e4, 0), st.floats(-1e4, 0))
 def test_k2_and_k3_are_not_negative(estimator, log_p, log_q):
     for dtype in (torch.float32, torch.float64):
-        assert float(estimator(tokens(log_p, dtype=dtype), tokens(log_q, dtype=dtype), tokens(log_p, dtype=dtype))) >= 0
+        assert (
+            float(
+                estimator(tokens(log_p, dtype=dtype), tokens(log_q, dtype=dtype), tokens(log_p, dtype=dtype))
+            )
+            >= 0
+        )
 
 
 @pytest.mark.parametrize("estimator", KL)
-@pytest.mark.parametrize(("log_p", "log_q"), [(-1e4, 0.0), (0.0, -1e4), (-1e4, -1e4), (-89.0, -0.5), (-30.0, 0.0)])
+@pytest.mark.parametrize(
+    ("log_p", "log_q"), [(-1e4, 0.0), (0.0, -1e4), (-1e4, -1e4), (-89.0, -0.5), (-30.0, 0.0)]
+)
 def test_value_and_gradient_are_finite_in_single_precision(estimator, log_p, log_q):
     p, q = tokens(log_p, dtype=torch.float32), tokens(log_q, dtype=torch.float32)
     assert bool(estimator(p, q, p).isfinite())
@@ -93,15 +109,21 @@ def test_k3_beyond_its_cut_goes_on_as_the_tangent():
 
 def test_k3_meets_its_tangent_in_value_and_slope():
     before, after = tokens(-LARGEST + 1e-9), tokens(-LARGEST - 1e-9)
-    torch.testing.assert_close(k3(before, tokens(0.0), before), k3(after, tokens(0.0), after), rtol=1e-8, atol=0)
-    torch.testing.assert_close(gradient(k3, before, tokens(0.0)), gradient(k3, after, tokens(0.0)), rtol=1e-8, atol=0)
+    torch.testing.assert_close(
+        k3(before, tokens(0.0), before), k3(after, tokens(0.0), after), rtol=1e-8, atol=0
+    )
+    torch.testing.assert_close(
+        gradient(k3, before, tokens(0.0)), gradient(k3, after, tokens(0.0)), rtol=1e-8, atol=0
+    )
 
 
 def test_k3_keeps_small_log_ratios_in_single_precision():
     # x^2 / 2 + x^3 / 6 at x = 1e-4; exp(x) - 1 - x in float32 would be wrong by a factor of three.
     log_q = tokens(1e-4, dtype=torch.float32)
     x = float(log_q)
-    torch.testing.assert_close(float(k3(tokens(0.0, dtype=torch.float32), log_q, log_q)), x**2 / 2 + x**3 / 6, rtol=2e-2, atol=0)
+    torch.testing.assert_close(
+        float(k3(tokens(0.0, dtype=torch.float32), log_q, log_q)), x**2 / 2 + x**3 / 6, rtol=2e-2, atol=0
+    )
 
 
 @pytest.mark.parametrize("estimator", KL)

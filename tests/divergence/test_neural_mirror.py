@@ -12,7 +12,9 @@ from mirrorpo.divergence.bregman import SampledBregman, integrand
 from mirrorpo.divergence.neural_mirror import NeuralMirror, ParametersFile, RandomParameters
 from mirrorpo.divergence.potentials import NegativeEntropy, Square
 
-GRID = torch.cat([torch.logspace(-10, -2, 30, dtype=torch.float64), torch.linspace(0.02, 1, 50, dtype=torch.float64)])
+GRID = torch.cat(
+    [torch.logspace(-10, -2, 30, dtype=torch.float64), torch.linspace(0.02, 1, 50, dtype=torch.float64)]
+)
 INSIDE = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
 KINDS = ("cube", "square", "square_root", "cube_root", "logarithm", "exponential")
 SEEDS = (42, 0, 1)
@@ -60,7 +62,11 @@ def unit_by_unit(values: list[float], y: float) -> float:
         math.exp,
     ]
     v, w, b = values[:126], values[126:252], values[252:378]
-    return sum(v[j] * kinds[j // 21](w[j] * y + b[j]) for j in range(126)) + values[378] * y + values[379] * math.log(y)
+    return (
+        sum(v[j] * kinds[j // 21](w[j] * y + b[j]) for j in range(126))
+        + values[378] * y
+        + values[379] * math.log(y)
+    )
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -68,7 +74,9 @@ def test_the_mirror_map_is_the_papers_unit_by_unit_up_to_a_constant(signed):
     mirror = drawn(signed=signed)
     values = mirror.parameters.values.tolist()
     ours = mirror.df(GRID) - mirror.df(GRID[-1])
-    naive = torch.tensor([unit_by_unit(values, y) - unit_by_unit(values, 1.0) for y in GRID.tolist()], dtype=torch.float64)
+    naive = torch.tensor(
+        [unit_by_unit(values, y) - unit_by_unit(values, 1.0) for y in GRID.tolist()], dtype=torch.float64
+    )
     torch.testing.assert_close(ours, naive, rtol=1e-12, atol=1e-14)
 
 
@@ -77,11 +85,19 @@ def test_the_divergence_is_the_one_of_the_papers_primitives(signed):
     mirror = drawn(signed=signed)
     for p, q in [(0.9, 0.5), (0.05, 0.3), (0.3, 0.05), (0.01, 0.001), (1e-6, 0.7)]:
         ours = bregman(mirror, *(torch.tensor(value, dtype=torch.float64) for value in (p, q)))
-        torch.testing.assert_close(ours, oracles.neural_mirror(p, q, mirror.parameters.values), rtol=1e-8, atol=1e-14)
+        torch.testing.assert_close(
+            ours, oracles.neural_mirror(p, q, mirror.parameters.values), rtol=1e-8, atol=1e-14
+        )
 
 
 # docs/papers.md B.2.5: (p, q, least, most) over three seeds, with half a digit of rounding.
-MEASURED = [(0.9, 0.5, 0.0055, 0.0075), (0.6, 0.5, 0.00035, 0.00055), (0.05, 0.3, 0.0035, 0.0055), (0.3, 0.05, 0.0035, 0.0065), (0.01, 0.001, 2.5e-5, 1.5e-4)]
+MEASURED = [
+    (0.9, 0.5, 0.0055, 0.0075),
+    (0.6, 0.5, 0.00035, 0.00055),
+    (0.05, 0.3, 0.0035, 0.0055),
+    (0.3, 0.05, 0.0035, 0.0065),
+    (0.01, 0.001, 2.5e-5, 1.5e-4),
+]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -96,7 +112,10 @@ def test_at_moderate_gaps_more_than_half_of_a_random_maps_value_comes_from_its_l
     mirror = drawn(seed)
     values = mirror.parameters.values.tolist()
     rest = stored(tmp_path, [0.0 if 84 <= index < 105 else value for index, value in enumerate(values)])
-    p, q = torch.tensor([0.9, 0.3, 0.05], dtype=torch.float64), torch.tensor([0.5, 0.05, 0.3], dtype=torch.float64)
+    p, q = (
+        torch.tensor([0.9, 0.3, 0.05], dtype=torch.float64),
+        torch.tensor([0.5, 0.05, 0.3], dtype=torch.float64),
+    )
     share = 1 - bregman(rest, p, q) / bregman(mirror, p, q)
     assert bool(((share > 0.5) & (share < 0.8)).all())
 
@@ -121,7 +140,18 @@ def test_gradcheck(signed):
     assert torch.autograd.gradgradcheck(lambda p: 100 * mirror.f(p), p)
 
 
-ARGUMENTS = [(0.7, 0.3), (5.0, 0.0), (1e-3, 0.4), (0.0, 0.4), (0.0, -0.4), (-0.8, 0.3), (0.9, -0.4), (-0.5, -0.1), (0.5, -0.6), (-0.3, 0.9)]
+ARGUMENTS = [
+    (0.7, 0.3),
+    (5.0, 0.0),
+    (1e-3, 0.4),
+    (0.0, 0.4),
+    (0.0, -0.4),
+    (-0.8, 0.3),
+    (0.9, -0.4),
+    (-0.5, -0.1),
+    (0.5, -0.6),
+    (-0.3, 0.9),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,7 +168,9 @@ def test_the_primitive_of_a_unit_is_the_integral_of_its_rise_whatever_its_signs(
         expected, _ = quad(rise, 0, y, points=kink or None, epsabs=1e-14, epsrel=1e-12)
         ours = mirror.f(torch.tensor(y, dtype=torch.float64))
         torch.testing.assert_close(float(ours), expected, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(float(mirror.df(torch.tensor(y, dtype=torch.float64))), rise(y), rtol=1e-9, atol=1e-14)
+        torch.testing.assert_close(
+            float(mirror.df(torch.tensor(y, dtype=torch.float64))), rise(y), rtol=1e-9, atol=1e-14
+        )
 
 
 # s'(0.4) of each kind
@@ -150,7 +182,9 @@ def test_a_unit_of_tiny_slope_keeps_its_digits(tmp_path, kind, curvature):
     # D = w s'(b) (p - q)^2 / 2 up to w^2, 1e-11 here; u^4 / (4 w) alone is 6e7.
     mirror = stored(tmp_path, numbers(**{kind: (1.0, 1e-10, 0.4)}))
     ours = bregman(mirror, torch.tensor(0.9, dtype=torch.float64), torch.tensor(0.1, dtype=torch.float64))
-    tolerance = 1e-4 if kind in ("logarithm", "exponential") else 1e-8  # their mean rise is known to 1e-16, not to 1e-16 of itself
+    tolerance = (
+        1e-4 if kind in ("logarithm", "exponential") else 1e-8
+    )  # their mean rise is known to 1e-16, not to 1e-16 of itself
     torch.testing.assert_close(float(ours), 1e-10 * curvature * 0.64 / 2, rtol=tolerance, atol=0)
 
 
@@ -168,8 +202,12 @@ def test_the_linear_term_alone_is_half_a_square(tmp_path):
 
 def test_the_log_term_alone_is_negative_entropy_and_the_shipped_file_is_that():
     learned = NeuralMirror(parameters=ParametersFile(path="mirrorpo:negative_entropy", signed=False))
-    log_p, log_q = torch.log_softmax(torch.randn(2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), -1)
-    torch.testing.assert_close(integrand(learned, log_p, log_q), integrand(NegativeEntropy(), log_p, log_q), rtol=1e-9, atol=1e-15)
+    log_p, log_q = torch.log_softmax(
+        torch.randn(2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), -1
+    )
+    torch.testing.assert_close(
+        integrand(learned, log_p, log_q), integrand(NegativeEntropy(), log_p, log_q), rtol=1e-9, atol=1e-15
+    )
 
 
 def test_the_log_term_is_weighed_by_c(tmp_path):
@@ -196,16 +234,28 @@ def as_published(values: Tensor, p: Tensor, q: Tensor) -> Tensor:
     """The public code's own sum, in which a log unit's primitive is constant below zero."""
     v, w, b = values[:378].view(3, 6, 21)
     s, primitive = zip(*oracles.MIRROR_UNITS, strict=True)
-    heights = [*primitive[:4], lambda u: (u.clamp(min=0) + 1e-3) * ((u.clamp(min=0) + 1e-3).log() - 1), primitive[5]]
+    heights = [
+        *primitive[:4],
+        lambda u: (u.clamp(min=0) + 1e-3) * ((u.clamp(min=0) + 1e-3).log() - 1),
+        primitive[5],
+    ]
     p, q = p[..., None], q[..., None]
     kinds = range(6)
-    units = [v[k] * ((heights[k](w[k] * p + b[k]) - heights[k](w[k] * q + b[k])) / w[k] - s[k](w[k] * q + b[k]) * (p - q)) for k in kinds]
+    units = [
+        v[k]
+        * (
+            (heights[k](w[k] * p + b[k]) - heights[k](w[k] * q + b[k])) / w[k]
+            - s[k](w[k] * q + b[k]) * (p - q)
+        )
+        for k in kinds
+    ]
     smooth = values[378] / 2 * (p - q) ** 2 + values[379] * (p * (p / q).log() - p + q)
     return sum(unit.sum(dim=-1) for unit in units) + smooth[..., 0]
 
 
 def test_the_public_codes_search_starts_at_what_is_no_divergence():
-    # docs/papers.md B.2.4: all of 20 starts have negative values, with the published primitive of a log unit; with the true one most have.
+    # docs/papers.md B.2.4: all of 20 starts have negative values, with the published primitive of a log unit;
+    # with the true one most have.
     published, true = [], []
     for seed in range(20):
         mirror = drawn(seed, signed=True)
@@ -219,7 +269,12 @@ def test_the_public_codes_search_starts_at_what_is_no_divergence():
 
 def test_without_signs_the_published_sum_and_ours_are_one():
     mirror = drawn()
-    torch.testing.assert_close(table(mirror, INSIDE), as_published(mirror.parameters.values, INSIDE[:, None], INSIDE[None]), rtol=1e-7, atol=1e-13)
+    torch.testing.assert_close(
+        table(mirror, INSIDE),
+        as_published(mirror.parameters.values, INSIDE[:, None], INSIDE[None]),
+        rtol=1e-7,
+        atol=1e-13,
+    )
 
 
 def test_the_signed_map_of_the_config_is_negative_somewhere():
@@ -255,7 +310,10 @@ def test_value_and_gradients_are_finite_where_a_units_argument_is_exactly_zero(t
 
 def test_a_probability_below_the_floor_counts_as_the_floor():
     mirror, log_q = drawn(), torch.tensor(-1.0, dtype=torch.float64)
-    below, at = (integrand(mirror, torch.tensor(value, dtype=torch.float64), log_q) for value in (-400.0, math.log(1e-10)))
+    below, at = (
+        integrand(mirror, torch.tensor(value, dtype=torch.float64), log_q)
+        for value in (-400.0, math.log(1e-10))
+    )
     assert torch.equal(below, at)
 
 
@@ -275,9 +333,13 @@ def test_the_numbers_are_one_draw_in_the_order_that_is_documented(signed):
 
 
 def test_the_two_distributions():
-    plain, signed = (torch.cat([drawn(seed, signed=signed).parameters.values for seed in range(30)]) for signed in (False, True))
+    plain, signed = (
+        torch.cat([drawn(seed, signed=signed).parameters.values for seed in range(30)])
+        for signed in (False, True)
+    )
     assert float(plain.min()) >= 0 and float(plain.max()) < 0.01
-    # 11400 numbers: standard errors of 3e-5 and 1e-4 in the means, and of 0.7 % in the signed ones' deviation.
+    # 11400 numbers: standard errors of 3e-5 and 1e-4 in the means, and of 0.7 % in the signed ones'
+    # deviation.
     assert float(plain.mean()) == pytest.approx(0.005, abs=1e-4)
     assert float(signed.mean()) == pytest.approx(0.0, abs=4e-4)
     assert float(signed.std()) == pytest.approx(0.01, rel=0.03)
@@ -319,7 +381,10 @@ def test_a_scale_that_is_not_positive_is_refused_by_name(scale):
         (json.dumps(["0.1"] * 380), "has '0.1' at index 0"),
         (json.dumps([True] * 380), "has True at index 0"),
         (json.dumps([[0.1] * 380] * 380), "give finite numbers"),
-        (json.dumps([0.1] * 100 + [-0.2] * 280), r"280 of its numbers are negative, the first -0.2 at index 100.*clip them at 0"),
+        (
+            json.dumps([0.1] * 100 + [-0.2] * 280),
+            r"280 of its numbers are negative, the first -0.2 at index 100.*clip them at 0",
+        ),
     ],
 )
 def test_a_file_that_is_no_map_is_refused_with_its_name_and_the_fix(tmp_path, text, reason):
@@ -337,4 +402,7 @@ def test_a_file_that_cannot_be_read_is_refused_when_the_config_is_built(path):
 
 def test_whole_numbers_in_a_file_are_numbers(tmp_path):
     mirror = stored(tmp_path, [0] * 379 + [1])
-    assert mirror.fingerprint == NeuralMirror(parameters=ParametersFile(path="mirrorpo:negative_entropy", signed=False)).fingerprint
+    assert (
+        mirror.fingerprint
+        == NeuralMirror(parameters=ParametersFile(path="mirrorpo:negative_entropy", signed=False)).fingerprint
+    )

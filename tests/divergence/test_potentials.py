@@ -5,11 +5,24 @@ import torch
 
 from mirrorpo.divergence.potentials import ItakuraSaito, NegativeEntropy, Square, Tsallis
 
-POTENTIALS = [NegativeEntropy(), Square(factor=1.0), Square(factor=0.5), Square(factor=3.0), ItakuraSaito(), Tsallis(q=0.5), Tsallis(q=0.9)]
+POTENTIALS = [
+    NegativeEntropy(),
+    Square(factor=1.0),
+    Square(factor=0.5),
+    Square(factor=3.0),
+    ItakuraSaito(),
+    Tsallis(q=0.5),
+    Tsallis(q=0.9),
+]
 
 
 def probabilities() -> torch.Tensor:
-    return torch.cat([torch.logspace(-300, -3, 12, dtype=torch.float64), torch.linspace(0.01, 1.0, 34, dtype=torch.float64)])
+    return torch.cat(
+        [
+            torch.logspace(-300, -3, 12, dtype=torch.float64),
+            torch.linspace(0.01, 1.0, 34, dtype=torch.float64),
+        ]
+    )
 
 
 @pytest.mark.parametrize("potential", POTENTIALS)

@@ -17,7 +17,8 @@ def neural(seed: int = 42, *, signed: bool = False) -> NeuralMirror:
     return NeuralMirror(parameters=RandomParameters(seed=seed, scale=0.01, signed=signed))
 
 
-# Coarse and fine: a coarse table is another potential than the one it was made of, and a potential all the same.
+# Coarse and fine: a coarse table is another potential than the one it was made of, and a potential all the
+# same.
 TABLES = {
     "neural": Tabulated(potential=neural(), knots=8192),
     "neural, coarse": Tabulated(potential=neural(1), knots=9),
@@ -58,11 +59,14 @@ def test_gradcheck(table):
 def test_f_is_the_integral_of_df_across_the_knots(name):
     table = TABLES[name]
     knots = torch.linspace(table.log_floor, 0, table.knots, dtype=torch.float64)[-7:]
-    # int f'(p) dp = int f'(e^s) e^s ds, by Gauss and Legendre's rule on each interval, where both factors are smooth.
+    # int f'(p) dp = int f'(e^s) e^s ds, by Gauss and Legendre's rule on each interval, where both factors are
+    # smooth.
     at, weight = (torch.from_numpy(part) for part in leggauss(30))
     s = (knots[1:, None] + knots[:-1, None] + at * knots.diff()[:, None]) / 2
     parts = (table.df(s.exp()) * s.exp() * weight).sum(dim=1) * knots.diff() / 2
-    torch.testing.assert_close(table.f(knots.exp()[1:]) - table.f(knots.exp()[0]), parts.cumsum(dim=0), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(
+        table.f(knots.exp()[1:]) - table.f(knots.exp()[0]), parts.cumsum(dim=0), rtol=1e-12, atol=1e-13
+    )
 
 
 @tables
@@ -87,7 +91,9 @@ def test_df_rises_and_the_divergence_of_a_table_is_not_negative(table):
 
 @tables
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_divergence_of_pairs_and_its_slope_are_those_of_f_and_df_and_zero_where_both_are_equal(table, dtype):
+def test_the_divergence_of_pairs_and_its_slope_are_those_of_f_and_df_and_zero_where_both_are_equal(
+    table, dtype
+):
     # Below the floor, at it, at one and rounded above one; equal, and next to each other.
     ends = torch.tensor([-1e4, table.log_floor, 0.0, 1e-7], dtype=torch.float64)
     log_p = torch.cat([log_probabilities(table, 40), ends]).to(dtype)
@@ -108,13 +114,18 @@ def test_the_divergence_of_a_fine_table_is_that_of_the_map_to_one_part_in_a_bill
     for gap, rtol in [(0.01, 1e-9), (0.1, 1e-10), (1.0, 1e-11), (5.0, 1e-11)]:
         log_p = torch.linspace(gap - 23, -1e-3, 1500, dtype=torch.float64)
         for one, other in [(log_p, log_p - gap), (log_p - gap, log_p)]:
-            torch.testing.assert_close(integrand(table, one, other), integrand(mirror, one, other), rtol=rtol, atol=0)
+            torch.testing.assert_close(
+                integrand(table, one, other), integrand(mirror, one, other), rtol=rtol, atol=0
+            )
 
 
 def test_with_twice_the_knots_the_map_is_sixteen_times_nearer():
     mirror = neural()
     p = torch.linspace(-20, -0.1, 999, dtype=torch.float64).exp()
-    errors = [float((Tabulated(potential=mirror, knots=knots).df(p) - mirror.df(p)).abs().max()) for knots in (129, 257, 513)]
+    errors = [
+        float((Tabulated(potential=mirror, knots=knots).df(p) - mirror.df(p)).abs().max())
+        for knots in (129, 257, 513)
+    ]
     assert errors[0] / errors[1] == pytest.approx(16, rel=0.25)
     assert errors[1] / errors[2] == pytest.approx(16, rel=0.25)
 
@@ -122,8 +133,12 @@ def test_with_twice_the_knots_the_map_is_sixteen_times_nearer():
 @pytest.mark.parametrize("knots", [2, 50])
 def test_a_map_that_is_linear_in_log_p_is_met_by_any_table(knots):
     table = Tabulated(potential=NegativeEntropy(), knots=knots)
-    log_p, log_q = torch.log_softmax(torch.randn(2, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), -1)
-    torch.testing.assert_close(integrand(table, log_p, log_q), integrand(NegativeEntropy(), log_p, log_q), rtol=1e-9, atol=1e-13)
+    log_p, log_q = torch.log_softmax(
+        torch.randn(2, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), -1
+    )
+    torch.testing.assert_close(
+        integrand(table, log_p, log_q), integrand(NegativeEntropy(), log_p, log_q), rtol=1e-9, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("direction", ["reverse", "forward"])
@@ -131,9 +146,15 @@ def test_the_exact_forms_gradient_is_right_in_both_directions(direction):
     divergence = ExactBregman(potential=TABLES["neural"], beta=1.0, anchor="reference", direction=direction)
     plain = ExactBregman(potential=neural(), beta=1.0, anchor="reference", direction=direction)
     draw = torch.Generator().manual_seed(0)
-    logits, log_q = torch.randn(3, 5, dtype=torch.float64, generator=draw), torch.randn(3, 5, dtype=torch.float64, generator=draw).log_softmax(-1)
+    logits, log_q = (
+        torch.randn(3, 5, dtype=torch.float64, generator=draw),
+        torch.randn(3, 5, dtype=torch.float64, generator=draw).log_softmax(-1),
+    )
     logits.requires_grad_()
-    ours, its = (torch.autograd.grad(100 * of(logits.log_softmax(-1), log_q, log_q).sum(), logits)[0] for of in (divergence, plain))
+    ours, its = (
+        torch.autograd.grad(100 * of(logits.log_softmax(-1), log_q, log_q).sum(), logits)[0]
+        for of in (divergence, plain)
+    )
     torch.testing.assert_close(ours, its, rtol=1e-9, atol=1e-12)
     assert torch.autograd.gradcheck(lambda x: 100 * divergence(x.log_softmax(-1), log_q, log_q), logits)
 
@@ -191,7 +212,9 @@ def test_fewer_than_two_knots_are_refused_by_name(knots):
 
 def test_too_few_knots_to_follow_a_map_that_bends_are_refused():
     # From 1e-300 to 1 the square's map is flat and then steep; one cubic between dips below its start.
-    with pytest.raises(ValueError, match=r"divergence\.potential\.knots=3: the interpolated mirror map falls"):
+    with pytest.raises(
+        ValueError, match=r"divergence\.potential\.knots=3: the interpolated mirror map falls"
+    ):
         Tabulated(potential=Square(factor=1.0), knots=3)
 
 

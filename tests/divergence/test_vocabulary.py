@@ -46,13 +46,17 @@ def test_value_and_gradient_are_those_of_the_sum(piece, shape):
     factors = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     ours, expected = total(term, slope, log_p, log_q), term(log_p, log_q).sum(dim=-1)
     torch.testing.assert_close(ours, expected, rtol=1e-14, atol=0)
-    (our_gradient,), (its_gradient,) = (torch.autograd.grad((values * factors).sum(), log_p) for values in (ours, expected))
+    (our_gradient,), (its_gradient,) = (
+        torch.autograd.grad((values * factors).sum(), log_p) for values in (ours, expected)
+    )
     torch.testing.assert_close(our_gradient, its_gradient, rtol=1e-14, atol=1e-16)
 
 
 def test_gradcheck(piece):
     log_q = logprobs(7, seed=2)
-    assert torch.autograd.gradcheck(lambda log_p: total(term, slope, log_p, log_q), logprobs(7, seed=1).requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda log_p: total(term, slope, log_p, log_q), logprobs(7, seed=1).requires_grad_()
+    )
 
 
 def test_the_result_is_of_the_type_of_the_first(piece):
@@ -74,7 +78,9 @@ def test_no_positions_give_an_empty_sum_that_stays_connected():
 
 def test_a_second_derivative_is_refused():
     log_p = logprobs(7, seed=1).requires_grad_()
-    (gradient,) = torch.autograd.grad(total(term, slope, log_p, logprobs(7, seed=2)).square().sum(), log_p, create_graph=True)
+    (gradient,) = torch.autograd.grad(
+        total(term, slope, log_p, logprobs(7, seed=2)).square().sum(), log_p, create_graph=True
+    )
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
@@ -136,7 +142,11 @@ def test_a_checkpoint_sums_once_and_takes_the_slope_once():
         return lambda log_p, log_q: calls.append(name) or formula(log_p, log_q)
 
     log_p, log_q = logprobs(7, seed=1).requires_grad_(), logprobs(7, seed=2)
-    values: Any = checkpoint(lambda rows: total(counted("term", term), counted("slope", slope), rows * 1, log_q), log_p, use_reentrant=False)
+    values: Any = checkpoint(
+        lambda rows: total(counted("term", term), counted("slope", slope), rows * 1, log_q),
+        log_p,
+        use_reentrant=False,
+    )
     values.sum().backward()
     assert calls == ["term", "slope"]
     (expected,) = torch.autograd.grad(term(log_p, log_q).sum(), log_p)

@@ -10,7 +10,9 @@ GRID = ("-m", "algo=grpo", "divergence=probl2,kl", "seed=0,1")
 TWO_STEPS = (*SMALL, "steps=2")
 
 
-def test_a_grid_makes_a_folder_a_cell_and_typed_again_does_nothing_and_then_resumes_only_what_is_damaged(tmp_path: Path) -> None:
+def test_a_grid_makes_a_folder_a_cell_and_typed_again_does_nothing_and_then_resumes_only_what_is_damaged(
+    tmp_path: Path,
+) -> None:
     succeeded(train(*GRID, *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path), said=["4 cells"])
     runs = folders(tmp_path)
     assert len(runs) == 4 and all(manifest(run)["state"] == "done" for run in runs)
@@ -44,7 +46,12 @@ def test_cells_that_fail_do_not_stop_the_others_and_each_is_named_with_its_reaso
 
 
 def test_a_cell_that_another_process_holds_is_reported_in_its_own_words(tmp_path: Path) -> None:
-    busy = subprocess.Popen(command(*SMALL, "steps=60", f"out={tmp_path}"), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    busy = subprocess.Popen(
+        command(*SMALL, "steps=60", f"out={tmp_path}"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
     try:
         while busy.poll() is None and not any(tmp_path.rglob("metrics.jsonl")):
             time.sleep(0.02)
@@ -69,17 +76,30 @@ def test_the_same_cell_twice_in_a_grid_runs_once(tmp_path: Path) -> None:
 
 
 def test_cells_run_some_at_a_time_with_their_output_in_their_folders(tmp_path: Path) -> None:
-    result = train("-m", "seed=0,1,2", *TWO_STEPS, "steps=1", "hydra.launcher.jobs=2", f"out={tmp_path}", cwd=tmp_path)
+    result = train(
+        "-m", "seed=0,1,2", *TWO_STEPS, "steps=1", "hydra.launcher.jobs=2", f"out={tmp_path}", cwd=tmp_path
+    )
     succeeded(result, said=["3 cells"])
     assert result.stdout.count(": started") == 3 and result.stdout.count(": done after") == 3
     # Two had begun before one had ended.
     events = [line.rpartition(": ")[2] for line in result.stdout.splitlines() if line.startswith("[")]
     assert events[:2] == ["started", "started"] and events[2].startswith("done")
-    assert all(manifest(run)["state"] == "done" and "step 1/1" in (run / "log.txt").read_text() for run in folders(tmp_path))
+    assert all(
+        manifest(run)["state"] == "done" and "step 1/1" in (run / "log.txt").read_text()
+        for run in folders(tmp_path)
+    )
 
 
 def test_each_of_the_cells_that_run_at_once_has_its_own_device(tmp_path: Path) -> None:
-    grid = ("-m", "seed=0,1", *TWO_STEPS, "steps=0", f"out={tmp_path}", "hydra.launcher.jobs=2", "hydra.launcher.gpus=[5]")
+    grid = (
+        "-m",
+        "seed=0,1",
+        *TWO_STEPS,
+        "steps=0",
+        f"out={tmp_path}",
+        "hydra.launcher.jobs=2",
+        "hydra.launcher.gpus=[5]",
+    )
     result = train(*grid, cwd=tmp_path)
     assert result.returncode == 1 and "hydra.launcher.gpus=[5]" in result.stderr
 
@@ -87,41 +107,79 @@ def test_each_of_the_cells_that_run_at_once_has_its_own_device(tmp_path: Path) -
 def test_a_dry_run_shows_every_cell_and_leaves_nothing_behind(tmp_path: Path) -> None:
     grid = ("-m", "algo=grpo,nope", "seed=0,1", *TWO_STEPS, f"out={tmp_path / 'out'}")
     result = train(*grid, "hydra.launcher.dry_run=true", cwd=tmp_path, COLUMNS="200")
-    assert result.returncode == 1 and "2 of 4 cells would run; no finished sibling to estimate from" in result.stdout
+    assert (
+        result.returncode == 1
+        and "2 of 4 cells would run; no finished sibling to estimate from" in result.stdout
+    )
     assert "be refused" in result.stdout and not (tmp_path / "out").exists()
 
     succeeded(train(*grid[:1], *grid[2:], "algo=grpo", "seed=0", cwd=tmp_path))
     again = train(*grid, "hydra.launcher.dry_run=true", cwd=tmp_path, COLUMNS="200")
-    assert "1 of 4 cells would run; about 0.00 hours for 1 of them, by finished siblings" in again.stdout and "done already" in again.stdout
+    assert (
+        "1 of 4 cells would run; about 0.00 hours for 1 of them, by finished siblings" in again.stdout
+        and "done already" in again.stdout
+    )
 
 
 def test_cells_keep_the_order_of_the_grid_though_arms_are_composed_apart(tmp_path: Path) -> None:
     # The seed varies slowest here, so every arm's cells lie apart.
-    grid = ("-m", "seed=0,1", "divergence=kl,none,probl2", *TWO_STEPS, f"out={tmp_path}", "hydra.launcher.dry_run=true")
+    grid = (
+        "-m",
+        "seed=0,1",
+        "divergence=kl,none,probl2",
+        *TWO_STEPS,
+        f"out={tmp_path}",
+        "hydra.launcher.dry_run=true",
+    )
     result = train(*grid, cwd=tmp_path, COLUMNS="200")
     shown = [line.split()[:2] for line in result.stdout.splitlines() if line.startswith(" seed=")]
-    assert shown == [[f"seed={seed}", f"divergence={name}"] for seed in (0, 1) for name in ("kl", "none", "probl2")], result.stdout
+    assert shown == [
+        [f"seed={seed}", f"divergence={name}"] for seed in (0, 1) for name in ("kl", "none", "probl2")
+    ], result.stdout
 
 
 def test_only_the_cells_that_are_asked_for_are_launched(tmp_path: Path) -> None:
     grid = ("-m", "seed=0,1", *TWO_STEPS, "steps=0", f"out={tmp_path}")
     cell = "algo=grpo,divergence=kl,weighting=uniform,model=tiny,dataset=arithmetic"
-    result = train(*grid, "hydra.launcher.dry_run=true", f"hydra.launcher.only=['{cell}/seed=1']", cwd=tmp_path, COLUMNS="300")
+    result = train(
+        *grid,
+        "hydra.launcher.dry_run=true",
+        f"hydra.launcher.only=['{cell}/seed=1']",
+        cwd=tmp_path,
+        COLUMNS="300",
+    )
     # The cell's folder has a hash of the settings that make it small, so this one is no cell of the grid.
     assert "0 of 2 cells would run" in result.stdout
 
 
 def test_a_search_has_no_grid_and_is_not_judged_by_the_test_questions(tmp_path: Path) -> None:
     search = ("-m", "hydra/sweeper=es", *TWO_STEPS, f"out={tmp_path}")
-    for words, said in ((("seed=0,1",), "seed=0,1: a search has no grid"), (("eval_split=test",), "use validation"), (("eval_questions=0",), "its accuracy")):
+    for words, said in (
+        (("seed=0,1",), "seed=0,1: a search has no grid"),
+        (("eval_split=test",), "use validation"),
+        (("eval_questions=0",), "its accuracy"),
+    ):
         result = train(*search, *words, cwd=tmp_path)
         assert result.returncode == 1 and said in result.stderr, result.stdout + result.stderr
-    succeeded(train(*search, "divergence=neural_mirror", "hydra.launcher.dry_run=true", cwd=tmp_path), said=["10 of 10 cells would run", "first of 15"])
+    succeeded(
+        train(*search, "divergence=neural_mirror", "hydra.launcher.dry_run=true", cwd=tmp_path),
+        said=["10 of 10 cells would run", "first of 15"],
+    )
     assert not folders(tmp_path) and not list(tmp_path.rglob("es"))
-    result = train("-m", "seed=0", "+hydra.sweeper.generations=3", *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path)
+    result = train(
+        "-m", "seed=0", "+hydra.sweeper.generations=3", *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path
+    )
     assert result.returncode == 1 and "add hydra/sweeper=es" in result.stderr
 
 
 def test_processes_of_a_job_without_a_gpu_each_are_refused(tmp_path: Path) -> None:
-    result = train("-m", "seed=0", *SMALL, "hydra/launcher=slurm", "hydra.launcher.tasks_per_node=2", f"out={tmp_path}", cwd=tmp_path)
+    result = train(
+        "-m",
+        "seed=0",
+        *SMALL,
+        "hydra/launcher=slurm",
+        "hydra.launcher.tasks_per_node=2",
+        f"out={tmp_path}",
+        cwd=tmp_path,
+    )
     assert result.returncode == 1 and "set hydra.launcher.gpus_per_node=2" in result.stderr

@@ -1,4 +1,6 @@
-"""What is asked of SLURM and how its answers are read; the commands here answer from files, tests/launch/test_slurm.py has the real ones."""
+"""What is asked of SLURM and how its answers are read; the commands here answer from files,
+tests/launch/test_slurm.py has the real ones.
+"""
 
 import json
 import stat
@@ -19,7 +21,11 @@ def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def put(name: str, text: str, status: int = 0) -> Path:
         (folder / f"{name}.txt").write_text(text)
         script = folder / name
-        script.write_text(f'#!/bin/sh\necho "$@" >> {folder}/{name}.asked\ncat {folder}/{name}.txt\n[ {status} = 0 ] || echo went wrong >&2\nexit {status}\n')
+        script.write_text(
+            f'#!/bin/sh\necho "$@" >> {folder}/{name}.asked\ncat {folder}/{name}.txt\n[ {status} = 0 ] || '
+            f"echo went wrong >&2\nexit "
+            f"{status}\n"
+        )
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         return folder / f"{name}.asked"
 
@@ -43,23 +49,36 @@ def test_a_sweep_that_was_never_submitted_asks_nobody(tmp_path: Path, says) -> N
 def test_members_of_an_array_are_found_by_the_batchs_name(tmp_path: Path, says) -> None:
     submitted(tmp_path, "1", "s.aa", ["a", "b", "c"])
     asked = says("squeue", "s.aa|12|0|RUNNING|None\ns.aa|12|2|PENDING|Resources\nother|13|1|RUNNING|None\n")
-    assert jobs(tmp_path) == {tmp_path / "a": Job("12_0", "RUNNING", ""), tmp_path / "c": Job("12_2", "PENDING", "Resources")}
+    assert jobs(tmp_path) == {
+        tmp_path / "a": Job("12_0", "RUNNING", ""),
+        tmp_path / "c": Job("12_2", "PENDING", "Resources"),
+    }
     assert "--name=s.aa" in asked.read_text() and " -r " in asked.read_text()
 
 
 def test_a_batch_of_one_is_no_array(tmp_path: Path, says) -> None:
     submitted(tmp_path, "1", "s.aa", ["a"])
     says("squeue", "s.aa|12|N/A|COMPLETING|None\n")
-    assert jobs(tmp_path) == {tmp_path / "a": Job("12", "COMPLETING", "")} and jobs(tmp_path)[tmp_path / "a"].active
+    assert (
+        jobs(tmp_path) == {tmp_path / "a": Job("12", "COMPLETING", "")}
+        and jobs(tmp_path)[tmp_path / "a"].active
+    )
 
 
 def test_the_last_submission_of_a_cell_stands(tmp_path: Path, says) -> None:
     submitted(tmp_path, "1", "s.aa", ["a", "b"])
     submitted(tmp_path, "2", "s.bb", ["b", "d"])
     says("squeue", "")
-    says("sacct", "s.bb|20_0|RUNNING by 0\ns.aa|12_0|TIMEOUT\ns.aa|12_1|CANCELLED by 0\ns.bb|20_1|OUT_OF_MEMORY\n")
+    says(
+        "sacct",
+        "s.bb|20_0|RUNNING by 0\ns.aa|12_0|TIMEOUT\ns.aa|12_1|CANCELLED by 0\ns.bb|20_1|OUT_OF_MEMORY\n",
+    )
     found = jobs(tmp_path)
-    assert {path.name: job.state for path, job in found.items()} == {"a": "TIMEOUT", "b": "RUNNING", "d": "OUT_OF_MEMORY"}
+    assert {path.name: job.state for path, job in found.items()} == {
+        "a": "TIMEOUT",
+        "b": "RUNNING",
+        "d": "OUT_OF_MEMORY",
+    }
     assert newest(tmp_path)[tmp_path / "b"][0].name == "s.bb" and newest(tmp_path)[tmp_path / "a"][1] == 0
 
 
@@ -73,7 +92,14 @@ def test_a_job_in_the_queue_stands_over_what_accounting_says(tmp_path: Path, say
 def test_without_accounting_slurmctld_is_asked_while_it_remembers(tmp_path: Path, says) -> None:
     submitted(tmp_path, "1", "s.aa", ["a", "b"])
     says("sacct", "", 1)
-    says("scontrol", "JobId=14 ArrayJobId=12 ArrayTaskId=1 JobName=s.aa UserId=u JobState=NODE_FAIL Reason=NodeDown\nJobId=15 JobName=x JobState=FAILED\n")
+    says(
+        "scontrol",
+        (
+            "JobId=14 ArrayJobId=12 ArrayTaskId=1 JobName=s.aa UserId=u JobState=NODE_FAIL "
+            "Reason=NodeDown\nJobId=15 "
+            "JobName=x JobState=FAILED\n"
+        ),
+    )
     assert jobs(tmp_path) == {tmp_path / "b": Job("12_1", "NODE_FAIL", "NodeDown")}
     says("scontrol", "", 1)
     assert jobs(tmp_path) == {}
@@ -82,8 +108,14 @@ def test_without_accounting_slurmctld_is_asked_while_it_remembers(tmp_path: Path
 def test_accounting_lags_so_what_slurmctld_remembers_stands_over_it(tmp_path: Path, says) -> None:
     submitted(tmp_path, "1", "s.aa", ["a", "b"])
     says("sacct", "s.aa|12_0|RUNNING\ns.aa|12_1|TIMEOUT\n")
-    says("scontrol", "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobName=s.aa JobState=OUT_OF_MEMORY Reason=OutOfMemory\n")
-    assert jobs(tmp_path) == {tmp_path / "a": Job("12_0", "OUT_OF_MEMORY", "OutOfMemory"), tmp_path / "b": Job("12_1", "TIMEOUT", "")}
+    says(
+        "scontrol",
+        "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobName=s.aa JobState=OUT_OF_MEMORY Reason=OutOfMemory\n",
+    )
+    assert jobs(tmp_path) == {
+        tmp_path / "a": Job("12_0", "OUT_OF_MEMORY", "OutOfMemory"),
+        tmp_path / "b": Job("12_1", "TIMEOUT", ""),
+    }
 
 
 def test_a_queue_that_does_not_answer_is_an_error(tmp_path: Path, says) -> None:
@@ -118,4 +150,8 @@ def test_a_members_newest_log_is_its_own(tmp_path: Path) -> None:
     for name in ("12_1_0_log.err", "12_11_0_log.err", "12_1_0_log.out"):
         (folder / name).write_text(name)
     (batch,) = batches(tmp_path)
-    assert batch.log(1) == folder / "12_1_0_log.err" and batch.log(11) == folder / "12_11_0_log.err" and batch.log(2) is None
+    assert (
+        batch.log(1) == folder / "12_1_0_log.err"
+        and batch.log(11) == folder / "12_11_0_log.err"
+        and batch.log(2) is None
+    )

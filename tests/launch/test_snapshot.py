@@ -19,7 +19,11 @@ def repository(tmp_path: Path) -> Path:
     (root / ".gitignore").write_text("outputs/\n")
     (root / "outputs").mkdir()
     (root / "outputs" / "big").write_text("numbers")
-    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "first"]):
+    for words in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "first"],
+    ):
         subprocess.run(["git", *words], cwd=root, check=True)
     return root
 
@@ -29,7 +33,10 @@ def test_a_clean_tree_is_copied_once_and_knows_its_commit(repository: Path, tmp_
     assert code_hash(copy) == code_hash(repository) and not (copy / "outputs").exists()
     assert taken_from(copy) == {"commit": git(repository, "rev-parse", "HEAD"), "dirty": False}
     stamp = (copy / "train.py").stat().st_mtime_ns
-    assert snapshot(repository, tmp_path / "sweep", allow_dirty=False) == copy and (copy / "train.py").stat().st_mtime_ns == stamp
+    assert (
+        snapshot(repository, tmp_path / "sweep", allow_dirty=False) == copy
+        and (copy / "train.py").stat().st_mtime_ns == stamp
+    )
 
 
 def test_edits_after_the_submission_do_not_reach_the_copy(repository: Path, tmp_path: Path) -> None:
@@ -39,7 +46,9 @@ def test_edits_after_the_submission_do_not_reach_the_copy(repository: Path, tmp_
 
 
 @pytest.mark.parametrize("name", ["src/mirrorpo/loss.py", "src/mirrorpo/new.py"])
-def test_a_changed_tree_is_refused_unless_asked_and_then_marked(repository: Path, tmp_path: Path, name: str) -> None:
+def test_a_changed_tree_is_refused_unless_asked_and_then_marked(
+    repository: Path, tmp_path: Path, name: str
+) -> None:
     (repository / name).write_text("loss = 3\n")
     with pytest.raises(ValueError, match=rf"{name}.*allow_dirty=true"):
         snapshot(repository, tmp_path / "sweep", allow_dirty=False)
@@ -56,7 +65,9 @@ def test_a_project_inside_a_larger_repository_is_copied_alone(repository: Path, 
         if dirty:
             (inner / "mirrorpo" / "loss.py").write_text("loss = 4\n")
         copy = snapshot(inner, tmp_path / "sweep", allow_dirty=dirty)
-        assert (copy / "mirrorpo" / "loss.py").read_text() == f"loss = {4 if dirty else 1}\n" and not (copy / "train.py").exists()
+        assert (copy / "mirrorpo" / "loss.py").read_text() == f"loss = {4 if dirty else 1}\n" and not (
+            copy / "train.py"
+        ).exists()
 
 
 def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path) -> None:

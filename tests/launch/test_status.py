@@ -15,7 +15,11 @@ from mirrorpo.launch.status import duration, launches, main, reconcile, record_l
 from mirrorpo.run.folder import RunFolder, RunState
 
 LAUNCHED: dict[str, Any] = {"launches": [{"from_step": 0}]}
-PENDING, RUNNING, TIMEOUT = Job("7_0", "PENDING", "Resources"), Job("7_0", "RUNNING", ""), Job("7_0", "TIMEOUT", "TimeLimit")
+PENDING, RUNNING, TIMEOUT = (
+    Job("7_0", "PENDING", "Resources"),
+    Job("7_0", "RUNNING", ""),
+    Job("7_0", "TIMEOUT", "TimeLimit"),
+)
 
 CASES = [
     # manifest, files all there, a process holds it, job -> state, words of the reason
@@ -35,7 +39,14 @@ CASES = [
     ({"state": "running", **LAUNCHED}, False, False, None, "failed", "process is gone"),
     ({"state": "running", "job": "7_0", **LAUNCHED}, False, False, None, "failed", "left the queue"),
     ({"state": "requeued", "ended": "t", **LAUNCHED}, False, False, None, "failed", "stopped; launch again"),
-    ({"state": "failed", "error": "NotFinite: step 3", **LAUNCHED}, False, False, Job("7_0", "FAILED", ""), "failed", "NotFinite: step 3"),
+    (
+        {"state": "failed", "error": "NotFinite: step 3", **LAUNCHED},
+        False,
+        False,
+        Job("7_0", "FAILED", ""),
+        "failed",
+        "NotFinite: step 3",
+    ),
     # A failed cell that was submitted again.
     ({"state": "failed", "error": "old", **LAUNCHED}, False, False, PENDING, "requeued", "Resources"),
     ({"state": "done", **LAUNCHED}, True, False, Job("7_0", "COMPLETED", ""), "done", None),
@@ -45,7 +56,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("manifest, finished, held, job, state, reason", CASES)
-def test_each_combination_has_one_state(manifest: dict, finished: bool, held: bool, job: Job | None, state: str, reason: str | None) -> None:
+def test_each_combination_has_one_state(
+    manifest: dict, finished: bool, held: bool, job: Job | None, state: str, reason: str | None
+) -> None:
     found, why = reconcile(manifest, finished, held, job)
     assert found == state
     if reason is None:
@@ -58,7 +71,12 @@ def test_each_combination_has_one_state(manifest: dict, finished: bool, held: bo
 def sweep(tmp_path: Path) -> Path:
     for seed, state in enumerate(("planned", "running", "failed")):
         run = RunFolder(tmp_path / "arm" / f"seed={seed}")
-        run.update_manifest(state=state, config={"steps": 10}, error="NotFinite: step 4" if state == "failed" else None, launches=[{}] * seed)
+        run.update_manifest(
+            state=state,
+            config={"steps": 10},
+            error="NotFinite: step 4" if state == "failed" else None,
+            launches=[{}] * seed,
+        )
     for step in range(1, 5):
         RunFolder(tmp_path / "arm" / "seed=1").timings.append({"step": step, "seconds": 1.5, "eval_s": 0.5})
     return tmp_path
@@ -86,7 +104,9 @@ def test_a_run_that_starts_while_somebody_looks_is_not_refused(sweep: Path) -> N
             pass
 
 
-def test_json_has_a_row_a_cell_and_the_exit_status_says_that_one_failed(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_a_row_a_cell_and_the_exit_status_says_that_one_failed(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(sweep), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert [row["state"] for row in found] == ["planned", "failed", "failed"]
@@ -106,7 +126,9 @@ def test_a_folder_without_cells_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "holds no cell" in capsys.readouterr().err
 
 
-def test_retry_without_a_recorded_launch_says_what_to_do(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retry_without_a_recorded_launch_says_what_to_do(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(sweep), "retry"]) == 1
     assert "launch its command again" in capsys.readouterr().err
 
@@ -114,7 +136,9 @@ def test_retry_without_a_recorded_launch_says_what_to_do(sweep: Path, capsys: py
 def test_a_command_is_recorded_once(sweep: Path) -> None:
     for argv in (["train.py", "a"], ["train.py", "b"], ["train.py", "a"]):
         record_launch(sweep, argv)
-    assert [entry["argv"][1] for entry in launches(sweep)] == ["b", "a"] and launches(sweep)[0]["pid"] == os.getpid()
+    assert [entry["argv"][1] for entry in launches(sweep)] == ["b", "a"] and launches(sweep)[0][
+        "pid"
+    ] == os.getpid()
 
 
 def test_cancel_with_nothing_to_cancel(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

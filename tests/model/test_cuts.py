@@ -1,4 +1,6 @@
-"""Shared prefixes, suffixes side by side and the attention mask against one plain forward pass a cut, without a cache."""
+"""Shared prefixes, suffixes side by side and the attention mask against one plain forward pass a cut, without
+a cache.
+"""
 
 import random
 from dataclasses import replace
@@ -31,7 +33,9 @@ def cuts(batch: RolloutBatch) -> list[Cut]:
     return out
 
 
-def naive(model: LanguageModel, batch: RolloutBatch, cut: Cut, masking: Masking | None, temperature: float) -> torch.Tensor:
+def naive(
+    model: LanguageModel, batch: RolloutBatch, cut: Cut, masking: Masking | None, temperature: float
+) -> torch.Tensor:
     prompt = batch.prompt_ids[cut.row][batch.prompt_present[cut.row]].tolist()
     answer = batch.completion_ids[cut.row][batch.present[cut.row]].tolist()
     tokens = [(len(prompt) + place, token, place) for place, token in enumerate(answer)]
@@ -39,7 +43,10 @@ def naive(model: LanguageModel, batch: RolloutBatch, cut: Cut, masking: Masking 
         # Nothing stands between.
         masking = "block"
     if masking == "pad":
-        tokens = [(position, PAD if cut.start <= place < cut.end else token, place) for position, token, place in tokens]
+        tokens = [
+            (position, PAD if cut.start <= place < cut.end else token, place)
+            for position, token, place in tokens
+        ]
     elif masking == "block" or masking == "delete":
         tokens = [entry for entry in tokens if not cut.start <= entry[2] < cut.end]
     if masking == "delete":
@@ -54,27 +61,46 @@ def naive(model: LanguageModel, batch: RolloutBatch, cut: Cut, masking: Masking 
         sees = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
     with torch.no_grad():
         # Without a mask, transformers takes a jump in the positions for the start of another sequence.
-        table = (model.network(input_ids=ids, attention_mask=sees, position_ids=positions, use_cache=False).logits[0] / temperature).log_softmax(dim=-1)
+        table = (
+            model.network(input_ids=ids, attention_mask=sees, position_ids=positions, use_cache=False).logits[
+                0
+            ]
+            / temperature
+        ).log_softmax(dim=-1)
     at = {place: len(prompt) + index - 1 for index, (_, _, place) in enumerate(tokens)}
     return torch.stack([table[at[place], answer[place]] for place in range(cut.first, cut.last)])
 
 
 @pytest.mark.parametrize("masking", ["pad", "block", "delete", "direct"])
-@pytest.mark.parametrize(("kind", "attention"), [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("gpt2", "eager")])
-def test_every_cut_reads_what_a_forward_pass_of_its_own_gives(kind: str, attention: str, masking: Masking) -> None:
+@pytest.mark.parametrize(
+    ("kind", "attention"), [("llama", "sdpa"), ("llama", "eager"), ("qwen3", "sdpa"), ("gpt2", "eager")]
+)
+def test_every_cut_reads_what_a_forward_pass_of_its_own_gives(
+    kind: str, attention: str, masking: Masking
+) -> None:
     batch = rollout()
-    before, after = read_cuts(model(kind, attention), batch, cuts(batch), masking=masking, temperature=0.7, logit_chunk=5)
+    before, after = read_cuts(
+        model(kind, attention), batch, cuts(batch), masking=masking, temperature=0.7, logit_chunk=5
+    )
     for index, cut in enumerate(cuts(batch)):
         here = slice(cut.first, cut.last)
-        torch.testing.assert_close(after[index, here], naive(model(kind), batch, cut, masking, 0.7), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(before[cut.row, here], naive(model(kind), batch, cut, None, 0.7), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            after[index, here], naive(model(kind), batch, cut, masking, 0.7), rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(
+            before[cut.row, here], naive(model(kind), batch, cut, None, 0.7), rtol=1e-4, atol=1e-4
+        )
         assert not bool(after[index, : cut.first].any()) and not bool(after[index, cut.last :].any())
 
 
-def test_what_stands_between_the_span_and_what_is_read_or_behind_it_cannot_see_the_cut_of_another_span() -> None:
+def test_what_stands_between_the_span_and_what_is_read_or_behind_it_cannot_see_the_cut_of_another_span() -> (
+    None
+):
     # The same cut, alone and beside others of its completion.
     batch = rollout()
-    _, together = read_cuts(model("llama"), batch, cuts(batch), masking="pad", temperature=1.0, logit_chunk=64)
+    _, together = read_cuts(
+        model("llama"), batch, cuts(batch), masking="pad", temperature=1.0, logit_chunk=64
+    )
     for index, cut in enumerate(cuts(batch)):
         _, alone = read_cuts(model("llama"), batch, [cut], masking="pad", temperature=1.0, logit_chunk=64)
         torch.testing.assert_close(together[index], alone[0], rtol=1e-5, atol=1e-5)
@@ -87,7 +113,9 @@ def test_rows_and_padding_change_nothing_beyond_rounding(masking: Masking) -> No
     for index, cut in enumerate(cuts(batch)):
         alone = batch.rows(torch.tensor([cut.row]))
         moved = Cut(row=0, start=cut.start, end=cut.end, first=cut.first, last=cut.last)
-        _, single = read_cuts(model("qwen3"), alone, [moved], masking=masking, temperature=1.0, logit_chunk=64)
+        _, single = read_cuts(
+            model("qwen3"), alone, [moved], masking=masking, temperature=1.0, logit_chunk=64
+        )
         torch.testing.assert_close(single[0], after[index, : single.shape[1]], rtol=1e-5, atol=1e-5)
 
 
@@ -107,7 +135,11 @@ def test_log_probabilities_are_of_the_float32_head_where_the_rest_computes_in_bf
     with half.computing():
         states = completion_hidden(half, rollout())
     cut = cuts(rollout())[0]
-    expected = half.head(1.0)(states[cut.row])[cut.first : cut.last].gather(1, rollout().completion_ids[cut.row, cut.first : cut.last, None]).squeeze(1)
+    expected = (
+        half.head(1.0)(states[cut.row])[cut.first : cut.last]
+        .gather(1, rollout().completion_ids[cut.row, cut.first : cut.last, None])
+        .squeeze(1)
+    )
     torch.testing.assert_close(before[cut.row, cut.first : cut.last], expected, rtol=0, atol=0.05)
     # In bfloat16 every number would be one of a few.
     found = before[before != 0]
@@ -125,7 +157,9 @@ def test_a_model_that_forgets_what_is_outside_a_window_is_refused() -> None:
 def test_no_pass_is_wider_than_the_batch_or_leaves_the_places_of_its_tokens(masking: Masking) -> None:
     batch, seen = rollout(), []
     decoder = model("llama").causal_lm.get_decoder()
-    handle = decoder.register_forward_pre_hook(lambda _, args, kwargs: seen.append((kwargs["input_ids"], kwargs["position_ids"])), with_kwargs=True)
+    handle = decoder.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append((kwargs["input_ids"], kwargs["position_ids"])), with_kwargs=True
+    )
     many = [cut for cut in cuts(batch) for _ in range(2)]
     _, after = read_cuts(model("llama"), batch, many, masking=masking, temperature=1.0, logit_chunk=64)
     handle.remove()

@@ -15,9 +15,16 @@ from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.collate import collate
 
 # Prompts and completions of unequal length; one completion contains the pad id, one is a single token.
-SEQUENCES: Sequence[tuple[Sequence[int], Sequence[int]]] = [([5, 6, 7, 8, 9], [10, 3, 1]), ([4], [9, 9, 0, 5, 12, 6]), ([11, 3, 8], [1]), ([7, 7], [2, 13])]
+SEQUENCES: Sequence[tuple[Sequence[int], Sequence[int]]] = [
+    ([5, 6, 7, 8, 9], [10, 3, 1]),
+    ([4], [9, 9, 0, 5, 12, 6]),
+    ([11, 3, 8], [1]),
+    ([7, 7], [2, 13]),
+]
 # Rotary positions are relative: only GPT-2's tell a shifted position.
-NETWORKS = pytest.mark.parametrize(("model_type", "attention"), [("qwen3", "sdpa"), ("qwen3", "eager"), ("gpt2", "sdpa")])
+NETWORKS = pytest.mark.parametrize(
+    ("model_type", "attention"), [("qwen3", "sdpa"), ("qwen3", "eager"), ("gpt2", "sdpa")]
+)
 
 
 def tiny(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0) -> LanguageModel:
@@ -40,13 +47,23 @@ def tiny(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0) -> L
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
+        network = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=attention
+        ).eval()
     return finish(network, tokenizer, dtype=torch.float32, device=torch.device("cpu"), checkpointing=False)
 
 
 def batch_of(sequences: Sequence[tuple[Sequence[int], Sequence[int]]] = SEQUENCES) -> RolloutBatch:
     completions = [
-        Completion(uid=str(i), group=i, prompt_ids=prompt, ids=ids, logprobs=[0.0] * len(ids), text="", truncated=False)
+        Completion(
+            uid=str(i),
+            group=i,
+            prompt_ids=prompt,
+            ids=ids,
+            logprobs=[0.0] * len(ids),
+            text="",
+            truncated=False,
+        )
         for i, (prompt, ids) in enumerate(sequences)
     ]
     return collate(completions, [0.0] * len(completions), pad_id=0, mask_truncated=False)
@@ -58,7 +75,10 @@ def wider(batch: RolloutBatch, *, left: int = 0, right: int = 0, fill: int = 0) 
     def padded(values: Tensor, fill: int | float, where: tuple[int, int]) -> Tensor:
         return torch.nn.functional.pad(values, where, value=fill)
 
-    prompt_present, present = padded(batch.prompt_present, False, (left, 0)), padded(batch.present, False, (0, right))
+    prompt_present, present = (
+        padded(batch.prompt_present, False, (left, 0)),
+        padded(batch.present, False, (0, right)),
+    )
     return batch.with_(
         prompt_present=prompt_present,
         prompt_ids=padded(batch.prompt_ids, fill, (left, 0)).masked_fill(~prompt_present, fill),
@@ -66,17 +86,26 @@ def wider(batch: RolloutBatch, *, left: int = 0, right: int = 0, fill: int = 0) 
         completion_ids=padded(batch.completion_ids, fill, (0, right)).masked_fill(~present, fill),
         **{
             name: padded(getattr(batch, name), fill, (0, right))
-            for name, fill in (("mask", False), ("sampler_logprobs", 0.0), ("old_logprobs", 0.0), ("anchor_logprobs", 0.0))
+            for name, fill in (
+                ("mask", False),
+                ("sampler_logprobs", 0.0),
+                ("old_logprobs", 0.0),
+                ("anchor_logprobs", 0.0),
+            )
         },
         anchor_hidden=torch.nn.functional.pad(batch.anchor_hidden, (0, 0, 0, right)),
     )
 
 
 def logprobs(model: LanguageModel, batch: RolloutBatch, temperature: float = 1.0) -> Tensor:
-    return per_token(read_completions(model, batch, temperature=temperature, logit_chunk=3)[0].logprobs, batch)
+    return per_token(
+        read_completions(model, batch, temperature=temperature, logit_chunk=3)[0].logprobs, batch
+    )
 
 
-def single(model: LanguageModel, prompt: Sequence[int], ids: Sequence[int], temperature: float = 1.0) -> Tensor:
+def single(
+    model: LanguageModel, prompt: Sequence[int], ids: Sequence[int], temperature: float = 1.0
+) -> Tensor:
     """Log-probabilities of a completion from the network's own logits on the bare sequence."""
     with torch.no_grad():
         logits = model.network(input_ids=torch.tensor([[*prompt, *ids]])).logits[0]
@@ -97,11 +126,15 @@ def gradient(model: LanguageModel, batch: RolloutBatch) -> list[Tensor]:
 
 @NETWORKS
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_each_token_is_scored_by_the_position_before_it(model_type: str, attention: str, temperature: float) -> None:
+def test_each_token_is_scored_by_the_position_before_it(
+    model_type: str, attention: str, temperature: float
+) -> None:
     model = tiny(model_type, attention)
     scored = logprobs(model, batch_of(), temperature)
     for row, (prompt, ids) in enumerate(SEQUENCES):
-        torch.testing.assert_close(scored[row, : len(ids)].detach(), single(model, prompt, ids, temperature), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            scored[row, : len(ids)].detach(), single(model, prompt, ids, temperature), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_entropy_is_that_of_the_sampling_distribution() -> None:
@@ -111,7 +144,9 @@ def test_entropy_is_that_of_the_sampling_distribution() -> None:
     with torch.no_grad():
         logits = model.network(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
     p = torch.softmax(logits / 0.6, dim=-1)
-    torch.testing.assert_close(head_outputs.entropy[: len(ids)], -(p * p.log()).sum(dim=-1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        head_outputs.entropy[: len(ids)], -(p * p.log()).sum(dim=-1), rtol=1e-5, atol=1e-5
+    )
 
 
 @NETWORKS
@@ -119,28 +154,40 @@ def test_entropy_is_that_of_the_sampling_distribution() -> None:
 def test_more_padding_changes_no_logprob(model_type: str, attention: str, left: int, right: int) -> None:
     model, batch = tiny(model_type, attention), batch_of()
     padded = logprobs(model, wider(batch, left=left, right=right))
-    torch.testing.assert_close(padded[:, : batch.present.shape[1]], logprobs(model, batch), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        padded[:, : batch.present.shape[1]], logprobs(model, batch), rtol=1e-5, atol=1e-5
+    )
     assert not padded[:, batch.present.shape[1] :].any()
 
 
 @NETWORKS
 def test_more_padding_changes_no_gradient(model_type: str, attention: str) -> None:
     model, batch = tiny(model_type, attention), batch_of()
-    torch.testing.assert_close(gradient(model, wider(batch, left=3, right=2)), gradient(model, batch), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        gradient(model, wider(batch, left=3, right=2)), gradient(model, batch), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("fill", [0, 1, 12])
 def test_the_ids_in_padded_places_are_not_read(fill: int) -> None:
     model, batch = tiny(), batch_of()
     torch.testing.assert_close(
-        logprobs(model, wider(batch, left=2, right=2, fill=fill))[:, : batch.present.shape[1]], logprobs(model, batch), rtol=1e-5, atol=1e-5
+        logprobs(model, wider(batch, left=2, right=2, fill=fill))[:, : batch.present.shape[1]],
+        logprobs(model, batch),
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
 def test_the_order_of_the_batch_changes_no_logprob() -> None:
     model, batch = tiny(), batch_of()
     order = torch.tensor([2, 0, 3, 1])
-    torch.testing.assert_close(logprobs(model, batch_of([SEQUENCES[i] for i in order.tolist()])), logprobs(model, batch)[order], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        logprobs(model, batch_of([SEQUENCES[i] for i in order.tolist()])),
+        logprobs(model, batch)[order],
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_rows_taken_from_a_batch_score_as_in_the_batch() -> None:
@@ -163,14 +210,20 @@ def test_pads_bring_no_nan_into_logprobs(model_type: str, attention: str) -> Non
 
 @NETWORKS
 def test_pads_bring_no_nan_into_a_gradient(model_type: str, attention: str) -> None:
-    assert all(part.isfinite().all() for part in gradient(tiny(model_type, attention), wider(batch_of(), left=6, right=6)))
+    assert all(
+        part.isfinite().all()
+        for part in gradient(tiny(model_type, attention), wider(batch_of(), left=6, right=6))
+    )
 
 
 def test_a_later_token_changes_no_earlier_logprob() -> None:
     model = tiny()
     prompt, ids = SEQUENCES[1]
     changed = [*ids[:3], 7, *ids[4:]]
-    before, after = logprobs(model, batch_of([(prompt, ids)]))[0], logprobs(model, batch_of([(prompt, changed)]))[0]
+    before, after = (
+        logprobs(model, batch_of([(prompt, ids)]))[0],
+        logprobs(model, batch_of([(prompt, changed)]))[0],
+    )
     assert torch.equal(before[:3], after[:3])
     assert (before[3:] != after[3:]).all()
 
@@ -184,11 +237,15 @@ def test_hidden_states_predict_the_token_they_stand_at() -> None:
 
 def test_read_completions_returns_the_hidden_states_behind_the_readings() -> None:
     model, batch = tiny(), batch_of()
-    assert torch.equal(read_completions(model, batch, temperature=1.0, logit_chunk=3)[1], completion_hidden(model, batch))
+    assert torch.equal(
+        read_completions(model, batch, temperature=1.0, logit_chunk=3)[1], completion_hidden(model, batch)
+    )
 
 
 def test_only_real_tokens_are_projected() -> None:
-    head_outputs, _ = read_completions(tiny(), wider(batch_of(), left=2, right=9), temperature=1.0, logit_chunk=3)
+    head_outputs, _ = read_completions(
+        tiny(), wider(batch_of(), left=2, right=9), temperature=1.0, logit_chunk=3
+    )
     assert head_outputs.logprobs.shape == (sum(len(ids) for _, ids in SEQUENCES),)
 
 
@@ -200,10 +257,19 @@ def test_a_reader_sees_the_anchor_at_the_same_token() -> None:
     policy, anchor, batch = tiny(), tiny(seed=1), batch_of()
     with torch.no_grad():
         batch = batch.with_(anchor_hidden=completion_hidden(anchor, batch))
-        head_outputs, _ = read_completions(policy, batch, temperature=0.6, logit_chunk=3, reader=exact_kl, anchor_head=anchor.head(0.6))
+        head_outputs, _ = read_completions(
+            policy, batch, temperature=0.6, logit_chunk=3, reader=exact_kl, anchor_head=anchor.head(0.6)
+        )
         expected = []
         for prompt, ids in SEQUENCES:
-            p, q = (torch.log_softmax(m.network(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1] / 0.6, -1) for m in (policy, anchor))
+            p, q = (
+                torch.log_softmax(
+                    m.network(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+                    / 0.6,
+                    -1,
+                )
+                for m in (policy, anchor)
+            )
             expected.append(exact_kl(p, q))
     torch.testing.assert_close(head_outputs.reader_output, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
@@ -212,13 +278,19 @@ def test_a_policy_that_is_its_own_anchor_diverges_by_zero() -> None:
     model, batch = tiny(), batch_of()
     with torch.no_grad():
         batch = batch.with_(anchor_hidden=completion_hidden(model, batch))
-        head_outputs, _ = read_completions(model, batch, temperature=0.6, logit_chunk=3, reader=exact_kl, anchor_head=model.head(0.6))
+        head_outputs, _ = read_completions(
+            model, batch, temperature=0.6, logit_chunk=3, reader=exact_kl, anchor_head=model.head(0.6)
+        )
     assert not head_outputs.reader_output.any()
 
 
 def test_per_token_puts_values_at_real_tokens_in_row_order() -> None:
     batch = batch_of([([3], [4, 5]), ([3], [4]), ([3], [4, 5, 6])])
-    assert per_token(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), batch).tolist() == [[1, 2, 0], [3, 0, 0], [4, 5, 6]]
+    assert per_token(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), batch).tolist() == [
+        [1, 2, 0],
+        [3, 0, 0],
+        [4, 5, 6],
+    ]
 
 
 def test_per_token_passes_the_gradient_to_the_value_it_placed() -> None:
@@ -240,4 +312,6 @@ def test_a_batch_without_tokens_is_connected_with_a_zero_gradient() -> None:
     model, batch = tiny(), batch_of([([3, 4], [5])])
     batch = batch.with_(present=torch.zeros_like(batch.present))
     logprobs(model, batch).sum().backward()
-    assert not any(parameter.grad.any() for parameter in model.network.parameters() if parameter.grad is not None)
+    assert not any(
+        parameter.grad.any() for parameter in model.network.parameters() if parameter.grad is not None
+    )

@@ -33,7 +33,14 @@ def random(*shape: int, seed: int, spread: float = 1.5) -> Tensor:
     return spread * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def make_head(seed: int, softcap: float | None = None, scale: float = 1.0, temperature: float = 1.0, *, bias: bool = True) -> Head:
+def make_head(
+    seed: int,
+    softcap: float | None = None,
+    scale: float = 1.0,
+    temperature: float = 1.0,
+    *,
+    bias: bool = True,
+) -> Head:
     projection = torch.nn.Linear(D, V, bias=bias, dtype=torch.float64)
     with torch.no_grad():
         for parameter in projection.parameters():
@@ -63,7 +70,15 @@ class Case:
     anchor_hidden: Tensor
 
     def read(self, logit_chunk: int, reader: Callable[[Tensor, Tensor], Tensor] | None = None) -> HeadOutputs:
-        return read_positions(self.head, self.hidden, self.tokens, logit_chunk=logit_chunk, reader=reader, anchor_head=self.anchor_head, anchor_hidden=self.anchor_hidden)
+        return read_positions(
+            self.head,
+            self.hidden,
+            self.tokens,
+            logit_chunk=logit_chunk,
+            reader=reader,
+            anchor_head=self.anchor_head,
+            anchor_hidden=self.anchor_hidden,
+        )
 
     def gradients(self, value: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad(value, [self.hidden, *self.head.projection.parameters()]))
@@ -81,7 +96,9 @@ def case(softcap: float | None = None, scale: float = 1.0, temperature: float = 
 
 @TILES
 @TRANSFORMS
-def test_logprobs_are_those_of_the_full_log_softmax(logit_chunk: int, softcap: float | None, scale: float, temperature: float) -> None:
+def test_logprobs_are_those_of_the_full_log_softmax(
+    logit_chunk: int, softcap: float | None, scale: float, temperature: float
+) -> None:
     c = case(softcap, scale, temperature)
     expected = full(c.head, c.hidden)[torch.arange(N), c.tokens]
     torch.testing.assert_close(c.read(logit_chunk).logprobs, expected, rtol=1e-12, atol=1e-12)
@@ -89,11 +106,15 @@ def test_logprobs_are_those_of_the_full_log_softmax(logit_chunk: int, softcap: f
 
 @TILES
 @TRANSFORMS
-def test_gradient_of_the_logprobs_is_that_of_the_full_log_softmax(logit_chunk: int, softcap: float | None, scale: float, temperature: float) -> None:
+def test_gradient_of_the_logprobs_is_that_of_the_full_log_softmax(
+    logit_chunk: int, softcap: float | None, scale: float, temperature: float
+) -> None:
     c = case(softcap, scale, temperature)
     factors = random(N, seed=6)
     expected = c.gradients((full(c.head, c.hidden)[torch.arange(N), c.tokens] * factors).sum())
-    torch.testing.assert_close(c.gradients((c.read(logit_chunk).logprobs * factors).sum()), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        c.gradients((c.read(logit_chunk).logprobs * factors).sum()), expected, rtol=1e-10, atol=1e-12
+    )
 
 
 @TRANSFORMS
@@ -106,7 +127,9 @@ def test_a_frozen_head_passes_the_same_gradient_to_the_hidden_states(
 
     def gradient() -> Tensor:
         head_outputs = c.read(3, kl)
-        return torch.autograd.grad((factors * torch.stack([head_outputs.logprobs, head_outputs.reader_output])).sum(), c.hidden)[0]
+        return torch.autograd.grad(
+            (factors * torch.stack([head_outputs.logprobs, head_outputs.reader_output])).sum(), c.hidden
+        )[0]
 
     expected = gradient()
     c.head.projection.requires_grad_(False)
@@ -115,7 +138,9 @@ def test_a_frozen_head_passes_the_same_gradient_to_the_hidden_states(
 
 @TILES
 @TRANSFORMS
-def test_an_exact_divergence_is_that_over_the_full_vocabulary(logit_chunk: int, softcap: float | None, scale: float, temperature: float) -> None:
+def test_an_exact_divergence_is_that_over_the_full_vocabulary(
+    logit_chunk: int, softcap: float | None, scale: float, temperature: float
+) -> None:
     c = case(softcap, scale, temperature)
     expected = kl(full(c.head, c.hidden), full(c.anchor_head, c.anchor_hidden))
     torch.testing.assert_close(c.read(logit_chunk, kl).reader_output, expected, rtol=1e-12, atol=1e-12)
@@ -126,7 +151,9 @@ def test_gradient_of_an_exact_divergence_is_that_over_the_full_vocabulary(logit_
     c = case(softcap=1.5, scale=3.0, temperature=0.7)
     factors = random(N, seed=6)
     expected = c.gradients((kl(full(c.head, c.hidden), full(c.anchor_head, c.anchor_hidden)) * factors).sum())
-    torch.testing.assert_close(c.gradients((c.read(logit_chunk, kl).reader_output * factors).sum()), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        c.gradients((c.read(logit_chunk, kl).reader_output * factors).sum()), expected, rtol=1e-10, atol=1e-12
+    )
 
 
 def projecting(weight: Tensor) -> torch.nn.Linear:
@@ -142,7 +169,15 @@ def test_logprobs_and_divergence_pass_gradcheck() -> None:
 
     def outputs(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         head = Head(projection=projecting(weight), softcap=1.5, scale=0.5, temperature=0.7)
-        head_outputs = read_positions(head, hidden, c.tokens, logit_chunk=3, reader=kl, anchor_head=c.anchor_head, anchor_hidden=c.anchor_hidden)
+        head_outputs = read_positions(
+            head,
+            hidden,
+            c.tokens,
+            logit_chunk=3,
+            reader=kl,
+            anchor_head=c.anchor_head,
+            anchor_hidden=c.anchor_hidden,
+        )
         return head_outputs.logprobs, head_outputs.reader_output
 
     assert torch.autograd.gradcheck(outputs, (c.hidden, c.head.projection.weight.detach().requires_grad_()))
@@ -159,7 +194,9 @@ def test_the_anchor_gets_no_gradient() -> None:
 def test_entropy_is_minus_the_expected_log_probability(logit_chunk: int) -> None:
     c = case(softcap=1.5, scale=3.0, temperature=0.7)
     log_p = full(c.head, c.hidden)
-    torch.testing.assert_close(c.read(logit_chunk).entropy, -(log_p.exp() * log_p).sum(dim=1).detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        c.read(logit_chunk).entropy, -(log_p.exp() * log_p).sum(dim=1).detach(), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_entropy_has_no_gradient() -> None:
@@ -179,7 +216,9 @@ def test_without_a_reader_the_reading_is_zero() -> None:
 def test_no_positions_give_empty_readings(grad: bool) -> None:
     with torch.set_grad_enabled(grad):
         head_outputs = case(count=0).read(3, kl)
-    assert head_outputs.logprobs.shape == head_outputs.entropy.shape == head_outputs.reader_output.shape == (0,)
+    assert (
+        head_outputs.logprobs.shape == head_outputs.entropy.shape == head_outputs.reader_output.shape == (0,)
+    )
 
 
 def test_no_positions_stay_connected_with_a_zero_gradient() -> None:
@@ -220,7 +259,9 @@ def test_softcap_bounds_the_logits() -> None:
 
 def test_half_precision_gives_float32_readings() -> None:
     c = case()
-    head = Head(projection=torch.nn.Linear(D, V, dtype=torch.bfloat16), softcap=None, scale=1.0, temperature=1.0)
+    head = Head(
+        projection=torch.nn.Linear(D, V, dtype=torch.bfloat16), softcap=None, scale=1.0, temperature=1.0
+    )
     head_outputs = read_positions(head, c.hidden.detach().bfloat16(), c.tokens, logit_chunk=3)
     assert head_outputs.logprobs.dtype == head_outputs.entropy.dtype == torch.float32
 
@@ -280,16 +321,25 @@ def test_nothing_of_size_n_by_v_is_made_forward_or_backward() -> None:
     assert sizes.largest == max(ROWS * D, HEIGHT * V)
 
 
-@pytest.mark.parametrize(("reader", "height"), [(None, TILE), (kl, HEIGHT)], ids=["without a reader", "with a reader"])
-def test_nothing_of_size_n_by_v_is_made_without_gradient(reader: Callable[[Tensor, Tensor], Tensor] | None, height: int) -> None:
+@pytest.mark.parametrize(
+    ("reader", "height"), [(None, TILE), (kl, HEIGHT)], ids=["without a reader", "with a reader"]
+)
+def test_nothing_of_size_n_by_v_is_made_without_gradient(
+    reader: Callable[[Tensor, Tensor], Tensor] | None, height: int
+) -> None:
     c = case(count=ROWS)
     with Sizes() as sizes, torch.no_grad():
         c.read(TILE, reader)
     assert sizes.largest == max(ROWS, height * V)
 
 
-@pytest.mark.parametrize(("kept", "frozen", "outlive"), [(0, False, 1), (2 * TILE * V, False, 2), (0, True, 0), (2 * TILE * V, True, 0)])
-def test_how_many_tiles_outlive_the_forward(kept: int, frozen: bool, outlive: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kept", "frozen", "outlive"),
+    [(0, False, 1), (2 * TILE * V, False, 2), (0, True, 0), (2 * TILE * V, True, 0)],
+)
+def test_how_many_tiles_outlive_the_forward(
+    kept: int, frozen: bool, outlive: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "KEPT", kept)
     c = case(count=ROWS)
     c.head.projection.requires_grad_(not frozen)
@@ -302,7 +352,9 @@ def test_how_many_tiles_outlive_the_forward(kept: int, frozen: bool, outlive: in
 
 
 @pytest.mark.parametrize(("kept", "frozen"), [(ROWS * V, False), (0, True)])
-def test_few_logits_and_those_of_a_frozen_head_are_not_made_again(kept: int, frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_logits_and_those_of_a_frozen_head_are_not_made_again(
+    kept: int, frozen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "KEPT", kept)
     c = case(count=ROWS)
     c.head.projection.requires_grad_(not frozen)

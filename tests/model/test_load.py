@@ -1,4 +1,6 @@
-"""Loading: dtypes, adapters, checkpointing, special ids, the head's check, the frozen reference, and errors that say what to do."""
+"""Loading: dtypes, adapters, checkpointing, special ids, the head's check, the frozen reference, and errors
+that say what to do.
+"""
 
 import json
 import os
@@ -43,11 +45,18 @@ SMALL: Mapping[str, Any] = {
 
 
 def build(model_type: str = "qwen3", attention: str = "sdpa", **settings: Any) -> Any:
-    special = {"vocab_size": len(word_tokenizer(TEXTS)), "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None}
+    special = {
+        "vocab_size": len(word_tokenizer(TEXTS)),
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = AutoConfig.for_model(model_type, **(dict(SMALL) | special | settings))
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
+        return AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=attention
+        ).eval()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +94,15 @@ def logits(model: LanguageModel) -> Tensor:
 
 def batch() -> RolloutBatch:
     completions = [
-        Completion(uid=str(i), group=i, prompt_ids=row[:cut], ids=row[cut:], logprobs=[0.0] * (len(row) - cut), text="", truncated=False)
+        Completion(
+            uid=str(i),
+            group=i,
+            prompt_ids=row[:cut],
+            ids=row[cut:],
+            logprobs=[0.0] * (len(row) - cut),
+            text="",
+            truncated=False,
+        )
         for i, (row, cut) in enumerate(zip(IDS.tolist(), (2, 4), strict=True))
     ]
     return collate(completions, [0.0, 0.0], pad_id=0, mask_truncated=False)
@@ -108,7 +125,11 @@ def train_step(model: LanguageModel) -> None:
 def gradients(model: LanguageModel) -> dict[str, Tensor]:
     model.network.train()
     logprobs(model).sum().backward()
-    return {name: parameter.grad for name, parameter in model.network.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter.grad
+        for name, parameter in model.network.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def moved_on() -> Tensor:
@@ -132,7 +153,9 @@ def layer_calls(model: LanguageModel) -> int:
 
 def test_a_folder_loads_as_the_model_that_was_saved(folder: Path) -> None:
     model = load(folder)
-    torch.testing.assert_close(logits(model), logits(replace(model, network=build(tie_word_embeddings=False))), rtol=0, atol=0)
+    torch.testing.assert_close(
+        logits(model), logits(replace(model, network=build(tie_word_embeddings=False))), rtol=0, atol=0
+    )
 
 
 def test_a_folder_loads_its_tokenizer(folder: Path) -> None:
@@ -140,11 +163,16 @@ def test_a_folder_loads_its_tokenizer(folder: Path) -> None:
 
 
 def test_every_parameter_trains_in_float32(folder: Path) -> None:
-    assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in load(folder).network.parameters())
+    assert all(
+        parameter.requires_grad and parameter.dtype == torch.float32
+        for parameter in load(folder).network.parameters()
+    )
 
 
 def test_bfloat16_computation_keeps_float32_parameters(folder: Path) -> None:
-    assert {parameter.dtype for parameter in load(folder, dtype="bfloat16").network.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in load(folder, dtype="bfloat16").network.parameters()} == {
+        torch.float32
+    }
 
 
 def test_bfloat16_computation_is_in_bfloat16(folder: Path) -> None:
@@ -152,11 +180,15 @@ def test_bfloat16_computation_is_in_bfloat16(folder: Path) -> None:
 
 
 def test_bfloat16_computation_gives_float32_gradients(folder: Path) -> None:
-    assert {gradient.dtype for gradient in gradients(load(folder, dtype="bfloat16")).values()} == {torch.float32}
+    assert {gradient.dtype for gradient in gradients(load(folder, dtype="bfloat16")).values()} == {
+        torch.float32
+    }
 
 
 def test_bfloat16_logprobs_are_near_the_float32_ones(folder: Path) -> None:
-    torch.testing.assert_close(logprobs(load(folder, dtype="bfloat16")), logprobs(load(folder)), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(
+        logprobs(load(folder, dtype="bfloat16")), logprobs(load(folder)), rtol=0.05, atol=0.05
+    )
 
 
 def test_loading_draws_nothing_from_the_global_generator(folder: Path) -> None:
@@ -166,7 +198,13 @@ def test_loading_draws_nothing_from_the_global_generator(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "device", "dtype"), [("auto", "cpu", "float32"), ("auto", "cuda", "bfloat16"), ("float32", "cuda", "float32"), ("bfloat16", "cpu", "bfloat16")]
+    ("name", "device", "dtype"),
+    [
+        ("auto", "cpu", "float32"),
+        ("auto", "cuda", "bfloat16"),
+        ("float32", "cuda", "float32"),
+        ("bfloat16", "cpu", "bfloat16"),
+    ],
 )
 def test_the_compute_dtype_is_the_named_one_or_the_devices(name: Any, device: str, dtype: str) -> None:
     assert compute_dtype(name, torch.device(device)) == getattr(torch, dtype)
@@ -199,7 +237,9 @@ def test_a_model_that_can_never_end_is_refused() -> None:
     network, tokenizer = build(eos_token_id=None), word_tokenizer(TEXTS)
     network.generation_config.eos_token_id = None
     tokenizer.eos_token = None
-    with pytest.raises(ValueError, match=r"model\.path: neither the model nor its tokenizer names an end-of-sequence token"):
+    with pytest.raises(
+        ValueError, match=r"model\.path: neither the model nor its tokenizer names an end-of-sequence token"
+    ):
         finish(network, tokenizer, dtype=torch.float32, device=CPU, checkpointing=False)
 
 
@@ -209,13 +249,19 @@ def test_a_fresh_adapter_is_the_identity(folder: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_only_the_adapter_trains_and_in_float32(folder: Path, dtype: str) -> None:
-    trained = {name: p.dtype for name, p in load(folder, lora=LORA, dtype=dtype).network.named_parameters() if p.requires_grad}
+    trained = {
+        name: p.dtype
+        for name, p in load(folder, lora=LORA, dtype=dtype).network.named_parameters()
+        if p.requires_grad
+    }
     assert len(trained) == 2 * 3 * SMALL["num_hidden_layers"]
     assert all("lora_" in name and dtype == torch.float32 for name, dtype in trained.items())
 
 
 def test_the_base_of_an_adapter_is_held_in_the_compute_dtype(folder: Path) -> None:
-    assert {p.dtype for p in load(folder, lora=LORA, dtype="bfloat16").network.parameters() if not p.requires_grad} == {torch.bfloat16}
+    assert {
+        p.dtype for p in load(folder, lora=LORA, dtype="bfloat16").network.parameters() if not p.requires_grad
+    } == {torch.bfloat16}
 
 
 def test_training_an_adapter_moves_the_policy(folder: Path) -> None:
@@ -242,7 +288,13 @@ def test_reading_the_reference_leaves_the_adapter_on(folder: Path) -> None:
 
 def test_the_adapters_draw_is_a_function_of_the_seed(folder: Path) -> None:
     def drawn(seed: int) -> Tensor:
-        return torch.cat([p.detach().flatten() for name, p in load(folder, seed, lora=LORA).network.named_parameters() if "lora_A" in name])
+        return torch.cat(
+            [
+                p.detach().flatten()
+                for name, p in load(folder, seed, lora=LORA).network.named_parameters()
+                if "lora_A" in name
+            ]
+        )
 
     assert torch.equal(drawn(0), drawn(0))
     assert not torch.equal(drawn(0), drawn(1))
@@ -336,19 +388,30 @@ def test_our_head_is_the_architectures_own(model_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "key", "neutral"), [("gemma2", "final_logit_softcapping", None), ("granite", "logits_scaling", 1.0), ("cohere", "logit_scale", 1.0)]
+    ("model_type", "key", "neutral"),
+    [
+        ("gemma2", "final_logit_softcapping", None),
+        ("granite", "logits_scaling", 1.0),
+        ("cohere", "logit_scale", 1.0),
+    ],
 )
-def test_a_transform_that_is_left_out_is_caught(model_type: str, key: str, neutral: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transform_that_is_left_out_is_caught(
+    model_type: str, key: str, neutral: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attention, settings = ARCHITECTURES[model_type]
     network = build(model_type, attention, **settings)
     right = LanguageModel.head
 
     def forgetful(self: LanguageModel, temperature: float) -> Any:
         head = right(self, temperature)
-        return replace(head, softcap=None) if key == "final_logit_softcapping" else replace(head, scale=neutral)
+        return (
+            replace(head, softcap=None) if key == "final_logit_softcapping" else replace(head, scale=neutral)
+        )
 
     monkeypatch.setattr(LanguageModel, "head", forgetful)
-    with pytest.raises(ValueError, match=r"transforms its logits in a way mirrorpo\.model\.head\.Head does not"):
+    with pytest.raises(
+        ValueError, match=r"transforms its logits in a way mirrorpo\.model\.head\.Head does not"
+    ):
         finish(network, word_tokenizer(TEXTS), dtype=torch.float32, device=CPU, checkpointing=False)
 
 
@@ -361,7 +424,9 @@ TRANSFORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_an_unknown_transform_of_the_logits_is_refused_naming_the_architecture(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, dtype: str) -> None:
+def test_an_unknown_transform_of_the_logits_is_refused_naming_the_architecture(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, dtype: str
+) -> None:
     plain = Qwen3ForCausalLM.forward
 
     def transformed(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -370,7 +435,9 @@ def test_an_unknown_transform_of_the_logits_is_refused_naming_the_architecture(f
         return output
 
     monkeypatch.setattr(Qwen3ForCausalLM, "forward", transformed)
-    with pytest.raises(ValueError, match=r"model\.path: Qwen3ForCausalLM transforms its logits.*add the transform there"):
+    with pytest.raises(
+        ValueError, match=r"model\.path: Qwen3ForCausalLM transforms its logits.*add the transform there"
+    ):
         load(folder, dtype=dtype)
 
 
@@ -382,7 +449,10 @@ def test_the_heads_check_restores_the_networks_mode(folder: Path) -> None:
 
 
 def scratch(seed: int = 0, texts: Iterable[str] = TEXTS) -> LanguageModel:
-    spec = Scratch(architecture={"model_type": "qwen3", **SMALL, "tie_word_embeddings": True}, prompt=PlainPrompt(instruct=False))
+    spec = Scratch(
+        architecture={"model_type": "qwen3", **SMALL, "tie_word_embeddings": True},
+        prompt=PlainPrompt(instruct=False),
+    )
     return spec.load(CPU, seed, lambda: texts)
 
 
@@ -438,7 +508,9 @@ def test_a_missing_folder_is_refused_naming_model_path_and_the_fix(tmp_path: Pat
 
 
 def test_a_hub_name_without_network_is_refused_naming_model_path_and_the_fix() -> None:
-    assert refused("mirrorpo-tests/no-such-model").startswith("model.path=mirrorpo-tests/no-such-model: cannot be loaded")
+    assert refused("mirrorpo-tests/no-such-model").startswith(
+        "model.path=mirrorpo-tests/no-such-model: cannot be loaded"
+    )
 
 
 def test_a_shipped_model_that_does_not_exist_is_refused_by_its_own_name() -> None:
@@ -472,9 +544,15 @@ def test_a_checkpoint_that_lacks_weights_is_refused(damaged: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "names"), [("config.json", {"AutoModelForCausalLM": "code.Code"}), ("tokenizer_config.json", {"AutoTokenizer": [None, "code.Code"]})]
+    ("file", "names"),
+    [
+        ("config.json", {"AutoModelForCausalLM": "code.Code"}),
+        ("tokenizer_config.json", {"AutoTokenizer": [None, "code.Code"]}),
+    ],
 )
-def test_code_beside_the_weights_is_not_run(damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, names: Mapping[str, Any]) -> None:
+def test_code_beside_the_weights_is_not_run(
+    damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, names: Mapping[str, Any]
+) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     (damaged / "code.py").write_text(f"open({str(tmp_path / 'it_ran')!r}, 'w').close()\n")
     settings = json.loads((damaged / file).read_text())
@@ -517,7 +595,9 @@ def offline(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
         environment.pop(name, None)
-    return subprocess.run([sys.executable, "-c", HUB], env=environment, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", HUB], env=environment, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_a_hub_name_in_the_cache_of_hf_home_loads_without_network(offline: str) -> None:

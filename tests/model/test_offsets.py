@@ -28,11 +28,24 @@ CORPUS = [
 ] * 3  # fmt: skip
 EURO = ["<0xE2>", "<0x82>", "<0xAC>"]  # of a sentencepiece vocabulary
 SPECIAL = ["<s>", "</s>", "<|im_end|>"]
-TEXTS = [*CORPUS, "Sam's 18 cafés cost 2,50 €!", "😀😀 日本 😀", " leading", "  two", "trailing ", "\n\n", "a\u0301e\u0301", "👨‍👩‍👧", "don't . stop , now ?"]
+TEXTS = [
+    *CORPUS,
+    "Sam's 18 cafés cost 2,50 €!",
+    "😀😀 日本 😀",
+    " leading",
+    "  two",
+    "trailing ",
+    "\n\n",
+    "a\u0301e\u0301",
+    "👨‍👩‍👧",
+    "don't . stop , now ?",
+]
 
 
 def wrapped(backend: Tokenizer, **options: Any) -> Any:
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", **options)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", **options
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
     return tokenizer
 
@@ -43,7 +56,12 @@ def byte_level() -> Any:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=420, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False))
+    backend.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(
+            vocab_size=420, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
     tokenizer = wrapped(backend)
     tokenizer.add_tokens([AddedToken("<think>", special=False), AddedToken("日 本", special=False)])
     return tokenizer
@@ -53,9 +71,13 @@ def byte_fallback() -> Any:
     """Pieces with a leading space and single bytes for what they do not know, as Llama 2 and Gemma have them."""
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     special = ["<unk>", *SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
-    backend.train_from_iterator(CORPUS[:1] * 3, trainers.BpeTrainer(vocab_size=330, special_tokens=special, show_progress=False))
+    backend.train_from_iterator(
+        CORPUS[:1] * 3, trainers.BpeTrainer(vocab_size=330, special_tokens=special, show_progress=False)
+    )
     # The trainer can only make bytes special tokens; in a real vocabulary they are none.
     made = json.loads(backend.to_str())
     made["added_tokens"] = made["added_tokens"][: 1 + len(SPECIAL)]
@@ -67,7 +89,12 @@ def metaspace() -> Any:
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
-    backend.train_from_iterator(CORPUS, trainers.UnigramTrainer(vocab_size=150, special_tokens=[*SPECIAL, "<unk>"], unk_token="<unk>", show_progress=False))
+    backend.train_from_iterator(
+        CORPUS,
+        trainers.UnigramTrainer(
+            vocab_size=150, special_tokens=[*SPECIAL, "<unk>"], unk_token="<unk>", show_progress=False
+        ),
+    )
     return wrapped(backend, unk_token="<unk>")
 
 
@@ -77,14 +104,20 @@ def word_piece() -> Any:
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(cleanup=False)
     backend.train_from_iterator(
-        [*CORPUS, "a . b , c ? don't"], trainers.WordPieceTrainer(vocab_size=200, special_tokens=[*SPECIAL, "<unk>"], show_progress=False)
+        [*CORPUS, "a . b , c ? don't"],
+        trainers.WordPieceTrainer(vocab_size=200, special_tokens=[*SPECIAL, "<unk>"], show_progress=False),
     )
     return wrapped(backend, unk_token="<unk>", clean_up_tokenization_spaces=True)
 
 
 def odd() -> Any:
     """A decoder that looks at the place of a token: the last one has no space."""
-    backend = Tokenizer(models.WordLevel({piece: index for index, piece in enumerate([*SPECIAL, "ab</w>", "a", "é</w>", "<unk>"])}, unk_token="<unk>"))
+    backend = Tokenizer(
+        models.WordLevel(
+            {piece: index for index, piece in enumerate([*SPECIAL, "ab</w>", "a", "é</w>", "<unk>"])},
+            unk_token="<unk>",
+        )
+    )
     backend.decoder = decoders.BPEDecoder(suffix="</w>")
     return wrapped(backend, unk_token="<unk>")
 
@@ -134,7 +167,14 @@ def prefixes(tokenizer: Any, ids: Sequence[int]) -> TokenOffsets:
 def test_the_text_is_the_decoded_one(name: str, text: str) -> None:
     tokenizer = made(name)
     ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
-    model = LanguageModel(network=None, tokenizer=tokenizer, eos_ids=frozenset(), pad_id=0, dtype=torch.float32, device=torch.device("cpu"))
+    model = LanguageModel(
+        network=None,
+        tokenizer=tokenizer,
+        eos_ids=frozenset(),
+        pad_id=0,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
     token_offsets = OffsetFinder(tokenizer)(ids)
     assert token_offsets.text == model.decode(ids)
     assert len(token_offsets.offsets) == len(ids)
@@ -168,13 +208,17 @@ def test_any_ids_have_offsets_that_cover_the_decoded_text(name: str, data: st.Da
 
 
 @settings(max_examples=200, deadline=None)
-@given(data=st.binary(max_size=24) | st.text(max_size=10).map(lambda text: text.encode(errors="surrogatepass")))
+@given(
+    data=st.binary(max_size=24) | st.text(max_size=10).map(lambda text: text.encode(errors="surrogatepass"))
+)
 def test_single_bytes_that_share_a_character_spell_it(data: bytes) -> None:
     token_offsets = OffsetFinder(made("byte_level"))(byte_ids(made("byte_level"), data))
     assert token_offsets.text == data.decode(errors="replace")
     assert all(end == start + 1 for start, end in token_offsets.offsets)
     for place, character in enumerate(token_offsets.text):
-        own = bytes(byte for byte, (start, _) in zip(data, token_offsets.offsets, strict=True) if start == place)
+        own = bytes(
+            byte for byte, (start, _) in zip(data, token_offsets.offsets, strict=True) if start == place
+        )
         assert own.decode(errors="replace") == character
 
 
@@ -182,9 +226,13 @@ def test_single_bytes_that_share_a_character_spell_it(data: bytes) -> None:
 @given(data=st.data())
 def test_a_token_has_the_characters_of_all_its_bytes(data: st.DataObject) -> None:
     tokenizer = made("byte_level")
-    vocabulary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids) - set(tokenizer.added_tokens_decoder))
+    vocabulary = sorted(
+        set(range(len(tokenizer))) - set(tokenizer.all_special_ids) - set(tokenizer.added_tokens_decoder)
+    )
     ids = data.draw(st.lists(st.sampled_from(vocabulary), max_size=12))
-    pieces = [bytes(module._LETTERS[letter] for letter in token) for token in tokenizer.convert_ids_to_tokens(ids)]
+    pieces = [
+        bytes(module._LETTERS[letter] for letter in token) for token in tokenizer.convert_ids_to_tokens(ids)
+    ]
     single = OffsetFinder(tokenizer)(byte_ids(tokenizer, b"".join(pieces))).offsets
     at = 0
     for piece, interval in zip(pieces, OffsetFinder(tokenizer)(ids).offsets, strict=True):
@@ -222,13 +270,20 @@ def test_characters_over_several_tokens(pieces: list[bytes], expected: list[str]
 
 def test_the_two_halves_of_an_invalid_sequence_share_its_replacement() -> None:
     tokenizer = made("byte_level")
-    assert OffsetFinder(tokenizer)(byte_ids(tokenizer, b"a\xe2\x82A")).offsets == [(0, 1), (1, 2), (1, 2), (2, 3)]
+    assert OffsetFinder(tokenizer)(byte_ids(tokenizer, b"a\xe2\x82A")).offsets == [
+        (0, 1),
+        (1, 2),
+        (1, 2),
+        (2, 3),
+    ]
 
 
 def test_the_letters_of_the_byte_alphabet_are_those_of_the_library() -> None:
     assert set(module._LETTERS) == set(pre_tokenizers.ByteLevel.alphabet())
     decoder = decoders.ByteLevel()
-    assert all(decoder.decode([letter]) == chr(byte) for letter, byte in module._LETTERS.items() if byte < 0x80)
+    assert all(
+        decoder.decode([letter]) == chr(byte) for letter, byte in module._LETTERS.items() if byte < 0x80
+    )
     assert sorted(module._LETTERS.values()) == list(range(256))
 
 
@@ -236,7 +291,15 @@ def test_special_tokens_and_unknown_ids_have_empty_intervals_and_added_words_the
     tokenizer = made("byte_level")
     think, name = tokenizer.convert_tokens_to_ids(["<think>", "日 本"])
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    ids = [tokenizer.bos_token_id, think, name, end, len(tokenizer) + 9, *byte_ids(tokenizer, b"x"), tokenizer.eos_token_id]
+    ids = [
+        tokenizer.bos_token_id,
+        think,
+        name,
+        end,
+        len(tokenizer) + 9,
+        *byte_ids(tokenizer, b"x"),
+        tokenizer.eos_token_id,
+    ]
     token_offsets = OffsetFinder(tokenizer)(ids)
     assert token_offsets.text == "<think>日 本x"
     assert written(token_offsets) == ["", "<think>", "日 本", "", "", "x", ""]
@@ -313,10 +376,19 @@ def test_a_long_completion_is_decoded_once(name: str) -> None:
     tokenizer = made(name)
     rng = random.Random(0)
     known = sorted(set(range(len(tokenizer))) - set(tokenizer.added_tokens_decoder))
-    # Sentencepiece's single bytes are put in as whole characters, and a word does not begin with a WordPiece ending.
-    plain = [index for index in known if not str(tokenizer.convert_ids_to_tokens(index)).startswith(("<0x", "##"))]
+    # Sentencepiece's single bytes are put in as whole characters, and a word does not begin with a WordPiece
+    # ending.
+    plain = [
+        index for index in known if not str(tokenizer.convert_ids_to_tokens(index)).startswith(("<0x", "##"))
+    ]
     euro = tokenizer.convert_tokens_to_ids(EURO) if name == "byte_fallback" else []
-    ids = [*rng.choices(plain, k=5_000), *euro, tokenizer.eos_token_id, *rng.choices(plain, k=5_000), tokenizer.eos_token_id]
+    ids = [
+        *rng.choices(plain, k=5_000),
+        *euro,
+        tokenizer.eos_token_id,
+        *rng.choices(plain, k=5_000),
+        tokenizer.eos_token_id,
+    ]
     counting = Counting(tokenizer)
     assert len(OffsetFinder(counting)(ids).offsets) == len(ids)
     assert counting.decoded == 1

@@ -19,16 +19,23 @@ SYSTEM, USER, QUESTION = "Work step by step.", "Solve: {question}", "What is 2 +
 
 # The shape of Qwen3's template: the flag is on unless it is switched off, and off means an empty block.
 QWEN = (
-    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + "
+    "'<|im_end|>\\n' }}{%- endfor "
+    "%}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
-    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}{%- endif %}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' "
+    "}}{%- endif %}{%- endif %}"
 )
 # The shape of Llama 3.2's: a BOS, and today's date unless one is given.
 LLAMA = (
-    "{{- bos_token }}{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
+    "{{- bos_token }}{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') "
+    "%}{%- endif %}"
     "{{- '<|im_start|>system\\nToday Date: ' + date_string + '\\n' }}"
-    "{%- if messages[0].role == 'system' %}{{- messages[0].content }}{%- set messages = messages[1:] %}{%- endif %}{{- '<|im_end|>\\n' }}"
-    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if messages[0].role == 'system' %}{{- messages[0].content }}{%- set messages = messages[1:] %}{%- "
+    "endif %}{{- '<|im_end|>\\n' }}"
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + "
+    "'<|im_end|>\\n' }}{%- endfor "
+    "%}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 
@@ -40,17 +47,25 @@ def byte_tokenizer(template: str | None = None, single: str = "$A") -> Any:
     backend = Tokenizer(models.BPE({piece: index for index, piece in enumerate([*special, *alphabet])}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", 0), ("</s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", additional_special_tokens=special[2:])
+    backend.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", additional_special_tokens=special[2:]
+    )
     tokenizer.chat_template = template
     return tokenizer
 
 
-def chat(tokenizer: Any, template: dict[str, Any], system: str = SYSTEM, user: str = USER, question: str = QUESTION) -> Any:
+def chat(
+    tokenizer: Any, template: dict[str, Any], system: str = SYSTEM, user: str = USER, question: str = QUESTION
+) -> Any:
     return ChatPrompt(template=template)(tokenizer, system=system, user=user, question=question)
 
 
-def plain(tokenizer: Any, instruct: bool, system: str = SYSTEM, user: str = USER, question: str = QUESTION) -> Any:
+def plain(
+    tokenizer: Any, instruct: bool, system: str = SYSTEM, user: str = USER, question: str = QUESTION
+) -> Any:
     return PlainPrompt(instruct=instruct)(tokenizer, system=system, user=user, question=question)
 
 
@@ -62,11 +77,17 @@ def test_chat_ids_hold_one_bos_though_the_tokenizer_would_add_another() -> None:
     assert tokenizer("a").input_ids[0] == tokenizer.bos_token_id
 
 
-@pytest.mark.parametrize(("template", "variables"), [(QWEN, {"enable_thinking": False}), (LLAMA, {"date_string": "26 Jul 2024"})], ids=["qwen", "llama"])
+@pytest.mark.parametrize(
+    ("template", "variables"),
+    [(QWEN, {"enable_thinking": False}), (LLAMA, {"date_string": "26 Jul 2024"})],
+    ids=["qwen", "llama"],
+)
 def test_chat_ids_are_those_of_the_template(template: str, variables: dict[str, Any]) -> None:
     tokenizer = byte_tokenizer(template, single="<s> $A </s>")
     turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"Solve: {QUESTION}"}]
-    expected = tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=False, **variables)
+    expected = tokenizer.apply_chat_template(
+        turns, tokenize=True, add_generation_prompt=True, return_dict=False, **variables
+    )
     assert chat(tokenizer, variables).ids == expected
 
 
@@ -78,7 +99,8 @@ def test_chat_text_and_ids_say_the_same() -> None:
 
 def test_a_chat_ends_where_the_answer_begins() -> None:
     assert chat(byte_tokenizer(QWEN), {}).text == (
-        "<|im_start|>system\nWork step by step.<|im_end|>\n<|im_start|>user\nSolve: What is 2 + 2?<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>system\nWork step by step.<|im_end|>\n<|im_start|>user\nSolve: What is 2 + "
+        "2?<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
@@ -92,7 +114,9 @@ def test_without_a_system_text_there_is_no_system_turn() -> None:
 
 
 def test_thinking_off_puts_in_the_empty_block() -> None:
-    assert chat(byte_tokenizer(QWEN), {"enable_thinking": False}).text.endswith("assistant\n<think>\n\n</think>\n\n")
+    assert chat(byte_tokenizer(QWEN), {"enable_thinking": False}).text.endswith(
+        "assistant\n<think>\n\n</think>\n\n"
+    )
 
 
 @pytest.mark.parametrize("variables", [{}, {"enable_thinking": True}])
@@ -103,7 +127,9 @@ def test_thinking_is_on_unless_it_is_switched_off(variables: dict[str, Any]) -> 
 @pytest.mark.parametrize("name", ["qwen", "qwen3_0_6b"])
 def test_the_qwen3_configs_switch_thinking_off(name: str) -> None:
     prompt = instantiate(OmegaConf.load(CONF / f"{name}.yaml").prompt, _convert_="all")
-    assert prompt(byte_tokenizer(QWEN), system="", user=USER, question=QUESTION).text.endswith("<think>\n\n</think>\n\n")
+    assert prompt(byte_tokenizer(QWEN), system="", user=USER, question=QUESTION).text.endswith(
+        "<think>\n\n</think>\n\n"
+    )
 
 
 def test_a_given_date_stands_in_for_todays() -> None:
@@ -117,7 +143,10 @@ def test_without_a_given_date_the_template_prints_todays() -> None:
 @pytest.mark.parametrize("name", ["llama", "llama3_2_1b"])
 def test_the_llama_configs_fix_the_date(name: str) -> None:
     prompt = instantiate(OmegaConf.load(CONF / f"{name}.yaml").prompt, _convert_="all")
-    assert "Today Date: 26 Jul 2024\n" in prompt(byte_tokenizer(LLAMA), system="", user=USER, question=QUESTION).text
+    assert (
+        "Today Date: 26 Jul 2024\n"
+        in prompt(byte_tokenizer(LLAMA), system="", user=USER, question=QUESTION).text
+    )
 
 
 @pytest.mark.parametrize("question", ["Is {x} in {1, 2}?", "{question}", "{"])
@@ -125,9 +154,16 @@ def test_braces_of_a_question_are_text(question: str) -> None:
     assert f"Solve: {question}<|im_end|>" in chat(byte_tokenizer(QWEN), {}, question=question).text
 
 
-@pytest.mark.parametrize("render", [lambda t, user: chat(t, {}, user=user), lambda t, user: plain(t, True, user=user)], ids=["chat", "plain"])
+@pytest.mark.parametrize(
+    "render",
+    [lambda t, user: chat(t, {}, user=user), lambda t, user: plain(t, True, user=user)],
+    ids=["chat", "plain"],
+)
 def test_other_braces_of_the_users_text_are_text(render: Any) -> None:
-    assert r"2 + 2? Put the answer in \boxed{}." in render(byte_tokenizer(QWEN), r"{question} Put the answer in \boxed{}.").text
+    assert (
+        r"2 + 2? Put the answer in \boxed{}."
+        in render(byte_tokenizer(QWEN), r"{question} Put the answer in \boxed{}.").text
+    )
 
 
 def test_chat_without_a_template_is_refused_naming_plain_prompt() -> None:
@@ -151,7 +187,10 @@ def test_plain_instructions_without_a_system_text_leave_no_blank_lines() -> None
 
 
 def test_a_bare_question_ignores_the_instructions() -> None:
-    assert plain(byte_tokenizer(), instruct=False, system="a", user="b").ids == plain(byte_tokenizer(), instruct=False).ids
+    assert (
+        plain(byte_tokenizer(), instruct=False, system="a", user="b").ids
+        == plain(byte_tokenizer(), instruct=False).ids
+    )
 
 
 def test_plain_text_uses_no_template() -> None:

@@ -10,17 +10,25 @@ from mirrorpo.model.saliency import attention_received, gradient_times_embedding
 FIRSTS = [5, 1, 10, 13, 2, 6, 99, 0]
 
 
-def score(network: torch.nn.Module, embeddings: torch.Tensor, prompt: int, answer: list[int], first: int) -> torch.Tensor:
+def score(
+    network: torch.nn.Module, embeddings: torch.Tensor, prompt: int, answer: list[int], first: int
+) -> torch.Tensor:
     table = (network(inputs_embeds=embeddings[None], use_cache=False).logits[0] / 0.7).log_softmax(dim=-1)
-    return torch.stack([table[prompt + place - 1, answer[place]] for place in range(first, len(answer))]).sum()
+    return torch.stack(
+        [table[prompt + place - 1, answer[place]] for place in range(first, len(answer))]
+    ).sum()
 
 
 def one(batch: RolloutBatch, row: int) -> tuple[list[int], list[int]]:
-    return batch.prompt_ids[row][batch.prompt_present[row]].tolist(), batch.completion_ids[row][batch.present[row]].tolist()
+    return batch.prompt_ids[row][batch.prompt_present[row]].tolist(), batch.completion_ids[row][
+        batch.present[row]
+    ].tolist()
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
-def test_gradient_times_embedding_is_the_slope_of_the_score_as_a_tokens_embedding_is_scaled(kind: str) -> None:
+def test_gradient_times_embedding_is_the_slope_of_the_score_as_a_tokens_embedding_is_scaled(
+    kind: str,
+) -> None:
     batch, lm = rollout(), model(kind)
     found = gradient_times_embedding(lm, batch, FIRSTS, temperature=0.7, logit_chunk=5)
     for row in (0, 2, 4):
@@ -61,8 +69,12 @@ def test_attention_received_is_the_mean_over_layers_heads_and_the_places_that_pr
     for row in range(len(batch)):
         prompt, answer = one(batch, row)
         with torch.no_grad():
-            layers = eager.network(torch.tensor([prompt + answer]), output_attentions=True, use_cache=False).attentions
+            layers = eager.network(
+                torch.tensor([prompt + answer]), output_attentions=True, use_cache=False
+            ).attentions
         places = range(len(prompt) + FIRSTS[row] - 1, len(prompt) + len(answer) - 1)
         for token in range(len(answer)):
-            expected = sum(float(layer[0, :, place, len(prompt) + token].mean()) for layer in layers for place in places) / max(len(layers) * len(places), 1)
+            expected = sum(
+                float(layer[0, :, place, len(prompt) + token].mean()) for layer in layers for place in places
+            ) / max(len(layers) * len(places), 1)
             assert float(found[row, token]) == pytest.approx(expected, abs=1e-5)

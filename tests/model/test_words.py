@@ -60,7 +60,10 @@ def test_held_out_arithmetic_uses_the_words_of_the_training_texts() -> None:
 def texts() -> SearchStrategy[str]:
     # The underscore is no piece yet: see the test of other characters.
     letters = st.text(alphabet=[c for c in string.printable if c != "_"], max_size=30)
-    return letters | st.lists(st.sampled_from(["Sam", " has", " ", "18", "+", " - ", "=", "####", "#### ", "<<", ">>", "\n", "."]), max_size=20).map("".join)
+    return letters | st.lists(
+        st.sampled_from(["Sam", " has", " ", "18", "+", " - ", "=", "####", "#### ", "<<", ">>", "\n", "."]),
+        max_size=20,
+    ).map("".join)
 
 
 @given(text=texts())
@@ -97,7 +100,14 @@ def test_every_digit_is_known_without_a_corpus() -> None:
 
 
 def test_a_number_is_read_digit_by_digit() -> None:
-    assert rows_per_forward(word_tokenizer(["Sam has 1 toys"]), "Sam has 307 toys") == ["Sam", " has ", "3", "0", "7", " toys"]
+    assert rows_per_forward(word_tokenizer(["Sam has 1 toys"]), "Sam has 307 toys") == [
+        "Sam",
+        " has ",
+        "3",
+        "0",
+        "7",
+        " toys",
+    ]
 
 
 def test_the_marks_of_a_worked_answer_are_single_pieces() -> None:
@@ -151,4 +161,9 @@ def test_a_saved_tokenizer_keeps_its_special_ids(tmp_path: Path) -> None:
     tokenizer = word_tokenizer(TEXTS)
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
-    assert [loaded.pad_token_id, loaded.eos_token_id, loaded.unk_token_id, loaded.padding_side] == [0, 1, 2, "left"]
+    assert [loaded.pad_token_id, loaded.eos_token_id, loaded.unk_token_id, loaded.padding_side] == [
+        0,
+        1,
+        2,
+        "left",
+    ]

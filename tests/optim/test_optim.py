@@ -49,7 +49,10 @@ def factors(chosen: Schedule, updates: int) -> list[float]:
         (schedule("linear", warmup=0.75), [1 / 3, 2 / 3 * 0.75, 0.5, 0.25]),  # rising and falling at once
         (schedule("linear", floor=1.0), [1, 1, 1, 1]),
         (schedule("cosine"), [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]),
-        (schedule("cosine", floor=0.2), [1, 0.2 + 0.4 * (1 + math.sqrt(0.5)), 0.6, 0.2 + 0.4 * (1 - math.sqrt(0.5))]),
+        (
+            schedule("cosine", floor=0.2),
+            [1, 0.2 + 0.4 * (1 + math.sqrt(0.5)), 0.6, 0.2 + 0.4 * (1 - math.sqrt(0.5))],
+        ),
         (schedule("cosine", decay_from=0.5), [1, 1, 1, 0.5]),
     ],
     ids=str,
@@ -61,13 +64,27 @@ def test_factors_of_four_updates_by_hand(chosen: Schedule, expected: Sequence[fl
 shares = st.floats(0, 1)
 
 
-@given(shape=st.sampled_from(["constant", "linear", "cosine"]), warmup=st.floats(0, 0.99), decay_from=shares, floor=shares, updates=st.integers(1, 50))
-def test_factors_are_positive_shares(shape: str, warmup: float, decay_from: float, floor: float, updates: int) -> None:
-    assert all(0 < factor <= 1 + 1e-12 for factor in factors(schedule(shape, warmup, decay_from, floor), updates))
+@given(
+    shape=st.sampled_from(["constant", "linear", "cosine"]),
+    warmup=st.floats(0, 0.99),
+    decay_from=shares,
+    floor=shares,
+    updates=st.integers(1, 50),
+)
+def test_factors_are_positive_shares(
+    shape: str, warmup: float, decay_from: float, floor: float, updates: int
+) -> None:
+    assert all(
+        0 < factor <= 1 + 1e-12 for factor in factors(schedule(shape, warmup, decay_from, floor), updates)
+    )
 
 
-@given(shape=st.sampled_from(["linear", "cosine"]), decay_from=shares, floor=shares, updates=st.integers(2, 50))
-def test_without_a_warmup_factors_never_rise(shape: str, decay_from: float, floor: float, updates: int) -> None:
+@given(
+    shape=st.sampled_from(["linear", "cosine"]), decay_from=shares, floor=shares, updates=st.integers(2, 50)
+)
+def test_without_a_warmup_factors_never_rise(
+    shape: str, decay_from: float, floor: float, updates: int
+) -> None:
     found = factors(schedule(shape, 0.0, decay_from, floor), updates)
     assert all(later <= earlier + 1e-12 for earlier, later in pairwise(found))
 
@@ -77,7 +94,11 @@ def test_the_fall_ends_at_the_floor() -> None:
         assert schedule(shape, floor=0.1).factor(1000, 1000) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("wrong", [{"shape": "square"}, {"warmup": 1.0}, {"warmup": -0.1}, {"decay_from": 1.1}, {"floor": 2.0}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [{"shape": "square"}, {"warmup": 1.0}, {"warmup": -0.1}, {"decay_from": 1.1}, {"floor": 2.0}],
+    ids=str,
+)
 def test_a_schedule_out_of_range_is_refused_by_its_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="schedule"):
         schedule(**({"shape": "linear"} | wrong))
@@ -261,7 +282,9 @@ def test_a_spread_spectrum_becomes_nearly_one(smallest: float) -> None:
 
 @SHAPES
 def test_the_scale_of_a_gradient_does_not_matter(shape: tuple[int, int]) -> None:
-    torch.testing.assert_close(orthogonal(1e3 * matrix(*shape), 5), orthogonal(matrix(*shape), 5), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        orthogonal(1e3 * matrix(*shape), 5), orthogonal(matrix(*shape), 5), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_a_transposed_matrix_gives_the_transposed_update() -> None:
@@ -273,14 +296,18 @@ def test_a_gradient_of_zero_gives_an_update_of_zero() -> None:
 
 
 def test_no_iterations_give_the_matrix_at_unit_norm() -> None:
-    torch.testing.assert_close(orthogonal(matrix(3, 5), 0), matrix(3, 5) / matrix(3, 5).norm(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        orthogonal(matrix(3, 5), 0), matrix(3, 5) / matrix(3, 5).norm(), rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 8)], ids=str)
 def test_updates_are_near_those_of_torchs_muon(shape: tuple[int, int]) -> None:
     ours, theirs = (torch.nn.Parameter(matrix(*shape).float()) for _ in range(2))
     mine = OrthogonalMomentum([ours], momentum=0.95, iterations=5)
-    other = torch.optim.Muon([theirs], lr=0.1, momentum=0.95, nesterov=True, ns_steps=5, weight_decay=0.0, adjust_lr_fn="original")
+    other = torch.optim.Muon(
+        [theirs], lr=0.1, momentum=0.95, nesterov=True, ns_steps=5, weight_decay=0.0, adjust_lr_fn="original"
+    )
     mine.param_groups[0]["lr"] = 0.1
     short, long = sorted(shape)
     for seed in range(4):
@@ -313,8 +340,24 @@ def test_muon_treats_a_tied_head_as_the_embedding_it_is() -> None:
 
 
 def language_model(tied: bool) -> torch.nn.Module:
-    config = AutoConfig.for_model("qwen3", vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, head_dim=8)
-    config.update({"intermediate_size": 12, "tie_word_embeddings": tied, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1})
+    config = AutoConfig.for_model(
+        "qwen3",
+        vocab_size=11,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    config.update(
+        {
+            "intermediate_size": 12,
+            "tie_word_embeddings": tied,
+            "pad_token_id": 0,
+            "bos_token_id": None,
+            "eos_token_id": 1,
+        }
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -324,7 +367,9 @@ def language_model(tied: bool) -> torch.nn.Module:
 @pytest.mark.parametrize("name", ["lm_head.weight", "model.embed_tokens.weight"])
 def test_muon_leaves_a_language_models_head_and_embeddings_to_adam(name: str, tied: bool) -> None:
     adam = AdamW(betas=(0.9, 0.95), epsilon=1e-10, weight_decay=0.0)
-    by_muon, by_adam = (moved(spec, lr, language_model(tied))[name] for spec, lr in ((MUON, 0.01), (adam, 0.0025)))
+    by_muon, by_adam = (
+        moved(spec, lr, language_model(tied))[name] for spec, lr in ((MUON, 0.01), (adam, 0.0025))
+    )
     torch.testing.assert_close(by_muon, by_adam, rtol=0, atol=0)
 
 

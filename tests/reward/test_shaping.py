@@ -10,7 +10,9 @@ from omegaconf import OmegaConf
 
 from mirrorpo.reward.shaping import PublicShaping
 
-PUBLIC: PublicShaping = instantiate(OmegaConf.load(ROOT / "conf" / "shaping" / "public.yaml"), _convert_="all")
+PUBLIC: PublicShaping = instantiate(
+    OmegaConf.load(ROOT / "conf" / "shaping" / "public.yaml"), _convert_="all"
+)
 LONG = "x" * 200
 
 
@@ -45,7 +47,9 @@ def test_rewards_are_clipped() -> None:
 
 
 def test_a_later_copy_costs() -> None:
-    assert PUBLIC([LONG, LONG + "y", LONG], [0.5, 0.5, 0.5], ["failed"] * 3) == [pytest.approx(r) for r in (0.5, 0.5, 0.48)]
+    assert PUBLIC([LONG, LONG + "y", LONG], [0.5, 0.5, 0.5], ["failed"] * 3) == [
+        pytest.approx(r) for r in (0.5, 0.5, 0.48)
+    ]
 
 
 def test_a_group_without_variance_is_ranked_by_length_the_shortest_first() -> None:

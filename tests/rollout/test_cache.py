@@ -24,7 +24,11 @@ def states(rows: int, length: int, seed: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 def equal(ours: Any, theirs: Any) -> bool:
-    return torch.equal(ours.keys, theirs.keys) and torch.equal(ours.values, theirs.values) and ours.get_seq_length() == theirs.get_seq_length()
+    return (
+        torch.equal(ours.keys, theirs.keys)
+        and torch.equal(ours.values, theirs.values)
+        and ours.get_seq_length() == theirs.get_seq_length()
+    )
 
 
 @pytest.mark.parametrize("block", [1, 2, 5, 100])
@@ -38,7 +42,9 @@ def test_it_holds_what_the_growing_copy_holds(block: int) -> None:
         assert equal(ours, theirs)
 
 
-@pytest.mark.parametrize("indices", [[0, 1, 2], [0, 5, 2, 4], [5, 4, 3, 2, 1, 0], [3, 3], [5], [1, 0, 2, 3, 4, 5]], ids=str)
+@pytest.mark.parametrize(
+    "indices", [[0, 1, 2], [0, 5, 2, 4], [5, 4, 3, 2, 1, 0], [3, 3], [5], [1, 0, 2, 3, 4, 5]], ids=str
+)
 def test_it_keeps_the_rows_that_are_asked_for(indices: list[int]) -> None:
     ours, theirs = Blocks(filled(DynamicLayer, 3, 4), 2, 2), filled(DynamicLayer, 3, 4)
     theirs.batch_repeat_interleave(2)
@@ -58,7 +64,16 @@ def test_it_moves_only_when_a_block_is_full() -> None:
     for step in range(9):
         layer.update(*states(2, 1, step))
         places.append(layer.keys.data_ptr())
-    assert [place == before for before, place in pairwise(places)] == [True, True, True, False, True, True, True, False]
+    assert [place == before for before, place in pairwise(places)] == [
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_the_layer_it_starts_from_stays_as_it_is() -> None:

@@ -13,9 +13,17 @@ NAN = float("nan")
 PAD = 1  # the pad id is the EOS id, as in many tokenizers
 
 
-def completion(prompt_ids: Sequence[int], ids: Sequence[int], *, group: int = 0, truncated: bool = False, **changes: Any) -> Completion:
-    settings: dict[str, Any] = {"uid": "u", "logprobs": [-0.5 * (place + 1) for place in range(len(ids))], "text": ""}
-    return Completion(prompt_ids=prompt_ids, ids=ids, group=group, truncated=truncated, **(settings | changes))
+def completion(
+    prompt_ids: Sequence[int], ids: Sequence[int], *, group: int = 0, truncated: bool = False, **changes: Any
+) -> Completion:
+    settings: dict[str, Any] = {
+        "uid": "u",
+        "logprobs": [-0.5 * (place + 1) for place in range(len(ids))],
+        "text": "",
+    }
+    return Completion(
+        prompt_ids=prompt_ids, ids=ids, group=group, truncated=truncated, **(settings | changes)
+    )
 
 
 COMPLETIONS = [
@@ -27,7 +35,12 @@ COMPLETIONS = [
 REWARDS = [1.0, NAN, 0.5, 0.0]
 
 
-def batch(completions: Sequence[Completion] = COMPLETIONS, rewards: Sequence[float] = REWARDS, *, mask_truncated: bool = False) -> RolloutBatch:
+def batch(
+    completions: Sequence[Completion] = COMPLETIONS,
+    rewards: Sequence[float] = REWARDS,
+    *,
+    mask_truncated: bool = False,
+) -> RolloutBatch:
     return collate(completions, rewards, pad_id=PAD, mask_truncated=mask_truncated)
 
 
@@ -45,15 +58,30 @@ def test_prompts_are_padded_on_the_left() -> None:
 
 
 def test_completions_are_padded_on_the_right() -> None:
-    assert batch().completion_ids.tolist() == [[8, PAD, PAD, PAD], [PAD, PAD, PAD, PAD], [8, 9, 10, 11], [7, 7, PAD, PAD]]
+    assert batch().completion_ids.tolist() == [
+        [8, PAD, PAD, PAD],
+        [PAD, PAD, PAD, PAD],
+        [8, 9, 10, 11],
+        [7, 7, PAD, PAD],
+    ]
 
 
 def test_prompt_masks_come_from_lengths_though_a_prompt_holds_the_pad_id() -> None:
-    assert batch().prompt_present.tolist() == [[True, True, True], [False, False, True], [False, True, True], [False, True, True]]
+    assert batch().prompt_present.tolist() == [
+        [True, True, True],
+        [False, False, True],
+        [False, True, True],
+        [False, True, True],
+    ]
 
 
 def test_completion_masks_include_the_first_eos_and_nothing_after_it() -> None:
-    assert batch().present.tolist() == [[True, True, False, False], [True, False, False, False], [True] * 4, [True, True, True, False]]
+    assert batch().present.tolist() == [
+        [True, True, False, False],
+        [True, False, False, False],
+        [True] * 4,
+        [True, True, True, False],
+    ]
 
 
 def test_what_is_present_and_judged_is_trained() -> None:
@@ -96,7 +124,12 @@ def test_rewards_are_kept_and_an_unknown_one_stays_unknown() -> None:
 
 
 def test_sampler_logprobs_stand_at_their_tokens() -> None:
-    assert batch().sampler_logprobs.tolist() == [[-0.5, -1, 0, 0], [-0.5, 0, 0, 0], [-0.5, -1, -1.5, -2], [-0.5, -1, -1.5, 0]]
+    assert batch().sampler_logprobs.tolist() == [
+        [-0.5, -1, 0, 0],
+        [-0.5, 0, 0, 0],
+        [-0.5, -1, -1.5, -2],
+        [-0.5, -1, -1.5, 0],
+    ]
 
 
 @pytest.mark.parametrize("name", ["old_logprobs", "anchor_logprobs"])

@@ -17,7 +17,9 @@ from mirrorpo.rollout.collector import Answer, Collector
 from mirrorpo.rollout.prompt_order import DataOrder
 
 MODEL = TokenizerOnly(tokenizer=None)
-PLAIN = RolloutRule(dynamic_sampling=False, max_draws=1, overlong_buffer=0.0, overlong_penalty=0.0, mask_truncated=False)
+PLAIN = RolloutRule(
+    dynamic_sampling=False, max_draws=1, overlong_buffer=0.0, overlong_penalty=0.0, mask_truncated=False
+)
 DYNAMIC = replace(PLAIN, dynamic_sampling=True, max_draws=4)
 NAN = float("nan")
 
@@ -34,7 +36,9 @@ class Engine:
 
     calls: list[dict[str, Any]] = field(default_factory=list)
 
-    def generate(self, model: Any, prompts: Sequence[Prompt], prompt_ids: Sequence[Sequence[int]], **settings: Any) -> Sequence[Completion]:
+    def generate(
+        self, model: Any, prompts: Sequence[Prompt], prompt_ids: Sequence[Sequence[int]], **settings: Any
+    ) -> Sequence[Completion]:
         self.calls.append({"uids": [prompt.uid for prompt in prompts], "model": model, **settings})
         rng = random.Random(settings["seed"])
         return [
@@ -53,13 +57,20 @@ class Engine:
 
 
 def judge(texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
-    rewards = [FATES[prompt.gold][int(text.split("/")[0])] for text, prompt in zip(texts, prompts, strict=True)]
+    rewards = [
+        FATES[prompt.gold][int(text.split("/")[0])] for text, prompt in zip(texts, prompts, strict=True)
+    ]
     return [Verdict(reward=reward, strict=reward == 1, flexible=False, outcome="any") for reward in rewards]
 
 
-def collector(*fates: str, rule: RolloutRule = PLAIN, engine: Engine | None = None, **changes: Any) -> Collector:
+def collector(
+    *fates: str, rule: RolloutRule = PLAIN, engine: Engine | None = None, **changes: Any
+) -> Collector:
     """Two groups a step, of prompts q0, q1, ... in order."""
-    prompts = [Prompt(uid=f"q{index}", question=f"question {index}", gold=fate, demonstration="") for index, fate in enumerate(fates)]
+    prompts = [
+        Prompt(uid=f"q{index}", question=f"question {index}", gold=fate, demonstration="")
+        for index, fate in enumerate(fates)
+    ]
     settings = {
         "engine": engine or Engine(),
         "reward": judge,
@@ -102,7 +113,12 @@ def test_the_engine_gets_the_steps_settings() -> None:
     engine = Engine()
     collector("mixed", "mixed", engine=engine)(MODEL, 1, 0)
     (call,) = engine.calls
-    assert (call["model"], call["group_size"], call["max_new_tokens"], call["temperature"]) == (MODEL, 2, 10, 0.7)
+    assert (call["model"], call["group_size"], call["max_new_tokens"], call["temperature"]) == (
+        MODEL,
+        2,
+        10,
+        0.7,
+    )
 
 
 def test_the_walk_over_the_prompts_goes_on_from_the_position() -> None:
@@ -128,7 +144,12 @@ def test_the_same_step_and_position_give_the_same_answers() -> None:
 def test_another_step_or_seed_samples_anew(changes: Mapping[str, int]) -> None:
     texts = []
     for step, seed in ((1, 5), (changes.get("step", 1), changes.get("seed", 5))):
-        texts.append([answer.completion.text for answer in collector("mixed", "mixed", seed=seed)(MODEL, step, 0).answers])
+        texts.append(
+            [
+                answer.completion.text
+                for answer in collector("mixed", "mixed", seed=seed)(MODEL, step, 0).answers
+            ]
+        )
     assert all(one != other for one, other in zip(*texts, strict=True))
 
 
@@ -181,7 +202,9 @@ def test_every_round_moves_the_walk_on() -> None:
 
 
 def test_when_no_group_teaches_the_last_round_is_taken() -> None:
-    rollout = collector("solved", "hopeless", "solved", "hopeless", "hopeless", "solved", rule=replace(DYNAMIC, max_draws=3))(MODEL, 1, 0)
+    rollout = collector(
+        "solved", "hopeless", "solved", "hopeless", "hopeless", "solved", rule=replace(DYNAMIC, max_draws=3)
+    )(MODEL, 1, 0)
     assert (uids(rollout.answers), rollout.draws, rollout.position) == (["q4", "q5"], 3, 6)
 
 
@@ -203,7 +226,9 @@ def test_a_missing_verdict_alone_makes_no_group_worth_training_on() -> None:
 def test_shaping_lowers_the_reward_of_long_answers_and_leaves_the_verdict() -> None:
     # Half of four tokens is the buffer; members are 1, 2, 3 and 4 tokens long.
     rule = replace(PLAIN, overlong_buffer=0.5, overlong_penalty=0.5)
-    answers = collector("three of four", rule=rule, prompts_per_step=1, group_size=4, max_new_tokens=4)(MODEL, 1, 0).answers
+    answers = collector("three of four", rule=rule, prompts_per_step=1, group_size=4, max_new_tokens=4)(
+        MODEL, 1, 0
+    ).answers
     assert [answer.reward for answer in answers] == [1.0, 1.0, 0.0 - 0.25, 1.0 - 0.5]
     assert [answer.verdict.reward for answer in answers] == [1.0, 1.0, 0.0, 1.0]
 
@@ -228,12 +253,22 @@ def test_dynamic_sampling_does_not_hide_a_silent_verifier() -> None:
 
 def test_a_completion_without_a_verdict_is_present_and_not_trained() -> None:
     answers = collector("one silent", prompts_per_step=1, group_size=4)(MODEL, 1, 0).answers
-    batch = collate([answer.completion for answer in answers], [answer.reward for answer in answers], pad_id=0, mask_truncated=False)
+    batch = collate(
+        [answer.completion for answer in answers],
+        [answer.reward for answer in answers],
+        pad_id=0,
+        mask_truncated=False,
+    )
     assert batch.mask.any(dim=1).tolist() == [True, False, True, True]
     assert torch.equal(batch.present.sum(dim=1), torch.arange(1, 5))
 
 
 def test_a_completion_with_a_verdict_is_trained_on_every_token() -> None:
     answers = collector("three of four", prompts_per_step=1, group_size=4)(MODEL, 1, 0).answers
-    batch = collate([answer.completion for answer in answers], [answer.reward for answer in answers], pad_id=0, mask_truncated=False)
+    batch = collate(
+        [answer.completion for answer in answers],
+        [answer.reward for answer in answers],
+        pad_id=0,
+        mask_truncated=False,
+    )
     assert torch.equal(batch.mask, batch.present)

@@ -24,9 +24,17 @@ PROMPT_IDS = [[5, 6, 7], [8]]
 TOKENIZER = word_tokenizer([WORKED])
 
 
-def demonstrate(group_size: int = 1, max_new_tokens: int = 100, seed: int = 0, tokenizer: Any = TOKENIZER) -> Sequence[Completion]:
+def demonstrate(
+    group_size: int = 1, max_new_tokens: int = 100, seed: int = 0, tokenizer: Any = TOKENIZER
+) -> Sequence[Completion]:
     return Demonstrations().generate(
-        TokenizerOnly(tokenizer=tokenizer), PROMPTS, PROMPT_IDS, group_size=group_size, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed
+        TokenizerOnly(tokenizer=tokenizer),
+        PROMPTS,
+        PROMPT_IDS,
+        group_size=group_size,
+        max_new_tokens=max_new_tokens,
+        temperature=1.0,
+        seed=seed,
     )
 
 
@@ -40,7 +48,9 @@ def test_demonstrations_are_an_engine() -> None:
 
 
 def test_a_completion_is_the_demonstration_closed_by_eos() -> None:
-    assert [list(c.ids) for c in demonstrate()] == [[*TOKENIZER(p.demonstration).input_ids, TOKENIZER.eos_token_id] for p in PROMPTS]
+    assert [list(c.ids) for c in demonstrate()] == [
+        [*TOKENIZER(p.demonstration).input_ids, TOKENIZER.eos_token_id] for p in PROMPTS
+    ]
 
 
 def test_the_text_is_the_demonstration() -> None:
@@ -51,7 +61,9 @@ def test_a_demonstration_fills_its_whole_group_in_order() -> None:
     completions = demonstrate(group_size=3)
     assert [completion.group for completion in completions] == [0, 0, 0, 1, 1, 1]
     assert [completion.uid for completion in completions] == ["one"] * 3 + ["two"] * 3
-    assert [list(completion.prompt_ids) for completion in completions] == [PROMPT_IDS[0]] * 3 + [PROMPT_IDS[1]] * 3
+    assert [list(completion.prompt_ids) for completion in completions] == [PROMPT_IDS[0]] * 3 + [
+        PROMPT_IDS[1]
+    ] * 3
 
 
 def test_nothing_is_sampled_so_each_token_has_an_unknown_logprob() -> None:
@@ -84,12 +96,21 @@ def test_a_demonstration_whose_eos_alone_does_not_fit_is_truncated() -> None:
 
 def test_a_tokenizer_that_wraps_its_texts_does_not_wrap_a_demonstration() -> None:
     wrapping = word_tokenizer([WORKED])
-    wrapping.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<eos> $A <eos>", special_tokens=[("<eos>", 1)])
+    wrapping.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<eos> $A <eos>", special_tokens=[("<eos>", 1)]
+    )
     assert wrapping("#### 21").input_ids[0] == 1
     assert bare(demonstrate(tokenizer=wrapping)) == bare(demonstrate())
 
 
 def test_the_shares_of_a_call_put_together_are_the_call() -> None:
     settings = {"group_size": 2, "max_new_tokens": 100, "temperature": 1.0, "seed": 0}
-    shares = [Demonstrations().generate(TokenizerOnly(tokenizer=TOKENIZER), PROMPTS, PROMPT_IDS, **settings, only=only) for only in (range(1), range(1, 2))]
-    assert len(PROMPTS) == 2 and bare([one for share in shares for one in share]) == bare(demonstrate(group_size=2))
+    shares = [
+        Demonstrations().generate(
+            TokenizerOnly(tokenizer=TOKENIZER), PROMPTS, PROMPT_IDS, **settings, only=only
+        )
+        for only in (range(1), range(1, 2))
+    ]
+    assert len(PROMPTS) == 2 and bare([one for share in shares for one in share]) == bare(
+        demonstrate(group_size=2)
+    )

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from engines import ENGINES, LENGTH, RAGGED, Entry, ids, largest_gap, next_probabilities, sample, scored_by_the_trainer
+from engines import (
+    ENGINES,
+    LENGTH,
+    RAGGED,
+    Entry,
+    ids,
+    largest_gap,
+    next_probabilities,
+    sample,
+    scored_by_the_trainer,
+)
 from scipy.stats import chisquare
 from torch import Tensor
 
@@ -22,7 +32,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 OPT_IN = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
-@pytest.fixture(scope="module", params=[pytest.param(entry, id=name, marks=OPT_IN if entry.slow else ()) for name, entry in ENGINES.items()])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(entry, id=name, marks=OPT_IN if entry.slow else ()) for name, entry in ENGINES.items()
+    ],
+)
 def entry(request: pytest.FixtureRequest) -> Entry:
     """Every engine in turn."""
     return request.param
@@ -49,10 +64,16 @@ def agree(observed: Tensor, expected: Tensor) -> bool:
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
 @pytest.mark.parametrize("prompt", [RAGGED[0], RAGGED[1]], ids=["long", "short"])
-def test_first_tokens_come_in_the_models_proportions(engine: RolloutEngine, model: LanguageModel, prompt: Sequence[int], temperature: float) -> None:
+def test_first_tokens_come_in_the_models_proportions(
+    engine: RolloutEngine, model: LanguageModel, prompt: Sequence[int], temperature: float
+) -> None:
     # Beside a longer prompt, so that the short one is padded.
-    completions = sample(engine, model, [prompt, RAGGED[0]], group_size=4000, max_new_tokens=1, temperature=temperature)[:4000]
-    first = torch.bincount(torch.tensor([completion.ids[0] for completion in completions]), minlength=len(model.tokenizer)).double()
+    completions = sample(
+        engine, model, [prompt, RAGGED[0]], group_size=4000, max_new_tokens=1, temperature=temperature
+    )[:4000]
+    first = torch.bincount(
+        torch.tensor([completion.ids[0] for completion in completions]), minlength=len(model.tokenizer)
+    ).double()
     assert agree(first, next_probabilities(model, prompt, temperature) * 4000)
 
 
@@ -60,7 +81,9 @@ def test_second_tokens_come_in_the_models_proportions(engine: RolloutEngine, mod
     prompt, size = RAGGED[1], len(model.tokenizer)
     completions = sample(engine, model, [prompt], group_size=4000, max_new_tokens=2)
     # Outcome `size`: the completion ended before its second token.
-    outcomes = torch.tensor([completion.ids[1] if len(completion.ids) == 2 else size for completion in completions])
+    outcomes = torch.tensor(
+        [completion.ids[1] if len(completion.ids) == 2 else size for completion in completions]
+    )
     first = next_probabilities(model, prompt, 1.0)
     expected = torch.zeros(size + 1, dtype=torch.float64)
     for token, probability in enumerate(first):
@@ -72,9 +95,14 @@ def test_second_tokens_come_in_the_models_proportions(engine: RolloutEngine, mod
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 1.5])
-def test_logprobs_are_the_trainers_own(engine: RolloutEngine, model: LanguageModel, temperature: float) -> None:
+def test_logprobs_are_the_trainers_own(
+    engine: RolloutEngine, model: LanguageModel, temperature: float
+) -> None:
     completions = sample(engine, model, group_size=6, temperature=temperature)
-    assert largest_gap([c.logprobs for c in completions], scored_by_the_trainer(model, completions, temperature)) < 1e-5
+    assert (
+        largest_gap([c.logprobs for c in completions], scored_by_the_trainer(model, completions, temperature))
+        < 1e-5
+    )
 
 
 def test_there_is_one_logprob_for_each_token(engine: RolloutEngine, model: LanguageModel) -> None:
@@ -84,14 +112,23 @@ def test_there_is_one_logprob_for_each_token(engine: RolloutEngine, model: Langu
 def test_completions_stand_in_order_group_by_group(engine: RolloutEngine, model: LanguageModel) -> None:
     completions = sample(engine, model, group_size=2)
     assert [completion.group for completion in completions] == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert [completion.uid for completion in completions] == [f"question/{i}" for i in (0, 0, 1, 1, 2, 2, 3, 3)]
-    assert [list(completion.prompt_ids) for completion in completions] == [RAGGED[i] for i in (0, 0, 1, 1, 2, 2, 3, 3)]
+    assert [completion.uid for completion in completions] == [
+        f"question/{i}" for i in (0, 0, 1, 1, 2, 2, 3, 3)
+    ]
+    assert [list(completion.prompt_ids) for completion in completions] == [
+        RAGGED[i] for i in (0, 0, 1, 1, 2, 2, 3, 3)
+    ]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_shares_of_a_call_put_together_are_the_call(engine: RolloutEngine, model: LanguageModel, temperature: float) -> None:
+def test_the_shares_of_a_call_put_together_are_the_call(
+    engine: RolloutEngine, model: LanguageModel, temperature: float
+) -> None:
     call = sample(engine, model, temperature=temperature)
-    shares = [sample(engine, model, temperature=temperature, only=only) for only in (range(0), range(0, 1), range(1, 4), range(4, 4))]
+    shares = [
+        sample(engine, model, temperature=temperature, only=only)
+        for only in (range(0), range(0, 1), range(1, 4), range(4, 4))
+    ]
     assert [len(share) for share in shares] == [0, 3, 9, 0]
     put_together = [completion for share in shares for completion in share]
     assert ids(put_together) == ids(call) and [c.group for c in put_together] == [c.group for c in call]
@@ -130,19 +167,25 @@ def test_an_id_that_is_no_eos_ends_nothing(engine: RolloutEngine, model: Languag
 
 def test_truncated_means_full_length_without_an_eos(engine: RolloutEngine, model: LanguageModel) -> None:
     completions = sample(engine, model, group_size=40)
-    assert [c.truncated for c in completions] == [len(c.ids) == LENGTH and c.ids[-1] != 1 for c in completions]
+    assert [c.truncated for c in completions] == [
+        len(c.ids) == LENGTH and c.ids[-1] != 1 for c in completions
+    ]
     assert {completion.truncated for completion in completions} == {True, False}
 
 
 def test_an_eos_on_the_last_place_is_not_truncated(engine: RolloutEngine, model: LanguageModel) -> None:
-    completions = sample(engine, replace(model, eos_ids=frozenset({1, 5, 9})), group_size=40, max_new_tokens=3)
+    completions = sample(
+        engine, replace(model, eos_ids=frozenset({1, 5, 9})), group_size=40, max_new_tokens=3
+    )
     last = [c for c in completions if len(c.ids) == 3 and c.ids[-1] in {1, 5, 9}]
     assert last
     assert not any(completion.truncated for completion in last)
 
 
 @pytest.mark.parametrize("max_new_tokens", [1, 2, 5])
-def test_no_completion_is_longer_than_max_new_tokens(engine: RolloutEngine, model: LanguageModel, max_new_tokens: int) -> None:
+def test_no_completion_is_longer_than_max_new_tokens(
+    engine: RolloutEngine, model: LanguageModel, max_new_tokens: int
+) -> None:
     long = [row[:max_new_tokens] for row in ids(sample(engine, model, group_size=1, temperature=0.0))]
     assert ids(sample(engine, model, group_size=1, temperature=0.0, max_new_tokens=max_new_tokens)) == long
 
@@ -161,7 +204,9 @@ def test_another_seed_draws_other_completions(engine: RolloutEngine, model: Lang
     assert ids(sample(engine, model, seed=7)) != ids(sample(engine, model, seed=8))
 
 
-def test_sampling_neither_reads_nor_moves_the_global_generator(engine: RolloutEngine, model: LanguageModel) -> None:
+def test_sampling_neither_reads_nor_moves_the_global_generator(
+    engine: RolloutEngine, model: LanguageModel
+) -> None:
     first = sample(engine, model)
     torch.rand(3)
     before = torch.get_rng_state()
@@ -179,9 +224,15 @@ def test_greedy_is_the_loop_over_the_likeliest_token(engine: RolloutEngine, mode
     assert ids(sample(engine, model, group_size=1, temperature=0.0)) == expected
 
 
-def test_greedy_completions_of_a_group_are_equal_and_need_no_seed(engine: RolloutEngine, model: LanguageModel) -> None:
+def test_greedy_completions_of_a_group_are_equal_and_need_no_seed(
+    engine: RolloutEngine, model: LanguageModel
+) -> None:
     drawn = ids(sample(engine, model, [RAGGED[0]], group_size=2, temperature=0.0, seed=1))
-    assert drawn[0] == drawn[1] == ids(sample(engine, model, [RAGGED[0]], group_size=1, temperature=0.0, seed=2))[0]
+    assert (
+        drawn[0]
+        == drawn[1]
+        == ids(sample(engine, model, [RAGGED[0]], group_size=1, temperature=0.0, seed=2))[0]
+    )
 
 
 def test_ragged_prompts_are_answered_as_one_by_one(engine: RolloutEngine, model: LanguageModel) -> None:
@@ -219,12 +270,16 @@ def test_a_changed_policy_is_the_one_that_samples(entry: Entry, engine: RolloutE
         for parameter in model.network.parameters():
             parameter.mul_(0.7)
     completions = sample(engine, model)
-    assert largest_gap([c.logprobs for c in completions], scored_by_the_trainer(model, completions, 1.0)) < 1e-5
+    assert (
+        largest_gap([c.logprobs for c in completions], scored_by_the_trainer(model, completions, 1.0)) < 1e-5
+    )
 
 
 def adapted(entry: Entry) -> LanguageModel:
     """A policy whose adapter is far from the identity."""
-    model = with_adapter(entry.network(), Lora(rank=2, alpha=4, dropout=0.5, targets=["q_proj", "v_proj", "down_proj"]), 0)
+    model = with_adapter(
+        entry.network(), Lora(rank=2, alpha=4, dropout=0.5, targets=["q_proj", "v_proj", "down_proj"]), 0
+    )
     with torch.no_grad():
         for name, parameter in model.network.named_parameters():
             if "lora_B" in name:
@@ -242,7 +297,9 @@ def test_an_adapted_policy_samples_with_its_adapter(entry: Entry, engine: Rollou
     assert largest_gap(drawn, scored_by_the_trainer(reference(model), completions, 1.0)) > 0.1
 
 
-def test_with_its_adapter_off_the_start_model_samples(entry: Entry, engine: RolloutEngine, model: LanguageModel) -> None:
+def test_with_its_adapter_off_the_start_model_samples(
+    entry: Entry, engine: RolloutEngine, model: LanguageModel
+) -> None:
     assert ids(sample(engine, reference(adapted(entry)))) == ids(sample(engine, model))
 
 
@@ -269,4 +326,6 @@ def test_other_architectures_report_the_trainers_logprobs(
 ) -> None:
     model = entry.network(model_type, attention, **settings)
     completions = sample(engine, model)
-    assert largest_gap([c.logprobs for c in completions], scored_by_the_trainer(model, completions, 1.0)) < entry.off.get(model_type, 1e-5)
+    assert largest_gap(
+        [c.logprobs for c in completions], scored_by_the_trainer(model, completions, 1.0)
+    ) < entry.off.get(model_type, 1e-5)

@@ -21,7 +21,9 @@ def model() -> LanguageModel:
 
 def same(ours: Sequence[Completion], theirs: Sequence[Completion]) -> bool:
     """Equal in everything, log-probabilities up to rounding."""
-    bare = [[replace(completion, logprobs=[]) for completion in completions] for completions in (ours, theirs)]
+    bare = [
+        [replace(completion, logprobs=[]) for completion in completions] for completions in (ours, theirs)
+    ]
     return bare[0] == bare[1] and largest_gap([c.logprobs for c in ours], [c.logprobs for c in theirs]) < 1e-5
 
 
@@ -32,7 +34,9 @@ def test_native_does_not_depend_on_rows_at_once(model: LanguageModel, rows_at_on
 
 @pytest.mark.parametrize("compact_at", [1e-6, 0.1, 0.5, 1.0])
 def test_native_does_not_depend_on_compact_at(model: LanguageModel, compact_at: float) -> None:
-    assert same(sample(native(compact_at=compact_at), model, group_size=10), sample(native(), model, group_size=10))
+    assert same(
+        sample(native(compact_at=compact_at), model, group_size=10), sample(native(), model, group_size=10)
+    )
 
 
 def test_native_answers_a_prompt_alike_whatever_comes_after_it(model: LanguageModel) -> None:
@@ -65,34 +69,51 @@ def test_native_drops_finished_rows(model: LanguageModel) -> None:
 def masks_shown(engine: Native, model: LanguageModel) -> set[int]:
     """How many dimensions the attention masks have that the network gets after the prompts."""
     shown: list[int] = []
-    with model.network.register_forward_pre_hook(lambda _module, _arguments, named: shown.append(named["attention_mask"].ndim), with_kwargs=True):
+    with model.network.register_forward_pre_hook(
+        lambda _module, _arguments, named: shown.append(named["attention_mask"].ndim), with_kwargs=True
+    ):
         sample(engine, model)
     return set(shown[1:])
 
 
 @pytest.mark.parametrize(
     ("model_type", "attention", "settings", "dimensions"),
-    [("qwen3", "sdpa", {}, 4), ("gpt2", "eager", {}, 4), ("mistral", "sdpa", {"sliding_window": 6}, 2), ("bloom", "eager", {}, 2)],
+    [
+        ("qwen3", "sdpa", {}, 4),
+        ("gpt2", "eager", {}, 4),
+        ("mistral", "sdpa", {"sliding_window": 6}, 2),
+        ("bloom", "eager", {}, 2),
+    ],
     ids=["qwen3", "gpt2", "sliding window", "ALiBi"],
 )
-def test_native_makes_the_mask_ready_where_all_layers_take_the_same(model_type: str, attention: str, settings: Mapping[str, Any], dimensions: int) -> None:
+def test_native_makes_the_mask_ready_where_all_layers_take_the_same(
+    model_type: str, attention: str, settings: Mapping[str, Any], dimensions: int
+) -> None:
     assert masks_shown(native(), tiny(model_type, attention, **settings)) == {dimensions}
 
 
 @pytest.mark.parametrize("check_every", [2, 3, 5, 100])
 def test_native_does_not_depend_on_check_every(model: LanguageModel, check_every: int) -> None:
-    assert same(sample(native(check_every=check_every), model, group_size=10), sample(native(), model, group_size=10))
+    assert same(
+        sample(native(check_every=check_every), model, group_size=10), sample(native(), model, group_size=10)
+    )
 
 
 @pytest.mark.parametrize("cache_block", [1, 3, 100])
 def test_native_does_not_depend_on_cache_block(model: LanguageModel, cache_block: int) -> None:
-    assert same(sample(native(cache_block=cache_block), model, group_size=10), sample(native(), model, group_size=10))
+    assert same(
+        sample(native(cache_block=cache_block), model, group_size=10), sample(native(), model, group_size=10)
+    )
 
 
 @pytest.mark.parametrize("check_every", [1, 4])
-def test_native_asks_the_device_once_in_check_every_tokens(model: LanguageModel, check_every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_native_asks_the_device_once_in_check_every_tokens(
+    model: LanguageModel, check_every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(torch, "isin", lambda *arguments, isin=torch.isin: asked.append(True) or isin(*arguments))
+    monkeypatch.setattr(
+        torch, "isin", lambda *arguments, isin=torch.isin: asked.append(True) or isin(*arguments)
+    )
     sample(native(check_every=check_every), replace(model, eos_ids=frozenset({999})))
     # And once for the lengths at the end.
     assert len(asked) == LENGTH // check_every + 1
@@ -100,7 +121,9 @@ def test_native_asks_the_device_once_in_check_every_tokens(model: LanguageModel,
 
 def test_native_builds_no_graph(model: LanguageModel) -> None:
     recorded: list[bool] = []
-    with model.network.register_forward_hook(lambda _module, _arguments, output: recorded.append(output.logits.requires_grad)):
+    with model.network.register_forward_hook(
+        lambda _module, _arguments, output: recorded.append(output.logits.requires_grad)
+    ):
         sample(native(), model)
     assert recorded
     assert not any(recorded)
@@ -112,7 +135,9 @@ def test_native_stops_when_all_have_ended(model: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize(("rows_at_once", "expected"), [(6, 6), (11, 9), (12, 12)])
-def test_native_samples_whole_groups_within_rows_at_once(model: LanguageModel, rows_at_once: int, expected: int) -> None:
+def test_native_samples_whole_groups_within_rows_at_once(
+    model: LanguageModel, rows_at_once: int, expected: int
+) -> None:
     assert max(rows_forwarded(native(rows_at_once=rows_at_once), model, group_size=3)) == expected
 
 

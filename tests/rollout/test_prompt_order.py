@@ -21,9 +21,13 @@ def test_an_epoch_is_a_permutation(size: int, seed: int, epoch: int) -> None:
 
 
 @given(size=sizes, seed=seeds, position=places, first=places, second=places)
-def test_taking_in_two_parts_is_taking_at_once(size: int, seed: int, position: int, first: int, second: int) -> None:
+def test_taking_in_two_parts_is_taking_at_once(
+    size: int, seed: int, position: int, first: int, second: int
+) -> None:
     order = shuffled(size, seed)
-    assert order.take(position, first) + order.take(position + first, second) == order.take(position, first + second)
+    assert order.take(position, first) + order.take(position + first, second) == order.take(
+        position, first + second
+    )
 
 
 @given(size=sizes, seed=seeds, position=places)
@@ -57,7 +61,10 @@ def test_a_shuffled_order_is_not_the_files() -> None:
 
 
 def test_a_sequential_order_is_the_files_whatever_the_seed() -> None:
-    assert all(DataOrder(size=4, seed=seed, order="sequential").take(2, 7) == [2, 3, 0, 1, 2, 3, 0] for seed in range(3))
+    assert all(
+        DataOrder(size=4, seed=seed, order="sequential").take(2, 7) == [2, 3, 0, 1, 2, 3, 0]
+        for seed in range(3)
+    )
 
 
 def test_taking_nothing_gives_nothing() -> None:

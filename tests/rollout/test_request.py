@@ -27,7 +27,9 @@ def model() -> LanguageModel:
     return replace(small("qwen3"), tokenizer=Words())
 
 
-def answered(model: LanguageModel, *answers: tuple[list[int], list[float]], **changes: Any) -> list[Completion]:
+def answered(
+    model: LanguageModel, *answers: tuple[list[int], list[float]], **changes: Any
+) -> list[Completion]:
     return replace(REQUEST, **changes).completions(model, PROMPT, [7, 8], 2, answers)
 
 
@@ -38,13 +40,19 @@ def test_the_distribution_is_cut_by_nothing_but_the_settings(model: LanguageMode
     }  # fmt: skip
 
 
-def test_completions_end_where_the_policy_says_and_vllm_knows_no_id_beyond_the_vocabulary(model: LanguageModel):
+def test_completions_end_where_the_policy_says_and_vllm_knows_no_id_beyond_the_vocabulary(
+    model: LanguageModel,
+):
     settings = REQUEST.settings(replace(model, eos_ids=frozenset({9, 1, VOCABULARY})), 0)
     assert settings["ignore_eos"] is True and settings["stop_token_ids"] == [1, 9]
 
 
 def test_every_group_and_every_call_has_its_own_seed_with_room_for_the_group_behind_it(model: LanguageModel):
-    seeds = [replace(REQUEST, seed=seed).settings(model, group)["seed"] for seed in range(20) for group in range(20)]
+    seeds = [
+        replace(REQUEST, seed=seed).settings(model, group)["seed"]
+        for seed in range(20)
+        for group in range(20)
+    ]
     assert len(set(seeds)) == 400 and all(0 <= seed < 2**62 for seed in seeds)
     assert seeds[0] == replace(REQUEST, seed=0).settings(model, 0)["seed"]
 
@@ -59,10 +67,20 @@ def test_a_greedy_group_is_asked_for_once_and_is_certain_of_its_tokens(model: La
 def test_ids_and_logprobs_are_kept_and_the_end_is_told_from_the_length(model: LanguageModel):
     found = answered(model, ([5, 1], [-0.5, -0.25]), ([5, 6, 7, 1], [-1.0] * 4), ([5, 6, 7, 8], [-2.0] * 4))
     assert [completion.truncated for completion in found] == [False, False, True]
-    assert found[0] == Completion(uid="question/0", group=2, prompt_ids=[7, 8], ids=[5, 1], logprobs=[-0.5, -0.25], text="<5>", truncated=False)
+    assert found[0] == Completion(
+        uid="question/0",
+        group=2,
+        prompt_ids=[7, 8],
+        ids=[5, 1],
+        logprobs=[-0.5, -0.25],
+        text="<5>",
+        truncated=False,
+    )
 
 
 @pytest.mark.parametrize("ids", [[5, 6], []])
 def test_a_completion_that_the_engines_context_cut_short_is_refused(model: LanguageModel, ids: list[int]):
-    with pytest.raises(ValueError, match=rf"^rollout\.max_model_len: .* at {len(ids)} of 4 tokens behind a prompt of 2"):
+    with pytest.raises(
+        ValueError, match=rf"^rollout\.max_model_len: .* at {len(ids)} of 4 tokens behind a prompt of 2"
+    ):
         answered(model, (ids, [-1.0] * len(ids)))

@@ -81,7 +81,9 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: Sequen
 
 def test_top_p_samples_the_kept_tokens_in_proportion() -> None:
     share = counts(tokens(P, grid(10_000), top_p=0.7), len(P)) / 10_000
-    torch.testing.assert_close(share, torch.tensor([0.4, 0, 0.2, 0.25, 0, 0], dtype=torch.float64) / 0.85, rtol=0, atol=1.5e-4)
+    torch.testing.assert_close(
+        share, torch.tensor([0.4, 0, 0.2, 0.25, 0, 0], dtype=torch.float64) / 0.85, rtol=0, atol=1.5e-4
+    )
 
 
 def test_top_p_logprobs_are_of_the_cut_distribution() -> None:
@@ -102,7 +104,9 @@ def test_top_p_cuts_each_row_by_itself() -> None:
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1e-30, 0.25, 0.5, LAST])
-@pytest.mark.parametrize("p", [[0, 0, 1, 0], [0, 0.5, 0, 0.5], [0.5, 0, 0, 0.5], [0.5, 0.5, 0, 0], [0, 1e-9, 1, 0]], ids=str)
+@pytest.mark.parametrize(
+    "p", [[0, 0, 1, 0], [0, 0.5, 0, 0.5], [0.5, 0, 0, 0.5], [0.5, 0.5, 0, 0], [0, 1e-9, 1, 0]], ids=str
+)
 def test_a_token_of_probability_zero_is_never_drawn(p: list[float], uniform: float) -> None:
     token = int(tokens(torch.tensor(p, dtype=torch.float64), torch.tensor([uniform])))
     assert p[token] > 0
@@ -140,7 +144,9 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 def test_half_precision_logits_are_read_in_float32() -> None:
     logits = torch.tensor([[3.0, 2.0, 1.0]]).bfloat16()
     uniform = torch.tensor([0.9])
-    torch.testing.assert_close(draw(logits, uniform, 0.7, 1.0), draw(logits.float(), uniform, 0.7, 1.0), rtol=0, atol=0)
+    torch.testing.assert_close(
+        draw(logits, uniform, 0.7, 1.0), draw(logits.float(), uniform, 0.7, 1.0), rtol=0, atol=0
+    )
 
 
 LARGE = 150_000
@@ -164,9 +170,13 @@ def test_frequencies_are_the_probabilities_on_either_side_of_a_block(size: int) 
     generator = torch.Generator().manual_seed(4)
     logits = 2 * torch.randn(size, generator=generator)
     expected = 20_000 * torch.softmax(logits.double() / 0.8, dim=0)
-    drawn = counts(draw(logits.expand(20_000, -1), torch.rand(20_000, generator=generator), 0.8, 1.0)[0], size)
+    drawn = counts(
+        draw(logits.expand(20_000, -1), torch.rand(20_000, generator=generator), 0.8, 1.0)[0], size
+    )
     common = expected >= 5
-    observed, expected = (torch.cat([values[common], values[~common].sum()[None]]) for values in (drawn, expected))
+    observed, expected = (
+        torch.cat([values[common], values[~common].sum()[None]]) for values in (drawn, expected)
+    )
     assert chisquare(observed, expected).pvalue > 0.01
 
 
@@ -177,7 +187,9 @@ def test_a_target_that_rounding_moved_to_the_end_is_no_token_of_probability_zero
 def test_in_a_large_vocabulary_logprobs_are_exact() -> None:
     uniform = torch.rand(50, generator=torch.Generator().manual_seed(2))
     token, logprob = draw(large().expand(50, -1), uniform, 1.0, 1.0)
-    torch.testing.assert_close(logprob.double(), torch.log_softmax(large().double(), dim=0)[token], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(
+        logprob.double(), torch.log_softmax(large().double(), dim=0)[token], rtol=1e-6, atol=1e-5
+    )
 
 
 def test_in_a_large_vocabulary_the_last_uniform_draws_a_token_that_exists() -> None:

@@ -1,4 +1,6 @@
-"""vLLM in this process, where it is installed: what the contract of `test_engines.py`, which it joins, does not say; `docs/vllm.md` has the command."""
+"""vLLM in this process, where it is installed: what the contract of `test_engines.py`, which it joins, does
+not say; `docs/vllm.md` has the command.
+"""
 
 import json
 import os
@@ -16,7 +18,10 @@ from engines import COLOCATED, LONG, RAGGED, gap, ids, next_probabilities, sampl
 from mirrorpo.model.language_model import LanguageModel
 
 slow = pytest.mark.slow
-installed = pytest.mark.skipif(find_spec("vllm") is None, reason="NOT TESTED: rollout=vllm; vLLM is not installed in this environment (docs/vllm.md)")
+installed = pytest.mark.skipif(
+    find_spec("vllm") is None,
+    reason="NOT TESTED: rollout=vllm; vLLM is not installed in this environment (docs/vllm.md)",
+)
 # vLLM and the libraries it brings warn of their own deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -27,7 +32,9 @@ def model() -> LanguageModel:
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
-def test_without_vllm_the_error_names_the_setting_and_what_to_install(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_vllm_the_error_names_the_setting_and_what_to_install(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     with pytest.raises(ValueError, match=r"^rollout=vllm: vLLM is not installed .* docs/vllm\.md"):
         sample(COLOCATED, model)
@@ -55,10 +62,16 @@ def test_below_top_p_one_logprobs_are_of_the_cut_distribution(model: LanguageMod
 def test_completions_depend_on_seed_and_place_and_touch_no_global_generator(model: LanguageModel) -> None:
     threads, set_threads, before = torch.get_num_threads(), torch.set_num_threads, torch.get_rng_state()
     first = sample(COLOCATED, model, seed=7)
-    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads and torch.set_num_threads is set_threads
+    assert (
+        torch.equal(torch.get_rng_state(), before)
+        and torch.get_num_threads() == threads
+        and torch.set_num_threads is set_threads
+    )
     assert ids(sample(COLOCATED, model, seed=7)) == ids(first) != ids(sample(COLOCATED, model, seed=8))
     assert ids(sample(COLOCATED, model, RAGGED[:2], seed=7)) == ids(first)[:6]
-    assert ids(sample(COLOCATED, model, group_size=2, seed=7)) == [row for place, row in enumerate(ids(first)) if place % 3 < 2]
+    assert ids(sample(COLOCATED, model, group_size=2, seed=7)) == [
+        row for place, row in enumerate(ids(first)) if place % 3 < 2
+    ]
     assert [completion.group for completion in first] == [group for group in range(4) for _ in range(3)]
 
 
@@ -85,13 +98,36 @@ def test_a_context_that_is_too_short_is_an_error_not_a_short_completion(model: L
 @installed
 @pytest.mark.timeout(600)
 def test_a_run_of_two_steps_trains_and_measures_no_mismatch_to_speak_of(tmp_path: Path) -> None:
-    settings = ["steps=2", "eval_questions=4", "eval_sampled_questions=0", "prompts_per_step=2", "group_size=4", "threads=1", "tracking=none", "progress=false"]
-    engine = ["rollout=vllm", "rollout@eval_rollout=vllm", "rollout.enforce_eager=true", "eval_rollout.enforce_eager=true", "importance_correction=truncated"]
+    settings = [
+        "steps=2",
+        "eval_questions=4",
+        "eval_sampled_questions=0",
+        "prompts_per_step=2",
+        "group_size=4",
+        "threads=1",
+        "tracking=none",
+        "progress=false",
+    ]
+    engine = [
+        "rollout=vllm",
+        "rollout@eval_rollout=vllm",
+        "rollout.enforce_eager=true",
+        "eval_rollout.enforce_eager=true",
+        "importance_correction=truncated",
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, ROOT / "train.py", *engine, *settings, f"out={tmp_path}"], check=True, cwd=ROOT, env=environment)
+    subprocess.run(
+        [sys.executable, ROOT / "train.py", *engine, *settings, f"out={tmp_path}"],
+        check=True,
+        cwd=ROOT,
+        env=environment,
+    )
     (path,) = tmp_path.rglob("metrics.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2]
     for row in rows[1:]:
         assert 0 <= row["kl/sampler"] < 1e-9 and row["mismatch/clipped"] == 0
-        assert row["mismatch/ratio_mean"] == pytest.approx(1, abs=1e-4) and 1 <= row["mismatch/ratio_max"] < 1.001
+        assert (
+            row["mismatch/ratio_mean"] == pytest.approx(1, abs=1e-4)
+            and 1 <= row["mismatch/ratio_max"] < 1.001
+        )

@@ -20,7 +20,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 def fresh(**settings: Any) -> LanguageModel:
     shared = small("qwen3", **settings)
     return LanguageModel(
-        network=copy.deepcopy(shared.network), tokenizer=None, eos_ids=shared.eos_ids, pad_id=0, dtype=torch.float32, device=torch.device("cpu")
+        network=copy.deepcopy(shared.network),
+        tokenizer=None,
+        eos_ids=shared.eos_ids,
+        pad_id=0,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
     )
 
 
@@ -42,7 +47,9 @@ def test_without_an_adapter_they_are_the_networks_own_tensors():
     model = fresh()
     found = dict(merged(model))
     assert found.keys() == model.network.state_dict().keys()
-    assert all(tensor.data_ptr() == model.network.state_dict()[name].data_ptr() for name, tensor in found.items())
+    assert all(
+        tensor.data_ptr() == model.network.state_dict()[name].data_ptr() for name, tensor in found.items()
+    )
 
 
 def test_a_tied_head_comes_once():

@@ -52,12 +52,19 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_plain_data_comes_back_as_it_was(tmp_path: Path) -> None:
-    state = {"step": 3, "hash": "abc", "none": None, "nested": {"list": [1, 2.5, {"deep": True}], "tuple": (1, 2)}}
+    state = {
+        "step": 3,
+        "hash": "abc",
+        "none": None,
+        "nested": {"list": [1, 2.5, {"deep": True}], "tuple": (1, 2)},
+    }
     save(tmp_path, 3, state, keep=1)
     assert newest(tmp_path) == state
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool], ids=str
+)
 def test_tensors_come_back_to_the_bit(tmp_path: Path, dtype: torch.dtype) -> None:
     tensor = torch.randn(7, 5, generator=torch.Generator().manual_seed(0)).mul(100).to(dtype)
     save(tmp_path, 1, {"weights": {"layer": tensor}}, keep=1)
@@ -87,7 +94,12 @@ def updated(net: torch.nn.Module, optimiser: Optimiser, step: int) -> list[Tenso
 
 
 @pytest.mark.parametrize(
-    "spec", [AdamW(betas=[0.9, 0.99], epsilon=1e-8, weight_decay=0.1), Muon(momentum=0.95, iterations=5, rest_factor=0.25)], ids=["adamw", "muon"]
+    "spec",
+    [
+        AdamW(betas=[0.9, 0.99], epsilon=1e-8, weight_decay=0.1),
+        Muon(momentum=0.95, iterations=5, rest_factor=0.25),
+    ],
+    ids=["adamw", "muon"],
 )
 def test_an_optimiser_goes_on_to_the_bit(tmp_path: Path, spec: AdamW | Muon) -> None:
     net = network()
@@ -160,10 +172,14 @@ def shorten(path: Path, size: int) -> None:
 
 DAMAGE: dict[str, Callable[[Path], Any]] = {
     "state empty": lambda path: shorten(path / "state.pt", 0),
-    "state without its last byte": lambda path: shorten(path / "state.pt", (path / "state.pt").stat().st_size - 1),
+    "state without its last byte": lambda path: shorten(
+        path / "state.pt", (path / "state.pt").stat().st_size - 1
+    ),
     "state longer": lambda path: (path / "state.pt").write_bytes((path / "state.pt").read_bytes() + b"\0"),
     "first bit of state": lambda path: flip_bit(path / "state.pt", 0),
-    "a bit in the middle of state": lambda path: flip_bit(path / "state.pt", (path / "state.pt").stat().st_size // 2),
+    "a bit in the middle of state": lambda path: flip_bit(
+        path / "state.pt", (path / "state.pt").stat().st_size // 2
+    ),
     "last bit of state": lambda path: flip_bit(path / "state.pt", -1),
     "state gone": lambda path: (path / "state.pt").unlink(),
     "digest gone": lambda path: (path / "sha256").unlink(),
@@ -174,11 +190,15 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_newest_is_passed_over_with_a_warning(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_newest_is_passed_over_with_a_warning(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     saved(tmp_path, 10, 20)
     DAMAGE[kind](tmp_path / "step_000020")
     assert step_of(tmp_path) == 10
-    assert [record.getMessage() for record in caplog.records] == [f"checkpoint {tmp_path}/step_000020 is damaged; going on from the one before"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"checkpoint {tmp_path}/step_000020 is damaged; going on from the one before"
+    ]
     assert caplog.records[0].levelno == logging.WARNING
 
 
@@ -195,9 +215,13 @@ def test_a_strange_file_beside_what_was_saved_is_no_damage(tmp_path: Path) -> No
     assert step_of(tmp_path) == 2
 
 
-def test_an_old_one_that_cannot_be_removed_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_old_one_that_cannot_be_removed_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     saved(tmp_path, 1)
-    monkeypatch.setattr(os, "rmdir", lambda *words, **named: (_ for _ in ()).throw(OSError("Directory not empty")))
+    monkeypatch.setattr(
+        os, "rmdir", lambda *words, **named: (_ for _ in ()).throw(OSError("Directory not empty"))
+    )
     saved(tmp_path, 2, keep=1)
     assert step_of(tmp_path) == 2 and "step_000001 cannot be removed" in caplog.text
 
@@ -254,7 +278,9 @@ def test_an_unfinished_folder_of_the_same_step_is_no_hindrance(tmp_path: Path) -
     assert step_of(saved(tmp_path, 20)) == 20 and names(tmp_path) == ["step_000010", "step_000020"]
 
 
-def test_content_is_on_disk_before_the_folder_has_its_name_and_older_ones_go_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_is_on_disk_before_the_folder_has_its_name_and_older_ones_go_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved(tmp_path, 10)
     calls: list[str] = []
     rename, rmtree = Path.rename, shutil.rmtree
@@ -275,7 +301,14 @@ def test_content_is_on_disk_before_the_folder_has_its_name_and_older_ones_go_las
     monkeypatch.setattr(shutil, "rmtree", removed)
     saved(tmp_path, 20, keep=1)
     digest = next(call for call in calls if "sha256" in call)
-    assert calls == ["sync state.pt", digest, "sync .step_000020", "rename to step_000020", f"sync {tmp_path.name}", "remove step_000010"]
+    assert calls == [
+        "sync state.pt",
+        digest,
+        "sync .step_000020",
+        "rename to step_000020",
+        f"sync {tmp_path.name}",
+        "remove step_000010",
+    ]
 
 
 # Kills
@@ -321,7 +354,12 @@ KILLS = """
 
 def test_a_kill_at_any_instant_of_saving_loses_nothing_that_was_saved(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
-    result = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLS), str(folder)], check=True, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLS), str(folder)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     rounds = [json.loads(line) for line in result.stdout.splitlines()]
     assert [row["signal"] for row in rounds] == [9] * 20
     assert all(row["whole"] for row in rounds)

@@ -103,7 +103,13 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
 
 def test_a_file_is_on_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda handle: calls.append("sync folder" if os.path.isdir(f"/proc/self/fd/{handle}") else "sync file"))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda handle: calls.append(
+            "sync folder" if os.path.isdir(f"/proc/self/fd/{handle}") else "sync file"
+        ),
+    )
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda *paths: [calls.append("rename"), replace(*paths)][1])
     write_atomic(tmp_path / "manifest.json", "new")
@@ -165,7 +171,21 @@ def test_cutting_a_missing_file_makes_none(tmp_path: Path) -> None:
 
 def test_cutting_keeps_every_byte_of_what_stays(tmp_path: Path) -> None:
     file = JsonLines(tmp_path / "metrics.jsonl")
-    numbers = [0.1 + 0.2, 1e-300, 5e-324, 1e22, -0.0, 3.0, 7, 2**70, 1 / 3, True, None, "é\u2028\x1c", [1.0, {"a": 2}]]
+    numbers = [
+        0.1 + 0.2,
+        1e-300,
+        5e-324,
+        1e22,
+        -0.0,
+        3.0,
+        7,
+        2**70,
+        1 / 3,
+        True,
+        None,
+        "é\u2028\x1c",
+        [1.0, {"a": 2}],
+    ]
     for step in range(3):
         file.append({"step": step} | {f"number/{index}": number for index, number in enumerate(numbers)})
     before = file.path.read_bytes()
@@ -197,7 +217,11 @@ def test_a_planned_cell_is_entered_with_its_identity(tmp_path: Path) -> None:
     folder, planned = RunFolder(tmp_path / "run"), cell()
     folder.plan(planned)
     manifest = folder.manifest()
-    assert (manifest["state"], manifest["config_hash"], manifest["choices"]) == ("planned", planned.hash, dict(planned.choices))
+    assert (manifest["state"], manifest["config_hash"], manifest["choices"]) == (
+        "planned",
+        planned.hash,
+        dict(planned.choices),
+    )
 
 
 @pytest.mark.parametrize("state", [RunState.RUNNING, RunState.FAILED, RunState.DONE])
@@ -237,7 +261,10 @@ def test_a_folder_refuses_another_config_and_lists_what_differs(tmp_path: Path) 
 
 
 def test_a_refusal_says_what_can_be_done(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=rf"^{tmp_path} .*Undo the change, or run under another name= or out=, or move the folder away$"):
+    with pytest.raises(
+        RunError,
+        match=rf"^{tmp_path} .*Undo the change, or run under another name= or out=, or move the folder away$",
+    ):
         launched(tmp_path, cell()).refuse_other_config(cell(steps=50))
 
 
@@ -272,13 +299,17 @@ def test_a_run_that_lost_a_file_is_not_finished(done: RunFolder, name: str) -> N
     assert not done.finished()
 
 
-@pytest.mark.parametrize("text", ["", '{"step": 1}', '{"step": 1}\n{"step": 2}\n'], ids=["empty", "cut", "longer"])
+@pytest.mark.parametrize(
+    "text", ["", '{"step": 1}', '{"step": 1}\n{"step": 2}\n'], ids=["empty", "cut", "longer"]
+)
 def test_a_run_whose_file_has_another_size_is_not_finished(done: RunFolder, text: str) -> None:
     done.metrics.path.write_text(text)
     assert not done.finished()
 
 
-@pytest.mark.parametrize("state", [state for state in RunState if state not in (RunState.DONE, RunState.STALE)])
+@pytest.mark.parametrize(
+    "state", [state for state in RunState if state not in (RunState.DONE, RunState.STALE)]
+)
 def test_a_run_in_any_other_state_is_not_finished(done: RunFolder, state: RunState) -> None:
     done.update_manifest(state=state)
     assert not done.finished()
@@ -371,13 +402,19 @@ def repository(tmp_path: Path) -> Path:
     """A git repository with one commit of one file."""
     (tmp_path / "file").write_text("one")
     identity = ["-c", "user.name=n", "-c", "user.email=e@x"]
-    for command in (["init", "--quiet"], ["add", "file"], [*identity, "commit", "--quiet", "--message", "one"]):
+    for command in (
+        ["init", "--quiet"],
+        ["add", "file"],
+        [*identity, "commit", "--quiet", "--message", "one"],
+    ):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
     return tmp_path
 
 
 def test_a_run_records_the_commit_it_came_from(repository: Path) -> None:
-    head = subprocess.run(["git", "-C", str(repository), "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    head = subprocess.run(
+        ["git", "-C", str(repository), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
     assert (provenance(repository)["commit"], provenance(repository)["dirty"]) == (head, False)
 
 

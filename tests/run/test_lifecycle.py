@@ -15,7 +15,13 @@ from mirrorpo.run.folder import RunFolder, RunState
 from mirrorpo.run.lifecycle import enter, finish, lifecycle, requeue_or_exit
 from mirrorpo.run.preemption import Preempted
 
-CHOICES = {"algo": "grpo", "divergence": "kl", "weighting": "uniform", "model": "tiny", "dataset": "arithmetic"}
+CHOICES = {
+    "algo": "grpo",
+    "divergence": "kl",
+    "weighting": "uniform",
+    "model": "tiny",
+    "dataset": "arithmetic",
+}
 
 
 class Closed:
@@ -28,7 +34,11 @@ class Closed:
 @pytest.fixture
 def run(tmp_path: Path) -> tuple[Cell, RunFolder, Closed]:
     (tmp_path / "policy").mkdir()
-    return Cell(config={"out": str(tmp_path), "name": "s", "seed": 0, "steps": 4}, choices=CHOICES, settings={}), RunFolder(tmp_path), Closed()
+    return (
+        Cell(config={"out": str(tmp_path), "name": "s", "seed": 0, "steps": 4}, choices=CHOICES, settings={}),
+        RunFolder(tmp_path),
+        Closed(),
+    )
 
 
 LAUNCH: dict[str, Any] = {"time": "2026-11-25T00:00:00Z", "commit": "abc", "code": "c0"}
@@ -41,24 +51,38 @@ def test_a_launch_is_entered_and_begins_at_a_step(run: tuple[Cell, RunFolder, Cl
         enter(where, 3, ["c0"])
         where.metrics.append({"step": 0})
         finish(where, ["c0"])
-    assert where.manifest()["state"] == "done" and where.manifest()["launches"] == [LAUNCH | {"from_step": 3}] and where.manifest()["error"] is None
+    assert (
+        where.manifest()["state"] == "done"
+        and where.manifest()["launches"] == [LAUNCH | {"from_step": 3}]
+        and where.manifest()["error"] is None
+    )
     assert tracker.exit_code == 0 and where.finished()
 
 
-def test_steps_of_two_codes_make_a_stale_run_that_is_finished_and_says_why(run: tuple[Cell, RunFolder, Closed]) -> None:
+def test_steps_of_two_codes_make_a_stale_run_that_is_finished_and_says_why(
+    run: tuple[Cell, RunFolder, Closed],
+) -> None:
     cell, where, tracker = run
     with lifecycle(cell, where, LAUNCH, tracker):
         enter(where, 0, ["c0", "c1"])
         where.metrics.append({"step": 0})
         finish(where, ["c0", "c1"])
-    assert where.manifest()["state"] == "stale" and "2 versions of the code" in where.manifest()["error"] and where.finished()
+    assert (
+        where.manifest()["state"] == "stale"
+        and "2 versions of the code" in where.manifest()["error"]
+        and where.finished()
+    )
 
 
 def test_a_failure_leaves_its_reason_and_traceback(run: tuple[Cell, RunFolder, Closed]) -> None:
     cell, where, tracker = run
     with pytest.raises(KeyError), lifecycle(cell, where, LAUNCH, tracker):
         raise KeyError("gone")
-    assert where.manifest()["state"] == "failed" and where.manifest()["error"] == "KeyError: 'gone'" and tracker.exit_code == 1
+    assert (
+        where.manifest()["state"] == "failed"
+        and where.manifest()["error"] == "KeyError: 'gone'"
+        and tracker.exit_code == 1
+    )
     assert "Traceback" in (where.path / "error.txt").read_text()
     with lifecycle(cell, where, LAUNCH, tracker):
         assert not (where.path / "error.txt").exists()
@@ -68,10 +92,16 @@ def test_a_run_that_hands_over_is_requeued_not_failed(run: tuple[Cell, RunFolder
     cell, where, tracker = run
     with pytest.raises(Preempted), lifecycle(cell, where, LAUNCH, tracker):
         raise Preempted(2, signal.SIGUSR2)
-    assert where.manifest()["state"] == "requeued" and where.manifest()["error"] is None and tracker.exit_code == 75
+    assert (
+        where.manifest()["state"] == "requeued"
+        and where.manifest()["error"] is None
+        and tracker.exit_code == 75
+    )
 
 
-def test_after_three_launches_without_a_step_a_job_is_not_queued_again(run: tuple[Cell, RunFolder, Closed], capsys: pytest.CaptureFixture[str]) -> None:
+def test_after_three_launches_without_a_step_a_job_is_not_queued_again(
+    run: tuple[Cell, RunFolder, Closed], capsys: pytest.CaptureFixture[str]
+) -> None:
     _, where, _ = run
     where.update_manifest(state=RunState.REQUEUED, launches=[{"from_step": 2}] * 3)
     assert requeue_or_exit(Preempted(2, signal.SIGUSR2), where) == 75
@@ -82,10 +112,15 @@ def test_after_three_launches_without_a_step_a_job_is_not_queued_again(run: tupl
 def test_after_sigterm_it_is_whoever_sent_it_that_decides(run: tuple[Cell, RunFolder, Closed]) -> None:
     _, where, _ = run
     where.update_manifest(state=RunState.REQUEUED, launches=[{"from_step": 2}] * 3)
-    assert requeue_or_exit(Preempted(2, signal.SIGTERM), where) == 143 and where.manifest()["state"] == "requeued"
+    assert (
+        requeue_or_exit(Preempted(2, signal.SIGTERM), where) == 143
+        and where.manifest()["state"] == "requeued"
+    )
 
 
-def test_of_several_processes_one_alone_has_the_job_queued_again(run: tuple[Cell, RunFolder, Closed], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_processes_one_alone_has_the_job_queued_again(
+    run: tuple[Cell, RunFolder, Closed], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, where, _ = run
     where.update_manifest(state=RunState.REQUEUED, launches=[])
     asked: list[str] = []
@@ -103,7 +138,15 @@ def test_a_cell_resumed_under_other_code_ends_stale_and_is_started_anew_on_reque
     environ = {**environment(), "PYTHONPATH": str(copy / "src")}
 
     def go(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *words], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=200, check=False)
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
 
     grid = (str(copy / "train.py"), "-m", "seed=0", *SMALL, "eval_questions=0", f"out={tmp_path / 'out'}")
     succeeded(go(*grid, "steps=3"))

@@ -50,7 +50,10 @@ def test_a_second_sigterm_ends_the_process_at_once() -> None:
 def test_a_request_at_the_very_end_does_not_end_the_process() -> None:
     # Python gives its handlers back while it shuts down, which with torch takes a second.
     code = "import os, signal; from mirrorpo.run.preemption import StopRequest; StopRequest().listen().close(); os.kill(os.getpid(), signal.SIGUSR2); print('ended')"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout == "ended\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout
+        == "ended\n"
+    )
 
 
 def test_a_request_that_comes_before_the_run_listens_waits_for_it() -> None:
@@ -66,8 +69,20 @@ def test_a_request_that_comes_before_the_run_listens_waits_for_it() -> None:
     assert result.stdout == "SIGUSR2\n"
 
 
-@pytest.mark.parametrize("steps, stuck", [([], False), ([0, 0], False), ([0, 0, 0], True), ([0, 2, 2, 2], True), ([2, 2, 3], False), ([3, 3, None], False)])
-def test_a_job_that_begins_at_one_step_again_and_again_makes_no_progress(steps: list[int | None], stuck: bool) -> None:
+@pytest.mark.parametrize(
+    "steps, stuck",
+    [
+        ([], False),
+        ([0, 0], False),
+        ([0, 0, 0], True),
+        ([0, 2, 2, 2], True),
+        ([2, 2, 3], False),
+        ([3, 3, None], False),
+    ],
+)
+def test_a_job_that_begins_at_one_step_again_and_again_makes_no_progress(
+    steps: list[int | None], stuck: bool
+) -> None:
     assert FRUITLESS_LAUNCHES == 3
     assert fruitless([{} if step is None else {"from_step": step} for step in steps]) == stuck
 
@@ -84,8 +99,12 @@ def test_a_node_without_scontrol_says_so(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "job 7 cannot be queued again from its node: there is no scontrol" in (requeue() or "")
 
 
-@pytest.mark.parametrize("ends, problem", [("exit 0", False), ("kill -TERM $$", False), ("echo no such job >&2; exit 1", True)])
-def test_a_scontrol_that_is_ended_with_its_job_has_queued_it_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: str, problem: bool) -> None:
+@pytest.mark.parametrize(
+    "ends, problem", [("exit 0", False), ("kill -TERM $$", False), ("echo no such job >&2; exit 1", True)]
+)
+def test_a_scontrol_that_is_ended_with_its_job_has_queued_it_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: str, problem: bool
+) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{ends}\n")
@@ -93,12 +112,24 @@ def test_a_scontrol_that_is_ended_with_its_job_has_queued_it_again(monkeypatch: 
     assert (requeue() is not None) == problem
 
 
-@pytest.mark.parametrize("signum, status", [(STOP_SIGNAL, os.EX_TEMPFAIL), (signal.SIGTERM, 128 + signal.SIGTERM)])
-def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(tmp_path: Path, signum: signal.Signals, status: int) -> None:
+@pytest.mark.parametrize(
+    "signum, status", [(STOP_SIGNAL, os.EX_TEMPFAIL), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(
+    tmp_path: Path, signum: signal.Signals, status: int
+) -> None:
     # Without a checkpoint of its own before the end.
     overrides = (*SMALL, "steps=5", "checkpoint_every=100")
-    process = subprocess.Popen(command(*overrides, f"out={tmp_path / 'asked'}"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
-    while process.poll() is None and not any('"step": 1' in path.read_text() for path in (tmp_path / "asked").rglob("metrics.jsonl")):
+    process = subprocess.Popen(
+        command(*overrides, f"out={tmp_path / 'asked'}"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not any(
+        '"step": 1' in path.read_text() for path in (tmp_path / "asked").rglob("metrics.jsonl")
+    ):
         time.sleep(0.02)
     process.send_signal(signum)
     said, _ = process.communicate(timeout=60)

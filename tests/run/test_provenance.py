@@ -19,7 +19,11 @@ def tree(tmp_path: Path) -> Path:
 
 def test_code_is_the_same_wherever_it_lies(tree: Path) -> None:
     other = tree / "copy"
-    subprocess.run(["cp", "-r", str(tree / "src"), str(tree / "train.py"), "."], cwd=(other.mkdir(), other)[1], check=True)
+    subprocess.run(
+        ["cp", "-r", str(tree / "src"), str(tree / "train.py"), "."],
+        cwd=(other.mkdir(), other)[1],
+        check=True,
+    )
     assert code_hash(other) == code_hash(tree) and len(code_hash(tree)) == 16
 
 
@@ -50,9 +54,15 @@ def test_a_copy_says_which_commit_it_is_of_also_inside_another_repository(tree: 
 
 @pytest.mark.parametrize(
     "found, named",
-    [({}, None), ({"SLURM_JOB_ID": "12"}, "12"), ({"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "12_3")],
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "12"}, "12"),
+        ({"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "12_3"),
+    ],
 )
-def test_a_job_is_named_as_squeue_names_it(found: dict[str, str], named: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_is_named_as_squeue_names_it(
+    found: dict[str, str], named: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in found.items():

@@ -43,7 +43,12 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def tracked(folder: Path, run_id: str, steps: Mapping[int, Mapping[str, float]], exit_code: int = 0) -> None:
     """A whole run."""
     tracker = wandb().build()
-    tracker.start(run_id=run_id, name=f"name of {run_id}", config={"lr": 0.1, "algo": {"low": 0.2, "betas": [0.9, 0.99]}}, folder=str(folder))
+    tracker.start(
+        run_id=run_id,
+        name=f"name of {run_id}",
+        config={"lr": 0.1, "algo": {"low": 0.2, "betas": [0.9, 0.99]}},
+        folder=str(folder),
+    )
     for step, metrics in steps.items():
         tracker.log(step, metrics)
     tracker.finish(exit_code)
@@ -62,7 +67,12 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Segment:
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_SILENT", "true")
-        tracked(folder, "0123456789abcdef", {step: {"reward/mean": step / 8, "eval/pass@1": 0.5} for step in (0, 1, 2)}, exit_code=3)
+        tracked(
+            folder,
+            "0123456789abcdef",
+            {step: {"reward/mean": step / 8, "eval/pass@1": 0.5} for step in (0, 1, 2)},
+            exit_code=3,
+        )
     (segment,) = segments(folder)
     return segment
 
@@ -85,7 +95,9 @@ def test_a_mirror_holds_copies_of_the_manifest_and_the_evaluations(tmp_path: Pat
     (tmp_path / "eval" / "step_000002.jsonl").write_text('{"uid": "q"}\n')
     tracked(tmp_path, "kept", {2: {"reward/mean": 0.5}})
     (files,) = tmp_path.glob("wandb/offline-run-*/files")
-    assert (files / "provenance.json").read_text() == '{"state": "done"}' and not (files / "provenance.json").is_symlink()
+    assert (files / "provenance.json").read_text() == '{"state": "done"}' and not (
+        files / "provenance.json"
+    ).is_symlink()
     assert (files / "eval" / "step_000002.jsonl").read_text() == '{"uid": "q"}\n'
     # Nothing that looks for runs may take the copy for one.
     assert [path.parent for path in tmp_path.rglob("manifest.json")] == [tmp_path]
@@ -105,7 +117,10 @@ def test_two_runs_in_one_process_do_not_merge(tmp_path: Path) -> None:
         tracked(tmp_path / name, name, {1: {"reward/mean": float(name == "two")}})
     written = [segments(tmp_path / name) for name in ("one", "two")]
     assert [[segment.run_id for segment in run] for run in written] == [["one"], ["two"]]
-    assert [run[0].rows for run in written] == [[{"step": 1, "reward/mean": 0}], [{"step": 1, "reward/mean": 1}]]
+    assert [run[0].rows for run in written] == [
+        [{"step": 1, "reward/mean": 0}],
+        [{"step": 1, "reward/mean": 1}],
+    ]
 
 
 LOGS_AND_WAITS = """
@@ -160,11 +175,25 @@ def test_a_resumed_run_goes_on_where_it_resumed(killed_and_resumed: list[Segment
     assert [row["step"] for row in killed_and_resumed[1].rows] == [3, 4, 5]
 
 
-def test_a_run_that_hands_over_goes_on_under_its_id_and_no_step_is_there_twice_or_missing(tmp_path: Path) -> None:
-    words = command(*(word for word in SMALL if word != "tracking=none"), "steps=4", "checkpoint_every=100", "eval_questions=0", f"out={tmp_path / 'out'}")
-    own = {name: value for name, value in cli_environment(WANDB_MODE="offline").items() if name != "WANDB_SERVICE"}
+def test_a_run_that_hands_over_goes_on_under_its_id_and_no_step_is_there_twice_or_missing(
+    tmp_path: Path,
+) -> None:
+    words = command(
+        *(word for word in SMALL if word != "tracking=none"),
+        "steps=4",
+        "checkpoint_every=100",
+        "eval_questions=0",
+        f"out={tmp_path / 'out'}",
+    )
+    own = {
+        name: value
+        for name, value in cli_environment(WANDB_MODE="offline").items()
+        if name != "WANDB_SERVICE"
+    }
     with subprocess.Popen(words, cwd=tmp_path, env=own, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and not any('"step": 1' in path.read_text() for path in tmp_path.rglob("metrics.jsonl")):
+        while process.poll() is None and not any(
+            '"step": 1' in path.read_text() for path in tmp_path.rglob("metrics.jsonl")
+        ):
             time.sleep(0.02)
         process.send_signal(signal.SIGUSR2)
     assert process.returncode == os.EX_TEMPFAIL
@@ -187,7 +216,9 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("deaf")
-def test_a_dead_server_is_a_warning_and_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_dead_server_is_a_warning_and_the_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tracker = wandb(mode="online", init_timeout_s=2.0).build()
     started = time.monotonic()
     tracker.start(run_id="lost", name="n", config={}, folder=str(tmp_path))
@@ -213,14 +244,18 @@ class Broken:
     finish = log
 
 
-def test_a_connection_that_breaks_is_one_warning_and_no_further_call(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_connection_that_breaks_is_one_warning_and_no_further_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     broken = Broken()
     tracker = WandBRun(wandb(), run=broken)
     for step in range(3):
         tracker.log(step, {})
     tracker.finish(0)
     assert broken.calls == 1
-    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["W&B mirror stopped (ConnectionResetError: gone)"]
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == [
+        "W&B mirror stopped (ConnectionResetError: gone)"
+    ]
 
 
 def test_a_connection_that_breaks_at_the_end_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -228,13 +263,17 @@ def test_a_connection_that_breaks_at_the_end_is_a_warning(caplog: pytest.LogCapt
     assert len(caplog.records) == 1
 
 
-def test_a_missing_package_is_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_a_missing_package_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     tracker = wandb().build()
     tracker.start(run_id="none", name="n", config={}, folder=str(tmp_path))
     tracker.log(1, {})
     tracker.finish(0)
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["W&B mirror stopped (ModuleNotFoundError"]
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "W&B mirror stopped (ModuleNotFoundError"
+    ]
 
 
 def test_a_run_that_never_started_can_be_logged_to_and_finished(caplog: pytest.LogCaptureFixture) -> None:
@@ -294,7 +333,9 @@ def test_auto_does_not_mirror_when_the_environment_forbids_it(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("setting", ["online", "offline"])
-def test_a_mode_that_is_set_is_taken_whatever_the_environment_asks(monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+def test_a_mode_that_is_set_is_taken_whatever_the_environment_asks(
+    monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline" if setting == "online" else "online")
     assert mode(setting) == setting
 

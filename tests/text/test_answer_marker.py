@@ -49,7 +49,19 @@ def test_the_region_and_the_answer(marked: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "The answer is 18.", "Final answer: 18", "### 18", "##### 18", r"\boxed{18", r"\boxed 18", r"boxed{18}", "}{", r"\box{1}"]
+    "text",
+    [
+        "",
+        "The answer is 18.",
+        "Final answer: 18",
+        "### 18",
+        "##### 18",
+        r"\boxed{18",
+        r"\boxed 18",
+        r"boxed{18}",
+        "}{",
+        r"\box{1}",
+    ],
 )
 def test_nothing_marked(text: str) -> None:
     assert marked_answer(text) is None
@@ -61,7 +73,11 @@ PIECES = ["####", "#", "\\boxed{", "\\boxed {", "{", "}", "\\", "18", " ", "\n",
 def naive(text: str) -> tuple[int, int, int, int] | None:
     """Every place tried as a mark, from the last one down."""
     for start in reversed(range(len(text))):
-        if text.startswith("####", start) and text[start + 4 : start + 5] != "#" and text[max(start - 1, 0) : start] != "#":
+        if (
+            text.startswith("####", start)
+            and text[start + 4 : start + 5] != "#"
+            and text[max(start - 1, 0) : start] != "#"
+        ):
             closes = start + 4
             while closes < len(text) and len(text[closes : closes + 1].splitlines()[0]) == 1:
                 closes += 1
@@ -99,7 +115,9 @@ def test_no_text_raises_and_the_region_is_inside(text: str) -> None:
         assert 0 <= answer.start < answer.opens <= answer.closes <= answer.end <= len(text)
 
 
-@pytest.mark.parametrize("piece", ["#", "#### ", "####\n", "\\boxed{", "\\boxed{1}", "{", "}", "\\", "\\boxed{{}", "\\boxed "])
+@pytest.mark.parametrize(
+    "piece", ["#", "#### ", "####\n", "\\boxed{", "\\boxed{1}", "{", "}", "\\", "\\boxed{{}", "\\boxed "]
+)
 def test_long_texts_end(piece: str) -> None:
     start = time.process_time()
     marked_answer(piece * (100_000 // len(piece)))

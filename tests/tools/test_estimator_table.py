@@ -13,7 +13,18 @@ from mirrorpo.divergence.bregman import CorrectedBregman, ExactBregman, SampledB
 from mirrorpo.divergence.kl import K1, K2, K3
 from mirrorpo.divergence.potentials import ItakuraSaito, NegativeEntropy, Square
 from mirrorpo.tools import estimator_table as estimators
-from mirrorpo.tools.estimator_table import BEGIN, END, PROBABILITIES, SHOWN, convex, expectation, formula, page, row, written
+from mirrorpo.tools.estimator_table import (
+    BEGIN,
+    END,
+    PROBABILITIES,
+    SHOWN,
+    convex,
+    expectation,
+    formula,
+    page,
+    row,
+    written,
+)
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -41,12 +52,16 @@ def exact(potential: Any, direction: Any = "reverse") -> ExactBregman:
 
 def test_the_page_holds_exactly_what_the_command_makes():
     text = PAGE.read_text()
-    assert text == written(text, table()), "run: python -m mirrorpo.tools.estimator_table --write docs/algorithms.md"
+    assert text == written(text, table()), (
+        "run: python -m mirrorpo.tools.estimator_table --write docs/algorithms.md"
+    )
 
 
 def test_every_divergence_of_the_config_is_a_row_with_all_columns():
     rows = [line for line in table().splitlines() if line.startswith("| ")][2:]
-    assert [line.split(" | ")[0].removeprefix("| ") for line in rows] == sorted(path.stem for path in (CONF / "divergence").glob("*.yaml"))
+    assert [line.split(" | ")[0].removeprefix("| ") for line in rows] == sorted(
+        path.stem for path in (CONF / "divergence").glob("*.yaml")
+    )
     assert {line.count(" | ") for line in rows} == {len(estimators.COLUMNS) - 1}
 
 
@@ -57,7 +72,9 @@ def test_only_what_stands_between_the_markers_is_replaced():
     assert written(once, "new") == once
 
 
-@pytest.mark.parametrize("text", ["none", BEGIN, END, f"{END} {BEGIN}", f"{BEGIN} {BEGIN} {END}", f"{BEGIN} {END} {END}"])
+@pytest.mark.parametrize(
+    "text", ["none", BEGIN, END, f"{END} {BEGIN}", f"{BEGIN} {BEGIN} {END}", f"{BEGIN} {END} {END}"]
+)
 def test_a_page_without_one_pair_of_markers_is_refused(text):
     with pytest.raises(ValueError, match="once each and in this order"):
         written(text, "new")
@@ -92,7 +109,10 @@ def test_the_command_says_what_it_lacks_and_leaves_the_page(tmp_path, monkeypatc
 def test_an_expectation_is_the_sum_over_tokens_by_the_probability_each_is_drawn_with(on_policy):
     drawn = PROBABILITIES["p" if on_policy else "old"]
     logits = SHOWN.log_p.clone().requires_grad_()
-    naive = sum(weight * oracles.k3(log_p, log_q) for weight, log_p, log_q in zip(drawn, logits.log_softmax(-1), SHOWN.log_q, strict=True))
+    naive = sum(
+        weight * oracles.k3(log_p, log_q)
+        for weight, log_p, log_q in zip(drawn, logits.log_softmax(-1), SHOWN.log_q, strict=True)
+    )
     ours = expectation(K3(**FORM), SHOWN.on_policy() if on_policy else SHOWN)
     torch.testing.assert_close(ours.value, naive.detach(), rtol=1e-12, atol=0)
     torch.testing.assert_close(ours.gradient, torch.autograd.grad(naive, logits)[0], rtol=1e-12, atol=1e-15)
@@ -122,18 +142,24 @@ def test_a_factor_is_told():
 
 def test_a_biased_value_and_a_gradient_of_none_are_compared_with_the_potentials_divergence():
     p, q = PROBABILITIES["p"], PROBABILITIES["q"]
-    ratio = sum(a * (a - b) ** 2 for a, b in zip(p, q, strict=True)) / sum((a - b) ** 2 for a, b in zip(p, q, strict=True))
+    ratio = sum(a * (a - b) ** 2 for a, b in zip(p, q, strict=True)) / sum(
+        (a - b) ** 2 for a, b in zip(p, q, strict=True)
+    )
     value, gradient = cells(SampledBregman(potential=Square(factor=1.0), **FORM))[:2]
     assert value == f"biased, {ratio:.2f} of sum (p - q)^2"
 
     def through_softmax(outer: list[float]) -> torch.Tensor:
         mean = sum(a * slope for a, slope in zip(p, outer, strict=True))
-        return torch.tensor([a * (slope - mean) for a, slope in zip(p, outer, strict=True)], dtype=torch.float64)
+        return torch.tensor(
+            [a * (slope - mean) for a, slope in zip(p, outer, strict=True)], dtype=torch.float64
+        )
 
     ours = through_softmax([2 * a * (a - b) for a, b in zip(p, q, strict=True)])
     its = through_softmax([2 * (a - b) for a, b in zip(p, q, strict=True)])
     cosine = torch.nn.functional.cosine_similarity(ours, its, dim=0)
-    assert gradient == f"cos {float(cosine):.2f} to sum (p - q)^2, {float(ours.norm() / its.norm()):.2f} as long"
+    assert (
+        gradient == f"cos {float(cosine):.2f} to sum (p - q)^2, {float(ours.norm() / its.norm()):.2f} as long"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +224,12 @@ def test_what_agrees_at_one_state_only_gets_no_name():
 
 def test_a_potential_that_is_not_convex_is_said_to_be_none_and_breaks_nothing():
     assert convex(Fourth()) and not convex(Wave())
-    for divergence in (exact(Wave()), exact(Wave(), "forward"), SampledBregman(potential=Wave(), **FORM), CorrectedBregman(potential=Wave(), **FORM)):
+    for divergence in (
+        exact(Wave()),
+        exact(Wave(), "forward"),
+        SampledBregman(potential=Wave(), **FORM),
+        CorrectedBregman(potential=Wave(), **FORM),
+    ):
         assert row("x", divergence)[2].endswith("**not convex**, so no divergence")
     assert "convex" not in formula(exact(Fourth()))
 
@@ -211,5 +242,11 @@ def test_a_term_below_zero_is_seen():
 
 def test_a_formula_is_the_docstrings_with_its_potentials_and_their_settings():
     assert formula(K3(**FORM)) == "`k3 = exp(x) - 1 - x`"
-    assert formula(SampledBregman(potential=Square(factor=0.5), **FORM)) == "`d_t = f(p) - f(q) - f'(q)(p - q)`; `f(p) = factor p^2`; `potential.factor=0.5`"
-    assert formula(exact(Fourth(), "forward")) == "`D_t = sum_v f(p_v) - f(q_v) - f'(q_v)(p_v - q_v)`; `f(p) = p^4`; `direction=forward`"
+    assert (
+        formula(SampledBregman(potential=Square(factor=0.5), **FORM))
+        == "`d_t = f(p) - f(q) - f'(q)(p - q)`; `f(p) = factor p^2`; `potential.factor=0.5`"
+    )
+    assert (
+        formula(exact(Fourth(), "forward"))
+        == "`D_t = sum_v f(p_v) - f(q_v) - f'(q_v)(p_v - q_v)`; `f(p) = p^4`; `direction=forward`"
+    )

@@ -24,7 +24,9 @@ def test_the_shape_is_flat_at_one_half_with_curvature_one() -> None:
     assert float(h.min()) == pytest.approx(0.0, abs=1e-12) and int(h.argmin()) == 9
 
 
-def test_a_curve_is_the_divergence_of_a_coin_where_the_vocabulary_is_read_and_the_tokens_term_where_not() -> None:
+def test_a_curve_is_the_divergence_of_a_coin_where_the_vocabulary_is_read_and_the_tokens_term_where_not() -> (
+    None
+):
     kl = P * (P / 0.2).log() + (1 - P) * ((1 - P) / 0.8).log()
     coin = ExactBregman(potential=NegativeEntropy(), beta=1.0, anchor="reference", direction="reverse")
     torch.testing.assert_close(curves(coin, P, 0.2), kl)
@@ -32,9 +34,13 @@ def test_a_curve_is_the_divergence_of_a_coin_where_the_vocabulary_is_read_and_th
     torch.testing.assert_close(curves(token, P, 0.2), (P - 0.2) ** 2)
 
 
-def test_the_command_draws_every_kind_of_divergence_into_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_draws_every_kind_of_divergence_into_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "maps.png"
-    monkeypatch.setattr("sys.argv", ["mirror_maps", "tsallis_exact", "kl", "chi2_exact", "none", "--out", str(out)])
+    monkeypatch.setattr(
+        "sys.argv", ["mirror_maps", "tsallis_exact", "kl", "chi2_exact", "none", "--out", str(out)]
+    )
     main()
     assert out.read_bytes().startswith(b"\x89PNG")
 
@@ -45,14 +51,28 @@ def test_the_command_writes_the_curves_as_numbers(tmp_path: Path, monkeypatch: p
     main()
     found = json.loads(out.read_text())
     p = torch.tensor(found["p"], dtype=torch.float64)
-    torch.testing.assert_close(torch.tensor(found["curves"]["probl2"]["D"][0], dtype=torch.float64), (p - found["anchors"][0]) ** 2)
-    assert found["curves"]["kl"]["h"] is None and set(found["curves"]) == {"kl", "probl2", "kl_exact", "probl2_exact"}
+    torch.testing.assert_close(
+        torch.tensor(found["curves"]["probl2"]["D"][0], dtype=torch.float64), (p - found["anchors"][0]) ** 2
+    )
+    assert found["curves"]["kl"]["h"] is None and set(found["curves"]) == {
+        "kl",
+        "probl2",
+        "kl_exact",
+        "probl2_exact",
+    }
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [(["nope"], "probl2"), (["none", "divergence.beta=1.0"], "divergence=none"), (["kl", "divergence.beta=-1.0"], r"beta=-1\.0")]
+    ("arguments", "said"),
+    [
+        (["nope"], "probl2"),
+        (["none", "divergence.beta=1.0"], "divergence=none"),
+        (["kl", "divergence.beta=-1.0"], r"beta=-1\.0"),
+    ],
 )
-def test_what_does_not_compose_is_refused_with_its_reason(arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_compose_is_refused_with_its_reason(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.argv", ["mirror_maps", *arguments, "--out", str(tmp_path / "maps.png")])
     with pytest.raises(SystemExit, match=said):
         main()

@@ -23,25 +23,46 @@ class Known:
 
     def generate(self, model, prompts, prompt_ids, *, group_size, max_new_tokens, temperature, seed):
         self.asked, self.budget = [list(ids) for ids in prompt_ids], max_new_tokens
-        return [SimpleNamespace(group=group, ids=[roll]) for group in range(len(prompts)) for roll in range(group_size)]
+        return [
+            SimpleNamespace(group=group, ids=[roll])
+            for group in range(len(prompts))
+            for roll in range(group_size)
+        ]
 
     def __call__(self, texts, prompts):
-        return [Verdict(reward=float(sum(map(int, text)) % 2 == 0), strict=True, flexible=True, outcome="") for text in texts]
+        return [
+            Verdict(reward=float(sum(map(int, text)) % 2 == 0), strict=True, flexible=True, outcome="")
+            for text in texts
+        ]
 
 
-def test_each_beginning_has_the_success_rate_of_its_own_continuations_and_equal_ones_are_rolled_once() -> None:
+def test_each_beginning_has_the_success_rate_of_its_own_continuations_and_equal_ones_are_rolled_once() -> (
+    None
+):
     world = Known()
     policy = SimpleNamespace(decode=lambda ids: "".join(map(str, ids)))
-    reroll = Rerolls(components=SimpleNamespace(eval_rollout=world, reward=world), policy=policy, config={"max_new_tokens": 9, "temperature": 1.0}, rolls=3)
+    reroll = Rerolls(
+        components=SimpleNamespace(eval_rollout=world, reward=world),
+        policy=policy,
+        config={"max_new_tokens": 9, "temperature": 1.0},
+        rolls=3,
+    )
     # Continuations 0, 1, 2: two of three are even after an even beginning, one after an odd one.
-    assert reroll(PROMPT, [7, 7], [[2], [2, 1], [2], []], seed=0) == pytest.approx([2 / 3, 1 / 3, 2 / 3, 2 / 3])
+    assert reroll(PROMPT, [7, 7], [[2], [2, 1], [2], []], seed=0) == pytest.approx(
+        [2 / 3, 1 / 3, 2 / 3, 2 / 3]
+    )
     assert world.asked == [[7, 7, 2], [7, 7, 2, 1], [7, 7]] and world.budget == 9
 
 
 def test_an_answer_is_judged_up_to_its_whole_budget_wherever_it_was_begun() -> None:
     world = Known()
     policy = SimpleNamespace(decode=lambda ids: "".join(map(str, ids)))
-    reroll = Rerolls(components=SimpleNamespace(eval_rollout=world, reward=world), policy=policy, config={"max_new_tokens": 2, "temperature": 1.0}, rolls=3)
+    reroll = Rerolls(
+        components=SimpleNamespace(eval_rollout=world, reward=world),
+        policy=policy,
+        config={"max_new_tokens": 2, "temperature": 1.0},
+        rolls=3,
+    )
     # A beginning of two tokens has no room for another.
     assert reroll(PROMPT, [7], [[1, 1], [1]], seed=0) == pytest.approx([1.0, 1 / 3]) and world.budget == 1
 
@@ -52,10 +73,18 @@ def test_the_command_writes_one_row_a_span_of_a_run(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(sys, "argv", ["credit_truth", str(run), "--completions", "4", "--rolls", "2"])
     main()
     found = rows(run / "credit_truth.jsonl")
-    assert {row["kind"] for row in found} == {"calculation", "scaffolding"} and len({row["uid"] for row in found}) > 1
+    assert {row["kind"] for row in found} == {"calculation", "scaffolding"} and len(
+        {row["uid"] for row in found}
+    ) > 1
     assert all(0 <= row[place] <= 1 for row in found for place in ("before", "after"))
-    assert all(row["direct"] != row["answer"] for row in found if row["kind"] == "calculation" and row["last"])
-    assert all(row["downstream"] > row["answer"] - 1e-3 for row in found if row["kind"] == "calculation" and row["position"] == 1)
+    assert all(
+        row["direct"] != row["answer"] for row in found if row["kind"] == "calculation" and row["last"]
+    )
+    assert all(
+        row["downstream"] > row["answer"] - 1e-3
+        for row in found
+        if row["kind"] == "calculation" and row["position"] == 1
+    )
     assert json.loads((run / "manifest.json").read_text())["state"] == "done"
 
 

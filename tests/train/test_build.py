@@ -66,9 +66,18 @@ def test_the_same_config_gives_equal_parts() -> None:
 
 
 def test_values_reach_the_objects() -> None:
-    components = build_components(config("algo.surrogate.high=0.3", "divergence.beta=0.5", "rollout.rows_at_once=3", "dataset.max_value=12"))
+    components = build_components(
+        config(
+            "algo.surrogate.high=0.3", "divergence.beta=0.5", "rollout.rows_at_once=3", "dataset.max_value=12"
+        )
+    )
     objects: Any = components
-    values = (objects.algo.surrogate.high, objects.divergence.beta, objects.rollout.rows_at_once, objects.dataset.max_value)
+    values = (
+        objects.algo.surrogate.high,
+        objects.divergence.beta,
+        objects.rollout.rows_at_once,
+        objects.dataset.max_value,
+    )
     assert values == (0.3, 0.5, 3, 12)
 
 
@@ -85,14 +94,22 @@ def test_objects_get_plain_data() -> None:
 
 def test_supervised_fine_tuning_samples_nothing_and_has_no_divergence() -> None:
     components = build_components(config("model=tiny_scratch", "algo=sft"))
-    assert (type(components.rollout).__name__, type(components.divergence).__name__) == ("Demonstrations", "NoDivergence")
+    assert (type(components.rollout).__name__, type(components.divergence).__name__) == (
+        "Demonstrations",
+        "NoDivergence",
+    )
     assert type(components.eval_rollout).__name__ == "Native"
 
 
 def test_a_run_that_is_older_than_the_correction_has_none_and_a_run_without_it_is_the_same_run() -> None:
     older = {group: value for group, value in config().items() if group != "importance_correction"}
-    assert build_components(older) == build_components(config()) and build_components(older).importance_correction is None
-    assert config_hash(older) == config_hash(config()) != config_hash(config("importance_correction=truncated"))
+    assert (
+        build_components(older) == build_components(config())
+        and build_components(older).importance_correction is None
+    )
+    assert (
+        config_hash(older) == config_hash(config()) != config_hash(config("importance_correction=truncated"))
+    )
 
 
 # What is refused
@@ -103,21 +120,42 @@ def test_a_run_that_is_older_than_the_correction_has_none_and_a_run_without_it_i
     [
         ("algo.surrogate.low=2.0", r"^algo: algo\.surrogate\.low=2\.0"),
         ("algo.rollout_rule.max_draws=0", r"^algo: algo\.rollout_rule\.max_draws=0"),
-        ("algo.rollout_rule.max_draws=2", r"^algo: algo\.rollout_rule\.max_draws=2 has no effect without dynamic_sampling"),
+        (
+            "algo.rollout_rule.max_draws=2",
+            r"^algo: algo\.rollout_rule\.max_draws=2 has no effect without dynamic_sampling",
+        ),
         ("algo.rollout_rule.overlong_buffer=2.0", r"^algo: algo\.rollout_rule\.overlong_buffer=2.0"),
         ("rollout.rows_at_once=0", r"^rollout: rollout\.rows_at_once=0"),
         ("eval_rollout.top_p=0.0", r"^eval_rollout: .*top_p=0"),
         ("schedule.warmup=1.5", r"^schedule: .*warmup=1\.5"),
         ("schedule.shape=wavy", r"^schedule\.shape=wavy: choose"),
         ("dataset.max_value=9", r"^dataset: dataset\.max_value=9"),
-        ("model.attention=flash_attention_2 weighting=counterfactual", r"^model\.attention=flash_attention_2 with a weighting that hides spans"),
-        ("weighting=counterfactual weighting.spans.finders.0.max_spans=1.5", r"^weighting\.spans\.finders\[0\]\.max_spans=1\.5: give a whole number"),
-        ("importance_correction=truncated importance_correction.cap=0.5", r"^importance_correction: importance_correction\.cap=0\.5"),
-        ("importance_correction=truncated algo=sft model=tiny_scratch", r"^importance_correction=truncated with rollout=demonstrations: nothing was sampled"),
+        (
+            "model.attention=flash_attention_2 weighting=counterfactual",
+            r"^model\.attention=flash_attention_2 with a weighting that hides spans",
+        ),
+        (
+            "weighting=counterfactual weighting.spans.finders.0.max_spans=1.5",
+            r"^weighting\.spans\.finders\[0\]\.max_spans=1\.5: give a whole number",
+        ),
+        (
+            "importance_correction=truncated importance_correction.cap=0.5",
+            r"^importance_correction: importance_correction\.cap=0\.5",
+        ),
+        (
+            "importance_correction=truncated algo=sft model=tiny_scratch",
+            r"^importance_correction=truncated with rollout=demonstrations: nothing was sampled",
+        ),
         ("rollout=vllm rollout.memory=1.0", r"^rollout: .*rollout\.memory=1\.0"),
-        ("rollout=vllm rollout.dtype=float16", r"^rollout\.dtype=float16: choose one of auto, float32, bfloat16$"),
+        (
+            "rollout=vllm rollout.dtype=float16",
+            r"^rollout\.dtype=float16: choose one of auto, float32, bfloat16$",
+        ),
         ("rollout=vllm device=cuda:1", r"^device=cuda:1 with rollout=vllm: .*CUDA_VISIBLE_DEVICES=1$"),
-        ("rollout@eval_rollout=vllm device=cpu eval_rollout.sleep=true", r"^eval_rollout\.sleep=true with device=cpu"),
+        (
+            "rollout@eval_rollout=vllm device=cpu eval_rollout.sleep=true",
+            r"^eval_rollout\.sleep=true with device=cpu",
+        ),
         ("rollout=vllm_server rollout.connections=0", r"^rollout: rollout\.connections=0"),
         ("reward.extraction=lenient", r"^reward\.extraction=lenient: choose one of strict, flexible$"),
     ],
@@ -147,13 +185,26 @@ def test_a_whole_number_will_do_where_a_real_one_is_asked_for() -> None:
     build_components(config("optim.weight_decay=0", "dataset.distractor_share=1"))
 
 
-@pytest.mark.parametrize("key", ["algo.foo", "algo.surrogate.foo", "divergence.foo", "dataset.foo", "model.prompt.foo", "optim.foo", "tracking.foo"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "algo.foo",
+        "algo.surrogate.foo",
+        "divergence.foo",
+        "dataset.foo",
+        "model.prompt.foo",
+        "optim.foo",
+        "tracking.foo",
+    ],
+)
 def test_an_unknown_key_is_named_with_its_group(key: str) -> None:
     with pytest.raises(ValueError, match=rf"^{key.split('.')[0]}: .*'foo'"):
         build_components(config(f"+{key}=1"))
 
 
-@pytest.mark.parametrize("key", ["algo.surrogate.low", "algo.aggregate", "divergence.beta", "dataset.max_value"])
+@pytest.mark.parametrize(
+    "key", ["algo.surrogate.low", "algo.aggregate", "divergence.beta", "dataset.max_value"]
+)
 def test_a_key_that_was_taken_out_is_named_with_its_group(key: str) -> None:
     group, *_, last = key.split(".")
     with pytest.raises(ValueError, match=rf"^{group}: .*'{last}'"):
@@ -191,7 +242,10 @@ def test_a_plain_policy_gradient_and_supervised_fine_tuning_are_not_said_to_be_i
 @pytest.mark.parametrize("algo", ["grpo", "dr_grpo", "dapo", "gspo", "reinforce_pp", "cispo", "gmpo", "sapo"])
 def test_clipping_on_a_single_update_is_said_to_be_inert(algo: str) -> None:
     (note,) = said(f"algo={algo}")
-    assert note.startswith("updates_per_rollout=1: ") and "algo.ratio and algo.surrogate act as the plain policy gradient" in note
+    assert (
+        note.startswith("updates_per_rollout=1: ")
+        and "algo.ratio and algo.surrogate act as the plain policy gradient" in note
+    )
 
 
 @pytest.mark.parametrize("algo", ["grpo", "dr_grpo", "dapo"])
@@ -241,8 +295,15 @@ def test_a_data_set_of_programs_chooses_its_reward_and_shaping_is_a_choice_of_it
     for name in ("mbpp", "mbpp_sanitized", "humaneval", "tiny_functions"):
         reward = build_components(config(f"dataset={name}")).reward
         assert isinstance(reward, CodeTests) and reward.shaping is None and reward.sandbox == "required"
-    shaped = build_components(config("dataset=mbpp", "shaping@reward.shaping=public", "sandbox=unsafe")).reward
-    assert isinstance(shaped, CodeTests) and shaped.shaping is not None and shaped.shaping.copy_penalty == -0.02 and shaped.sandbox == "unsafe"
+    shaped = build_components(
+        config("dataset=mbpp", "shaping@reward.shaping=public", "sandbox=unsafe")
+    ).reward
+    assert (
+        isinstance(shaped, CodeTests)
+        and shaped.shaping is not None
+        and shaped.shaping.copy_penalty == -0.02
+        and shaped.sandbox == "unsafe"
+    )
 
 
 @dataclass(frozen=True)
@@ -262,30 +323,49 @@ class Rows:
 
 
 def problem(uid: str, fault: str = "") -> Prompt:
-    checks = Checks(entry_point="f", prefix="", setup="", prelude="", visible=[], hidden=["assert f() == 1"], fault=fault)
+    checks = Checks(
+        entry_point="f", prefix="", setup="", prelude="", visible=[], hidden=["assert f() == 1"], fault=fault
+    )
     return Prompt(uid=uid, question="", gold="def f(): return 1", demonstration="", checks=checks)
 
 
 def test_what_cannot_be_judged_is_left_out_of_training_and_evaluation_by_name() -> None:
     needs_any()
     components = build_components(config("dataset=tiny_functions"))
-    rows = Rows([problem("a"), problem("b", "test 1 does not parse")], [problem("c", "the reference does not parse"), problem("d"), problem("e")])
-    train, asked, faults = questions(replace(components, dataset=rows), {"eval_split": "validation", "eval_questions": 1})
+    rows = Rows(
+        [problem("a"), problem("b", "test 1 does not parse")],
+        [problem("c", "the reference does not parse"), problem("d"), problem("e")],
+    )
+    train, asked, faults = questions(
+        replace(components, dataset=rows), {"eval_split": "validation", "eval_questions": 1}
+    )
     assert ([prompt.uid for prompt in train], [prompt.uid for prompt in asked]) == (["a"], ["d"])
     assert faults == {"b": "test 1 does not parse", "c": "the reference does not parse"}
-    with pytest.raises(ValueError, match="none of 1 problems can be judged, the first one, b, since test 1 does not parse"):
-        questions(replace(components, dataset=Rows([problem("b", "test 1 does not parse")], [])), {"eval_split": "validation", "eval_questions": 1})
+    with pytest.raises(
+        ValueError, match="none of 1 problems can be judged, the first one, b, since test 1 does not parse"
+    ):
+        questions(
+            replace(components, dataset=Rows([problem("b", "test 1 does not parse")], [])),
+            {"eval_split": "validation", "eval_questions": 1},
+        )
 
 
 def test_the_manifest_is_told_what_judged_and_what_kept_programs_in() -> None:
-    assert judged_by(build_components(config()).reward) == {"reward_version": "math_answer/1", "sandbox": None}
+    assert judged_by(build_components(config()).reward) == {
+        "reward_version": "math_answer/1",
+        "sandbox": None,
+    }
     needs_any()
     found = judged_by(build_components(config("dataset=tiny_functions")).reward)
     assert found["reward_version"].startswith("code_tests/") and "seccomp" in found["sandbox"]
 
 
 @pytest.mark.parametrize(
-    ("setting", "named"), [("model.gradient_checkpointing=true", "gradient_checkpointing=false"), ("model.attention=flash_attention_2", "sdpa")]
+    ("setting", "named"),
+    [
+        ("model.gradient_checkpointing=true", "gradient_checkpointing=false"),
+        ("model.attention=flash_attention_2", "sdpa"),
+    ],
 )
 def test_shared_prompts_are_refused_where_the_model_cannot_share_them(setting: str, named: str) -> None:
     with pytest.raises(ValueError, match=rf"shared_prefix=always with {setting}.*{named}"):

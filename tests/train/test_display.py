@@ -29,7 +29,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def steps(count: int, total: int, *, done: int = 0, enabled: bool = True, numbers: Mapping[str, float] | None = None) -> None:
+def steps(
+    count: int, total: int, *, done: int = 0, enabled: bool = True, numbers: Mapping[str, float] | None = None
+) -> None:
     with Display(total, done, enabled=enabled) as display:
         for step in range(done + 1, count + 1):
             display.step(step, numbers or {"reward/mean": 0.25}, 2.0)
@@ -40,7 +42,9 @@ def steps(count: int, total: int, *, done: int = 0, enabled: bool = True, number
 
 def test_without_a_terminal_a_step_is_a_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
     steps(1, 4, numbers={"reward/mean": 0.25, "completion/length": 41.6, "tokens_per_s": 1234.5})
-    assert capsys.readouterr().out == "step 1/4  reward 0.25  length 42  tokens/s 1234  2.0 s/step  left 6 s\n"
+    assert (
+        capsys.readouterr().out == "step 1/4  reward 0.25  length 42  tokens/s 1234  2.0 s/step  left 6 s\n"
+    )
 
 
 def test_without_a_terminal_there_are_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +54,9 @@ def test_without_a_terminal_there_are_no_control_characters(capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(("total", "lines"), [(3, 3), (50, 50), (100, 50), (1000, 50), (1001, 51)])
-def test_a_log_has_some_fifty_lines_whatever_the_number_of_steps(capsys: pytest.CaptureFixture[str], total: int, lines: int) -> None:
+def test_a_log_has_some_fifty_lines_whatever_the_number_of_steps(
+    capsys: pytest.CaptureFixture[str], total: int, lines: int
+) -> None:
     steps(total, total)
     assert len(capsys.readouterr().out.splitlines()) == lines
 
@@ -123,10 +129,18 @@ def test_a_number_between_colons_is_no_emoji(capsys: pytest.CaptureFixture[str])
 # Closing table
 
 
-def closed(capsys: pytest.CaptureFixture[str], before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, list[str]]:
+def closed(
+    capsys: pytest.CaptureFixture[str], before: Mapping[str, float], after: Mapping[str, float]
+) -> dict[str, list[str]]:
     """The table's rows, by label."""
-    Display(1, 0, enabled=True).close(before, after, {"metrics": "path/of/metrics.jsonl"}, "three completions")
-    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    Display(1, 0, enabled=True).close(
+        before, after, {"metrics": "path/of/metrics.jsonl"}, "three completions"
+    )
+    cells = [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("│")
+    ]
     return {label: numbers for label, *numbers in cells}
 
 
@@ -143,7 +157,10 @@ def test_the_table_has_what_was_before_and_what_is_after(capsys: pytest.CaptureF
 
 def test_the_table_shows_the_largest_k_of_pass_at_k(capsys: pytest.CaptureFixture[str]) -> None:
     numbers = {"eval/pass@1": 0.1, "eval/pass@4": 0.4, "eval/pass@16": 0.8}
-    assert closed(capsys, numbers, numbers) == {"sampled pass@1": ["10.0%", "10.0%"], "sampled pass@16": ["80.0%", "80.0%"]}
+    assert closed(capsys, numbers, numbers) == {
+        "sampled pass@1": ["10.0%", "10.0%"],
+        "sampled pass@16": ["80.0%", "80.0%"],
+    }
 
 
 def test_the_table_names_the_number_of_questions_and_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,8 +171,14 @@ def test_the_table_names_the_number_of_questions_and_its_columns(capsys: pytest.
 
 
 def test_after_the_table_come_completions_and_where_the_files_are(capsys: pytest.CaptureFixture[str]) -> None:
-    Display(1, 0, enabled=True).close({}, {"eval/greedy_accuracy": 0.5}, {"metrics": "m.jsonl", "policy": "p"}, "three completions")
-    assert capsys.readouterr().out.splitlines()[-3:] == ["three completions", "metrics      m.jsonl", "policy       p"]
+    Display(1, 0, enabled=True).close(
+        {}, {"eval/greedy_accuracy": 0.5}, {"metrics": "m.jsonl", "policy": "p"}, "three completions"
+    )
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "three completions",
+        "metrics      m.jsonl",
+        "policy       p",
+    ]
 
 
 # Completions to read
@@ -165,13 +188,33 @@ def answer(*, reward: float = 1.0, truncated: bool = False) -> Answer:
     return Answer(
         prompt=Prompt(uid="arithmetic/1", question="How many?", gold="18", demonstration=""),
         rendered="<user>How many?</user>",
-        completion=Completion(uid="arithmetic/1", group=0, prompt_ids=[1], ids=[1, 2, 3], logprobs=[0.0] * 3, text="9 + 9 = 18\n#### 18", truncated=truncated),
+        completion=Completion(
+            uid="arithmetic/1",
+            group=0,
+            prompt_ids=[1],
+            ids=[1, 2, 3],
+            logprobs=[0.0] * 3,
+            text="9 + 9 = 18\n#### 18",
+            truncated=truncated,
+        ),
         verdict=Verdict(reward=1.0, strict=True, flexible=True, outcome="right"),
         reward=reward,
     )
 
 
-@pytest.mark.parametrize("part", ["# Step 7", "arithmetic/1", "<user>How many?</user>", "9 + 9 = 18\n#### 18", "gold 18", "reward 1 ", "right", "3 tokens"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "# Step 7",
+        "arithmetic/1",
+        "<user>How many?</user>",
+        "9 + 9 = 18\n#### 18",
+        "gold 18",
+        "reward 1 ",
+        "right",
+        "3 tokens",
+    ],
+)
 def test_a_completion_to_read_has_its(part: str) -> None:
     assert part in readable(7, [answer()])
 
@@ -192,11 +235,18 @@ def test_every_completion_is_there_to_read() -> None:
 
 def rows(verdicts: str) -> Sequence[Mapping[str, Any]]:
     """One row for each letter, r right and w wrong."""
-    return [{"uid": f"q{index}", "right": verdict == "r", "gold": "18", "completion": f"text {index}"} for index, verdict in enumerate(verdicts)]
+    return [
+        {"uid": f"q{index}", "right": verdict == "r", "gold": "18", "completion": f"text {index}"}
+        for index, verdict in enumerate(verdicts)
+    ]
 
 
 def shown(verdicts: str, count: int = 3) -> list[str]:
-    return [line.removeprefix("--- ").split(":")[0] for line in sample_rows(rows(verdicts), count).splitlines() if line.startswith("--- ")]
+    return [
+        line.removeprefix("--- ").split(":")[0]
+        for line in sample_rows(rows(verdicts), count).splitlines()
+        if line.startswith("--- ")
+    ]
 
 
 @pytest.mark.parametrize("verdicts", ["rrrrw", "wrrrr", "rrw", "rw", "w"])
@@ -209,7 +259,11 @@ def test_a_right_answer_is_shown_if_there_is_one() -> None:
 
 
 def test_as_many_answers_are_shown_as_asked() -> None:
-    assert (shown("rrrrw"), shown("rrrr"), shown("rrrrw", 1)) == (["q0", "q1", "q4"], ["q0", "q1", "q2"], ["q4"])
+    assert (shown("rrrrw"), shown("rrrr"), shown("rrrrw", 1)) == (
+        ["q0", "q1", "q4"],
+        ["q0", "q1", "q2"],
+        ["q4"],
+    )
 
 
 @pytest.mark.parametrize("verdicts", ["wwwww", "wwwwr"])

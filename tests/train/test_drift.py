@@ -30,12 +30,27 @@ def tiny() -> tuple[Components, LanguageModel, list[Prompt]]:
 def ids(prompts: list[Prompt]) -> list[list[int]]:
     components, model, _ = tiny()
     data = components.dataset
-    return [list(components.model.prompt(model.tokenizer, system=data.system, user=data.user, question=prompt.question).ids) for prompt in prompts]
+    return [
+        list(
+            components.model.prompt(
+                model.tokenizer, system=data.system, user=data.user, question=prompt.question
+            ).ids
+        )
+        for prompt in prompts
+    ]
 
 
 def drawn(model: LanguageModel, positions: int = 64) -> Probe:
     components, _, prompts = tiny()
-    probe = draw_probe(model, components.eval_rollout, prompts, ids(prompts), max_new_tokens=40, temperature=0.8, drift_positions=positions)
+    probe = draw_probe(
+        model,
+        components.eval_rollout,
+        prompts,
+        ids(prompts),
+        max_new_tokens=40,
+        temperature=0.8,
+        drift_positions=positions,
+    )
     assert isinstance(probe, Probe)
     return probe
 
@@ -62,7 +77,9 @@ def test_drift_is_the_mean_over_states_of_each_distance_read_from_one_full_forwa
         prompt = probe.batch.prompt_ids[row][probe.batch.prompt_present[row]]
         answer = probe.batch.completion_ids[row][probe.batch.present[row]]
         with torch.no_grad():
-            both = [m.network(torch.cat([prompt, answer])[None]).logits[0].double() / 0.8 for m in (other, model)]
+            both = [
+                m.network(torch.cat([prompt, answer])[None]).logits[0].double() / 0.8 for m in (other, model)
+            ]
         for place in range(len(prompt) - 1, len(prompt) + len(answer) - 1):
             p, q = (logits[place].softmax(-1).tolist() for logits in both)
             sums["kl"] += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
@@ -95,7 +112,9 @@ def test_the_probe_is_the_same_each_time_and_draws_from_no_global_stream():
     _, model, _ = tiny()
     state = torch.get_rng_state()
     one, two = drawn(model), drawn(model)
-    assert torch.equal(one.start, two.start) and torch.equal(one.batch.completion_ids, two.batch.completion_ids)
+    assert torch.equal(one.start, two.start) and torch.equal(
+        one.batch.completion_ids, two.batch.completion_ids
+    )
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -109,4 +128,9 @@ def test_measuring_leaves_the_policy_in_its_mode_and_without_gradient():
 
 def test_without_questions_nothing_is_measured():
     components, model, _ = tiny()
-    assert draw_probe(model, components.eval_rollout, [], [], max_new_tokens=4, temperature=1.0, drift_positions=8)(model) == {}
+    assert (
+        draw_probe(
+            model, components.eval_rollout, [], [], max_new_tokens=4, temperature=1.0, drift_positions=8
+        )(model)
+        == {}
+    )

@@ -37,14 +37,28 @@ class Scripted:
         seed: int,
     ) -> Sequence[Completion]:
         self.asked.append(
-            {"uids": [p.uid for p in prompts], "prompt_ids": list(prompt_ids), "group_size": group_size, "temperature": temperature, "seed": seed}
+            {
+                "uids": [p.uid for p in prompts],
+                "prompt_ids": list(prompt_ids),
+                "group_size": group_size,
+                "temperature": temperature,
+                "seed": seed,
+            }
             | {"max_new_tokens": max_new_tokens}
         )
         completions = []
         for group, prompt in enumerate(prompts):
             texts = [GREEDY[group]] if temperature == 0 else SAMPLED[group][:group_size]
             completions += [
-                Completion(uid=prompt.uid, group=group, prompt_ids=prompt_ids[group], ids=[5] * (len(t) + 1), logprobs=[0.0], text=t, truncated=t == "")
+                Completion(
+                    uid=prompt.uid,
+                    group=group,
+                    prompt_ids=prompt_ids[group],
+                    ids=[5] * (len(t) + 1),
+                    logprobs=[0.0],
+                    text=t,
+                    truncated=t == "",
+                )
                 for t in texts
             ]
         return completions
@@ -58,7 +72,14 @@ class Marks:
         verdicts = []
         for text, prompt in zip(texts, prompts, strict=True):
             strict, flexible = text == f"#### {prompt.gold}", prompt.gold in text
-            verdicts.append(Verdict(reward=float(strict), strict=strict, flexible=flexible, outcome="right" if strict else "wrong" if text else "no_answer"))
+            verdicts.append(
+                Verdict(
+                    reward=float(strict),
+                    strict=strict,
+                    flexible=flexible,
+                    outcome="right" if strict else "wrong" if text else "no_answer",
+                )
+            )
         return verdicts
 
 
@@ -156,7 +177,9 @@ def test_a_question_that_is_not_sampled_has_no_count() -> None:
 def test_pass_at_1_is_the_mean_of_the_samples() -> None:
     evaluation = evaluate()
     sampled = [row for row in evaluation.rows if "samples" in row]
-    assert evaluation.metrics["eval/pass@1"] == pytest.approx(sum(row["samples_right"] / row["samples"] for row in sampled) / len(sampled))
+    assert evaluation.metrics["eval/pass@1"] == pytest.approx(
+        sum(row["samples_right"] / row["samples"] for row in sampled) / len(sampled)
+    )
 
 
 def test_one_sample_gives_pass_at_1_alone() -> None:
@@ -175,12 +198,22 @@ def test_no_more_questions_are_sampled_than_there_are() -> None:
 
 def test_greedy_asks_every_question_once() -> None:
     greedy = asked()[0]
-    assert (greedy["uids"], greedy["prompt_ids"], greedy["group_size"], greedy["temperature"]) == (["q0", "q1", "q2", "q3"], PROMPT_IDS, 1, 0.0)
+    assert (greedy["uids"], greedy["prompt_ids"], greedy["group_size"], greedy["temperature"]) == (
+        ["q0", "q1", "q2", "q3"],
+        PROMPT_IDS,
+        1,
+        0.0,
+    )
 
 
 def test_samples_are_asked_of_the_first_questions() -> None:
     sampled = asked()[1]
-    assert (sampled["uids"], sampled["prompt_ids"], sampled["group_size"], sampled["temperature"]) == (["q0", "q1", "q2"], PROMPT_IDS[:3], 4, 0.7)
+    assert (sampled["uids"], sampled["prompt_ids"], sampled["group_size"], sampled["temperature"]) == (
+        ["q0", "q1", "q2"],
+        PROMPT_IDS[:3],
+        4,
+        0.7,
+    )
 
 
 def test_the_length_cap_is_that_of_the_evaluation() -> None:
@@ -214,7 +247,10 @@ class Unsure:
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
         unknown = Verdict(reward=float("nan"), strict=False, flexible=False, outcome="unverifiable")
-        return [unknown if text in self.silent else verdict for text, verdict in zip(texts, Marks()(texts, prompts), strict=True)]
+        return [
+            unknown if text in self.silent else verdict
+            for text, verdict in zip(texts, Marks()(texts, prompts), strict=True)
+        ]
 
 
 def unsure(*silent: str) -> Evaluation:
@@ -233,5 +269,7 @@ def test_an_unknown_sample_counts_as_not_right() -> None:
 
 
 def test_a_verifier_without_a_verdict_on_most_answers_stops_the_evaluation() -> None:
-    with pytest.raises(RuntimeError, match="evaluation at step 0: the verifier gave no verdict on 3 of 4 answers"):
+    with pytest.raises(
+        RuntimeError, match="evaluation at step 0: the verifier gave no verdict on 3 of 4 answers"
+    ):
         unsure("#### 0", "#### 9", "it is 1")

@@ -21,8 +21,16 @@ BETA = 0.3
 
 
 def algorithm(advantage, high, aggregate) -> Algorithm:
-    plain = RolloutRule(dynamic_sampling=False, max_draws=1, overlong_buffer=0.0, overlong_penalty=0.0, mask_truncated=False)
-    return Algorithm(advantage=advantage, ratio=TokenRatio(), surrogate=Clipped(low=0.2, high=high), aggregate=aggregate, rollout_rule=plain)
+    plain = RolloutRule(
+        dynamic_sampling=False, max_draws=1, overlong_buffer=0.0, overlong_penalty=0.0, mask_truncated=False
+    )
+    return Algorithm(
+        advantage=advantage,
+        ratio=TokenRatio(),
+        surrogate=Clipped(low=0.2, high=high),
+        aggregate=aggregate,
+        rollout_rule=plain,
+    )
 
 
 ALGORITHMS = {
@@ -33,17 +41,29 @@ ALGORITHMS = {
 
 
 def draw(seed: int) -> tuple[RolloutBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A ragged batch with a token masked inside and a completion without a verdict; live log-probabilities, divergences, weights."""
+    """A ragged batch with a token masked inside and a completion without a verdict; live log-probabilities,
+    divergences, weights.
+    """
     generator = torch.Generator().manual_seed(seed)
     completions = [
-        Completion(uid="", group=group, prompt_ids=[1], ids=[2] * length, logprobs=[0.0] * length, text="", truncated=False)
+        Completion(
+            uid="",
+            group=group,
+            prompt_ids=[1],
+            ids=[2] * length,
+            logprobs=[0.0] * length,
+            text="",
+            truncated=False,
+        )
         for group, length in [(4, 5), (1, 2), (4, 1), (1, 4), (1, 3)]
     ]
     batch = collate(completions, [1.0, 0.0, 0.25, 1.0, NAN], pad_id=0, mask_truncated=False)
     mask = batch.mask.clone()
     mask[3, 1] = False
     shape = batch.mask.shape
-    old, divergences, weights = (torch.rand(shape, dtype=torch.float64, generator=generator) for _ in range(3))
+    old, divergences, weights = (
+        torch.rand(shape, dtype=torch.float64, generator=generator) for _ in range(3)
+    )
     live = -3 * old + 0.4 * torch.randn(shape, dtype=torch.float64, generator=generator)
     batch = batch.with_(mask=mask, rewards=batch.rewards.double(), old_logprobs=-3 * old)
     return batch, live, divergences, mean_one(weights, mask)
@@ -54,7 +74,14 @@ def our_loss(name, scope, batch, live, divergences, weights, denominator=None):
     policy = PolicyOutputs(logprobs=live, entropy=torch.zeros_like(live), divergence=divergences)
     advantages = algo.advantage(batch.rewards, batch.group)
     return policy_loss(
-        policy, batch, advantages, weights, algo=algo, divergence=K2(beta=BETA, anchor="reference"), weighting=Uniform(scope=scope), denominator=denominator
+        policy,
+        batch,
+        advantages,
+        weights,
+        algo=algo,
+        divergence=K2(beta=BETA, anchor="reference"),
+        weighting=Uniform(scope=scope),
+        denominator=denominator,
     )
 
 
@@ -80,7 +107,9 @@ def test_value_and_gradient_equal_the_oracle(name, scope):
             longest=LONGEST,
         )
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
-        for mine, its in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(expected, leaves), strict=True):
+        for mine, its in zip(
+            torch.autograd.grad(ours, leaves), torch.autograd.grad(expected, leaves), strict=True
+        ):
             torch.testing.assert_close(mine, its, rtol=1e-9, atol=1e-12)
 
 
@@ -104,7 +133,13 @@ def test_micro_batches_with_the_windows_denominator_add_up(name, scope):
     whole = our_loss(name, scope, batch, live, divergences, weights)
     total = torch.zeros((), dtype=torch.float64)
     for rows in (torch.tensor([0, 4]), torch.tensor([1]), torch.tensor([3, 2])):
-        micro, policy = batch.rows(rows), [values[rows][:, : int(batch.present[rows].sum(dim=1).max())] for values in (live, divergences, weights)]
+        micro, policy = (
+            batch.rows(rows),
+            [
+                values[rows][:, : int(batch.present[rows].sum(dim=1).max())]
+                for values in (live, divergences, weights)
+            ],
+        )
         outputs = PolicyOutputs(logprobs=policy[0], entropy=torch.zeros_like(policy[0]), divergence=policy[1])
         total += policy_loss(
             outputs,
@@ -122,7 +157,14 @@ def test_micro_batches_with_the_windows_denominator_add_up(name, scope):
 def test_the_gradient_goes_through_the_policy_only():
     batch, live, divergences, weights = draw(0)
     old, anchor = (torch.zeros_like(live).requires_grad_() for _ in range(2))
-    our_loss("grpo", "credit", batch.with_(old_logprobs=old, anchor_logprobs=anchor), live.requires_grad_(), divergences, weights).backward()
+    our_loss(
+        "grpo",
+        "credit",
+        batch.with_(old_logprobs=old, anchor_logprobs=anchor),
+        live.requires_grad_(),
+        divergences,
+        weights,
+    ).backward()
     assert live.grad is not None
     assert old.grad is None
     assert anchor.grad is None
@@ -144,7 +186,14 @@ def test_what_is_under_the_mask_changes_neither_value_nor_gradient(scope, garbag
 
 def test_a_batch_without_a_trained_token_has_loss_zero_and_a_connected_gradient_of_zero():
     batch, live, divergences, weights = draw(0)
-    loss = our_loss("grpo", "credit", batch.with_(mask=torch.zeros_like(batch.mask)), live.requires_grad_(), divergences, weights)
+    loss = our_loss(
+        "grpo",
+        "credit",
+        batch.with_(mask=torch.zeros_like(batch.mask)),
+        live.requires_grad_(),
+        divergences,
+        weights,
+    )
     assert float(loss.detach()) == 0
     assert torch.equal(torch.autograd.grad(loss, live)[0], torch.zeros_like(live))
 
@@ -152,4 +201,7 @@ def test_a_batch_without_a_trained_token_has_loss_zero_and_a_connected_gradient_
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_gradcheck(name):
     batch, live, divergences, weights = draw(2)
-    assert torch.autograd.gradcheck(lambda x, d: our_loss(name, "loss", batch, x, d, weights), (live.requires_grad_(), divergences.requires_grad_()))
+    assert torch.autograd.gradcheck(
+        lambda x, d: our_loss(name, "loss", batch, x, d, weights),
+        (live.requires_grad_(), divergences.requires_grad_()),
+    )

@@ -10,7 +10,8 @@ from small_models import write_qwen3
 
 DATA = Path(os.environ.get("MIRRORPO_DATA") or ROOT.parent / "shared" / "data")
 needs_data = pytest.mark.skipif(
-    not (DATA / "mbpp" / "mbpp.jsonl").exists(), reason="NOT TESTED: training on real MBPP; set MIRRORPO_DATA to a folder with mbpp/mbpp.jsonl"
+    not (DATA / "mbpp" / "mbpp.jsonl").exists(),
+    reason="NOT TESTED: training on real MBPP; set MIRRORPO_DATA to a folder with mbpp/mbpp.jsonl",
 )
 SHORT = (
     "steps=2", "prompts_per_step=2", "group_size=2", "max_new_tokens=12", "eval_max_new_tokens=12", "eval_questions=3", "eval_sampled_questions=1",
@@ -27,7 +28,18 @@ def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_data
 def test_two_steps_on_mbpp_say_what_kept_the_programs_in(qwen_folder: Path, tmp_path: Path) -> None:
     arms = ("weighting=counterfactual_code", "shaping@reward.shaping=public")
-    succeeded(train("dataset=mbpp", "model=qwen", f"model.path={qwen_folder}", *arms, *SHORT, f"out={tmp_path}", cwd=tmp_path, MIRRORPO_DATA=str(DATA)))
+    succeeded(
+        train(
+            "dataset=mbpp",
+            "model=qwen",
+            f"model.path={qwen_folder}",
+            *arms,
+            *SHORT,
+            f"out={tmp_path}",
+            cwd=tmp_path,
+            MIRRORPO_DATA=str(DATA),
+        )
+    )
     run = folder(tmp_path)
     entry = manifest(run)
     assert entry["state"] == "done" and "seccomp" in entry["sandbox"] and "UNSAFE" not in entry["sandbox"]
@@ -36,7 +48,10 @@ def test_two_steps_on_mbpp_say_what_kept_the_programs_in(qwen_folder: Path, tmp_
     metrics = rows(run / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [0, 1, 2]
     # Bytes at random are no program; the public shaping makes that less than nothing.
-    assert metrics[1]["outcome/passed" if "outcome/passed" in metrics[1] else "outcome/unverifiable"] == 0 and metrics[1]["reward/mean"] < 0
+    assert (
+        metrics[1]["outcome/passed" if "outcome/passed" in metrics[1] else "outcome/unverifiable"] == 0
+        and metrics[1]["reward/mean"] < 0
+    )
     answers = rows(run / "eval" / "step_000002.jsonl")
     assert [row["uid"] for row in answers] == ["mbpp/511", "mbpp/512", "mbpp/513"]
     assert all(row["right"] is False and row["tokens"] > 0 for row in answers)
@@ -45,8 +60,19 @@ def test_two_steps_on_mbpp_say_what_kept_the_programs_in(qwen_folder: Path, tmp_
 
 @needs_data
 def test_humaneval_is_evaluated_from_the_start_model(qwen_folder: Path, tmp_path: Path) -> None:
-    small = ("eval_questions=3", "eval_sampled_questions=1", "eval_samples=2", "eval_max_new_tokens=12", "threads=1", "tracking=none")
+    small = (
+        "eval_questions=3",
+        "eval_sampled_questions=1",
+        "eval_samples=2",
+        "eval_max_new_tokens=12",
+        "threads=1",
+        "tracking=none",
+    )
     command = ("dataset=humaneval", "model=qwen", f"model.path={qwen_folder}", *small, f"out={tmp_path}")
     succeeded(train(*command, cwd=tmp_path, MIRRORPO_DATA=str(DATA)))
     run = folder(tmp_path)
-    assert [row["uid"] for row in rows(run / "eval" / "step_000000.jsonl")] == ["humaneval/000", "humaneval/001", "humaneval/002"]
+    assert [row["uid"] for row in rows(run / "eval" / "step_000000.jsonl")] == [
+        "humaneval/000",
+        "humaneval/001",
+        "humaneval/002",
+    ]

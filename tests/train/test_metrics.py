@@ -31,7 +31,10 @@ def test_k3_is_schulmans_estimator(policy: float, other: float) -> None:
 
 
 def test_k3_has_the_expectation_kl_of_policy_and_other() -> None:
-    p, q = (torch.softmax(torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), 0) for seed in (0, 1))
+    p, q = (
+        torch.softmax(torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), 0)
+        for seed in (0, 1)
+    )
     torch.testing.assert_close((p * k3(p.log(), q.log())).sum(), (p * (p / q).log()).sum())
 
 
@@ -115,7 +118,15 @@ VERDICTS = [
 
 def batch() -> RolloutBatch:
     completions = [
-        Completion(uid="", group=group, prompt_ids=[5], ids=[6] * length, logprobs=[-1.0] * length, text="", truncated=truncated)
+        Completion(
+            uid="",
+            group=group,
+            prompt_ids=[5],
+            ids=[6] * length,
+            logprobs=[-1.0] * length,
+            text="",
+            truncated=truncated,
+        )
         for group, length, truncated in zip(GROUPS, LENGTHS, TRUNCATED, strict=True)
     ]
     return collate(completions, REWARDS, pad_id=0, mask_truncated=True)
@@ -163,9 +174,15 @@ def test_unverifiable_is_counted_even_when_there_is_none() -> None:
     assert rollout_metrics(known, batch(), ADVANTAGES, uniform())["outcome/unverifiable"] == 0
 
 
-@pytest.mark.parametrize(("advantages", "share"), [([0.0] * 6, 1.0), ([0, 0, 0, 0, 0, -1e-3], 0.5), ([1, -1, 0, 1, 0, -1], 0.0)])
-def test_zero_advantage_is_the_share_of_groups_that_teach_nothing(advantages: list[float], share: float) -> None:
-    assert measured(advantages=torch.tensor(advantages, dtype=torch.float32))["group/zero_advantage"] == pytest.approx(share)
+@pytest.mark.parametrize(
+    ("advantages", "share"), [([0.0] * 6, 1.0), ([0, 0, 0, 0, 0, -1e-3], 0.5), ([1, -1, 0, 1, 0, -1], 0.0)]
+)
+def test_zero_advantage_is_the_share_of_groups_that_teach_nothing(
+    advantages: list[float], share: float
+) -> None:
+    assert measured(advantages=torch.tensor(advantages, dtype=torch.float32))[
+        "group/zero_advantage"
+    ] == pytest.approx(share)
 
 
 def test_effective_tokens_are_the_inverse_participation_of_the_weights() -> None:
@@ -198,17 +215,44 @@ LIVE = [[-1.0, -1.0 + math.log(1.5)], [-1.0 + math.log(0.5), 0.0]]
 def tokens(lengths: Sequence[int], logprob: float = -1.5) -> RolloutBatch:
     """Completions of these lengths, one a group, right and wrong in turn."""
     completions = [
-        Completion(uid="", group=i, prompt_ids=[5], ids=[6] * length, logprobs=[logprob] * length, text="", truncated=False) for i, length in enumerate(lengths)
+        Completion(
+            uid="",
+            group=i,
+            prompt_ids=[5],
+            ids=[6] * length,
+            logprobs=[logprob] * length,
+            text="",
+            truncated=False,
+        )
+        for i, length in enumerate(lengths)
     ]
     return collate(completions, [1.0, 0.0][: len(lengths)], pad_id=0, mask_truncated=False)
 
 
-def updated(first: bool, anchored: bool, importance_correction: TruncatedImportance | None = None) -> dict[str, float]:
+def updated(
+    first: bool, anchored: bool, importance_correction: TruncatedImportance | None = None
+) -> dict[str, float]:
     b = tokens((2, 1))
-    b = b.with_(old_logprobs=torch.tensor([[-1.0, -1.0], [-1.0, NAN]]), anchor_logprobs=torch.tensor([[-2.0, -1.0], [-1.0, NAN]]))
-    outputs = PolicyOutputs(logprobs=torch.tensor(LIVE), entropy=torch.tensor([[1.0, 2.0], [6.0, 0.0]]), divergence=torch.tensor([[0.5, 0.0], [0.1, 0.0]]))
+    b = b.with_(
+        old_logprobs=torch.tensor([[-1.0, -1.0], [-1.0, NAN]]),
+        anchor_logprobs=torch.tensor([[-2.0, -1.0], [-1.0, NAN]]),
+    )
+    outputs = PolicyOutputs(
+        logprobs=torch.tensor(LIVE),
+        entropy=torch.tensor([[1.0, 2.0], [6.0, 0.0]]),
+        divergence=torch.tensor([[0.5, 0.0], [0.1, 0.0]]),
+    )
     means = RunningMeans()
-    update_metrics(means, outputs, b, torch.tensor([1.0, -1.0]), grpo(), first=first, anchored=anchored, importance_correction=importance_correction)
+    update_metrics(
+        means,
+        outputs,
+        b,
+        torch.tensor([1.0, -1.0]),
+        grpo(),
+        first=first,
+        anchored=anchored,
+        importance_correction=importance_correction,
+    )
     return means.read()
 
 
@@ -236,16 +280,40 @@ def test_update_metrics_by_hand(name: str, value: float) -> None:
 
 
 def test_a_later_update_measures_neither_sampler_nor_reference() -> None:
-    assert not {"kl/sampler", "kl/reference", "entropy/mean", "mismatch/ratio_mean", "mismatch/ratio_max"} & set(updated(first=False, anchored=True))
+    assert not {
+        "kl/sampler",
+        "kl/reference",
+        "entropy/mean",
+        "mismatch/ratio_mean",
+        "mismatch/ratio_max",
+    } & set(updated(first=False, anchored=True))
 
 
-def test_the_ratio_of_old_policy_and_sampler_is_measured_by_its_mean_its_maximum_and_the_share_above_the_cap() -> None:
+def test_the_ratio_of_old_policy_and_sampler_is_measured_by_its_mean_its_maximum_and_the_share_above_the_cap() -> (
+    None
+):
     b = tokens((2, 1)).with_(old_logprobs=torch.tensor([[-1.0, -1.5], [-2.0, NAN]]))
-    outputs = PolicyOutputs(logprobs=torch.tensor(LIVE), entropy=torch.zeros(2, 2), divergence=torch.zeros(2, 2))
+    outputs = PolicyOutputs(
+        logprobs=torch.tensor(LIVE), entropy=torch.zeros(2, 2), divergence=torch.zeros(2, 2)
+    )
     means = RunningMeans()
     for rows in ([0], [1]):
-        picked = PolicyOutputs(**{name: getattr(outputs, name)[rows][:, : 2 - rows[0]] for name in ("logprobs", "entropy", "divergence")})
-        update_metrics(means, picked, b.rows(torch.tensor(rows)), torch.ones(1), grpo(), first=True, anchored=False, importance_correction=TruncatedImportance(cap=1.2))
+        picked = PolicyOutputs(
+            **{
+                name: getattr(outputs, name)[rows][:, : 2 - rows[0]]
+                for name in ("logprobs", "entropy", "divergence")
+            }
+        )
+        update_metrics(
+            means,
+            picked,
+            b.rows(torch.tensor(rows)),
+            torch.ones(1),
+            grpo(),
+            first=True,
+            anchored=False,
+            importance_correction=TruncatedImportance(cap=1.2),
+        )
     # The sampler says -1.5 of every token.
     ratios = (math.exp(0.5), 1.0, math.exp(-0.5))
     assert means.read()["mismatch/ratio_mean"] == pytest.approx(sum(ratios) / 3, rel=1e-6)
@@ -258,7 +326,13 @@ def test_without_a_correction_nothing_is_clipped_and_where_nothing_was_sampled_n
     b = tokens((1,), NAN).with_(old_logprobs=torch.zeros(1, 1))
     means = RunningMeans()
     update_metrics(
-        means, PolicyOutputs(**dict.fromkeys(("logprobs", "entropy", "divergence"), torch.zeros(1, 1))), b, torch.ones(1), grpo(), first=True, anchored=False
+        means,
+        PolicyOutputs(**dict.fromkeys(("logprobs", "entropy", "divergence"), torch.zeros(1, 1))),
+        b,
+        torch.ones(1),
+        grpo(),
+        first=True,
+        anchored=False,
     )
     assert not {"mismatch/ratio_mean", "mismatch/ratio_max"} & set(finite(means.read()))
 
@@ -273,7 +347,9 @@ def expected(name: str, drawn_from: Tensor, live: Tensor) -> float:
     for probability, log_p in zip(drawn_from, live.log(), strict=True):
         b = tokens((1,), float(probability.log())).with_(old_logprobs=probability.log().view(1, 1))
         means = RunningMeans()
-        outputs = PolicyOutputs(logprobs=log_p.view(1, 1), entropy=torch.zeros(1, 1), divergence=torch.zeros(1, 1))
+        outputs = PolicyOutputs(
+            logprobs=log_p.view(1, 1), entropy=torch.zeros(1, 1), divergence=torch.zeros(1, 1)
+        )
         update_metrics(means, outputs, b, torch.tensor([1.0]), grpo(), first=True, anchored=False)
         total += float(probability) * means.read()[name]
     return total

@@ -9,17 +9,34 @@ from hypothesis import strategies as st
 
 from mirrorpo.core.batch import Completion, RolloutBatch
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.micro_batch import TOKENS_PER_CALL, MicroBatch, micro_batches, plan_micro_batches, runs_of_similar_length, shared_prompts
+from mirrorpo.train.micro_batch import (
+    TOKENS_PER_CALL,
+    MicroBatch,
+    micro_batches,
+    plan_micro_batches,
+    runs_of_similar_length,
+    shared_prompts,
+)
 
 Lengths = Sequence[tuple[int, int]]
-lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1, max_size=12).filter(lambda rows: any(length for _, length in rows))
+lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1, max_size=12).filter(
+    lambda rows: any(length for _, length in rows)
+)
 budgets = st.integers(1, 120)
 
 
 def batch_of(rows: Lengths, fill: int = 5) -> RolloutBatch:
     """Prompts and completions of the given lengths."""
     completions = [
-        Completion(uid=str(i), group=i, prompt_ids=[fill] * prompt, ids=[fill] * length, logprobs=[0.0] * length, text="", truncated=False)
+        Completion(
+            uid=str(i),
+            group=i,
+            prompt_ids=[fill] * prompt,
+            ids=[fill] * length,
+            logprobs=[0.0] * length,
+            text="",
+            truncated=False,
+        )
         for i, (prompt, length) in enumerate(rows)
     ]
     return collate(completions, [0.0] * len(rows), pad_id=0, mask_truncated=False)
@@ -80,7 +97,9 @@ def test_only_the_lengths_are_read(rows: Lengths, tokens: int) -> None:
         truncated=~plain.truncated,
         old_logprobs=torch.zeros_like(plain.old_logprobs),
     )
-    assert [picked.tolist() for picked in micro_batches(other, tokens)] == [picked.tolist() for picked in micro_batches(plain, tokens)]
+    assert [picked.tolist() for picked in micro_batches(other, tokens)] == [
+        picked.tolist() for picked in micro_batches(plain, tokens)
+    ]
 
 
 @given(rows=lengths, tokens=budgets)
@@ -116,7 +135,11 @@ def test_rows_of_equal_length_keep_their_order() -> None:
 # ---------------------------------------------------------------- shared prompts
 
 Groups = Sequence[tuple[int, Sequence[int]]]
-groups = st.lists(st.tuples(st.integers(1, 40), st.lists(st.integers(1, 200), min_size=1, max_size=6)), min_size=1, max_size=5)
+groups = st.lists(
+    st.tuples(st.integers(1, 40), st.lists(st.integers(1, 200), min_size=1, max_size=6)),
+    min_size=1,
+    max_size=5,
+)
 shared_budgets = st.integers(1, 1500)
 
 
@@ -124,7 +147,15 @@ def asked(asks: Groups, order: Sequence[int] | None = None, fill: int = 5) -> Ro
     """A group a prompt, no two prompts alike, in any order of rows."""
     rows = [(index, prompt, length) for index, (prompt, answers) in enumerate(asks) for length in answers]
     completions = [
-        Completion(uid="", group=0, prompt_ids=[20 + index] * prompt, ids=[fill] * length, logprobs=[0.0] * length, text="", truncated=False)
+        Completion(
+            uid="",
+            group=0,
+            prompt_ids=[20 + index] * prompt,
+            ids=[fill] * length,
+            logprobs=[0.0] * length,
+            text="",
+            truncated=False,
+        )
         for index, prompt, length in ([rows[place] for place in order] if order else rows)
     ]
     return collate(completions, [0.0] * len(rows), pad_id=0, mask_truncated=False)
@@ -140,7 +171,9 @@ def computed(batch: RolloutBatch, part: MicroBatch) -> int:
 @given(asks=groups, tokens=shared_budgets)
 def test_shared_every_row_is_taken_exactly_once(asks: Groups, tokens: int) -> None:
     batch = asked(asks)
-    assert sorted(row for part in shared_prompts(batch, tokens) for row in part.rows.tolist()) == list(range(len(batch)))
+    assert sorted(row for part in shared_prompts(batch, tokens) for row in part.rows.tolist()) == list(
+        range(len(batch))
+    )
 
 
 @given(asks=groups, tokens=shared_budgets)
@@ -170,7 +203,11 @@ def test_pieces_are_runs_of_falling_length(asks: Groups, tokens: int) -> None:
         assert list(part.rows_per_forward) == runs_of_similar_length(lengths)
 
 
-@given(lengths=st.lists(st.integers(0, 500), min_size=1, max_size=30).map(lambda rows: sorted(rows, reverse=True)))
+@given(
+    lengths=st.lists(st.integers(0, 500), min_size=1, max_size=30).map(
+        lambda rows: sorted(rows, reverse=True)
+    )
+)
 def test_a_run_is_padded_by_less_than_a_call_and_ends_only_where_it_would_not_be(lengths: list[int]) -> None:
     start = 0
     for count in runs_of_similar_length(lengths):
@@ -185,9 +222,16 @@ def test_a_run_is_padded_by_less_than_a_call_and_ends_only_where_it_would_not_be
 @given(asks=groups, tokens=shared_budgets, fill=st.integers(6, 9))
 def test_shared_only_lengths_and_who_shares_are_read(asks: Groups, tokens: int, fill: int) -> None:
     plain = asked(asks)
-    other = asked(asks, fill=fill).with_(mask=torch.zeros_like(plain.mask), group=plain.group.flip(0) + 3, rewards=torch.full_like(plain.rewards, 2.0))
+    other = asked(asks, fill=fill).with_(
+        mask=torch.zeros_like(plain.mask),
+        group=plain.group.flip(0) + 3,
+        rewards=torch.full_like(plain.rewards, 2.0),
+    )
     ours, theirs = (
-        [(part.rows.tolist(), part.rows_per_forward) for part in shared_prompts(batch.with_(prompt_ids=ids), tokens)]
+        [
+            (part.rows.tolist(), part.rows_per_forward)
+            for part in shared_prompts(batch.with_(prompt_ids=ids), tokens)
+        ]
         for batch, ids in ((plain, plain.prompt_ids), (other, 100 - plain.prompt_ids))
     )
     assert ours == theirs
@@ -207,4 +251,7 @@ def test_auto_shares_where_that_computes_less_by_more_than_the_further_call() ->
 
 
 def test_auto_shares_nothing_where_no_two_rows_have_one_prompt() -> None:
-    assert all(not part.rows_per_forward for part in plan_micro_batches(asked([(100, [10]), (100, [10]), (90, [10])]), 4096, "auto"))
+    assert all(
+        not part.rows_per_forward
+        for part in plan_micro_batches(asked([(100, [10]), (100, [10]), (90, [10])]), 4096, "auto")
+    )

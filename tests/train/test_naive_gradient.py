@@ -33,7 +33,8 @@ BETA = 0.3  # far above the files' own, so that no penalty hides below the toler
 TOKENS = 24
 TILE = 2
 
-# (prompt, completion, group, reward): ragged on both sides, groups interleaved, one completion without a verdict.
+# (prompt, completion, group, reward): ragged on both sides, groups interleaved, one completion without a
+# verdict.
 ROLLOUT = [
     ([3, 7], [5, 2, 9, 1], 8, 1.0),
     ([4, 4, 10, 6], [8, 3], 5, 0.0),
@@ -80,7 +81,14 @@ def near(start: Qwen3ForCausalLM, seed: int) -> Qwen3ForCausalLM:
 
 def language_model(net: Qwen3ForCausalLM) -> LanguageModel:
     # float32 stands for "no autocast"; the network itself computes in float64.
-    return LanguageModel(network=net, tokenizer=None, eos_ids=frozenset({1}), pad_id=0, dtype=torch.float32, device=torch.device("cpu"))
+    return LanguageModel(
+        network=net,
+        tokenizer=None,
+        eos_ids=frozenset({1}),
+        pad_id=0,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
 
 
 def naive_logprobs(net: Qwen3ForCausalLM) -> list[Tensor]:
@@ -110,15 +118,34 @@ def world() -> World:
     policy, reference = network(0), near(network(0), seed=2)
     old = near(policy, seed=24)
     completions = [
-        Completion(uid="", group=group, prompt_ids=prompt, ids=ids, logprobs=[0.0] * len(ids), text="", truncated=False) for prompt, ids, group, _ in ROLLOUT
+        Completion(
+            uid="",
+            group=group,
+            prompt_ids=prompt,
+            ids=ids,
+            logprobs=[0.0] * len(ids),
+            text="",
+            truncated=False,
+        )
+        for prompt, ids, group, _ in ROLLOUT
     ]
     batch = collate(completions, [reward for _, _, _, reward in ROLLOUT], pad_id=0, mask_truncated=False)
     mask = batch.mask.clone()
     mask[3, 2] = False  # present, not trained
-    weights = mean_one(0.2 + torch.rand(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), mask)
+    weights = mean_one(
+        0.2 + torch.rand(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), mask
+    )
     with torch.no_grad():
         frozen = [naive_logprobs(net) for net in (reference, old)]
-    return World(policy, reference, old, batch.with_(mask=mask, rewards=batch.rewards.double()), weights, naive_logprobs(policy), *frozen)
+    return World(
+        policy,
+        reference,
+        old,
+        batch.with_(mask=mask, rewards=batch.rewards.double()),
+        weights,
+        naive_logprobs(policy),
+        *frozen,
+    )
 
 
 class Recorder:
@@ -140,7 +167,17 @@ class Recorder:
         pass
 
 
-def learner(world: World, live: Qwen3ForCausalLM, algo: str, divergence: str, *, scope: str, updates: int, window: str, prefix_sharing: str) -> Learner:
+def learner(
+    world: World,
+    live: Qwen3ForCausalLM,
+    algo: str,
+    divergence: str,
+    *,
+    scope: str,
+    updates: int,
+    window: str,
+    prefix_sharing: str,
+) -> Learner:
     return Learner(
         policy=language_model(live),
         reference=language_model(world.reference),
@@ -159,16 +196,41 @@ def learner(world: World, live: Qwen3ForCausalLM, algo: str, divergence: str, *,
 
 
 def our_gradients(
-    world: World, algo: str, divergence: str, *, scope: str = "credit", updates: int = 1, window: str = "whole", prefix_sharing: str = "never"
+    world: World,
+    algo: str,
+    divergence: str,
+    *,
+    scope: str = "credit",
+    updates: int = 1,
+    window: str = "whole",
+    prefix_sharing: str = "never",
 ) -> list[list[Tensor]]:
     """Each update's gradient; with one update the old policy is the live one, else it is `world.old`."""
     at_rollout = world.policy if updates == 1 else world.old
-    batch, anchor_head = learner(world, at_rollout, algo, divergence, scope=scope, updates=updates, window=window, prefix_sharing=prefix_sharing).rescore(world.batch)
+    batch, anchor_head = learner(
+        world,
+        at_rollout,
+        algo,
+        divergence,
+        scope=scope,
+        updates=updates,
+        window=window,
+        prefix_sharing=prefix_sharing,
+    ).rescore(world.batch)
     if updates > 1:
         batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
     if choice("divergence", divergence).reads == "sampled":
         batch = batch.with_(anchor_logprobs=in_float64(anchor(world, divergence, updates), batch))
-    student = learner(world, world.policy, algo, divergence, scope=scope, updates=updates, window=window, prefix_sharing=prefix_sharing)
+    student = learner(
+        world,
+        world.policy,
+        algo,
+        divergence,
+        scope=scope,
+        updates=updates,
+        window=window,
+        prefix_sharing=prefix_sharing,
+    )
     advantages = student.algo.advantage(batch.rewards, batch.group)
     student.learn(batch, advantages, world.weights, anchor_head, lrs=[1.0] * updates)
     return student.optimiser.gradients
@@ -189,26 +251,45 @@ def in_float64(logprobs: list[Tensor], batch: RolloutBatch) -> Tensor:
     return out
 
 
-def naive_gradient(world: World, algo: str, divergence: str, *, scope: str = "credit", updates: int = 1, groups: tuple[int, ...] = (8, 5, 2)) -> list[Tensor]:
+def naive_gradient(
+    world: World,
+    algo: str,
+    divergence: str,
+    *,
+    scope: str = "credit",
+    updates: int = 1,
+    groups: tuple[int, ...] = (8, 5, 2),
+) -> list[Tensor]:
     assert algo in oracles.ALGORITHMS, f"write {algo} into oracles.ALGORITHMS, from its paper"
     assert divergence in oracles.DIVERGENCES, f"write {divergence} into oracles.DIVERGENCES, from its paper"
     log_q = anchor(world, divergence, updates)
-    table: dict[str, list[list[Any]]] = {key: [] for key in ("logprobs", "old_logprobs", "divergences", "mask", "weights")}
+    table: dict[str, list[list[Any]]] = {
+        key: [] for key in ("logprobs", "old_logprobs", "divergences", "mask", "weights")
+    }
     rows = [row for row, (_, _, group, _) in enumerate(ROLLOUT) if group in groups]
     for row in rows:
         _, completion, _, reward = ROLLOUT[row]
         live = [world.log_p[row][place, token] for place, token in enumerate(completion)]
         table["logprobs"].append(live)
         table["old_logprobs"].append(
-            [value.detach() for value in live] if updates == 1 else [world.log_old[row][place, token] for place, token in enumerate(completion)]
+            [value.detach() for value in live]
+            if updates == 1
+            else [world.log_old[row][place, token] for place, token in enumerate(completion)]
         )
         table["divergences"].append(
             [
-                oracles.DIVERGENCES[divergence](list(world.log_p[row][place]), list(log_q[row][place]), token, table["old_logprobs"][-1][place])
+                oracles.DIVERGENCES[divergence](
+                    list(world.log_p[row][place]),
+                    list(log_q[row][place]),
+                    token,
+                    table["old_logprobs"][-1][place],
+                )
                 for place, token in enumerate(completion)
             ]
         )
-        table["mask"].append([reward == reward and (row, place) != (3, 2) for place in range(len(completion))])
+        table["mask"].append(
+            [reward == reward and (row, place) != (3, 2) for place in range(len(completion))]
+        )
         table["weights"].append(world.weights[row].tolist()[: len(completion)])
     advantages = oracles.ALGORITHMS[algo][0]([row[3] for row in ROLLOUT], [row[2] for row in ROLLOUT])
     loss = oracles.loss(
@@ -239,7 +320,9 @@ def test_the_learner_does_split_this_rollout(world):
 
 def test_the_old_policy_is_far_enough_for_every_trust_region(world):
     ratios = (in_float64(world.log_p, world.batch) - in_float64(world.log_old, world.batch)).detach().exp()
-    up = (choice("algo", "grpo").advantage(world.batch.rewards, world.batch.group) > 0)[:, None] & world.batch.mask
+    up = (choice("algo", "grpo").advantage(world.batch.rewards, world.batch.group) > 0)[
+        :, None
+    ] & world.batch.mask
     assert float(ratios[world.batch.mask & ~up].min()) < 0.8
     assert float(ratios[up].max()) > 1.28
     # Between the upper bounds of grpo and dapo.
@@ -292,21 +375,39 @@ def test_with_shared_prompts_every_updates_gradient_is_the_naive_one(world, algo
 def test_this_rollout_shares_prompts_in_pieces_and_splits_a_group(world):
     parts = plan_micro_batches(world.batch, TOKENS, "always")
     assert len(parts) >= 2
-    assert sum(len(set(world.batch.prompt_numbers()[part.rows].tolist())) for part in parts) < len(world.batch)
+    assert sum(len(set(world.batch.prompt_numbers()[part.rows].tolist())) for part in parts) < len(
+        world.batch
+    )
 
 
 @pytest.mark.parametrize("algo", names("algo"))
-def test_rows_of_advantage_zero_and_rows_without_a_trained_token_cost_no_backward_pass(world, algo, monkeypatch):
+def test_rows_of_advantage_zero_and_rows_without_a_trained_token_cost_no_backward_pass(
+    world, algo, monkeypatch
+):
     # Loss, gradient and metrics are those of an update that takes every row backward.
     found = []
     advantages = torch.tensor([1.5, 0.0, -0.5, 0.0, 0.0, 0.0], dtype=torch.float64)
     for everything in (False, True):
         if everything:
-            monkeypatch.setattr(Learner, "_taught", lambda self, window, advantages: torch.ones(len(window), dtype=torch.bool))
-        student = learner(world, world.policy, algo, "none", scope="credit", updates=2, window="whole", prefix_sharing="never")
+            monkeypatch.setattr(
+                Learner, "_taught", lambda self, window, advantages: torch.ones(len(window), dtype=torch.bool)
+            )
+        student = learner(
+            world,
+            world.policy,
+            algo,
+            "none",
+            scope="credit",
+            updates=2,
+            window="whole",
+            prefix_sharing="never",
+        )
         seen: list[int] = []
         handle = world.policy.model.register_forward_pre_hook(
-            lambda _, args, kwargs, seen=seen: seen.append(len(kwargs["input_ids"]) if torch.is_grad_enabled() else 0), with_kwargs=True
+            lambda _, args, kwargs, seen=seen: seen.append(
+                len(kwargs["input_ids"]) if torch.is_grad_enabled() else 0
+            ),
+            with_kwargs=True,
         )
         batch = world.batch.with_(old_logprobs=in_float64(world.log_old, world.batch))
         metrics = student.learn(batch, advantages, world.weights, None, lrs=[1.0])
@@ -319,14 +420,18 @@ def test_rows_of_advantage_zero_and_rows_without_a_trained_token_cost_no_backwar
 
 
 def test_with_nothing_to_learn_the_gradient_is_zero_and_not_absent(world):
-    student = learner(world, world.policy, "grpo", "none", scope="credit", updates=1, window="whole", prefix_sharing="never")
+    student = learner(
+        world, world.policy, "grpo", "none", scope="credit", updates=1, window="whole", prefix_sharing="never"
+    )
     student.learn(world.batch, torch.zeros(len(ROLLOUT)), world.weights, None, lrs=[1.0])
     (gradients,) = student.optimiser.gradients
     assert not any(bool(gradient.any()) for gradient in gradients)
 
 
 def test_a_penalty_takes_every_row_backward_and_one_of_coefficient_zero_does_not(world):
-    student = learner(world, world.policy, "grpo", "kl", scope="credit", updates=1, window="whole", prefix_sharing="never")
+    student = learner(
+        world, world.policy, "grpo", "kl", scope="credit", updates=1, window="whole", prefix_sharing="never"
+    )
     advantages = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     trained = world.batch.mask.any(dim=1)
     assert torch.equal(student._taught(world.batch.mask, advantages), trained)

@@ -22,13 +22,17 @@ class Apart(Ranks):
 
 
 def old_policy(ranks: Ranks) -> PolicyScorer:
-    forward = ForwardSettings(temperature=0.7, logit_chunk=16, tokens_per_micro_batch=40, prefix_sharing="auto", ranks=ranks)
+    forward = ForwardSettings(
+        temperature=0.7, logit_chunk=16, tokens_per_micro_batch=40, prefix_sharing="auto", ranks=ranks
+    )
     return PolicyScorer(policy=model("llama"), forward=forward)
 
 
 BATCH = rollout()
 LENGTHS = BATCH.present.sum(dim=1).tolist()
-CUTS = [Cut(row=row, start=1, end=3, first=4, last=LENGTHS[row]) for row in (0, 2, 3, 7)] + [Cut(row=2, start=0, end=1, first=2, last=5)]
+CUTS = [Cut(row=row, start=1, end=3, first=4, last=LENGTHS[row]) for row in (0, 2, 3, 7)] + [
+    Cut(row=2, start=0, end=1, first=2, last=5)
+]
 ASKED = {
     "logprobs": lambda scorer: [scorer.logprobs(BATCH)],
     "entropies": lambda scorer: [scorer.entropies(BATCH)],
@@ -42,7 +46,10 @@ ASKED = {
 @pytest.mark.parametrize("count", [2, 3, 20])
 def test_the_ranks_shares_add_up_to_the_whole(asked: str, count: int) -> None:
     expected = ASKED[asked](old_policy(ALONE))
-    shares: list[Any] = [ASKED[asked](old_policy(Apart(rank=index, world_size=count, local_rank=index))) for index in range(count)]
+    shares: list[Any] = [
+        ASKED[asked](old_policy(Apart(rank=index, world_size=count, local_rank=index)))
+        for index in range(count)
+    ]
     for place, tensor in enumerate(expected):
         torch.testing.assert_close(sum(share[place] for share in shares), tensor, rtol=1e-5, atol=1e-5)
         # More ranks than rows: some have nothing to read.
@@ -51,7 +58,9 @@ def test_the_ranks_shares_add_up_to_the_whole(asked: str, count: int) -> None:
 
 def test_hidden_states_are_kept_of_a_ranks_own_rows_alone() -> None:
     mine = torch.arange(len(BATCH)) % 2 == 0
-    scores = old_policy(Apart(rank=0, world_size=2, local_rank=0)).forward.score(model("llama"), BATCH, mine, keep_hidden=True)
+    scores = old_policy(Apart(rank=0, world_size=2, local_rank=0)).forward.score(
+        model("llama"), BATCH, mine, keep_hidden=True
+    )
     whole = old_policy(ALONE).forward.score(model("llama"), BATCH, torch.ones_like(mine), keep_hidden=True)
     there = BATCH.present & mine[:, None]
     torch.testing.assert_close(scores.hidden[there], whole.hidden[there], rtol=1e-5, atol=1e-5)

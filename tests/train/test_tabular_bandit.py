@@ -3,7 +3,8 @@
 The policy is a pair of tables: the logits of five next tokens for the last token, and what each token
 before that adds to them. A word is a line of reasoning or the mark of an answer, so that weightings find
 something to weigh; an answer is right when it ends in time, with the mark behind a line that the question
-asks for. What a policy earns is enumerated over all answers, not sampled. Two updates a rollout, so that ratios act.
+asks for. What a policy earns is enumerated over all answers, not sampled. Two updates a rollout, so that
+ratios act.
 
 A pairwise cover of the axes runs with every test run, the full product with the slow ones; a new file of
 conf/ joins both by existing.
@@ -50,13 +51,20 @@ AXES = ("algo", "divergence", "weighting")
 ONE, TWO, TALK, MARK = "1 + 0 = 1\n", "1 + 1 = 2\n", "let me see\n", "####"
 END, WORDS = 0, ("<eos>", ONE, TWO, TALK, MARK)
 QUESTIONS = {"a": (ONE, TWO), "b": (TWO, TALK), "c": (TALK, ONE)}  # and what they ask for
-PROMPTS = [Prompt(uid=name, question=name, gold="|".join(asked), demonstration=asked[0] + MARK) for name, asked in QUESTIONS.items()]
+PROMPTS = [
+    Prompt(uid=name, question=name, gold="|".join(asked), demonstration=asked[0] + MARK)
+    for name, asked in QUESTIONS.items()
+]
 PIECE = "|".join(map(re.escape, [*WORDS, *QUESTIONS]))
 LONGEST = 4
 
 STEPS, UPDATES, GROUP, LR, SEED = 4, 2, 20, 1.2, 1
-MUST_EARN, MUST_IMITATE = 0.5, 0.8  # at the start a question earns 0.32, and a demonstration has probability 0.12
-# What a penalty holds: its expected gradient at the table's state, times beta, and steps short enough not to shoot past the anchor.
+MUST_EARN, MUST_IMITATE = (
+    0.5,
+    0.8,
+)  # at the start a question earns 0.32, and a demonstration has probability 0.12
+# What a penalty holds: its expected gradient at the table's state, times beta, and steps short enough not to
+# shoot past the anchor.
 STRONG, SHORT_LR = 3.0, 0.4
 
 
@@ -86,14 +94,18 @@ def names(axis: str) -> list[str]:
 
 @cache
 def choices() -> dict[tuple[str, str], Any]:
-    """Every choice of every axis, and every algorithm's rollout engine. A composition takes as long as two trainings, so it serves all axes."""
+    """Every choice of every axis, and every algorithm's rollout engine. A composition takes as long as two
+    trainings, so it serves all axes.
+    """
     register()
     out: dict[tuple[str, str], Any] = {}
     axes = {axis: names(axis) for axis in AXES}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for index in range(max(map(len, axes.values()))):
             chosen = {axis: of_axis[index % len(of_axis)] for axis, of_axis in axes.items()}
-            cfg = compose("train", [*(f"{axis}={name}" for axis, name in chosen.items()), f"max_new_tokens={LONGEST}"])
+            cfg = compose(
+                "train", [*(f"{axis}={name}" for axis, name in chosen.items()), f"max_new_tokens={LONGEST}"]
+            )
             out |= {(axis, name): instantiate(cfg[axis], _convert_="all") for axis, name in chosen.items()}
             out["rollout", chosen["algo"]] = instantiate(cfg.rollout, _convert_="all")
     return out
@@ -126,7 +138,9 @@ def pairwise_cover(axes: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate([*WORDS, *QUESTIONS])}, unk_token="<eos>"))
+    backend = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate([*WORDS, *QUESTIONS])}, unk_token="<eos>")
+    )
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE), behavior="isolated")
     backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
@@ -147,7 +161,9 @@ class Tables(torch.nn.Module):
         last[WORDS.index(MARK), END] += 2.5
         last[len(WORDS) :, [END, WORDS.index(MARK)]] -= 1.5
         self.config = PretrainedConfig()
-        self.last, self.before = (torch.nn.Embedding.from_pretrained(table, freeze=False) for table in (last, before))
+        self.last, self.before = (
+            torch.nn.Embedding.from_pretrained(table, freeze=False) for table in (last, before)
+        )
         self.head = torch.nn.Linear(words, words, bias=False).requires_grad_(False)
         self.head.weight.copy_(torch.eye(words))
 
@@ -163,7 +179,14 @@ class Tables(torch.nn.Module):
 
 
 def fresh() -> LanguageModel:
-    return LanguageModel(network=Tables(), tokenizer=TOKENIZER, eos_ids=frozenset({END}), pad_id=END, dtype=torch.float32, device=torch.device("cpu"))
+    return LanguageModel(
+        network=Tables(),
+        tokenizer=TOKENIZER,
+        eos_ids=frozenset({END}),
+        pad_id=END,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
 
 
 def log_p(model: LanguageModel, ids: Tensor) -> Tensor:
@@ -176,18 +199,38 @@ class TableSampler:
     """A rollout engine that draws all completions side by side."""
 
     def generate(
-        self, model: Any, prompts: Sequence[Prompt], prompt_ids: Any, *, group_size: int, max_new_tokens: int, temperature: float, seed: int
+        self,
+        model: Any,
+        prompts: Sequence[Prompt],
+        prompt_ids: Any,
+        *,
+        group_size: int,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
     ) -> list[Completion]:
-        draw, rows, logprobs = torch.Generator().manual_seed(seed), torch.tensor(prompt_ids).repeat_interleave(group_size, dim=0), []
+        draw, rows, logprobs = (
+            torch.Generator().manual_seed(seed),
+            torch.tensor(prompt_ids).repeat_interleave(group_size, dim=0),
+            [],
+        )
         for _ in range(max_new_tokens):
             following = (log_p(model, rows)[:, -1] / temperature).log_softmax(-1)
             drawn = torch.multinomial(following.exp(), 1, generator=draw)
             rows = torch.cat([rows, drawn], dim=1)
             logprobs.append(following.gather(1, drawn))
         out = []
-        for row, ((_, *ids), logs) in enumerate(zip(rows.tolist(), torch.cat(logprobs, dim=1).tolist(), strict=True)):
+        for row, ((_, *ids), logs) in enumerate(
+            zip(rows.tolist(), torch.cat(logprobs, dim=1).tolist(), strict=True)
+        ):
             group, kept = row // group_size, until_end(ids)
-            settings = {"uid": prompts[group].uid, "group": group, "prompt_ids": prompt_ids[group], "text": model.decode(kept), "truncated": END not in kept}
+            settings = {
+                "uid": prompts[group].uid,
+                "group": group,
+                "prompt_ids": prompt_ids[group],
+                "text": model.decode(kept),
+                "truncated": END not in kept,
+            }
             out.append(Completion(ids=kept, logprobs=logs[: len(kept)], **settings))
         return out
 
@@ -204,11 +247,15 @@ def is_right(text: str, question: str) -> bool:
 
 def judge(texts: Sequence[str], prompts: Sequence[Prompt]) -> list[Verdict]:
     right = [is_right(text, prompt.question) for text, prompt in zip(texts, prompts, strict=True)]
-    return [Verdict(reward=float(ok), strict=ok, flexible=ok, outcome="right" if ok else "wrong") for ok in right]
+    return [
+        Verdict(reward=float(ok), strict=ok, flexible=ok, outcome="right" if ok else "wrong") for ok in right
+    ]
 
 
 class Scorer(PolicyScorer):
-    """The old policy; what a span or a token does is seen with pads in its place, for the tables have no attention to hide it from."""
+    """The old policy; what a span or a token does is seen with pads in its place, for the tables have no
+    attention to hide it from.
+    """
 
     def cut(self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking) -> tuple[Tensor, Tensor]:
         rows = batch.rows(torch.tensor([cut.row for cut in cuts]))
@@ -216,11 +263,17 @@ class Scorer(PolicyScorer):
         for row, cut in enumerate(cuts):
             ids[row, cut.start : cut.end] = END
         after = self.logprobs(rows.with_(completion_ids=ids))
-        return self.logprobs(batch), torch.nn.functional.pad(after, (0, batch.present.shape[1] - after.shape[1]))
+        return self.logprobs(batch), torch.nn.functional.pad(
+            after, (0, batch.present.shape[1] - after.shape[1])
+        )
 
     def importance(self, batch: RolloutBatch, firsts: Sequence[int], signal: str) -> Tensor:
         lengths = batch.present.sum(dim=1).tolist()
-        cuts = [Cut(row=row, start=t, end=t + 1, first=first, last=lengths[row]) for row, first in enumerate(firsts) for t in range(first)]
+        cuts = [
+            Cut(row=row, start=t, end=t + 1, first=first, last=lengths[row])
+            for row, first in enumerate(firsts)
+            for t in range(first)
+        ]
         before, after = self.cut(batch, cuts, "pad")
         out = torch.zeros(batch.present.shape)
         for index, cut in enumerate(cuts):
@@ -241,8 +294,12 @@ ANSWERS = sorted({tuple(until_end(ids)) for ids in product(range(len(WORDS)), re
 def paths() -> tuple[Tensor, Tensor]:
     """Every question with every answer, as rows of tokens; and which tokens of the answer are there."""
     starts = [TOKENIZER(question).input_ids for question in QUESTIONS]
-    rows = torch.tensor([[*start, *ids, *[END] * (LONGEST - len(ids))] for start in starts for ids in ANSWERS])
-    return rows, torch.tensor([[place < len(ids) for place in range(LONGEST)] for ids in ANSWERS]).repeat(len(starts), 1)
+    rows = torch.tensor(
+        [[*start, *ids, *[END] * (LONGEST - len(ids))] for start in starts for ids in ANSWERS]
+    )
+    return rows, torch.tensor([[place < len(ids) for place in range(LONGEST)] for ids in ANSWERS]).repeat(
+        len(starts), 1
+    )
 
 
 def chances(model: LanguageModel) -> Tensor:
@@ -255,7 +312,9 @@ def chances(model: LanguageModel) -> Tensor:
 @cache
 def rewards() -> Tensor:
     texts = [TOKENIZER.decode(ids, skip_special_tokens=True) for ids in ANSWERS]
-    return torch.tensor([[verdict.reward for verdict in judge(texts, [prompt] * len(texts))] for prompt in PROMPTS])
+    return torch.tensor(
+        [[verdict.reward for verdict in judge(texts, [prompt] * len(texts))] for prompt in PROMPTS]
+    )
 
 
 def earned(model: LanguageModel) -> float:
@@ -282,7 +341,9 @@ def student(arm: Arm, divergence: Divergence) -> Learner:
     policy = fresh()
     return Learner(
         policy=policy,
-        reference=reference(policy) if divergence.reads != "nothing" and divergence.anchor == "reference" else None,
+        reference=reference(policy)
+        if divergence.reads != "nothing" and divergence.anchor == "reference"
+        else None,
         # An epsilon as large as a gradient: noise alone does not become a full step.
         optimiser=AdamW(betas=(0.9, 0.99), epsilon=0.03, weight_decay=0.0).build(policy.network),
         algo=choice("algo", arm.algo),
@@ -317,7 +378,10 @@ def rollouts(learner: Learner, engine: Any) -> Iterator[RolloutBatch]:
     for step in range(STEPS):
         rollout = collector(learner.policy, step, position)
         position = rollout.position
-        completions, shaped = [answer.completion for answer in rollout.answers], [answer.reward for answer in rollout.answers]
+        completions, shaped = (
+            [answer.completion for answer in rollout.answers],
+            [answer.reward for answer in rollout.answers],
+        )
         yield collate(completions, shaped, pad_id=learner.policy.pad_id, mask_truncated=rule.mask_truncated)
 
 
@@ -327,7 +391,9 @@ def train(arm: Arm, divergence: Divergence | None = None, lr: float = LR) -> Lan
     for step, sampled in enumerate(rollouts(learner, engine(arm.algo))):
         batch, anchor_head = learner.rescore(sampled)
         advantages = learner.algo.advantage(batch.rewards, batch.group)
-        weights = mean_one(learner.weighting(batch, scorer(learner), derive(SEED, "weighting", step)), batch.mask)
+        weights = mean_one(
+            learner.weighting(batch, scorer(learner), derive(SEED, "weighting", step)), batch.mask
+        )
         learner.learn(batch, advantages, weights, anchor_head, lrs=[lr] * UPDATES)
     return learner.policy
 
@@ -337,8 +403,19 @@ def shortfall(arm: Arm) -> str:
     model = train(arm)
     if isinstance(engine(arm.algo), Demonstrations):
         likelihood = demonstrated(model)
-        return "" if likelihood > MUST_IMITATE else f"{arm}: demonstrations have probability {likelihood:.2f}, at the start {demonstrated(fresh()):.2f}"
-    return "" if earned(model) > MUST_EARN else f"{arm}: earns {earned(model):.2f}, at the start {earned(fresh()):.2f}"
+        return (
+            ""
+            if likelihood > MUST_IMITATE
+            else (
+                f"{arm}: demonstrations have probability {likelihood:.2f}, at the start "
+                f"{demonstrated(fresh()):.2f}"
+            )
+        )
+    return (
+        ""
+        if earned(model) > MUST_EARN
+        else f"{arm}: earns {earned(model):.2f}, at the start {earned(fresh()):.2f}"
+    )
 
 
 def test_the_answers_are_all_there_are_and_the_start_policy_earns_little():
@@ -354,13 +431,19 @@ def test_every_weighting_has_something_to_weigh_here(name):
     weights = mean_one(learner.weighting(batch, scorer(learner), 0), batch.mask)
     uneven = ((weights - 1).abs() > 1e-6) & batch.mask
     # No answer here is a program, so statements have nothing to weigh; tests/weighting has them.
-    assert bool(uneven.any()) == (name not in ("uniform", "counterfactual_code")), f"{name} never acts in this world: give WORDS something that it weighs"
+    assert bool(uneven.any()) == (name not in ("uniform", "counterfactual_code")), (
+        f"{name} never acts in this world: give WORDS something that it weighs"
+    )
 
 
 def test_what_is_earned_is_what_samples_earn_on_average():
     ids = [TOKENIZER(prompt.question).input_ids for prompt in PROMPTS]
-    drawn = TableSampler().generate(fresh(), PROMPTS, ids, group_size=4000, max_new_tokens=LONGEST, temperature=1.0, seed=0)
-    judged = judge([completion.text for completion in drawn], [PROMPTS[completion.group] for completion in drawn])
+    drawn = TableSampler().generate(
+        fresh(), PROMPTS, ids, group_size=4000, max_new_tokens=LONGEST, temperature=1.0, seed=0
+    )
+    judged = judge(
+        [completion.text for completion in drawn], [PROMPTS[completion.group] for completion in drawn]
+    )
     mean = sum(verdict.reward for verdict in judged) / len(judged)
     # 12000 draws: three standard errors are 0.0135.
     assert mean == pytest.approx(earned(fresh()), abs=0.0135)
@@ -416,6 +499,10 @@ def test_a_strong_divergence_holds_the_policy_near_its_anchor_if_its_expected_gr
 
 
 def test_the_pull_of_the_classics_is_seen_and_k1_has_none():
-    pulls = {name for name in names("divergence") if float(expectation(choice("divergence", name), SHOWN.on_policy()).gradient.norm()) > 1e-9}
+    pulls = {
+        name
+        for name in names("divergence")
+        if float(expectation(choice("divergence", name), SHOWN.on_policy()).gradient.norm()) > 1e-9
+    }
     assert pulls.isdisjoint({"none", "kl_k1"})
     assert pulls >= {"kl_k2", "kl_k3", "kl_exact", "kl_corrected", "probl2", "probl2_exact", "chi2_exact"}

@@ -7,7 +7,21 @@ import time
 from pathlib import Path
 
 import pytest
-from cli import ROOT, SMALL, appeared, cell_here, command, environment, folder, folders, manifest, rows, succeeded, train, whole_rows
+from cli import (
+    ROOT,
+    SMALL,
+    appeared,
+    cell_here,
+    command,
+    environment,
+    folder,
+    folders,
+    manifest,
+    rows,
+    succeeded,
+    train,
+    whole_rows,
+)
 from hydra.errors import ConfigCompositionException
 
 from mirrorpo.train.build import build_components
@@ -29,11 +43,24 @@ def test_a_run_leaves_every_file_of_the_design(finished: Path) -> None:
     assert entry["prompt"]["example"].endswith("?\n") and entry["data"]["train"] and entry["reward_version"]
     metrics = rows(run / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [0, 1, 2, 3]
-    assert {"reward/mean", "ratio/clip_fraction", "kl/reference", "divergence/value", "entropy/mean", "grad/norm"} <= metrics[1].keys()
-    assert all("eval/greedy_accuracy" in metrics[step] for step in (0, 2, 3)) and "eval/greedy_accuracy" not in metrics[1]
+    assert {
+        "reward/mean",
+        "ratio/clip_fraction",
+        "kl/reference",
+        "divergence/value",
+        "entropy/mean",
+        "grad/norm",
+    } <= metrics[1].keys()
+    assert (
+        all("eval/greedy_accuracy" in metrics[step] for step in (0, 2, 3))
+        and "eval/greedy_accuracy" not in metrics[1]
+    )
     assert len(rows(run / "timings.jsonl")) == 4
     answers = rows(run / "eval" / "step_000003.jsonl")
-    assert len(answers) == 12 and {"uid", "strict", "flexible", "tokens", "truncated", "completion"} <= answers[0].keys()
+    assert (
+        len(answers) == 12
+        and {"uid", "strict", "flexible", "tokens", "truncated", "completion"} <= answers[0].keys()
+    )
     assert "reward" in (run / "completions" / "step_000003.md").read_text()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_000002", "step_000003"]
 
@@ -65,20 +92,32 @@ def test_a_second_launch_does_nothing_and_says_so(finished: Path) -> None:
 def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(finished: Path, tmp_path: Path) -> None:
     succeeded(train(*SMALL, f"out={tmp_path / 'again'}", cwd=tmp_path))
     succeeded(train(*SMALL, "seed=1", f"out={tmp_path / 'other'}", cwd=tmp_path))
-    first, again, other = ((folder(root) / "metrics.jsonl").read_bytes() for root in (finished, tmp_path / "again", tmp_path / "other"))
+    first, again, other = (
+        (folder(root) / "metrics.jsonl").read_bytes()
+        for root in (finished, tmp_path / "again", tmp_path / "other")
+    )
     assert first == again != other
 
 
-def test_a_folder_with_another_config_is_refused_with_the_keys_that_differ(finished: Path, tmp_path: Path) -> None:
+def test_a_folder_with_another_config_is_refused_with_the_keys_that_differ(
+    finished: Path, tmp_path: Path
+) -> None:
     shutil.copytree(finished, tmp_path / "copy")
     run = folder(tmp_path / "copy")
-    text = (run / "manifest.json").read_text().replace('"lr": 0.0005', '"lr": 0.25').replace(manifest(run)["config_hash"], "0" * 16)
+    text = (
+        (run / "manifest.json")
+        .read_text()
+        .replace('"lr": 0.0005', '"lr": 0.25')
+        .replace(manifest(run)["config_hash"], "0" * 16)
+    )
     (run / "manifest.json").write_text(text)
     result = train(*SMALL, f"out={tmp_path / 'copy'}", cwd=tmp_path)
     assert result.returncode == 1 and "lr: was 0.25, is 0.0005" in result.stderr
 
 
-def test_a_done_run_with_half_its_checkpoints_gone_resumes_to_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+def test_a_done_run_with_half_its_checkpoints_gone_resumes_to_the_same_numbers(
+    finished: Path, tmp_path: Path
+) -> None:
     shutil.copytree(finished, tmp_path / "copy")
     run = folder(tmp_path / "copy")
     shutil.rmtree(run / "checkpoints" / "step_000003")
@@ -93,7 +132,9 @@ def test_a_done_run_without_checkpoints_is_done(finished: Path, tmp_path: Path) 
     succeeded(train(*SMALL, f"out={tmp_path / 'copy'}", cwd=tmp_path), said=["done already, nothing to do"])
 
 
-def test_a_run_whose_evaluations_are_gone_starts_over_and_keeps_the_old_rows_aside(finished: Path, tmp_path: Path) -> None:
+def test_a_run_whose_evaluations_are_gone_starts_over_and_keeps_the_old_rows_aside(
+    finished: Path, tmp_path: Path
+) -> None:
     shutil.copytree(finished, tmp_path / "copy")
     run = folder(tmp_path / "copy")
     shutil.rmtree(run / "eval")
@@ -101,14 +142,19 @@ def test_a_run_whose_evaluations_are_gone_starts_over_and_keeps_the_old_rows_asi
     result = train(*SMALL, f"out={tmp_path / 'copy'}", cwd=tmp_path)
     succeeded(result)
     assert "starting over" in result.stderr
-    assert (run / "metrics.jsonl").read_bytes() == before == (run / "metrics.before_restart.jsonl").read_bytes()
+    assert (
+        (run / "metrics.jsonl").read_bytes() == before == (run / "metrics.before_restart.jsonl").read_bytes()
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_its_knob(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for more in ([], ["-m"]):
         result = train(*more, *SMALL, f"out={tmp_path / 'file'}", cwd=tmp_path)
-        assert result.returncode == 1 and "set out= to a folder that can be written to" in result.stdout + result.stderr
+        assert (
+            result.returncode == 1
+            and "set out= to a folder that can be written to" in result.stdout + result.stderr
+        )
         assert "Traceback" not in result.stderr
 
 
@@ -119,11 +165,24 @@ def test_zero_steps_evaluate_the_start_model_only(tmp_path: Path) -> None:
 
 
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    # Two updates on a rollout, dynamic sampling, dropout, a coefficient that is steered, random weights: everything that carries state.
-    overrides = [*SMALL, "algo=dapo", "updates_per_rollout=2", "divergence=probl2_exact", "lora@model.lora=r16", "steps=4"]
+    # Two updates on a rollout, dynamic sampling, dropout, a coefficient that is steered, random weights:
+    # everything that carries state.
+    overrides = [
+        *SMALL,
+        "algo=dapo",
+        "updates_per_rollout=2",
+        "divergence=probl2_exact",
+        "lora@model.lora=r16",
+        "steps=4",
+    ]
     overrides += ["beta_schedule=matched_drift", "weighting=random_token"]
     succeeded(train(*overrides, f"out={tmp_path / 'whole'}", cwd=tmp_path))
-    process = subprocess.Popen(command(*overrides, f"out={tmp_path / 'killed'}"), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(*overrides, f"out={tmp_path / 'killed'}"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
     while process.poll() is None and not appeared(tmp_path / "killed", "step_000002"):
         time.sleep(0.005)
     process.kill()
@@ -132,35 +191,62 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -
     succeeded(train(*overrides, f"out={tmp_path / 'killed'}", cwd=tmp_path), said=["resuming after step"])
     whole, killed = folder(tmp_path / "whole"), folder(tmp_path / "killed")
     assert (whole / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
-    assert (whole / "eval" / "step_000004.jsonl").read_bytes() == (killed / "eval" / "step_000004.jsonl").read_bytes()
+    assert (whole / "eval" / "step_000004.jsonl").read_bytes() == (
+        killed / "eval" / "step_000004.jsonl"
+    ).read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_run_killed_at_ten_random_instants_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    overrides = [*SMALL, "steps=120", "updates_per_rollout=2", "update_window=split", "prompts_per_step=4", "checkpoint_every=2", "eval_every=40"]
+    overrides = [
+        *SMALL,
+        "steps=120",
+        "updates_per_rollout=2",
+        "update_window=split",
+        "prompts_per_step=4",
+        "checkpoint_every=2",
+        "eval_every=40",
+    ]
     succeeded(train(*overrides, f"out={tmp_path / 'whole'}", cwd=tmp_path))
     rng = random.Random(2026)
     reached: list[int] = []
     while len(reached) < 10:
         process = subprocess.Popen(
-            command(*overrides, f"out={tmp_path / 'killed'}"), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(*overrides, f"out={tmp_path / 'killed'}"),
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         # From the start of Python to some steps past the start of training.
         time.sleep(rng.uniform(0.5, 11))
         assert process.poll() is None, f"the run ended before ten kills, after {reached}"
         process.kill()
         process.wait()
-        reached.append(max((row["step"] for path in (tmp_path / "killed").rglob("metrics.jsonl") for row in whole_rows(path)), default=-1))
+        reached.append(
+            max(
+                (
+                    row["step"]
+                    for path in (tmp_path / "killed").rglob("metrics.jsonl")
+                    for row in whole_rows(path)
+                ),
+                default=-1,
+            )
+        )
     print(f"killed with {reached} as the last step on disk")
     assert len(set(reached)) > 3
     succeeded(train(*overrides, f"out={tmp_path / 'killed'}", cwd=tmp_path))
     whole, killed = folder(tmp_path / "whole"), folder(tmp_path / "killed")
     assert (whole / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
-    assert (whole / "policy" / "model.safetensors").read_bytes() == (killed / "policy" / "model.safetensors").read_bytes()
+    assert (whole / "policy" / "model.safetensors").read_bytes() == (
+        killed / "policy" / "model.safetensors"
+    ).read_bytes()
 
 
-def test_drift_is_measured_for_every_arm_from_zero_and_the_coefficient_follows_it_where_it_is_steered(tmp_path: Path) -> None:
+def test_drift_is_measured_for_every_arm_from_zero_and_the_coefficient_follows_it_where_it_is_steered(
+    tmp_path: Path,
+) -> None:
     for arm in ("divergence=none", "beta_schedule=matched_drift divergence=probl2 beta_schedule.target=1e-9"):
         succeeded(train(*SMALL, *arm.split(), f"out={tmp_path}", cwd=tmp_path))
     free, held = (rows(run / "metrics.jsonl") for run in folders(tmp_path))
@@ -172,7 +258,12 @@ def test_drift_is_measured_for_every_arm_from_zero_and_the_coefficient_follows_i
 
 
 def test_a_second_process_on_a_running_folder_is_turned_away(tmp_path: Path) -> None:
-    process = subprocess.Popen(command(*SMALL, "steps=40", f"out={tmp_path}"), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(*SMALL, "steps=40", f"out={tmp_path}"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
     try:
         while process.poll() is None and not appeared(tmp_path, "metrics.jsonl"):
             time.sleep(0.02)
@@ -223,9 +314,18 @@ def test_a_bad_setting_is_refused_before_anything_runs(override: str, words: str
         ("name=../up", "name='../up'"),
         ("divergence.anchor=nowhere", "divergence.anchor=nowhere"),
         ("beta_schedule=matched_drift divergence=none", "divergence.beta=0 with beta_schedule=matched_drift"),
-        ("beta_schedule=matched_drift divergence.anchor=old", "divergence.anchor=old with beta_schedule=matched_drift"),
-        ("beta_schedule=matched_drift drift_questions=0", "drift_questions=0 with beta_schedule=matched_drift"),
-        ("beta_schedule=matched_drift beta_schedule.measure=drift/js", "beta_schedule.measure=drift/js: choose one of drift/kl"),
+        (
+            "beta_schedule=matched_drift divergence.anchor=old",
+            "divergence.anchor=old with beta_schedule=matched_drift",
+        ),
+        (
+            "beta_schedule=matched_drift drift_questions=0",
+            "drift_questions=0 with beta_schedule=matched_drift",
+        ),
+        (
+            "beta_schedule=matched_drift beta_schedule.measure=drift/js",
+            "beta_schedule.measure=drift/js: choose one of drift/kl",
+        ),
         ("weighting=entropy_top20 weighting.share=1.5", "weighting.share=1.5"),
     ],
 )
@@ -237,7 +337,15 @@ def test_a_bad_setting_is_refused_when_the_cell_is_put_together(override: str, w
 
 
 def test_supervised_fine_tuning_from_nothing_lowers_the_loss(tmp_path: Path) -> None:
-    overrides = ("algo=sft", "model=tiny_scratch", "dataset.train_size=400", "steps=25", "eval_questions=0", "threads=1", "tracking=none")
+    overrides = (
+        "algo=sft",
+        "model=tiny_scratch",
+        "dataset.train_size=400",
+        "steps=25",
+        "eval_questions=0",
+        "threads=1",
+        "tracking=none",
+    )
     succeeded(train(*overrides, f"out={tmp_path}", cwd=tmp_path))
     metrics = rows(folder(tmp_path) / "metrics.jsonl")
     assert metrics[0]["loss/value"] > 3 and metrics[-1]["loss/value"] < 2

@@ -1,4 +1,6 @@
-"""Our loss and gradient against those of TRL 1.16.0's GRPOTrainer, on one ragged batch with ratios away from one."""
+"""Our loss and gradient against those of TRL 1.16.0's GRPOTrainer, on one ragged batch with ratios away from
+one.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,13 +37,26 @@ REWARDS = [1.0, 0.0, 0.0, 1.0, 0.25, 0.0]
 
 
 def algorithm(name: str) -> Any:
-    return instantiate(OmegaConf.create({"max_new_tokens": LONGEST, "algo": OmegaConf.load(CONF / "algo" / f"{name}.yaml")}).algo, _convert_="all")
+    return instantiate(
+        OmegaConf.create(
+            {"max_new_tokens": LONGEST, "algo": OmegaConf.load(CONF / "algo" / f"{name}.yaml")}
+        ).algo,
+        _convert_="all",
+    )
 
 
 def rollout(network: Qwen3ForCausalLM) -> RolloutBatch:
     """Two groups of three; the old and the anchor log-probabilities stand a little off the network's own."""
     completions = [
-        Completion(uid="", group=row // 3, prompt_ids=PROMPTS[row // 3], ids=ids, logprobs=[0.0] * len(ids), text="", truncated=False)
+        Completion(
+            uid="",
+            group=row // 3,
+            prompt_ids=PROMPTS[row // 3],
+            ids=ids,
+            logprobs=[0.0] * len(ids),
+            text="",
+            truncated=False,
+        )
         for row, ids in enumerate(COMPLETIONS)
     ]
     batch = collate(completions, REWARDS, pad_id=0, mask_truncated=False)
@@ -50,7 +65,9 @@ def rollout(network: Qwen3ForCausalLM) -> RolloutBatch:
         prompt = PROMPTS[row // 3]
         with torch.no_grad():
             logits = network(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
-        live[row, : len(ids)] = (logits / TEMPERATURE).log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
+        live[row, : len(ids)] = (
+            (logits / TEMPERATURE).log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
+        )
     draw = torch.Generator().manual_seed(0)
     old, anchor = (live + spread * torch.randn(live.shape, generator=draw) for spread in (0.25, 0.6))
     ratio = (live - old).exp()[batch.mask]
@@ -89,14 +106,21 @@ def grpo_trainer(saved: Path, folder: Path, parts: int, **settings: Any) -> GRPO
         report_to=[], **settings,
     )  # fmt: skip
     prompts = Dataset.from_dict({"prompt": ["a", "b"]})
-    trainer = GRPOTrainer(model=str(saved), reward_funcs=lambda completions, **_: [0.0] * len(completions), args=args, train_dataset=prompts)
+    trainer = GRPOTrainer(
+        model=str(saved),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=args,
+        train_dataset=prompts,
+    )
     # What Trainer.train sets before the first step.
     trainer.current_gradient_accumulation_steps = parts
     trainer.model.train()
     return trainer
 
 
-def trl_loss_and_gradient(trainer: GRPOTrainer, batch: RolloutBatch, advantages: Tensor, parts: int) -> tuple[float, list[Tensor]]:
+def trl_loss_and_gradient(
+    trainer: GRPOTrainer, batch: RolloutBatch, advantages: Tensor, parts: int
+) -> tuple[float, list[Tensor]]:
     """Summed over the window's micro-batches, as gradient accumulation does."""
     losses = []
     for rows in torch.arange(len(batch)).chunk(parts):
@@ -134,9 +158,18 @@ class Recorder:
         pass
 
 
-def our_loss_and_gradient(network: Qwen3ForCausalLM, batch: RolloutBatch, algo: Any, advantages: Tensor, beta: float) -> tuple[float, list[Tensor]]:
+def our_loss_and_gradient(
+    network: Qwen3ForCausalLM, batch: RolloutBatch, algo: Any, advantages: Tensor, beta: float
+) -> tuple[float, list[Tensor]]:
     learner = Learner(
-        policy=LanguageModel(network=network, tokenizer=None, eos_ids=frozenset({1}), pad_id=0, dtype=torch.float32, device=torch.device("cpu")),
+        policy=LanguageModel(
+            network=network,
+            tokenizer=None,
+            eos_ids=frozenset({1}),
+            pad_id=0,
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+        ),
         reference=None,
         optimiser=Recorder(network),
         algo=algo,

@@ -1,4 +1,6 @@
-"""Drops from a table where they can be worked out by hand, and from the tiny model and a byte-level one against plain forward passes."""
+"""Drops from a table where they can be worked out by hand, and from the tiny model and a byte-level one
+against plain forward passes.
+"""
 
 import math
 from dataclasses import replace
@@ -23,7 +25,8 @@ def weights(loss: dict[int, float], text: str = WORKED, seed: int = 0, **setting
 
 
 def test_a_spans_tokens_are_weighted_by_its_drop_over_its_length():
-    # Six tokens behind the first one of the mark, the end among them; drops 0.6 and 4.2 over 5 and 7 tokens: 0.12 and 0.6.
+    # Six tokens behind the first one of the mark, the end among them; drops 0.6 and 4.2 over 5 and 7 tokens:
+    # 0.12 and 0.6.
     found = weights({0: 0.1, 6: 0.7})
     assert found[:5].tolist() == pytest.approx([1.25 + 0.75 * 0.12 / 0.6] * 5, abs=1e-6)
     assert found[6:13].tolist() == pytest.approx([2.0] * 7)
@@ -34,14 +37,25 @@ def test_a_spans_tokens_are_weighted_by_its_drop_over_its_length():
 def test_what_is_read_lies_behind_the_marks_first_token_and_reaches_to_the_end():
     scorer = Table({0: 0.1, 6: 0.7})
     Counterfactual(**SETTINGS)(batch(WORKED), scorer, 0)
-    assert [(cut.start, cut.end, cut.first, cut.last) for cut in scorer.cuts] == [(0, 5, 15, 22), (6, 13, 15, 22)]
+    assert [(cut.start, cut.end, cut.first, cut.last) for cut in scorer.cuts] == [
+        (0, 5, 15, 22),
+        (6, 13, 15, 22),
+    ]
     Counterfactual(**SETTINGS | {"target": "downstream"})(batch(WORKED), scorer, 0)
-    assert [(cut.start, cut.end, cut.first, cut.last) for cut in scorer.cuts] == [(0, 5, 5, 22), (6, 13, 13, 22)]
+    assert [(cut.start, cut.end, cut.first, cut.last) for cut in scorer.cuts] == [
+        (0, 5, 5, 22),
+        (6, 13, 13, 22),
+    ]
 
 
-@pytest.mark.parametrize(("score", "drop"), [("sum", 7 * 0.25), ("mean", 0.25), ("probability", math.exp(-7 * 0.5) - math.exp(-7 * 0.75))])
+@pytest.mark.parametrize(
+    ("score", "drop"),
+    [("sum", 7 * 0.25), ("mean", 0.25), ("probability", math.exp(-7 * 0.5) - math.exp(-7 * 0.75))],
+)
 def test_a_drop_is_of_the_score_that_is_set(score: str, drop: float):
-    _, scored = Counterfactual(**SETTINGS | {"score": score}).explain(batch(WORKED), Table({0: 0.25, 6: 0.7}), 0)
+    _, scored = Counterfactual(**SETTINGS | {"score": score}).explain(
+        batch(WORKED), Table({0: 0.25, 6: 0.7}), 0
+    )
     assert scored[0].drop == pytest.approx(drop, rel=1e-6)
 
 
@@ -84,10 +98,17 @@ def test_only_completions_above_their_groups_mean_are_weighted_when_only_correct
 def test_spans_in_the_answer_or_behind_it_are_not_hidden_whatever_the_finder_says():
     class Everything:
         def __call__(self, token_offsets):
-            return [Span(0, 5, "statement"), Span(6, 13, "statement"), Span(14, 18, "statement"), Span(20, 21, "statement")]
+            return [
+                Span(0, 5, "statement"),
+                Span(6, 13, "statement"),
+                Span(14, 18, "statement"),
+                Span(20, 21, "statement"),
+            ]
 
     scorer = Table({0: 0.1, 6: 0.7})
-    found = Counterfactual(**SETTINGS | {"spans": Everything(), "order": "inverted"})(batch(WORKED), scorer, 0)
+    found = Counterfactual(**SETTINGS | {"spans": Everything(), "order": "inverted"})(
+        batch(WORKED), scorer, 0
+    )
     assert [cut.start for cut in scorer.cuts] == [0, 6]
     assert found[0, 14:].tolist() == [1.5] * 7 + [1.0]
 
@@ -111,7 +132,8 @@ def test_a_matched_control_has_the_very_same_weights_in_each_completion(order: s
 
 def test_inverted_gives_the_most_to_the_least_important():
     control = weights({0: 0.1, 6: 0.7}, order="inverted")
-    # The two plain tokens are the least important and get two of the seven largest weights; the first span gets the other five.
+    # The two plain tokens are the least important and get two of the seven largest weights; the first span
+    # gets the other five.
     assert control[[5, 13]].tolist() == [2.0, 2.0] and control[:5].tolist() == [2.0] * 5
     assert control[6:13].tolist() == pytest.approx([1.25 + 0.75 * 0.2] * 5 + [1.25] * 2)
 
@@ -127,14 +149,20 @@ def test_permuted_spans_trade_places_as_often_as_not_and_plain_tokens_keep_their
 def test_the_public_inverted_control_mirrors_the_map():
     control = weights({0: 0.1, 6: 0.7}, order="inverted_public")
     # Importance hat 0.5 + 0.5 x place becomes 0.5 - 0.5 x place, so the weights are 1.25 - 0.75 x place.
-    assert control[5] == 1.25 and control[6].item() == pytest.approx(0.5) and control[0].item() == pytest.approx(1.25 - 0.75 * 0.2)
+    assert (
+        control[5] == 1.25
+        and control[6].item() == pytest.approx(0.5)
+        and control[0].item() == pytest.approx(1.25 - 0.75 * 0.2)
+    )
     assert control[14] == 1.5 and control[21] == 1.0
 
 
 def test_after_mean_one_no_arm_is_a_hidden_learning_rate():
     rollout = batch(WORKED, "words")
     for order in ("importance", "inverted", "permuted", "inverted_public"):
-        found = mean_one(Counterfactual(**SETTINGS | {"order": order})(rollout, Table({0: 0.1, 6: 0.7}), 0), rollout.mask)
+        found = mean_one(
+            Counterfactual(**SETTINGS | {"order": order})(rollout, Table({0: 0.1, 6: 0.7}), 0), rollout.mask
+        )
         torch.testing.assert_close(found.sum(dim=1), rollout.mask.sum(dim=1).float())
 
 
@@ -147,24 +175,43 @@ PROGRAM = "x = 1\ny = x\n#### 2"
 
 
 def test_a_program_is_reasoning_as_a_whole_and_each_statement_is_scored_by_what_follows_it():
-    code = {"spans": Statements(max_spans=9, min_tokens=1, max_tokens=50), "target": "downstream", "region": "whole"}
+    code = {
+        "spans": Statements(max_spans=9, min_tokens=1, max_tokens=50),
+        "target": "downstream",
+        "region": "whole",
+    }
     found, scored = Counterfactual(**SETTINGS | code).explain(batch(PROGRAM), Table({0: 0.1, 6: 0.7}), 0)
     assert [(one.span.start, one.span.end) for one in scored] == [(0, 5), (6, 11)]
     # Every token behind a span is read, to the end: 14 and 8 of 19.
     assert [one.drop for one in scored] == [pytest.approx(0.1 * 14), pytest.approx(0.7 * 8)]
-    assert found[0, :5].tolist() == pytest.approx([1.25 + 0.75 * 0.28 / 1.12] * 5) and found[0, 6:11].tolist() == pytest.approx([2.0] * 5)
+    assert found[0, :5].tolist() == pytest.approx([1.25 + 0.75 * 0.28 / 1.12] * 5) and found[
+        0, 6:11
+    ].tolist() == pytest.approx([2.0] * 5)
     # What opens as a comment marks no answer, and the end of the sequence has the weight of the rest.
     assert found[0, 12:18].tolist() == [1.25] * 6 and found[0, 18] == 1.0
     # Read as worked answers are, the same text has no span before its mark but these two.
-    assert len(Counterfactual(**SETTINGS | code | {"region": "marked"}).explain(batch("x = 1\ny = x"), Table({}), 0)[1]) == 0
+    assert (
+        len(
+            Counterfactual(**SETTINGS | code | {"region": "marked"}).explain(
+                batch("x = 1\ny = x"), Table({}), 0
+            )[1]
+        )
+        == 0
+    )
 
 
 def test_an_empty_program_has_weights_of_one():
-    assert torch.equal(weights({}, "", target="downstream", region="whole"), torch.ones_like(weights({}, "", target="downstream", region="whole")))
+    assert torch.equal(
+        weights({}, "", target="downstream", region="whole"),
+        torch.ones_like(weights({}, "", target="downstream", region="whole")),
+    )
 
 
 def test_a_program_has_no_answer_to_score():
-    with pytest.raises(ValueError, match=r"weighting.region=whole with weighting.target=answer: .*use weighting.target=downstream"):
+    with pytest.raises(
+        ValueError,
+        match=r"weighting.region=whole with weighting.target=answer: .*use weighting.target=downstream",
+    ):
         Counterfactual(**SETTINGS | {"region": "whole"})
 
 

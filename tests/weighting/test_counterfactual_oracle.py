@@ -46,7 +46,10 @@ class Written:
     acts: bool = True
 
 
-SAM, MIA = "Sam has 7 toys.\n", "Mia has 3 eggs. Mia buys 4 more. Soon Mia has 2 times as many. How many eggs does Mia have?\n"
+SAM, MIA = (
+    "Sam has 7 toys.\n",
+    "Mia has 3 eggs. Mia buys 4 more. Soon Mia has 2 times as many. How many eggs does Mia have?\n",
+)
 WORKED = {"text": "3 + 4 = 7\n7 * 2 = 14\n#### 14", "hidden": ["3 + 4 = 7", "7 * 2 = 14"]}
 TINY = [
     Written(prompt=MIA, **WORKED),
@@ -61,7 +64,12 @@ TINY = [
     Written(prompt=SAM, **WORKED),
     Written(prompt=MIA, **WORKED),
     Written(prompt=SAM, text="7 + 1 = <<7+1=8>>8\n#### 8", hidden=[], acts=False),
-    Written(prompt="Tom?\n", text="7 + 1 = <<7+1=8>>8\n9 - 8 = 1\n#### 12\n8 - 2 = 6", hidden=["7 + 1 = <<7+1=8>>8", "9 - 8 = 1"], ended=False),
+    Written(
+        prompt="Tom?\n",
+        text="7 + 1 = <<7+1=8>>8\n9 - 8 = 1\n#### 12\n8 - 2 = 6",
+        hidden=["7 + 1 = <<7+1=8>>8", "9 - 8 = 1"],
+        ended=False,
+    ),
 ]
 EUROS = {"text": "3 × 4 = 12 €\n12 + 2 = 14 €\n#### 14 €", "hidden": ["3 × 4 = 12", "12 + 2 = 14"]}
 BYTES = [
@@ -77,9 +85,18 @@ BYTES = [
     Written(prompt="日本？", **EUROS),
     Written(prompt="Was kosten 3 Brötchen für 4 € und noch 2 €?\n", **EUROS),
     Written(prompt="日本？", text="7 + 1 = 8\n#### 8", hidden=[], acts=False),
-    Written(prompt="Äh", text="½ × 4 = 2 😀\n9 - 8 = 1\n#### 12\n8 - 2 = 6 €", hidden=["½ × 4 = 2", "9 - 8 = 1"], ended=False),
+    Written(
+        prompt="Äh",
+        text="½ × 4 = 2 😀\n9 - 8 = 1\n#### 12\n8 - 2 = 6 €",
+        hidden=["½ × 4 = 2", "9 - 8 = 1"],
+        ended=False,
+    ),
 ]
-CORPUS = ["Was kosten 12 Brötchen? Die Bäckerei verkauft 3 + 4 = 7 Brötchen, 9 - 2 = 7.\n#### 7", "日本語の文章です。日本？", "#### 14\n#### 8"]
+CORPUS = [
+    "Was kosten 12 Brötchen? Die Bäckerei verkauft 3 + 4 = 7 Brötchen, 9 - 2 = 7.\n#### 7",
+    "日本語の文章です。日本？",
+    "#### 14\n#### 8",
+]
 
 
 @cache
@@ -88,20 +105,41 @@ def parts() -> dict[str, Any]:
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", overrides=["model=tiny", "weighting=counterfactual"])
-        return {axis: instantiate(cfg[axis], _convert_="all") for axis in ("model", "weighting", "algo", "divergence")}
+        return {
+            axis: instantiate(cfg[axis], _convert_="all")
+            for axis in ("model", "weighting", "algo", "divergence")
+        }
 
 
 def byte_level() -> LanguageModel:
-    """Random weights and merges learnt over bytes, which leave rarer characters in pieces; the end of sequence is the pad."""
+    """Random weights and merges learnt over bytes, which leave rarer characters in pieces; the end of
+    sequence is the pad.
+    """
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=330, special_tokens=["</s>"], initial_alphabet=alphabet, show_progress=False))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", clean_up_tokenization_spaces=False)
-    config = AutoConfig.for_model("llama", **ARCHITECTURES["llama"], vocab_size=len(tokenizer), eos_token_id=0, bos_token_id=None, pad_token_id=None)
+    backend.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(
+            vocab_size=330, special_tokens=["</s>"], initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", clean_up_tokenization_spaces=False
+    )
+    config = AutoConfig.for_model(
+        "llama",
+        **ARCHITECTURES["llama"],
+        vocab_size=len(tokenizer),
+        eos_token_id=0,
+        bos_token_id=None,
+        pad_token_id=None,
+    )
     with own_draws(0):
-        network: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        network: Any = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation="sdpa"
+        )
     return finish(network.eval(), tokenizer, dtype=torch.float32, device=CPU, checkpointing=False)
 
 
@@ -125,7 +163,17 @@ def batch(kind: str) -> RolloutBatch:
     completions = []
     for row, one in enumerate(written(kind)):
         prompt, answer = encoded(kind, row)
-        completions.append(Completion(uid="", group=0, prompt_ids=prompt, ids=answer, logprobs=[0.0] * len(answer), text=one.text, truncated=not one.ended))
+        completions.append(
+            Completion(
+                uid="",
+                group=0,
+                prompt_ids=prompt,
+                ids=answer,
+                logprobs=[0.0] * len(answer),
+                text=one.text,
+                truncated=not one.ended,
+            )
+        )
     return collate(completions, [1.0] * len(completions), pad_id=policy(kind).pad_id, mask_truncated=False)
 
 
@@ -150,7 +198,9 @@ def learner(kind: str, tokens: int, **weighting: Any) -> Learner:
 @cache
 def scored(kind: str, masking: Masking, target: Target, score: Score, tokens: int) -> Sequence[ScoredSpan]:
     weighting = {"masking": masking, "target": target, "score": score}
-    return learner(kind, tokens, **weighting).weigh(batch(kind), torch.tensor([float(one.acts) for one in written(kind)]), 0)[1]
+    return learner(kind, tokens, **weighting).weigh(
+        batch(kind), torch.tensor([float(one.acts) for one in written(kind)]), 0
+    )[1]
 
 
 def mark(kind: str, answer: Sequence[int]) -> int:
@@ -160,13 +210,18 @@ def mark(kind: str, answer: Sequence[int]) -> int:
     return next(t for t in range(len(answer)) if len(decode(answer[: t + 1])) > where)
 
 
-def logprobs(model: LanguageModel, prompt: list[int], answer: list[int], hidden: range, masking: Masking, since: int) -> dict[int, float]:
+def logprobs(
+    model: LanguageModel, prompt: list[int], answer: list[int], hidden: range, masking: Masking, since: int
+) -> dict[int, float]:
     """By token, of all that are left, in one pass over prompt and completion; what is read begins at `since`."""
     left = [t for t in range(len(answer)) if masking in ("pad", "direct") or t not in hidden]
     there = left if masking == "delete" else list(range(len(answer)))
     ids = [*prompt, *(model.pad_id if masking == "pad" and t in hidden else answer[t] for t in there)]
     seen = [1] * len(prompt) + [int(masking != "block" or t not in hidden) for t in there]
-    inputs = {name: torch.tensor([row]) for name, row in (("input_ids", ids), ("attention_mask", seen), ("position_ids", range(len(ids))))}
+    inputs = {
+        name: torch.tensor([row])
+        for name, row in (("input_ids", ids), ("attention_mask", seen), ("position_ids", range(len(ids))))
+    }
     if masking == "direct":
         # The states that read hide the span, those before them do not.
         sees = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
@@ -180,13 +235,18 @@ def logprobs(model: LanguageModel, prompt: list[int], answer: list[int], hidden:
 
 
 @cache
-def naive(kind: str, row: int, start: int, end: int, masking: Masking, target: Target) -> tuple[float, float, int]:
+def naive(
+    kind: str, row: int, start: int, end: int, masking: Masking, target: Target
+) -> tuple[float, float, int]:
     """The sums with nothing and with the span hidden, and over how many tokens."""
     prompt, answer = encoded(kind, row)
     read = range(mark(kind, answer) + 1 if target == "answer" else end, len(answer))
     # Behind the span nothing stands between, and hiding it directly is hiding it.
     way = "block" if masking == "direct" and read.start == end else masking
-    whole, without = (logprobs(policy(kind), prompt, answer, hidden, way, read.start) for hidden in (range(0), range(start, end)))
+    whole, without = (
+        logprobs(policy(kind), prompt, answer, hidden, way, read.start)
+        for hidden in (range(0), range(start, end))
+    )
     return sum(whole[t] for t in read), sum(without[t] for t in read), len(read)
 
 
@@ -206,14 +266,27 @@ kinds = pytest.mark.parametrize("kind", ["tiny", "bytes"])
 
 @kinds
 @pytest.mark.parametrize("tokens", [1, 150, 100_000])
-@pytest.mark.parametrize(("target", "score"), [("answer", "sum"), ("answer", "mean"), ("answer", "probability"), ("downstream", "sum"), ("downstream", "mean")])
+@pytest.mark.parametrize(
+    ("target", "score"),
+    [
+        ("answer", "sum"),
+        ("answer", "mean"),
+        ("answer", "probability"),
+        ("downstream", "sum"),
+        ("downstream", "mean"),
+    ],
+)
 @pytest.mark.parametrize("masking", ["pad", "block", "delete", "direct"])
-def test_a_spans_drop_is_the_difference_between_two_plain_forward_passes(kind: str, masking: Masking, target: Target, score: Score, tokens: int) -> None:
+def test_a_spans_drop_is_the_difference_between_two_plain_forward_passes(
+    kind: str, masking: Masking, target: Target, score: Score, tokens: int
+) -> None:
     # The probability of an answer may be far below 1e-4.
     relative, absolute = (1e-2, 0.0) if score == "probability" else (0.0, 1e-4)
     for one in scored(kind, masking, target, score, tokens):
         expected = naive_drop(kind, one, masking, target, score)
-        assert one.drop == pytest.approx(expected, rel=relative, abs=absolute), f"{one}: {hidden_text(kind, one)!r}"
+        assert one.drop == pytest.approx(expected, rel=relative, abs=absolute), (
+            f"{one}: {hidden_text(kind, one)!r}"
+        )
 
 
 def test_a_right_completion_is_above_its_groups_mean_though_the_wrong_ones_are_not_trained() -> None:
@@ -221,21 +294,30 @@ def test_a_right_completion_is_above_its_groups_mean_though_the_wrong_ones_are_n
     rewards = torch.zeros(len(rollout))
     rewards[0] = 1.0
     mask = rollout.mask & (rewards == 1.0)[:, None]
-    weights, spans = learner("tiny", 150, completions="correct").weigh(rollout.with_(rewards=rewards, mask=mask), rewards - rewards.mean(), 0)
+    weights, spans = learner("tiny", 150, completions="correct").weigh(
+        rollout.with_(rewards=rewards, mask=mask), rewards - rewards.mean(), 0
+    )
     assert {one.row for one in spans} == {0} and weights[0].unique().numel() > 2
 
 
 @kinds
 def test_every_span_of_every_completion_that_acts_is_scored(kind: str) -> None:
     found = scored(kind, "pad", "answer", "sum", 150)
-    assert [[hidden_text(kind, one) for one in found if one.row == row] for row in range(len(written(kind)))] == [list(one.hidden) for one in written(kind)]
+    assert [
+        [hidden_text(kind, one) for one in found if one.row == row] for row in range(len(written(kind)))
+    ] == [list(one.hidden) for one in written(kind)]
 
 
 @kinds
 def test_the_rollout_has_ragged_rows_twins_and_spans_at_both_edges_whose_drops_differ(kind: str) -> None:
     rollout, found = batch(kind), scored(kind, "pad", "downstream", "sum", 150)
-    assert len(set(rollout.prompt_present.sum(dim=1).tolist())) == 3 and len(set(rollout.present.sum(dim=1).tolist())) > 4
-    assert any(one.span.start == 0 for one in found) and any(one.span.end == mark(kind, encoded(kind, one.row)[1]) for one in found)
+    assert (
+        len(set(rollout.prompt_present.sum(dim=1).tolist())) == 3
+        and len(set(rollout.present.sum(dim=1).tolist())) > 4
+    )
+    assert any(one.span.start == 0 for one in found) and any(
+        one.span.end == mark(kind, encoded(kind, one.row)[1]) for one in found
+    )
     drops = [[one.drop for one in found if one.row == row] for row in range(len(written(kind)))]
     assert drops[0] == drops[6] != drops[5], "a twin has the same prompt too"
     assert max(abs(one.drop) for one in found) > 1.0

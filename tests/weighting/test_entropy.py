@@ -22,7 +22,10 @@ class Known:
 
 
 def batch(*lengths: int) -> RolloutBatch:
-    completions = [Completion(uid="", group=0, prompt_ids=[1], ids=[2] * n, logprobs=[0.0] * n, text="", truncated=False) for n in lengths]
+    completions = [
+        Completion(uid="", group=0, prompt_ids=[1], ids=[2] * n, logprobs=[0.0] * n, text="", truncated=False)
+        for n in lengths
+    ]
     return collate(completions, [1.0] * len(lengths), pad_id=0, mask_truncated=False)
 
 
@@ -41,7 +44,9 @@ def test_over_the_batch_the_tokens_of_all_completions_are_ranked_together():
 
 @pytest.mark.parametrize("count", [1, 4, 5, 10, 15, 35])
 def test_a_share_is_counted_without_rounding_noise_and_ties_go_to_the_earlier_token(count: int):
-    weights = TopEntropy(share=0.2, over="completion", scope="credit")(batch(count), Known([[0.5] * count]), 0)
+    weights = TopEntropy(share=0.2, over="completion", scope="credit")(
+        batch(count), Known([[0.5] * count]), 0
+    )
     assert weights[0].tolist() == [1.0] * math.ceil(count / 5) + [0.0] * (count - math.ceil(count / 5))
 
 
@@ -49,15 +54,23 @@ def test_untrained_tokens_take_no_part():
     rollout = batch(4)
     rollout = rollout.with_(mask=torch.tensor([[True, False, True, True]]))
     scorer = Known([[0.2, 5.0, 0.1, 0.3]])
-    assert TopEntropy(share=0.3, over="completion", scope="credit")(rollout, scorer, 0).tolist() == [[0, 0, 0, 1]]
-    assert SoftEntropy(low=0.5, high=2.0, scope="credit")(rollout, scorer, 0)[0, [0, 2, 3]].tolist() == pytest.approx([1.25, 0.5, 2.0])
+    assert TopEntropy(share=0.3, over="completion", scope="credit")(rollout, scorer, 0).tolist() == [
+        [0, 0, 0, 1]
+    ]
+    assert SoftEntropy(low=0.5, high=2.0, scope="credit")(rollout, scorer, 0)[
+        0, [0, 2, 3]
+    ].tolist() == pytest.approx([1.25, 0.5, 2.0])
 
 
 def test_soft_weights_go_linearly_from_the_surest_to_the_most_uncertain_token():
-    weights = SoftEntropy(low=0.5, high=2.0, scope="credit")(batch(3, 2), Known([[1.0, 3.0, 2.0], [0.7, 0.7, 0.0]]), 0)
+    weights = SoftEntropy(low=0.5, high=2.0, scope="credit")(
+        batch(3, 2), Known([[1.0, 3.0, 2.0], [0.7, 0.7, 0.0]]), 0
+    )
     assert weights[0].tolist() == pytest.approx([0.5, 2.0, 1.25])
     assert weights[1, :2].tolist() == [1.0, 1.0], "equal entropies say nothing"
-    assert SoftEntropy(low=0.0, high=2.0, scope="credit")(batch(1), Known([[0.7]]), 0).tolist() == [[1.0]], "and must not take a completion out of the loss"
+    assert SoftEntropy(low=0.0, high=2.0, scope="credit")(batch(1), Known([[0.7]]), 0).tolist() == [[1.0]], (
+        "and must not take a completion out of the loss"
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, -0.2, 1.2])

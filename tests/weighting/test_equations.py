@@ -20,7 +20,10 @@ DATA = Path(os.environ.get("MIRRORPO_DATA") or ROOT.parent / "shared" / "data")
 
 
 def found(text: str, unit_words: int = 3) -> list[str]:
-    return [text[start:end] for start, end in calculations(text, unit_words=unit_words, end=len(text), answered=False)]
+    return [
+        text[start:end]
+        for start, end in calculations(text, unit_words=unit_words, end=len(text), answered=False)
+    ]
 
 
 # The calculation stands between [ ].
@@ -114,7 +117,10 @@ def test_no_calculation(text: str) -> None:
     assert found(text) == []
 
 
-@pytest.mark.parametrize(("unit_words", "expected"), [(0, []), (1, []), (2, ["3 + 4 red apples = 7"]), (3, ["3 + 4 red apples = 7"])])
+@pytest.mark.parametrize(
+    ("unit_words", "expected"),
+    [(0, []), (1, []), (2, ["3 + 4 red apples = 7"]), (3, ["3 + 4 red apples = 7"])],
+)
 def test_units_have_at_most_so_many_words(unit_words: int, expected: list[str]) -> None:
     assert found("3 + 4 red apples = 7", unit_words) == expected
 
@@ -132,13 +138,59 @@ def test_nothing_is_read_behind_the_end() -> None:
     assert calculations("3 + 4 = 78", unit_words=0, end=9, answered=False) == [(0, 9)]
 
 
-PIECES = ["3", "12", "1,000", ".5", "$", "+", "-", " - ", "*", "**", "/", "x", " ", "=", "==", "(", ")", "<<", ">>", "<<3+4=7>>", "%", " of ", "apples", "\n"]
-PIECES += ["\\frac{1}{2}", "\\frac{", "}", "\\times ", "\\left(", "\\right)", "^2", "\u00bd", "\u2212", ".", "\\text{a}", "\u00e9", "\u2028"]
+PIECES = [
+    "3",
+    "12",
+    "1,000",
+    ".5",
+    "$",
+    "+",
+    "-",
+    " - ",
+    "*",
+    "**",
+    "/",
+    "x",
+    " ",
+    "=",
+    "==",
+    "(",
+    ")",
+    "<<",
+    ">>",
+    "<<3+4=7>>",
+    "%",
+    " of ",
+    "apples",
+    "\n",
+]
+PIECES += [
+    "\\frac{1}{2}",
+    "\\frac{",
+    "}",
+    "\\times ",
+    "\\left(",
+    "\\right)",
+    "^2",
+    "\u00bd",
+    "\u2212",
+    ".",
+    "\\text{a}",
+    "\u00e9",
+    "\u2028",
+]
 
 
-@given(text=st.text() | st.lists(st.sampled_from(PIECES), max_size=30).map("".join), unit_words=st.integers(0, 3), answered=st.booleans(), data=st.data())
+@given(
+    text=st.text() | st.lists(st.sampled_from(PIECES), max_size=30).map("".join),
+    unit_words=st.integers(0, 3),
+    answered=st.booleans(),
+    data=st.data(),
+)
 @example(text="(3)\\frac{1}{2}=(", unit_words=0, answered=True, data=None)
-def test_no_text_raises_and_calculations_are_in_order_on_one_line(text: str, unit_words: int, answered: bool, data: st.DataObject | None) -> None:
+def test_no_text_raises_and_calculations_are_in_order_on_one_line(
+    text: str, unit_words: int, answered: bool, data: st.DataObject | None
+) -> None:
     end = len(text) if data is None else data.draw(st.integers(0, len(text)))
     intervals = calculations(text, unit_words=unit_words, end=end, answered=answered)
     assert intervals == calculations(text, unit_words=unit_words, end=end, answered=answered)
@@ -190,12 +242,19 @@ def test_long_texts_end(piece: str) -> None:
         assert time.process_time() - start < 1.0
 
 
-@given(numbers=st.lists(st.decimals(0, 10**7, places=2), min_size=2, max_size=5), draw=st.randoms(use_true_random=False))
+@given(
+    numbers=st.lists(st.decimals(0, 10**7, places=2), min_size=2, max_size=5),
+    draw=st.randoms(use_true_random=False),
+)
 def test_sums_in_every_dress_are_found_whole(numbers: list, draw) -> None:  # type: ignore[no-untyped-def]
     def dress(number: object) -> str:
-        return draw.choice(["{}", "{:,}", "${}", "${:,}", "\\${}", "({})", "{}%", "{} apples", "{} red apples", "-{}"]).format(number)
+        return draw.choice(
+            ["{}", "{:,}", "${}", "${:,}", "\\${}", "({})", "{}%", "{} apples", "{} red apples", "-{}"]
+        ).format(number)
 
-    text = draw.choice([" + ", "+", " - ", " * ", " x ", " \\times ", " / ", " \u00f7 "]).join(map(dress, numbers))
+    text = draw.choice([" + ", "+", " - ", " * ", " x ", " \\times ", " / ", " \u00f7 "]).join(
+        map(dress, numbers)
+    )
     result = draw.choice(["= {}", "={:,}", "= ${}", "= <<1+1={0}>>{0}"]).format(sum(numbers))
     head, tail = draw.choice([("", ""), ("So she has ", " apples."), ("Total: ", ", then"), ("\n", "\n")])
     assert found(f"{head}{text} {result}{tail}") == [f"{text} {result}"]
@@ -208,18 +267,27 @@ def test_every_step_of_the_tiny_models_demonstrations_is_found() -> None:
     )  # fmt: skip
     for prompt in data.load("train"):
         steps = prompt.demonstration.splitlines()[:-1]
-        assert found(prompt.demonstration, unit_words=0) == [re.sub(r"^\w+ has (.*) \w+\.$", r"\1", step) for step in steps]
+        assert found(prompt.demonstration, unit_words=0) == [
+            re.sub(r"^\w+ has (.*) \w+\.$", r"\1", step) for step in steps
+        ]
 
 
-@pytest.mark.skipif(not (DATA / "gsm8k" / "train.jsonl").exists(), reason=f"no real GSM8K in {DATA}: set MIRRORPO_DATA to a folder with gsm8k/train.jsonl")
+@pytest.mark.skipif(
+    not (DATA / "gsm8k" / "train.jsonl").exists(),
+    reason=f"no real GSM8K in {DATA}: set MIRRORPO_DATA to a folder with gsm8k/train.jsonl",
+)
 def test_nearly_every_annotated_step_of_gsm8k_is_found_with_and_without_its_annotation() -> None:
     lines = (DATA / "gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     kept, stripped, answers = [], [], []
     for line in lines[:500]:
         body = json.loads(line)["answer"].split("####")[0]
-        notes = [note for note in re.finditer(r"<<([^>]*)>>", body) if re.search(r".[-+*/]", note[1].split("=")[0])]
+        notes = [
+            note for note in re.finditer(r"<<([^>]*)>>", body) if re.search(r".[-+*/]", note[1].split("=")[0])
+        ]
         intervals = calculations(body, unit_words=3, end=len(body), answered=False)
-        kept += [any(start <= note.start() and note.end() <= end for start, end in intervals) for note in notes]
+        kept += [
+            any(start <= note.start() and note.end() <= end for start, end in intervals) for note in notes
+        ]
         plain = re.sub(r"<<[^>]*>>", "", body)
         intervals = calculations(plain, unit_words=3, end=len(plain), answered=False)
         places = [len(re.sub(r"<<[^>]*>>", "", body[: note.start()])) for note in notes]

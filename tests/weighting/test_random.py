@@ -18,7 +18,12 @@ class Unread:
 
 
 def batch(*ids: list[int]) -> RolloutBatch:
-    completions = [Completion(uid="", group=0, prompt_ids=[1], ids=row, logprobs=[0.0] * len(row), text="", truncated=False) for row in ids]
+    completions = [
+        Completion(
+            uid="", group=0, prompt_ids=[1], ids=row, logprobs=[0.0] * len(row), text="", truncated=False
+        )
+        for row in ids
+    ]
     return collate(completions, [1.0] * len(ids), pad_id=0, mask_truncated=False)
 
 
@@ -36,7 +41,10 @@ def test_weights_are_uniform_over_their_range_and_independent_of_each_other():
 
 
 def test_seeds_and_completions_have_their_own_draws():
-    weighting, rollout = RandomTokens(low=0.5, high=2.0, scope="credit"), batch([2, 3, 4], [2, 3, 5], [2, 3, 4])
+    weighting, rollout = (
+        RandomTokens(low=0.5, high=2.0, scope="credit"),
+        batch([2, 3, 4], [2, 3, 5], [2, 3, 4]),
+    )
     weights = weighting(rollout, Unread(), 0)
     assert not torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2]), "the same completion"
@@ -48,7 +56,10 @@ class Written(Unread):
         self.texts = texts
 
     def with_offsets(self, batch: RolloutBatch) -> list[TokenOffsets]:
-        return [TokenOffsets(text=text, offsets=[(place, place + 1) for place in range(len(text))]) for text in self.texts]
+        return [
+            TokenOffsets(text=text, offsets=[(place, place + 1) for place in range(len(text))])
+            for text in self.texts
+        ]
 
 
 class FirstTwoPairs:
@@ -59,7 +70,10 @@ class FirstTwoPairs:
 
 
 def test_a_spans_tokens_share_one_draw_and_tokens_of_no_span_have_the_middle():
-    weighting, rollout = RandomSpans(spans=FirstTwoPairs(), low=0.5, high=2.0, scope="credit"), batch([2, 3, 4, 5, 6, 7])
+    weighting, rollout = (
+        RandomSpans(spans=FirstTwoPairs(), low=0.5, high=2.0, scope="credit"),
+        batch([2, 3, 4, 5, 6, 7]),
+    )
     weights = weighting(rollout, Written("abcdef"), 0)[0]
     assert weights[0] == weights[5] == 1.25
     assert weights[1] == weights[2] != weights[3] == weights[4]
@@ -69,6 +83,8 @@ def test_a_spans_tokens_share_one_draw_and_tokens_of_no_span_have_the_middle():
 
 def test_over_many_completions_a_spans_weight_is_uniform():
     rollout = batch(*[[row, 3, 4, 5, 6, 7] for row in range(2, 1002)])
-    weights = RandomSpans(spans=FirstTwoPairs(), low=0.5, high=2.0, scope="credit")(rollout, Written(*["abcdef"] * 1000), 0)
+    weights = RandomSpans(spans=FirstTwoPairs(), low=0.5, high=2.0, scope="credit")(
+        rollout, Written(*["abcdef"] * 1000), 0
+    )
     assert float(weights[:, 1].mean()) == pytest.approx(1.25, abs=4 * 1.5 / math.sqrt(12 * 1000))
     assert abs(float(torch.corrcoef(torch.stack([weights[:, 1], weights[:, 3]]))[0, 1])) < 4 / math.sqrt(1000)

@@ -10,7 +10,10 @@ PAPER = {"low": 0.5, "high": 2.0, "least": 0.5, "answer": 1.5, "rest": 1.0}
 
 
 def letters(text: str, silent: int = 0) -> TokenOffsets:
-    return TokenOffsets(text=text, offsets=[(place, place + 1) for place in range(len(text))] + [(len(text), len(text))] * silent)
+    return TokenOffsets(
+        text=text,
+        offsets=[(place, place + 1) for place in range(len(text))] + [(len(text), len(text))] * silent,
+    )
 
 
 def test_a_completion_reasons_up_to_the_mark_answers_behind_it_and_ends():
@@ -44,12 +47,25 @@ def test_equal_importances_give_ones_to_the_bit(importance: list[float]):
     assert torch.equal(Range(**PAPER)(importance, where), torch.ones(6))
 
 
-@pytest.mark.parametrize("wrong", [{"low": -1.0}, {"high": 0.5}, {"least": 1.0}, {"least": -0.1}, {"answer": -1.0}, {"rest": -1.0}, {"low": math.nan}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"low": -1.0},
+        {"high": 0.5},
+        {"least": 1.0},
+        {"least": -0.1},
+        {"answer": -1.0},
+        {"rest": -1.0},
+        {"low": math.nan},
+    ],
+)
 def test_a_map_that_is_none_is_refused(wrong: dict[str, float]):
     with pytest.raises(ValueError, match=r"weighting\.range"):
         Range(**PAPER | wrong)
 
 
 def test_a_program_is_all_reasoning_up_to_tokens_without_text():
-    assert entire_completion(letters("x = 1  #### 2", silent=1)) == Regions(reasoned=13, answered=13, length=14)
+    assert entire_completion(letters("x = 1  #### 2", silent=1)) == Regions(
+        reasoned=13, answered=13, length=14
+    )
     assert entire_completion(letters("", silent=1)) is None

@@ -30,21 +30,31 @@ def test_random_weights_span_the_whole_range_on_reasoning_and_leave_the_answer_i
     rollout = batch(*[f"{n}+1=2 2*10=20\n#### 20" for n in range(10, 90)])
     weights = RandomReasoning(range=RANGE, scope="credit")(rollout, Silent(), 0)
     inside = weights[:, :15]
-    assert float(inside.min()) < 0.55 and float(inside.max()) > 1.95 and float(inside.mean()) == pytest.approx(1.25, abs=0.06)
+    assert (
+        float(inside.min()) < 0.55
+        and float(inside.max()) > 1.95
+        and float(inside.mean()) == pytest.approx(1.25, abs=0.06)
+    )
     assert weights[0, 15:].tolist() == [1.5] * 7 + [1.0]
     assert torch.equal(weights, RandomReasoning(range=RANGE, scope="credit")(rollout, Silent(), 0))
 
 
 @pytest.mark.parametrize(
     "weighting",
-    [Marked(spans=SPANS, range=RANGE, scope="credit"), RandomReasoning(range=RANGE, scope="credit"), Signal(signal="gradient", range=RANGE, scope="credit")],
+    [
+        Marked(spans=SPANS, range=RANGE, scope="credit"),
+        RandomReasoning(range=RANGE, scope="credit"),
+        Signal(signal="gradient", range=RANGE, scope="credit"),
+    ],
 )
 def test_without_a_marked_answer_weights_are_uniform(weighting):
     assert torch.equal(weighting(batch("1+1=2 and on"), Silent(), 0), torch.ones(1, 13))
 
 
 @pytest.mark.parametrize("signal", ["gradient", "attention"])
-def test_a_signal_is_read_behind_the_marks_first_token_of_the_completions_that_have_one_and_mapped(signal: str):
+def test_a_signal_is_read_behind_the_marks_first_token_of_the_completions_that_have_one_and_mapped(
+    signal: str,
+):
     scorer = Asked()
     weights = Signal(signal=signal, range=RANGE, scope="credit")(batch("words", WORKED), scorer, 0)
     assert (scorer.firsts, scorer.signal, scorer.rows) == ([15], signal, 1)

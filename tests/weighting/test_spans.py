@@ -18,7 +18,17 @@ import mirrorpo.model
 from mirrorpo.core.token_offsets import Interval, TokenOffsets
 from mirrorpo.model.offsets import OffsetFinder
 from mirrorpo.weighting import spans as module
-from mirrorpo.weighting.spans import Arithmetic, Format, Merged, Scaffolding, Sentences, Span, SpanFinder, Statements, answer_span
+from mirrorpo.weighting.spans import (
+    Arithmetic,
+    Format,
+    Merged,
+    Scaffolding,
+    Sentences,
+    Span,
+    SpanFinder,
+    Statements,
+    answer_span,
+)
 
 ARITHMETIC = Arithmetic(max_spans=5, min_tokens=1, max_tokens=50, max_backslashes=0.3, unit_words=3)
 SENTENCES = Sentences(max_spans=20, min_tokens=5, max_tokens=50, max_backslashes=0.3, break_at="line")
@@ -29,7 +39,9 @@ PAPER = Merged(finders=[ARITHMETIC, SENTENCES], max_spans=10)
 FINDERS: dict[str, SpanFinder] = {
     "arithmetic": ARITHMETIC,
     "sentences": SENTENCES,
-    "paragraphs": Sentences(max_spans=20, min_tokens=1, max_tokens=50, max_backslashes=0.3, break_at="blank_line"),
+    "paragraphs": Sentences(
+        max_spans=20, min_tokens=1, max_tokens=50, max_backslashes=0.3, break_at="blank_line"
+    ),
     "statements": STATEMENTS,
     "format": FORMAT,
     "scaffolding": Scaffolding(around=ARITHMETIC, min_tokens=1),
@@ -46,7 +58,10 @@ def cut(text: str, pieces: str = r" ?\w+|\s|[^\w\s]") -> TokenOffsets:
 
 def texts(token_offsets: TokenOffsets, found: list[Span]) -> list[str]:
     """What the tokens of each span wrote."""
-    return [token_offsets.text[token_offsets.offsets[span.start][0] : token_offsets.offsets[span.end - 1][1]] for span in found]
+    return [
+        token_offsets.text[token_offsets.offsets[span.start][0] : token_offsets.offsets[span.end - 1][1]]
+        for span in found
+    ]
 
 
 def found(finder: SpanFinder, text: str) -> list[str]:
@@ -58,12 +73,17 @@ def found(finder: SpanFinder, text: str) -> list[str]:
 
 
 def test_a_token_belongs_to_a_span_if_it_wrote_any_of_it() -> None:
-    token_offsets = TokenOffsets(text="So 48/2 = 24.\n", offsets=[(0, 2), (2, 4), (4, 7), (7, 9), (9, 13), (13, 14), (14, 14)])
+    token_offsets = TokenOffsets(
+        text="So 48/2 = 24.\n", offsets=[(0, 2), (2, 4), (4, 7), (7, 9), (9, 13), (13, 14), (14, 14)]
+    )
     assert ARITHMETIC(token_offsets) == [Span(1, 5, "calculation")]
 
 
 def test_the_tokens_of_a_split_character_all_belong() -> None:
-    token_offsets = TokenOffsets(text="€3 + €4 = €7", offsets=[(0, 1), (0, 1), (0, 2), (2, 5), (5, 6), (5, 7), (7, 10), (10, 11), (10, 11), (10, 12)])
+    token_offsets = TokenOffsets(
+        text="€3 + €4 = €7",
+        offsets=[(0, 1), (0, 1), (0, 2), (2, 5), (5, 6), (5, 7), (7, 10), (10, 11), (10, 11), (10, 12)],
+    )
     assert ARITHMETIC(token_offsets) == [Span(0, 10, "calculation")]
 
 
@@ -80,7 +100,9 @@ def test_a_dropped_neighbour_takes_no_token() -> None:
     text = "He. She is out."
     token_offsets = TokenOffsets(text=text, offsets=[(0, 7), (7, 10), (10, 15)])
     assert SENTENCES(token_offsets) == []
-    assert Sentences(max_spans=9, min_tokens=2, max_tokens=9, max_backslashes=1.0, break_at="line")(token_offsets) == [Span(0, 3, "sentence")]
+    assert Sentences(max_spans=9, min_tokens=2, max_tokens=9, max_backslashes=1.0, break_at="line")(
+        token_offsets
+    ) == [Span(0, 3, "sentence")]
 
 
 def test_a_token_that_wrote_some_of_the_mark_belongs_to_the_answer() -> None:
@@ -136,10 +158,19 @@ def test_source_has_no_marked_answer() -> None:
     ("text", "expected"),
     [
         ("One. Two! Three? Four", ["One.", "Two!", "Three?", "Four"]),
-        ('It costs $3.50. He said: "Go." Then (he) left...  And?!', ["It costs $3.50.", 'He said: "Go."', "Then (he) left...", "And?!"]),
-        ("Mr. Lee and Mrs. Ray met Dr. No, e.g. at St. Ives. Yes.", ["Mr. Lee and Mrs. Ray met Dr. No, e.g. at St. Ives.", "Yes."]),
+        (
+            'It costs $3.50. He said: "Go." Then (he) left...  And?!',
+            ["It costs $3.50.", 'He said: "Go."', "Then (he) left...", "And?!"],
+        ),
+        (
+            "Mr. Lee and Mrs. Ray met Dr. No, e.g. at St. Ives. Yes.",
+            ["Mr. Lee and Mrs. Ray met Dr. No, e.g. at St. Ives.", "Yes."],
+        ),
         ("1. Add them.\n 12. Halve it. 3. Done", ["1. Add them.", "12. Halve it.", "3.", "Done"]),
-        ("One line\nanother\r\nthird\n\n\nfourth\rfifth", ["One line", "another", "third", "fourth", "fifth"]),
+        (
+            "One line\nanother\r\nthird\n\n\nfourth\rfifth",
+            ["One line", "another", "third", "fourth", "fifth"],
+        ),
         ("**Bold.** Next _one._ Last", ["**Bold.**", "Next _one._", "Last"]),
         ("一つ。二つ！三つ", ["一つ。", "二つ！", "三つ"]),
         ("version 1.2.3 of a.b", ["version 1.2.3 of a.b"]),
@@ -184,11 +215,17 @@ def test_latex_is_dropped_by_its_share_of_backslashes() -> None:
 
 
 def test_a_sentence_with_a_calculation_is_represented_by_the_calculation() -> None:
-    text = "Natalia sold 48 / 2 = 24 clips in May. She sold them to her friends. In all 48 + 24 = 72.\n#### 72"
+    text = (
+        "Natalia sold 48 / 2 = 24 clips in May. She sold them to her friends. In all 48 + 24 = 72.\n#### 72"
+    )
     token_offsets = cut(text)
     spans = list(PAPER(token_offsets))
     assert [span.kind for span in spans] == ["calculation", "sentence", "calculation"]
-    assert [piece.strip() for piece in texts(token_offsets, spans)] == ["48 / 2 = 24", "She sold them to her friends.", "48 + 24 = 72"]
+    assert [piece.strip() for piece in texts(token_offsets, spans)] == [
+        "48 / 2 = 24",
+        "She sold them to her friends.",
+        "48 + 24 = 72",
+    ]
 
 
 def test_of_all_finders_together_the_first_spans_are_kept() -> None:
@@ -201,7 +238,11 @@ def test_of_all_finders_together_the_first_spans_are_kept() -> None:
 def test_scaffolding_is_what_stands_around_the_calculations_before_the_answer() -> None:
     calculations = Arithmetic(max_spans=10, min_tokens=1, max_tokens=50, max_backslashes=0.3, unit_words=0)
     text = "Mia has 1 + 1 = 2 cakes.\nMia has 2 * 3 = 6 cakes.\n#### 6"
-    assert found(Scaffolding(around=calculations, min_tokens=2), text) == ["Mia has", "cakes.\nMia has", "cakes."]
+    assert found(Scaffolding(around=calculations, min_tokens=2), text) == [
+        "Mia has",
+        "cakes.\nMia has",
+        "cakes.",
+    ]
     assert found(Scaffolding(around=calculations, min_tokens=4), text) == ["cakes.\nMia has"]
     assert found(Scaffolding(around=calculations, min_tokens=1), "just words") == ["just words"]
     assert found(Scaffolding(around=calculations, min_tokens=1), "1 + 1 = 2") == []
@@ -220,8 +261,14 @@ def test_formatting_is_runs_of_its_characters() -> None:
         (lambda: Merged(finders=[], max_spans=0), "max_spans=0"),
         (lambda: Statements(max_spans=1, min_tokens=0, max_tokens=5), "min_tokens=0"),
         (lambda: Statements(max_spans=1, min_tokens=6, max_tokens=5), "max_tokens=5"),
-        (lambda: Sentences(max_spans=1, min_tokens=1, max_tokens=5, max_backslashes=1.5, break_at="line"), "max_backslashes=1.5"),
-        (lambda: Arithmetic(max_spans=1, min_tokens=1, max_tokens=5, max_backslashes=0.3, unit_words=-1), "unit_words=-1"),
+        (
+            lambda: Sentences(max_spans=1, min_tokens=1, max_tokens=5, max_backslashes=1.5, break_at="line"),
+            "max_backslashes=1.5",
+        ),
+        (
+            lambda: Arithmetic(max_spans=1, min_tokens=1, max_tokens=5, max_backslashes=0.3, unit_words=-1),
+            "unit_words=-1",
+        ),
         (lambda: Format(max_spans=1, characters="", min_characters=1), "characters=''"),
         (lambda: Format(max_spans=1, characters="#", min_characters=0), "min_characters=0"),
     ],
@@ -256,7 +303,25 @@ PIECES = [
     "\n\n",
     ". ",
 ]
-PIECES += ["apples", "Mr. ", "日本", "😀", "é", "```python\n", "x = 1", "if x: y", "```", "--", "==", "#", "! ", "\r", "\u2028", "\0", " "]
+PIECES += [
+    "apples",
+    "Mr. ",
+    "日本",
+    "😀",
+    "é",
+    "```python\n",
+    "x = 1",
+    "if x: y",
+    "```",
+    "--",
+    "==",
+    "#",
+    "! ",
+    "\r",
+    "\u2028",
+    "\0",
+    " ",
+]
 
 
 def any_text() -> SearchStrategy[str]:
@@ -292,7 +357,9 @@ def check(finder: SpanFinder, token_offsets: TokenOffsets) -> None:
 @pytest.mark.parametrize("name", FINDERS)
 @settings(max_examples=60, deadline=None)
 @given(text=any_text(), lengths=st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=40))
-def test_spans_are_disjoint_in_order_and_inside_for_any_text_and_tokens(name: str, text: str, lengths: list[tuple[int, bool]]) -> None:
+def test_spans_are_disjoint_in_order_and_inside_for_any_text_and_tokens(
+    name: str, text: str, lengths: list[tuple[int, bool]]
+) -> None:
     check(FINDERS[name], pieces(text, lengths))
 
 
@@ -301,7 +368,9 @@ def bpe() -> Any:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=350, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=350, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False
+    )
     backend.train_from_iterator(["So 48 + 24 = 72 apples.\n#### 72", "日本 if x: return y"] * 3, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
 
@@ -330,13 +399,18 @@ def test_the_tiny_models_lines_through_its_own_tokenizer() -> None:
     text = "Sam has 18 + 3 = <<18+3=21>>21 toys.\nSam has 21 - 5 = <<21-5=16>>16 toys.\n#### 16"
     token_offsets = OffsetFinder(TINY)([*TINY(text).input_ids, TINY.eos_token_id])
     spans = list(PAPER(token_offsets))
-    assert [piece.strip() for piece in texts(token_offsets, spans)] == ["18 + 3 = <<18+3=21>>21", "21 - 5 = <<21-5=16>>16"]
+    assert [piece.strip() for piece in texts(token_offsets, spans)] == [
+        "18 + 3 = <<18+3=21>>21",
+        "21 - 5 = <<21-5=16>>16",
+    ]
     answer = answer_span(token_offsets)
     assert answer is not None and texts(token_offsets, [answer]) == ["#### 16"]
     assert answer.end == len(token_offsets.offsets) - 1
 
 
-@pytest.mark.parametrize("piece", [".", ". ", ".\n", "a. ", "Mr. ", "\n", "\n ", " ", "?!", ".)", "。", "1. ", "1", "日"])
+@pytest.mark.parametrize(
+    "piece", [".", ". ", ".\n", "a. ", "Mr. ", "\n", "\n ", " ", "?!", ".)", "。", "1. ", "1", "日"]
+)
 def test_long_texts_end(piece: str) -> None:
     # Read without the shape checks of the tests, which take longer than the work.
     spec = importlib.util.spec_from_file_location("unchecked", str(module.__file__))

@@ -85,10 +85,24 @@ def test_where_the_source_stands(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        pytest.param("x = [1,\n 2]\ny = = 3\nif z: w", ["x = [1,\n 2]", "y = = 3", "if z: w"], id="does not parse: logical lines"),
-        pytest.param("x = [1,\n 2]\ny = (3,\n  4\n# c\n", ["x = [1,\n 2]", "y = (3,", "4"], id="a bracket never closed: lines from there"),
-        pytest.param('x = [1,\n 2]\ny = """a\nb', ["x = [1,\n 2]", 'y = """a', "b"], id="a string never closed: lines from there"),
-        pytest.param("if x:\n    y\n  z\nw", ["if x:", "y", "z", "w"], id="dedent to nowhere: lines from there"),
+        pytest.param(
+            "x = [1,\n 2]\ny = = 3\nif z: w",
+            ["x = [1,\n 2]", "y = = 3", "if z: w"],
+            id="does not parse: logical lines",
+        ),
+        pytest.param(
+            "x = [1,\n 2]\ny = (3,\n  4\n# c\n",
+            ["x = [1,\n 2]", "y = (3,", "4"],
+            id="a bracket never closed: lines from there",
+        ),
+        pytest.param(
+            'x = [1,\n 2]\ny = """a\nb',
+            ["x = [1,\n 2]", 'y = """a', "b"],
+            id="a string never closed: lines from there",
+        ),
+        pytest.param(
+            "if x:\n    y\n  z\nw", ["if x:", "y", "z", "w"], id="dedent to nowhere: lines from there"
+        ),
         pytest.param("x = 1\nreturn (", ["x = 1", "return ("], id="cut off by the length limit"),
         pytest.param("The answer is simple.\nCall f.", ["The answer is simple.", "Call f."], id="prose"),
         pytest.param("x = '\\d'; y", ["x = '\\d';", "y"], id="a warning of the parser"),
@@ -106,8 +120,51 @@ def test_very_long_source_is_taken_line_by_line() -> None:
     assert found(text) == ["x = [1,", "2]"] * 10_000
 
 
-PIECES = ["x", "=", "1", "\n", "\n    ", "\n  ", "if x:", "else:", "def f():", ";", "(", ")", "[", "]", '"', "'", '"""', "#", "\\", "\\\n", "```", "```py\n"]
-PIECES += ["é", "日", "\r", "\r\n", "\x0c", "\0", "\ud800", "f'{", "}'", "@", ":=", "match x:", "case _:", "$", "?", "0777", "\u2028", "\ufeff", "\t"]
+PIECES = [
+    "x",
+    "=",
+    "1",
+    "\n",
+    "\n    ",
+    "\n  ",
+    "if x:",
+    "else:",
+    "def f():",
+    ";",
+    "(",
+    ")",
+    "[",
+    "]",
+    '"',
+    "'",
+    '"""',
+    "#",
+    "\\",
+    "\\\n",
+    "```",
+    "```py\n",
+]
+PIECES += [
+    "é",
+    "日",
+    "\r",
+    "\r\n",
+    "\x0c",
+    "\0",
+    "\ud800",
+    "f'{",
+    "}'",
+    "@",
+    ":=",
+    "match x:",
+    "case _:",
+    "$",
+    "?",
+    "0777",
+    "\u2028",
+    "\ufeff",
+    "\t",
+]
 
 
 @given(text=st.text() | st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
@@ -124,13 +181,17 @@ def test_no_text_raises_and_statements_are_in_order(text: str) -> None:
         before = end
 
 
-@pytest.mark.skipif(not MBPP.exists(), reason=f"no real MBPP in {DATA}: set MIRRORPO_DATA to a folder with mbpp/mbpp.jsonl")
+@pytest.mark.skipif(
+    not MBPP.exists(), reason=f"no real MBPP in {DATA}: set MIRRORPO_DATA to a folder with mbpp/mbpp.jsonl"
+)
 @pytest.mark.filterwarnings("ignore")
 def test_every_statement_of_mbpps_solutions_is_found_and_nothing_is_left() -> None:
     head = "Here it is.\n```python\n"
     for line in MBPP.read_text(encoding="utf-8").splitlines()[:150]:
         code = json.loads(line)["code"].replace("\r\n", "\n")
-        intervals = [(start - len(head), end - len(head)) for start, end in statements(f"{head}{code}\n```\nIt works.")]
+        intervals = [
+            (start - len(head), end - len(head)) for start, end in statements(f"{head}{code}\n```\nIt works.")
+        ]
         lines = code.split("\n")
         nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.stmt)]
         places = {sum(len(line) + 1 for line in lines[: node.lineno - 1]) + node.col_offset for node in nodes}

@@ -18,7 +18,9 @@ ALGO = Algorithm(
     ratio=TokenRatio(),
     surrogate=Clipped(low=0.2, high=0.2),
     aggregate=SequenceMean(),
-    rollout_rule=RolloutRule(dynamic_sampling=False, max_draws=1, overlong_buffer=0.0, overlong_penalty=0.0, mask_truncated=False),
+    rollout_rule=RolloutRule(
+        dynamic_sampling=False, max_draws=1, overlong_buffer=0.0, overlong_penalty=0.0, mask_truncated=False
+    ),
 )
 
 
@@ -34,11 +36,21 @@ class Unread:
 def batch() -> RolloutBatch:
     draw = torch.Generator().manual_seed(0)
     completions = [
-        Completion(uid="", group=group, prompt_ids=[1], ids=[2] * length, logprobs=[0.0] * length, text="", truncated=False)
+        Completion(
+            uid="",
+            group=group,
+            prompt_ids=[1],
+            ids=[2] * length,
+            logprobs=[0.0] * length,
+            text="",
+            truncated=False,
+        )
         for group, length in [(0, 2), (0, 3), (1, 3)]
     ]
     rollout = collate(completions, [1.0, 0.0, float("nan")], pad_id=0, mask_truncated=False)
-    return rollout.with_(old_logprobs=-torch.rand(3, 3, generator=draw), anchor_logprobs=-torch.rand(3, 3, generator=draw))
+    return rollout.with_(
+        old_logprobs=-torch.rand(3, 3, generator=draw), anchor_logprobs=-torch.rand(3, 3, generator=draw)
+    )
 
 
 def test_weights_are_ones_to_the_bit_before_and_after_mean_one():
@@ -57,13 +69,17 @@ def test_the_weighted_loss_and_gradient_are_the_unweighted_ones_to_the_bit_in_ei
     penalty = divergence(leaf, rollout.anchor_logprobs, rollout.old_logprobs)
 
     log_ratio = ALGO.ratio(leaf, rollout.old_logprobs, rollout.mask, torch.ones(len(rollout)))
-    unweighted = ALGO.aggregate(ALGO.surrogate(log_ratio, advantages[:, None].expand(3, 3)) + 0.3 * penalty, rollout.mask)
+    unweighted = ALGO.aggregate(
+        ALGO.surrogate(log_ratio, advantages[:, None].expand(3, 3)) + 0.3 * penalty, rollout.mask
+    )
     (expected,) = torch.autograd.grad(unweighted, leaf, retain_graph=True)
 
     policy = PolicyOutputs(logprobs=leaf, entropy=torch.zeros(3, 3), divergence=penalty)
     for scope in ("credit", "loss"):
         weighting = Uniform(scope=scope)
         weights = mean_one(weighting(rollout, Unread(), 0), rollout.mask)
-        loss = policy_loss(policy, rollout, advantages, weights, algo=ALGO, divergence=divergence, weighting=weighting)
+        loss = policy_loss(
+            policy, rollout, advantages, weights, algo=ALGO, divergence=divergence, weighting=weighting
+        )
         assert torch.equal(loss, unweighted)
         assert torch.equal(torch.autograd.grad(loss, leaf, retain_graph=True)[0], expected)

@@ -143,4 +143,6 @@ class Unit:
 
 def _refuse_impossible_scale(epsilon: float, ddof: int) -> None:
     if ddof not in (0, 1) or not epsilon >= 0:
-        raise ValueError(f"algo.advantage.ddof={ddof}, epsilon={epsilon}: ddof is 0 or 1, epsilon not negative")
+        raise ValueError(
+            f"algo.advantage.ddof={ddof}, epsilon={epsilon}: ddof is 0 or 1, epsilon not negative"
+        )

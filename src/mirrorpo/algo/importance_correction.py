@@ -1,4 +1,6 @@
-"""The sampler is not quite the old policy: other kernels, another precision, other batch shapes. What that does to a gradient, and a cure."""
+"""The sampler is not quite the old policy: other kernels, another precision, other batch shapes. What that
+does to a gradient, and a cure.
+"""
 
 from dataclasses import dataclass
 
@@ -17,7 +19,8 @@ def sampler_ratio(old_logprobs: PerToken, sampler_logprobs: PerToken, mask: Toke
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TruncatedImportance:
-    """Truncated importance sampling: a token's credit counts as often as the old policy would have sampled it, up to a cap.
+    """Truncated importance sampling: a token's credit counts as often as the old policy would have sampled
+    it, up to a cap.
 
         c_t = min( pi_old(y_t) / mu(y_t),  cap )
 
@@ -44,7 +47,11 @@ class TruncatedImportance:
 
     def __post_init__(self) -> None:
         if not self.cap >= 1:
-            raise ValueError(f"importance_correction.cap={self.cap}: a cap below 1 would shrink the credit of tokens without mismatch; give 1 or more")
+            raise ValueError(
+                f"importance_correction.cap={self.cap}: a cap below 1 would shrink the credit of tokens "
+                f"without mismatch; give 1 or "
+                f"more"
+            )
 
     def __call__(self, old_logprobs: PerToken, sampler_logprobs: PerToken, mask: TokenMask) -> PerToken:
         return sampler_ratio(old_logprobs, sampler_logprobs, mask).clamp(max=self.cap)

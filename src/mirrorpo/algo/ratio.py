@@ -24,7 +24,9 @@ class TokenRatio:
         Schulman et al. 2017 (PPO), https://arxiv.org/abs/1707.06347
     """
 
-    def __call__(self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion) -> PerToken:
+    def __call__(
+        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion
+    ) -> PerToken:
         return masked(logprobs - old_logprobs.detach(), mask)
 
 
@@ -48,7 +50,9 @@ class SequenceRatio:
         Zheng et al. 2025 (GSPO), sections 4.1 and 4.3, https://arxiv.org/abs/2507.18071
     """
 
-    def __call__(self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion) -> PerToken:
+    def __call__(
+        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion
+    ) -> PerToken:
         return _on_every_token(masked(logprobs - old_logprobs.detach(), mask), mask)
 
 
@@ -57,7 +61,8 @@ class GeometricMean:
     """The geometric mean of token ratios, each cut on the side its advantage pushes it to.
 
         log g_it = sg( mean_t c_it ) + c_it - sg( c_it )
-        c_it = min( log r_it, high ) where A_i > 0,   max( log r_it, -low ) where A_i < 0,   log r_it where A_i = 0
+        c_it = min( log r_it, high ) where A_i > 0,   max( log r_it, -low ) where A_i < 0,   log r_it where
+        A_i = 0
 
     Value: zero on the first update. Gradient: grad log pi_theta(y_t), and exactly zero for a token
     whose ratio was cut; the other tokens of its completion go on.
@@ -80,12 +85,20 @@ class GeometricMean:
 
     def __post_init__(self) -> None:
         if self.low <= 0 or self.high <= 0:
-            raise ValueError(f"algo.ratio.low={self.low}, high={self.high}: these bound log-ratios; give positive numbers")
+            raise ValueError(
+                f"algo.ratio.low={self.low}, high={self.high}: these bound log-ratios; give positive numbers"
+            )
 
-    def __call__(self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion) -> PerToken:
+    def __call__(
+        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion
+    ) -> PerToken:
         log_ratio = masked(logprobs - old_logprobs.detach(), mask)
         advantage = advantages[:, None].expand_as(log_ratio)
-        cut = torch.where(advantage > 0, log_ratio.clamp(max=self.high), torch.where(advantage < 0, log_ratio.clamp(min=-self.low), log_ratio))
+        cut = torch.where(
+            advantage > 0,
+            log_ratio.clamp(max=self.high),
+            torch.where(advantage < 0, log_ratio.clamp(min=-self.low), log_ratio),
+        )
         return _on_every_token(cut, mask)
 
 
@@ -110,5 +123,7 @@ class Likelihood:
         tensor([[-1.,  0.]])
     """
 
-    def __call__(self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion) -> PerToken:
+    def __call__(
+        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion
+    ) -> PerToken:
         return masked(logprobs, mask)

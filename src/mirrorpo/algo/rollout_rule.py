@@ -36,9 +36,15 @@ class RolloutRule:
         if self.max_draws < 1:
             raise ValueError(f"algo.rollout_rule.max_draws={self.max_draws}: a step samples at least once")
         if self.max_draws > 1 and not self.dynamic_sampling:
-            raise ValueError(f"algo.rollout_rule.max_draws={self.max_draws} has no effect without dynamic_sampling: set it to 1")
+            raise ValueError(
+                f"algo.rollout_rule.max_draws={self.max_draws} has no effect without dynamic_sampling: set "
+                f"it to 1"
+            )
         if not 0 <= self.overlong_buffer <= 1:
-            raise ValueError(f"algo.rollout_rule.overlong_buffer={self.overlong_buffer} is a share of max_new_tokens: give a number in [0, 1]")
+            raise ValueError(
+                f"algo.rollout_rule.overlong_buffer={self.overlong_buffer} is a share of max_new_tokens: "
+                f"give a number in [0, 1]"
+            )
 
     def shape(self, rewards: PerCompletion, lengths: PerCompletion, max_new_tokens: int) -> PerCompletion:
         """Soft overlong punishment, added to the rewards.

@@ -60,7 +60,9 @@ class Clipped:
 
     def __post_init__(self) -> None:
         if not (0 <= self.low < 1 and self.high > 0):
-            raise ValueError(f"algo.surrogate.low={self.low}, high={self.high}: need 0 <= low < 1 and high > 0")
+            raise ValueError(
+                f"algo.surrogate.low={self.low}, high={self.high}: need 0 <= low < 1 and high > 0"
+            )
 
     def __call__(self, log_ratio: PerToken, advantage: PerToken) -> PerToken:
         ratio = importance(log_ratio)
@@ -127,7 +129,9 @@ class ClippedWeight:
 
     def __post_init__(self) -> None:
         if not (0 <= self.low <= 1 and self.high > 0):
-            raise ValueError(f"algo.surrogate.low={self.low}, high={self.high}: need 0 <= low <= 1 and high > 0")
+            raise ValueError(
+                f"algo.surrogate.low={self.low}, high={self.high}: need 0 <= low <= 1 and high > 0"
+            )
 
     def __call__(self, log_ratio: PerToken, advantage: PerToken) -> PerToken:
         weight = importance(log_ratio.detach()).clamp(1 - self.low, 1 + self.high)
@@ -143,7 +147,8 @@ class ClippedWeight:
 class SoftGate:
     """A sigmoid gate on the ratio in place of a clip.
 
-        loss_t = -(4 / tau) sigmoid( tau (r_t - 1) ) A_t,   tau = tau_positive where A_t > 0, else tau_negative
+        loss_t = -(4 / tau) sigmoid( tau (r_t - 1) ) A_t,   tau = tau_positive where A_t > 0, else
+        tau_negative
 
     Value: -(2 / tau) A_t at r_t = 1. Gradient: -4 s (1 - s) r_t A_t grad log pi_theta(y_t) with s the
     sigmoid: the REINFORCE gradient at r_t = 1, fading smoothly on both sides.
@@ -167,7 +172,10 @@ class SoftGate:
 
     def __post_init__(self) -> None:
         if self.tau_positive <= 0 or self.tau_negative <= 0:
-            raise ValueError(f"algo.surrogate.tau_positive={self.tau_positive}, tau_negative={self.tau_negative}: give positive numbers")
+            raise ValueError(
+                f"algo.surrogate.tau_positive={self.tau_positive}, tau_negative={self.tau_negative}: give "
+                f"positive numbers"
+            )
 
     def __call__(self, log_ratio: PerToken, advantage: PerToken) -> PerToken:
         tau = self._tau(advantage)
@@ -180,7 +188,11 @@ class SoftGate:
         return (gate * (1 - gate) == 0) & (advantage != 0)
 
     def _tau(self, advantage: PerToken) -> PerToken:
-        return torch.where(advantage > 0, torch.full_like(advantage, self.tau_positive), torch.full_like(advantage, self.tau_negative))
+        return torch.where(
+            advantage > 0,
+            torch.full_like(advantage, self.tau_positive),
+            torch.full_like(advantage, self.tau_negative),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -44,7 +44,11 @@ def identity(data: Mapping[str, Any]) -> dict[str, Any]:
 
     1 and 1.0 are one value; null is the same as absent.
     """
-    kept = {key: value for key, value in flat(upgraded(data)).items() if not any(key == p or key.startswith(p + ".") for p in NOT_IDENTITY)}
+    kept = {
+        key: value
+        for key, value in flat(upgraded(data)).items()
+        if not any(key == p or key.startswith(p + ".") for p in NOT_IDENTITY)
+    }
     return {key: _canonical(value) for key, value in kept.items() if value is not None}
 
 
@@ -67,4 +71,8 @@ def digest(data: Mapping[str, Any]) -> str:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The identity keys in which two configs differ, with both values; a missing key counts as None."""
     a, b = identity(one), identity(other)
-    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if digest({"": a.get(key)}) != digest({"": b.get(key)})}
+    return {
+        key: (a.get(key), b.get(key))
+        for key in sorted(a.keys() | b.keys())
+        if digest({"": a.get(key)}) != digest({"": b.get(key)})
+    }

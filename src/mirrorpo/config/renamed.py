@@ -1,7 +1,7 @@
 """What settings and classes were called before. Imports no torch.
 
-A name that has changed goes on being read under its old form for one release, with a note. A run's hash, and with it
-its folder, is over the names that its settings had first, so that a rename makes no run another one.
+A name that has changed goes on being read under its old form for one release, with a note. A run's hash, and
+with it its folder, is over the names that its settings had first, so that a rename makes no run another one.
 """
 
 import sys
@@ -51,7 +51,11 @@ def first_named(settings: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in settings.items():
         head, dot, rest = key.partition(".")
         named = _FIRST_KEYS.get(head, head) + dot + rest
-        out[named] = _FIRST_TARGETS.get(value, value) if key.endswith("_target_") else _with_targets(value, _FIRST_TARGETS)
+        out[named] = (
+            _FIRST_TARGETS.get(value, value)
+            if key.endswith("_target_")
+            else _with_targets(value, _FIRST_TARGETS)
+        )
     return out
 
 
@@ -80,13 +84,18 @@ def accept_old_names(words: Sequence[str]) -> list[str]:
     """A command line under today's names; each old one that stood in it is named on the error stream."""
     renamed, found = renamed_words(words)
     for old, new in found.items():
-        print(f"note: {old} is called {new} now; the old name is read until the next release", file=sys.stderr)
+        print(
+            f"note: {old} is called {new} now; the old name is read until the next release", file=sys.stderr
+        )
     return renamed
 
 
 def _with_targets(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
-        return {key: names.get(item, item) if key == "_target_" else _with_targets(item, names) for key, item in value.items()}
+        return {
+            key: names.get(item, item) if key == "_target_" else _with_targets(item, names)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_with_targets(item, names) for item in value]
     return value

@@ -88,7 +88,10 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"unknown settings {extra}: the run-level settings are {sorted(known)}")
     missing = sorted(_missing(cfg))
     if missing:
-        raise ValueError(f"no recipe sets {missing} for this model and dataset: give them on the command line or write conf/recipe/<dataset>.yaml")
+        raise ValueError(
+            f"no recipe sets {missing} for this model and dataset: give them on the command line or write "
+            f"conf/recipe/<dataset>.yaml"
+        )
     for knob, least in MINIMUM.items():
         if cfg[knob] < least:
             raise ValueError(f"{knob}={cfg[knob]}: needs at least {least}")
@@ -96,22 +99,41 @@ def check(cfg: DictConfig) -> None:
         if cfg[knob] not in choices:
             raise ValueError(f"{knob}={cfg[knob]}: choose one of {', '.join(choices)}")
     if not (0 <= cfg.lr < math.inf and 0 < cfg.temperature < math.inf):
-        raise ValueError(f"lr={cfg.lr}, temperature={cfg.temperature}: the learning rate is not negative, and training samples at a temperature above 0")
+        raise ValueError(
+            f"lr={cfg.lr}, temperature={cfg.temperature}: the learning rate is not negative, and training "
+            f"samples at a temperature above "
+            f""
+            f"0"
+        )
     if not cfg.max_grad_norm >= 0:
-        raise ValueError(f"max_grad_norm={cfg.max_grad_norm}: a negative norm would turn the gradient round; 0 does not clip")
+        raise ValueError(
+            f"max_grad_norm={cfg.max_grad_norm}: a negative norm would turn the gradient round; 0 does not "
+            f"clip"
+        )
     if not cfg.out or not cfg.name or any(part in ("..", ".", "") for part in str(cfg.name).split("/")):
-        raise ValueError(f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below it")
+        raise ValueError(
+            f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below "
+            f""
+            f""
+            f"it"
+        )
     if cfg.steps > 0 and cfg.dataset.get("_target_") in EVALUATION_ONLY:
         raise ValueError(
-            f"steps={cfg.steps} with dataset={cfg.dataset._target_.rpartition('.')[2]}: it has no training split and is for evaluation only; use steps=0"
+            f"steps={cfg.steps} with dataset={cfg.dataset._target_.rpartition('.')[2]}: it has no training "
+            f"split and is for evaluation "
+            f"only; use steps=0"
         )
     if cfg.update_window == "split" and cfg.prompts_per_step % cfg.updates_per_rollout:
         raise ValueError(
-            f"updates_per_rollout={cfg.updates_per_rollout} does not divide prompts_per_step={cfg.prompts_per_step}: "
+            f"updates_per_rollout={cfg.updates_per_rollout} does not divide "
+            f"prompts_per_step={cfg.prompts_per_step}: "
             "with update_window=split each update takes an equal share of the groups"
         )
     if cfg.eval_samples > 0 and not 0 < cfg.eval_temperature < math.inf:
-        raise ValueError(f"eval_temperature={cfg.eval_temperature}: samples at temperature 0 are all the same; set eval_samples=0 for greedy only")
+        raise ValueError(
+            f"eval_temperature={cfg.eval_temperature}: samples at temperature 0 are all the same; set "
+            f"eval_samples=0 for greedy only"
+        )
 
 
 def _missing(cfg: DictConfig, prefix: str = "") -> list[str]:

@@ -17,7 +17,8 @@ class Checks:
 
     Attributes:
         entry_point: the function that is asked for.
-        prefix: code that stands before the program; where it opens the function, the program may go on from there.
+        prefix: code that stands before the program; where it opens the function, the program may go on from
+            there.
         setup: the dataset's code that runs behind the program, where the program runs.
         prelude: the dataset's code that the tests need, run where they are.
         visible: tests that the prompt shows, each a piece of code that raises unless the program is right.
@@ -85,7 +86,8 @@ class Verdict:
             is left out of training and of its group's statistics.
         strict: right by the strict extraction (`####` or `\\boxed{}`).
         flexible: right by the flexible extraction (last number).
-        outcome: one word that is counted: right, wrong, no_answer, unverifiable, ...; passed, failed, time_out, ... of programs.
+        outcome: one word that is counted: right, wrong, no_answer, unverifiable, ...; passed, failed,
+            time_out, ... of programs.
     """
 
     reward: float
@@ -144,7 +146,15 @@ class RolloutBatch:
         depth = max(int(picked["prompt_present"].sum(dim=1).max()), 1)
         for name in ("prompt_ids", "prompt_present"):
             picked[name] = picked[name][:, picked[name].shape[1] - depth :]
-        for name in ("completion_ids", "present", "mask", "sampler_logprobs", "old_logprobs", "anchor_logprobs", "anchor_hidden"):
+        for name in (
+            "completion_ids",
+            "present",
+            "mask",
+            "sampler_logprobs",
+            "old_logprobs",
+            "anchor_logprobs",
+            "anchor_hidden",
+        ):
             picked[name] = picked[name][:, :width]
         return RolloutBatch(**picked)
 
@@ -153,8 +163,12 @@ class RolloutBatch:
         return self.prompt_present.sum(dim=1) + self.present.sum(dim=1)
 
     def prompt_numbers(self) -> Int[Tensor, " B"]:
-        """Which of the batch's distinct prompts each completion answers, counted from 0; groups may share one."""
-        return torch.unique(torch.where(self.prompt_present, self.prompt_ids, -1), dim=0, return_inverse=True)[1]
+        """Which of the batch's distinct prompts each completion answers, counted from 0; groups may share
+        one.
+        """
+        return torch.unique(
+            torch.where(self.prompt_present, self.prompt_ids, -1), dim=0, return_inverse=True
+        )[1]
 
     def to(self, device: torch.device | str) -> "RolloutBatch":
         """The same batch on another device."""

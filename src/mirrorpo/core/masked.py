@@ -45,7 +45,9 @@ def mean_one(weights: PerToken, mask: TokenMask) -> PerToken:
     """
     weights = masked(weights.detach(), mask)
     if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
-        raise ValueError("token weights must be finite and non-negative on trained tokens; the weighting returned others")
+        raise ValueError(
+            "token weights must be finite and non-negative on trained tokens; the weighting returned others"
+        )
     count = mask.sum(dim=1, keepdim=True)
     total = weights.sum(dim=1, keepdim=True)
     # Scaling by (w * n) / sum is not exact for constant weights, so they are recognised.
@@ -81,5 +83,6 @@ def group_size(values: PerCompletion, group: GroupIds) -> PerCompletion:
 def _per_group(values: Tensor, index: Tensor) -> Tensor:
     # A one-hot product sums in a fixed order; index_add_ on CUDA does not.
     one_hot = index[None, :] == torch.arange(int(index.max()) + 1, device=index.device)[:, None]
-    # In float64 equal float32 rewards have exactly their own value as mean, so none of them gets an advantage.
+    # In float64 equal float32 rewards have exactly their own value as mean, so none of them gets an
+    # advantage.
     return torch.where(one_hot, values[None, :], torch.zeros_like(values)[None, :]).double().sum(dim=1)

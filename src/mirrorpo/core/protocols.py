@@ -48,8 +48,8 @@ class RewardFn(Protocol):
 class GenerativeModel(Protocol):
     """What an engine may know of the policy: a causal LM with a key-value cache, and its special ids.
 
-    `cache_argument` is the network's word for that cache, as argument and in its output. `computing` sets the compute
-    dtype, `evaluating` puts the network in eval mode and back.
+    `cache_argument` is the network's word for that cache, as argument and in its output. `computing` sets the
+    compute dtype, `evaluating` puts the network in eval mode and back.
     """
 
     @property
@@ -119,7 +119,9 @@ class Ratio(Protocol):
     underflows where its log does not.
     """
 
-    def __call__(self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion) -> PerToken: ...
+    def __call__(
+        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion
+    ) -> PerToken: ...
 
 
 @runtime_checkable
@@ -200,9 +202,13 @@ class Scorer(Protocol):
 
     def with_offsets(self, batch: RolloutBatch) -> Sequence[TokenOffsets]: ...
 
-    def cut(self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking) -> tuple[PerToken, Float[Tensor, "N T"]]: ...
+    def cut(
+        self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking
+    ) -> tuple[PerToken, Float[Tensor, "N T"]]: ...
 
-    def importance(self, batch: RolloutBatch, firsts: Sequence[int], signal: Literal["gradient", "attention"]) -> PerToken: ...
+    def importance(
+        self, batch: RolloutBatch, firsts: Sequence[int], signal: Literal["gradient", "attention"]
+    ) -> PerToken: ...
 
 
 @runtime_checkable

@@ -11,7 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-STREAMS = ("data_order", "data", "sampling", "evaluation", "probe", "weighting", "mirror_map", "es", "init", "ranks", "python", "numpy", "torch")
+STREAMS = (
+    "data_order",
+    "data",
+    "sampling",
+    "evaluation",
+    "probe",
+    "weighting",
+    "mirror_map",
+    "es",
+    "init",
+    "ranks",
+    "python",
+    "numpy",
+    "torch",
+)
 
 
 def derive(seed: int, stream: str, *keys: int | str) -> int:
@@ -27,12 +41,16 @@ def derive(seed: int, stream: str, *keys: int | str) -> int:
         False
     """
     if stream not in STREAMS:
-        raise ValueError(f"unknown random stream {stream!r}; name it in mirrorpo.core.seeds.STREAMS {STREAMS}")
+        raise ValueError(
+            f"unknown random stream {stream!r}; name it in mirrorpo.core.seeds.STREAMS {STREAMS}"
+        )
     text = "/".join([str(seed), stream, *map(str, keys)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(seed: int, stream: str, *keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(
+    seed: int, stream: str, *keys: int | str, device: torch.device | str = "cpu"
+) -> torch.Generator:
     """A torch generator on its own stream."""
     return torch.Generator(device=device).manual_seed(derive(seed, stream, *keys))
 

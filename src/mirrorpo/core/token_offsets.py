@@ -35,7 +35,10 @@ class TokenOffsets:
         before: Interval = (0, 0)
         for token, (start, end) in enumerate(self.offsets):
             if not before[0] <= start <= before[1] <= end:
-                raise ValueError(f"token {token} has the interval {(start, end)} after {before}: intervals must not run backwards or leave a gap")
+                raise ValueError(
+                    f"token {token} has the interval {(start, end)} after {before}: intervals must not run "
+                    f"backwards or leave a gap"
+                )
             before = (start, end)
         if before[1] != len(self.text):
             raise ValueError(f"the offsets end at character {before[1]} of {len(self.text)}")

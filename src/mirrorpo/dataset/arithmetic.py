@@ -81,11 +81,15 @@ class Problem:
         slip = rng.randrange(len(changes)) if habit == "slip" else -1
         value, lines = self.start, []
         for index, (operation, n) in enumerate(changes):
-            # A distracted sum need not be divisible; the habit then rounds down, as its writer would not notice.
+            # A distracted sum need not be divisible; the habit then rounds down, as its writer would not
+            # notice.
             result = apply(operation, value, n)
             if index == slip:
                 result += rng.choice([error for error in (-10, -1, 1, 10) if result + error > 0])
-            lines.append(f"{self.name} has {value} {operation} {n} = <<{value}{operation}{n}={result}>>{result} {self.thing}.")
+            lines.append(
+                f"{self.name} has {value} {operation} {n} = <<{value}{operation}{n}={result}>>{result} "
+                f"{self.thing}."
+            )
             value = result
         return "\n".join([*lines, f"#### {value}"])
 
@@ -152,9 +156,14 @@ class Arithmetic:
         if self.max_value < 10:
             raise ValueError(f"dataset.max_value={self.max_value}: the templates need at least 10")
         if not 0 <= self.distractor_share <= 1:
-            raise ValueError(f"dataset.distractor_share={self.distractor_share} is a share: give a number in [0, 1]")
+            raise ValueError(
+                f"dataset.distractor_share={self.distractor_share} is a share: give a number in [0, 1]"
+            )
         if not 0 <= self.habits_from <= 1:
-            raise ValueError(f"dataset.habits_from={self.habits_from} is a share of the training problems: give a number in [0, 1]")
+            raise ValueError(
+                f"dataset.habits_from={self.habits_from} is a share of the training problems: give a number "
+                f"in [0, 1]"
+            )
         check_habits(self.habits, HABITS)
 
     @property
@@ -195,7 +204,12 @@ class Arithmetic:
             value = apply(operation, value, n)
         distractor = None
         if rng.random() < self.distractor_share:
-            distractor = (rng.randint(0, len(changes) - 1), other, rng.choice((thing, other_thing)), rng.randint(2, self.max_value))
+            distractor = (
+                rng.randint(0, len(changes) - 1),
+                other,
+                rng.choice((thing, other_thing)),
+                rng.randint(2, self.max_value),
+            )
         return Problem(name, thing, start, changes, distractor)
 
     def _possible(self, value: int, rng: random.Random) -> list[tuple[str, int]]:

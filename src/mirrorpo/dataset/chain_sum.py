@@ -17,17 +17,22 @@ from mirrorpo.dataset.jsonl import rows_hash
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChainSum:
-    """reasoning-gym's chain_sum: an expression of numbers, + and -; splits are disjoint by a hash of the question.
+    """reasoning-gym's chain_sum: an expression of numbers, + and -; splits are disjoint by a hash of the
+    question.
 
-    The gold is the value as the library gives it. There is no worked answer: a demonstration is the value after `####`.
+    The gold is the value as the library gives it. There is no worked answer: a demonstration is the value
+    after `####`.
 
     Attributes:
-        data_seed: seed of the questions; independent of the run's seed, so that all runs are evaluated on the same ones.
+        data_seed: seed of the questions; independent of the run's seed, so that all runs are evaluated on the
+            same ones.
         train_size: how many training questions there are.
         validation_size: how many validation questions.
         test_size: how many test questions.
-        validation_fraction: expected share of all questions held out for validation; easy settings have few questions, and a tenth would be too few.
-        test_fraction: expected share of all questions held out for the test; the rest, which is not nothing, is for training.
+        validation_fraction: expected share of all questions held out for validation; easy settings have few
+            questions, and a tenth would be too few.
+        test_fraction: expected share of all questions held out for the test; the rest, which is not nothing,
+            is for training.
         min_terms: fewest numbers in an expression, >= 1.
         max_terms: most numbers.
         min_digits: fewest digits of its numbers, >= 1; all numbers of an expression have as many.
@@ -37,8 +42,8 @@ class ChainSum:
         user: user turn; `{question}` stands for the question.
 
     Raises:
-        ValueError: on a setting out of range; when loaded, if reasoning-gym is not there, with the command that installs it, or if there are
-            not that many questions.
+        ValueError: on a setting out of range; when loaded, if reasoning-gym is not there, with the command
+            that installs it, or if there are not that many questions.
 
     References:
         Stojanovski et al. 2025, https://arxiv.org/abs/2505.24760
@@ -59,18 +64,29 @@ class ChainSum:
     user: str
 
     def __post_init__(self) -> None:
-        for what, least, most in (("terms", self.min_terms, self.max_terms), ("digits", self.min_digits, self.max_digits)):
+        for what, least, most in (
+            ("terms", self.min_terms, self.max_terms),
+            ("digits", self.min_digits, self.max_digits),
+        ):
             if not 1 <= least <= most:
-                raise ValueError(f"dataset.min_{what}={least} and max_{what}={most}: need 1 <= min_{what} <= max_{what}")
+                raise ValueError(
+                    f"dataset.min_{what}={least} and max_{what}={most}: need 1 <= min_{what} <= max_{what}"
+                )
         for split, size in self._sizes.items():
             if size < 1:
                 raise ValueError(f"dataset.{split}_size={size}: a split has at least one question")
-        if min(self.validation_fraction, self.test_fraction) <= 0 or self.validation_fraction + self.test_fraction >= 1:
+        if (
+            min(self.validation_fraction, self.test_fraction) <= 0
+            or self.validation_fraction + self.test_fraction >= 1
+        ):
             raise ValueError(
-                f"dataset.validation_fraction={self.validation_fraction} and dataset.test_fraction={self.test_fraction}: need both above 0, together below 1"
+                f"dataset.validation_fraction={self.validation_fraction} and "
+                f"dataset.test_fraction={self.test_fraction}: need both above 0, together below 1"
             )
         if self.user.count("{question}") != 1:
-            raise ValueError(f"dataset.user={self.user!r} must hold {{question}} once, where the question goes")
+            raise ValueError(
+                f"dataset.user={self.user!r} must hold {{question}} once, where the question goes"
+            )
 
     @property
     def _sizes(self) -> Mapping[Split, int]:
@@ -87,7 +103,13 @@ class ChainSum:
 
         few = "questions of such terms and digits; ask for fewer, or raise dataset.max_terms or dataset.max_digits"
         tested, held_out = self.test_fraction, self.test_fraction + self.validation_fraction
-        return filled(split, self._sizes[split], draw, few, {"test": (0.0, tested), "validation": (tested, held_out), "train": (held_out, 1.0)})
+        return filled(
+            split,
+            self._sizes[split],
+            draw,
+            few,
+            {"test": (0.0, tested), "validation": (tested, held_out), "train": (held_out, 1.0)},
+        )
 
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions and answers of a split."""
@@ -98,7 +120,10 @@ class ChainSum:
         try:
             library = import_module("reasoning_gym")
         except ImportError as error:
-            raise ValueError(f"dataset=chain_sum: reasoning-gym cannot be imported ({error}); pip install reasoning-gym==0.1.25") from error
+            raise ValueError(
+                f"dataset=chain_sum: reasoning-gym cannot be imported ({error}); pip install "
+                f"reasoning-gym==0.1.25"
+            ) from error
         # `size` bounds only the library's own iteration; a question is made from seed + place.
         return library.create_dataset(
             "chain_sum", seed=seed, size=1, min_terms=self.min_terms, max_terms=self.max_terms, min_digits=self.min_digits,

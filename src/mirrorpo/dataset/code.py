@@ -13,7 +13,8 @@ class Style:
     """How a problem is put to the model.
 
     Attributes:
-        question: the problem's text, with `{text}` and where wanted `{signature}` and `{tests}`, the visible ones.
+        question: the problem's text, with `{text}` and where wanted `{signature}` and `{tests}`, the visible
+            ones.
         system: system turn.
         user: user turn, with `{question}` where that goes.
         fenced: whether a demonstration stands in a Markdown fence, as the instruction then has to ask for.
@@ -39,15 +40,32 @@ def chosen(styles: Mapping[str, Style], style: str, visible_tests: int) -> Style
         raise ValueError(f"dataset.style={style}: choose one of {', '.join(styles)}")
     found = styles[style]
     if "{text}" not in found.question or found.user.count("{question}") != 1:
-        raise ValueError(f"dataset.styles.{style}: its question must hold {{text}} and its user turn {{question}} once")
+        raise ValueError(
+            f"dataset.styles.{style}: its question must hold {{text}} and its user turn {{question}} once"
+        )
     if visible_tests < 0 or found.shows_tests() != (visible_tests > 0):
-        fix = "set dataset.visible_tests=1 or more" if found.shows_tests() else "set dataset.visible_tests=0, since it shows none"
+        fix = (
+            "set dataset.visible_tests=1 or more"
+            if found.shows_tests()
+            else "set dataset.visible_tests=0, since it shows none"
+        )
         raise ValueError(f"dataset.visible_tests={visible_tests} with dataset.style={style}: {fix}")
     return found
 
 
-def problem(uid: str, text: str, reference: str, tests: Sequence[str], *, visible: int, setup: str, prelude: str, style: Style) -> Prompt:
-    """A prompt from a row. A row that cannot judge anything becomes one too, with its fault, so that it is reported.
+def problem(
+    uid: str,
+    text: str,
+    reference: str,
+    tests: Sequence[str],
+    *,
+    visible: int,
+    setup: str,
+    prelude: str,
+    style: Style,
+) -> Prompt:
+    """A prompt from a row. A row that cannot judge anything becomes one too, with its fault, so that it is
+    reported.
 
     Example:
         >>> style = Style(question="{text} {signature}", system="", user="{question}", fenced=False)
@@ -65,13 +83,25 @@ def problem(uid: str, text: str, reference: str, tests: Sequence[str], *, visibl
         entry = entry_point(tests, reference)
     except ValueError as error:
         fault = str(error)
-    written = style.question.replace("{signature}", signature(reference, entry)).replace("{tests}", "\n".join(tests[:visible])).replace("{text}", text.strip())
+    written = (
+        style.question.replace("{signature}", signature(reference, entry))
+        .replace("{tests}", "\n".join(tests[:visible]))
+        .replace("{text}", text.strip())
+    )
     return Prompt(
         uid=uid,
         question=written,
         gold=reference,
         demonstration=f"```python\n{reference}\n```" if style.fenced else reference,
-        checks=Checks(entry_point=entry, prefix="", setup=setup, prelude=prelude, visible=tests[:visible], hidden=tests[visible:], fault=fault),
+        checks=Checks(
+            entry_point=entry,
+            prefix="",
+            setup=setup,
+            prelude=prelude,
+            visible=tests[:visible],
+            hidden=tests[visible:],
+            fault=fault,
+        ),
     )
 
 
@@ -81,9 +111,15 @@ def plain(source: str) -> str:
 
 
 def imports(source: str) -> str:
-    """The import statements at the top of some source, which its tests may rely on; none where it does not parse."""
+    """The import statements at the top of some source, which its tests may rely on; none where it does not
+    parse.
+    """
     tree = parsed(source)
-    return "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)) if tree else ""
+    return (
+        "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
+        if tree
+        else ""
+    )
 
 
 def entry_point(tests: Sequence[str], reference: str) -> str:
@@ -109,11 +145,16 @@ def entry_point(tests: Sequence[str], reference: str) -> str:
     for node in ast.walk(parsed(tests[0]) or ast.Module([], [])):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
             return node.func.id
-    raise ValueError(f"the first test calls no function of the reference (it defines {', '.join(sorted(functions)) or 'none'})")
+    raise ValueError(
+        f"the first test calls no function of the reference (it defines "
+        f"{', '.join(sorted(functions)) or 'none'})"
+    )
 
 
 def signature(source: str, name: str) -> str:
-    """The line that opens a function, without a comment or annotation of what it returns; empty where there is no such function."""
+    """The line that opens a function, without a comment or annotation of what it returns; empty where there
+    is no such function.
+    """
     tree = parsed(source)
     for node in tree.body if tree else ():
         if isinstance(node, ast.FunctionDef) and node.name == name:

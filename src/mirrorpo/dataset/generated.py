@@ -1,4 +1,6 @@
-"""What datasets made by templates share: their sizes, splits by the question's hash, and the habits of their demonstrations."""
+"""What datasets made by templates share: their sizes, splits by the question's hash, and the habits of their
+demonstrations.
+"""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +9,11 @@ from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.dataset.split import bucket
 
-SPLIT_BOUNDS: Mapping[Split, tuple[float, float]] = {"test": (0.0, 0.1), "validation": (0.1, 0.2), "train": (0.2, 1.0)}
+SPLIT_BOUNDS: Mapping[Split, tuple[float, float]] = {
+    "test": (0.0, 0.1),
+    "validation": (0.1, 0.2),
+    "train": (0.2, 1.0),
+}
 
 
 def check_sizes(sizes: Mapping[Split, int], min_steps: int, max_steps: int) -> None:
@@ -17,7 +23,9 @@ def check_sizes(sizes: Mapping[Split, int], min_steps: int, max_steps: int) -> N
         ValueError: naming the setting.
     """
     if not 1 <= min_steps <= max_steps:
-        raise ValueError(f"dataset.min_steps={min_steps} and max_steps={max_steps}: need 1 <= min_steps <= max_steps")
+        raise ValueError(
+            f"dataset.min_steps={min_steps} and max_steps={max_steps}: need 1 <= min_steps <= max_steps"
+        )
     for split, size in sizes.items():
         if size < 1:
             raise ValueError(f"dataset.{split}_size={size}: a split has at least one problem")
@@ -29,12 +37,20 @@ def check_habits(habits: Mapping[str, float], known: Sequence[str]) -> None:
     Raises:
         ValueError: naming the setting.
     """
-    if set(habits) - set(known) or min(habits.values(), default=0) < 0 or (habits and abs(sum(habits.values()) - 1) > 1e-9):
+    if (
+        set(habits) - set(known)
+        or min(habits.values(), default=0) < 0
+        or (habits and abs(sum(habits.values()) - 1) > 1e-9)
+    ):
         raise ValueError(f"dataset.habits={dict(habits)}: give shares of {known} that sum to one, or none")
 
 
-def habit(habits: Mapping[str, float], known: Sequence[str], habits_from: float, progress: float, rng: random.Random) -> str:
-    """How a problem is demonstrated: by the habits' shares from a place in the split on; before it carefully, and nothing is drawn."""
+def habit(
+    habits: Mapping[str, float], known: Sequence[str], habits_from: float, progress: float, rng: random.Random
+) -> str:
+    """How a problem is demonstrated: by the habits' shares from a place in the split on; before it carefully,
+    and nothing is drawn.
+    """
     if not habits or progress < habits_from:
         return "careful"
     return rng.choices(known, weights=[habits.get(name, 0.0) for name in known])[0]

@@ -51,9 +51,13 @@ class Gsm8k:
     def __post_init__(self) -> None:
         """Refuses settings that could only fail later, or quietly."""
         if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"dataset.validation_fraction={self.validation_fraction} must lie in [0, 1), e.g. 0.1")
+            raise ValueError(
+                f"dataset.validation_fraction={self.validation_fraction} must lie in [0, 1), e.g. 0.1"
+            )
         if self.user.count("{question}") != 1:
-            raise ValueError(f"dataset.user={self.user!r} must hold {{question}} once, where the question goes")
+            raise ValueError(
+                f"dataset.user={self.user!r} must hold {{question}} once, where the question goes"
+            )
 
     def load(self, split: Split) -> list[Prompt]:
         """The questions of a split, in the order of the file.
@@ -64,13 +68,16 @@ class Gsm8k:
             raise ValueError(f"unknown split {split!r}; choose one of {list(STORED)}")
         stored = STORED[split]
         rows = self._rows(stored)
-        prompts = [_prompt(row, f"gsm8k/{stored}/{index:05d}", where) for index, (where, row) in enumerate(rows)]
+        prompts = [
+            _prompt(row, f"gsm8k/{stored}/{index:05d}", where) for index, (where, row) in enumerate(rows)
+        ]
         if stored == "train":
             validation = split == "validation"
             prompts = [p for p in prompts if held_out(p.question, self.validation_fraction) == validation]
         if not prompts:
             raise ValueError(
-                f"gsm8k's {split} split is empty: {stored} has {len(rows)} rows and dataset.validation_fraction="
+                f"gsm8k's {split} split is empty: {stored} has {len(rows)} rows and "
+                f"dataset.validation_fraction="
                 f"{self.validation_fraction}; change the fraction, or MIRRORPO_DATA if that is the wrong file"
             )
         return prompts
@@ -83,8 +90,13 @@ class Gsm8k:
         """Each row of a stored split, after the place that an error about it should name."""
         if self.root:
             path = Path(self.root) / "gsm8k" / f"{stored}.jsonl"
-            return [(f"{path}, line {n}", row) for n, row in enumerate(read_jsonl(path, ("question", "answer")), 1)]
-        rows = hub_rows(self.hub, self.hub_config, stored, self.revision, "gsm8k/train.jsonl and gsm8k/test.jsonl")
+            return [
+                (f"{path}, line {n}", row)
+                for n, row in enumerate(read_jsonl(path, ("question", "answer")), 1)
+            ]
+        rows = hub_rows(
+            self.hub, self.hub_config, stored, self.revision, "gsm8k/train.jsonl and gsm8k/test.jsonl"
+        )
         return [(f"{self.hub}, {stored} row {n}", row) for n, row in enumerate(rows, 1)]
 
 
@@ -108,7 +120,9 @@ def _prompt(row: Mapping[str, Any], uid: str, where: str) -> Prompt:
     for key in ("question", "answer"):
         text = row.get(key)
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{where}: the {key} is {text!r}; write a text that is not empty, or delete the row")
+            raise ValueError(
+                f"{where}: the {key} is {text!r}; write a text that is not empty, or delete the row"
+            )
     try:
         gold = final_number(row["answer"])
     except ValueError as error:

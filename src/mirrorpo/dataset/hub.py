@@ -16,7 +16,8 @@ def hub_rows(hub: str, config: str, split: str, revision: str | None, files: str
         rows: Any = load_dataset(hub, config, split=split, revision=revision)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"cannot load {split!r} of dataset.hub={hub} (hub_config={config}, revision={revision}): {error}. "
+            f"cannot load {split!r} of dataset.hub={hub} (hub_config={config}, revision={revision}): "
+            f"{error}. "
             f"Set MIRRORPO_DATA to a folder with {files}, "
             "or connect to the network once so that the hub cache is filled"
         ) from error

@@ -18,11 +18,12 @@ FILE = "humaneval/HumanEval.jsonl.gz"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HumanEval:
-    """HumanEval from a folder or from the Hugging Face hub. Only `test` has problems; training on it is refused at compose.
+    """HumanEval from a folder or from the Hugging Face hub. Only `test` has problems; training on it is
+    refused at compose.
 
     The question is the problem's own code, up to where the function's body begins. A completion may write the
-    whole function, or go on from there. Its tests are one function, so a program passes all of them or none; all are hidden, but
-    docstrings show examples.
+    whole function, or go on from there. Its tests are one function, so a program passes all of them or none;
+    all are hidden, but docstrings show examples.
 
     Attributes:
         root: folder that holds humaneval/HumanEval.jsonl.gz; None or empty: use the hub.
@@ -43,22 +44,30 @@ class HumanEval:
 
     def __post_init__(self) -> None:
         if self.user.count("{question}") != 1:
-            raise ValueError(f"dataset.user={self.user!r} must hold {{question}} once, where the question goes")
+            raise ValueError(
+                f"dataset.user={self.user!r} must hold {{question}} once, where the question goes"
+            )
 
     def load(self, split: Split) -> list[Prompt]:
-        """All problems for `test`, in the order of the file; none for the other splits. `uid` is humaneval/<number>."""
+        """All problems for `test`, in the order of the file; none for the other splits. `uid` is
+        humaneval/<number>.
+        """
         return [_prompt(row) for row in self._rows()] if split == "test" else []
 
     def fingerprint(self, split: Split) -> str:
         """sha256 of the rows of a split, the same from a folder and from the hub."""
-        return rows_hash((p.uid, p.question, p.gold, *(p.checks.hidden if p.checks else ())) for p in self.load(split))
+        return rows_hash(
+            (p.uid, p.question, p.gold, *(p.checks.hidden if p.checks else ())) for p in self.load(split)
+        )
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:
         if not self.root:
             return hub_rows(self.hub, "openai_humaneval", "test", self.revision, FILE)
         path = Path(self.root) / FILE
         if not path.is_file():
-            raise ValueError(f"no file {path}; put it there, or set MIRRORPO_DATA to the folder it belongs to")
+            raise ValueError(
+                f"no file {path}; put it there, or set MIRRORPO_DATA to the folder it belongs to"
+            )
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return [json.loads(line) for line in file if line.strip()]
 
@@ -70,6 +79,15 @@ def _prompt(row: Mapping[str, Any]) -> Prompt:
     for what, source in (("prompt", asked), ("test", test), ("reference", asked + row["canonical_solution"])):
         if parsed(source) is None:
             fault = fault or f"the {what} does not parse"
-    # The prompt's own helpers are the tests' too: there, as the dataset wrote them and not as a program may have changed them.
-    checks = Checks(entry_point=name, prefix=asked, setup="", prelude=asked, visible=[], hidden=[test], fault=fault)
-    return Prompt(uid=f"humaneval/{number:03d}", question=asked, gold=row["canonical_solution"], demonstration=row["canonical_solution"], checks=checks)
+    # The prompt's own helpers are the tests' too: there, as the dataset wrote them and not as a program may
+    # have changed them.
+    checks = Checks(
+        entry_point=name, prefix=asked, setup="", prelude=asked, visible=[], hidden=[test], fault=fault
+    )
+    return Prompt(
+        uid=f"humaneval/{number:03d}",
+        question=asked,
+        gold=row["canonical_solution"],
+        demonstration=row["canonical_solution"],
+        checks=checks,
+    )

@@ -27,7 +27,9 @@ def _parse(line: bytes, keys: Sequence[str], where: str) -> dict[str, Any]:
     try:
         row: Any = json.loads(line.decode("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{where} is not JSON ({error}); was the download cut short? Fetch the file again") from error
+        raise ValueError(
+            f"{where} is not JSON ({error}); was the download cut short? Fetch the file again"
+        ) from error
     if not isinstance(row, dict):
         raise ValueError(f"{where} is a JSON {type(row).__name__}, not an object; write one {{...}} a line")
     row = cast("dict[str, Any]", row)

@@ -24,19 +24,20 @@ log = logging.getLogger(__name__)
 class Mbpp:
     """MBPP from a folder or from the Hugging Face hub; splits by the problem's number, as the paper's.
 
-    The first `visible_tests` tests of a problem are shown by the styles that show tests; the others are hidden,
-    with `challenge` also those that the dataset calls challenging. A row whose tests cannot be used is loaded with its
-    fault and left out of training and evaluation, by name.
+    The first `visible_tests` tests of a problem are shown by the styles that show tests; the others are
+    hidden, with `challenge` also those that the dataset calls challenging. A row whose tests cannot be used
+    is loaded with its fault and left out of training and evaluation, by name.
 
-    With `plus`, the test split is MBPP+: its problems with its tests, of which those whose number lies in another split are
-    dropped and counted in the log.
+    With `plus`, the test split is MBPP+: its problems with its tests, of which those whose number lies in
+    another split are dropped and counted in the log.
 
     Attributes:
         rows: "full", all 974; "sanitized", the 427 that were verified by hand.
         root: folder that holds mbpp/mbpp.jsonl and mbpp/sanitized-mbpp.json; None or empty: use the hub.
         hub: dataset name on the hub, or a local copy of that repository.
         revision: commit or tag of it; None: the latest.
-        plus: JSON Lines file of MBPP+ with the hub's fields (task_id, prompt, code, test_imports, test_list, test); None: plain MBPP.
+        plus: JSON Lines file of MBPP+ with the hub's fields (task_id, prompt, code, test_imports, test_list,
+            test); None: plain MBPP.
         visible_tests: how many tests the prompt shows.
         challenge: whether the challenging tests count among the hidden ones.
         style: which of `styles` is used.
@@ -80,7 +81,10 @@ class Mbpp:
             return self._plus(self.plus)
         prompts = self.numbered(IDS[split], split)
         if not prompts:
-            raise ValueError(f"mbpp's {split} split is empty: no row has a task_id of {IDS[split]}; is that the whole file?")
+            raise ValueError(
+                f"mbpp's {split} split is empty: no row has a task_id of {IDS[split]}; is that the whole "
+                f"file?"
+            )
         return prompts
 
     def numbered(self, numbers: range, stored: Split) -> list[Prompt]:
@@ -90,7 +94,16 @@ class Mbpp:
 
     def fingerprint(self, split: Split) -> str:
         """sha256 of a split's rows as they are used, the same from a folder and from the hub."""
-        return rows_hash((p.uid, p.question, p.gold, *(p.checks.visible if p.checks else ()), *(p.checks.hidden if p.checks else ())) for p in self.load(split))
+        return rows_hash(
+            (
+                p.uid,
+                p.question,
+                p.gold,
+                *(p.checks.visible if p.checks else ()),
+                *(p.checks.hidden if p.checks else ()),
+            )
+            for p in self.load(split)
+        )
 
     def _rows(self, split: Split) -> Sequence[Mapping[str, Any]]:
         if not self.root:
@@ -100,7 +113,9 @@ class Mbpp:
         if self.rows == "full":
             return read_jsonl(path, ("task_id", "text", "code", "test_list"))
         if not path.is_file():
-            raise ValueError(f"no file {path}; put it there, or set MIRRORPO_DATA to the folder it belongs to")
+            raise ValueError(
+                f"no file {path}; put it there, or set MIRRORPO_DATA to the folder it belongs to"
+            )
         return json.loads(path.read_text(encoding="utf-8"))
 
     def _prompt(self, number: int, row: Mapping[str, Any]) -> Prompt:
@@ -121,7 +136,12 @@ class Mbpp:
         numbered = {int(str(row["task_id"]).rpartition("/")[2]): row for row in rows}
         kept = [number for number in sorted(numbered) if number in IDS["test"]]
         if len(kept) < len(numbered):
-            log.warning("%s: %d of %d problems are of another split of MBPP and were dropped", path, len(numbered) - len(kept), len(numbered))
+            log.warning(
+                "%s: %d of %d problems are of another split of MBPP and were dropped",
+                path,
+                len(numbered) - len(kept),
+                len(numbered),
+            )
         prompts = []
         for number in kept:
             row = numbered[number]

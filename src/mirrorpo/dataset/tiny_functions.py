@@ -1,8 +1,9 @@
 """Short functions made by templates, for a model that is small enough to learn to write them on a CPU.
 
-A function changes its argument a few times, a line each; the question says how. Demonstrations can be given *habits* (a
-constant that is off by one, a last step forgotten, nothing returned), as those of `arithmetic`: a model taught by them can write the
-functions and often does not, which is what reinforcement then has to find. It is evidence for no method.
+A function changes its argument a few times, a line each; the question says how. Demonstrations can be given
+*habits* (a constant that is off by one, a last step forgotten, nothing returned), as those of `arithmetic`: a
+model taught by them can write the functions and often does not, which is what reinforcement then has to find.
+It is evidence for no method.
 """
 
 import hashlib
@@ -50,10 +51,14 @@ class Function:
 
     def question(self) -> str:
         """What it does, in words."""
-        return f"Write {self.signature()}: " + ", then ".join(words.format(n=n) for words, n in self.steps) + "."
+        return (
+            f"Write {self.signature()}: " + ", then ".join(words.format(n=n) for words, n in self.steps) + "."
+        )
 
     def code(self, habit: str, rng: random.Random) -> str:
-        """It written with a habit: careful; slip, one constant is off by one; hasty, without the last step; silent, without a return."""
+        """It written with a habit: careful; slip, one constant is off by one; hasty, without the last step;
+        silent, without a return.
+        """
         steps = list(self.steps)
         constants = [index for index, (_, n) in enumerate(steps) if isinstance(n, int)]
         if habit == "slip" and constants:
@@ -64,7 +69,9 @@ class Function:
         if habit == "hasty":
             steps = steps[:-1]
         lines = [f"    x = {OPERATIONS[words].format(n=n)}" for words, n in steps]
-        return "\n".join([f"def {self.signature()}:", *lines, *([] if habit == "silent" else ["    return x"])])
+        return "\n".join(
+            [f"def {self.signature()}:", *lines, *([] if habit == "silent" else ["    return x"])]
+        )
 
     def value(self, x: int, y: int) -> int:
         """What it returns."""
@@ -82,7 +89,8 @@ class TinyFunctions:
     """Seeded generator of short functions; splits are disjoint by a hash of the question.
 
     Attributes:
-        data_seed: seed of the functions; independent of the run's seed, so that all runs are evaluated on the same ones.
+        data_seed: seed of the functions; independent of the run's seed, so that all runs are evaluated on the
+            same ones.
         train_size: how many training problems there are.
         validation_size: how many validation problems.
         test_size: how many test problems.
@@ -127,7 +135,11 @@ class TinyFunctions:
         if self.tests < 1:
             raise ValueError(f"dataset.tests={self.tests}: a function needs at least one test")
         if not (0 <= self.argument_share <= 1 and 0 <= self.habits_from <= 1):
-            raise ValueError(f"dataset.argument_share={self.argument_share} and dataset.habits_from={self.habits_from} are shares: give numbers in [0, 1]")
+            raise ValueError(
+                f"dataset.argument_share={self.argument_share} and dataset.habits_from={self.habits_from} "
+                f"are shares: give numbers in "
+                f"[0, 1]"
+            )
         check_habits(self.habits, HABITS)
 
     @property
@@ -143,11 +155,24 @@ class TinyFunctions:
             question = function.question()
             return question, partial(self._prompt, function, question)
 
-        return filled(split, self._sizes[split], draw, f"functions of {self.max_steps} steps; ask for fewer or raise dataset.max_steps")
+        return filled(
+            split,
+            self._sizes[split],
+            draw,
+            f"functions of {self.max_steps} steps; ask for fewer or raise dataset.max_steps",
+        )
 
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions, tests and demonstrations of a split."""
-        rows = [[prompt.question, prompt.gold, prompt.demonstration, *(prompt.checks.hidden if prompt.checks else ())] for prompt in self.load(split)]
+        rows = [
+            [
+                prompt.question,
+                prompt.gold,
+                prompt.demonstration,
+                *(prompt.checks.hidden if prompt.checks else ()),
+            ]
+            for prompt in self.load(split)
+        ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def _function(self, rng: random.Random) -> Function:
@@ -167,5 +192,13 @@ class TinyFunctions:
             y = rng.randint(2, LARGEST)
             arguments = f"{x}, {y}" if "y" in function.signature() else f"{x}"
             tests.append(f"assert {function.name}({arguments}) == {function.value(x, y)}")
-        checks = Checks(entry_point=function.name, prefix="", setup="", prelude="", visible=[], hidden=tests, fault="")
-        return Prompt(uid=uid, question=question, gold=function.code("careful", rng), demonstration=demonstration, checks=checks)
+        checks = Checks(
+            entry_point=function.name, prefix="", setup="", prelude="", visible=[], hidden=tests, fault=""
+        )
+        return Prompt(
+            uid=uid,
+            question=question,
+            gold=function.code("careful", rng),
+            demonstration=demonstration,
+            checks=checks,
+        )

@@ -1,8 +1,9 @@
 """The processes that train one cell together, one on each device.
 
 Every rank holds the whole rollout and runs the same code on it, so that advantages, denominators and metrics
-are of all of it wherever it lies. What costs time is divided: each rank samples its share of the prompts, judges its
-share of the completions and passes its share of the rows through the network. Rank 0 alone has the run's folder.
+are of all of it wherever it lies. What costs time is divided: each rank samples its share of the prompts,
+judges its share of the completions and passes its share of the rows through the network. Rank 0 alone has the
+run's folder.
 """
 
 import os
@@ -59,7 +60,9 @@ class Ranks:
         return self.all_gather(answer() if self.first else None)[0]  # type: ignore[return-value]
 
     def all_reduce(self, *tensors: Tensor) -> None:
-        """Add every rank's tensors up in place, on the CPU; where the others have zeros, a value stays what it is to the bit."""
+        """Add every rank's tensors up in place, on the CPU; where the others have zeros, a value stays what
+        it is to the bit.
+        """
         for tensor in tensors if self.world_size > 1 else ():
             torch.distributed.all_reduce(tensor)
 
@@ -114,10 +117,17 @@ def init_process_group() -> Iterator[Ranks]:
     if count == 1:
         yield ALONE
         return
-    if absent := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-        raise ValueError(f"WORLD_SIZE={count} is set and {', '.join(absent)} not: start several processes with torchrun, or unset WORLD_SIZE for one")
+    if absent := [
+        name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+    ]:
+        raise ValueError(
+            f"WORLD_SIZE={count} is set and {', '.join(absent)} not: start several processes with torchrun, "
+            f"or unset WORLD_SIZE for one"
+        )
     # Objects and sums go over gloo, parameters and gradients over what their device has.
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    torch.distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE
+    )
     ranks = Ranks(rank=int(os.environ["RANK"]), world_size=count, local_rank=int(os.environ["LOCAL_RANK"]))
     yield ranks
     # A launcher may end all ranks once one has ended, and rank 0 has its last words to write.
@@ -128,7 +138,8 @@ def init_process_group() -> Iterator[Ranks]:
 
 
 def owners(costs: Int[Tensor, " N"], count: int) -> Int[Tensor, " N"]:
-    """Whose each of N things in a row is: stretches of about equal cost, a thing going to where its middle falls.
+    """Whose each of N things in a row is: stretches of about equal cost, a thing going to where its middle
+    falls.
 
     Example:
         >>> owners(torch.tensor([5, 1, 1, 1, 2]), 2).tolist()
@@ -143,7 +154,9 @@ def owners(costs: Int[Tensor, " N"], count: int) -> Int[Tensor, " N"]:
 
 def _lost(error: Exception) -> bool:
     # gloo's errors have no type of their own.
-    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
 
 
 def _reason() -> str:

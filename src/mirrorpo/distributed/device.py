@@ -13,7 +13,8 @@ from mirrorpo.distributed.collectives import ALONE, Ranks
 
 
 def named_device(name: str, ranks: Ranks = ALONE) -> torch.device:
-    """The device a setting stands for; auto is CUDA where there is one, and each of several ranks takes its own.
+    """The device a setting stands for; auto is CUDA where there is one, and each of several ranks takes its
+    own.
 
     Raises:
         ValueError: if the name is none, or its device is not here.
@@ -28,13 +29,19 @@ def named_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     if ranks.world_size == 1 or kind == "cpu":
         return torch.device(name)
     if index:
-        raise ValueError(f"device={name} with {ranks.world_size} processes: each takes a device of its own; set device=auto")
+        raise ValueError(
+            f"device={name} with {ranks.world_size} processes: each takes a device of its own; set "
+            f"device=auto"
+        )
     # Where a launcher shows each rank only its own device, that is number 0.
     device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     taken = set(ranks.all_gather((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))))
     if len(taken) < ranks.world_size:
-        raise ValueError(f"{ranks.world_size} processes for {len(taken)} CUDA devices: start as many on a node as it has devices, or set device=cpu")
+        raise ValueError(
+            f"{ranks.world_size} processes for {len(taken)} CUDA devices: start as many on a node as it has "
+            f"devices, or set device=cpu"
+        )
     return device
 
 

@@ -1,8 +1,9 @@
-"""A network's parameters, whole in one process or divided among several: FSDP2, gathered once for a whole phase.
+"""A network's parameters, whole in one process or divided among several: FSDP2, gathered once for a whole
+phase.
 
-Between two phases each rank holds its share of every parameter, gradient and optimiser state. During a phase (a
-rollout, an update's passes, an evaluation) it holds the parameters whole, and no pass speaks to another rank, so
-ranks may run as many passes as they have rows for, or none.
+Between two phases each rank holds its share of every parameter, gradient and optimiser state. During a phase
+(a rollout, an update's passes, an evaluation) it holds the parameters whole, and no pass speaks to another
+rank, so ranks may run as many passes as they have rows for, or none.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ class Unsharded:
         yield
 
     def reduce(self) -> None:
-        """At the end of an update's phase: every rank's gradients added up, each rank left with its share once the phase is over."""
+        """At the end of an update's phase: every rank's gradients added up, each rank left with its share
+        once the phase is over.
+        """
 
 
 class Sharded(Unsharded):
@@ -33,7 +36,8 @@ class Sharded(Unsharded):
 
         self._pass: Any = fully_shard(_Pass(network), mesh=mesh, reshard_after_forward=False)
         self._pass.set_reshard_after_backward(False)
-        # The loss is over the global denominator: gradients are to be added up, not averaged; gloo knows no other factor than that of a plain sum.
+        # The loss is over the global denominator: gradients are to be added up, not averaged; gloo knows no
+        # other factor than that of a plain sum.
         self._pass.set_gradient_divide_factor(1.0)
         self._pass.set_force_sum_reduction_for_comms(True)
         self._network = network
@@ -47,8 +51,13 @@ class Sharded(Unsharded):
             self._pass.reshard()
 
     def reduce(self) -> None:
-        # The only backward pass that FSDP sees: it adds zero to what the rank's own ones left, nothing where the rank had none, and reduces the sums.
-        self._pass(lambda: torch.stack([parameter.sum() * 0 for parameter in self._network.parameters() if parameter.requires_grad]).sum()).backward()
+        # The only backward pass that FSDP sees: it adds zero to what the rank's own ones left, nothing where
+        # the rank had none, and reduces the sums.
+        self._pass(
+            lambda: torch.stack(
+                [parameter.sum() * 0 for parameter in self._network.parameters() if parameter.requires_grad]
+            ).sum()
+        ).backward()
 
 
 class _Pass(torch.nn.Module):
@@ -104,7 +113,9 @@ def shard_like(tensor: Tensor, other: Any) -> Tensor:
 
 
 def weights(network: torch.nn.Module) -> dict[str, Tensor]:
-    """The tensors of a `state_dict`, tied ones under all their names, without its side effect of ending a phase."""
+    """The tensors of a `state_dict`, tied ones under all their names, without its side effect of ending a
+    phase.
+    """
     kept = {
         f"{prefix}.{name}".removeprefix("."): buffer
         for prefix, module in network.named_modules()
@@ -117,5 +128,8 @@ def weights(network: torch.nn.Module) -> dict[str, Tensor]:
 def full_state_dict(network: torch.nn.Module) -> dict[str, Tensor]:
     """These, outside of a phase, with every tensor whole and tied ones still one; every rank has to ask."""
     named = weights(network)
-    found = {key: full_tensor(tensor.detach()) for key, tensor in {id(tensor): tensor for tensor in named.values()}.items()}
+    found = {
+        key: full_tensor(tensor.detach())
+        for key, tensor in {id(tensor): tensor for tensor in named.values()}.items()
+    }
     return {name: found[id(tensor)] for name, tensor in named.items()}

@@ -60,10 +60,17 @@ class MatchedDrift:
     most_beta: float
 
     def __post_init__(self) -> None:
-        if not (0 < self.target < math.inf and self.gain > 0 and self.most > 1 and 0 < self.least_beta < self.most_beta < math.inf):
+        if not (
+            0 < self.target < math.inf
+            and self.gain > 0
+            and self.most > 1
+            and 0 < self.least_beta < self.most_beta < math.inf
+        ):
             raise ValueError(
-                f"coefficient: target={self.target}, gain={self.gain}, most={self.most}, least_beta={self.least_beta}, "
-                f"most_beta={self.most_beta}: target, gain and least_beta are above 0, most above 1, most_beta above least_beta"
+                f"coefficient: target={self.target}, gain={self.gain}, most={self.most}, "
+                f"least_beta={self.least_beta}, "
+                f"most_beta={self.most_beta}: target, gain and least_beta are above 0, most above 1, "
+                f"most_beta above least_beta"
             )
 
     def after(self, beta: float, drift: dict[str, float]) -> float:

@@ -78,7 +78,9 @@ class ExactBregman:
     def _slope(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         # d/dp of the term, times dp / d log p.
         if isinstance(self.potential, Tabulated) and self.direction == "reverse":
-            return self.potential.bregman_slope(log_p, log_q).masked_fill_(log_p < self.potential.log_floor, 0.0)
+            return self.potential.bregman_slope(log_p, log_q).masked_fill_(
+                log_p < self.potential.log_floor, 0.0
+            )
         p, q = probability(self.potential, log_p), probability(self.potential, log_q)
         if self.direction == "reverse":
             slope = self.potential.df(p) - self.potential.df(q)
@@ -96,8 +98,8 @@ class SampledBregman:
         d_t = f(p) - f(q) - f'(q)(p - q),   p = pi_theta(y_t), q = anchor(y_t)
 
     Value: >= 0 for a convex potential; on-policy its expectation is sum_v p_v d(p_v, q_v), not the
-    divergence sum_v d(p_v, q_v). Gradient: pathwise, (f'(p) - f'(q)) grad p at the sampled token; on-policy its
-    expectation is sum_v p_v (f'(p_v) - f'(q_v)) grad p_v, which is neither the divergence's nor that
+    divergence sum_v d(p_v, q_v). Gradient: pathwise, (f'(p) - f'(q)) grad p at the sampled token; on-policy
+    its expectation is sum_v p_v (f'(p_v) - f'(q_v)) grad p_v, which is neither the divergence's nor that
     of its own expected value (the score term is left out).
 
     Attributes:
@@ -127,8 +129,8 @@ class CorrectedBregman:
 
     For negative entropy this is k3 times the importance ratio, TRL's bias-corrected KL.
 
-    Value: >= 0 for a convex potential; for y_t drawn from pi_old its expectation is the divergence sum_v d_v, on- and
-    off-policy. Its variance grows with 1 / pi_old. Gradient: pathwise, and its expectation is the
+    Value: >= 0 for a convex potential; for y_t drawn from pi_old its expectation is the divergence sum_v d_v,
+    on- and off-policy. Its variance grows with 1 / pi_old. Gradient: pathwise, and its expectation is the
     divergence's gradient, on- and off-policy: pi_old does not depend on theta.
 
     Attributes:

@@ -1,4 +1,6 @@
-"""The 380 numbers of one candidate of an evolution search, named by its generation's file, its noise and a sign."""
+"""The 380 numbers of one candidate of an evolution search, named by its generation's file, its noise and a
+sign.
+"""
 
 import json
 import math
@@ -13,9 +15,13 @@ from torch import Tensor
 from mirrorpo.core.seeds import generator
 from mirrorpo.divergence.map_file import map_file
 
-# theta -> number, number -> theta. What makes every number non-negative, and with it the potential convex; `none` does not.
+# theta -> number, number -> theta. What makes every number non-negative, and with it the potential convex;
+# `none` does not.
 POSITIVITY: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "softplus": (lambda theta: torch.nn.functional.softplus(theta, threshold=40), lambda number: number + torch.log(-torch.expm1(-number))),
+    "softplus": (
+        lambda theta: torch.nn.functional.softplus(theta, threshold=40),
+        lambda number: number + torch.log(-torch.expm1(-number)),
+    ),
     "square": (torch.square, torch.sqrt),
     "clip": (lambda theta: theta.clamp(min=0), lambda number: number),
     "none": (lambda theta: theta, lambda number: number),
@@ -31,8 +37,8 @@ def noise(seed: int, count: int) -> Tensor:
 class Candidate:
     """380 numbers from a search's generation: positive(mean + sign sigma noise).
 
-    The generation's file holds `mean` (the search's theta), `sigma` and `positivity`. Two candidates with one noise and
-    opposite signs are an antithetic pair.
+    The generation's file holds `mean` (the search's theta), `sigma` and `positivity`. Two candidates with one
+    noise and opposite signs are an antithetic pair.
 
     Attributes:
         generation: the file, or `mirrorpo:<name>` for one of `divergence/maps`, which ship with the package.
@@ -59,7 +65,10 @@ class Candidate:
 
     def __post_init__(self) -> None:
         if self.sign not in (-1, 0, 1):
-            raise ValueError(f"divergence.potential.parameters.sign={self.sign}: give 1 or -1, or 0 for the generation's mean")
+            raise ValueError(
+                f"divergence.potential.parameters.sign={self.sign}: give 1 or -1, or 0 for the generation's "
+                f"mean"
+            )
         _ = self.values
 
     @property
@@ -80,12 +89,24 @@ class Candidate:
         where = f"divergence.potential.parameters.generation={self.generation}"
         try:
             found = json.loads(map_file(self.generation).read_text(encoding="utf-8"))
-            good = len(found["mean"]) == 380 and all(map(math.isfinite, found["mean"])) and 0 <= found["sigma"] < math.inf
+            good = (
+                len(found["mean"]) == 380
+                and all(map(math.isfinite, found["mean"]))
+                and 0 <= found["sigma"] < math.inf
+            )
             good = good and found["positivity"] in POSITIVITY
         except OSError as error:
-            raise ValueError(f"{where}: cannot be read ({error.strerror}); hydra/sweeper=es writes these files") from error
+            raise ValueError(
+                f"{where}: cannot be read ({error.strerror}); hydra/sweeper=es writes these files"
+            ) from error
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{where}: is no generation of a search ({error}); hydra/sweeper=es writes these files") from error
+            raise ValueError(
+                f"{where}: is no generation of a search ({error}); hydra/sweeper=es writes these files"
+            ) from error
         if not good:
-            raise ValueError(f"{where}: needs 380 finite means, a sigma and a positivity of {', '.join(POSITIVITY)}; hydra/sweeper=es writes these files")
+            raise ValueError(
+                f"{where}: needs 380 finite means, a sigma and a positivity of {', '.join(POSITIVITY)}; "
+                f"hydra/sweeper=es writes these "
+                f"files"
+            )
         return found

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mirrorpo.divergence.vocabulary import total
 
-# An anchor's probability below exp(-80) counts as that, as for the potentials whose derivative is a power of 1/p.
+# An anchor's probability below exp(-80) counts as that, as for the potentials whose derivative is a power of
+# 1/p.
 LOG_FLOOR = -80.0
 
 

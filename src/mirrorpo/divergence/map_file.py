@@ -13,4 +13,8 @@ def map_file(path: str) -> Traversable | Path:
     >>> map_file("mirrorpo:generation").name, map_file("/folder/map.json").name
     ('generation.json', 'map.json')
     """
-    return files("mirrorpo.divergence") / "maps" / f"{path.removeprefix(SHIPPED)}.json" if path.startswith(SHIPPED) else Path(path)
+    return (
+        files("mirrorpo.divergence") / "maps" / f"{path.removeprefix(SHIPPED)}.json"
+        if path.startswith(SHIPPED)
+        else Path(path)
+    )

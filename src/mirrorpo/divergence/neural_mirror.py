@@ -1,4 +1,6 @@
-"""The neural mirror map of GBMPO: a hidden layer of 126 increasing units as f', its primitive as f, and where its 380 numbers come from."""
+"""The neural mirror map of GBMPO: a hidden layer of 126 increasing units as f', its primitive as f, and where
+its 380 numbers come from.
+"""
 
 import hashlib
 import json
@@ -24,11 +26,14 @@ class Primitive(torch.autograd.Function):
     """value(p) with the gradient slope(p), which the caller knows in closed form.
 
     Autograd through the primitives would meet 0/0 where a unit's argument is zero, and keep an
-    intermediate result for every unit; here only p is kept. Where slope is differentiable, so is the gradient.
+    intermediate result for every unit; here only p is kept. Where slope is differentiable, so is the
+    gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, p: Tensor, value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(
+        ctx: Any, p: Tensor, value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         ctx.save_for_backward(p)
         ctx.slope = slope
         return value(p)
@@ -44,7 +49,9 @@ class Primitive(torch.autograd.Function):
 
 @runtime_checkable
 class Parameters(Protocol):
-    """Where a mirror map's numbers come from: v (126), w (126), b (126), a, c, and whether one may be negative."""
+    """Where a mirror map's numbers come from: v (126), w (126), b (126), a, c, and whether one may be
+    negative.
+    """
 
     @property
     def values(self) -> Tensor: ...
@@ -58,8 +65,8 @@ class RandomParameters:
     """380 numbers drawn once: a mirror map that is random and then fixed.
 
     U(0, scale), which makes a convex potential; with `signed` N(0, scale^2), the start of the public code's
-    evolution search, which need not make one. One draw from the stream "mirror_map", in the order v, w, b, a, c;
-    the global generators are not touched.
+    evolution search, which need not make one. One draw from the stream "mirror_map", in the order v, w, b, a,
+    c; the global generators are not touched.
 
     Attributes:
         seed: the map's own, not the run's: the runs of a cell differ in their seed and share one map.
@@ -84,7 +91,10 @@ class RandomParameters:
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < math.inf:
-            raise ValueError(f"divergence.potential.parameters.scale={self.scale}: give a positive scale; the public code's is 0.01")
+            raise ValueError(
+                f"divergence.potential.parameters.scale={self.scale}: give a positive scale; the public "
+                f"code's is 0.01"
+            )
 
     @cached_property
     def values(self) -> Tensor:
@@ -97,14 +107,16 @@ class RandomParameters:
 class ParametersFile:
     """380 numbers from a JSON file: a mirror map that was learned.
 
-    The file holds one list, in the order v (126), w (126), b (126), a, c. It is read when the object is built.
+    The file holds one list, in the order v (126), w (126), b (126), a, c. It is read when the object is
+    built.
 
     Attributes:
         path: the file, or `mirrorpo:<name>` for one of `divergence/maps`, which ship with the package.
         signed: whether negative numbers are taken; the potential is then not known to be convex.
 
     Raises:
-        ValueError: if the file cannot be read, is no list of 380 finite numbers, or has negative ones without `signed`.
+        ValueError: if the file cannot be read, is no list of 380 finite numbers, or has negative ones without
+            `signed`.
 
     Example:
         >>> float(ParametersFile(path="mirrorpo:negative_entropy", signed=False).values.sum())
@@ -119,8 +131,15 @@ class ParametersFile:
             return
         first = int((self.values < 0).nonzero()[0])
         raise self._error(
-            f"{int((self.values < 0).sum())} of its numbers are negative, the first {float(self.values[first])} at index {first}, so its potential "
-            "need not be convex; clip them at 0, or set divergence.potential.parameters.signed=true for what is then no divergence"
+            f"{int((self.values < 0).sum())} of its numbers are negative, the first "
+            f"{float(self.values[first])} at "
+            f""
+            f"index {first}, so its "
+            f"potential "
+            "need not be convex; clip them at 0, or set divergence.potential.parameters.signed=true for what "
+            ""
+            ""
+            "is then no divergence"
         )
 
     @cached_property
@@ -130,13 +149,23 @@ class ParametersFile:
             # A whole number too long for a float becomes inf, which is refused below.
             numbers = json.loads(map_file(self.path).read_text(encoding="utf-8"), parse_int=float)
         except OSError as error:
-            raise self._error(f"cannot be read ({error.strerror}); give a JSON file with a list of {COUNT} numbers") from error
+            raise self._error(
+                f"cannot be read ({error.strerror}); give a JSON file with a list of {COUNT} numbers"
+            ) from error
         except ValueError as error:
             raise self._error(f"is not JSON ({error}); give a file with a list of {COUNT} numbers") from error
         if not isinstance(numbers, list) or len(numbers) != COUNT:
-            found = f"a list of {len(numbers)}" if isinstance(numbers, list) else f"a {type(numbers).__name__}"
-            raise self._error(f"holds {found}; give a list of {COUNT} numbers: v (126), w (126), b (126), a, c")
-        odd = [index for index, number in enumerate(numbers) if not (isinstance(number, float) and math.isfinite(number))]
+            found = (
+                f"a list of {len(numbers)}" if isinstance(numbers, list) else f"a {type(numbers).__name__}"
+            )
+            raise self._error(
+                f"holds {found}; give a list of {COUNT} numbers: v (126), w (126), b (126), a, c"
+            )
+        odd = [
+            index
+            for index, number in enumerate(numbers)
+            if not (isinstance(number, float) and math.isfinite(number))
+        ]
         if odd:
             raise self._error(f"has {numbers[odd[0]]!r} at index {odd[0]}; give finite numbers")
         return torch.tensor(numbers, dtype=torch.float64)
@@ -159,12 +188,12 @@ class NeuralMirror:
 
         u^3,  u^2,  u_+^(1/2),  u_+^(1/3),  log(u_+ + 0.001),  exp(u)
 
-    Each unit is taken less its value at y = 0, s_j(b_j), and H_j vanishes there: an affine part of f, which no
-    Bregman divergence sees, so nothing cancels where w is small (w = 0 is a constant unit, and gives zero).
-    Only a gives Square(a / 2), only c gives c times NegativeEntropy.
+    Each unit is taken less its value at y = 0, s_j(b_j), and H_j vanishes there: an affine part of f, which
+    no Bregman divergence sees, so nothing cancels where w is small (w = 0 is a constant unit, and gives
+    zero). Only a gives Square(a / 2), only c gives c times NegativeEntropy.
 
-    Value: with all numbers >= 0 every unit rises, so f is convex and its Bregman divergence D >= 0. With signed
-    numbers D may be negative: of 20 maps N(0, 0.01^2), 17 have a D < 0 at a pair from 0.01 to 0.99.
+    Value: with all numbers >= 0 every unit rises, so f is convex and its Bregman divergence D >= 0. With
+    signed numbers D may be negative: of 20 maps N(0, 0.01^2), 17 have a D < 0 at a pair from 0.01 to 0.99.
     Gradient: of f it is f'; f' has slope zero where a ramp's argument is exactly zero.
 
     Probabilities below 1e-10 count as that, as in the public code. For a signed map that code's D is another
@@ -238,7 +267,8 @@ def units(x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return rise, over(step, x) * mean + over(torch.where(straight, 0.0, u - top), x) * rise
 
 
-# Of one kind of unit: from its argument's start k and step t, the rise s(k + t) - s(k) and the mean of the rises on
+# Of one kind of unit: from its argument's start k and step t, the rise s(k + t) - s(k) and the mean of the
+# rises on
 # the way, in forms that subtract no two near numbers where t is small.
 
 

@@ -102,7 +102,10 @@ class Tsallis:
 
     def __post_init__(self) -> None:
         if self.q <= 0 or self.q == 1:
-            raise ValueError(f"divergence.potential.q={self.q}: give a positive order other than 1, where it is NegativeEntropy")
+            raise ValueError(
+                f"divergence.potential.q={self.q}: give a positive order other than 1, where it is "
+                f"NegativeEntropy"
+            )
 
     def f(self, p: Tensor) -> Tensor:
         return (p**self.q - p) / (self.q - 1)
@@ -134,7 +137,9 @@ class Square:
 
     def __post_init__(self) -> None:
         if self.factor <= 0:
-            raise ValueError(f"divergence.potential.factor={self.factor}: a convex potential needs a positive factor")
+            raise ValueError(
+                f"divergence.potential.factor={self.factor}: a convex potential needs a positive factor"
+            )
 
     def f(self, p: Tensor) -> Tensor:
         return self.factor * p.square()

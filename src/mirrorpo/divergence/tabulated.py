@@ -55,16 +55,17 @@ class Tabulated:
 
         f'(p) = P_k(t),   f(p) = p Q_k(t) + C_k,   Q = P - dP + ddP - dddP,   d = d/ds
 
-    with s = log p in [log_floor, 0], k its interval between even knots and t its place in it. P_k is the cubic
-    that has the potential's values and slopes at both ends; C_k makes f continuous. As d(e^s Q) = e^s P, f is
-    the exact primitive of f': what a table gives is the Bregman divergence of the table, not an approximation
-    of one.
+    with s = log p in [log_floor, 0], k its interval between even knots and t its place in it. P_k is the
+    cubic that has the potential's values and slopes at both ends; C_k makes f continuous. As d(e^s Q) = e^s
+    P, f is the exact primitive of f': what a table gives is the Bregman divergence of the table, not an
+    approximation of one.
 
     Value: its divergence is >= 0, since P rises, which is checked on every interval; f differs from the
     potential's by an affine part. Gradient: of f it is f', of f' it is dP / p. All in float64.
     Error: f' is off by at most h^4 / 384 times the largest fourth derivative in s of the potential's, h the
-    distance of two knots. A random neural map's divergence, with 8192 knots, is off by less than 1e-9 of itself
-    where log p and log q are 0.01 or more apart; nearer, rounding is larger than that, as for every potential.
+    distance of two knots. A random neural map's divergence, with 8192 knots, is off by less than 1e-9 of
+    itself where log p and log q are 0.01 or more apart; nearer, rounding is larger than that, as for every
+    potential.
 
     Attributes:
         potential: what is tabulated.
@@ -89,14 +90,18 @@ class Tabulated:
 
     def __post_init__(self) -> None:
         if self.knots < 2:
-            raise ValueError(f"divergence.potential.knots={self.knots}: needs at least 2; the shipped files have 8192")
+            raise ValueError(
+                f"divergence.potential.knots={self.knots}: needs at least 2; the shipped files have 8192"
+            )
         c0, c1, c2 = self._table.slope
         # A parabola is least at an end or where it turns.
         turn = torch.where(c2 > 0, -c1 / (2 * c2), 0.0).clamp(0, 1)
         least = torch.stack([c0, c0 + c1 + c2, c0 + turn * (c1 + turn * c2)]).min()
         if float(least) < -1e-12 * float(c0.abs().max()):
             raise ValueError(
-                f"divergence.potential.knots={self.knots}: the interpolated mirror map falls somewhere, so the table is no convex potential; "
+                f"divergence.potential.knots={self.knots}: the interpolated mirror map falls somewhere, so "
+                f"the table is no convex "
+                f"potential; "
                 "give more knots, or a potential that is convex (with signed parameters it need not be)"
             )
 
@@ -116,7 +121,8 @@ class Tabulated:
     def bregman(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """f(p) - f(q) - f'(q) (p - q) at every pair, in float64 and without gradient.
 
-        What f and f' give one by one, in some 60% of their time: no logarithm, and each of p and q is placed once.
+        What f and f' give one by one, in some 60% of their time: no logarithm, and each of p and q is placed
+        once.
         """
 
         def formula(table: LookupTable, first: Place, second: Place) -> Tensor:
@@ -127,7 +133,13 @@ class Tabulated:
 
     def bregman_slope(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """(f'(p) - f'(q)) p at every pair, the derivative of `bregman` in log p."""
-        return self._read_two(log_p, log_q, lambda table, first, second: polynomial(table.mirror, first).sub_(polynomial(table.mirror, second)).mul_(first.p))
+        return self._read_two(
+            log_p,
+            log_q,
+            lambda table, first, second: (
+                polynomial(table.mirror, first).sub_(polynomial(table.mirror, second)).mul_(first.p)
+            ),
+        )
 
     def _f(self, p: Tensor) -> Tensor:
         return self._read(p, primitive)
@@ -147,11 +159,15 @@ class Tabulated:
             results.copy_(formula(table, self._place(values, values.log())))
         return out.view(p.shape).to(p.dtype)
 
-    def _read_two(self, log_p: Tensor, log_q: Tensor, formula: Callable[[LookupTable, Place, Place], Tensor]) -> Tensor:
+    def _read_two(
+        self, log_p: Tensor, log_q: Tensor, formula: Callable[[LookupTable, Place, Place], Tensor]
+    ) -> Tensor:
         """The formula at every pair, piece by piece."""
         table = self._table.to(log_p.device)
         out = torch.empty(log_p.shape, dtype=torch.float64, device=log_p.device)
-        for first, second, results in pieces(log_p.detach().reshape(-1), log_q.detach().reshape(-1), out.view(-1)):
+        for first, second, results in pieces(
+            log_p.detach().reshape(-1), log_q.detach().reshape(-1), out.view(-1)
+        ):
             logs = (part.double().clamp(min=self.log_floor) for part in (first, second))
             results.copy_(formula(table, *(self._place(log.exp(), log) for log in logs)))
         return out
@@ -178,7 +194,9 @@ class Tabulated:
             primitive[: len(term)] += sign * term
         jumps = p[1:-1] * (primitive.sum(dim=0)[:-1] - primitive[0, 1:])
         constant = torch.cat([torch.zeros(1, dtype=torch.float64), jumps.cumsum(dim=0)])
-        return LookupTable(mirror=mirror, slope=derivative(mirror) / h, primitive=primitive, constant=constant)
+        return LookupTable(
+            mirror=mirror, slope=derivative(mirror) / h, primitive=primitive, constant=constant
+        )
 
 
 def derivative(coefficients: Tensor) -> Tensor:

@@ -10,14 +10,16 @@ from torch.autograd.function import once_differentiable
 
 Term = Callable[[Tensor, Tensor], Tensor]
 
-# Numbers worked on at once. On a CPU, few enough for float64 results to stay in the cache, where an operation takes a
+# Numbers worked on at once. On a CPU, few enough for float64 results to stay in the cache, where an operation
+# takes a
 # tenth of the time it takes in memory; elsewhere enough to keep the device busy.
 PIECE = 2**17
 PIECE_ELSEWHERE = 2**24
 
 
 def piece_by_piece(work: Callable[[slice], None], rows: Tensor) -> None:
-    """Call `work`, without gradient, on cuts that cover the rows of a [N, V] tensor; whole rows, at least one each.
+    """Call `work`, without gradient, on cuts that cover the rows of a [N, V] tensor; whole rows, at least one
+    each.
 
     On a CPU every thread of torch takes pieces of its own. To share out each operation, as torch would,
     costs more than an operation on a piece where waiting threads sleep (OMP_WAIT_POLICY=passive).

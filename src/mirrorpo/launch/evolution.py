@@ -1,6 +1,7 @@
 """Evolution strategies over a mirror map's numbers: what to try next, and what to make of how it went.
 
-Ask and tell, with everything in between in files: a search that is killed goes on from them to the same result.
+Ask and tell, with everything in between in files: a search that is killed goes on from them to the same
+result.
 """
 
 import math
@@ -76,8 +77,8 @@ class Evolution:
         ValueError: naming the setting.
 
     References:
-        Yuan et al. 2026 (GBMPO), https://arxiv.org/abs/2602.04380, and its public code: raw fitness, accept improved, keep
-        Salimans et al. 2017, https://arxiv.org/abs/1703.03864: ranks, antithetic pairs
+        Yuan et al. 2026 (GBMPO), https://arxiv.org/abs/2602.04380, and its public code: raw fitness, accept
+        improved, keep Salimans et al. 2017, https://arxiv.org/abs/1703.03864: ranks, antithetic pairs
     """
 
     pairs: int
@@ -91,12 +92,22 @@ class Evolution:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.pairs < 1 or not 0 < self.sigma < math.inf or not 0 < self.decay <= 1 or not 0 < self.step < math.inf:
+        if (
+            self.pairs < 1
+            or not 0 < self.sigma < math.inf
+            or not 0 < self.decay <= 1
+            or not 0 < self.step < math.inf
+        ):
             raise ValueError(
-                f"hydra.sweeper: pairs={self.pairs}, sigma={self.sigma}, decay={self.decay}, step={self.step}: "
+                f"hydra.sweeper: pairs={self.pairs}, sigma={self.sigma}, decay={self.decay}, "
+                f"step={self.step}: "
                 "give at least one pair, a positive sigma and step, and a decay in (0, 1]"
             )
-        if self.shaping not in ("raw", "ranks") or self.accept not in ("always", "improved") or self.positivity not in POSITIVITY:
+        if (
+            self.shaping not in ("raw", "ranks")
+            or self.accept not in ("always", "improved")
+            or self.positivity not in POSITIVITY
+        ):
             raise ValueError(
                 f"hydra.sweeper: shaping={self.shaping}, accept={self.accept}, positivity={self.positivity}: "
                 f"choose raw or ranks; always or improved; one of {', '.join(POSITIVITY)}"
@@ -111,7 +122,10 @@ class Evolution:
         forward, inverse = POSITIVITY[self.positivity]
         mean = inverse(numbers)
         if not torch.allclose(forward(mean), numbers, rtol=1e-9, atol=1e-12):
-            raise ValueError(f"hydra.sweeper.positivity={self.positivity}: gives no negative numbers, and the start has some; use positivity=none")
+            raise ValueError(
+                f"hydra.sweeper.positivity={self.positivity}: gives no negative numbers, and the start has "
+                f"some; use positivity=none"
+            )
         return Generation(0, mean.tolist(), self.sigma, -math.inf, (), 0)
 
     def numbers(self, mean: Sequence[float]) -> Tensor:
@@ -133,7 +147,10 @@ class Evolution:
         pairs = [asked[start : start + 2] for start in range(0, len(asked), 2)]
         whole = [pair for pair in pairs if all(_finite(fitness.get(candidate)) for candidate in pair)]
         if not whole:
-            raise ValueError(f"generation {generation.number}: no pair of candidates has both fitnesses; see their runs' errors")
+            raise ValueError(
+                f"generation {generation.number}: no pair of candidates has both fitnesses; see their runs' "
+                f"errors"
+            )
         tried = [Tried(candidate, float(fitness[candidate])) for pair in whole for candidate in pair]  # type: ignore[arg-type]
         counted = [*tried, *generation.kept]
         after = replace(
@@ -149,7 +166,9 @@ class Evolution:
             ranked = sorted(tried, key=lambda entry: -entry.fitness)
             return replace(after, kept=tuple(ranked[:count]) if self.keep else ())
         size = len(generation.mean)
-        directions = torch.stack([entry.candidate.sign * noise(entry.candidate.noise, size) for entry in counted])
+        directions = torch.stack(
+            [entry.candidate.sign * noise(entry.candidate.noise, size) for entry in counted]
+        )
         utility = shaped([entry.fitness for entry in counted], self.shaping)
         gradient = (utility[:, None] * directions).sum(0) / (len(counted) * generation.sigma)
         moved = torch.tensor(generation.mean, dtype=torch.float64) + self.step * gradient

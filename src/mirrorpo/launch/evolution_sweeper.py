@@ -26,22 +26,34 @@ PARAMETERS = "divergence.potential.parameters"
 class EvolutionSweeper(Sweeper):
     """Generations of candidates, each trained like any cell and judged on questions that training never sees.
 
-    Files in `<sweep>/es/`: `generation_*.json` (what its candidates are made from), `result_*.json` (their fitness),
-    `map.json` (the learned numbers so far, for `divergence=neural_mirror_learned`), `moved.png`. A search that was
-    killed and is launched again goes on from them: its finished candidates are not run again.
+    Files in `<sweep>/es/`: `generation_*.json` (what its candidates are made from), `result_*.json` (their
+    fitness), `map.json` (the learned numbers so far, for `divergence=neural_mirror_learned`), `moved.png`. A
+    search that was killed and is launched again goes on from them: its finished candidates are not run again.
 
     Attributes:
         generations: how many.
         fitness: key of metrics.jsonl, at the last evaluation.
-        shared_seed: one run seed for all generations; false: the run's seed plus the generation's number. In either
-            case all candidates of a generation share it (common random numbers).
+        shared_seed: one run seed for all generations; false: the run's seed plus the generation's number. In
+            either case all candidates of a generation share it (common random numbers).
         start: settings of `RandomParameters`, where the search begins.
         search: settings of `Evolution`.
     """
 
-    def __init__(self, *, generations: int, fitness: str, shared_seed: bool, start: Mapping[str, Any], search: Mapping[str, Any], **unused: Any) -> None:
+    def __init__(
+        self,
+        *,
+        generations: int,
+        fitness: str,
+        shared_seed: bool,
+        start: Mapping[str, Any],
+        search: Mapping[str, Any],
+        **unused: Any,
+    ) -> None:
         if unused.get("params"):
-            raise SystemExit(f"error: hydra.sweeper.params={unused['params']}: a search has no grid; give one value to each setting")
+            raise SystemExit(
+                f"error: hydra.sweeper.params={unused['params']}: a search has no grid; give one value to "
+                f"each setting"
+            )
         if generations < 1:
             raise SystemExit(f"error: hydra.sweeper.generations={generations}: give at least 1")
         self.generations, self.fitness, self.shared_seed = generations, fitness, shared_seed
@@ -54,7 +66,9 @@ class EvolutionSweeper(Sweeper):
             # A generation needs its predecessor's results.
             if "wait" in config.hydra.launcher:
                 config.hydra.launcher.wait = True
-        self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the search, or go on with it.
@@ -84,7 +98,10 @@ class EvolutionSweeper(Sweeper):
                 generation = self._generation(generation, overrides)
         except ValueError as error:
             raise SystemExit(f"error: {error}") from error
-        print(f"learned map: {self.folder / 'map.json'}; python train.py divergence=neural_mirror_learned {PARAMETERS}.path={self.folder / 'map.json'}")
+        print(
+            f"learned map: {self.folder / 'map.json'}; python train.py divergence=neural_mirror_learned "
+            f"{PARAMETERS}.path={self.folder / 'map.json'}"
+        )
         return []
 
     def _generation(self, generation: Any, overrides: Sequence[str]) -> Any:
@@ -104,30 +121,60 @@ class EvolutionSweeper(Sweeper):
         write_atomic(self.folder / "map.json", json.dumps(self.rules.numbers(after.mean).tolist()) + "\n")
         known = [row["fitness"] for row in result["candidates"] if row["fitness"] is not None]
         print(
-            f"generation {number + 1}/{self.generations}: fitness mean {sum(known) / max(len(known), 1):.4f}, best {max(known):.4f}, "
-            f"{len(known)} of {len(result['candidates'])} candidates, {after.discarded} discarded so far, sigma {generation.sigma:.4g}",
+            f"generation {number + 1}/{self.generations}: fitness mean "
+            f"{sum(known) / max(len(known), 1):.4f}, best {max(known):.4f}, "
+            f"{len(known)} of {len(result['candidates'])} candidates, {after.discarded} discarded so far, "
+            f"sigma {generation.sigma:.4g}",
             flush=True,
         )
-        results = [json.loads((self.folder / f"result_{index:03d}.json").read_text()) for index in range(number + 1)]
+        results = [
+            json.loads((self.folder / f"result_{index:03d}.json").read_text()) for index in range(number + 1)
+        ]
         start = json.loads((self.folder / "generation_000.json").read_text())["mean"]
-        numbers = [self.rules.numbers(mean) for mean in (start, *(entry["after"]["mean"] for entry in results))]
-        draw_search(numbers, [[row["fitness"] for row in entry["candidates"]] for entry in results], self.folder / "moved.png")
+        numbers = [
+            self.rules.numbers(mean) for mean in (start, *(entry["after"]["mean"] for entry in results))
+        ]
+        draw_search(
+            numbers,
+            [[row["fitness"] for row in entry["candidates"]] for entry in results],
+            self.folder / "moved.png",
+        )
         return after
 
     def _evaluate(self, generation: Any, overrides: Sequence[str]) -> dict[Any, float | None]:
         compose = Composer(self._context, self.config)  # type: ignore[arg-type]
         grid = self._launch(generation, overrides)
-        return {one: self._fitness_of(compose(words)) for one, words in zip(self.rules.ask(generation), grid, strict=True)}
+        return {
+            one: self._fitness_of(compose(words))
+            for one, words in zip(self.rules.ask(generation), grid, strict=True)
+        }
 
     def _launch(self, generation: Any, overrides: Sequence[str]) -> list[list[str]]:
         """Run a generation's candidates; their command lines."""
         file = self.folder / f"generation_{generation.number:03d}.json"
-        write_atomic(file, json.dumps({"mean": list(generation.mean), "sigma": generation.sigma, "positivity": self.rules.positivity}) + "\n")
+        write_atomic(
+            file,
+            json.dumps(
+                {
+                    "mean": list(generation.mean),
+                    "sigma": generation.sigma,
+                    "positivity": self.rules.positivity,
+                }
+            )
+            + "\n",
+        )
         assert self.config is not None and self.launcher is not None
         candidates = self.rules.ask(generation)
         seed = [] if self.shared_seed else [f"seed={self.config.seed + generation.number}"]
         grid = [
-            [*overrides, *seed, CANDIDATE, f"{PARAMETERS}.generation={file}", f"{PARAMETERS}.noise={one.noise}", f"{PARAMETERS}.sign={one.sign}"]
+            [
+                *overrides,
+                *seed,
+                CANDIDATE,
+                f"{PARAMETERS}.generation={file}",
+                f"{PARAMETERS}.noise={one.noise}",
+                f"{PARAMETERS}.sign={one.sign}",
+            ]
             for one in candidates
         ]
         try:
@@ -143,28 +190,59 @@ class EvolutionSweeper(Sweeper):
             return None
         found = [row[self.fitness] for row in job.folder.metrics.rows() if self.fitness in row]
         if not found:
-            raise ValueError(f"hydra.sweeper.fitness={self.fitness}: {job.folder.path / 'metrics.jsonl'} has no such quantity; eval/greedy_accuracy is one")
+            raise ValueError(
+                f"hydra.sweeper.fitness={self.fitness}: {job.folder.path / 'metrics.jsonl'} has no such "
+                f"quantity; eval/greedy_accuracy "
+                f""
+                f"is one"
+            )
         return float(found[-1])
 
     def _own(self, arguments: Sequence[str]) -> list[str]:
         assert self.config is not None
-        parsed = OverridesParser.create(config_loader=self._context.config_loader).parse_overrides(list(arguments))
+        parsed = OverridesParser.create(config_loader=self._context.config_loader).parse_overrides(
+            list(arguments)
+        )
         grid = [str(override.input_line) for override in parsed if override.is_sweep_override()]
         if grid:
-            raise SystemExit(f"error: {', '.join(grid)}: a search has no grid; give one value to each setting")
+            raise SystemExit(
+                f"error: {', '.join(grid)}: a search has no grid; give one value to each setting"
+            )
         if self.config.eval_split != "validation":
-            raise SystemExit(f"error: eval_split={self.config.eval_split}: a map chosen by the test questions could not be tested on them; use validation")
+            raise SystemExit(
+                f"error: eval_split={self.config.eval_split}: a map chosen by the test questions could not "
+                f"be tested on them; use "
+                f"validation"
+            )
         if self.config.eval_questions == 0:
-            raise SystemExit("error: eval_questions=0: a candidate's fitness is its accuracy on validation questions; set how many")
+            raise SystemExit(
+                "error: eval_questions=0: a candidate's fitness is its accuracy on validation questions; set "
+                ""
+                ""
+                "how many"
+            )
         return [word for word in arguments if not OWN.fullmatch(word)]
 
     def _refuse_other_settings(self, overrides: Sequence[str]) -> None:
         """Check that the folder's search is this one."""
-        mine = {"overrides": sorted(overrides), "fitness": self.fitness, "shared_seed": self.shared_seed, "start": self.start, **self.search}
+        mine = {
+            "overrides": sorted(overrides),
+            "fitness": self.fitness,
+            "shared_seed": self.shared_seed,
+            "start": self.start,
+            **self.search,
+        }
         file = self.folder / "settings.json"
         if not file.exists():
             write_atomic(file, json.dumps(mine, indent=2) + "\n")
         found = json.loads(file.read_text())
-        changed = [f"{key}: was {found.get(key)!r}, is {mine.get(key)!r}" for key in sorted(found.keys() | mine.keys()) if found.get(key) != mine.get(key)]
+        changed = [
+            f"{key}: was {found.get(key)!r}, is {mine.get(key)!r}"
+            for key in sorted(found.keys() | mine.keys())
+            if found.get(key) != mine.get(key)
+        ]
         if changed:
-            raise ValueError(f"{self.folder} holds another search ({'; '.join(changed)}). Undo the change, or search under another name=")
+            raise ValueError(
+                f"{self.folder} holds another search ({'; '.join(changed)}). Undo the change, or search "
+                f"under another name="
+            )

@@ -17,7 +17,10 @@ class GridSweeper(BasicSweeper):
 
     def __init__(self, *, max_batch_size: int | None, params: dict[str, str] | None, **search: Any) -> None:
         if search:
-            sys.exit(f"error: this sweep sets hydra.sweeper.{', hydra.sweeper.'.join(search)}: it is a search, add hydra/sweeper=es")
+            sys.exit(
+                f"error: this sweep sets hydra.sweeper.{', hydra.sweeper.'.join(search)}: it is a search, "
+                f"add hydra/sweeper=es"
+            )
         words = accept_old_names([f"{key}={value}" for key, value in (params or {}).items()])
         super().__init__(max_batch_size, dict(word.split("=", 1) for word in words))
 
@@ -33,7 +36,9 @@ class GridSweeper(BasicSweeper):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            sys.exit(f"error: out: cannot write to {folder} ({error}); set out= to a folder that can be written to")
+            sys.exit(
+                f"error: out: cannot write to {folder} ({error}); set out= to a folder that can be written to"
+            )
         return super().sweep(arguments)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:

@@ -10,7 +10,8 @@ from submitit.helpers import TorchDistributedEnvironment
 
 @dataclass(frozen=True, slots=True)
 class Become:
-    """Replaces the process by a command, so that the job's exit status is the run's and its signals reach the run.
+    """Replaces the process by a command, so that the job's exit status is the run's and its signals reach the
+    run.
 
     SIGUSR2 is blocked on the way: one that comes before the run listens waits for it.
 
@@ -24,7 +25,8 @@ class Become:
         """Does not return."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-            # The run then finds its other processes as under torchrun; which device is its own is for LOCAL_RANK to say.
+            # The run then finds its other processes as under torchrun; which device is its own is for
+            # LOCAL_RANK to say.
             # The port is the job's own, not one that stood in the submitting shell.
             os.environ.pop("MASTER_PORT", None)
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)

@@ -54,8 +54,14 @@ class CellLauncher(Launcher):
         """
         if os.environ.get("WORLD_SIZE", "1") != "1":
             raise SystemExit(
-                f"error: a sweep is launched by one process, this is one of {os.environ['WORLD_SIZE']} that torchrun started: run `python train.py -m ...`; "
-                "hydra/launcher=slurm hydra.launcher.tasks_per_node=2 gives each of its cells two processes, torchrun a single cell (without -m)"
+                f"error: a sweep is launched by one process, this is one of {os.environ['WORLD_SIZE']} that "
+                f"torchrun started: run `python "
+                f"train.py -m ...`; "
+                "hydra/launcher=slurm hydra.launcher.tasks_per_node=2 gives each of its cells two processes, "
+                ""
+                ""
+                "torchrun a single cell "
+                "(without -m)"
             )
         self.say(f"{len(job_overrides)} cells")
         grid = self._composer.all(job_overrides)
@@ -96,19 +102,33 @@ class CellLauncher(Launcher):
         """The arguments of train.py that make one cell a run of its own."""
         # hydra.mode: a sweep file that makes this a multirun must not make the cell one too.
         sources = self.config.hydra.runtime.config_sources
-        folders = [word for source in sources if source.provider == "command-line" for word in ("--config-dir", source.path)]
+        folders = [
+            word
+            for source in sources
+            if source.provider == "command-line"
+            for word in ("--config-dir", source.path)
+        ]
         return [*folders, *job.overrides, "hydra.mode=RUN"]
 
     def _argv(self) -> list[str]:
         # As typed, the choice of cells and of a dry run left out.
-        return [word for word in sys.argv if not word.startswith(("hydra.launcher.only=", "hydra.launcher.dry_run="))]
+        return [
+            word
+            for word in sys.argv
+            if not word.startswith(("hydra.launcher.only=", "hydra.launcher.dry_run="))
+        ]
 
     def _states(self, grid: Sequence[PlannedCell]) -> list[str]:
         """Why a cell is not to be launched, a word for each; empty for those that are."""
         try:
             active = {path: job for path, job in jobs(self.sweep.resolve()).items() if job.active}
         except SchedulerError as error:
-            raise SystemExit(f"error: {self.sweep} has cells that were submitted to SLURM, and what became of them cannot be asked: {error}") from error
+            raise SystemExit(
+                f"error: {self.sweep} has cells that were submitted to SLURM, and what became of them cannot "
+                f""
+                f""
+                f"be asked: {error}"
+            ) from error
         seen: set[Path] = set()
         out = []
         for job in grid:
@@ -147,7 +167,11 @@ class CellLauncher(Launcher):
         self._console.print(table)
         left = sum(not word and job.error is None for job, word in zip(grid, words, strict=True))
         told = [hours for hours in known if hours is not None]
-        estimate = f"about {sum(told):.2f} {unit} for {len(told)} of them, by finished siblings" if told else "no finished sibling to estimate from"
+        estimate = (
+            f"about {sum(told):.2f} {unit} for {len(told)} of them, by finished siblings"
+            if told
+            else "no finished sibling to estimate from"
+        )
         self.say(f"{left} of {len(grid)} cells would run; {estimate}")
 
 
@@ -163,7 +187,13 @@ def _planned(job: PlannedCell) -> PlannedCell:
     try:
         job.folder.plan(job.cell)
     except OSError as error:
-        return replace(job, error=f"out: cannot write to {job.cell.folder} ({error}); set out= to a folder that can be written to")
+        return replace(
+            job,
+            error=(
+                f"out: cannot write to {job.cell.folder} ({error}); set out= to a folder that can be "
+                f"written to"
+            ),
+        )
     return job
 
 

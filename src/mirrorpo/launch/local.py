@@ -29,7 +29,12 @@ class LocalLauncher(CellLauncher):
     def __init__(self, *, jobs: int, gpus: Sequence[int], only: Sequence[str] | None, dry_run: bool) -> None:
         super().__init__(only=only, dry_run=dry_run)
         if jobs < 1 or (gpus and len(gpus) < jobs):
-            raise SystemExit(f"error: hydra.launcher.jobs={jobs}, hydra.launcher.gpus={list(gpus)}: run at least one cell at a time, on a device each")
+            raise SystemExit(
+                f"error: hydra.launcher.jobs={jobs}, hydra.launcher.gpus={list(gpus)}: run at least one cell "
+                f""
+                f""
+                f"at a time, on a device each"
+            )
         self.jobs, self.gpus = jobs, list(gpus)
         self.devices_a_cell = int(bool(gpus))
         self._running: set[subprocess.Popen[str]] = set()
@@ -87,7 +92,9 @@ class LocalLauncher(CellLauncher):
         said = ""
         with (folder.path / "log.txt").open("a") if self.jobs > 1 else open(os.devnull, "w") as log:
             out = log if self.jobs > 1 else None
-            with subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            with subprocess.Popen(
+                command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment
+            ) as process:
                 self._running.add(process)
                 for line in process.stderr or ():
                     (log if self.jobs > 1 else sys.stderr).write(line)
@@ -97,10 +104,18 @@ class LocalLauncher(CellLauncher):
         if process.returncode == 0:
             return None
         manifest: dict[str, Any] = folder.manifest()
-        written = manifest.get("error") if manifest.get("ended") and folder.manifest_path.stat().st_mtime >= started else None
+        written = (
+            manifest.get("error")
+            if manifest.get("ended") and folder.manifest_path.stat().st_mtime >= started
+            else None
+        )
         if written:
             return f"{written} (traceback: {folder.path / 'error.txt'})"
         if process.returncode in (os.EX_TEMPFAIL, 128 + signal.SIGTERM):
             return f"it was asked to stop and has a checkpoint of where it was; the same command goes on. Its folder is {folder.path}"
-        how = f"killed by signal {-process.returncode}" if process.returncode < 0 else f"exit status {process.returncode}"
+        how = (
+            f"killed by signal {-process.returncode}"
+            if process.returncode < 0
+            else f"exit status {process.returncode}"
+        )
         return f"{said or how}; its folder is {folder.path}"

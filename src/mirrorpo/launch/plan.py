@@ -73,7 +73,11 @@ class Composer:
         # Forked, because Hydra's state cannot be sent; no other thread runs yet, torch is imported later.
         with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _adopt, (self,)) as pool:
             composed = dict(zip(arms, pool.map(_arm_of, lines), strict=True))
-        found = {place: job for arm, places in arms.items() for place, job in zip(places, composed[arm], strict=True)}
+        found = {
+            place: job
+            for arm, places in arms.items()
+            for place, job in zip(places, composed[arm], strict=True)
+        }
         return [found[place] for place in range(len(grid))]
 
     def __call__(self, overrides: Sequence[str]) -> PlannedCell:
@@ -144,7 +148,8 @@ class Checker:
             return f"{type(error).__name__}: {error}", ()
 
     def _data(self, dataset: Any, config: Mapping[str, Any]) -> None:
-        # Read here, so that data that is missing costs no job; nodes without a network find it in the hub's cache.
+        # Read here, so that data that is missing costs no job; nodes without a network find it in the hub's
+        # cache.
         for split in ("train", config["eval_split"]):
             key = digest({"dataset": config["dataset"], "split": split})
             if key not in self._read:
@@ -164,9 +169,19 @@ class Siblings:
         self._sweep = sweep
 
     def seconds(self, cell: Cell) -> float | None:
-        """Estimated seconds of a cell: the mean of the likest finished ones, a step at a time; None without any."""
-        for axes in (("algo", "divergence", "weighting", "model", "dataset"), ("weighting", "model", "dataset"), ("model", "dataset")):
-            alike = [seconds for choices, seconds in self._finished if all(choices[axis] == cell.choices[axis] for axis in axes)]
+        """Estimated seconds of a cell: the mean of the likest finished ones, a step at a time; None without
+        any.
+        """
+        for axes in (
+            ("algo", "divergence", "weighting", "model", "dataset"),
+            ("weighting", "model", "dataset"),
+            ("model", "dataset"),
+        ):
+            alike = [
+                seconds
+                for choices, seconds in self._finished
+                if all(choices[axis] == cell.choices[axis] for axis in axes)
+            ]
             if alike:
                 return sum(alike) / len(alike) * cell.config["steps"]
         return None

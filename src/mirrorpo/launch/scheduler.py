@@ -1,8 +1,8 @@
 """What SLURM knows of a sweep's jobs. Imports no torch.
 
 Each submission of a sweep is a batch: a folder `<sweep>/.slurm/<batch>/` whose `cells.json` is written before
-anything is submitted, and a job array whose name is the batch's alone. A job is found by that name, so a launcher
-that dies at any instant loses no job and submits none twice.
+anything is submitted, and a job array whose name is the batch's alone. A job is found by that name, so a
+launcher that dies at any instant loses no job and submits none twice.
 """
 
 import json
@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BATCHES = ".slurm"
-GONE = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
+GONE = (
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+)
 
 
 class SchedulerError(ValueError):
@@ -62,7 +73,9 @@ class Batch:
 
     def log(self, index: int) -> Path | None:
         """The newest error log of a member; None before it started."""
-        wanted = re.compile(rf"\d+_{index}_0_log\.err") if len(self.cells) > 1 else re.compile(r"\d+_0_log\.err")
+        wanted = (
+            re.compile(rf"\d+_{index}_0_log\.err") if len(self.cells) > 1 else re.compile(r"\d+_0_log\.err")
+        )
         found = [path for path in self.folder.glob("*_log.err") if wanted.fullmatch(path.name)]
         return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
@@ -78,14 +91,18 @@ def batches(sweep: Path) -> list[Batch]:
 
 def newest(sweep: Path) -> dict[Path, tuple[Batch, int]]:
     """Each run folder's last submission, and its place in it."""
-    return {(batch.sweep / cell).resolve(): (batch, index) for batch in batches(sweep) for index, cell in enumerate(batch.cells)}
+    return {
+        (batch.sweep / cell).resolve(): (batch, index)
+        for batch in batches(sweep)
+        for index, cell in enumerate(batch.cells)
+    }
 
 
 def jobs(sweep: Path) -> dict[Path, Job]:
     """Each run folder's job: an active one where there is one, else the last that SLURM still knows of.
 
-    Empty for a sweep that was never submitted. Ended jobs come from what slurmctld still remembers (MinJobAge), and
-    beyond that from sacct.
+    Empty for a sweep that was never submitted. Ended jobs come from what slurmctld still remembers
+    (MinJobAge), and beyond that from sacct.
 
     Raises:
         SchedulerError: if the queue cannot be read.
@@ -94,14 +111,20 @@ def jobs(sweep: Path) -> dict[Path, Job]:
     if not known:
         return {}
     active = _queue(known)
-    return {**(_ended(known) if len(active) < sum(len(batch.cells) for batch in known.values()) else {}), **active}
+    return {
+        **(_ended(known) if len(active) < sum(len(batch.cells) for batch in known.values()) else {}),
+        **active,
+    }
 
 
 def _queue(known: Mapping[str, Batch]) -> dict[Path, Job]:
     """Jobs in the queue, by the run folder they are for."""
     text = _asked("squeue", "-h", "-r", "--states=all", f"--name={','.join(known)}", "-o", "%j|%F|%K|%T|%r")
     rows = [line.split("|", 4) for line in text.splitlines()]
-    return _placed(known, [(name, array, member, state, why) for name, array, member, state, why in rows if state not in GONE])
+    return _placed(
+        known,
+        [(name, array, member, state, why) for name, array, member, state, why in rows if state not in GONE],
+    )
 
 
 def _ended(known: Mapping[str, Batch]) -> dict[Path, Job]:
@@ -112,12 +135,25 @@ def _ended(known: Mapping[str, Batch]) -> dict[Path, Job]:
 
 def _accounted(known: Mapping[str, Batch]) -> list[tuple[str, str, str, str, str]]:
     try:
-        text = _asked("sacct", "-n", "-X", "-P", "-S", "now-60days", f"--name={','.join(known)}", "-o", "JobName,JobID,State")
+        text = _asked(
+            "sacct",
+            "-n",
+            "-X",
+            "-P",
+            "-S",
+            "now-60days",
+            f"--name={','.join(known)}",
+            "-o",
+            "JobName,JobID,State",
+        )
     except SchedulerError:
         # No accounting here.
         return []
     rows = [line.split("|") for line in text.splitlines()]
-    return [(name, job.partition("_")[0], job.partition("_")[2], state.split()[0], "") for name, job, state in rows]
+    return [
+        (name, job.partition("_")[0], job.partition("_")[2], state.split()[0], "")
+        for name, job, state in rows
+    ]
 
 
 def _remembered(known: Mapping[str, Batch]) -> list[tuple[str, str, str, str, str]]:
@@ -130,7 +166,15 @@ def _remembered(known: Mapping[str, Batch]) -> list[tuple[str, str, str, str, st
         entry = dict(word.split("=", 1) for word in line.split() if "=" in word)
         if entry.get("JobName") in known:
             array = entry.get("ArrayJobId", entry["JobId"])
-            out.append((entry["JobName"], array, entry.get("ArrayTaskId", ""), entry["JobState"], entry.get("Reason", "")))
+            out.append(
+                (
+                    entry["JobName"],
+                    array,
+                    entry.get("ArrayTaskId", ""),
+                    entry["JobState"],
+                    entry.get("Reason", ""),
+                )
+            )
     return out
 
 
@@ -140,9 +184,15 @@ def _placed(known: Mapping[str, Batch], rows: Sequence[tuple[str, str, str, str,
     out: dict[Path, Job] = {}
     for name, array, member, state, why in sorted(rows, key=lambda row: order.get(row[0], -1)):
         index = int(member) if member.isdigit() else 0
-        if name in known and index < len(known[name].cells) and (member.isdigit() or len(known[name].cells) == 1):
+        if (
+            name in known
+            and index < len(known[name].cells)
+            and (member.isdigit() or len(known[name].cells) == 1)
+        ):
             told = "" if why in ("None", "(null)") else why
-            out[(known[name].sweep / known[name].cells[index]).resolve()] = Job(f"{array}_{member}" if member.isdigit() else array, state, told)
+            out[(known[name].sweep / known[name].cells[index]).resolve()] = Job(
+                f"{array}_{member}" if member.isdigit() else array, state, told
+            )
     return out
 
 
@@ -160,11 +210,17 @@ def largest_array() -> int:
 
 def _asked(command: str, *arguments: str) -> str:
     if shutil.which(command) is None:
-        raise SchedulerError(f"there is no {command} on this machine: log in to the cluster, or use hydra/launcher=local")
+        raise SchedulerError(
+            f"there is no {command} on this machine: log in to the cluster, or use hydra/launcher=local"
+        )
     try:
-        result = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        result = subprocess.run(
+            [command, *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise SchedulerError(f"{command} did not answer within 60 s: is slurmctld up?") from error
     if result.returncode != 0:
-        raise SchedulerError(f"{command} failed: {result.stderr.strip() or f'exit status {result.returncode}'}")
+        raise SchedulerError(
+            f"{command} failed: {result.stderr.strip() or f'exit status {result.returncode}'}"
+        )
     return result.stdout

@@ -26,14 +26,16 @@ from mirrorpo.run.folder import RunState, timestamp, write_atomic
 class SlurmLauncher(CellLauncher):
     """One job array for what is left of a sweep, a job a cell; submits and returns.
 
-    A job is `train.py` itself, from a copy of the code that was submitted. Ahead of its time limit, or of a preemption
-    that SLURM announces, it writes a checkpoint and has itself queued again under its id.
+    A job is `train.py` itself, from a copy of the code that was submitted. Ahead of its time limit, or of a
+    preemption that SLURM announces, it writes a checkpoint and has itself queued again under its id.
 
     Attributes:
         timeout_min: a job's time limit; a run that needs longer takes several turns.
-        signal_delay_s: seconds before the limit at which the run is asked to stop: more than its longest step takes.
+        signal_delay_s: seconds before the limit at which the run is asked to stop: more than its longest step
+            takes.
         partition, qos, account, constraint, exclude: as sbatch has them; None: the cluster's own.
-        nodes, tasks_per_node, cpus_per_task, gpus_per_node, mem_gb: what a job gets; None: the cluster's own. With more than one
+        nodes, tasks_per_node, cpus_per_task, gpus_per_node, mem_gb: what a job gets; None: the cluster's own.
+        With more than one
             task a cell is trained by as many processes, each on a GPU of its own.
         array_parallelism: jobs of the sweep that may run at once.
         lines: further `#SBATCH` options, such as {mail-type: FAIL}; null for one without a value.
@@ -70,13 +72,16 @@ class SlurmLauncher(CellLauncher):
         super().__init__(only=only, dry_run=dry_run)
         if not 0 < signal_delay_s < 60 * timeout_min:
             raise SystemExit(
-                f"error: hydra.launcher.signal_delay_s={signal_delay_s}, hydra.launcher.timeout_min={timeout_min}: "
+                f"error: hydra.launcher.signal_delay_s={signal_delay_s}, "
+                f"hydra.launcher.timeout_min={timeout_min}: "
                 "a run is asked to stop some seconds before its limit; give a delay between 0 and the limit"
             )
         if gpus_per_node is not None and gpus_per_node < tasks_per_node > 1:
             raise SystemExit(
-                f"error: hydra.launcher.tasks_per_node={tasks_per_node}, hydra.launcher.gpus_per_node={gpus_per_node}: "
-                f"each process of a cell has a GPU of its own; set hydra.launcher.gpus_per_node={tasks_per_node}"
+                f"error: hydra.launcher.tasks_per_node={tasks_per_node}, "
+                f"hydra.launcher.gpus_per_node={gpus_per_node}: "
+                f"each process of a cell has a GPU of its own; set "
+                f"hydra.launcher.gpus_per_node={tasks_per_node}"
             )
         self.devices_a_cell = (gpus_per_node or 0) * nodes
         self.wait, self.poll_s, self.allow_dirty, self._setup = wait, poll_s, allow_dirty, list(setup)
@@ -89,12 +94,17 @@ class SlurmLauncher(CellLauncher):
         }  # fmt: skip
         self._sbatch = {name: value for name, value in given.items() if value is not None}
         # --requeue: a node that fails must not cost the cell, whatever the cluster's default is.
-        self._lines = {"requeue": True, **{name: True if value is None else value for name, value in lines.items()}}
+        self._lines = {
+            "requeue": True,
+            **{name: True if value is None else value for name, value in lines.items()},
+        }
 
     def run(self, left: Sequence[PlannedCell]) -> Mapping[int, str]:
         """Submit the cells; while waiting, the reasons of those that failed."""
         try:
-            code = snapshot(Path(sys.argv[0]).resolve().parent, self.sweep.resolve(), allow_dirty=self.allow_dirty)
+            code = snapshot(
+                Path(sys.argv[0]).resolve().parent, self.sweep.resolve(), allow_dirty=self.allow_dirty
+            )
             most = largest_array()
             for start in range(0, len(left), most):
                 self._submit(left[start : start + most], code)
@@ -112,11 +122,19 @@ class SlurmLauncher(CellLauncher):
             if not job.folder.manifest().get("launches"):
                 job.folder.update_manifest(state=RunState.QUEUED)
         # Before sbatch, so that whatever is submitted can be found by its name.
-        write_atomic(folder / "cells.json", json.dumps({"name": name, "cells": where, "code": str(code)}, indent=1) + "\n")
+        write_atomic(
+            folder / "cells.json",
+            json.dumps({"name": name, "cells": where, "code": str(code)}, indent=1) + "\n",
+        )
         executor = SlurmExecutor(folder)
         # The user's own setup may set PYTHONPATH; the copy of the code stands before it.
-        setup = [*self._setup, f"export PYTHONPATH={shlex.quote(str(code / 'src'))}${{PYTHONPATH:+:$PYTHONPATH}}"]
-        executor.update_parameters(job_name=name, setup=setup, additional_parameters=self._lines, **self._sbatch)
+        setup = [
+            *self._setup,
+            f"export PYTHONPATH={shlex.quote(str(code / 'src'))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        ]
+        executor.update_parameters(
+            job_name=name, setup=setup, additional_parameters=self._lines, **self._sbatch
+        )
         commands = [[sys.executable, str(code / "train.py"), *self.words_of(job)] for job in cells]
         jobs = executor.map_array(operator.call, [Become(command) for command in commands])
         self.say(f"submitted {len(cells)} cells as job {jobs[0].job_id.partition('_')[0]}")
@@ -132,5 +150,9 @@ class SlurmLauncher(CellLauncher):
                 self.say(f"{time.strftime('%H:%M:%S')}  {told}")
                 said = told
             if not any(counts[state] for state in (RunState.QUEUED, RunState.RUNNING, RunState.REQUEUED)):
-                return {places[row.cell]: row.error or str(row.state) for row in found if row.state not in (RunState.DONE, RunState.STALE)}
+                return {
+                    places[row.cell]: row.error or str(row.state)
+                    for row in found
+                    if row.state not in (RunState.DONE, RunState.STALE)
+                }
             time.sleep(self.poll_s)

@@ -19,8 +19,8 @@ class DirtyTree(ValueError):
 def snapshot(root: Path, sweep: Path, *, allow_dirty: bool) -> Path:
     """Copy the code at `root` into the sweep's folder, once for each state of it.
 
-    A clean tree is its commit. With `allow_dirty` a changed one is copied as it stands, new files that git does not
-    ignore included.
+    A clean tree is its commit. With `allow_dirty` a changed one is copied as it stands, new files that git
+    does not ignore included.
 
     Returns:
         The copy's folder, named by git's hash of the tree.
@@ -30,12 +30,16 @@ def snapshot(root: Path, sweep: Path, *, allow_dirty: bool) -> Path:
     """
     commit = git(root, "rev-parse", "HEAD")
     if commit is None:
-        raise DirtyTree(f"{root} is no git repository with a commit, so no table could say which code made its numbers: commit it first")
+        raise DirtyTree(
+            f"{root} is no git repository with a commit, so no table could say which code made its numbers: "
+            f"commit it first"
+        )
     changed = git(root, "status", "--porcelain", "--untracked-files=normal") or ""
     if changed and not allow_dirty:
         listed = ", ".join(line.split(maxsplit=1)[-1] for line in changed.splitlines()[:5])
         raise DirtyTree(
-            f"{root} has changes that no commit holds ({listed}{', ...' if changed.count(chr(10)) > 4 else ''}): commit them, "
+            f"{root} has changes that no commit holds "
+            f"({listed}{', ...' if changed.count(chr(10)) > 4 else ''}): commit them, "
             "or set hydra.launcher.allow_dirty=true to run a copy of the tree as it is, marked dirty"
         )
     tree = _tree(root) if changed else git(root, "rev-parse", "HEAD^{tree}:./")
@@ -69,7 +73,10 @@ def _tree(root: Path) -> str | None:
 def _extract(root: Path, tree: str, to: Path) -> None:
     # From the top: inside of a folder git archives only what lies there.
     command = ["git", "-C", git(root, "rev-parse", "--show-toplevel") or str(root), "archive", tree]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as archive, tarfile.open(fileobj=archive.stdout, mode="r|") as tar:
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as archive,
+        tarfile.open(fileobj=archive.stdout, mode="r|") as tar,
+    ):
         tar.extractall(to, filter="data")
     if archive.returncode:
         raise DirtyTree(f"git archive {tree} failed with exit status {archive.returncode}")

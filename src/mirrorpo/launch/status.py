@@ -1,4 +1,5 @@
-"""`python -m mirrorpo.status SWEEP`: where each cell of a sweep is, and what to do about it. Imports no torch.
+"""`python -m mirrorpo.status SWEEP`: where each cell of a sweep is, and what to do about it. Imports no
+torch.
 
 Truth is the manifests and the scheduler, reconciled; nothing is remembered elsewhere.
 """
@@ -26,7 +27,14 @@ from mirrorpo.launch.scheduler import Batch, Job, SchedulerError, cancel, jobs, 
 from mirrorpo.run.folder import RunError, RunFolder, RunState, run_folders, timestamp, write_atomic
 
 LAUNCHES = "launches.json"
-COLOURS = {RunState.DONE: "green", RunState.RUNNING: "cyan", RunState.FAILED: "red", RunState.STALE: "magenta", RunState.REQUEUED: "yellow", RunState.QUEUED: "yellow"}
+COLOURS = {
+    RunState.DONE: "green",
+    RunState.RUNNING: "cyan",
+    RunState.FAILED: "red",
+    RunState.STALE: "magenta",
+    RunState.REQUEUED: "yellow",
+    RunState.QUEUED: "yellow",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +72,12 @@ def rows(sweep: Path) -> list[Row]:
     return [_row(sweep, RunFolder(path), known.get(path), submitted.get(path)) for path in run_folders(sweep)]
 
 
-def reconcile(manifest: Mapping[str, Any], finished: bool, held: bool, job: Job | None) -> tuple[RunState, str | None]:
-    """A cell's state and reason, from its manifest, whether its files are all there, whether a process holds it, and its job."""
+def reconcile(
+    manifest: Mapping[str, Any], finished: bool, held: bool, job: Job | None
+) -> tuple[RunState, str | None]:
+    """A cell's state and reason, from its manifest, whether its files are all there, whether a process holds
+    it, and its job.
+    """
     written = RunState(manifest.get("state", RunState.PLANNED))
     begun = bool(manifest.get("launches"))
     if finished:
@@ -73,11 +85,16 @@ def reconcile(manifest: Mapping[str, Any], finished: bool, held: bool, job: Job 
     if job is not None and job.active and not held:
         # COMPLETING and the like: about to leave, or to be queued again.
         waits = job.state != "RUNNING"
-        return (RunState.REQUEUED if begun else RunState.QUEUED) if waits else RunState.RUNNING, job.why if waits and job.why else None
+        return (
+            RunState.REQUEUED if begun else RunState.QUEUED
+        ) if waits else RunState.RUNNING, job.why if waits and job.why else None
     if held:
         return RunState.RUNNING, None
     if written in (RunState.DONE, RunState.STALE):
-        return RunState.FAILED, "files that it had when it ended are missing or cut; launch again to make them"
+        return (
+            RunState.FAILED,
+            "files that it had when it ended are missing or cut; launch again to make them",
+        )
     if written == RunState.FAILED:
         return RunState.FAILED, manifest.get("error")
     if job is not None:
@@ -87,7 +104,9 @@ def reconcile(manifest: Mapping[str, Any], finished: bool, held: bool, job: Job 
         return RunState.PLANNED, None
     if manifest.get("job"):
         return RunState.FAILED, "its job has left the queue and nobody remembers why"
-    return RunState.FAILED, "stopped; launch again to go on" if manifest.get("ended") else "its process is gone (killed?); launch again to go on"
+    return RunState.FAILED, "stopped; launch again to go on" if manifest.get(
+        "ended"
+    ) else "its process is gone (killed?); launch again to go on"
 
 
 def _row(sweep: Path, folder: RunFolder, job: Job | None, submitted: tuple[Batch, int] | None) -> Row:
@@ -108,7 +127,9 @@ def _row(sweep: Path, folder: RunFolder, job: Job | None, submitted: tuple[Batch
         state=state,
         step=done,
         steps=steps,
-        left_s=sum(spent) / len(spent) * (steps - done) if state == RunState.RUNNING and steps and spent else None,
+        left_s=sum(spent) / len(spent) * (steps - done)
+        if state == RunState.RUNNING and steps and spent
+        else None,
         job=job.id if job else manifest.get("job"),
         error=error,
         log=str(log) if log else None,
@@ -136,7 +157,14 @@ def table(sweep: Path, found: Sequence[Row]) -> tuple[str, Table]:
     for cell, row in zip(cells, found, strict=True):
         colour = COLOURS.get(row.state, "")
         state = f"[{colour}]{row.state}[/]" if colour else str(row.state)
-        out.add_row(cell, state, f"{row.step}/{row.steps or '?'}", duration(row.left_s), row.job or "", row.error or "")
+        out.add_row(
+            cell,
+            state,
+            f"{row.step}/{row.steps or '?'}",
+            duration(row.left_s),
+            row.job or "",
+            row.error or "",
+        )
     return f"{sweep}: {told}" + (f"\n{shared}" if shared else ""), out
 
 
@@ -147,8 +175,15 @@ def shortened(labels: Sequence[str]) -> tuple[str, list[str]]:
     ('algo=grpo seed=0', ['divergence=kl', 'divergence=none'])
     """
     parted = [label.replace("/", ",").split(",") for label in labels]
-    shared = [part for part in parted[0] if len(labels) > 1 and all(part in other for other in parted)] if parted else []
-    return " ".join(shared), [" ".join(part for part in parts if part not in shared) or label for parts, label in zip(parted, labels, strict=True)]
+    shared = (
+        [part for part in parted[0] if len(labels) > 1 and all(part in other for other in parted)]
+        if parted
+        else []
+    )
+    return " ".join(shared), [
+        " ".join(part for part in parts if part not in shared) or label
+        for parts, label in zip(parted, labels, strict=True)
+    ]
 
 
 def duration(seconds: float | None) -> str:
@@ -160,7 +195,13 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{rest} s" if not minutes else f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d}"
+    return (
+        f"{rest} s"
+        if not minutes
+        else f"{minutes} min"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d}"
+    )
 
 
 # ---------------------------------------------------------------- what is done
@@ -169,7 +210,13 @@ def duration(seconds: float | None) -> str:
 def record_launch(sweep: Path, argv: Sequence[str]) -> None:
     """Enter a command of this sweep, so that `retry` can give it again and `cancel` can stop it."""
     kept = [entry for entry in launches(sweep) if entry["argv"] != list(argv)]
-    entry = {"argv": list(argv), "cwd": os.getcwd(), "pid": os.getpid(), "host": socket.gethostname(), "time": timestamp()}
+    entry = {
+        "argv": list(argv),
+        "cwd": os.getcwd(),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "time": timestamp(),
+    }
     sweep.mkdir(parents=True, exist_ok=True)
     write_atomic(sweep / LAUNCHES, json.dumps([*kept, entry], indent=2) + "\n")
 
@@ -193,15 +240,23 @@ def retry(sweep: Path, *, stale: bool) -> int:
                 print(f"{row.cell}: its {row.step} steps are in {aside}")
     wanted = [row for row in found if row.state == RunState.FAILED or (stale and row.state == RunState.STALE)]
     if not wanted:
-        print("nothing to do: no cell failed" + ("" if stale else "; --stale also starts the stale ones anew"))
+        print(
+            "nothing to do: no cell failed" + ("" if stale else "; --stale also starts the stale ones anew")
+        )
         return 0
     if not launches(sweep):
-        print(f"error: {sweep} has no {LAUNCHES}: launch its command again, finished cells are skipped", file=sys.stderr)
+        print(
+            f"error: {sweep} has no {LAUNCHES}: launch its command again, finished cells are skipped",
+            file=sys.stderr,
+        )
         return 1
     only = "hydra.launcher.only=[" + ",".join(f"'{row.cell}'" for row in wanted) + "]"
     status = 0
     for entry in launches(sweep):
-        status = max(status, subprocess.run([sys.executable, *entry["argv"], only], cwd=entry["cwd"], check=False).returncode)
+        status = max(
+            status,
+            subprocess.run([sys.executable, *entry["argv"], only], cwd=entry["cwd"], check=False).returncode,
+        )
     return status
 
 
@@ -217,7 +272,12 @@ def cancel_all(sweep: Path) -> int:
             stopped.append(f"the launcher, process {entry['pid']}")
     for path in run_folders(sweep):
         folder, manifest = RunFolder(path), RunFolder(path).manifest()
-        if folder.held() and path not in active and manifest.get("machine", {}).get("host") == socket.gethostname() and _is_launch(manifest["pid"]):
+        if (
+            folder.held()
+            and path not in active
+            and manifest.get("machine", {}).get("host") == socket.gethostname()
+            and _is_launch(manifest["pid"])
+        ):
             os.kill(manifest["pid"], signal.SIGTERM)
             stopped.append(str(path.relative_to(sweep)))
     print("\n".join(["cancelled:", *stopped]) if stopped else "nothing to cancel")
@@ -232,12 +292,18 @@ def _is_launch(pid: int) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit status is 1 when a cell failed."""
-    parser = argparse.ArgumentParser(prog="python -m mirrorpo.status", description="Where each cell of a sweep is.")
+    parser = argparse.ArgumentParser(
+        prog="python -m mirrorpo.status", description="Where each cell of a sweep is."
+    )
     parser.add_argument("sweep", type=Path, help="the sweep's folder, outputs/NAME")
     parser.add_argument("action", nargs="?", choices=("show", "retry", "cancel"), default="show")
     parser.add_argument("--watch", action="store_true", help="until everything has ended")
     parser.add_argument("--json", action="store_true", help="one object a cell")
-    parser.add_argument("--stale", action="store_true", help="with retry: also start cells anew whose steps are of more than one code")
+    parser.add_argument(
+        "--stale",
+        action="store_true",
+        help="with retry: also start cells anew whose steps are of more than one code",
+    )
     asked = parser.parse_args(arguments)
     sweep = asked.sweep.resolve()
     try:

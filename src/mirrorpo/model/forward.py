@@ -1,4 +1,6 @@
-"""From a batch of completions to per-token quantities: the only temperature, and beside `prefix` the only shift by one."""
+"""From a batch of completions to per-token quantities: the only temperature, and beside `prefix` the only
+shift by one.
+"""
 
 from collections.abc import Sequence
 
@@ -44,7 +46,9 @@ def read_completions(
     Pads are never projected to the vocabulary. With a reader, the anchor's hidden states are taken
     from `batch.anchor_hidden`. With pieces, each distinct prompt is computed once (`prefix.shared_hidden`).
     """
-    hidden = shared_hidden(model, batch, rows_per_forward) if rows_per_forward else completion_hidden(model, batch)
+    hidden = (
+        shared_hidden(model, batch, rows_per_forward) if rows_per_forward else completion_hidden(model, batch)
+    )
     head_outputs = read_positions(
         model.head(temperature),
         hidden[batch.present],

@@ -2,7 +2,8 @@
 
 A tile's logits are made, read and dropped. For the backward pass they are made again, unless they are few;
 under a frozen head the gradient of the hidden states is formed at once and nothing is made twice. What a
-reader takes from the vocabulary (a log-probability, an entropy, an exact divergence) is one number a position.
+reader takes from the vocabulary (a log-probability, an entropy, an exact divergence) is one number a
+position.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from mirrorpo.core.shapes import PerPosition, Vocabulary
 
 Reader = Callable[[Vocabulary, Vocabulary], Tensor]
 
-# Numbers over positions and vocabulary that may wait for the backward pass: 64 MiB in float32, little beside activations.
+# Numbers over positions and vocabulary that may wait for the backward pass: 64 MiB in float32, little beside
+# activations.
 KEPT = 2**24
 
 
@@ -48,7 +50,9 @@ class Head:
         # A product in bfloat16 would lose three digits of every logit before the cast.
         weight, bias = self.projection.weight, self.projection.bias
         wide = torch.promote_types(weight.dtype, torch.float32)
-        logits = linear(hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide)).mul_(self.scale)
+        logits = linear(hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide)).mul_(
+            self.scale
+        )
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def __call__(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
@@ -80,7 +84,8 @@ def read_positions(
     anchor_head: Head | None = None,
     anchor_hidden: Float[Tensor, "N D"] | None = None,
 ) -> HeadOutputs:
-    """Log-probability, entropy and the reader's number at N positions, `logit_chunk` positions at a time, a quarter of that with a reader.
+    """Log-probability, entropy and the reader's number at N positions, `logit_chunk` positions at a time, a
+    quarter of that with a reader.
 
     Value: equal to reading the full [N, V] log-probabilities, up to rounding.
     Gradient: to `hidden` and the head's parameters, through `logprobs` and `reader_output`; the anchor is
@@ -107,7 +112,9 @@ def read_positions(
     height = max(logit_chunk // tensors, 1)
     # The backward pass starts at the last tile, when no other is there.
     kept = max(height, KEPT // (tensors * head.projection.out_features))
-    frozen = not any(part is not None and part.requires_grad for part in (head.projection.weight, head.projection.bias))
+    frozen = not any(
+        part is not None and part.requires_grad for part in (head.projection.weight, head.projection.bias)
+    )
     tiles: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, hidden.shape[0], height):
         cut = slice(start, start + height)
@@ -128,8 +135,11 @@ def read_positions(
     return HeadOutputs(logprobs=logprobs, entropy=entropy, reader_output=reader_output)
 
 
-def _formed(read: Callable[..., Any], hidden: Tensor, token: Tensor, anchor: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    # A position's numbers depend on its own hidden state alone, so their gradient is a row of it, whatever the loss makes of them.
+def _formed(
+    read: Callable[..., Any], hidden: Tensor, token: Tensor, anchor: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    # A position's numbers depend on its own hidden state alone, so their gradient is a row of it, whatever
+    # the loss makes of them.
     leaf = hidden.detach().requires_grad_()
     logprob, entropy, reader_output = read(leaf, token, anchor)
     (slope,) = torch.autograd.grad(logprob.sum(), leaf, retain_graph=reader_output.requires_grad)

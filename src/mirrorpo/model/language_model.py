@@ -21,7 +21,11 @@ from mirrorpo.model.past import PAST
 def recomputes(network: Any) -> bool:
     """Whether a `transformers` model makes its activations again in the backward pass."""
     # transformers below 5.20, which vLLM pins, has the older name.
-    return bool(network.is_activation_checkpointing if hasattr(network, "is_activation_checkpointing") else network.is_gradient_checkpointing)
+    return bool(
+        network.is_activation_checkpointing
+        if hasattr(network, "is_activation_checkpointing")
+        else network.is_gradient_checkpointing
+    )
 
 
 @cache
@@ -76,16 +80,22 @@ class LanguageModel:
         """Eval mode inside the block, and the mode it had before after it."""
         return evaluating(self.network)
 
-    def hidden(self, ids: Int[Tensor, "B L"], present: Bool[Tensor, "B L"], positions: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+    def hidden(
+        self, ids: Int[Tensor, "B L"], present: Bool[Tensor, "B L"], positions: Int[Tensor, "B L"]
+    ) -> Float[Tensor, "B L D"]:
         """The last hidden states, before the head."""
         with self.computing():
-            output = self.causal_lm.get_decoder()(input_ids=ids, attention_mask=present.to(torch.long), position_ids=positions, use_cache=False)
+            output = self.causal_lm.get_decoder()(
+                input_ids=ids, attention_mask=present.to(torch.long), position_ids=positions, use_cache=False
+            )
         return output.last_hidden_state
 
     def head(self, temperature: float) -> Head:
         """The output head at a sampling temperature."""
         config = self.causal_lm.config.get_text_config()
-        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+            getattr(config, "logits_scaling", None) or 1.0
+        )
         return Head(
             projection=self.causal_lm.get_output_embeddings(),
             softcap=getattr(config, "final_logit_softcapping", None),
@@ -114,7 +124,8 @@ class LanguageModel:
         context = getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
         if context is not None and tokens > context:
             raise ValueError(
-                f"max_new_tokens: a prompt and its answer may take {tokens} tokens, the model has {context} positions; "
+                f"max_new_tokens: a prompt and its answer may take {tokens} tokens, the model has {context} "
+                f"positions; "
                 "lower max_new_tokens or eval_max_new_tokens"
             )
 
@@ -127,11 +138,17 @@ class LanguageModel:
         ids = torch.arange(8, device=self.device)[None] % self.causal_lm.config.get_text_config().vocab_size
         present = torch.ones_like(ids, dtype=torch.bool)
         with torch.no_grad(), evaluating(self.network), self.computing():
-            theirs = self.network(input_ids=ids, attention_mask=present.long(), use_cache=False).logits[0].float()
-            ours = self.head(1.0).logits(self.hidden(ids, present, ids * 0 + torch.arange(8, device=self.device))[0])
+            theirs = (
+                self.network(input_ids=ids, attention_mask=present.long(), use_cache=False).logits[0].float()
+            )
+            ours = self.head(1.0).logits(
+                self.hidden(ids, present, ids * 0 + torch.arange(8, device=self.device))[0]
+            )
         gap = float((ours - theirs).abs().max())
         if gap > (1e-3 if self.dtype == torch.float32 else 0.25):
             name = type(self.causal_lm).__name__
             raise ValueError(
-                f"model.path: {name} transforms its logits in a way mirrorpo.model.head.Head does not (largest gap {gap:.3g}); add the transform there"
+                f"model.path: {name} transforms its logits in a way mirrorpo.model.head.Head does not "
+                f"(largest gap {gap:.3g}); add "
+                f"the transform there"
             )

@@ -77,18 +77,33 @@ class Pretrained:
             ValueError: if the files cannot be found, saying what to set.
         """
         dtype = compute_dtype(self.dtype, device)
-        path = str(files("mirrorpo.model") / self.path.removeprefix(SHIPPED)) if self.path.startswith(SHIPPED) else self.path
+        path = (
+            str(files("mirrorpo.model") / self.path.removeprefix(SHIPPED))
+            if self.path.startswith(SHIPPED)
+            else self.path
+        )
         # Trained parameters stay in float32: updates of a learning rate's size vanish in bfloat16.
         weights = torch.float32 if self.lora is None else dtype
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, revision=self.revision, trust_remote_code=False)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path, revision=self.revision, dtype=weights, attn_implementation=self.attention, trust_remote_code=False, output_loading_info=True
+                path,
+                revision=self.revision,
+                dtype=weights,
+                attn_implementation=self.attention,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
         except (ImportError, OSError, ValueError, SafetensorError) as error:
-            if isinstance(error, ImportError) or "attn_implementation" in str(error) or "attention implementation" in str(error).lower():
+            if (
+                isinstance(error, ImportError)
+                or "attn_implementation" in str(error)
+                or "attention implementation" in str(error).lower()
+            ):
                 raise ValueError(f"model.attention={self.attention}: {str(error).splitlines()[0]}") from error
-            raise ValueError(f"model.path={self.path}: cannot be loaded ({str(error).splitlines()[0]}). {self._fix()}") from error
+            raise ValueError(
+                f"model.path={self.path}: cannot be loaded ({str(error).splitlines()[0]}). {self._fix()}"
+            ) from error
         network, found = loaded
         digits = "0123456789"
         if tokenizer.decode(tokenizer(digits, add_special_tokens=False).input_ids).replace(" ", "") != digits:
@@ -97,14 +112,19 @@ class Pretrained:
         if found["missing_keys"]:
             # transformers would draw them at random and train on.
             raise ValueError(
-                f"model.path={self.path}: the weights lack {sorted(found['missing_keys'])[:5]}; the files are incomplete or of another architecture"
+                f"model.path={self.path}: the weights lack {sorted(found['missing_keys'])[:5]}; the files "
+                f"are incomplete or of another "
+                f"architecture"
             )
-        model = finish(network, tokenizer, dtype=dtype, device=device, checkpointing=self.gradient_checkpointing)
+        model = finish(
+            network, tokenizer, dtype=dtype, device=device, checkpointing=self.gradient_checkpointing
+        )
         return model if self.lora is None else with_adapter(model, self.lora, seed)
 
     def _fix(self) -> str:
         return (
-            "Set model.path to a folder with config.json, the tokenizer and safetensors; or fill the hub cache once "
+            "Set model.path to a folder with config.json, the tokenizer and safetensors; or fill the hub "
+            "cache once "
             f"where there is a network (`hf download {self.path}`), and point HF_HOME to it"
         )
 
@@ -125,10 +145,17 @@ class Scratch:
         """The model, initialised from the run's `init` stream."""
         tokenizer = word_tokenizer(corpus())
         settings = {key: value for key, value in self.architecture.items() if key != "model_type"}
-        special = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+        special = {
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": None,
+        }
         config = AutoConfig.for_model(self.architecture["model_type"], **settings, **special)
         with own_draws(seed):
-            network: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+            network: Any = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation="sdpa"
+            )
         return finish(network, tokenizer, dtype=torch.float32, device=device, checkpointing=False)
 
 
@@ -147,19 +174,34 @@ def own_draws(seed: int) -> Iterator[None]:
         yield
 
 
-def finish(network: Any, tokenizer: Any, *, dtype: torch.dtype, device: torch.device, checkpointing: bool) -> LanguageModel:
+def finish(
+    network: Any, tokenizer: Any, *, dtype: torch.dtype, device: torch.device, checkpointing: bool
+) -> LanguageModel:
     """Special ids, device and checks for a fresh network."""
     ends: set[int] = set()
-    for source in (network.generation_config.eos_token_id, network.config.eos_token_id, tokenizer.eos_token_id):
-        ends |= set(source) if isinstance(source, list | tuple) else ({source} if source is not None else set())
+    for source in (
+        network.generation_config.eos_token_id,
+        network.config.eos_token_id,
+        tokenizer.eos_token_id,
+    ):
+        ends |= (
+            set(source) if isinstance(source, list | tuple) else ({source} if source is not None else set())
+        )
     if not ends:
-        raise ValueError("model.path: neither the model nor its tokenizer names an end-of-sequence token; completions could never end")
+        raise ValueError(
+            "model.path: neither the model nor its tokenizer names an end-of-sequence token; completions "
+            "could never end"
+        )
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
     network.to(device)
     if checkpointing:
         # The older name is that of transformers below 5.20.
-        (getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable)({"use_reentrant": False})
-    model = LanguageModel(network=network, tokenizer=tokenizer, eos_ids=frozenset(ends), pad_id=pad, dtype=dtype, device=device)
+        (getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable)(
+            {"use_reentrant": False}
+        )
+    model = LanguageModel(
+        network=network, tokenizer=tokenizer, eos_ids=frozenset(ends), pad_id=pad, dtype=dtype, device=device
+    )
     model.check_head()
     return model
 
@@ -169,10 +211,23 @@ def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
     from peft import LoraConfig, get_peft_model
 
     outer = (model.network.get_output_embeddings(), model.network.get_input_embeddings())
-    names = {name.rpartition(".")[2] for name, module in model.network.named_modules() if any(module is part for part in outer)}
+    names = {
+        name.rpartition(".")[2]
+        for name, module in model.network.named_modules()
+        if any(module is part for part in outer)
+    }
     if names & set(lora.targets):
-        raise ValueError(f"model.lora.targets={list(lora.targets)}: adapting the head or the embeddings would change the reference too; leave them out")
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets), task_type="CAUSAL_LM")
+        raise ValueError(
+            f"model.lora.targets={list(lora.targets)}: adapting the head or the embeddings would change the "
+            f"reference too; leave them out"
+        )
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        task_type="CAUSAL_LM",
+    )
     # The adapter's draw comes from its own stream, so that full and LoRA arms share all the others.
     with own_draws(seed), warnings.catch_warnings():
         # peft 0.21 reads transformers' old name of the property.
@@ -183,7 +238,14 @@ def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
     for _, parameter in network.named_parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return LanguageModel(network=network, tokenizer=model.tokenizer, eos_ids=model.eos_ids, pad_id=model.pad_id, dtype=model.dtype, device=model.device)
+    return LanguageModel(
+        network=network,
+        tokenizer=model.tokenizer,
+        eos_ids=model.eos_ids,
+        pad_id=model.pad_id,
+        dtype=model.dtype,
+        device=model.device,
+    )
 
 
 def reference(model: LanguageModel) -> LanguageModel:
@@ -196,4 +258,11 @@ def reference(model: LanguageModel) -> LanguageModel:
     network = copy.deepcopy(model.network).eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    return LanguageModel(network=network, tokenizer=model.tokenizer, eos_ids=model.eos_ids, pad_id=model.pad_id, dtype=model.dtype, device=model.device)
+    return LanguageModel(
+        network=network,
+        tokenizer=model.tokenizer,
+        eos_ids=model.eos_ids,
+        pad_id=model.pad_id,
+        dtype=model.dtype,
+        device=model.device,
+    )

@@ -14,9 +14,15 @@ from mirrorpo.core.token_offsets import Interval, TokenOffsets
 # The letters that stand for bytes in a byte-level vocabulary (GPT-2's table): printable bytes for
 # themselves, the others for the characters from 256 on.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_LETTERS = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + index): byte for index, byte in enumerate(sorted({*range(256)} - {*_PRINTABLE}))}
+_LETTERS = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(256 + index): byte for index, byte in enumerate(sorted({*range(256)} - {*_PRINTABLE}))
+}
 _BYTE = re.compile("<0x([0-9A-F]{2})>")  # a byte in a sentencepiece vocabulary
-_LENGTHS = {**dict.fromkeys(range(0xC2, 0xE0), 2), **dict.fromkeys(range(0xE0, 0xF0), 3), **dict.fromkeys(range(0xF0, 0xF5), 4)}  # of UTF-8 by first byte
+_LENGTHS = {
+    **dict.fromkeys(range(0xC2, 0xE0), 2),
+    **dict.fromkeys(range(0xE0, 0xF0), 3),
+    **dict.fromkeys(range(0xF0, 0xF5), 4),
+}  # of UTF-8 by first byte
 
 
 class OffsetFinder:
@@ -43,7 +49,7 @@ class OffsetFinder:
         >>> from mirrorpo.model.words import word_tokenizer
         >>> tokenizer = word_tokenizer(["Sam has 18 toys"])
         >>> OffsetFinder(tokenizer)([*tokenizer("Sam has 8 toys").input_ids, tokenizer.eos_token_id])
-        Spelling(text='Sam has 8 toys', offsets=[(0, 3), (3, 8), (8, 9), (9, 14), (14, 14)])
+        TokenOffsets(text='Sam has 8 toys', offsets=[(0, 3), (3, 8), (8, 9), (9, 14), (14, 14)])
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -78,7 +84,9 @@ class OffsetFinder:
         if self._bytes and (match := _BYTE.fullmatch(token)):
             return bytes.fromhex(match[1])
         # Behind another piece, because decoders strip the space of the first.
-        return (token if self._letters or self._decoder is None else self._decoder.decode(["a", token])[1:]).encode()
+        return (
+            token if self._letters or self._decoder is None else self._decoder.decode(["a", token])[1:]
+        ).encode()
 
     def _from_prefixes(self, ids: list[int], text: str) -> list[Interval]:
         intervals, settled, reached = [], 0, 0
@@ -100,7 +108,13 @@ def _from_pieces(pieces: list[bytes], text: str) -> list[Interval] | None:
     starts = _character_starts(data)
     bounds = pairwise(accumulate(map(len, pieces), initial=0))
     # The character that the first byte is in, and the one behind the last byte's.
-    return [(places[bisect_right(starts, low) - 1 if low < len(data) else len(starts)], places[bisect_left(starts, high)]) for low, high in bounds]
+    return [
+        (
+            places[bisect_right(starts, low) - 1 if low < len(data) else len(starts)],
+            places[bisect_left(starts, high)],
+        )
+        for low, high in bounds
+    ]
 
 
 def _places(raw: str, text: str) -> Sequence[int] | None:
@@ -139,4 +153,7 @@ def _common(left: str, right: str) -> int:
     # Length of the common beginning.
     if right.startswith(left):
         return len(left)
-    return next((place for place, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    return next(
+        (place for place, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
+        min(len(left), len(right)),
+    )

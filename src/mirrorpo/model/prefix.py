@@ -48,7 +48,9 @@ class Prefix(DynamicLayer):
         self.keys, self.values = self.start
         self.rows, self.is_initialized = rows, True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         return self._joined(self.start[0], key_states), self._joined(self.start[1], value_states)
 
     def _joined(self, prefix: Tensor, new: Tensor) -> Tensor:
@@ -65,17 +67,25 @@ class Prefix(DynamicLayer):
         return out
 
 
-def read_prompts(model: LanguageModel, batch: RolloutBatch) -> tuple[Any, Float[Tensor, "P 1 D"], Int[Tensor, " B"]]:
-    """Each distinct prompt once: the cache behind them, the state that predicts the first token, and whose prompt is which."""
+def read_prompts(
+    model: LanguageModel, batch: RolloutBatch
+) -> tuple[Any, Float[Tensor, "P 1 D"], Int[Tensor, " B"]]:
+    """Each distinct prompt once: the cache behind them, the state that predicts the first token, and whose
+    prompt is which.
+    """
     owner = batch.prompt_numbers()
     first = torch.stack([(owner == prompt).nonzero()[0, 0] for prompt in range(int(owner.max()) + 1)])
     ids, present = batch.prompt_ids[first], batch.prompt_present[first]
     positions = (present.cumsum(dim=1) - 1).clamp(min=0)
-    output = model.causal_lm.get_decoder()(input_ids=ids, attention_mask=present.long(), position_ids=positions, use_cache=True)
+    output = model.causal_lm.get_decoder()(
+        input_ids=ids, attention_mask=present.long(), position_ids=positions, use_cache=True
+    )
     return output[PAST], output.last_hidden_state[:, -1:], owner
 
 
-def read_behind(model: LanguageModel, batch: RolloutBatch, rows: slice, cache: Any, before: Float[Tensor, "N 1 D"]) -> Float[Tensor, "N L D"]:
+def read_behind(
+    model: LanguageModel, batch: RolloutBatch, rows: slice, cache: Any, before: Float[Tensor, "N 1 D"]
+) -> Float[Tensor, "N L D"]:
     """The state that predicts each completion token of some rows of the batch, up to the longest of them.
 
     Args:
@@ -90,11 +100,19 @@ def read_behind(model: LanguageModel, batch: RolloutBatch, rows: slice, cache: A
     both = torch.cat([batch.prompt_present[rows], present], dim=1)
     positions = (both.cumsum(dim=1) - 1).clamp(min=0)[:, -width:]
     decoder = model.causal_lm.get_decoder()
-    output = decoder(input_ids=batch.completion_ids[rows, :width], attention_mask=both.long(), position_ids=positions, use_cache=True, **{PAST: cache})
+    output = decoder(
+        input_ids=batch.completion_ids[rows, :width],
+        attention_mask=both.long(),
+        position_ids=positions,
+        use_cache=True,
+        **{PAST: cache},
+    )
     return torch.cat([before, output.last_hidden_state[:, :-1]], dim=1)
 
 
-def shared_hidden(model: LanguageModel, batch: RolloutBatch, rows_per_forward: Sequence[int]) -> Float[Tensor, "B T D"]:
+def shared_hidden(
+    model: LanguageModel, batch: RolloutBatch, rows_per_forward: Sequence[int]
+) -> Float[Tensor, "B T D"]:
     """The last hidden state that predicts each completion token, zero at pads that were not computed.
 
     Value and gradient: those of whole sequences, up to rounding.
@@ -110,7 +128,9 @@ def shared_hidden(model: LanguageModel, batch: RolloutBatch, rows_per_forward: S
         start = 0
         for count in rows_per_forward:
             rows = slice(start, start + count)
-            behind = Cache(layers=[Prefix(layer, owner[rows], batch.prompt_ids.shape[1]) for layer in cache.layers])
+            behind = Cache(
+                layers=[Prefix(layer, owner[rows], batch.prompt_ids.shape[1]) for layer in cache.layers]
+            )
             states = read_behind(model, batch, rows, behind, last[owner[rows]])
             found.append(torch.nn.functional.pad(states, (0, 0, 0, batch.present.shape[1] - states.shape[1])))
             start += count

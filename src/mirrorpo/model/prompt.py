@@ -26,14 +26,22 @@ class ChatPrompt:
 
     def __call__(self, tokenizer: Any, *, system: str, user: str, question: str) -> Rendered:
         if not tokenizer.chat_template:
-            raise ValueError("model.prompt is ChatPrompt, but the tokenizer has no chat template: use mirrorpo.model.prompt.PlainPrompt")
+            raise ValueError(
+                "model.prompt is ChatPrompt, but the tokenizer has no chat template: use "
+                "mirrorpo.model.prompt.PlainPrompt"
+            )
         # A tokenizer may have several templates, by name.
         unused = sorted(name for name in self.template if name not in str(tokenizer.chat_template))
         if unused:
-            raise ValueError(f"model.prompt.template: this tokenizer's chat template reads no {', '.join(unused)}; it would be ignored silently")
+            raise ValueError(
+                f"model.prompt.template: this tokenizer's chat template reads no {', '.join(unused)}; it "
+                f"would be ignored silently"
+            )
         turns = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": user.replace("{question}", question)})
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **self.template)
+        text = tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, **self.template
+        )
         # The template has written the special tokens already; adding them again would double the BOS.
         return Rendered(text=text, ids=tokenizer(text, add_special_tokens=False).input_ids)
 
@@ -58,5 +66,9 @@ class PlainPrompt:
             ids = ids[:-1]
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
             unknown = tokenizer.decode(ids)
-            raise ValueError(f"this model's vocabulary lacks words of the prompt {text!r} (reads it as {unknown!r}): choose another model or dataset")
+            raise ValueError(
+                f"this model's vocabulary lacks words of the prompt {text!r} (reads it as {unknown!r}): "
+                f"choose another model or "
+                f"dataset"
+            )
         return Rendered(text=text, ids=ids)

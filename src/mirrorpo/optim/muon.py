@@ -34,7 +34,9 @@ class Muon:
 
     def build(self, network: torch.nn.Module) -> Optimiser:
         """The pair of optimisers over a network's trainable parameters."""
-        embedded = {id(p) for m in network.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+        embedded = {
+            id(p) for m in network.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()
+        }
         if isinstance(network, PreTrainedModel):
             head: Any = network.get_output_embeddings()
             embedded |= {id(p) for p in head.parameters()}
@@ -46,7 +48,9 @@ class Muon:
         if matrices:
             parts.append((OrthogonalMomentum(matrices, self.momentum, self.iterations), 1.0))
         if rest:
-            parts.append((torch.optim.AdamW(rest, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0), self.rest_factor))
+            parts.append(
+                (torch.optim.AdamW(rest, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0), self.rest_factor)
+            )
         return Together(parts)
 
 
@@ -68,7 +72,10 @@ class OrthogonalMomentum(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 # Of the whole matrix, on every rank that holds a share of it.
-                update = orthogonal(full_tensor(parameter.grad.lerp(state["momentum"], group["momentum"])), group["iterations"])
+                update = orthogonal(
+                    full_tensor(parameter.grad.lerp(state["momentum"], group["momentum"])),
+                    group["iterations"],
+                )
                 # Jordan's scale: a tall matrix moves each of its outputs as far as a square one does.
                 scale = max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
                 parameter.add_(shard_like(update, parameter), alpha=-group["lr"] * scale)

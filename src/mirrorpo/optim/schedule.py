@@ -33,7 +33,10 @@ class Schedule:
         if self.shape not in ("constant", "linear", "cosine"):
             raise ValueError(f"schedule.shape={self.shape}: choose constant, linear or cosine")
         if not (0 <= self.warmup < 1 and 0 <= self.decay_from <= 1 and 0 <= self.floor <= 1):
-            raise ValueError(f"schedule: warmup={self.warmup}, decay_from={self.decay_from}, floor={self.floor} are shares in [0, 1]")
+            raise ValueError(
+                f"schedule: warmup={self.warmup}, decay_from={self.decay_from}, floor={self.floor} are "
+                f"shares in [0, 1]"
+            )
 
     def factor(self, update: int, updates: int) -> float:
         """The factor at `update`, counted from 0, of `updates`."""

@@ -14,9 +14,9 @@ class PublicShaping:
         base    = time_out, crash or none_passed where that happened, else the share passed
         reward  = clip(base + banned strings + non-ASCII + brevity + copies + tie-break, least, most)
 
-    The tie-break ranks the texts of a group whose rewards are all equal by length, the shortest first. Brevity and tie-break shorten
-    answers whatever the divergence, so no claim about length can be made with this on. Whether the reported runs used it is not
-    known.
+    The tie-break ranks the texts of a group whose rewards are all equal by length, the shortest first.
+    Brevity and tie-break shorten answers whatever the divergence, so no claim about length can be made with
+    this on. Whether the reported runs used it is not known.
 
     Attributes:
         none_passed: base where no test passed.
@@ -57,11 +57,23 @@ class PublicShaping:
         """The rewards of one group; a share that is NaN stays so."""
         rewards: list[float] = []
         for index, (text, share, outcome) in enumerate(zip(texts, shares, outcomes, strict=True)):
-            base = self.time_out if outcome == "time_out" else self.crash if outcome in CRASHED and share == 0 else share or self.none_passed
+            base = (
+                self.time_out
+                if outcome == "time_out"
+                else self.crash
+                if outcome in CRASHED and share == 0
+                else share or self.none_passed
+            )
             base += sum(self.banned_penalty for string in self.banned if string in text)
             base += 0.0 if text.isascii() else self.non_ascii_penalty
             if share > 0:
-                base += self.brief_bonus if len(text) < self.brief else self.short_bonus if len(text) < self.short else 0.0
+                base += (
+                    self.brief_bonus
+                    if len(text) < self.brief
+                    else self.short_bonus
+                    if len(text) < self.short
+                    else 0.0
+                )
             base += self.copy_penalty if text in texts[:index] else 0.0
             rewards.append(share if math.isnan(share) else base)
         known = [index for index, reward in enumerate(rewards) if not math.isnan(reward)]
@@ -69,4 +81,6 @@ class PublicShaping:
             ranked = sorted(known, key=lambda index: len(texts[index]))
             for rank, index in enumerate(ranked):
                 rewards[index] += self.tie_break * (1 - 2 * rank / (len(ranked) - 1))
-        return [reward if math.isnan(reward) else min(max(reward, self.least), self.most) for reward in rewards]
+        return [
+            reward if math.isnan(reward) else min(max(reward, self.least), self.most) for reward in rewards
+        ]

@@ -19,17 +19,23 @@ class Blocks(DynamicLayer):
     def __init__(self, layer: Any, repeats: int, block: int) -> None:
         super().__init__()
         self.block, self.is_initialized = block, True
-        self._stores = [self._store(filled, filled.shape[0] * repeats, block) for filled in (layer.keys, layer.values)]
+        self._stores = [
+            self._store(filled, filled.shape[0] * repeats, block) for filled in (layer.keys, layer.values)
+        ]
         for store, filled in zip(self._stores, (layer.keys, layer.values), strict=True):
             store.unflatten(0, (-1, repeats))[:, :, :, : filled.shape[2]] = filled[:, None]
         self._shown = self._show(len(self._stores[0]), layer.keys.shape[2])
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """The keys and values with the new ones behind them, [B, heads, length, size]."""
         rows, _, length, _ = self._shown[0].shape
         longer = length + key_states.shape[2]
         if longer > self._stores[0].shape[2]:
-            grown = [self._store(filled, rows, key_states.shape[2] - 1 + self.block) for filled in self._shown]
+            grown = [
+                self._store(filled, rows, key_states.shape[2] - 1 + self.block) for filled in self._shown
+            ]
             for store, filled in zip(grown, self._shown, strict=True):
                 store[:, :, :length] = filled
             self._stores = grown

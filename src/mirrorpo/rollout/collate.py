@@ -21,7 +21,9 @@ def pad(rows: Sequence[Sequence[int | float]], fill: int | float, *, left: bool)
     return torch.tensor([[*gap, *row] if left else [*row, *gap] for gap, row in zip(gaps, rows, strict=True)])
 
 
-def collate(completions: Sequence[Completion], rewards: Sequence[float], *, pad_id: int, mask_truncated: bool) -> RolloutBatch:
+def collate(
+    completions: Sequence[Completion], rewards: Sequence[float], *, pad_id: int, mask_truncated: bool
+) -> RolloutBatch:
     """One step's completions and rewards as a batch, before anything is rescored.
 
     Masks come from lengths, never from the pad id. Completions without a verdict, and truncated
@@ -35,7 +37,9 @@ def collate(completions: Sequence[Completion], rewards: Sequence[float], *, pad_
     unread = torch.full(present.shape, float("nan"))
     return RolloutBatch(
         prompt_ids=pad([completion.prompt_ids for completion in completions], pad_id, left=True),
-        prompt_present=pad([[1] * len(completion.prompt_ids) for completion in completions], 0, left=True).bool(),
+        prompt_present=pad(
+            [[1] * len(completion.prompt_ids) for completion in completions], 0, left=True
+        ).bool(),
         completion_ids=pad([completion.ids for completion in completions], pad_id, left=False),
         present=present,
         mask=present & trained[:, None],

@@ -35,7 +35,9 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rollout:
-    """A step's answers, where the walk over the prompts then stands, and what was sampled, dropped groups included."""
+    """A step's answers, where the walk over the prompts then stands, and what was sampled, dropped groups
+    included.
+    """
 
     answers: Sequence[Answer]
     position: int
@@ -97,7 +99,11 @@ class Collector:
                 answers = _first_groups(answers or drawn, self.prompts_per_step)
                 break
         if unknown * 2 > judged:
-            raise RuntimeError(f"step {step}: the verifier gave no verdict on {unknown} of {judged} completions; it is broken or its time limit is too short")
+            raise RuntimeError(
+                f"step {step}: the verifier gave no verdict on {unknown} of {judged} completions; it is "
+                f"broken or its time limit is "
+                f"too short"
+            )
         return Rollout(answers=answers, position=position, draws=draws, completions=judged, tokens=tokens)
 
     def _draw(self, model: GenerativeModel, step: int, draw: int, position: int) -> list[Answer]:
@@ -131,7 +137,11 @@ class Collector:
     def _teaching(self, answers: Sequence[Answer]) -> list[Answer]:
         rewards = torch.tensor([answer.verdict.reward for answer in answers], dtype=torch.float32)
         groups = torch.tensor([answer.completion.group for answer in answers])
-        return [answer for answer, keep in zip(answers, self.rule.keeps(rewards, groups).tolist(), strict=True) if keep]
+        return [
+            answer
+            for answer, keep in zip(answers, self.rule.keeps(rewards, groups).tolist(), strict=True)
+            if keep
+        ]
 
 
 def _groups(answers: Sequence[Answer]) -> int:

@@ -1,4 +1,6 @@
-"""The dataset's demonstrations in place of samples: what turns a trainer of policies into supervised fine-tuning."""
+"""The dataset's demonstrations in place of samples: what turns a trainer of policies into supervised
+fine-tuning.
+"""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +34,10 @@ class Demonstrations:
         completions: list[Completion] = []
         for group in range(len(prompts)) if only is None else only:
             prompt, ids = prompts[group], prompt_ids[group]
-            target = [*model.tokenizer(prompt.demonstration, add_special_tokens=False).input_ids, model.tokenizer.eos_token_id]
+            target = [
+                *model.tokenizer(prompt.demonstration, add_special_tokens=False).input_ids,
+                model.tokenizer.eos_token_id,
+            ]
             kept = target[:max_new_tokens]
             completion = Completion(
                 uid=prompt.uid,

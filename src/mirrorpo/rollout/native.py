@@ -17,13 +17,15 @@ from mirrorpo.rollout.sampling import draw
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Native:
-    """The trainer's own network as the sampler: a prompt is computed once for its group, finished rows are dropped.
+    """The trainer's own network as the sampler: a prompt is computed once for its group, finished rows are
+    dropped.
 
     A completion depends on the weights, its prompt, the seed and its place in the call, not on
     `rows_at_once` or on what else is sampled beside it (up to rounding).
 
     Attributes:
-        rows_at_once: completions sampled together, in whole groups and at least one; bounds the memory of the cache.
+        rows_at_once: completions sampled together, in whole groups and at least one; bounds the memory of the
+            cache.
         compact_at: share of finished rows at which they are dropped from the cache, in (0, 1].
         check_every: tokens between two looks at which rows have finished; a look waits for the device.
         cache_block: places by which the cache grows.
@@ -41,7 +43,9 @@ class Native:
             if getattr(self, name) < 1:
                 raise ValueError(f"rollout.{name}={getattr(self, name)}: give at least 1")
         if not 0 < self.compact_at <= 1 or not 0 < self.top_p <= 1:
-            raise ValueError(f"rollout.compact_at={self.compact_at}, rollout.top_p={self.top_p}: give shares in (0, 1]")
+            raise ValueError(
+                f"rollout.compact_at={self.compact_at}, rollout.top_p={self.top_p}: give shares in (0, 1]"
+            )
 
     def generate(
         self,
@@ -58,13 +62,17 @@ class Native:
         """`group_size` completions for each prompt, in order."""
         asked = range(len(prompts)) if only is None else only
         # Of the whole call, so that a completion does not depend on what is answered beside it.
-        uniform = torch.rand(len(prompts), group_size, max_new_tokens, generator=torch.Generator().manual_seed(seed))
+        uniform = torch.rand(
+            len(prompts), group_size, max_new_tokens, generator=torch.Generator().manual_seed(seed)
+        )
         stride = max(self.rows_at_once // group_size, 1)
         completions: list[Completion] = []
         for start in range(asked.start, asked.stop, stride):
             cut = slice(start, min(start + stride, asked.stop))
             with model.evaluating():
-                ids, logprobs = self._sample(model, prompt_ids[cut], uniform[cut].flatten(0, 1), group_size, temperature)
+                ids, logprobs = self._sample(
+                    model, prompt_ids[cut], uniform[cut].flatten(0, 1), group_size, temperature
+                )
             for row, (tokens, scores) in enumerate(zip(ids, logprobs, strict=True)):
                 group = start + row // group_size
                 ended = bool(tokens) and tokens[-1] in model.eos_ids
@@ -83,7 +91,12 @@ class Native:
 
     @torch.inference_mode()
     def _sample(
-        self, model: GenerativeModel, prompt_ids: Sequence[Sequence[int]], uniform: Tensor, group_size: int, temperature: float
+        self,
+        model: GenerativeModel,
+        prompt_ids: Sequence[Sequence[int]],
+        uniform: Tensor,
+        group_size: int,
+        temperature: float,
     ) -> tuple[list[list[int]], list[list[float]]]:
         device = model.device
         rows, steps = uniform.shape
@@ -94,11 +107,19 @@ class Native:
         tokens = torch.zeros(rows, steps, dtype=torch.long, device=device)
         logprobs = torch.zeros(rows, steps, device=device)
         with model.computing():
-            output = model.network(input_ids=ids, attention_mask=present, position_ids=(present.cumsum(1) - 1).clamp(min=0), use_cache=True, logits_to_keep=1)
+            output = model.network(
+                input_ids=ids,
+                attention_mask=present,
+                position_ids=(present.cumsum(1) - 1).clamp(min=0),
+                use_cache=True,
+                logits_to_keep=1,
+            )
             logits = output.logits[:, -1].repeat_interleave(group_size, dim=0)
             cache = in_blocks(output[model.cache_argument], group_size, self.cache_block)
             position = present.sum(dim=1).repeat_interleave(group_size)[:, None]
-            seen = torch.cat([present, present.new_ones(len(present), steps)], dim=1).repeat_interleave(group_size, dim=0)
+            seen = torch.cat([present, present.new_ones(len(present), steps)], dim=1).repeat_interleave(
+                group_size, dim=0
+            )
             mask = _additive(seen, logits.dtype) if _takes_additive(model.network, cache) else seen
             # Rows stand in any order and finished ones drop out; `alive` says which rows they are.
             alive, numbers = torch.arange(rows, device=device), uniform
@@ -110,7 +131,10 @@ class Native:
                 if last or len(drawn) == self.check_every:
                     columns = slice(step + 1 - len(drawn), step + 1)
                     new = torch.stack([each for each, _ in drawn], dim=1)
-                    tokens[alive, columns], logprobs[alive, columns] = new, torch.stack([each for _, each in drawn], dim=1)
+                    tokens[alive, columns], logprobs[alive, columns] = (
+                        new,
+                        torch.stack([each for _, each in drawn], dim=1),
+                    )
                     drawn = []
                     done = done | torch.isin(new, ends).any(dim=1)
                     # The one place that waits for the device.
@@ -120,7 +144,9 @@ class Native:
                     if finished and finished >= self.compact_at * len(done):
                         keep = _closed_up(done)
                         cache.batch_select_indices(keep)
-                        alive, numbers, token, mask, position, done = (each[keep] for each in (alive, numbers, token, mask, position, done))
+                        alive, numbers, token, mask, position, done = (
+                            each[keep] for each in (alive, numbers, token, mask, position, done)
+                        )
                 logits = model.network(
                     input_ids=token[:, None],
                     attention_mask=mask[..., : ids.shape[1] + step + 1],
@@ -154,4 +180,6 @@ def _takes_additive(network: Any, cache: Any) -> bool:
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(seen == 0, torch.finfo(dtype).min)[:, None, None]
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(
+        seen == 0, torch.finfo(dtype).min
+    )[:, None, None]

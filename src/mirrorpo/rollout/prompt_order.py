@@ -32,7 +32,9 @@ class DataOrder:
             >>> DataOrder(size=3, seed=0, order="sequential").take(2, 3)
             [2, 0, 1]
         """
-        return [self._epoch(place // self.size)[place % self.size] for place in range(position, position + count)]
+        return [
+            self._epoch(place // self.size)[place % self.size] for place in range(position, position + count)
+        ]
 
     @lru_cache(maxsize=2)  # noqa: B019 - one order lives as long as its run
     def _epoch(self, epoch: int) -> list[int]:

@@ -55,7 +55,12 @@ class Request:
         }
 
     def completions(
-        self, model: GenerativeModel, prompt: Prompt, prompt_ids: Sequence[int], group: int, answers: Sequence[tuple[Sequence[int], Sequence[float]]]
+        self,
+        model: GenerativeModel,
+        prompt: Prompt,
+        prompt_ids: Sequence[int],
+        group: int,
+        answers: Sequence[tuple[Sequence[int], Sequence[float]]],
     ) -> list[Completion]:
         """A group's completions from vLLM's ids and log-probabilities.
 
@@ -67,12 +72,25 @@ class Request:
             truncated = not (ids and ids[-1] in model.eos_ids)
             if truncated and len(ids) < self.max_new_tokens:
                 raise ValueError(
-                    f"rollout.max_model_len: vLLM stopped a completion at {len(ids)} of {self.max_new_tokens} tokens behind a prompt of "
-                    f"{len(prompt_ids)}; its context is too short, set rollout.max_model_len (a server's --max-model-len) to the sum of both or more"
+                    f"rollout.max_model_len: vLLM stopped a completion at {len(ids)} of "
+                    f"{self.max_new_tokens} tokens "
+                    f"behind a prompt of "
+                    f"{len(prompt_ids)}; its context is too short, set rollout.max_model_len (a server's "
+                    f"--max-model-len) to the sum of "
+                    f""
+                    f"both or more"
                 )
             # The distribution that a greedy token was taken from has one token.
             scores = [0.0] * len(ids) if self.temperature == 0 else list(logprobs)
             out.append(
-                Completion(uid=prompt.uid, group=group, prompt_ids=prompt_ids, ids=list(ids), logprobs=scores, text=model.decode(ids), truncated=truncated)
+                Completion(
+                    uid=prompt.uid,
+                    group=group,
+                    prompt_ids=prompt_ids,
+                    ids=list(ids),
+                    logprobs=scores,
+                    text=model.decode(ids),
+                    truncated=truncated,
+                )
             )
         return out * self.group_size if self.temperature == 0 else out

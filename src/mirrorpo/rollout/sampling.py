@@ -10,7 +10,9 @@ BLOCK = 256
 AT_ONCE = 2**20
 
 
-def draw(logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"], temperature: float, top_p: float) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
+def draw(
+    logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"], temperature: float, top_p: float
+) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
     """Tokens and their log-probabilities under the distribution they were drawn from.
 
     By inverse distribution function, so that a row's token depends on its own logits and its own
@@ -26,7 +28,10 @@ def draw(logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"], temperature
         token = logits.argmax(dim=-1)
         return token, torch.zeros_like(token, dtype=torch.float32)
     rows = max(AT_ONCE // logits.shape[1], 1) if logits.device.type == "cpu" else len(logits)
-    drawn = [_draw(some.float(), numbers.double()[:, None], temperature, top_p) for some, numbers in zip(logits.split(rows), uniform.split(rows), strict=True)]
+    drawn = [
+        _draw(some.float(), numbers.double()[:, None], temperature, top_p)
+        for some, numbers in zip(logits.split(rows), uniform.split(rows), strict=True)
+    ]
     token, logprob = (torch.cat(each) for each in zip(*drawn, strict=True))
     return token.squeeze(1), logprob.squeeze(1)
 
@@ -51,10 +56,13 @@ def _draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> 
     block = _invert(cumulative, target)
     inside = weights.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).squeeze(1).double().cumsum(dim=1)
     before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
-    # The block's sum in float32 is not to the last digit its tokens', so that it is the share of it that is looked up.
+    # The block's sum in float32 is not to the last digit its tokens', so that it is the share of it that is
+    # looked up.
     share = (target - before) / (cumulative.gather(1, block) - before)
     token = block * BLOCK + _invert(inside, share * inside[:, -1:])
-    return token, ((logits.gather(1, token) - largest).double() / temperature - cumulative[:, -1:].log()).float()
+    return token, (
+        (logits.gather(1, token) - largest).double() / temperature - cumulative[:, -1:].log()
+    ).float()
 
 
 def _invert(cumulative: Tensor, target: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ _STARTED: dict[tuple["Colocated", str, str], Running] = {}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Colocated:
-    """A vLLM engine beside the policy; engines of equal settings are one, so training and evaluation share it.
+    """A vLLM engine beside the policy; engines of equal settings are one, so training and evaluation share
+    it.
 
     A completion depends on the weights, its prompt, the seed and its place in the call, up to vLLM's
     rounding, which depends on what is sampled beside it. `logprobs` are of the distribution that was
@@ -44,7 +45,8 @@ class Colocated:
         memory: share of the device's memory that vLLM may take for its weights and its cache.
         max_model_len: longest prompt and completion together; None is all the positions of the model.
         enforce_eager: without CUDA graphs and compilation; a slower token, a quicker start.
-        sleep: give the device's memory back between rollouts; the weights wait on the CPU. CUDA and ROCm only.
+        sleep: give the device's memory back between rollouts; the weights wait on the CPU. CUDA and ROCm
+            only.
     """
 
     top_p: float
@@ -56,7 +58,10 @@ class Colocated:
 
     def __post_init__(self) -> None:
         if not 0 < self.top_p <= 1 or not 0 < self.memory < 1:
-            raise ValueError(f"rollout.top_p={self.top_p}, rollout.memory={self.memory}: give shares in (0, 1], and of memory below 1")
+            raise ValueError(
+                f"rollout.top_p={self.top_p}, rollout.memory={self.memory}: give shares in (0, 1], and of "
+                f"memory below 1"
+            )
 
     def generate(
         self,
@@ -79,9 +84,16 @@ class Colocated:
         if not asked and not torch.distributed.is_initialized():
             return []
         vllm = _library(model.device.type)
-        request = Request(group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature, top_p=self.top_p, seed=seed)
+        request = Request(
+            group_size=group_size,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=self.top_p,
+            seed=seed,
+        )
         with _undisturbed():
-            # Of several processes each starts an engine for itself, and all at once, since vLLM makes groups of them.
+            # Of several processes each starts an engine for itself, and all at once, since vLLM makes groups
+            # of them.
             running = self._running(model)
             if not asked:
                 return []
@@ -97,7 +109,13 @@ class Colocated:
                 running.llm.sleep(level=1)
         completions: list[Completion] = []
         for group, answer in zip(asked, answers, strict=True):
-            drawn = [(one.token_ids, [step[token].logprob for token, step in zip(one.token_ids, one.logprobs, strict=True)]) for one in answer.outputs]
+            drawn = [
+                (
+                    one.token_ids,
+                    [step[token].logprob for token, step in zip(one.token_ids, one.logprobs, strict=True)],
+                )
+                for one in answer.outputs
+            ]
             completions += request.completions(model, prompts[group], prompt_ids[group], group, drawn)
         return completions
 
@@ -122,7 +140,11 @@ def _library(device: str) -> Any:
     # The engine has to live in this process to be handed tensors.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     # On a CPU vLLM would pin the process, and with it the trainer, to cores of its choice.
-    for name, value in {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}.items():
+    for name, value in {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }.items():
         os.environ.setdefault(name, value)
     try:
         vllm = importlib.import_module("vllm")
@@ -130,12 +152,19 @@ def _library(device: str) -> Any:
         raise ValueError(f"rollout=vllm: vLLM {ABSENT} ({error})") from error
     built_for = importlib.import_module("vllm.platforms").current_platform.device_type
     if built_for != device:
-        raise ValueError(f"device={device} with rollout=vllm: this vLLM is built for {built_for or 'no device that is here'}; set device={built_for}")
+        raise ValueError(
+            f"device={device} with rollout=vllm: this vLLM is built for "
+            f"{built_for or 'no device that is here'}; set device={built_for}"
+        )
     return vllm
 
 
 def _start(settings: Colocated, model: GenerativeModel) -> Any:
-    dtype = ("bfloat16" if model.device.type == "cuda" else "float32") if settings.dtype == "auto" else settings.dtype
+    dtype = (
+        ("bfloat16" if model.device.type == "cuda" else "float32")
+        if settings.dtype == "auto"
+        else settings.dtype
+    )
     with tempfile.TemporaryDirectory() as folder:
         # The config of a network that was never saved does not name its class.
         config = copy.deepcopy(plain(model).config)
@@ -161,7 +190,8 @@ def _start(settings: Colocated, model: GenerativeModel) -> Any:
 
 
 def _pack_head(network: Any) -> None:
-    # vLLM's CPU build computes the head from a packed copy, and does not pack one again that is tied to reloaded embeddings.
+    # vLLM's CPU build computes the head from a packed copy, and does not pack one again that is tied to
+    # reloaded embeddings.
     head = getattr(network, "lm_head", None)
     if head is not None:
         head.quant_method.process_weights_after_loading(head)
@@ -170,7 +200,12 @@ def _pack_head(network: Any) -> None:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     # vLLM seeds the global generators and, on a CPU, takes torch.set_num_threads away.
-    state, threads, set_threads, dtype = global_state(), torch.get_num_threads(), torch.set_num_threads, torch.get_default_dtype()
+    state, threads, set_threads, dtype = (
+        global_state(),
+        torch.get_num_threads(),
+        torch.set_num_threads,
+        torch.get_default_dtype(),
+    )
     try:
         yield
     finally:

@@ -1,4 +1,6 @@
-"""A vLLM server as the sampler: another process, other devices, weights handed over through a folder that both can read."""
+"""A vLLM server as the sampler: another process, other devices, weights handed over through a folder that
+both can read.
+"""
 
 import json
 import urllib.error
@@ -46,7 +48,8 @@ class Served:
     def __post_init__(self) -> None:
         if self.connections < 1 or not self.timeout > 0 or not 0 < self.top_p <= 1:
             raise ValueError(
-                f"rollout.connections={self.connections}, rollout.timeout={self.timeout}, rollout.top_p={self.top_p}: "
+                f"rollout.connections={self.connections}, rollout.timeout={self.timeout}, "
+                f"rollout.top_p={self.top_p}: "
                 "give at least 1, seconds above 0, and a share in (0, 1]"
             )
 
@@ -65,17 +68,30 @@ class Served:
         """`group_size` completions for each prompt, in order.
 
         Raises:
-            ValueError: if the server cannot be reached, was started with other settings, or refuses a request.
+            ValueError: if the server cannot be reached, was started with other settings, or refuses a
+                request.
         """
         asked = range(len(prompts)) if only is None else only
         if not asked:
             return []
         self._give(model)
-        request = Request(group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature, top_p=self.top_p, seed=seed)
+        request = Request(
+            group_size=group_size,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=self.top_p,
+            seed=seed,
+        )
 
         def ask(group: int) -> list[tuple[list[int], list[float]]]:
-            body = request.settings(model, group) | {"prompt": list(prompt_ids[group]), "add_special_tokens": False, "return_token_ids": True}
-            choices = sorted(self._post("/v1/completions", body)["choices"], key=lambda choice: choice["index"])
+            body = request.settings(model, group) | {
+                "prompt": list(prompt_ids[group]),
+                "add_special_tokens": False,
+                "return_token_ids": True,
+            }
+            choices = sorted(
+                self._post("/v1/completions", body)["choices"], key=lambda choice: choice["index"]
+            )
             return [(choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices]
 
         with ThreadPoolExecutor(self.connections) as pool:
@@ -98,7 +114,11 @@ class Served:
         folder = Path(self.weights).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         written = folder / "model.safetensors.part"
-        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in merged(model)}, written, metadata={"format": "pt"})
+        save_file(
+            {name: tensor.detach().contiguous().cpu() for name, tensor in merged(model)},
+            written,
+            metadata={"format": "pt"},
+        )
         written.replace(folder / "model.safetensors")
         self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
         # Keys and values of the prompts are the old weights'.
@@ -110,24 +130,39 @@ class Served:
         mode, device = config["model_config"]["logprobs_mode"], config["device_config"]["device"]
         if mode != "processed_logprobs":
             raise ValueError(
-                f"rollout.url={self.url}: the server reports {mode}, which are not of the distribution it samples from; "
+                f"rollout.url={self.url}: the server reports {mode}, which are not of the distribution it "
+                f"samples from; "
                 "start it with --logprobs-mode processed_logprobs"
             )
         if device == "cpu" and plain(model).config.get_text_config().tie_word_embeddings:
             raise ValueError(
-                f"rollout.url={self.url}: vLLM's CPU build keeps a tied head as it was when weights are reloaded, so it would not sample from the policy; "
+                f"rollout.url={self.url}: vLLM's CPU build keeps a tied head as it was when weights are "
+                f"reloaded, so it would not "
+                f"sample from the policy; "
                 "use rollout=vllm, which packs it again, or a server on GPUs"
             )
 
     def _post(self, path: str, body: Mapping[str, Any] | None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        call = urllib.request.Request(self.url.rstrip("/") + path, data=data, headers={"Content-Type": "application/json"})
+        call = urllib.request.Request(
+            self.url.rstrip("/") + path, data=data, headers={"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(call, timeout=self.timeout) as reply:
                 answer = reply.read()
         except urllib.error.HTTPError as error:
-            hint = "; start the server with VLLM_SERVER_DEV_MODE=1, on a network that only you reach" if error.code == 404 else ""
-            raise ValueError(f"rollout.url={self.url}: {path} is answered by {error.code}: {error.read().decode(errors='replace')[:500]}{hint}") from error
+            hint = (
+                "; start the server with VLLM_SERVER_DEV_MODE=1, on a network that only you reach"
+                if error.code == 404
+                else ""
+            )
+            raise ValueError(
+                f"rollout.url={self.url}: {path} is answered by {error.code}: "
+                f"{error.read().decode(errors='replace')[:500]}{hint}"
+            ) from error
         except OSError as error:
-            raise ValueError(f"rollout.url={self.url}: {path} is not answered ({error}); start `vllm serve` there, docs/vllm.md has the command") from error
+            raise ValueError(
+                f"rollout.url={self.url}: {path} is not answered ({error}); start `vllm serve` there, "
+                f"docs/vllm.md has the command"
+            ) from error
         return json.loads(answer) if answer else None

@@ -1,4 +1,6 @@
-"""A policy's weights as another engine wants them: plain names, adapters merged, and a number that says whether they changed."""
+"""A policy's weights as another engine wants them: plain names, adapters merged, and a number that says
+whether they changed.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,13 +19,18 @@ def plain(model: GenerativeModel) -> Any:
 
 
 def merged(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
-    """Every weight under its Hugging Face name, one at a time, adapters added in float32; the policy stays as it is.
+    """Every weight under its Hugging Face name, one at a time, adapters added in float32; the policy stays as
+    it is.
 
     Adapters that `model.computing()` switches off are left out. A tensor that goes by two names (a
     head tied to the embeddings) comes once, under the first.
     """
     network = plain(model)
-    adapted = {f"{name}.weight": module for name, module in network.named_modules() if hasattr(module, "get_delta_weight")}
+    adapted = {
+        f"{name}.weight": module
+        for name, module in network.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
     with model.computing():
         on = {name for name, module in adapted.items() if not module.disable_adapters}
     seen: set[int] = set()
@@ -42,10 +49,19 @@ def merged(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def fingerprint(model: GenerativeModel) -> tuple[int, ...]:
-    """A sum over the bits of every weight, and which adapters are on; equal for equal weights, whoever changed them."""
+    """A sum over the bits of every weight, and which adapters are on; equal for equal weights, whoever
+    changed them.
+    """
     network = plain(model)
     with model.computing():
-        on = [int(not module.disable_adapters) for module in network.modules() if hasattr(module, "get_delta_weight")]
+        on = [
+            int(not module.disable_adapters)
+            for module in network.modules()
+            if hasattr(module, "get_delta_weight")
+        ]
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    sums = [tensor.detach().contiguous().view(bits[tensor.element_size()]).sum(dtype=torch.int64) for tensor in weights(network).values()]
+    sums = [
+        tensor.detach().contiguous().view(bits[tensor.element_size()]).sum(dtype=torch.int64)
+        for tensor in weights(network).values()
+    ]
     return (*torch.stack(sums).tolist(), *on)

@@ -1,7 +1,7 @@
 """Checkpoints that are complete or absent.
 
-One process writes all of its state to `state.pt`. Of several ranks each writes its shares of the divided tensors
-beside it (torch.distributed.checkpoint), and any number of ranks can go on from either.
+One process writes all of its state to `state.pt`. Of several ranks each writes its shares of the divided
+tensors beside it (torch.distributed.checkpoint), and any number of ranks can go on from either.
 """
 
 import hashlib
@@ -78,8 +78,8 @@ def complete_names(folder: Path) -> list[str]:
 def newest(folder: Path, ranks: Ranks = ALONE, kind: str = "cpu") -> dict[str, Any] | None:
     """The newest checkpoint whose content is what was written, on the CPU; None when there is none.
 
-    For several ranks, the tensors of `weights` and `optimiser` are divided among their devices of a kind, whoever wrote
-    them. A damaged checkpoint is passed over with a warning.
+    For several ranks, the tensors of `weights` and `optimiser` are divided among their devices of a kind,
+    whoever wrote them. A damaged checkpoint is passed over with a warning.
     """
     path = ranks.broadcast_from_rank0(lambda: _newest_intact(folder))
     if path is None:
@@ -101,9 +101,18 @@ def newest(folder: Path, ranks: Ranks = ALONE, kind: str = "cpu") -> dict[str, A
         with warnings.catch_warnings(), _spoken():
             # One process may read what several wrote.
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            checkpoint.load({name: tensor for name, tensor in _tensors(state).items() if name in shares}, checkpoint_id=path, no_dist=ranks.world_size == 1)
+            checkpoint.load(
+                {name: tensor for name, tensor in _tensors(state).items() if name in shares},
+                checkpoint_id=path,
+                no_dist=ranks.world_size == 1,
+            )
     elif mesh:
-        state |= {name: tree_map_only(Tensor, lambda tensor: sharded(tensor, mesh) if tensor.ndim else tensor, state[name]) for name in DIVIDED}
+        state |= {
+            name: tree_map_only(
+                Tensor, lambda tensor: sharded(tensor, mesh) if tensor.ndim else tensor, state[name]
+            )
+            for name in DIVIDED
+        }
     return state
 
 
@@ -116,7 +125,11 @@ def _newest_intact(folder: Path) -> Path | None:
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {keystr(path): value for path, value in tree_flatten_with_path(dict(state))[0] if isinstance(value, Tensor)}
+    return {
+        keystr(path): value
+        for path, value in tree_flatten_with_path(dict(state))[0]
+        if isinstance(value, Tensor)
+    }
 
 
 def _intact(path: Path) -> bool:
@@ -125,11 +138,14 @@ def _intact(path: Path) -> bool:
     lines = [line.split("  ", 1) for line in (path / DIGEST).read_text(errors="replace").splitlines()]
     # One process's, alone, has no name.
     named = [(found, *name) if name else (found, STATE) for found, *name in lines]
-    return bool(named) and all((path / name).is_file() and _digest(path / name) == found for found, name in named)
+    return bool(named) and all(
+        (path / name).is_file() and _digest(path / name) == found for found, name in named
+    )
 
 
 def sums(path: Path, *, sharded: bool) -> str:
-    """What a checkpoint's `sha256` says of its files: of one process's the sum alone, of several as `sha256sum -c` reads it.
+    """What a checkpoint's `sha256` says of its files: of one process's the sum alone, of several as
+    `sha256sum -c` reads it.
 
     Raises:
         RuntimeError: if a rank's shares are not there.
@@ -140,7 +156,10 @@ def sums(path: Path, *, sharded: bool) -> str:
 
     shares = {place.relative_path for place in FileSystemReader(path).read_metadata().storage_data.values()}
     if absent := sorted(name for name in shares if not (path / name).is_file()):
-        raise RuntimeError(f"{path}: the shares {', '.join(absent)} are not there; set out= to a folder that every node of the run shares")
+        raise RuntimeError(
+            f"{path}: the shares {', '.join(absent)} are not there; set out= to a folder that every node of "
+            f"the run shares"
+        )
     return "".join(f"{_digest(path / name)}  {name}\n" for name in (STATE, ".metadata", *sorted(shares)))
 
 
@@ -152,14 +171,17 @@ def _spoken() -> Iterator[None]:
     try:
         yield
     except CheckpointException as error:
-        reasons = (f"rank {rank}: {type(reason).__name__}: {reason}" for rank, (reason, _) in error.failures.items())
+        reasons = (
+            f"rank {rank}: {type(reason).__name__}: {reason}" for rank, (reason, _) in error.failures.items()
+        )
         raise RuntimeError("; ".join(reasons)) from error
 
 
 def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     if path.exists():
-        # What is kept is complete already; a file that somebody has open on a network disk must not end the run.
+        # What is kept is complete already; a file that somebody has open on a network disk must not end the
+        # run.
         log.warning("the old checkpoint %s cannot be removed", path)
 
 

@@ -69,7 +69,10 @@ class JsonLines:
         try:
             return [json.loads(line) for line in lines]
         except json.JSONDecodeError as error:
-            raise RunError(f"{self.path} has a line that is not JSON ({error}): move the run's folder away and launch again") from error
+            raise RunError(
+                f"{self.path} has a line that is not JSON ({error}): move the run's folder away and launch "
+                f"again"
+            ) from error
 
     def cut_after(self, step: int) -> None:
         """Drop rows of later steps and any unfinished line."""
@@ -131,18 +134,27 @@ class RunFolder:
         try:
             return json.loads(self.manifest_path.read_text())
         except json.JSONDecodeError as error:
-            raise RunError(f"{self.manifest_path} is not JSON ({error}): move the folder away and launch again") from error
+            raise RunError(
+                f"{self.manifest_path} is not JSON ({error}): move the folder away and launch again"
+            ) from error
 
     def update_manifest(self, **changes: Any) -> None:
         """Change some of the manifest's entries, atomically."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.manifest_path, json.dumps({**self.manifest(), **changes}, indent=2, default=str) + "\n")
+        write_atomic(
+            self.manifest_path, json.dumps({**self.manifest(), **changes}, indent=2, default=str) + "\n"
+        )
 
     def plan(self, cell: Cell) -> None:
         """Enter a cell that nobody has launched yet."""
         if self.manifest().get("state", RunState.PLANNED) == RunState.PLANNED:
             self.update_manifest(
-                state=RunState.PLANNED, config_hash=cell.hash, choices=dict(cell.choices), settings=dict(cell.settings), config=cell.config, error=None
+                state=RunState.PLANNED,
+                config_hash=cell.hash,
+                choices=dict(cell.choices),
+                settings=dict(cell.settings),
+                config=cell.config,
+                error=None,
             )
 
     def refuse_other_config(self, cell: Cell) -> None:
@@ -152,11 +164,22 @@ class RunFolder:
             RunError: listing the keys that differ.
         """
         manifest = self.manifest()
-        if not manifest or manifest.get("state") == RunState.PLANNED or manifest.get("config_hash") == cell.hash:
+        if (
+            not manifest
+            or manifest.get("state") == RunState.PLANNED
+            or manifest.get("config_hash") == cell.hash
+        ):
             return
         changed = differences(manifest.get("config", {}), cell.config)
-        listed = "; ".join(f"{key}: was {old!r}, is {new!r}" for key, (old, new) in changed.items()) or "no setting, but the hash (edited by hand?)"
-        raise RunError(f"{self.path} holds a run with another config ({listed}). Undo the change, or run under another name= or out=, or move the folder away")
+        listed = (
+            "; ".join(f"{key}: was {old!r}, is {new!r}" for key, (old, new) in changed.items())
+            or "no setting, but the hash (edited by hand?)"
+        )
+        raise RunError(
+            f"{self.path} holds a run with another config ({listed}). Undo the change, or run under another "
+            f"name= or out=, or move the "
+            f"folder away"
+        )
 
     def refuse_other_circumstances(self, found: Mapping[str, Any]) -> None:
         """Check that what a run depends on beside its config is what it started with.
@@ -165,22 +188,38 @@ class RunFolder:
             RunError: naming what changed, with both values.
         """
         manifest = self.manifest()
-        changed = [f"{name}: was {manifest[name]!r}, is {value!r}" for name, value in found.items() if name in manifest and manifest[name] != value]
+        changed = [
+            f"{name}: was {manifest[name]!r}, is {value!r}"
+            for name, value in found.items()
+            if name in manifest and manifest[name] != value
+        ]
         if changed:
-            raise RunError(f"{self.path} was begun under other circumstances ({'; '.join(changed)}). Restore them, or run under another name= or out=")
+            raise RunError(
+                f"{self.path} was begun under other circumstances ({'; '.join(changed)}). Restore them, or "
+                f"run under another name= or "
+                f"out="
+            )
 
     def recorded(self, step: int, evaluates: Callable[[int], bool]) -> bool:
-        """Whether every row up to a step is there, and every evaluation of a step that `evaluates` says has one.
+        """Whether every row up to a step is there, and every evaluation of a step that `evaluates` says has
+        one.
 
         One that is gone cannot be made from a later checkpoint.
         """
         steps = [row["step"] for row in self.metrics.rows() if row["step"] <= step]
         evaluated = [self.evaluation(done) for done in steps if evaluates(done)]
-        return steps == list(range(0 if evaluates(0) else 1, step + 1)) and all(path.exists() for path in evaluated)
+        return steps == list(range(0 if evaluates(0) else 1, step + 1)) and all(
+            path.exists() for path in evaluated
+        )
 
     def sizes(self) -> dict[str, int]:
         """The files that make a run's results, with their sizes in bytes."""
-        kept = [self.metrics.path, *self.policy.iterdir(), *self.checkpoints.glob("step_*/*"), *self.path.glob("eval/*")]
+        kept = [
+            self.metrics.path,
+            *self.policy.iterdir(),
+            *self.checkpoints.glob("step_*/*"),
+            *self.path.glob("eval/*"),
+        ]
         return {str(path.relative_to(self.path)): path.stat().st_size for path in kept if path.is_file()}
 
     def finished(self) -> bool:
@@ -190,9 +229,13 @@ class RunFolder:
             return False
         files = manifest["files"]
         if not any(self.checkpoints.glob("step_*")):
-            # A run that is done needs none; removing them all to save disk is no damage, and must not cost the run.
+            # A run that is done needs none; removing them all to save disk is no damage, and must not cost
+            # the run.
             files = {name: size for name, size in files.items() if not name.startswith("checkpoints/")}
-        return all((self.path / name).exists() and (self.path / name).stat().st_size == size for name, size in files.items())
+        return all(
+            (self.path / name).exists() and (self.path / name).stat().st_size == size
+            for name, size in files.items()
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -205,7 +248,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
         except OSError as error:
-            raise RunError(f"out: cannot write to {self.path} ({error}); set out= to a folder that can be written to") from error
+            raise RunError(
+                f"out: cannot write to {self.path} ({error}); set out= to a folder that can be written to"
+            ) from error
         with lock as file:
             try:
                 # Twice: whoever asks `held` has the lock for an instant.
@@ -218,7 +263,9 @@ class RunFolder:
                             raise
                         time.sleep(0.2)
             except OSError as error:
-                raise RunError(f"{self.path} is being run by another process: wait for it, or stop it") from error
+                raise RunError(
+                    f"{self.path} is being run by another process: wait for it, or stop it"
+                ) from error
             yield
 
     def held(self) -> bool:

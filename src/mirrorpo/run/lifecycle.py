@@ -17,7 +17,8 @@ from mirrorpo.run.preemption import Preempted, fruitless, requeue
 
 @contextmanager
 def lifecycle(cell: Cell, folder: RunFolder, launch: Mapping[str, Any], tracker: Any) -> Iterator[None]:
-    """Enter a launch in the manifest, and whatever ends it: done by the body itself, requeued, or failed with its reason.
+    """Enter a launch in the manifest, and whatever ends it: done by the body itself, requeued, or failed with
+    its reason.
 
     Args:
         cell: what runs.
@@ -59,17 +60,32 @@ def lifecycle(cell: Cell, folder: RunFolder, launch: Mapping[str, Any], tracker:
 def enter(folder: RunFolder, step: int, codes: list[str]) -> None:
     """The launch is ready to go on after a step; `codes` made, or make, the run's steps."""
     *earlier, launch = folder.manifest()["launches"]
-    folder.update_manifest(state=RunState.RUNNING, launches=[*earlier, launch | {"from_step": step}], codes=codes)
+    folder.update_manifest(
+        state=RunState.RUNNING, launches=[*earlier, launch | {"from_step": step}], codes=codes
+    )
 
 
 def finish(folder: RunFolder, codes: list[str]) -> None:
-    """The last step is taken and everything is written: done, or stale when its steps are of more than one code."""
-    mixed = f"its steps are of {len(codes)} versions of the code or its packages; `launches` in manifest.json has each" if len(codes) > 1 else None
-    folder.update_manifest(state=RunState.STALE if mixed else RunState.DONE, error=mixed, ended=timestamp(), files=folder.sizes())
+    """The last step is taken and everything is written: done, or stale when its steps are of more than one
+    code.
+    """
+    mixed = (
+        (
+            f"its steps are of {len(codes)} versions of the code or its packages; `launches` in "
+            f"manifest.json "
+            f"has each"
+        )
+        if len(codes) > 1
+        else None
+    )
+    folder.update_manifest(
+        state=RunState.STALE if mixed else RunState.DONE, error=mixed, ended=timestamp(), files=folder.sizes()
+    )
 
 
 def requeue_or_exit(handed: Preempted, folder: RunFolder, first: bool = True) -> int:
-    """Have the job of a run that handed over queued again, where there is one, by the first of its processes, and give the exit status.
+    """Have the job of a run that handed over queued again, where there is one, by the first of its processes,
+    and give the exit status.
 
     Whoever sent SIGTERM either starts the job again itself (a preemption) or does not want it (scancel).
     """

@@ -35,7 +35,8 @@ class StopRequest:
     asked: signal.Signals | None = None
 
     def listen(self) -> "StopRequest":
-        """Take SIGUSR2 and SIGTERM as requests; a second SIGTERM ends the process at once, as it would without this.
+        """Take SIGUSR2 and SIGTERM as requests; a second SIGTERM ends the process at once, as it would
+        without this.
 
         A launcher may block SIGUSR2 before it starts the run, so that one that comes early waits until here.
         """
@@ -45,7 +46,9 @@ class StopRequest:
         return self
 
     def close(self) -> None:
-        """Ignore further requests to be queued again: a process that is about to end must not be ended by one."""
+        """Ignore further requests to be queued again: a process that is about to end must not be ended by
+        one.
+        """
         signal.signal(STOP_SIGNAL, signal.SIG_IGN)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
@@ -56,7 +59,8 @@ class StopRequest:
 
 
 def requeue() -> str | None:
-    """Queue this process's SLURM job again, under its id; None when done or outside of a job, else why it could not be.
+    """Queue this process's SLURM job again, under its id; None when done or outside of a job, else why it
+    could not be.
 
     The run is found again by its folder, so the job starts as it did the first time.
     """
@@ -65,9 +69,16 @@ def requeue() -> str | None:
         return None
     if shutil.which("scontrol") is None:
         return f"job {job} cannot be queued again from its node: there is no scontrol; launch the sweep again"
-    result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False, env=os.environ)
-    # A job that is queued again is ended at once, at times with the scontrol that asked for it before that could say so.
-    return None if result.returncode <= 0 else f"job {job} could not be queued again ({result.stderr.strip()}); launch the sweep again"
+    result = subprocess.run(
+        ["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False, env=os.environ
+    )
+    # A job that is queued again is ended at once, at times with the scontrol that asked for it before that
+    # could say so.
+    return (
+        None
+        if result.returncode <= 0
+        else f"job {job} could not be queued again ({result.stderr.strip()}); launch the sweep again"
+    )
 
 
 def fruitless(launches: list[dict]) -> bool:

@@ -106,7 +106,13 @@ class WandBRun:
             try:
                 if exit_code == os.EX_TEMPFAIL:
                     self.run.mark_preempting()
-                self._keep(PROVENANCE | {f"eval/{path.name}": f"eval/{path.name}" for path in self.folder.glob("eval/step_*.jsonl")})
+                self._keep(
+                    PROVENANCE
+                    | {
+                        f"eval/{path.name}": f"eval/{path.name}"
+                        for path in self.folder.glob("eval/step_*.jsonl")
+                    }
+                )
                 self.run.finish(exit_code=exit_code)
             except Exception as error:
                 self._gone(error)
@@ -132,5 +138,9 @@ class WandBRun:
 
     def _gone(self, error: Exception) -> None:
         # A dead network or a full disk on W&B's side must not cost a run; the local files have everything.
-        log.warning("W&B mirror stopped (%s: %s); the run goes on, metrics.jsonl has every number", type(error).__name__, error)
+        log.warning(
+            "W&B mirror stopped (%s: %s); the run goes on, metrics.jsonl has every number",
+            type(error).__name__,
+            error,
+        )
         self.run = None

@@ -33,7 +33,8 @@ class MarkedAnswer:
 
 
 def marked_answer(text: str) -> MarkedAnswer | None:
-    r"""The region of the answer marked last: behind `####`, or in a closed `\boxed{}`, whichever starts later.
+    r"""The region of the answer marked last: behind `####`, or in a closed `\boxed{}`, whichever starts
+    later.
 
     Only exactly four hashes are a mark. None when nothing is marked. In time linear in the text.
 
@@ -71,5 +72,11 @@ def _last_box(text: str) -> MarkedAnswer | None:
         elif token["close"] and opened:
             opening = opened.pop()
             if opening["boxed"] and (last is None or opening.start() > last.start):
-                last = MarkedAnswer(mark="box", start=opening.start(), opens=opening.end(), closes=token.start(), end=token.end())
+                last = MarkedAnswer(
+                    mark="box",
+                    start=opening.start(),
+                    opens=opening.end(),
+                    closes=token.start(),
+                    end=token.end(),
+                )
     return last

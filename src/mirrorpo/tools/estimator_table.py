@@ -1,4 +1,5 @@
-"""`python -m mirrorpo.tools.estimator_table`: what the value and the gradient of each divergence of conf/ are, measured.
+"""`python -m mirrorpo.tools.estimator_table`: what the value and the gradient of each divergence of conf/
+are, measured.
 
 A divergence is read at one state with five tokens, in float64, and averaged over the token that is
 drawn, by enumeration: from the policy p itself (on-policy) or from another, old policy (off-policy).
@@ -32,7 +33,9 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FiveTokenState:
-    """Log-probabilities of a state's tokens under the policy, the anchor, and the old policy that tokens are drawn from."""
+    """Log-probabilities of a state's tokens under the policy, the anchor, and the old policy that tokens are
+    drawn from.
+    """
 
     log_p: Tensor
     log_q: Tensor
@@ -54,7 +57,11 @@ def drawn_state(seed: int) -> FiveTokenState:
     return state(torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))
 
 
-PROBABILITIES = {"p": (0.41, 0.26, 0.18, 0.1, 0.05), "q": (0.23, 0.37, 0.11, 0.12, 0.17), "old": (0.36, 0.22, 0.17, 0.14, 0.11)}
+PROBABILITIES = {
+    "p": (0.41, 0.26, 0.18, 0.1, 0.05),
+    "q": (0.23, 0.37, 0.11, 0.12, 0.17),
+    "old": (0.36, 0.22, 0.17, 0.14, 0.11),
+}
 SHOWN = state(torch.tensor(list(PROBABILITIES.values()), dtype=torch.float64).log())
 # Two functionals that agree here by chance do not agree at the others too.
 STATES = (SHOWN, *(drawn_state(seed) for seed in range(4)))
@@ -119,12 +126,18 @@ def potentials(divergence: Divergence) -> list[Any]:
 
 
 def functionals(divergence: Divergence) -> Mapping[str, Functional]:
-    """What a divergence may turn out to be: the known ones, and the Bregman divergence of its own potential, both ways round."""
+    """What a divergence may turn out to be: the known ones, and the Bregman divergence of its own potential,
+    both ways round.
+    """
     own = potentials(divergence)
     if not own:
         return KNOWN
     name = own_name(divergence)
-    return {**KNOWN, f"{name}(p, q)": lambda p, q, old: _bregman(own[0], p, q), f"{name}(q, p)": lambda p, q, old: _bregman(own[0], q, p)}
+    return {
+        **KNOWN,
+        f"{name}(p, q)": lambda p, q, old: _bregman(own[0], p, q),
+        f"{name}(q, p)": lambda p, q, old: _bregman(own[0], q, p),
+    }
 
 
 def own_name(divergence: Divergence) -> str:
@@ -146,7 +159,9 @@ class Measured:
     theirs: Mapping[str, Sequence[ValueAndGradient]]
 
     def same(self, part: str) -> tuple[str, float] | None:
-        """The first functional, and the factor on it, that our "value" or "gradient" is at every state to nine digits."""
+        """The first functional, and the factor on it, that our "value" or "gradient" is at every state to
+        nine digits.
+        """
         ours = torch.stack([getattr(value_and_gradient, part) for value_and_gradient in self.ours])
         for name, head_outputs in self.theirs.items():
             its = torch.stack([getattr(value_and_gradient, part) for value_and_gradient in head_outputs])
@@ -160,14 +175,21 @@ def measured(divergence: Divergence, *, on_policy: bool) -> Measured:
     """The divergence and what it may turn out to be, on- or off-policy."""
     states = [at.on_policy() if on_policy else at for at in STATES]
     theirs = {
-        name: [value_and_gradient(lambda log_p, at=at, function=function: function(log_p, at.log_q, at.log_old), at.log_p) for at in states]
+        name: [
+            value_and_gradient(
+                lambda log_p, at=at, function=function: function(log_p, at.log_q, at.log_old), at.log_p
+            )
+            for at in states
+        ]
         for name, function in functionals(divergence).items()
     }
     return Measured(ours=[expectation(divergence, at) for at in states], theirs=theirs)
 
 
 def estimated(divergence: Divergence, on: Measured) -> str:
-    """What a divergence stands for: its potential's Bregman divergence, or what it equals on-policy in value, else in gradient, else KL."""
+    """What a divergence stands for: its potential's Bregman divergence, or what it equals on-policy in value,
+    else in gradient, else KL.
+    """
     if not potentials(divergence):
         return (on.same("value") or on.same("gradient") or ("KL(p, q)",))[0]
     own = f"{own_name(divergence)}(p, q)"
@@ -177,12 +199,20 @@ def estimated(divergence: Divergence, on: Measured) -> str:
 
 def cell(taken: Measured, part: str, target: str) -> str:
     """In words, what a value or a gradient is: zero, a functional, or how it lies to the one it stands for."""
-    if all(bool((getattr(value_and_gradient, part).abs() <= 1e-12).all()) for value_and_gradient in taken.ours):
+    if all(
+        bool((getattr(value_and_gradient, part).abs() <= 1e-12).all()) for value_and_gradient in taken.ours
+    ):
         return "0"
     found = taken.same(part)
     if found is not None:
         name, factor = found
-        return name if abs(factor - 1) < 1e-9 else f"-{name}" if abs(factor + 1) < 1e-9 else f"{factor:.3g} {name}"
+        return (
+            name
+            if abs(factor - 1) < 1e-9
+            else f"-{name}"
+            if abs(factor + 1) < 1e-9
+            else f"{factor:.3g} {name}"
+        )
     ours, its = getattr(taken.ours[0], part), getattr(taken.theirs[target][0], part)
     if part == "value":
         return f"biased, {float(ours / its):.2f} of {target}"
@@ -193,7 +223,9 @@ def cell(taken: Measured, part: str, target: str) -> str:
 def can_be_negative(divergence: Divergence) -> bool:
     """A single reading below zero was seen, at one of 200 random states."""
     states = [drawn_state(seed) for seed in range(200)]
-    log_p, log_q, log_old = (torch.stack([getattr(at, name) for at in states]) for name in ("log_p", "log_q", "log_old"))
+    log_p, log_q, log_old = (
+        torch.stack([getattr(at, name) for at in states]) for name in ("log_p", "log_q", "log_old")
+    )
     return bool((divergence(log_p, log_q, log_old) < -1e-12).any())
 
 
@@ -219,7 +251,9 @@ def _equation(owner: Any) -> str:
         if line.rstrip() in ("Attributes:", "Example:", "References:"):
             break
         if line.startswith("    "):
-            return ", ".join(" ".join(part.split()) for part in line.split(",   ") if not part.startswith("p = "))
+            return ", ".join(
+                " ".join(part.split()) for part in line.split(",   ") if not part.startswith("p = ")
+            )
     return ""
 
 
@@ -239,7 +273,13 @@ def row(name: str, divergence: Divergence) -> list[str]:
     on, off = measured(divergence, on_policy=True), measured(divergence, on_policy=False)
     target = estimated(divergence, on)
     cells = [cell(taken, part, target) for taken in (on, off) for part in ("value", "gradient")]
-    return [name, divergence.reads, formula(divergence), *cells, "yes" if can_be_negative(divergence) else "no"]
+    return [
+        name,
+        divergence.reads,
+        formula(divergence),
+        *cells,
+        "yes" if can_be_negative(divergence) else "no",
+    ]
 
 
 def divergences(conf: Path) -> dict[str, Divergence]:
@@ -249,21 +289,36 @@ def divergences(conf: Path) -> dict[str, Divergence]:
         ValueError: if the folder is none, or a file cannot be built.
     """
     if not (conf / "train.yaml").exists():
-        raise ValueError(f"--conf {conf}: no train.yaml there; call this from the repository's root or name its conf folder")
+        raise ValueError(
+            f"--conf {conf}: no train.yaml there; call this from the repository's root or name its conf "
+            f"folder"
+        )
     register()
     names = sorted(path.stem for path in (conf / "divergence").glob("*.yaml"))
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        return {name: build_components(resolved(compose("train", [f"divergence={name}"]))).divergence for name in names}
+        return {
+            name: build_components(resolved(compose("train", [f"divergence={name}"]))).divergence
+            for name in names
+        }
 
 
 def page(conf: Path) -> str:
     """The table in markdown, with a line on how it is read."""
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *(row(name, divergence) for name, divergence in divergences(conf).items())]
+    rows = [
+        COLUMNS,
+        ["---"] * len(COLUMNS),
+        *(row(name, divergence) for name, divergence in divergences(conf).items()),
+    ]
     lines = ["| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |" for cells in rows]
     shown = ", ".join(f"{name} = {probabilities}" for name, probabilities in PROBABILITIES.items())
     legend = (
-        "Tokens are drawn from p on-policy and from old off-policy; x = log q - log p. A bare name says: exactly that functional's value or gradient, at five "
-        "states and to nine digits; the name of a potential stands for its Bregman divergence, sum_v f(p_v) - f(q_v) - f'(q_v)(p_v - q_v). "
+        "Tokens are drawn from p on-policy and from old off-policy; x = log q - log p. A bare name says: "
+        "exactly that functional's "
+        "value or gradient, at five "
+        "states and to nine digits; the name of a potential stands for its Bregman divergence, sum_v f(p_v) "
+        "- f(q_v) - f'(q_v)(p_v - q_v). "
+        ""
+        ""
         f"Other cells compare with the named functional's at {shown}."
     )
     return "\n".join([*lines, "", legend])
@@ -276,17 +331,26 @@ def written(text: str, table: str) -> str:
         ValueError: if it does not have one pair of markers.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the page needs the two lines {BEGIN} and {END}, once each and in this order; the table goes between them")
+        raise ValueError(
+            f"the page needs the two lines {BEGIN} and {END}, once each and in this order; the table goes "
+            f"between them"
+        )
     return text[: text.index(BEGIN) + len(BEGIN)] + f"\n\n{table}\n\n" + text[text.index(END) :]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, or write it into a page."""
     parser = argparse.ArgumentParser(
-        prog="python -m mirrorpo.tools.estimator_table", description="What the value and the gradient of each divergence are, as a table."
+        prog="python -m mirrorpo.tools.estimator_table",
+        description="What the value and the gradient of each divergence are, as a table.",
     )
     parser.add_argument("--conf", type=Path, default=Path("conf"), help="the config folder (default: conf)")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="replace what stands between the markers of this page, in place of printing")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="PAGE",
+        help="replace what stands between the markers of this page, in place of printing",
+    )
     given = parser.parse_args(arguments)
     try:
         table = page(given.conf)

@@ -1,8 +1,9 @@
 """Pictures of mirror maps: h, h' and D(p, q) of configured divergences beside KL and L2.
 
     python -m mirrorpo.tools.plot_mirror_maps neural_mirror tsallis
-    python -m mirrorpo.tools.plot_mirror_maps neural_mirror divergence.potential.parameters.seed=7 --out maps.pdf
-    python -m mirrorpo.tools.plot_mirror_maps neural_mirror --out maps.json     # the curves as numbers
+    python -m mirrorpo.tools.plot_mirror_maps neural_mirror divergence.potential.parameters.seed=7 --out
+    maps.pdf python -m mirrorpo.tools.plot_mirror_maps neural_mirror --out maps.json     # the curves as
+    numbers
 
 Names are files of conf/divergence; a setting with "=" applies to all of them. Left, the potential h and
 its mirror map h', less an affine part that no divergence sees and over h''(1/2), so that shapes can be
@@ -62,8 +63,16 @@ def numbers(divergences: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"p": P.tolist(), "anchors": list(ANCHORS), "curves": {}}
     for name, divergence in divergences.items():
         potential = getattr(divergence, "potential", None)
-        h, slope = (None, None) if potential is None else (values.detach().tolist() for values in shape(potential, P))
-        out["curves"][name] = {"h": h, "slope": slope, "D": [curves(divergence, P, q).detach().tolist() for q in ANCHORS]}
+        h, slope = (
+            (None, None)
+            if potential is None
+            else (values.detach().tolist() for values in shape(potential, P))
+        )
+        out["curves"][name] = {
+            "h": h,
+            "slope": slope,
+            "D": [curves(divergence, P, q).detach().tolist() for q in ANCHORS],
+        }
     return out
 
 
@@ -74,7 +83,11 @@ def draw(divergences: dict[str, Any], out: Path) -> None:
     styles = ["-", "--", "-.", ":"]
     for index, (name, divergence) in enumerate(divergences.items()):
         # Okabe and Ito's colours, told apart by colour-blind readers; line styles for print.
-        line = {"label": name, "color": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"][index % 7], "ls": styles[index % 4]}
+        line = {
+            "label": name,
+            "color": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"][index % 7],
+            "ls": styles[index % 4],
+        }
         potential = getattr(divergence, "potential", None)
         if potential is not None:
             h, slope = shape(potential, p)
@@ -94,7 +107,8 @@ def draw(divergences: dict[str, Any], out: Path) -> None:
 
 
 def draw_search(numbers: Sequence[Tensor], fitness: Sequence[Sequence[float | None]], out: Path) -> None:
-    """How a search moved its map: h and h' of each generation's mean, and its candidates' fitness, into one file.
+    """How a search moved its map: h and h' of each generation's mean, and its candidates' fitness, into one
+    file.
 
     Args:
         numbers: the map's 380 numbers, at the start and after each generation.
@@ -107,7 +121,11 @@ def draw_search(numbers: Sequence[Tensor], fitness: Sequence[Sequence[float | No
     for index, values in enumerate(numbers):
         h, slope = shape(NeuralMirror(parameters=Numbers(values)), p)
         label = {0: "start", len(numbers) - 1: f"after generation {len(numbers) - 2}"}.get(index)
-        line = {"color": colours(0.9 * index / max(len(numbers) - 1, 1)), "lw": 2 if label else 0.8, "label": label}
+        line = {
+            "color": colours(0.9 * index / max(len(numbers) - 1, 1)),
+            "lw": 2 if label else 0.8,
+            "label": label,
+        }
         left.plot(p, h.detach(), **line)
         middle.plot(p, slope.detach(), **line)
     for generation, found in enumerate(fitness):
@@ -136,10 +154,16 @@ class Numbers:
 def main() -> None:
     """Draw the divergences that the command line names."""
     parser = argparse.ArgumentParser(
-        prog="python -m mirrorpo.tools.plot_mirror_maps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m mirrorpo.tools.plot_mirror_maps",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="+", help="files of conf/divergence, and settings as on train.py's command line")
-    parser.add_argument("--out", type=Path, default=Path("mirror_maps.png"), help="png, pdf or svg; json for the numbers")
+    parser.add_argument(
+        "names", nargs="+", help="files of conf/divergence, and settings as on train.py's command line"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("mirror_maps.png"), help="png, pdf or svg; json for the numbers"
+    )
     asked = parser.parse_args()
     settings = [name for name in asked.names if "=" in name]
     names = [*(name for name in asked.names if "=" not in name), *BESIDE]
@@ -148,7 +172,9 @@ def main() -> None:
     with initialize_config_dir(str(Path(__file__).parents[3] / "conf"), version_base="1.3"):
         for name in dict.fromkeys(names):
             try:
-                cfg = compose("train", overrides=[f"divergence={name}", *(settings if name not in BESIDE else [])])
+                cfg = compose(
+                    "train", overrides=[f"divergence={name}", *(settings if name not in BESIDE else [])]
+                )
                 found[name] = build_components(resolved(cfg)).divergence
             except (HydraException, ValueError) as error:
                 sys.exit(f"error: divergence={name}: {error}")

@@ -3,8 +3,8 @@
     python -m mirrorpo.tools.span_value RUN --completions 64 --rolls 8
 
 For spans of some completions of the policy (of the start model with --start), it writes to
-RUN/credit_truth.jsonl (credit_truth_start.jsonl) what hiding the span does to the answer's and to all later log-probability, and to the answer's when
-it is hidden from the answer alone, and the
+RUN/credit_truth.jsonl (credit_truth_start.jsonl) what hiding the span does to the answer's and to all later
+log-probability, and to the answer's when it is hidden from the answer alone, and the
 success rate of continuations sampled from before the span and from behind it. Their difference is the
 span's causal effect on the reward (the advantage of VinePPO, Kazemnejad et al. 2024,
 https://arxiv.org/abs/2410.01679, section 4).
@@ -52,7 +52,9 @@ class Rerolls:
     config: Mapping[str, Any]
     rolls: int
 
-    def __call__(self, prompt: Prompt, prompt_ids: Sequence[int], begun: Sequence[Sequence[int]], seed: int) -> list[float]:
+    def __call__(
+        self, prompt: Prompt, prompt_ids: Sequence[int], begun: Sequence[Sequence[int]], seed: int
+    ) -> list[float]:
         """The success rate of each beginning; the same for two that are equal."""
         asked = list(dict.fromkeys(tuple(ids) for ids in begun))
         budget = self.config["max_new_tokens"]
@@ -71,24 +73,55 @@ class Rerolls:
         rewards = [verdict.reward for verdict in self.components.reward(texts, [prompt] * len(texts))]
         # No verdict counts as no success.
         wins = [reward if reward == reward else 0.0 for reward in rewards]
-        rates = [sum(wins[index * self.rolls : (index + 1) * self.rolls]) / self.rolls for index in range(len(asked))]
+        rates = [
+            sum(wins[index * self.rolls : (index + 1) * self.rolls]) / self.rolls
+            for index in range(len(asked))
+        ]
         return [rates[asked.index(tuple(ids))] for ids in begun]
 
 
-def measure(components: Components, config: Mapping[str, Any], policy: LanguageModel, *, completions: int, rolls: int, seed: int) -> list[dict[str, Any]]:
+def measure(
+    components: Components,
+    config: Mapping[str, Any],
+    policy: LanguageModel,
+    *,
+    completions: int,
+    rolls: int,
+    seed: int,
+) -> list[dict[str, Any]]:
     """One row a span: its kind, place and size, the drops, and the success rates before and behind it."""
     prompts = list(components.dataset.load("train"))[:completions]
-    ids = [list(components.model.prompt(policy.tokenizer, system=components.dataset.system, user=components.dataset.user, question=prompt.question).ids) for prompt in prompts]
+    ids = [
+        list(
+            components.model.prompt(
+                policy.tokenizer,
+                system=components.dataset.system,
+                user=components.dataset.user,
+                question=prompt.question,
+            ).ids
+        )
+        for prompt in prompts
+    ]
     settings = {"max_new_tokens": config["max_new_tokens"], "temperature": config["temperature"]}
-    drawn = components.eval_rollout.generate(policy, prompts, ids, group_size=1, seed=derive(seed, "evaluation", "truth"), **settings)
+    drawn = components.eval_rollout.generate(
+        policy, prompts, ids, group_size=1, seed=derive(seed, "evaluation", "truth"), **settings
+    )
     verdicts = components.reward([one.text for one in drawn], prompts)
-    batch = collate(drawn, [verdict.reward for verdict in verdicts], pad_id=policy.pad_id, mask_truncated=False)
+    batch = collate(
+        drawn, [verdict.reward for verdict in verdicts], pad_id=policy.pad_id, mask_truncated=False
+    )
     spans = _spans(policy, drawn)
-    ways: dict[str, tuple[str, Masking]] = {"answer": ("answer", "pad"), "downstream": ("downstream", "pad"), "direct": ("answer", "direct")}
+    ways: dict[str, tuple[str, Masking]] = {
+        "answer": ("answer", "pad"),
+        "downstream": ("downstream", "pad"),
+        "direct": ("answer", "direct"),
+    }
     drops = {name: _drops(components, config, policy, batch, spans, *way) for name, way in ways.items()}
     reroll = Rerolls(components=components, policy=policy, config=config, rolls=rolls)
     rows: list[dict[str, Any]] = []
-    for row in track(sorted({row for row, _, _ in spans}), description="re-rolling", disable=not sys.stderr.isatty()):
+    for row in track(
+        sorted({row for row, _, _ in spans}), description="re-rolling", disable=not sys.stderr.isatty()
+    ):
         mine = [(index, span) for index, (owner, span, _) in enumerate(spans) if owner == row]
         answer = drawn[row].ids
         begun = [answer[:place] for _, span in mine for place in (span.start, span.end)]
@@ -108,34 +141,65 @@ def measure(components: Components, config: Mapping[str, Any], policy: LanguageM
 
 
 def _spans(policy: LanguageModel, drawn: Sequence[Completion]) -> list[tuple[int, Span, tuple[int, int]]]:
-    # Calculations and the words around them, of completions that mark an answer, with where the answer is read.
+    # Calculations and the words around them, of completions that mark an answer, with where the answer is
+    # read.
     out: list[tuple[int, Span, tuple[int, int]]] = []
     for row, one in enumerate(drawn):
         token_offsets = policy.with_offsets(one.ids)
         where = regions(token_offsets)
         if where is not None:
             found = [*KINDS(token_offsets), *Scaffolding(around=KINDS, min_tokens=2)(token_offsets)]
-            out += [(row, span, (where.reasoned + 1, where.length)) for span in sorted(found, key=lambda span: span.start)]
+            out += [
+                (row, span, (where.reasoned + 1, where.length))
+                for span in sorted(found, key=lambda span: span.start)
+            ]
     return out
 
 
 def _drops(
-    components: Components, config: Mapping[str, Any], policy: LanguageModel, batch: RolloutBatch, spans: Sequence[Any], target: str, masking: Masking
+    components: Components,
+    config: Mapping[str, Any],
+    policy: LanguageModel,
+    batch: RolloutBatch,
+    spans: Sequence[Any],
+    target: str,
+    masking: Masking,
 ) -> list[float]:
     learner = Learner(
         policy=policy, reference=None, optimiser=components.optim.build(policy.network), algo=components.algo, divergence=components.divergence,
         weighting=components.weighting, **{name: config[name] for name in SETTINGS},
     )  # fmt: skip
-    cuts = [Cut(row=row, start=span.start, end=span.end, first=first if target == "answer" else span.end, last=length) for row, span, (first, length) in spans]
+    cuts = [
+        Cut(
+            row=row,
+            start=span.start,
+            end=span.end,
+            first=first if target == "answer" else span.end,
+            last=length,
+        )
+        for row, span, (first, length) in spans
+    ]
     before, after = learner.old_policy.cut(batch, cuts, masking)
-    return [float((before[cut.row] - after[index])[cut.first : cut.last].double().sum()) for index, cut in enumerate(cuts)]
+    return [
+        float((before[cut.row] - after[index])[cut.first : cut.last].double().sum())
+        for index, cut in enumerate(cuts)
+    ]
 
 
 def main() -> None:
     """Measure one run."""
-    parser = argparse.ArgumentParser(prog="python -m mirrorpo.tools.span_value", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m mirrorpo.tools.span_value",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--completions", type=int, default=64, help="how many completions, one each of the first training questions")
+    parser.add_argument(
+        "--completions",
+        type=int,
+        default=64,
+        help="how many completions, one each of the first training questions",
+    )
     parser.add_argument("--rolls", type=int, default=8, help="continuations from each place")
     parser.add_argument("--start", action="store_true", help="the start model in place of the run's policy")
     asked = parser.parse_args()
@@ -143,7 +207,12 @@ def main() -> None:
     config = folder.manifest().get("config")
     newest = checkpoint.newest(folder.checkpoints)
     if not config or not (asked.start or newest):
-        sys.exit(f"error: {asked.run} is no finished run: it has no manifest.json with a config, or no checkpoint (--start needs none)")
+        sys.exit(
+            f"error: {asked.run} is no finished run: it has no manifest.json with a config, or no checkpoint "
+            f""
+            f""
+            f"(--start needs none)"
+        )
     torch.set_num_threads(config["threads"])
     components = build_components(config)
     train = components.dataset.load("train")
@@ -152,7 +221,9 @@ def main() -> None:
     if newest and not asked.start:
         # As a resumed run does, so that adapters and models from scratch are what was trained.
         policy.network.load_state_dict(newest["weights"], strict=False)
-    rows = measure(components, config, policy, completions=asked.completions, rolls=asked.rolls, seed=config["seed"])
+    rows = measure(
+        components, config, policy, completions=asked.completions, rolls=asked.rolls, seed=config["seed"]
+    )
     path = asked.run / ("credit_truth_start.jsonl" if asked.start else "credit_truth.jsonl")
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(path)

@@ -59,7 +59,11 @@ def build_components(config: Mapping[str, Any]) -> Components:
     """
     components = Components(**{group: _build(config, group) for group in Components.__annotations__})
     if not 0 <= components.divergence.beta < math.inf:
-        raise ValueError(f"divergence.beta={components.divergence.beta}: a coefficient is not negative; a negative one would push away from the anchor")
+        raise ValueError(
+            f"divergence.beta={components.divergence.beta}: a coefficient is not negative; a negative one "
+            f"would push away from the "
+            f"anchor"
+        )
     _refuse_untaught(components, config)
     _refuse_unsteerable(components, config)
     _refuse_unmasked(components, config)
@@ -69,17 +73,24 @@ def build_components(config: Mapping[str, Any]) -> Components:
     return components
 
 
-def questions(components: Components, config: Mapping[str, Any]) -> tuple[list[Prompt], list[Prompt], dict[str, str]]:
-    """The training questions, those of the evaluations, and what was left out of both because nothing can be judged by it, with the reason.
+def questions(
+    components: Components, config: Mapping[str, Any]
+) -> tuple[list[Prompt], list[Prompt], dict[str, str]]:
+    """The training questions, those of the evaluations, and what was left out of both because nothing can be
+    judged by it, with the reason.
 
     Raises:
-        ValueError: if nothing is left to train on, or this machine cannot isolate programs that have to be run.
+        ValueError: if nothing is left to train on, or this machine cannot isolate programs that have to be
+            run.
     """
     train, asked = list(components.dataset.load("train")), list(components.dataset.load(config["eval_split"]))
     faults = components.reward.faults([*train, *asked]) if isinstance(components.reward, CodeTests) else {}
     for prompts in (train, asked):
         if prompts and all(prompt.uid in faults for prompt in prompts):
-            raise ValueError(f"none of {len(prompts)} problems can be judged, the first one, {prompts[0].uid}, since {faults[prompts[0].uid]}")
+            raise ValueError(
+                f"none of {len(prompts)} problems can be judged, the first one, {prompts[0].uid}, since "
+                f"{faults[prompts[0].uid]}"
+            )
     train, asked = ([prompt for prompt in prompts if prompt.uid not in faults] for prompts in (train, asked))
     return train, asked[: config["eval_questions"]], faults
 
@@ -96,28 +107,51 @@ def notes(components: Components, config: Mapping[str, Any]) -> list[str]:
     single = config["updates_per_rollout"] == 1
     if single and _departs_from_reinforce(components.algo):
         out.append(
-            "updates_per_rollout=1: the ratio is exactly 1, so algo.ratio and algo.surrogate act as the plain policy gradient; "
+            "updates_per_rollout=1: the ratio is exactly 1, so algo.ratio and algo.surrogate act as the "
+            "plain policy gradient; "
             "arms that differ only in them are the same run"
         )
     if single and components.divergence.reads != "nothing" and components.divergence.anchor == "old":
-        out.append("updates_per_rollout=1 with divergence.anchor=old: the policy is its own anchor, the divergence is zero with zero gradient")
+        out.append(
+            "updates_per_rollout=1 with divergence.anchor=old: the policy is its own anchor, the divergence "
+            "is zero with zero gradient"
+        )
     if components.divergence.reads != "nothing" and components.divergence.beta == 0:
-        out.append("divergence.beta=0: the divergence is measured at the cost of the anchor's forward and changes nothing; divergence=none is free")
+        out.append(
+            "divergence.beta=0: the divergence is measured at the cost of the anchor's forward and changes "
+            "nothing; divergence=none is "
+            "free"
+        )
     potential = getattr(components.divergence, "potential", None)
     if potential is not None and not potential.convex:
         out.append(
-            "divergence.potential.parameters.signed=true: the mirror map need not rise, so the penalty is no divergence; "
+            "divergence.potential.parameters.signed=true: the mirror map need not rise, so the penalty is no "
+            ""
+            ""
+            "divergence; "
             "it may be negative and push away from the anchor"
         )
     if (config["model"].get("lora") or {}).get("dropout"):
         out.append(
-            "model.lora.dropout > 0: the policy that is updated drops activations, the one that sampled did not; "
+            "model.lora.dropout > 0: the policy that is updated drops activations, the one that sampled did "
+            "not; "
             "the sampler and the trainer then differ, which kl/sampler shows"
         )
-    if isinstance(components.weighting, Counterfactual) and components.weighting.completions == "correct" and isinstance(components.rollout, Demonstrations):
-        out.append("weighting.completions=correct with demonstrations: none is better than its group, so none is scored and every weight is 1")
+    if (
+        isinstance(components.weighting, Counterfactual)
+        and components.weighting.completions == "correct"
+        and isinstance(components.rollout, Demonstrations)
+    ):
+        out.append(
+            "weighting.completions=correct with demonstrations: none is better than its group, so none is "
+            "scored and every weight is 1"
+        )
     if config["rollout"].get("top_p", 1.0) < 1:
-        out.append(f"rollout.top_p={config['rollout']['top_p']}: completions come from a cut distribution, ratios and divergences are of the whole one")
+        out.append(
+            f"rollout.top_p={config['rollout']['top_p']}: completions come from a cut distribution, ratios "
+            f"and divergences are of the "
+            f"whole one"
+        )
     return out
 
 
@@ -167,8 +201,14 @@ def _refuse_wrong_values(node: Any, path: str) -> None:
         hint, knob = hints.get(key), f"{path}.{key}"
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise ValueError(f"{knob}={value}: choose one of {', '.join(map(str, get_args(hint)))}")
-        wanted = {float: (int, float), int: int, str: str, bool: bool}.get(hint) if isinstance(hint, type) else None
-        if wanted is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool)):
+        wanted = (
+            {float: (int, float), int: int, str: str, bool: bool}.get(hint)
+            if isinstance(hint, type)
+            else None
+        )
+        if wanted is not None and (
+            not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool)
+        ):
             raise ValueError(f"{knob}={value!r}: give {WORDS[hint]}")
         _refuse_wrong_values(value, knob)
 
@@ -187,25 +227,44 @@ def _refuse_untaught(components: Components, config: Mapping[str, Any]) -> None:
     rewards = torch.arange(float(size)).remainder(2)
     advantage = components.algo.advantage(rewards, torch.zeros(size, dtype=torch.long))
     if not bool(advantage.any()):
-        raise ValueError(f"group_size={size}: algo.advantage gives every completion advantage zero, so nothing would be learned; use group_size=2 or more")
+        raise ValueError(
+            f"group_size={size}: algo.advantage gives every completion advantage zero, so nothing would be "
+            f"learned; use group_size=2 or "
+            f"more"
+        )
 
 
 def _refuse_unsteerable(components: Components, config: Mapping[str, Any]) -> None:
     if components.beta_schedule.measure is None:
         return
     if components.divergence.beta == 0:
-        raise ValueError("divergence.beta=0 with beta_schedule=matched_drift: there is no coefficient to steer; take a divergence with a beta above 0")
+        raise ValueError(
+            "divergence.beta=0 with beta_schedule=matched_drift: there is no coefficient to steer; take a "
+            "divergence with a beta above 0"
+        )
     if components.divergence.anchor != "reference":
-        raise ValueError("divergence.anchor=old with beta_schedule=matched_drift: a pull to the previous policy does not hold the drift from the start model")
+        raise ValueError(
+            "divergence.anchor=old with beta_schedule=matched_drift: a pull to the previous policy does not "
+            "hold the drift from the start "
+            "model"
+        )
     if config["drift_questions"] == 0:
-        raise ValueError("drift_questions=0 with beta_schedule=matched_drift: the drift that it holds is not measured; set drift_questions=16")
+        raise ValueError(
+            "drift_questions=0 with beta_schedule=matched_drift: the drift that it holds is not measured; "
+            "set drift_questions=16"
+        )
 
 
 def _refuse_unmasked(components: Components, config: Mapping[str, Any]) -> None:
     # read_cuts refuses it too, but only once there is a rollout.
     attention = config["model"].get("attention", "sdpa")
     if isinstance(components.weighting, Counterfactual) and attention not in TAKE_A_MASK:
-        raise ValueError(f"model.attention={attention} with a weighting that hides spans: hiding needs an attention mask; use model.attention=sdpa")
+        raise ValueError(
+            f"model.attention={attention} with a weighting that hides spans: hiding needs an attention mask; "
+            f""
+            f""
+            f"use model.attention=sdpa"
+        )
 
 
 def _refuse_unshared(config: Mapping[str, Any]) -> None:
@@ -213,16 +272,26 @@ def _refuse_unshared(config: Mapping[str, Any]) -> None:
     model = config["model"]
     if config["shared_prefix"] == "always" and model.get("gradient_checkpointing"):
         raise ValueError(
-            "shared_prefix=always with model.gradient_checkpointing=true: recomputed layers run without the cache that holds the prompts; "
+            "shared_prefix=always with model.gradient_checkpointing=true: recomputed layers run without the "
+            "cache that holds the prompts; "
             "set model.gradient_checkpointing=false or shared_prefix=auto"
         )
     if config["shared_prefix"] == "always" and model.get("attention", "sdpa") not in TAKE_A_MASK:
-        raise ValueError(f"shared_prefix=always with model.attention={model['attention']}: completions behind a prompt need a mask; use model.attention=sdpa")
+        raise ValueError(
+            f"shared_prefix=always with model.attention={model['attention']}: completions behind a prompt "
+            f"need a mask; use "
+            f"model.attention=sdpa"
+        )
 
 
 def _refuse_unsampled(components: Components) -> None:
     if components.importance_correction is not None and isinstance(components.rollout, Demonstrations):
-        raise ValueError("importance_correction=truncated with rollout=demonstrations: nothing was sampled, so no sampler's probability can be corrected; set importance_correction=null")
+        raise ValueError(
+            "importance_correction=truncated with rollout=demonstrations: nothing was sampled, so no "
+            "sampler's probability can be "
+            "corrected; set "
+            "importance_correction=null"
+        )
 
 
 def _refuse_elsewhere(components: Components, config: Mapping[str, Any]) -> None:
@@ -230,8 +299,11 @@ def _refuse_elsewhere(components: Components, config: Mapping[str, Any]) -> None
     for group, engine in (("rollout", components.rollout), ("eval_rollout", components.eval_rollout)):
         if isinstance(engine, Colocated) and str(config["device"]).partition(":")[2] not in ("", "0"):
             raise ValueError(
-                f"device={config['device']} with {group}=vllm: the engine in this process takes the first device it sees; "
+                f"device={config['device']} with {group}=vllm: the engine in this process takes the first "
+                f"device it sees; "
                 f"set device=cuda and CUDA_VISIBLE_DEVICES={config['device'].partition(':')[2]}"
             )
         if isinstance(engine, Colocated) and engine.sleep and config["device"] == "cpu":
-            raise ValueError(f"{group}.sleep=true with device=cpu: vLLM cannot sleep on a CPU; set {group}.sleep=false")
+            raise ValueError(
+                f"{group}.sleep=true with device=cpu: vLLM cannot sleep on a CPU; set {group}.sleep=false"
+            )

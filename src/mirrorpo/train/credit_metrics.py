@@ -1,4 +1,6 @@
-"""What a weighting did with a step's completions: importance by kind and place of span, and where the gradient went."""
+"""What a weighting did with a step's completions: importance by kind and place of span, and where the
+gradient went.
+"""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +25,9 @@ CALCULATIONS = Arithmetic(max_spans=1000, min_tokens=1, max_tokens=1000, max_bac
 FORMAT = Format(max_spans=1000, characters="#=-*_", min_characters=2)
 
 
-def credit_metrics(spans: Sequence[ScoredSpan], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken) -> dict[str, float]:
+def credit_metrics(
+    spans: Sequence[ScoredSpan], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken
+) -> dict[str, float]:
     """Means over the scored spans of a step; empty when nothing was scored.
 
     `credit/spans`, scored spans per scored completion; `credit/drop_<kind>`, mean drop of a kind of span;
@@ -41,13 +45,18 @@ def credit_metrics(spans: Sequence[ScoredSpan], batch: RolloutBatch, advantages:
     out = {
         "credit/spans": len(spans) / len(rows),
         "credit/distractors": _mean([float(one.drop < -NEGLIGIBLE) for one in spans]),
-        **{f"credit/drop_{kind}": _mean([one.drop for one in spans if one.span.kind == kind]) for kind in kinds},
+        **{
+            f"credit/drop_{kind}": _mean([one.drop for one in spans if one.span.kind == kind])
+            for kind in kinds
+        },
     }
     placed = [one for one in spans if one.span.kind in ("calculation", "statement")]
     mine = {row: [one.drop for one in placed if one.row == row] for row in rows}
     for place in range(PLACES):
         if any(len(drops) > place for drops in mine.values()):
-            out[f"credit/position_{place + 1}"] = _mean([drops[place] for drops in mine.values() if len(drops) > place])
+            out[f"credit/position_{place + 1}"] = _mean(
+                [drops[place] for drops in mine.values() if len(drops) > place]
+            )
     if placed:
         out["credit/last"] = _mean([drops[-1] for drops in mine.values() if drops])
     force = _force(batch, advantages, weights)
@@ -62,11 +71,15 @@ def credit_metrics(spans: Sequence[ScoredSpan], batch: RolloutBatch, advantages:
     return out
 
 
-def gradient_shares(all_offsets: Sequence[TokenOffsets], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken) -> dict[str, float]:
-    """Where the policy gradient goes, of any weighting: `credit/all_gradient_<kind>`, beside `credit/all_tokens_<kind>`.
+def gradient_shares(
+    all_offsets: Sequence[TokenOffsets], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken
+) -> dict[str, float]:
+    """Where the policy gradient goes, of any weighting: `credit/all_gradient_<kind>`, beside
+    `credit/all_tokens_<kind>`.
 
-    Shares of the gradient (as in `credit_metrics`) and of the trained tokens of all completions with an advantage. Kinds are
-    the marked answer, calculations, format (bare rules and headings) and other; empty when no completion has an advantage.
+    Shares of the gradient (as in `credit_metrics`) and of the trained tokens of all completions with an
+    advantage. Kinds are the marked answer, calculations, format (bare rules and headings) and other; empty
+    when no completion has an advantage.
     """
     force = _force(batch, advantages, weights)
     counted = batch.mask & (advantages != 0)[:, None]
@@ -76,13 +89,23 @@ def gradient_shares(all_offsets: Sequence[TokenOffsets], batch: RolloutBatch, ad
     kinds = {kind: torch.zeros_like(batch.mask) for kind in ("calculation", "format", "answer")}
     for row in counted.any(dim=1).nonzero().flatten().tolist():
         answer = answer_span(all_offsets[row])
-        for span in (*CALCULATIONS(all_offsets[row]), *FORMAT(all_offsets[row]), *([answer] if answer else [])):
+        for span in (
+            *CALCULATIONS(all_offsets[row]),
+            *FORMAT(all_offsets[row]),
+            *([answer] if answer else []),
+        ):
             for kind, where in kinds.items():
                 # The last to claim a token has it.
                 where[row, span.start : span.end] = kind == span.kind
     kinds["other"] = ~torch.stack([*kinds.values()]).any(dim=0)
-    out = {f"credit/all_tokens_{kind}": float((where & counted).sum()) / tokens for kind, where in kinds.items()}
-    return out | {f"credit/all_gradient_{kind}": float(force[where & counted].sum()) / total for kind, where in kinds.items() if total > 0}
+    out = {
+        f"credit/all_tokens_{kind}": float((where & counted).sum()) / tokens for kind, where in kinds.items()
+    }
+    return out | {
+        f"credit/all_gradient_{kind}": float(force[where & counted].sum()) / total
+        for kind, where in kinds.items()
+        if total > 0
+    }
 
 
 def _force(batch: RolloutBatch, advantages: PerCompletion, weights: PerToken) -> PerToken:
@@ -90,8 +113,16 @@ def _force(batch: RolloutBatch, advantages: PerCompletion, weights: PerToken) ->
     return torch.where(batch.mask, weights.double() * advantages.double().abs()[:, None] * surprise, 0.0)
 
 
-def credit_row(answer: Answer, token_offsets: TokenOffsets, weights: Float[Tensor, " T"], spans: Sequence[ScoredSpan], row: int) -> dict[str, Any]:
-    """One completion as the credit page shows it: its text, each token's characters and weight, its scored spans."""
+def credit_row(
+    answer: Answer,
+    token_offsets: TokenOffsets,
+    weights: Float[Tensor, " T"],
+    spans: Sequence[ScoredSpan],
+    row: int,
+) -> dict[str, Any]:
+    """One completion as the credit page shows it: its text, each token's characters and weight, its scored
+    spans.
+    """
     return {
         "uid": answer.prompt.uid,
         "question": answer.prompt.question,
@@ -101,7 +132,11 @@ def credit_row(answer: Answer, token_offsets: TokenOffsets, weights: Float[Tenso
         "text": token_offsets.text,
         "offsets": [list(interval) for interval in token_offsets.offsets],
         "weights": [round(float(weight), 4) for weight in weights[: len(token_offsets.offsets)]],
-        "spans": [{"start": one.span.start, "end": one.span.end, "kind": one.span.kind, "drop": one.drop} for one in spans if one.row == row],
+        "spans": [
+            {"start": one.span.start, "end": one.span.end, "kind": one.span.kind, "drop": one.drop}
+            for one in spans
+            if one.row == row
+        ],
     }
 
 

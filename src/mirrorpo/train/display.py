@@ -8,7 +8,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from mirrorpo.core.shapes import PerToken
@@ -54,7 +62,9 @@ class Display:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def say(self, text: str) -> None:
@@ -65,15 +75,27 @@ class Display:
     def step(self, step: int, numbers: Mapping[str, float], seconds: float) -> None:
         """One step is done."""
         self._last |= numbers
-        text = "  ".join(f"{label} {form.format(self._last[key])}" for key, label, form in SHOWN if key in self._last)
+        text = "  ".join(
+            f"{label} {form.format(self._last[key])}" for key, label, form in SHOWN if key in self._last
+        )
         self._progress.update(self._task, completed=step, numbers=text)
         # A log gets some fifty lines, whatever the number of steps.
-        due = step % max(1, self._steps // 50) == 0 or step == self._steps or any(name.startswith("eval/") for name in numbers)
+        due = (
+            step % max(1, self._steps // 50) == 0
+            or step == self._steps
+            or any(name.startswith("eval/") for name in numbers)
+        )
         if self._enabled and not self._bar and due:
             left = (self._steps - step) * seconds
             self.say(f"step {step}/{self._steps}  {text}  {seconds:.1f} s/step  left {left:.0f} s")
 
-    def close(self, before: Mapping[str, float], after: Mapping[str, float], files: Mapping[str, str], completions: str) -> None:
+    def close(
+        self,
+        before: Mapping[str, float],
+        after: Mapping[str, float],
+        files: Mapping[str, str],
+        completions: str,
+    ) -> None:
         """Before and after, where the files are, and three completions."""
         if not self._enabled:
             return
@@ -83,10 +105,19 @@ class Display:
             table.add_column(column, justify="left" if not column else "right")
         for key, label, form in TABLE:
             # The k of pass@k is a setting; the largest one present is shown.
-            names = sorted((name for name in after if name == key or (key.endswith("@") and name.startswith(key) and name != "eval/pass@1")), key=len)
+            names = sorted(
+                (
+                    name
+                    for name in after
+                    if name == key or (key.endswith("@") and name.startswith(key) and name != "eval/pass@1")
+                ),
+                key=len,
+            )
             for name in names[-1:]:
                 table.add_row(
-                    label.replace("@k", name[name.find("@") :] if "@" in name else ""), form.format(before.get(name, float("nan"))), form.format(after[name])
+                    label.replace("@k", name[name.find("@") :] if "@" in name else ""),
+                    form.format(before.get(name, float("nan"))),
+                    form.format(after[name]),
                 )
         self._console.print(table)
         self.say(completions)
@@ -98,21 +129,39 @@ class Display:
         evaluated = [row for row in folder.metrics.rows() if "eval/questions" in row]
         if evaluated:
             last, path = folder.evaluation(evaluated[-1]["step"]), folder.path
-            listed = {"metrics": str(path / "metrics.jsonl"), "answers": str(last), "completions": str(path / "completions"), "policy": str(folder.policy)}
+            listed = {
+                "metrics": str(path / "metrics.jsonl"),
+                "answers": str(last),
+                "completions": str(path / "completions"),
+                "policy": str(folder.policy),
+            }
             self.close(evaluated[0], evaluated[-1], listed, sample_rows(JsonLines(last).rows(), 3))
 
 
 def write_completions(
-    folder: Path, step: int, answers: Sequence[Answer], all_offsets: Sequence[TokenOffsets], weights: PerToken, spans: Sequence[ScoredSpan], count: int
+    folder: Path,
+    step: int,
+    answers: Sequence[Answer],
+    all_offsets: Sequence[TokenOffsets],
+    weights: PerToken,
+    spans: Sequence[ScoredSpan],
+    count: int,
 ) -> None:
     """`completions/step_*.md` and `credit/step_*.jsonl`: at most `count` of a step's answers."""
     # Spread over the step's groups, so that not all shown answers are to one question.
     count = min(count, len(answers))
     shown = [index * len(answers) // count for index in range(count)]
     if shown:
-        write_text(folder / "completions" / f"step_{step:06d}.md", readable(step, [answers[index] for index in shown]))
-        rows = [credit_row(answers[index], all_offsets[index], weights[index], spans, index) for index in shown]
-        write_text(folder / "credit" / f"step_{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(
+            folder / "completions" / f"step_{step:06d}.md",
+            readable(step, [answers[index] for index in shown]),
+        )
+        rows = [
+            credit_row(answers[index], all_offsets[index], weights[index], spans, index) for index in shown
+        ]
+        write_text(
+            folder / "credit" / f"step_{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
+        )
 
 
 def readable(step: int, answers: Sequence[Answer]) -> str:
@@ -122,7 +171,9 @@ def readable(step: int, answers: Sequence[Answer]) -> str:
         prompt, completion, verdict = answer.prompt, answer.completion, answer.verdict
         cut = ", truncated" if completion.truncated else ""
         parts.append(
-            f"## {prompt.uid}: reward {answer.reward:g} ({verdict.outcome}, {len(completion.ids)} tokens{cut}), gold {one_line(prompt.gold)}\n\n"
+            f"## {prompt.uid}: reward {answer.reward:g} ({verdict.outcome}, {len(completion.ids)} "
+            f"tokens{cut}), gold "
+            f"{one_line(prompt.gold)}\n\n"
             f"~~~~\n{answer.rendered}\n~~~~\n\n~~~~\n{completion.text}\n~~~~\n"
         )
     return "\n".join(parts)
@@ -134,7 +185,13 @@ def sample_rows(rows: Sequence[Mapping[str, Any]], count: int) -> str:
     wrong = [row for row in rows if not row["right"]]
     first = [*right[: count - min(1, len(wrong))], *wrong[:1]]
     picked = [*first, *[row for row in rows if row not in first]][:count]
-    return "\n".join(f"--- {row['uid']}: {'right' if row['right'] else 'wrong'}, gold {one_line(row['gold'])}\n{row['completion']}" for row in picked)
+    return "\n".join(
+        (
+            f"--- {row['uid']}: {'right' if row['right'] else 'wrong'}, gold "
+            f"{one_line(row['gold'])}\n{row['completion']}"
+        )
+        for row in picked
+    )
 
 
 def one_line(gold: str) -> str:

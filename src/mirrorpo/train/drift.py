@@ -46,7 +46,11 @@ class Probe:
         """
         sums = {"drift/kl": 0.0, "drift/probl2": 0.0, "drift/tv": 0.0}
         # A few states at a time: in float64 all of them over a large vocabulary would take gigabytes.
-        pieces = zip(read(model, self.batch, self.places, self.temperature).split(16), self.start.split(16), strict=True)
+        pieces = zip(
+            read(model, self.batch, self.places, self.temperature).split(16),
+            self.start.split(16),
+            strict=True,
+        )
         for log_p, log_q in ((p.double(), q.double()) for p, q in pieces):
             gap = log_p.exp() - log_q.exp()
             sums["drift/kl"] += float((log_p.exp() * (log_p - log_q)).sum())
@@ -72,16 +76,25 @@ def draw_probe(
     if not prompts:
         return lambda model: {}
     # The seed is no run's: all runs of a sweep are compared at the same states.
-    settings = {"group_size": 1, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": derive(0, "probe")}
+    settings = {
+        "group_size": 1,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": derive(0, "probe"),
+    }
     answers = engine.generate(model, prompts, prompt_ids, **settings)
     batch = collate(answers, [0.0] * len(answers), pad_id=model.pad_id, mask_truncated=False)
     count = int(batch.present.sum())
     read_of = min(drift_positions, count)
     places = torch.arange(read_of) * count // read_of
-    return Probe(batch=batch, places=places, start=read(model, batch, places, temperature), temperature=temperature)
+    return Probe(
+        batch=batch, places=places, start=read(model, batch, places, temperature), temperature=temperature
+    )
 
 
-def read(model: LanguageModel, batch: RolloutBatch, places: Tensor, temperature: float) -> Float[Tensor, "N V"]:
+def read(
+    model: LanguageModel, batch: RolloutBatch, places: Tensor, temperature: float
+) -> Float[Tensor, "N V"]:
     """Log-probabilities over the vocabulary at some of a batch's real tokens, in eval mode, on the CPU."""
     with torch.no_grad(), evaluating(model.network):
         hidden = completion_hidden(model, batch.to(model.device))[batch.present.to(model.device)]

@@ -16,8 +16,8 @@ class Evaluation:
 
     Attributes:
         metrics: `eval/greedy_accuracy` (by the trained extraction), `eval/greedy_strict`,
-            `eval/greedy_flexible`, `eval/truncated`, `eval/length`, `eval/questions`, `eval/unverifiable` (a count), and
-            `eval/pass@k` with `eval/sampled_questions` when questions were sampled.
+            `eval/greedy_flexible`, `eval/truncated`, `eval/length`, `eval/questions`, `eval/unverifiable` (a
+            count), and `eval/pass@k` with `eval/sampled_questions` when questions were sampled.
         rows: `uid`, `question`, `gold`, `strict`, `flexible`, `right`, `outcome`, `tokens`, `truncated`,
             `completion`, and `samples_right` out of `samples` where sampled.
     """
@@ -67,7 +67,10 @@ class Evaluator:
             "eval/unverifiable": float(sum(row["outcome"] == "unverifiable" for row in rows)),
         }
         if 2 * metrics["eval/unverifiable"] > n:
-            raise RuntimeError(f"evaluation at step {step}: the verifier gave no verdict on {metrics['eval/unverifiable']:.0f} of {n} answers; it is broken")
+            raise RuntimeError(
+                f"evaluation at step {step}: the verifier gave no verdict on "
+                f"{metrics['eval/unverifiable']:.0f} of {n} answers; it is broken"
+            )
         return Evaluation(metrics=metrics | self._sampled(model, rows, step), rows=rows)
 
     def _sampled(self, model: GenerativeModel, rows: list[dict[str, Any]], step: int) -> dict[str, float]:
@@ -81,10 +84,14 @@ class Evaluator:
             rows[index]["samples_right"] = sum(right[index * self.samples : (index + 1) * self.samples])
         out = {"eval/sampled_questions": float(count)}
         for k in sorted({1, self.samples}):
-            out[f"eval/pass@{k}"] = sum(pass_at_k(row["samples_right"], self.samples, k) for row in rows[:count]) / count
+            out[f"eval/pass@{k}"] = (
+                sum(pass_at_k(row["samples_right"], self.samples, k) for row in rows[:count]) / count
+            )
         return out
 
-    def _answers(self, model: GenerativeModel, count: int, group_size: int, temperature: float, step: int) -> list[tuple[Completion, Verdict]]:
+    def _answers(
+        self, model: GenerativeModel, count: int, group_size: int, temperature: float, step: int
+    ) -> list[tuple[Completion, Verdict]]:
         prompts = self.prompts[:count]
         completions = self.engine.generate(
             model,

@@ -28,7 +28,15 @@ from mirrorpo.train.old_policy import ForwardSettings, PolicyScorer
 from mirrorpo.weighting.counterfactual import Counterfactual, ScoredSpan
 
 # What a `Learner` takes from a run's settings as it is.
-SETTINGS = ("temperature", "logit_chunk", "tokens_per_micro_batch", "shared_prefix", "updates_per_rollout", "update_window", "max_grad_norm")
+SETTINGS = (
+    "temperature",
+    "logit_chunk",
+    "tokens_per_micro_batch",
+    "shared_prefix",
+    "updates_per_rollout",
+    "update_window",
+    "max_grad_norm",
+)
 
 
 class NotFinite(FloatingPointError):
@@ -49,8 +57,8 @@ class Learner:
         temperature: of the sampler; scoring uses the same.
         logit_chunk: positions whose logits exist at once.
         tokens_per_micro_batch: padded tokens of a forward and backward pass.
-        shared_prefix: whether a prompt goes through the network once for all its completions: "auto", where the model
-            can and it computes less; "always", and a model that cannot is refused; "never".
+        shared_prefix: whether a prompt goes through the network once for all its completions: "auto", where
+            the model can and it computes less; "always", and a model that cannot is refused; "never".
         updates_per_rollout: optimiser steps on a rollout.
         update_window: "whole", every update sees the whole rollout (GRPO's mu); "split", each sees
             its own share of the groups (DAPO's mini-batches).
@@ -81,22 +89,30 @@ class Learner:
 
     @property
     def prefix_sharing(self) -> PrefixSharing:
-        """Whether prompts are computed once; the same for policy and reference, so that equal weights read equal numbers."""
+        """Whether prompts are computed once; the same for policy and reference, so that equal weights read
+        equal numbers.
+        """
         return "never" if self.shared_prefix == "never" or obstacle(self.policy) else self.shared_prefix
 
     @property
     def on_policy(self) -> bool:
-        """One update per rollout: the live policy is the old one, and its own log-probabilities are the old ones."""
+        """One update per rollout: the live policy is the old one, and its own log-probabilities are the old
+        ones.
+        """
         return self.updates_per_rollout == 1
 
     @property
     def old_policy(self) -> PolicyScorer:
         """The policy as it is now, for weightings that ask it."""
-        settings = {name: getattr(self, name) for name in ("temperature", "logit_chunk", "tokens_per_micro_batch", "prefix_sharing", "ranks")}
+        settings = {
+            name: getattr(self, name)
+            for name in ("temperature", "logit_chunk", "tokens_per_micro_batch", "prefix_sharing", "ranks")
+        }
         return PolicyScorer(policy=self.policy, forward=ForwardSettings(**settings))
 
     def rescore(self, batch: RolloutBatch) -> tuple[RolloutBatch, Head | None]:
-        """The batch with old and anchor log-probabilities, as far as somebody reads them, and the anchor's head.
+        """The batch with old and anchor log-probabilities, as far as somebody reads them, and the anchor's
+        head.
 
         On-policy the old log-probabilities are left to the update's own forward.
         """
@@ -109,13 +125,21 @@ class Learner:
             old = forward.score(self.policy, batch, mine, keep_hidden=exact and from_old)
             batch = batch.with_(old_logprobs=old.logprobs)
             if from_old:
-                return batch.with_(anchor_logprobs=old.logprobs, anchor_hidden=old.hidden), self._frozen_head(self.policy) if exact else None
+                return batch.with_(anchor_logprobs=old.logprobs, anchor_hidden=old.hidden), self._frozen_head(
+                    self.policy
+                ) if exact else None
         if self.reference is None:
             return batch, None
         with self.reference.shards.gathered():
             anchor = forward.score(self.reference, batch, mine, keep_hidden=exact)
             divided = self.ranks.world_size > 1
-            head = None if not exact else self._frozen_head(self.reference) if divided else self.reference.head(self.temperature)
+            head = (
+                None
+                if not exact
+                else self._frozen_head(self.reference)
+                if divided
+                else self.reference.head(self.temperature)
+            )
         return batch.with_(anchor_logprobs=anchor.logprobs, anchor_hidden=anchor.hidden), head
 
     def _frozen_head(self, model: LanguageModel) -> Head:
@@ -136,8 +160,11 @@ class Learner:
             mine[rows] = self.ranks.share(lengths[rows])
         return mine
 
-    def weigh(self, batch: RolloutBatch, advantages: PerCompletion, seed: int) -> tuple[PerToken, Sequence[ScoredSpan]]:
-        """Token weights with mean one over each completion's trained tokens, and the spans that were scored for them.
+    def weigh(
+        self, batch: RolloutBatch, advantages: PerCompletion, seed: int
+    ) -> tuple[PerToken, Sequence[ScoredSpan]]:
+        """Token weights with mean one over each completion's trained tokens, and the spans that were scored
+        for them.
 
         Completions that the weights cannot act on, those without a trained token, and those of advantage
         zero unless the divergence is weighted too, keep ones and cost nothing.
@@ -160,12 +187,21 @@ class Learner:
         weights[rows, : found.shape[1]] = mean_one(found, part.mask)
         return weights, [replace(one, row=int(rows[one.row])) for one in spans]
 
-    def outputs(self, batch: RolloutBatch, anchor_head: Head | None, rows_per_forward: Sequence[int] = ()) -> PolicyOutputs:
+    def outputs(
+        self, batch: RolloutBatch, anchor_head: Head | None, rows_per_forward: Sequence[int] = ()
+    ) -> PolicyOutputs:
         """The live policy on a micro-batch, with gradient where it is enabled."""
         unread = torch.zeros((), device=batch.mask.device)
         reader = None if anchor_head is None else lambda log_p, log_q: self.divergence(log_p, log_q, unread)
         settings = {"temperature": self.temperature, "logit_chunk": self.logit_chunk}
-        head_outputs, _ = read_completions(self.policy, batch, **settings, rows_per_forward=rows_per_forward, reader=reader, anchor_head=anchor_head)
+        head_outputs, _ = read_completions(
+            self.policy,
+            batch,
+            **settings,
+            rows_per_forward=rows_per_forward,
+            reader=reader,
+            anchor_head=anchor_head,
+        )
         logprobs = per_token(head_outputs.logprobs, batch)
         if self.divergence.reads == "sampled":
             # Masked before the divergence sees them: an unread NaN must not reach a gradient.
@@ -174,13 +210,23 @@ class Learner:
             divergence = masked(self.divergence(*read), batch.mask)
         else:
             divergence = per_token(head_outputs.reader_output, batch)
-        return PolicyOutputs(logprobs=logprobs, entropy=per_token(head_outputs.entropy, batch), divergence=divergence)
+        return PolicyOutputs(
+            logprobs=logprobs, entropy=per_token(head_outputs.entropy, batch), divergence=divergence
+        )
 
-    def learn(self, batch: RolloutBatch, advantages: PerCompletion, weights: PerToken, anchor_head: Head | None, lrs: list[float]) -> dict[str, float]:
+    def learn(
+        self,
+        batch: RolloutBatch,
+        advantages: PerCompletion,
+        weights: PerToken,
+        anchor_head: Head | None,
+        lrs: list[float],
+    ) -> dict[str, float]:
         """All updates on one rollout, one learning rate each; the means of their metrics.
 
         Raises:
-            NotFinite: before the parameters are touched, if the loss or the gradient is not finite; after, if a weight is not.
+            NotFinite: before the parameters are touched, if the loss or the gradient is not finite; after, if
+                a weight is not.
         """
         means = RunningMeans()
         losses: list[float] = []
@@ -192,21 +238,38 @@ class Learner:
                 # Dynamic sampling may leave fewer groups than updates.
                 continue
             with self.policy.shards.gathered():
-                passed = self._accumulate(batch, rows, mine, advantages, weights, anchor_head, means, first=update == 0)
+                passed = self._accumulate(
+                    batch, rows, mine, advantages, weights, anchor_head, means, first=update == 0
+                )
                 self.policy.shards.reduce()
             loss = sum(self.ranks.all_gather(passed))
-            parameters = [parameter for parameter in self.policy.network.parameters() if parameter.grad is not None]
-            norm = float(full_tensor(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf"))))
+            parameters = [
+                parameter for parameter in self.policy.network.parameters() if parameter.grad is not None
+            ]
+            norm = float(
+                full_tensor(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf")))
+            )
             if not (torch.isfinite(torch.tensor([loss, norm])).all()):
                 raise NotFinite(f"loss {loss}, gradient norm {norm} at update {update} of the rollout")
             self.optimiser.step(lr)
             self.optimiser.zero_grad()
-            if not all(self.ranks.all_gather(all(bool(local_shard(parameter).isfinite().all()) for parameter in parameters))):
-                raise NotFinite(f"a weight is not finite after update {update} of the rollout (loss {loss}, gradient norm {norm}, lr {lr})")
+            if not all(
+                self.ranks.all_gather(
+                    all(bool(local_shard(parameter).isfinite().all()) for parameter in parameters)
+                )
+            ):
+                raise NotFinite(
+                    f"a weight is not finite after update {update} of the rollout (loss {loss}, gradient "
+                    f"norm {norm}, lr {lr})"
+                )
             losses.append(loss)
             norms.append(norm)
         means = RunningMeans.joined(self.ranks.all_gather(means))
-        return means.read() | {"loss/value": sum(losses) / len(losses), "grad/norm": sum(norms) / len(norms), "lr/value": lrs[len(losses) - 1]}
+        return means.read() | {
+            "loss/value": sum(losses) / len(losses),
+            "grad/norm": sum(norms) / len(norms),
+            "lr/value": lrs[len(losses) - 1],
+        }
 
     def _accumulate(
         self,
@@ -227,7 +290,11 @@ class Learner:
         has_gradient = self._has_gradient(mask, advantages[rows])
         for chosen, needs_gradient in ((has_gradient, True), (mask.any(dim=1) & ~has_gradient, False)):
             places = rows[chosen & mine[rows]]
-            parts = plan_micro_batches(batch.rows(places), self.tokens_per_micro_batch, self.prefix_sharing) if len(places) else []
+            parts = (
+                plan_micro_batches(batch.rows(places), self.tokens_per_micro_batch, self.prefix_sharing)
+                if len(places)
+                else []
+            )
             for part in parts:
                 picked = places[part.rows]
                 micro = batch.rows(picked).to(self.policy.device)
@@ -238,12 +305,26 @@ class Learner:
                     policy = self.outputs(micro, anchor_head, part.rows_per_forward)
                     if self.on_policy:
                         micro = micro.with_(old_logprobs=policy.logprobs.detach())
-                    meeting = {"algo": self.algo, "divergence": self.divergence, "weighting": self.weighting, "importance_correction": self.importance_correction}
+                    meeting = {
+                        "algo": self.algo,
+                        "divergence": self.divergence,
+                        "weighting": self.weighting,
+                        "importance_correction": self.importance_correction,
+                    }
                     loss = policy_loss(policy, micro, advantage, weight, **meeting, denominator=denominator)
                 if needs_gradient:
                     loss.backward()
                 total += float(loss.detach())
-                update_metrics(means, policy, micro, advantage, self.algo, first=first, anchored=self.reference is not None, importance_correction=self.importance_correction)
+                update_metrics(
+                    means,
+                    policy,
+                    micro,
+                    advantage,
+                    self.algo,
+                    first=first,
+                    anchored=self.reference is not None,
+                    importance_correction=self.importance_correction,
+                )
         return total
 
     def _has_gradient(self, mask: TokenMask, advantages: PerCompletion) -> Bool[Tensor, " B"]:

@@ -45,15 +45,21 @@ class RunningMeans:
         for part in parts:
             for ours, theirs in ((out.sums, part.sums), (out.counts, part.counts)):
                 ours.update({name: ours.get(name, 0.0) + value for name, value in theirs.items()})
-            out.largest.update({name: max(out.largest.get(name, -math.inf), value) for name, value in part.largest.items()})
+            out.largest.update(
+                {name: max(out.largest.get(name, -math.inf), value) for name, value in part.largest.items()}
+            )
         return out
 
     def read(self) -> dict[str, float]:
         """The means of everything that has a count, and the largest values."""
-        return {name: total / self.counts[name] for name, total in self.sums.items() if self.counts[name]} | self.largest
+        return {
+            name: total / self.counts[name] for name, total in self.sums.items() if self.counts[name]
+        } | self.largest
 
 
-def rollout_metrics(verdicts: Sequence[Verdict], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken) -> dict[str, float]:
+def rollout_metrics(
+    verdicts: Sequence[Verdict], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken
+) -> dict[str, float]:
     """What the step's rollout looks like, before the update.
 
     Per completion: `reward/*`, `completion/*`. Per group: `group/zero_advantage`, the share of groups
@@ -67,12 +73,18 @@ def rollout_metrics(verdicts: Sequence[Verdict], batch: RolloutBatch, advantages
     spread = group_mean(within, batch.group).sqrt()
     groups, taught = set(batch.group.tolist()), set(batch.group[advantages != 0].tolist())
     used = batch.mask.any(dim=1)
-    share = weights.sum(dim=1).square() / (weights.square().sum(dim=1) * batch.mask.sum(dim=1)).clamp(min=1e-12)
+    share = weights.sum(dim=1).square() / (weights.square().sum(dim=1) * batch.mask.sum(dim=1)).clamp(
+        min=1e-12
+    )
     out = {
         "reward/mean": _mean(rewards),
         "reward/group_std": _mean(spread.double()),
-        "reward/strict": _mean(torch.tensor([float(verdict.strict) for verdict in known], dtype=torch.float64)),
-        "reward/flexible": _mean(torch.tensor([float(verdict.flexible) for verdict in known], dtype=torch.float64)),
+        "reward/strict": _mean(
+            torch.tensor([float(verdict.strict) for verdict in known], dtype=torch.float64)
+        ),
+        "reward/flexible": _mean(
+            torch.tensor([float(verdict.flexible) for verdict in known], dtype=torch.float64)
+        ),
         "completion/length": _mean(lengths),
         "completion/length_min": float(lengths.min()),
         "completion/length_max": float(lengths.max()),
@@ -105,8 +117,8 @@ def update_metrics(
     `entropy/mean`. On the first update of a rollout, when the live policy is the old one, also
     `kl/sampler` (k3 for KL(sampler, old)) and `kl/reference` (k3 for KL(old, anchor)). Each is the k3 of
     the policy that the tokens come from. Beside them the ratio pi_old / mu of old policy and sampler:
-    `mismatch/ratio_mean`, `mismatch/ratio_max`, and, with a correction, `mismatch/clipped`, the share above its cap.
-    All of these are NaN where nothing was sampled.
+    `mismatch/ratio_mean`, `mismatch/ratio_max`, and, with a correction, `mismatch/clipped`, the share above
+    its cap. All of these are NaN where nothing was sampled.
     """
     mask = batch.mask
     live = policy.logprobs.detach()

@@ -1,4 +1,6 @@
-"""Splitting a rollout for memory and for speed: functions of lengths and of which rows share a prompt, so that a relaunch splits alike."""
+"""Splitting a rollout for memory and for speed: functions of lengths and of which rows share a prompt, so
+that a relaunch splits alike.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,8 @@ from mirrorpo.core.batch import RolloutBatch
 
 PrefixSharing = Literal["auto", "always", "never"]
 
-# What one more call of the network costs, in tokens that it could compute instead: measured on the tiny model (docs/performance.md).
+# What one more call of the network costs, in tokens that it could compute instead: measured on the tiny model
+# (docs/performance.md).
 TOKENS_PER_CALL = 128
 
 
@@ -21,7 +24,8 @@ class MicroBatch:
 
     Attributes:
         rows: of the batch.
-        rows_per_forward: how many of them are computed at once behind their prompts, run by run; empty, if each row is computed whole.
+        rows_per_forward: how many of them are computed at once behind their prompts, run by run; empty, if
+            each row is computed whole.
         tokens: that are computed, padding included.
     """
 
@@ -48,7 +52,8 @@ def micro_batches(batch: RolloutBatch, tokens: int) -> Iterator[Tensor]:
 
 
 def runs_of_similar_length(lengths: Sequence[int]) -> list[int]:
-    """Falling lengths cut into runs of similar length: a run ends where filling its rows up would cost more than another call.
+    """Falling lengths cut into runs of similar length: a run ends where filling its rows up would cost more
+    than another call.
 
     Example:
         >>> runs_of_similar_length([100, 90, 80, 10, 10])
@@ -71,7 +76,11 @@ def shared_prompts(batch: RolloutBatch, tokens: int) -> Iterator[MicroBatch]:
     Completions of a prompt stay together where they fit: prompts in order of length, and a prompt that
     does not fit beside those before it starts a micro-batch of its own.
     """
-    prompts, lengths, owner = batch.prompt_present.sum(dim=1).tolist(), batch.present.sum(dim=1).tolist(), batch.prompt_numbers().tolist()
+    prompts, lengths, owner = (
+        batch.prompt_present.sum(dim=1).tolist(),
+        batch.present.sum(dim=1).tolist(),
+        batch.prompt_numbers().tolist(),
+    )
     answers: dict[int, list[int]] = {}
     for row, prompt in enumerate(owner):
         answers.setdefault(prompt, []).append(row)
@@ -99,13 +108,28 @@ def shared_prompts(batch: RolloutBatch, tokens: int) -> Iterator[MicroBatch]:
         yield laid(rows)
 
 
-def plan_micro_batches(batch: RolloutBatch, tokens: int, prefix_sharing: PrefixSharing) -> Sequence[MicroBatch]:
-    """The micro-batches of a pass over the batch: whole rows, or with shared prompts; "auto" takes what computes less."""
+def plan_micro_batches(
+    batch: RolloutBatch, tokens: int, prefix_sharing: PrefixSharing
+) -> Sequence[MicroBatch]:
+    """The micro-batches of a pass over the batch: whole rows, or with shared prompts; "auto" takes what
+    computes less.
+    """
     prompts, lengths = batch.prompt_present.sum(dim=1), batch.present.sum(dim=1)
-    whole = [MicroBatch(rows=rows, rows_per_forward=(), tokens=len(rows) * int(prompts[rows].max() + lengths[rows].max())) for rows in micro_batches(batch, tokens)]
+    whole = [
+        MicroBatch(
+            rows=rows, rows_per_forward=(), tokens=len(rows) * int(prompts[rows].max() + lengths[rows].max())
+        )
+        for rows in micro_batches(batch, tokens)
+    ]
     if prefix_sharing == "never":
         return whole
     shared = list(shared_prompts(batch, tokens))
     if prefix_sharing == "always":
         return shared
-    return min(whole, shared, key=lambda parts: sum(part.tokens + TOKENS_PER_CALL * (1 + len(part.rows_per_forward)) for part in parts))
+    return min(
+        whole,
+        shared,
+        key=lambda parts: sum(
+            part.tokens + TOKENS_PER_CALL * (1 + len(part.rows_per_forward)) for part in parts
+        ),
+    )

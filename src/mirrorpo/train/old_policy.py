@@ -38,7 +38,8 @@ class TokenScores:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForwardSettings:
-    """How a batch goes through a network without gradient: each rank passes its rows, and all get what was read.
+    """How a batch goes through a network without gradient: each rank passes its rows, and all get what was
+    read.
 
     Attributes:
         temperature: of the sampler; scoring uses the same.
@@ -54,16 +55,35 @@ class ForwardSettings:
     prefix_sharing: PrefixSharing
     ranks: Ranks
 
-    def score(self, model: LanguageModel, batch: RolloutBatch, mine: Bool[Tensor, " B"], *, keep_hidden: bool = False) -> TokenScores:
-        """The batch under a model in eval mode; this rank reads the rows that are `mine`, and keeps the hidden states of these alone."""
+    def score(
+        self,
+        model: LanguageModel,
+        batch: RolloutBatch,
+        mine: Bool[Tensor, " B"],
+        *,
+        keep_hidden: bool = False,
+    ) -> TokenScores:
+        """The batch under a model in eval mode; this rank reads the rows that are `mine`, and keeps the
+        hidden states of these alone.
+        """
         logprobs, entropy = torch.zeros(batch.present.shape), torch.zeros(batch.present.shape)
         hidden = batch.anchor_hidden
         own = mine.nonzero().flatten()
-        for part in plan_micro_batches(batch.rows(own), self.tokens_per_micro_batch, self.prefix_sharing) if len(own) else ():
+        for part in (
+            plan_micro_batches(batch.rows(own), self.tokens_per_micro_batch, self.prefix_sharing)
+            if len(own)
+            else ()
+        ):
             rows = own[part.rows]
             micro = batch.rows(rows).to(model.device)
             with torch.no_grad(), evaluating(model.network):
-                head_outputs, states = read_completions(model, micro, temperature=self.temperature, logit_chunk=self.logit_chunk, rows_per_forward=part.rows_per_forward)
+                head_outputs, states = read_completions(
+                    model,
+                    micro,
+                    temperature=self.temperature,
+                    logit_chunk=self.logit_chunk,
+                    rows_per_forward=part.rows_per_forward,
+                )
             width = micro.completion_ids.shape[1]
             logprobs[rows, :width] = per_token(head_outputs.logprobs, micro).float().cpu()
             entropy[rows, :width] = per_token(head_outputs.entropy, micro).float().cpu()
@@ -92,9 +112,14 @@ class PolicyScorer:
 
     def with_offsets(self, batch: RolloutBatch) -> Sequence[TokenOffsets]:
         """Every completion's text, and which characters each token wrote."""
-        return [self.policy.with_offsets(ids[present].tolist()) for ids, present in zip(batch.completion_ids, batch.present, strict=True)]
+        return [
+            self.policy.with_offsets(ids[present].tolist())
+            for ids, present in zip(batch.completion_ids, batch.present, strict=True)
+        ]
 
-    def cut(self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking) -> tuple[PerToken, Float[Tensor, "N T"]]:
+    def cut(
+        self, batch: RolloutBatch, cuts: Sequence[Cut], masking: Masking
+    ) -> tuple[PerToken, Float[Tensor, "N T"]]:
         """What each cut reads, with nothing hidden and with its span hidden."""
         forward = self.forward
         before, after = torch.zeros(batch.present.shape), torch.zeros(len(cuts), batch.present.shape[1])
@@ -104,20 +129,31 @@ class PolicyScorer:
             costs[cut.row] += cut.last - cut.start
         cut_rows = costs.nonzero().flatten()
         cut_rows = cut_rows[forward.ranks.share((costs + batch.lengths())[cut_rows])]
-        for picked in micro_batches(batch.rows(cut_rows), forward.tokens_per_micro_batch) if len(cut_rows) else ():
+        for picked in (
+            micro_batches(batch.rows(cut_rows), forward.tokens_per_micro_batch) if len(cut_rows) else ()
+        ):
             rows = cut_rows[picked]
             place = {row: index for index, row in enumerate(rows.tolist())}
             indices = [index for index, cut in enumerate(cuts) if cut.row in place]
             moved = [replace(cuts[index], row=place[cuts[index].row]) for index in indices]
             micro = batch.rows(rows).to(self.policy.device)
-            whole, hidden = read_cuts(self.policy, micro, moved, masking=masking, temperature=forward.temperature, logit_chunk=forward.logit_chunk)
+            whole, hidden = read_cuts(
+                self.policy,
+                micro,
+                moved,
+                masking=masking,
+                temperature=forward.temperature,
+                logit_chunk=forward.logit_chunk,
+            )
             width = micro.present.shape[1]
             before[rows, :width] = whole.cpu()
             after[indices, :width] = hidden.cpu()
         forward.ranks.all_reduce(before, after)
         return before, after
 
-    def importance(self, batch: RolloutBatch, firsts: Sequence[int], signal: Literal["gradient", "attention"]) -> PerToken:
+    def importance(
+        self, batch: RolloutBatch, firsts: Sequence[int], signal: Literal["gradient", "attention"]
+    ) -> PerToken:
         """What the score of each completion from a token on owes to its tokens."""
         forward, out = self.forward, torch.zeros(batch.present.shape)
         own = forward.ranks.share(batch.lengths()).nonzero().flatten()
@@ -126,7 +162,9 @@ class PolicyScorer:
             micro = batch.rows(rows).to(self.policy.device)
             here = [firsts[row] for row in rows.tolist()]
             if signal == "gradient":
-                found = gradient_times_embedding(self.policy, micro, here, temperature=forward.temperature, logit_chunk=forward.logit_chunk)
+                found = gradient_times_embedding(
+                    self.policy, micro, here, temperature=forward.temperature, logit_chunk=forward.logit_chunk
+                )
             else:
                 found = attention_received(self.policy, micro, here)
             out[rows, : found.shape[1]] = found.cpu()

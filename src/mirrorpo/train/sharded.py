@@ -1,4 +1,6 @@
-"""What a run does with its ranks: a model, an engine and a verifier divided among them, and where each one writes."""
+"""What a run does with its ranks: a model, an engine and a verifier divided among them, and where each one
+writes.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,11 @@ from mirrorpo.run.folder import RunFolder
 
 def sharded_model(model: LanguageModel, ranks: Ranks) -> LanguageModel:
     """The model with its parameters divided among the ranks, each of which has it whole."""
-    return model if ranks.world_size == 1 else replace(model, shards=Sharded(model.network, ranks.mesh(model.device.type)))
+    return (
+        model
+        if ranks.world_size == 1
+        else replace(model, shards=Sharded(model.network, ranks.mesh(model.device.type)))
+    )
 
 
 def sharded_engine(engine: RolloutEngine, ranks: Ranks) -> RolloutEngine:
@@ -33,7 +39,9 @@ def sharded_reward(reward: RewardFn, ranks: Ranks) -> RewardFn:
 
 @contextmanager
 def writable_folder(folder: RunFolder, ranks: Ranks) -> Iterator[RunFolder]:
-    """Where this rank writes: rank 0 to the run's folder, which it holds, the others, which print nothing either, to one that is thrown away."""
+    """Where this rank writes: rank 0 to the run's folder, which it holds, the others, which print nothing
+    either, to one that is thrown away.
+    """
     if ranks.first:
         with folder.locked():
             yield folder
@@ -44,7 +52,9 @@ def writable_folder(folder: RunFolder, ranks: Ranks) -> Iterator[RunFolder]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardedEngine:
-    """An engine of which each rank asks its share of the prompts; a server is asked by rank 0, whose weights it has."""
+    """An engine of which each rank asks its share of the prompts; a server is asked by rank 0, whose weights
+    it has.
+    """
 
     engine: RolloutEngine
     ranks: Ranks
@@ -63,9 +73,24 @@ class ShardedEngine:
     ) -> Sequence[Completion]:
         """The whole call's completions, on every rank."""
         asked = range(len(prompts)) if only is None else only
-        mine = slice(len(asked) * self.ranks.first) if isinstance(self.engine, Served) else self.ranks.span(len(asked))
-        settings = {"group_size": group_size, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        return [one for part in self.ranks.all_gather(self.engine.generate(model, prompts, prompt_ids, **settings, only=asked[mine])) for one in part]
+        mine = (
+            slice(len(asked) * self.ranks.first)
+            if isinstance(self.engine, Served)
+            else self.ranks.span(len(asked))
+        )
+        settings = {
+            "group_size": group_size,
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "seed": seed,
+        }
+        return [
+            one
+            for part in self.ranks.all_gather(
+                self.engine.generate(model, prompts, prompt_ids, **settings, only=asked[mine])
+            )
+            for one in part
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,4 +103,6 @@ class ShardedReward:
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
         """The whole call's verdicts, on every rank."""
         mine = self.ranks.span(len(texts))
-        return [one for part in self.ranks.all_gather(self.reward(texts[mine], prompts[mine])) for one in part]
+        return [
+            one for part in self.ranks.all_gather(self.reward(texts[mine], prompts[mine])) for one in part
+        ]

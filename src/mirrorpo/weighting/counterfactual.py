@@ -45,8 +45,8 @@ class Counterfactual:
         w_t = range(s)_t
 
     S is read under the old policy, in eval mode, from behind the first token of the answer's mark up to
-    and with the end of the completion (target: answer), or at all tokens behind the span (target: downstream):
-    the sum of their log-probabilities, its mean, or the probability (score).
+    and with the end of the completion (target: answer), or at all tokens behind the span (target:
+    downstream): the sum of their log-probabilities, its mean, or the probability (score).
 
     Measured on the tiny model, hiding any calculation but the last changes the answer by 0.00 nats, for
     the later lines restate the number; with "answer" credit then goes to the last calculation. With
@@ -59,10 +59,11 @@ class Counterfactual:
     Attributes:
         spans: what is hidden, one at a time.
         target: what is scored.
-        region: "marked", reasoning ends where the answer is marked; "whole", all of it is reasoning, for programs, which mark none.
-        masking: how a span is hidden: "pad" (the papers'), "block" (from attention), "delete", "direct" (from the
-            attention of the tokens that are read alone: what the lines between made of the span stays, and only the
-            answer is computed again; with target "downstream" it is "block").
+        region: "marked", reasoning ends where the answer is marked; "whole", all of it is reasoning, for
+            programs, which mark none.
+        masking: how a span is hidden: "pad" (the papers'), "block" (from attention), "delete", "direct" (from
+            the attention of the tokens that are read alone: what the lines between made of the span stays,
+            and only the answer is computed again; with target "downstream" it is "block").
         score: "sum" or "mean" of log-probabilities, or "probability", the exponential of the sum.
         spread: "share" divides a drop by the span's tokens; "whole" gives it to each.
         negative: "keep" lets a distractor have less than a token of no span; "clip" counts it as zero.
@@ -94,9 +95,16 @@ class Counterfactual:
 
     def __post_init__(self) -> None:
         if self.score == "probability" and self.target == "downstream":
-            raise ValueError("weighting.score=probability with weighting.target=downstream: all that follows has probability zero in a float; use sum or mean")
+            raise ValueError(
+                "weighting.score=probability with weighting.target=downstream: all that follows has "
+                "probability zero in a float; "
+                "use sum or mean"
+            )
         if self.region == "whole" and self.target == "answer":
-            raise ValueError("weighting.region=whole with weighting.target=answer: there is no answer then; use weighting.target=downstream")
+            raise ValueError(
+                "weighting.region=whole with weighting.target=answer: there is no answer then; use "
+                "weighting.target=downstream"
+            )
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         rows = self.wanted(batch).nonzero().flatten()
@@ -108,18 +116,37 @@ class Counterfactual:
 
     def wanted(self, batch: RolloutBatch) -> Bool[Tensor, " B"]:
         """Which completions of a whole rollout `completions` asks for."""
-        return batch.rewards > group_mean(batch.rewards, batch.group) if self.completions == "correct" else torch.ones(len(batch), dtype=torch.bool)
+        return (
+            batch.rewards > group_mean(batch.rewards, batch.group)
+            if self.completions == "correct"
+            else torch.ones(len(batch), dtype=torch.bool)
+        )
 
-    def explain(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> tuple[PerToken, Sequence[ScoredSpan]]:
-        """The weights of wanted completions, and the scored spans behind them; a completion that stands twice is scored once.
+    def explain(
+        self, batch: RolloutBatch, scorer: Scorer, seed: int
+    ) -> tuple[PerToken, Sequence[ScoredSpan]]:
+        """The weights of wanted completions, and the scored spans behind them; a completion that stands twice
+        is scored once.
 
         Raises:
             ValueError: if a drop is not finite.
         """
         all_offsets = scorer.with_offsets(batch)
-        places = {row: where for row, token_offsets in enumerate(all_offsets) if (where := self._regions(token_offsets)) is not None}
-        # A finder may know nothing of answers (source code does not): what is no reasoning is not hidden, nor what nothing follows.
-        found = {row: [span for span in self.spans(all_offsets[row]) if span.end <= where.reasoned and span.end < where.length] for row, where in places.items()}
+        places = {
+            row: where
+            for row, token_offsets in enumerate(all_offsets)
+            if (where := self._regions(token_offsets)) is not None
+        }
+        # A finder may know nothing of answers (source code does not): what is no reasoning is not hidden, nor
+        # what nothing follows.
+        found = {
+            row: [
+                span
+                for span in self.spans(all_offsets[row])
+                if span.end <= where.reasoned and span.end < where.length
+            ]
+            for row, where in places.items()
+        }
         twins = _twins(batch, [row for row in places if found[row]])
         cuts = [self._cut(row, span, places[row]) for row in twins for span in found[row]]
         drops = self._drops(batch, scorer, cuts)
@@ -127,10 +154,15 @@ class Counterfactual:
         for row, same in twins.items():
             mine = drops[taken : taken + len(found[row])]
             taken += len(found[row])
-            dealt = self._weights(found[row], mine, places[row], generator(seed, "weighting", *stream_of(batch, row)))
+            dealt = self._weights(
+                found[row], mine, places[row], generator(seed, "weighting", *stream_of(batch, row))
+            )
             for twin in same:
                 weights[twin, : len(dealt)] = dealt
-                scored += [ScoredSpan(row=twin, span=span, drop=drop) for span, drop in zip(found[row], mine, strict=True)]
+                scored += [
+                    ScoredSpan(row=twin, span=span, drop=drop)
+                    for span, drop in zip(found[row], mine, strict=True)
+                ]
         return weights, sorted(scored, key=lambda one: (one.row, one.span.start))
 
     def _regions(self, token_offsets: TokenOffsets) -> Regions | None:
@@ -144,19 +176,31 @@ class Counterfactual:
         if not cuts:
             return []
         before, after = scorer.cut(batch, cuts, self.masking)
-        drops = [self._score(before[cut.row, cut.first : cut.last]) - self._score(after[index, cut.first : cut.last]) for index, cut in enumerate(cuts)]
+        drops = [
+            self._score(before[cut.row, cut.first : cut.last])
+            - self._score(after[index, cut.first : cut.last])
+            for index, cut in enumerate(cuts)
+        ]
         for cut, drop in zip(cuts, drops, strict=True):
             # It would pass for a span of no importance.
             if not math.isfinite(drop):
                 hidden = f"hiding tokens {cut.start} to {cut.end} of a completion"
-                raise ValueError(f"{hidden} changes its score by {drop}: the policy's log-probabilities are not finite")
+                raise ValueError(
+                    f"{hidden} changes its score by {drop}: the policy's log-probabilities are not finite"
+                )
         return drops
 
     def _score(self, logprobs: Tensor) -> float:
         total = float(logprobs.double().sum())
-        return math.exp(total) if self.score == "probability" else total / (len(logprobs) if self.score == "mean" else 1)
+        return (
+            math.exp(total)
+            if self.score == "probability"
+            else total / (len(logprobs) if self.score == "mean" else 1)
+        )
 
-    def _weights(self, spans: Sequence[Span], drops: Sequence[float], where: Regions, stream: torch.Generator) -> Tensor:
+    def _weights(
+        self, spans: Sequence[Span], drops: Sequence[float], where: Regions, stream: torch.Generator
+    ) -> Tensor:
         if len(spans) > 1 and all(drop == drops[0] for drop in drops):
             return torch.ones(where.length)
         importance = torch.zeros(where.reasoned)
@@ -167,7 +211,11 @@ class Counterfactual:
             importance[span.start : span.end] = value
             blocks.append((value, list(range(span.start, span.end))))
         if self.order == "inverted_public":
-            mirrored = replace(self.range, high=self.range.low + (self.range.high - self.range.low) * (1 - self.range.least), least=0.0)
+            mirrored = replace(
+                self.range,
+                high=self.range.low + (self.range.high - self.range.low) * (1 - self.range.least),
+                least=0.0,
+            )
             return mirrored(-importance, where)
         weights = self.range(importance, where)
         if self.order == "inverted":

@@ -39,13 +39,20 @@ class TopEntropy:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise ValueError(f"weighting.share={self.share}: give the part of the tokens that gets credit, above 0 and at most 1")
+            raise ValueError(
+                f"weighting.share={self.share}: give the part of the tokens that gets credit, above 0 and at "
+                f""
+                f""
+                f"most 1"
+            )
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         entropy = scorer.entropies(batch).masked_fill(~batch.mask, -math.inf)
         rows = entropy.flatten()[None] if self.over == "batch" else entropy
         order = rows.argsort(dim=1, descending=True, stable=True)
-        rank = torch.empty_like(order).scatter_(1, order, torch.arange(rows.shape[1]).expand_as(order).contiguous())
+        rank = torch.empty_like(order).scatter_(
+            1, order, torch.arange(rows.shape[1]).expand_as(order).contiguous()
+        )
         trained = rows.isfinite()
         # A product such as 0.2 * 5 may come out a hair above a whole number.
         kept = (self.share * trained.sum(dim=1, keepdim=True).double() - 1e-9).ceil()

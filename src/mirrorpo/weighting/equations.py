@@ -78,7 +78,9 @@ class _Reader:
         self._begin_equation()
 
     def _begin_equation(self) -> None:
-        self._sides: list[tuple[int, int, bool, bool]] = []  # start, end, has an operator, has a worked annotation
+        self._sides: list[
+            tuple[int, int, bool, bool]
+        ] = []  # start, end, has an operator, has a worked annotation
         self._begin_side()
 
     def _begin_side(self) -> None:
@@ -99,7 +101,9 @@ class _Reader:
 
     def read(self, kind: str, start: int, end: int) -> None:
         """Take the next lexeme; one that does not fit ends the equation and may begin another."""
-        if not self._fits(kind, start, end) and (self._sides or self._start is not None or self._signed is not None):
+        if not self._fits(kind, start, end) and (
+            self._sides or self._start is not None or self._signed is not None
+        ):
             self.finish()
             self._fits(kind, start, end)
 
@@ -108,10 +112,16 @@ class _Reader:
         sides = list(self._sides)
         if self._start is not None and self._end is not None:
             sides.append((self._start, self._end, self._operator >= 0, self._noted))
-        computing = [start for place, (start, _, operated, noted) in enumerate(sides) if noted or (operated and place + 1 < len(sides))]
+        computing = [
+            start
+            for place, (start, _, operated, noted) in enumerate(sides)
+            if noted or (operated and place + 1 < len(sides))
+        ]
         if computing:
             found = self._text[computing[0] : sides[-1][1]]
-            self.found.append((computing[0] + len(found) - len(found.lstrip()), computing[0] + len(found.rstrip())))
+            self.found.append(
+                (computing[0] + len(found) - len(found.lstrip()), computing[0] + len(found.rstrip()))
+            )
         self._begin_equation()
 
     def _fits(self, kind: str, start: int, end: int) -> bool:

@@ -79,7 +79,9 @@ class RandomSpans:
         weights = torch.full(batch.present.shape, (self.low + self.high) / 2)
         for row, token_offsets in enumerate(scorer.with_offsets(batch)):
             found = self.spans(token_offsets)
-            for span, weight in zip(found, draws(batch, row, len(found), seed, self.low, self.high), strict=True):
+            for span, weight in zip(
+                found, draws(batch, row, len(found), seed, self.low, self.high), strict=True
+            ):
                 weights[row, span.start : span.end] = weight
         return weights
 
@@ -92,4 +94,6 @@ def stream_of(batch: RolloutBatch, row: int) -> tuple[int | str, ...]:
 
 def draws(batch: RolloutBatch, row: int, count: int, seed: int, low: float, high: float) -> torch.Tensor:
     """`count` uniform numbers that belong to the completion in `row`, wherever it stands."""
-    return low + (high - low) * torch.rand(count, generator=generator(seed, "weighting", *stream_of(batch, row)))
+    return low + (high - low) * torch.rand(
+        count, generator=generator(seed, "weighting", *stream_of(batch, row))
+    )

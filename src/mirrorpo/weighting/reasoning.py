@@ -39,7 +39,11 @@ def regions(token_offsets: TokenOffsets) -> Regions | None:
 def entire_completion(token_offsets: TokenOffsets) -> Regions | None:
     """All text of a completion as reasoning, for what marks no answer; None when there is no text."""
     reasoned = token_offsets.tokens(0, len(token_offsets.text))[1]
-    return Regions(reasoned=reasoned, answered=reasoned, length=len(token_offsets.offsets)) if token_offsets.text else None
+    return (
+        Regions(reasoned=reasoned, answered=reasoned, length=len(token_offsets.offsets))
+        if token_offsets.text
+        else None
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,9 +74,16 @@ class Range:
     rest: float
 
     def __post_init__(self) -> None:
-        if not (0 <= self.low < self.high < math.inf and 0 <= self.least < 1 and 0 <= self.answer < math.inf and 0 <= self.rest < math.inf):
+        if not (
+            0 <= self.low < self.high < math.inf
+            and 0 <= self.least < 1
+            and 0 <= self.answer < math.inf
+            and 0 <= self.rest < math.inf
+        ):
             raise ValueError(
-                f"weighting.range: low={self.low}, high={self.high}, least={self.least}, answer={self.answer}, rest={self.rest}: "
+                f"weighting.range: low={self.low}, high={self.high}, least={self.least}, "
+                f"answer={self.answer}, "
+                f"rest={self.rest}: "
                 "weights are finite and not negative, low is below high, least is a share below 1"
             )
 
@@ -83,7 +94,9 @@ class Range:
         if scores.numel() == 0 or bool((scores == scores[0, 0]).all()):
             return weights
         floor = self.low + (self.high - self.low) * self.least
-        weights[: where.reasoned] = between(scores, torch.ones_like(scores, dtype=torch.bool), floor, self.high)[0]
+        weights[: where.reasoned] = between(
+            scores, torch.ones_like(scores, dtype=torch.bool), floor, self.high
+        )[0]
         weights[where.reasoned : where.answered] = self.answer
         weights[where.answered :] = self.rest
         return weights

@@ -14,7 +14,9 @@ def check_range(low: float, high: float) -> None:
         ValueError: naming the knobs.
     """
     if not 0 <= low < high < math.inf:
-        raise ValueError(f"weighting.low={low}, weighting.high={high}: give two weights, low not negative and below high")
+        raise ValueError(
+            f"weighting.low={low}, weighting.high={high}: give two weights, low not negative and below high"
+        )
 
 
 def between(importance: PerToken, mask: TokenMask, low: float, high: float) -> PerToken:

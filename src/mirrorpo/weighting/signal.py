@@ -69,7 +69,9 @@ class RandomReasoning:
         for row, token_offsets in enumerate(scorer.with_offsets(batch)):
             if (where := regions(token_offsets)) is not None:
                 stream = generator(seed, "weighting", *stream_of(batch, row))
-                weights[row, : where.reasoned] = self.range.low + (self.range.high - self.range.low) * torch.rand(where.reasoned, generator=stream)
+                weights[row, : where.reasoned] = self.range.low + (
+                    self.range.high - self.range.low
+                ) * torch.rand(where.reasoned, generator=stream)
                 weights[row, where.reasoned : where.answered] = self.range.answer
                 weights[row, where.answered : where.length] = self.range.rest
         return weights
@@ -101,7 +103,11 @@ class Signal:
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)
-        found = [(row, where) for row, token_offsets in enumerate(scorer.with_offsets(batch)) if (where := regions(token_offsets)) is not None]
+        found = [
+            (row, where)
+            for row, token_offsets in enumerate(scorer.with_offsets(batch))
+            if (where := regions(token_offsets)) is not None
+        ]
         if not found:
             return weights
         part = batch.rows(torch.tensor([row for row, _ in found]))

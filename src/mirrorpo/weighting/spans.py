@@ -75,13 +75,20 @@ class Arithmetic:
     def __post_init__(self) -> None:
         _check(self.max_spans, self.min_tokens, self.max_tokens, self.max_backslashes)
         if self.unit_words < 0:
-            raise ValueError(f"unit_words={self.unit_words} of a span finder: give how many words a unit may have, 0 for none")
+            raise ValueError(
+                f"unit_words={self.unit_words} of a span finder: give how many words a unit may have, 0 for "
+                f"none"
+            )
 
     def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
         stop = _answer_start(token_offsets.text)
-        found = calculations(token_offsets.text, unit_words=self.unit_words, end=stop, answered=stop < len(token_offsets.text))
+        found = calculations(
+            token_offsets.text, unit_words=self.unit_words, end=stop, answered=stop < len(token_offsets.text)
+        )
         plain = _with_few_backslashes(token_offsets.text, found, self.max_backslashes)
-        return _spans(token_offsets, plain, "calculation", stop, self.max_spans, self.min_tokens, self.max_tokens)
+        return _spans(
+            token_offsets, plain, "calculation", stop, self.max_spans, self.min_tokens, self.max_tokens
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,11 +118,23 @@ class Sentences:
     def __post_init__(self) -> None:
         _check(self.max_spans, self.min_tokens, self.max_tokens, self.max_backslashes)
         if self.break_at not in _SENTENCE_END:
-            raise ValueError(f"break_at={self.break_at!r} of a span finder is unknown; use line or blank_line")
+            raise ValueError(
+                f"break_at={self.break_at!r} of a span finder is unknown; use line or blank_line"
+            )
 
     def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
-        plain = _with_few_backslashes(token_offsets.text, _sentences(token_offsets.text, self.break_at), self.max_backslashes)
-        return _spans(token_offsets, plain, "sentence", _answer_start(token_offsets.text), self.max_spans, self.min_tokens, self.max_tokens)
+        plain = _with_few_backslashes(
+            token_offsets.text, _sentences(token_offsets.text, self.break_at), self.max_backslashes
+        )
+        return _spans(
+            token_offsets,
+            plain,
+            "sentence",
+            _answer_start(token_offsets.text),
+            self.max_spans,
+            self.min_tokens,
+            self.max_tokens,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +158,15 @@ class Statements:
 
     def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
         stop = len(token_offsets.text)
-        return _spans(token_offsets, statements(token_offsets.text), "statement", stop, self.max_spans, self.min_tokens, self.max_tokens)
+        return _spans(
+            token_offsets,
+            statements(token_offsets.text),
+            "statement",
+            stop,
+            self.max_spans,
+            self.min_tokens,
+            self.max_tokens,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,12 +189,24 @@ class Format:
     def __post_init__(self) -> None:
         _check(self.max_spans)
         if not self.characters or self.min_characters < 1:
-            raise ValueError(f"characters={self.characters!r}, min_characters={self.min_characters} of a span finder: give some characters and at least 1")
+            raise ValueError(
+                f"characters={self.characters!r}, min_characters={self.min_characters} of a span finder: "
+                f"give some characters and at "
+                f"least 1"
+            )
 
     def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
         runs = re.finditer(f"[{re.escape(self.characters)}]++", token_offsets.text)
         found = (run.span() for run in runs if len(run[0]) >= self.min_characters)
-        return _spans(token_offsets, found, "format", _answer_start(token_offsets.text), self.max_spans, 1, len(token_offsets.offsets))
+        return _spans(
+            token_offsets,
+            found,
+            "format",
+            _answer_start(token_offsets.text),
+            self.max_spans,
+            1,
+            len(token_offsets.offsets),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,7 +231,11 @@ class Scaffolding:
         edges = [0, *(edge for span in self.around(token_offsets) for edge in (span.start, span.end)), stop]
         runs = zip(edges[::2], edges[1::2], strict=True)
         long = ((start, end) for start, end in runs if end - start >= self.min_tokens)
-        return [Span(start, end, "scaffolding") for start, end in long if token_offsets.offsets[start][0] < token_offsets.offsets[end - 1][1]]
+        return [
+            Span(start, end, "scaffolding")
+            for start, end in long
+            if token_offsets.offsets[start][0] < token_offsets.offsets[end - 1][1]
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,10 +284,22 @@ def _answer_start(text: str) -> int:
     return len(text) if answer is None else answer.start
 
 
-def _spans(token_offsets: TokenOffsets, found: Iterable[Interval], kind: Kind, stop: int, max_spans: int, min_tokens: int, max_tokens: int) -> list[Span]:
+def _spans(
+    token_offsets: TokenOffsets,
+    found: Iterable[Interval],
+    kind: Kind,
+    stop: int,
+    max_spans: int,
+    min_tokens: int,
+    max_tokens: int,
+) -> list[Span]:
     # `found` is in order and disjoint; `stop` is the first character that no span may hold.
     spans: list[Span] = []
-    limit = token_offsets.tokens(stop, len(token_offsets.text))[0] if stop < len(token_offsets.text) else len(token_offsets.offsets)
+    limit = (
+        token_offsets.tokens(stop, len(token_offsets.text))[0]
+        if stop < len(token_offsets.text)
+        else len(token_offsets.offsets)
+    )
     free = 0
     for start, end in found:
         if end > stop or len(spans) == max_spans:
@@ -282,6 +337,11 @@ def _check(max_spans: int, min_tokens: int = 1, max_tokens: int = 1, max_backsla
     if max_spans < 1:
         raise ValueError(f"max_spans={max_spans} of a span finder: keep at least 1")
     if not 1 <= min_tokens <= max_tokens:
-        raise ValueError(f"min_tokens={min_tokens}, max_tokens={max_tokens} of a span finder: need 1 <= min_tokens <= max_tokens")
+        raise ValueError(
+            f"min_tokens={min_tokens}, max_tokens={max_tokens} of a span finder: need 1 <= min_tokens <= "
+            f"max_tokens"
+        )
     if not 0 <= max_backslashes <= 1:
-        raise ValueError(f"max_backslashes={max_backslashes} of a span finder is a share: give a number in [0, 1]")
+        raise ValueError(
+            f"max_backslashes={max_backslashes} of a span finder is a share: give a number in [0, 1]"
+        )

@@ -10,7 +10,9 @@ from itertools import accumulate
 
 from mirrorpo.core.token_offsets import Interval
 
-LONGEST_SOURCE = 50_000  # characters; a longer block is taken line by line, as the parser's time has no bound worth having
+LONGEST_SOURCE = (
+    50_000  # characters; a longer block is taken line by line, as the parser's time has no bound worth having
+)
 
 _FENCE = re.compile(r"```(?:([A-Za-z0-9_+.-]*+)[^\S\n]*+\n)?+")
 _PYTHON = ("", "python", "python3", "py")
@@ -19,7 +21,8 @@ _SPACE = re.compile(r"[^\S\x00-\x7f]")
 _LETTER = re.compile(r"[^\x01-\x7f]")
 _LINE = re.compile(r"[^\n]*\S")
 _LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
-# What tokenize and ast raise on text that is no Python, however deeply it nests; SystemError is Python 3.13.0's.
+# What tokenize and ast raise on text that is no Python, however deeply it nests; SystemError is Python
+# 3.13.0's.
 _NOT_PYTHON = (tokenize.TokenError, SyntaxError, ValueError, RecursionError, MemoryError, SystemError)
 
 
@@ -98,7 +101,11 @@ def _ast_starts(source: str, line_starts: list[int]) -> set[int]:
         tree = ast.parse(source)
     except _NOT_PYTHON:
         return set()
-    return {line_starts[node.lineno - 1] + node.col_offset for node in ast.walk(tree) if isinstance(node, ast.stmt)}
+    return {
+        line_starts[node.lineno - 1] + node.col_offset
+        for node in ast.walk(tree)
+        if isinstance(node, ast.stmt)
+    }
 
 
 def _lines(source: str, start: int) -> list[Interval]:

@@ -22,12 +22,16 @@ SETTINGS: dict[str, Any] = {
     "memory_mb": 256, "workers": 1, "sandbox": "required",
 }  # fmt: skip
 TESTS = ("assert f(1) == 1", "assert f(2) == 4", "assert f(3) == 9")
-CHECKS = Checks(entry_point="f", prefix="", setup="", prelude="", visible=TESTS[:1], hidden=TESTS[1:], fault="")
+CHECKS = Checks(
+    entry_point="f", prefix="", setup="", prelude="", visible=TESTS[:1], hidden=TESTS[1:], fault=""
+)
 RIGHT = "def f(x): return x * x"
 
 
 def prompt(uid: str = "p", gold: str = RIGHT, **changes: Any) -> Prompt:
-    return Prompt(uid=uid, question="Square.", gold=gold, demonstration=gold, checks=replace(CHECKS, **changes))
+    return Prompt(
+        uid=uid, question="Square.", gold=gold, demonstration=gold, checks=replace(CHECKS, **changes)
+    )
 
 
 class Recorded:
@@ -41,7 +45,14 @@ class Recorded:
         self.jobs += jobs
         out = []
         for job in jobs:
-            outcomes = ["unverifiable" if "broken" in job.source else "passed" if test[7:10] in job.source else "failed" for test in job.tests]
+            outcomes = [
+                "unverifiable"
+                if "broken" in job.source
+                else "passed"
+                if test[7:10] in job.source
+                else "failed"
+                for test in job.tests
+            ]
             out.append(ProgramReport(outcomes=outcomes, detail="", cpu_s=0.0, wall_s=0.0))  # type: ignore[arg-type]
         return out
 
@@ -66,7 +77,11 @@ def reward(**changes: Any) -> CodeTests:
         (f"```python\n{RIGHT}", RIGHT, RIGHT),
         (f"Here:\n```python\n{RIGHT}\n```", f"Here:\n```python\n{RIGHT}\n```", f"{RIGHT}\n"),
         ("```bash\nls\n```\n```py\nx = 1\n```", "```bash\nls\n```\n```py\nx = 1\n```", "x = 1\n"),
-        ("```python\nx = 1\n```\n```python\ny = 2\n```", "```python\nx = 1\n```\n```python\ny = 2\n```", "x = 1\n\ny = 2\n"),
+        (
+            "```python\nx = 1\n```\n```python\ny = 2\n```",
+            "```python\nx = 1\n```\n```python\ny = 2\n```",
+            "x = 1\n\ny = 2\n",
+        ),
         ("", "", None),
     ],
 )
@@ -76,7 +91,10 @@ def test_the_two_readings_of_a_completion(text: str, strict: str, flexible: str 
 
 def test_a_completion_may_go_on_with_the_problems_own_code_or_write_it_anew() -> None:
     checks = replace(CHECKS, prefix='import math\n\ndef f(x):\n    """Square."""\n')
-    assert whole_program("    return x * x\nprint(f(2))\n\ndef g(): ...", checks) == checks.prefix + "    return x * x\n"
+    assert (
+        whole_program("    return x * x\nprint(f(2))\n\ndef g(): ...", checks)
+        == checks.prefix + "    return x * x\n"
+    )
     assert whole_program("import math\n" + RIGHT, checks) == checks.prefix + "import math\n" + RIGHT
     assert whole_program(RIGHT, CHECKS) == RIGHT
 
@@ -92,7 +110,9 @@ def test_a_completion_may_go_on_with_the_problems_own_code_or_write_it_anew() ->
         (["with g() as h:\n    assert h and [k for k in f(1)] and (lambda m: m)(1)"], "", ["f", "g"]),
     ],
 )
-def test_the_programs_names_are_those_that_nobody_else_defines(tests: list[str], prelude: str, names: list[str]) -> None:
+def test_the_programs_names_are_those_that_nobody_else_defines(
+    tests: list[str], prelude: str, names: list[str]
+) -> None:
     assert names_of(tests, prelude) == names
 
 
@@ -115,7 +135,10 @@ def test_which_tests_are_run_and_how_they_are_graded(
 
 def test_all_passed_is_right_and_both_readings_are_reported(recorded: Recorded) -> None:
     text = "So:\n```\nf(2 f(3\n```"
-    strict, flexible = (reward(extraction=reading)(["f(2", text], [prompt(), prompt()])[1] for reading in ("strict", "flexible"))
+    strict, flexible = (
+        reward(extraction=reading)(["f(2", text], [prompt(), prompt()])[1]
+        for reading in ("strict", "flexible")
+    )
     assert strict == replace(flexible, outcome=strict.outcome, reward=strict.reward)
     assert (strict.strict, strict.flexible) == (True, True)
     assert len({job.source for job in recorded.jobs}) == 3
@@ -141,15 +164,22 @@ def test_bad_data_is_not_scored(recorded: Recorded) -> None:
 def test_shaping_is_of_a_group_and_changes_no_verdict(recorded: Recorded) -> None:
     shaping = instantiate(OmegaConf.load(ROOT / "conf" / "shaping" / "public.yaml"), _convert_="all")
     long = " " * 200
-    verdicts = reward(shaping=shaping)([f"f(2 f(3{long}", f"f(2{long}", f"f(2 f(3{long}"], [prompt(), prompt(), prompt("q")])
+    verdicts = reward(shaping=shaping)(
+        [f"f(2 f(3{long}", f"f(2{long}", f"f(2 f(3{long}"], [prompt(), prompt(), prompt("q")]
+    )
     assert [verdict.reward for verdict in verdicts] == [pytest.approx(r) for r in (1.0, 0.5, 1.0)]
     assert [verdict.right for verdict in verdicts] == [True, False, True]
 
 
 def test_a_question_without_tests_is_an_error_that_names_the_fix(recorded: Recorded) -> None:
-    with pytest.raises(ValueError, match="q1 has no tests; use a dataset of programs, such as dataset=mbpp, or reward=math_answer"):
+    with pytest.raises(
+        ValueError,
+        match="q1 has no tests; use a dataset of programs, such as dataset=mbpp, or reward=math_answer",
+    ):
         reward()(["1"], [Prompt(uid="q1", question="", gold="1", demonstration="")])
-    with pytest.raises(ValueError, match=r"reward\.tests=visible: p has no such tests; dataset.visible_tests"):
+    with pytest.raises(
+        ValueError, match=r"reward\.tests=visible: p has no such tests; dataset.visible_tests"
+    ):
         reward(tests="visible")(["1"], [prompt(visible=())])
 
 
@@ -168,9 +198,18 @@ def test_faults_are_found_before_anything_is_scored() -> None:
 def test_the_real_sandbox_judges_and_has_a_name() -> None:
     needs_any()
     judge = reward()
-    assert isinstance(judge, RewardFn) and "seccomp" in str(judge.mechanism) and judge.version == "code_tests/1"
-    verdicts = judge([RIGHT, "def f(x): return 4", "def f(x) return", "def f(x): return 1 / 0"], [prompt()] * 4)
-    assert [(verdict.reward, verdict.outcome) for verdict in verdicts] == [(1.0, "passed"), (0.5, "failed"), (0.0, "syntax_error"), (0.0, "exception")]
+    assert (
+        isinstance(judge, RewardFn) and "seccomp" in str(judge.mechanism) and judge.version == "code_tests/1"
+    )
+    verdicts = judge(
+        [RIGHT, "def f(x): return 4", "def f(x) return", "def f(x): return 1 / 0"], [prompt()] * 4
+    )
+    assert [(verdict.reward, verdict.outcome) for verdict in verdicts] == [
+        (1.0, "passed"),
+        (0.5, "failed"),
+        (0.0, "syntax_error"),
+        (0.0, "exception"),
+    ]
 
 
 def test_a_reference_that_goes_on_with_the_problems_code_is_checked_as_such() -> None:
@@ -179,7 +218,9 @@ def test_a_reference_that_goes_on_with_the_problems_code_is_checked_as_such() ->
     assert reward().faults([ahead]) == {}
 
 
-@pytest.mark.parametrize(("knob", "value"), [("cpu_s", 0), ("wall_s", 0.0), ("memory_mb", 10), ("workers", 0)])
+@pytest.mark.parametrize(
+    ("knob", "value"), [("cpu_s", 0), ("wall_s", 0.0), ("memory_mb", 10), ("workers", 0)]
+)
 def test_a_knob_out_of_range_is_named(knob: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"reward.{knob}={value}"):
         reward(**{knob: value})

@@ -13,9 +13,14 @@ SIZES = {"mbpp": 974, "mbpp_sanitized": 427, "humaneval": 164}
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (DATA / "mbpp/mbpp.jsonl").is_file(), reason=f"NOT TESTED: references; no real MBPP and HumanEval in {DATA}: set MIRRORPO_DATA")
+@pytest.mark.skipif(
+    not (DATA / "mbpp/mbpp.jsonl").is_file(),
+    reason=f"NOT TESTED: references; no real MBPP and HumanEval in {DATA}: set MIRRORPO_DATA",
+)
 @pytest.mark.parametrize("dataset", SIZES)
-def test_all_references_pass_and_their_mutations_do_not(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_references_pass_and_their_mutations_do_not(
+    dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needs_any()
     monkeypatch.setenv("MIRRORPO_DATA", str(DATA))
     monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks")])
@@ -26,6 +31,10 @@ def test_all_references_pass_and_their_mutations_do_not(dataset: str, monkeypatc
     assert len(prompts) == SIZES[dataset]
     assert judge.faults(prompts) == {}
     for kind in ("constant", "empty", "off by one"):
-        wrong = [(prompt, source) for prompt in prompts if (source := mutations(prompt).get(kind)) is not None]
+        wrong = [
+            (prompt, source) for prompt in prompts if (source := mutations(prompt).get(kind)) is not None
+        ]
         verdicts = judge([source for _, source in wrong], [prompt for prompt, _ in wrong])
-        assert len(wrong) > 0.9 * len(prompts) and sum(verdict.right for verdict in verdicts) <= 0.01 * len(wrong), kind
+        assert len(wrong) > 0.9 * len(prompts) and sum(verdict.right for verdict in verdicts) <= 0.01 * len(
+            wrong
+        ), kind

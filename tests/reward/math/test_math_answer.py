@@ -310,7 +310,26 @@ def test_version_is_that_of_the_module() -> None:
 
 
 # Alphabets that meet the patterns more often than free text does.
-PIECES = ["#### ", "\\boxed{", "{", "}", "\\", "$", "-", "\u2212", ",", ".", "/", "e", "E9", "=", "^", "\n", " ", "  "]
+PIECES = [
+    "#### ",
+    "\\boxed{",
+    "{",
+    "}",
+    "\\",
+    "$",
+    "-",
+    "\u2212",
+    ",",
+    ".",
+    "/",
+    "e",
+    "E9",
+    "=",
+    "^",
+    "\n",
+    " ",
+    "  ",
+]
 PIECES += [
     "\\frac",
     "{,}",
@@ -382,14 +401,21 @@ DECIMALS = st.decimals(min_value=-(10**12), max_value=10**12, allow_nan=False, p
 
 
 def dressed(body: str, draw: random.Random) -> str:
-    return draw.choice(["{}", "${}$", "**{}**", " {} ", "{}.", r"\({}\)", r"{}\text{{ km}}", "{} apples"]).format(body)
+    return draw.choice(
+        ["{}", "${}$", "**{}**", " {} ", "{}.", r"\({}\)", r"{}\text{{ km}}", "{} apples"]
+    ).format(body)
 
 
 @settings(deadline=None)
 @given(FRACTIONS.filter(lambda value: value.denominator > 1), st.randoms(use_true_random=False))
 def test_fractions_round_trip(value: Fraction, draw: random.Random) -> None:
     sign, n, d = "-" if value < 0 else "", abs(value.numerator), value.denominator
-    forms = [f"{sign}{n}/{d}", f"{sign}\\frac{{{n}}}{{{d}}}", f"\\dfrac{{{sign}{n}}}{{{d}}}", f"{sign}{n:,}/{d:,}"]
+    forms = [
+        f"{sign}{n}/{d}",
+        f"{sign}\\frac{{{n}}}{{{d}}}",
+        f"\\dfrac{{{sign}{n}}}{{{d}}}",
+        f"{sign}{n:,}/{d:,}",
+    ]
     if n > d:
         forms += [f"{sign}{n // d} {n % d}/{d}", f"{sign}{n // d}\\frac{{{n % d}}}{{{d}}}"]
     for form in forms:
@@ -414,7 +440,10 @@ def test_decimals_round_trip(decimal: Decimal, draw: random.Random) -> None:
         f"{sign}{size}%",
         f"{sign}{size}e0",
     ]
-    forms += [f"{sign}{grouped.replace(',', '{,}')}.{part}", f"{sign}{grouped.replace(',', chr(92) + '!')}.{part}"]
+    forms += [
+        f"{sign}{grouped.replace(',', '{,}')}.{part}",
+        f"{sign}{grouped.replace(',', chr(92) + '!')}.{part}",
+    ]
     forms += [f"{sign}{whole}{part} \\times 10^{{-4}}", f"{sign}{whole}{part}E-4", f"{sign}{size}00"]
     for form in forms:
         text = dressed(form, draw)

@@ -179,7 +179,10 @@ def test_a_real_hang_is_killed() -> None:
     before = children()
     pool = Pool(workers=1, timeout_s=1.5)
     # sympy does not return from the first, and works out the second inside one C multiplication.
-    assert pool([("10^{10}", r"\log 2"), ("5", "9^{9^{9^{9}}}"), ("5", "5")])[::2] == ["unverifiable", "right"]
+    assert pool([("10^{10}", r"\log 2"), ("5", "9^{9^{9^{9}}}"), ("5", "5")])[::2] == [
+        "unverifiable",
+        "right",
+    ]
     pool.close()
     assert children() == before
 

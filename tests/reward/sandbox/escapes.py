@@ -15,7 +15,9 @@ def tries(attempt: str, *, first: str = "") -> str:
 
 def system_call(number: int, *arguments: str) -> str:
     """An attempt to make a system call, whatever Python's own functions allow."""
-    return tries(f"assert libc.syscall({', '.join([str(number), *arguments])}) >= 0, ctypes.get_errno()", first=LIBC)
+    return tries(
+        f"assert libc.syscall({', '.join([str(number), *arguments])}) >= 0, ctypes.get_errno()", first=LIBC
+    )
 
 
 LIBC = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)"
@@ -123,7 +125,9 @@ READING: Mapping[str, str] = {
     "tests from the collector": HUNT
     + "def f(x):\n    texts = []\n    for one in gc.get_objects():\n        texts += gc.get_referents(one)\n    return expected(x, texts)\n",
     "tests from own memory": tries("data = open('/proc/self/mem', 'rb'); data.seek(id(f)); data.read(1)"),
-    "tests from the parent's memory": tries("open('/proc/%d/mem' % os.getppid(), 'rb').read(1)", first="import os"),
+    "tests from the parent's memory": tries(
+        "open('/proc/%d/mem' % os.getppid(), 'rb').read(1)", first="import os"
+    ),
     "tests from the worker's memory": tries("open('/proc/<worker>/mem', 'rb').read(1)"),
     "tests from the worker's command line": tries("open('/proc/<worker>/cmdline', 'rb').read(1)"),
     "tests from the test's file": tries("open(<test_file>).read()"),
@@ -147,7 +151,8 @@ FORGING: Mapping[str, str] = {
         def f(x): return 0
         """
     ),
-    "answer with a guessed number": FRAME + "os.write(4, message('0' * 32, {'value': None}) + message('0' * 32, {'value': 10}))\ndef f(x): return 0",
+    "answer with a guessed number": FRAME
+    + "os.write(4, message('0' * 32, {'value': None}) + message('0' * 32, {'value': 10}))\ndef f(x): return 0",
     "answer early with the number of the source": FRAME
     + dedent(
         """
@@ -171,7 +176,8 @@ FORGING: Mapping[str, str] = {
     ),
     "say that it was never loaded": FRAME
     + "def f(x):\n    nonce = __import__('sys')._getframe(3).f_locals['nonce']\n    os.write(4, message(nonce, {'unloaded': 'passed'}))\n    return x * x + 1 if x == 4 else 0",
-    "answer every call with a flood": FRAME + "def f(x):\n    while True: os.write(4, message('f' * 32, {'value': x * x + 1}))",
+    "answer every call with a flood": FRAME
+    + "def f(x):\n    while True: os.write(4, message('f' * 32, {'value': x * x + 1}))",
     "steal the next call and claim a verdict": FRAME
     + dedent(
         """
@@ -202,7 +208,10 @@ RESOURCES: Mapping[str, str] = {
     "run a program": tries("subprocess.run(['/bin/true'], check=True)", first="import subprocess"),
     "become a program": tries("os.execv('/bin/true', ['true'])", first="import os"),
     "spawn a program": tries("os.posix_spawn('/bin/true', ['true'], {})", first="import os"),
-    "thread bomb": tries("while True: threading.Thread(target=time.sleep, args=(9,), daemon=True).start()", first="import threading, time"),
+    "thread bomb": tries(
+        "while True: threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+        first="import threading, time",
+    ),
     "memory bomb": tries("one = bytearray(4 << 30)"),
     "memory bomb in small pieces": "def f(x):\n    many = []\n    while True: many.append(bytes(1 << 20))",
     "memory by mmap": tries("mmap.mmap(-1, 4 << 30)", first="import mmap"),
@@ -233,20 +242,29 @@ SIGNALS: Mapping[str, str] = {
     "kill everybody": tries("os.kill(-1, 9)", first="import os"),
     "kill its group": tries("os.killpg(0, 9)", first="import os"),
     "kill by tgkill": system_call(234, "os.getppid()", "os.getppid()", "9"),
-    "stop a sibling": tries("for pid in range(os.getpid() - 30, os.getpid()): os.kill(pid, 19)", first="import os"),
+    "stop a sibling": tries(
+        "for pid in range(os.getpid() - 30, os.getpid()): os.kill(pid, 19)", first="import os"
+    ),
     "signal the parent by owning a pipe": tries(
-        "fcntl.fcntl(4, 8, os.getppid()); fcntl.fcntl(4, 10, 9); fcntl.fcntl(4, fcntl.F_SETFL, 0o20000)", first="import fcntl, os"
+        "fcntl.fcntl(4, 8, os.getppid()); fcntl.fcntl(4, 10, 9); fcntl.fcntl(4, fcntl.F_SETFL, 0o20000)",
+        first="import fcntl, os",
     ),
     "trace the parent": system_call(101, "16", "os.getppid()", "None", "None"),
     "open the parent by pidfd": system_call(434, "os.getppid()", "0"),
     "change the parent's limits": system_call(302, "os.getppid()", "0", "bytes(16)", "None"),
     "slow the parent down": tries("os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)", first="import os"),
-    "leave a daemon": tries("if os.fork() == 0:\n    os.setsid()\n    os._exit(0) if os.fork() else __import__('time').sleep(600)", first="import os"),
+    "leave a daemon": tries(
+        "if os.fork() == 0:\n    os.setsid()\n    os._exit(0) if os.fork() else __import__('time').sleep(600)",
+        first="import os",
+    ),
 }
 NETWORK: Mapping[str, str] = {
     "IPv4": tries("socket.create_connection(('127.0.0.1', <port>), 1)", first="import socket"),
     "IPv6": tries("socket.socket(socket.AF_INET6, socket.SOCK_STREAM)", first="import socket"),
-    "UDP": tries("socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', <port>))", first="import socket"),
+    "UDP": tries(
+        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', <port>))",
+        first="import socket",
+    ),
     "a unix socket": tries("socket.socket(socket.AF_UNIX).connect(<unix>)", first="import socket"),
     "an abstract socket": tries("socket.socket(socket.AF_UNIX).connect(<abstract>)", first="import socket"),
     "a pair of sockets": tries("socket.socketpair()", first="import socket"),
@@ -259,7 +277,9 @@ FILES: Mapping[str, str] = {
     "write to the canary": tries("open(<canary>, 'w')"),
     "remove the canary": tries("os.unlink(<canary>)", first="import os"),
     "change the canary's mode": tries("os.chmod(<canary>, 0o777)", first="import os"),
-    "write through a symbolic link": tries("os.symlink(<canary>, 'link')\nopen('link', 'w')", first="import os"),
+    "write through a symbolic link": tries(
+        "os.symlink(<canary>, 'link')\nopen('link', 'w')", first="import os"
+    ),
     "leave names for the cleaner to stumble over": "import os\nos.makedirs('0/0')\nfor n in ('1', '\\n0', '..0'): open(n, 'w').close()\nos.umask(0o777)\nos.mkdir('2')\ndef f(x): return 0",
     "leave a symbolic link for the cleaner": "import os\nos.symlink(<folder>, 'link')\ndef f(x): return 0",
     "link the canary": tries("os.link(<canary>, 'link')", first="import os"),
@@ -284,7 +304,9 @@ ROOMS = {
     "network": NETWORK,
     "file": FILES,
 }
-ESCAPES: Mapping[str, str] = {f"{room}: {name}": source for room, programs in ROOMS.items() for name, source in programs.items()}
+ESCAPES: Mapping[str, str] = {
+    f"{room}: {name}": source for room, programs in ROOMS.items() for name, source in programs.items()
+}
 
 
 def filled(source: str, places: Mapping[str, object]) -> str:

@@ -1,4 +1,6 @@
-"""What this machine has; a test that needs more says so, and a sandbox that is broken where there is enough does not."""
+"""What this machine has; a test that needs more says so, and a sandbox that is broken where there is enough
+does not.
+"""
 
 import subprocess
 
@@ -9,14 +11,21 @@ from mirrorpo.reward.sandbox.lock import has_seccomp, landlock_version
 
 def bubblewrap() -> bool:
     try:
-        return subprocess.run(["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"], check=False, capture_output=True).returncode == 0
+        return (
+            subprocess.run(
+                ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"], check=False, capture_output=True
+            ).returncode
+            == 0
+        )
     except FileNotFoundError:
         return False
 
 
 LACKING = {
     "bubblewrap": "" if has_seccomp() and bubblewrap() else "no seccomp, no bwrap, or no user namespaces",
-    "landlock": "" if has_seccomp() and landlock_version() else f"seccomp: {has_seccomp()}, landlock: {landlock_version()}",
+    "landlock": ""
+    if has_seccomp() and landlock_version()
+    else f"seccomp: {has_seccomp()}, landlock: {landlock_version()}",
 }
 
 

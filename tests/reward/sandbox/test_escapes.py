@@ -1,4 +1,6 @@
-"""No program of `escapes.py` earns a test, outlives its sample, leaves something behind, or changes its neighbour's verdict."""
+"""No program of `escapes.py` earns a test, outlives its sample, leaves something behind, or changes its
+neighbour's verdict.
+"""
 
 import os
 import socket
@@ -61,8 +63,17 @@ def settled(worker: Worker, before: Mapping[str, int]) -> bool:
 
 
 # What the clock ends takes as long as the clock gives: in one kind of worker only.
-ONCE = [name for name in ESCAPES if any(word in name for word in ("endless", "flood", "sleep", "catch the end", "never answer"))]
-CASES = [(kind, name) for kind in ("bubblewrap", "landlock") for name in ESCAPES if kind == "bubblewrap" or name not in ONCE]
+ONCE = [
+    name
+    for name in ESCAPES
+    if any(word in name for word in ("endless", "flood", "sleep", "catch the end", "never answer"))
+]
+CASES = [
+    (kind, name)
+    for kind in ("bubblewrap", "landlock")
+    for name in ESCAPES
+    if kind == "bubblewrap" or name not in ONCE
+]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +84,11 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, obje
     canary.write_text("alive")
     os.environ["MIRRORPO_TEST_SECRET"] = SECRET
     abstract = f"\0mirrorpo-{os.getpid()}"
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as unix, socket.socket(socket.AF_UNIX) as other:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_UNIX) as unix,
+        socket.socket(socket.AF_UNIX) as other,
+    ):
         for listener, name in ((unix, str(folder / "unix")), (other, abstract)):
             listener.bind(name)
             listener.listen()
@@ -124,7 +139,10 @@ def test_a_program_that_tries_something_else_earns_nothing_and_disturbs_nobody(
         assert honest is not None and list(honest.outcomes) == ["passed", "passed"], honest
     assert settled(attacked, before), (held(attacked), before)
     folder = Path(str(host["folder"]))
-    assert sorted(path.name for path in folder.iterdir()) == ["canary", "unix"] and (folder / "canary").read_text() == "alive"
+    assert (
+        sorted(path.name for path in folder.iterdir()) == ["canary", "unix"]
+        and (folder / "canary").read_text() == "alive"
+    )
     assert not any(mark.exists() for mark in MARKS)
     assert attacked.bubblewrap or os.listdir(attacked.folder) == []
 
@@ -132,9 +150,17 @@ def test_a_program_that_tries_something_else_earns_nothing_and_disturbs_nobody(
 @pytest.mark.parametrize("name", ["read: tests from frames", "read: tests from the collector"])
 def test_the_hunters_find_tests_where_there_are_some(name: str) -> None:
     # As evaluators commonly do: the program and its tests in one process.
-    lines = (f"TESTS = {TESTS!r}", "there = {}", f"exec({ESCAPES[name]!r}, there)", "def run(test): exec(test, there)", "run(TESTS[0])")
+    lines = (
+        f"TESTS = {TESTS!r}",
+        "there = {}",
+        f"exec({ESCAPES[name]!r}, there)",
+        "def run(test): exec(test, there)",
+        "run(TESTS[0])",
+    )
     script = "\n".join(lines)
-    assert subprocess.run([sys.executable, "-I", "-c", script], check=False, capture_output=True).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-I", "-c", script], check=False, capture_output=True).returncode == 0
+    )
 
 
 @pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
@@ -145,7 +171,17 @@ def test_what_a_forger_passed_before_does_not_count(kind: str, pairs: Callable[[
 
 
 @pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
-def test_a_test_that_catches_everything_does_not_hide_a_forgery(kind: str, pairs: Callable[[str], Pair]) -> None:
+def test_a_test_that_catches_everything_does_not_hide_a_forgery(
+    kind: str, pairs: Callable[[str], Pair]
+) -> None:
     test = "try:\n    f(3)\nexcept BaseException:\n    pass"
-    finding = pairs(kind)[0].run(ProgramTask(source="import os\nos.write(4, b'passed' * 9)\ndef f(x): return 0", setup="", prelude="", tests=[test], names=["f"]))
+    finding = pairs(kind)[0].run(
+        ProgramTask(
+            source="import os\nos.write(4, b'passed' * 9)\ndef f(x): return 0",
+            setup="",
+            prelude="",
+            tests=[test],
+            names=["f"],
+        )
+    )
     assert finding is not None and list(finding.outcomes) == ["forged"]

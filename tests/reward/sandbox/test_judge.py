@@ -19,13 +19,27 @@ def worker() -> Iterator[Worker]:
     found.close()
 
 
-def run(worker: Worker, source: str, *tests: str, names: Sequence[str] = ("f",), setup: str = "", prelude: str = "") -> ProgramReport:
+def run(
+    worker: Worker,
+    source: str,
+    *tests: str,
+    names: Sequence[str] = ("f",),
+    setup: str = "",
+    prelude: str = "",
+) -> ProgramReport:
     finding = worker.run(ProgramTask(source=source, setup=setup, prelude=prelude, tests=tests, names=names))
     assert finding is not None
     return finding
 
 
-def outcomes(worker: Worker, source: str, *tests: str, names: Sequence[str] = ("f",), setup: str = "", prelude: str = "") -> list[str]:
+def outcomes(
+    worker: Worker,
+    source: str,
+    *tests: str,
+    names: Sequence[str] = ("f",),
+    setup: str = "",
+    prelude: str = "",
+) -> list[str]:
     return list(run(worker, source, *tests, names=names, setup=setup, prelude=prelude).outcomes)
 
 
@@ -61,27 +75,53 @@ def test_a_test_that_asks_nothing_is_passed_by_what_loads(worker: Worker) -> Non
 
 
 def test_a_source_may_be_long(worker: Worker) -> None:
-    assert outcomes(worker, "# " + "x" * (2 << 20) + "\ndef f(x): return len(x)", "assert f('y' * (1 << 21)) == 1 << 21") == ["passed"]
+    assert outcomes(
+        worker, "# " + "x" * (2 << 20) + "\ndef f(x): return len(x)", "assert f('y' * (1 << 21)) == 1 << 21"
+    ) == ["passed"]
 
 
 def test_a_process_lives_through_all_tests_and_what_it_does_not_answer_has_not_passed(worker: Worker) -> None:
     source = "import os\nseen = []\ndef f(x):\n    seen.append(x)\n    if x == 9: os._exit(0)\n    return len(seen)"
-    assert outcomes(worker, source, "assert f(1) == 1", "assert f(1) == 2", "assert f(9)", "assert f(1)") == ["passed", "passed", "killed", "killed"]
+    assert outcomes(worker, source, "assert f(1) == 1", "assert f(1) == 2", "assert f(9)", "assert f(1)") == [
+        "passed",
+        "passed",
+        "killed",
+        "killed",
+    ]
 
 
 def test_an_exception_in_one_test_leaves_the_next_alone(worker: Worker) -> None:
-    assert outcomes(worker, "def f(x): return 1 / x", "assert f(0)", "assert f(1) == 1") == ["exception", "passed"]
+    assert outcomes(worker, "def f(x): return 1 / x", "assert f(0)", "assert f(1) == 1") == [
+        "exception",
+        "passed",
+    ]
 
 
 def test_the_detail_says_what_went_wrong_first(worker: Worker) -> None:
-    assert run(worker, "def f(x): return x", "assert f(1) == 1", "assert f(1) == 2, 'one is not two'", "assert f(y)").detail == "AssertionError: one is not two"
+    assert (
+        run(
+            worker,
+            "def f(x): return x",
+            "assert f(1) == 1",
+            "assert f(1) == 2, 'one is not two'",
+            "assert f(y)",
+        ).detail
+        == "AssertionError: one is not two"
+    )
     assert run(worker, "1 / 0", "assert f(1)").detail == "when loaded: ZeroDivisionError"
 
 
 def test_setup_runs_behind_the_program_and_its_names_can_be_passed(worker: Worker) -> None:
     source = "class Node:\n    def __init__(self, n): self.n = n\ndef f(node): return node.n"
     setup = "root = Node(1)\nroot.n = 7"
-    assert outcomes(worker, source, "assert f(root) == 7", "assert f(Node(3)) == 3", setup=setup, names=["f", "Node", "root"]) == ["passed", "passed"]
+    assert outcomes(
+        worker,
+        source,
+        "assert f(root) == 7",
+        "assert f(Node(3)) == 3",
+        setup=setup,
+        names=["f", "Node", "root"],
+    ) == ["passed", "passed"]
 
 
 def test_an_object_of_the_program_can_be_passed_on_and_equals_nothing(worker: Worker) -> None:
@@ -93,25 +133,40 @@ def test_an_object_of_the_program_can_be_passed_on_and_equals_nothing(worker: Wo
 def test_the_prelude_is_the_tests_own_and_out_of_the_programs_reach(worker: Worker) -> None:
     prelude = "import math\ndef good(n): return n == 4"
     source = "import math\nmath.pi = 4\ndef good(n): return True\ndef f(): return 3"
-    assert outcomes(worker, source, "assert good(f())", "assert math.pi < 4", prelude=prelude) == ["failed", "passed"]
+    assert outcomes(worker, source, "assert good(f())", "assert math.pi < 4", prelude=prelude) == [
+        "failed",
+        "passed",
+    ]
 
 
 @pytest.mark.parametrize(
     ("source", "test"),
     [
-        ("from collections import Counter\ndef f(s): return Counter(s)", "assert f('aab') == {'a': 2, 'b': 1}"),
+        (
+            "from collections import Counter\ndef f(s): return Counter(s)",
+            "assert f('aab') == {'a': 2, 'b': 1}",
+        ),
         ("def f(n): return (x for x in range(n))", "assert list(f(3)) == [0, 1, 2]"),
         ("def f(n): return {1, 2}", "assert f(0) == {2, 1} and set(f(0)) == set([1, 2])"),
         ("def f(n): return 2.675", "assert abs(f(0) - 2.675) < 1e-9"),
         ("def f(*, key): return key", "assert f(key=(1, [2])) == (1, [2])"),
-        ("def f(xs, kind): return [x for x in xs if not isinstance(x, kind)]", "assert f([1, 'a'], int) == ['a']"),
+        (
+            "def f(xs, kind): return [x for x in xs if not isinstance(x, kind)]",
+            "assert f([1, 'a'], int) == ['a']",
+        ),
         ("def f(g, x): return g(x)\ndef g(x): return -x", "assert f(g, 1) == -1"),
         ("import random\nfirst = random.random()\ndef f(): return first", "assert f() == 0.8444218515250481"),
         ("def f(n): return 7 ** 6000", "assert f(0) == 7 ** 6000"),
         ("if __name__ == '__main__': raise SystemExit\ndef f(): return 1", "assert f() == 1"),
-        ("from dataclasses import dataclass\n@dataclass\nclass A:\n    x: 'int'\ndef f(): return A(1).x", "assert f() == 1"),
+        (
+            "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: 'int'\ndef f(): return A(1).x",
+            "assert f() == 1",
+        ),
         ("def f(): open('note', 'w').write('x'); return open('note').read()", "assert f() == 'x'"),
-        ("import tempfile\ndef f():\n    with tempfile.TemporaryFile() as file: return file.write(b'abc')", "assert f() == 3"),
+        (
+            "import tempfile\ndef f():\n    with tempfile.TemporaryFile() as file: return file.write(b'abc')",
+            "assert f() == 3",
+        ),
     ],
 )
 def test_what_ordinary_programs_return_is_understood(worker: Worker, source: str, test: str) -> None:
@@ -133,7 +188,11 @@ def test_a_test_can_ask_for_an_exception_by_name(worker: Worker) -> None:
 
 
 def test_programs_never_meet(worker: Worker) -> None:
-    assert outcomes(worker, "import builtins\nbuiltins.trace = 1\nopen('left', 'w').write('x')\ndef f(): return 0", "assert f() == 0") == ["passed"]
+    assert outcomes(
+        worker,
+        "import builtins\nbuiltins.trace = 1\nopen('left', 'w').write('x')\ndef f(): return 0",
+        "assert f() == 0",
+    ) == ["passed"]
     source = "import builtins, os\ndef f(): return hasattr(builtins, 'trace') or os.listdir('.')"
     assert outcomes(worker, source, "assert f() == []") == ["passed"]
 
@@ -149,5 +208,10 @@ def test_an_exception_of_the_program_is_one_that_a_test_can_catch() -> None:
 
 def test_floats_are_compared_as_numpy_does() -> None:
     close = numpy_stand_in().allclose
-    assert close(1.0, 1.0 + 1e-9) and not close(1.0, 1.1) and close([1.0, (2.0,)], (1.0, [2.0])) and not close([1.0], [1.0, 2.0])
+    assert (
+        close(1.0, 1.0 + 1e-9)
+        and not close(1.0, 1.1)
+        and close([1.0, (2.0,)], (1.0, [2.0]))
+        and not close([1.0], [1.0, 2.0])
+    )
     assert close(float("inf"), float("inf"))

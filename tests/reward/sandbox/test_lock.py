@@ -1,4 +1,6 @@
-"""The filter, run by an interpreter of its own: what is listed passes, and nothing else; the rest is in `test_sandbox_escapes`."""
+"""The filter, run by an interpreter of its own: what is listed passes, and nothing else; the rest is in
+`test_sandbox_escapes`.
+"""
 
 import errno
 import struct
@@ -28,7 +30,9 @@ compiled = cache(seccomp_filter)
 def verdict(machine: str, number: int, *arguments: int, architecture: int | None = None) -> int:
     """What the kernel would answer to a system call."""
     values = [*arguments, *[0] * (6 - len(arguments))]
-    data = struct.pack("IIQ6Q", number, ARCHITECTURE[machine] if architecture is None else architecture, 0, *values)
+    data = struct.pack(
+        "IIQ6Q", number, ARCHITECTURE[machine] if architecture is None else architecture, 0, *values
+    )
     code = compiled(machine)
     at = accumulator = 0
     while True:
@@ -40,7 +44,9 @@ def verdict(machine: str, number: int, *arguments: int, architecture: int | None
             case 0x06:
                 return value
             case 0x15 | 0x25 | 0x35:
-                true = {0x15: accumulator == value, 0x25: accumulator > value, 0x35: accumulator >= value}[operation]
+                true = {0x15: accumulator == value, 0x25: accumulator > value, 0x35: accumulator >= value}[
+                    operation
+                ]
                 at += yes if true else no
             case _:
                 raise AssertionError(f"an operation that nobody wrote: {operation:#x}")
@@ -83,8 +89,12 @@ def test_nothing_that_makes_or_reaches_a_process_is_listed(machine: str) -> None
 
 @machines
 def test_fcntl_and_ioctl_copy_and_describe_and_no_more(machine: str) -> None:
-    assert {command for command in range(2000) if verdict(machine, FCNTL[machine], 4, command) == ALLOW} == set(FCNTL_COMMANDS)
-    assert {command for command in range(0x5400, 0x5500) if verdict(machine, IOCTL[machine], 4, command) == ALLOW} == set(IOCTL_COMMANDS)
+    assert {
+        command for command in range(2000) if verdict(machine, FCNTL[machine], 4, command) == ALLOW
+    } == set(FCNTL_COMMANDS)
+    assert {
+        command for command in range(0x5400, 0x5500) if verdict(machine, IOCTL[machine], 4, command) == ALLOW
+    } == set(IOCTL_COMMANDS)
 
 
 @machines

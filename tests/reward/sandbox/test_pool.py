@@ -29,7 +29,14 @@ def sandbox() -> Iterator[Sandbox]:
 
 def test_findings_come_in_the_order_of_the_jobs(sandbox: Sandbox) -> None:
     # The first is by far the slowest.
-    jobs = [job(f"import time\ntime.sleep({0.2 if n == 0 else 0})\ndef f(): return {n}", f"assert f() == {n}", "assert f() == 5") for n in range(12)]
+    jobs = [
+        job(
+            f"import time\ntime.sleep({0.2 if n == 0 else 0})\ndef f(): return {n}",
+            f"assert f() == {n}",
+            "assert f() == 5",
+        )
+        for n in range(12)
+    ]
     found = [list(finding.outcomes) for finding in sandbox(jobs)]
     assert found == [["passed", "passed" if n == 5 else "failed"] for n in range(12)]
 
@@ -46,7 +53,9 @@ def test_a_worker_that_dies_costs_one_verdict_and_is_replaced(sandbox: Sandbox) 
     assert found == [["passed"], ["unverifiable"], *[["passed"]] * 4, ["unverifiable"]]
 
 
-def test_where_there_is_no_bubblewrap_the_kernels_own_locks_are_used(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> None:
+def test_where_there_is_no_bubblewrap_the_kernels_own_locks_are_used(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
     needs("landlock")
     monkeypatch.setenv("PATH", "")
     other = Sandbox(1, BOUNDS, "required")
@@ -58,7 +67,9 @@ def test_where_there_is_no_bubblewrap_the_kernels_own_locks_are_used(monkeypatch
 def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Worker.__init__
 
-    def init(self: Worker, bounds: Bounds, *, bubblewrap: bool, landlock: bool = True, seccomp: bool = True) -> None:
+    def init(
+        self: Worker, bounds: Bounds, *, bubblewrap: bool, landlock: bool = True, seccomp: bool = True
+    ) -> None:
         if bubblewrap:
             raise RuntimeError("there is no bwrap")
         made(self, bounds, bubblewrap=False, landlock=False, seccomp=False)
@@ -68,7 +79,15 @@ def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where_nothing_isolates_model_written_code_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     unlocked(monkeypatch)
-    with pytest.raises(ValueError, match=r"sandbox=required: nothing on this machine keeps .*no bwrap.*open: .*network.*sandbox=unsafe runs them all"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"sandbox=required: nothing on this machine keeps .*no bwrap.*open: .*network.*sandbox=unsafe "
+            r""
+            r""
+            r"runs them all"
+        ),
+    ):
         Sandbox(1, BOUNDS, "required")
 
 
@@ -82,21 +101,35 @@ def test_unless_the_user_says_so_and_then_the_name_says_it_too(monkeypatch: pyte
     daemon = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(60)\n    os._exit(0)\ndef f(): return 1"
     unsafe([job(daemon), job("def f(): return 1")])
     time.sleep(0.2)
-    assert len(descendants(os.getpid())) - before == 4  # the judge, the fork server, the next program and the one after it
+    assert (
+        len(descendants(os.getpid())) - before == 4
+    )  # the judge, the fork server, the next program and the one after it
     unsafe.close()
 
 
 def descendants(pid: int) -> Sequence[int]:
-    found = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    found = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
     return [*found, *(one for child in found for one in descendants(child))]
 
 
 def test_nothing_is_left_behind(sandbox: Sandbox) -> None:
     sandbox.close()
-    before = (len(descendants(os.getpid())), len(os.listdir("/proc/self/fd")), len(list(Path(tempfile.gettempdir()).glob("mirrorpo-sandbox-*"))))
+    before = (
+        len(descendants(os.getpid())),
+        len(os.listdir("/proc/self/fd")),
+        len(list(Path(tempfile.gettempdir()).glob("mirrorpo-sandbox-*"))),
+    )
     sandbox([job("open('left', 'w').write('x')\ndef f(): return 1")] * 20)
     sandbox.close()
-    after = (len(descendants(os.getpid())), len(os.listdir("/proc/self/fd")), len(list(Path(tempfile.gettempdir()).glob("mirrorpo-sandbox-*"))))
+    after = (
+        len(descendants(os.getpid())),
+        len(os.listdir("/proc/self/fd")),
+        len(list(Path(tempfile.gettempdir()).glob("mirrorpo-sandbox-*"))),
+    )
     assert after == before
 
 

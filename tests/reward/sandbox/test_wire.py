@@ -1,4 +1,6 @@
-"""What is sent comes back as it was; what is not plain does not come at all; what no sender writes is refused."""
+"""What is sent comes back as it was; what is not plain does not come at all; what no sender writes is
+refused.
+"""
 
 import collections
 import decimal
@@ -16,11 +18,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrorpo.reward.sandbox.wire import DEEPEST, LARGEST_COUNT, LARGEST_MESSAGE, NONCE, Encoder, Gone, Malformed, NotPlain, decode, give, receive, send, take
+from mirrorpo.reward.sandbox.wire import (
+    DEEPEST,
+    LARGEST_COUNT,
+    LARGEST_MESSAGE,
+    NONCE,
+    Encoder,
+    Gone,
+    Malformed,
+    NotPlain,
+    decode,
+    give,
+    receive,
+    send,
+    take,
+)
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | st.complex_numbers(allow_nan=False),
-    lambda some: st.lists(some) | st.lists(some).map(tuple) | st.dictionaries(st.text() | st.integers(), some) | st.frozensets(st.integers() | st.text()),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.complex_numbers(allow_nan=False),
+    lambda some: (
+        st.lists(some)
+        | st.lists(some).map(tuple)
+        | st.dictionaries(st.text() | st.integers(), some)
+        | st.frozensets(st.integers() | st.text())
+    ),
     max_leaves=20,
 )
 
@@ -61,7 +88,9 @@ def test_nan_stays_nan() -> None:
 
 def test_an_iterator_comes_as_an_iterator_over_the_same() -> None:
     assert next(through(iter([4, 5]))) == 4
-    assert list(through(n * n for n in range(3))) == [0, 1, 4] and sorted(through({"b": 1, "a": 2}.keys())) == ["a", "b"]
+    assert list(through(n * n for n in range(3))) == [0, 1, 4] and sorted(
+        through({"b": 1, "a": 2}.keys())
+    ) == ["a", "b"]
 
 
 class Colour(enum.IntEnum):
@@ -149,7 +178,14 @@ def test_an_answer_carries_its_number_and_the_judges_message_too() -> None:
     os.close(out)
 
 
-@pytest.mark.parametrize("data", [struct.pack(">I", LARGEST_MESSAGE + 1), struct.pack(">I", 3) + b"abc", struct.pack(">I", NONCE + 1) + b"0" * NONCE + b"{"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack(">I", LARGEST_MESSAGE + 1),
+        struct.pack(">I", 3) + b"abc",
+        struct.pack(">I", NONCE + 1) + b"0" * NONCE + b"{",
+    ],
+)
 def test_a_message_that_is_none_is_malformed(data: bytes) -> None:
     out, into = os.pipe()
     os.write(into, data)

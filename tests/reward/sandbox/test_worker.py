@@ -1,4 +1,6 @@
-"""A worker by itself: what it is made of, what it says of its locks, and how it ends. The rest is in `test_sandbox` and `test_sandbox_escapes`."""
+"""A worker by itself: what it is made of, what it says of its locks, and how it ends. The rest is in
+`test_sandbox` and `test_sandbox_escapes`.
+"""
 
 import json
 from pathlib import Path
@@ -15,14 +17,21 @@ GOOD = ProgramTask(source="def f(): return 1", setup="", prelude="", tests=["ass
 def test_a_mechanism_says_what_it_is_made_of_and_what_is_open() -> None:
     strong = Mechanism(bubblewrap=True, landlock=7, seccomp=True, ways_out=())
     assert str(strong) == "bubblewrap + landlock 7 + seccomp"
-    assert str(Mechanism(bubblewrap=False, landlock=0, seccomp=False, ways_out=("network",))) == "limits only (UNSAFE, open: network)"
+    assert (
+        str(Mechanism(bubblewrap=False, landlock=0, seccomp=False, ways_out=("network",)))
+        == "limits only (UNSAFE, open: network)"
+    )
 
 
 def test_the_worker_gets_its_modules_in_the_order_of_their_imports() -> None:
     assert [name.rpartition(".")[2] for name, _ in _modules()] == ["lock", "wire", "program", "judge"]
     # Nothing of the project is in its view but these, which import the standard library and one another.
     for _, source in _modules():
-        assert all("mirrorpo.reward.sandbox" in line for line in source.splitlines() if line.startswith("from mirrorpo"))
+        assert all(
+            "mirrorpo.reward.sandbox" in line
+            for line in source.splitlines()
+            if line.startswith("from mirrorpo")
+        )
 
 
 EVERY = ["network", "processes", "reading files", "signals", "writing files"]
@@ -30,9 +39,16 @@ EVERY = ["network", "processes", "reading files", "signals", "writing files"]
 
 @pytest.mark.parametrize(
     ("landlock", "seccomp", "ways_out"),
-    [(True, True, []), (False, True, ["reading files", "writing files"]), (True, False, EVERY), (False, False, EVERY)],
+    [
+        (True, True, []),
+        (False, True, ["reading files", "writing files"]),
+        (True, False, EVERY),
+        (False, False, EVERY),
+    ],
 )
-def test_each_lock_alone_leaves_ways_out_and_both_leave_none(landlock: bool, seccomp: bool, ways_out: list[str]) -> None:
+def test_each_lock_alone_leaves_ways_out_and_both_leave_none(
+    landlock: bool, seccomp: bool, ways_out: list[str]
+) -> None:
     needs("landlock")
     worker = Worker(BOUNDS, bubblewrap=False, landlock=landlock, seccomp=seccomp)
     try:
@@ -56,15 +72,23 @@ def test_bubblewrap_shows_the_library_and_nothing_of_the_host() -> None:
     needs("bubblewrap")
     command = _bubblewrap({"A": "b"})
     bound = [command[place + 1] for place, word in enumerate(command) if word == "--ro-bind-try"]
-    assert "/" not in bound and not any(path.startswith(("/etc/p", "/home", "/proc", "/tmp", "/var")) for path in bound)
+    assert "/" not in bound and not any(
+        path.startswith(("/etc/p", "/home", "/proc", "/tmp", "/var")) for path in bound
+    )
     assert "--unshare-all" in command and "--clearenv" in command and command[-2:] == ["--remount-ro", "/"]
 
 
 def test_jobs_are_answered_in_order_and_a_worker_that_is_gone_answers_no_more() -> None:
     needs("landlock")
     worker = Worker(BOUNDS, bubblewrap=False)
-    bad = ProgramTask(source="def f(): return 2", setup="", prelude="", tests=["assert f() == 1"], names=["f"])
-    assert [list(finding.outcomes) for finding in worker.run_all([GOOD, bad, GOOD])] == [["passed"], ["failed"], ["passed"]]
+    bad = ProgramTask(
+        source="def f(): return 2", setup="", prelude="", tests=["assert f() == 1"], names=["f"]
+    )
+    assert [list(finding.outcomes) for finding in worker.run_all([GOOD, bad, GOOD])] == [
+        ["passed"],
+        ["failed"],
+        ["passed"],
+    ]
     worker.process.kill()
     worker.process.wait()
     assert worker.run_all([GOOD, GOOD]) == [] and worker.run(GOOD) is None
@@ -76,10 +100,16 @@ def test_jobs_are_answered_in_order_and_a_worker_that_is_gone_answers_no_more() 
 def test_a_line_that_comes_in_pieces_is_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     needs("landlock")
     worker = Worker(BOUNDS, bubblewrap=False)
-    long = ProgramTask(source="def f(): return 1", setup="", prelude="", tests=["assert f() == 1"] * 9000, names=["f"])
+    long = ProgramTask(
+        source="def f(): return 1", setup="", prelude="", tests=["assert f() == 1"] * 9000, names=["f"]
+    )
     finding = worker.run(long)
     worker.close()
-    assert finding is not None and len(finding.outcomes) == 9000 and len(json.dumps(list(finding.outcomes))) > 1 << 16
+    assert (
+        finding is not None
+        and len(finding.outcomes) == 9000
+        and len(json.dumps(list(finding.outcomes))) > 1 << 16
+    )
 
 
 def test_a_worker_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Programs, judged by running their tests: the share that passes, or whether all do.
 
-Two readings of a completion are always reported. *Strict* takes it at its word: the whole text is the program, or one Markdown
-fence and nothing around it. *Flexible* takes what stands in its Python fences, whatever is around them; where there is no
-fence, it is the whole text too.
+Two readings of a completion are always reported. *Strict* takes it at its word: the whole text is the
+program, or one Markdown fence and nothing around it. *Flexible* takes what stands in its Python fences,
+whatever is around them; where there is no fence, it is the whole text too.
 """
 
 import ast
@@ -43,13 +43,19 @@ def strict_program(text: str) -> str:
         ('x = 1\n', 'Sure!\n```\nx = 1\n```')
     """
     alone = _FENCED.fullmatch(text.strip())
-    return alone["source"] if alone and alone["label"].lower() in _PYTHON and "```" not in alone["source"] else text
+    return (
+        alone["source"]
+        if alone and alone["label"].lower() in _PYTHON and "```" not in alone["source"]
+        else text
+    )
 
 
 def whole_program(source: str, checks: Checks) -> str:
-    r"""The program that runs: a completion behind the problem's own code, of which it writes the function anew or goes on with it.
+    r"""The program that runs: a completion behind the problem's own code, of which it writes the function
+    anew or goes on with it.
 
-    What goes on is cut where it comes back to the margin: a model without an end mark goes on with other things.
+    What goes on is cut where it comes back to the margin: a model without an end mark goes on with other
+    things.
 
     Example:
         >>> checks = Checks(entry_point="f", prefix="def f():\n", setup="", prelude="", visible=[], hidden=[], fault="")
@@ -85,7 +91,12 @@ def names_of(tests: Sequence[str], prelude: str) -> list[str]:
             match node:
                 case ast.Name(id=name, ctx=ast.Load()):
                     used.add(name)
-                case ast.Name(id=name) | ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                case (
+                    ast.Name(id=name)
+                    | ast.arg(arg=name)
+                    | ast.FunctionDef(name=name)
+                    | ast.ClassDef(name=name)
+                ):
                     bound.add(name)
                 case ast.alias(name=name, asname=alias):
                     bound.add((alias or name).partition(".")[0])
@@ -98,12 +109,13 @@ def names_of(tests: Sequence[str], prelude: str) -> list[str]:
 class CodeTests:
     """Reward by tests that run in the sandbox.
 
-    Outcomes are of the first test that does not pass: "passed" (all do), "failed" (an assertion), "exception", "syntax_error",
-    "time_out", "memory", "killed" (the process ended without an answer, by its own doing or by a limit), "forged" (it wrote what was
-    not asked for; no test then counts), "bad_data" and "unverifiable" (NaN: the problem has a fault; the sandbox broke).
+    Outcomes are of the first test that does not pass: "passed" (all do), "failed" (an assertion),
+    "exception", "syntax_error", "time_out", "memory", "killed" (the process ended without an answer, by its
+    own doing or by a limit), "forged" (it wrote what was not asked for; no test then counts), "bad_data" and
+    "unverifiable" (NaN: the problem has a fault; the sandbox broke).
 
-    Programs that are equal run once a call. A program's process lives through all of its tests; when it ends early, those that are left
-    have not passed.
+    Programs that are equal run once a call. A program's process lives through all of its tests; when it ends
+    early, those that are left have not passed.
 
     Attributes:
         tests: which are trained on: "hidden", "visible" or "all".
@@ -132,9 +144,15 @@ class CodeTests:
 
     def __post_init__(self) -> None:
         if self.cpu_s < 1 or not self.wall_s > 0:
-            raise ValueError(f"reward.cpu_s={self.cpu_s}, reward.wall_s={self.wall_s}: a program needs at least 1 s of processor time, and some of the clock's")
+            raise ValueError(
+                f"reward.cpu_s={self.cpu_s}, reward.wall_s={self.wall_s}: a program needs at least 1 s of "
+                f"processor time, and some of "
+                f"the clock's"
+            )
         if self.memory_mb < 128:
-            raise ValueError(f"reward.memory_mb={self.memory_mb}: Python alone takes some 50; give at least 128")
+            raise ValueError(
+                f"reward.memory_mb={self.memory_mb}: Python alone takes some 50; give at least 128"
+            )
         if self.workers < 1:
             raise ValueError(f"reward.workers={self.workers} must be at least 1")
 
@@ -159,15 +177,23 @@ class CodeTests:
         found = dict(zip(pairs, self._sandbox()(list(pairs.values())), strict=True))
         verdicts: list[Verdict] = []
         for (strict, flexible), prompt in zip(head_outputs, prompts, strict=True):
-            both = [found.get((prompt.uid, source)) for source in (strict, strict if flexible is None else flexible)]
+            both = [
+                found.get((prompt.uid, source))
+                for source in (strict, strict if flexible is None else flexible)
+            ]
             verdicts.append(self._verdict(*both))
         return self._shaped(texts, prompts, verdicts) if self.shaping else verdicts
 
     def faults(self, prompts: Sequence[Prompt]) -> dict[str, str]:
-        """The problems that nothing can be judged by, with the reason: what their rows lack, or a reference that fails its own tests."""
+        """The problems that nothing can be judged by, with the reason: what their rows lack, or a reference
+        that fails its own tests.
+        """
         out = {prompt.uid: _checks(prompt).fault or self._lacking(prompt) for prompt in prompts}
         sound = [prompt for prompt in prompts if not out[prompt.uid]]
-        jobs = [_job(prompt.gold, _checks(prompt), (*_checks(prompt).visible, *_checks(prompt).hidden)) for prompt in sound]
+        jobs = [
+            _job(prompt.gold, _checks(prompt), (*_checks(prompt).visible, *_checks(prompt).hidden))
+            for prompt in sound
+        ]
         for prompt, finding in zip(sound, self._sandbox()(jobs), strict=True):
             if _outcome(finding) != "passed":
                 out[prompt.uid] = f"its reference fails its own tests: {_outcome(finding)} ({finding.detail})"
@@ -180,13 +206,22 @@ class CodeTests:
 
     def _chosen(self, prompt: Prompt) -> Sequence[str]:
         checks = _checks(prompt)
-        tests = {"hidden": checks.hidden, "visible": checks.visible, "all": (*checks.visible, *checks.hidden)}[self.tests]
+        tests = {
+            "hidden": checks.hidden,
+            "visible": checks.visible,
+            "all": (*checks.visible, *checks.hidden),
+        }[self.tests]
         if not tests:
-            raise ValueError(f"reward.tests={self.tests}: {prompt.uid} has no such tests; dataset.visible_tests says how many are shown")
+            raise ValueError(
+                f"reward.tests={self.tests}: {prompt.uid} has no such tests; dataset.visible_tests says how "
+                f"many are shown"
+            )
         return tests
 
     def _sandbox(self) -> Sandbox:
-        return shared_sandbox(self.workers, Bounds(cpu_s=self.cpu_s, wall_s=self.wall_s, memory_mb=self.memory_mb), self.sandbox)
+        return shared_sandbox(
+            self.workers, Bounds(cpu_s=self.cpu_s, wall_s=self.wall_s, memory_mb=self.memory_mb), self.sandbox
+        )
 
     def _verdict(self, strict: ProgramReport | None, flexible: ProgramReport | None) -> Verdict:
         trained = strict if self.extraction == "strict" else flexible
@@ -202,7 +237,9 @@ class CodeTests:
             outcome=outcome,
         )
 
-    def _shaped(self, texts: Sequence[str], prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> list[Verdict]:
+    def _shaped(
+        self, texts: Sequence[str], prompts: Sequence[Prompt], verdicts: Sequence[Verdict]
+    ) -> list[Verdict]:
         assert self.shaping is not None
         groups: dict[str, list[int]] = {}
         for index, prompt in enumerate(prompts):
@@ -210,23 +247,44 @@ class CodeTests:
         rewards: Mapping[int, float] = {}
         for members in groups.values():
             mine = [verdicts[index] for index in members]
-            shaped = self.shaping([texts[index] for index in members], [one.reward for one in mine], [one.outcome for one in mine])
+            shaped = self.shaping(
+                [texts[index] for index in members],
+                [one.reward for one in mine],
+                [one.outcome for one in mine],
+            )
             rewards = {**rewards, **dict(zip(members, shaped, strict=True))}
         return [
-            Verdict(reward=rewards[index], strict=verdict.strict, flexible=verdict.flexible, outcome=verdict.outcome) for index, verdict in enumerate(verdicts)
+            Verdict(
+                reward=rewards[index],
+                strict=verdict.strict,
+                flexible=verdict.flexible,
+                outcome=verdict.outcome,
+            )
+            for index, verdict in enumerate(verdicts)
         ]
 
 
 def _checks(prompt: Prompt) -> Checks:
     if prompt.checks is None:
-        raise ValueError(f"reward=code_tests: {prompt.uid} has no tests; use a dataset of programs, such as dataset=mbpp, or reward=math_answer")
+        raise ValueError(
+            f"reward=code_tests: {prompt.uid} has no tests; use a dataset of programs, such as dataset=mbpp, "
+            f""
+            f""
+            f"or reward=math_answer"
+        )
     return prompt.checks
 
 
 def _job(source: str, checks: Checks, tests: Sequence[str]) -> ProgramTask:
     # The entry point may have a built-in's name (task 126's is `sum`).
     names = sorted({*names_of(tests, checks.prelude), checks.entry_point})
-    return ProgramTask(source=whole_program(source, checks), setup=checks.setup, prelude=checks.prelude, tests=list(tests), names=names)
+    return ProgramTask(
+        source=whole_program(source, checks),
+        setup=checks.setup,
+        prelude=checks.prelude,
+        tests=list(tests),
+        names=names,
+    )
 
 
 def _outcome(finding: ProgramReport) -> str:

@@ -54,12 +54,19 @@ _UNIT = (
     "(?:\\^\\{?[23]\\}?|[\u00b2\u00b3])?"
     rf"|(?<=[\s~])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|mod|and|sqrt|{_SIZES})\b)[A-Za-z]{{3,}}+(?:/[A-Za-z]++)?"
 )
-_CLOSING = rf"(?:[\s~*_`}}$%.,;:\u20ac\u00a3\u00a5\u20b9]|\\[$%)\],!;: ]|\^\{{?\\circ\}}?|\u00b0[CF]?|{_UNIT})*+"
+_CLOSING = (
+    rf"(?:[\s~*_`}}$%.,;:\u20ac\u00a3\u00a5\u20b9]|\\[$%)\],!;: ]|\^\{{?\\circ\}}?|\u00b0[CF]?|{_UNIT})*+"
+)
 _ALONE = re.compile(_OPENING + _HEAD + _UNSIGNED + _CLOSING)
 _RELATION = re.compile(r"(?<![<>!])=")
-# Beside an operator the first number of a line is an operand, not the answer; 18/day and "18 - a lot" are prose.
+# Beside an operator the first number of a line is an operand, not the answer; 18/day and "18 - a lot" are
+# prose.
 _OPERATORS = "-+*/^_{\u00d7\u00b7\u00f7\u221a"
-_OPERATES = re.compile("\\s*(?:[-+*/\u00d7\u00b7\u00f7]\\s*[0-9(\\\\$]|[\\^\u221a]|sqrt|\\\\(?!text|[$%)\\]])|(?:" + _SIZES + r")\b)|[(_{!]")
+_OPERATES = re.compile(
+    "\\s*(?:[-+*/\u00d7\u00b7\u00f7]\\s*[0-9(\\\\$]|[\\^\u221a]|sqrt|\\\\(?!text|[$%)\\]])|(?:"
+    + _SIZES
+    + r")\b)|[(_{!]"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +128,11 @@ def strict_answer(text: str) -> Answer | None:
 def _first_number(line: str) -> Fraction | None:
     line = line.replace("**", "")
     match = _IN_TEXT.search(line)
-    if match is None or line[: match.start()].rstrip().endswith(tuple(_OPERATORS)) or _OPERATES.match(line, match.end()):
+    if (
+        match is None
+        or line[: match.start()].rstrip().endswith(tuple(_OPERATORS))
+        or _OPERATES.match(line, match.end())
+    ):
         return None
     return _value(match)
 
@@ -197,7 +208,10 @@ class MathAnswer:
         for gold, prompt in zip(golds, prompts, strict=True):
             if isinstance(gold, str) and found[gold, ""] == "bad_gold":
                 raise _unreadable(prompt)
-        return [self._verdict(*(_outcome(gold, answer, found) for answer in both)) for gold, both in zip(golds, answers, strict=True)]
+        return [
+            self._verdict(*(_outcome(gold, answer, found) for answer in both))
+            for gold, both in zip(golds, answers, strict=True)
+        ]
 
     def _verify(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], ProgramReport]:
         if not pairs:
@@ -211,7 +225,9 @@ class MathAnswer:
         return Verdict(reward=reward, strict=strict == "right", flexible=flexible == "right", outcome=outcome)
 
 
-def _outcome(gold: Fraction | str, answer: Answer | None, found: Mapping[tuple[str, str], ProgramReport]) -> str:
+def _outcome(
+    gold: Fraction | str, answer: Answer | None, found: Mapping[tuple[str, str], ProgramReport]
+) -> str:
     if answer is None:
         return "no_answer"
     if isinstance(gold, Fraction):
@@ -230,7 +246,9 @@ def _gold(prompt: Prompt) -> Fraction | str:
 
 
 def _unreadable(prompt: Prompt) -> ValueError:
-    return ValueError(f"gold {prompt.gold!r} of {prompt.uid!r} is neither a number nor LaTeX; correct the dataset")
+    return ValueError(
+        f"gold {prompt.gold!r} of {prompt.uid!r} is neither a number nor LaTeX; correct the dataset"
+    )
 
 
 def _value(match: re.Match[str]) -> Fraction | None:

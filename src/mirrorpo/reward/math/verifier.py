@@ -121,7 +121,9 @@ class Pool:
             worker = worker or Worker(self.command)
             finding = worker.ask(*pair, self.timeout_s)
             if finding is None:
-                log.warning("verifier killed after %s s or crashed on gold %.80r, answer %.80r", self.timeout_s, *pair)
+                log.warning(
+                    "verifier killed after %s s or crashed on gold %.80r, answer %.80r", self.timeout_s, *pair
+                )
                 worker.close()
                 worker = None
             return finding or "unverifiable"
@@ -161,7 +163,8 @@ def find(gold: str, answer: str) -> ProgramReport:
 def _parse(latex: str) -> list:
     from math_verify import LatexExtractionConfig, parse
 
-    # The parser only sees LaTeX between dollars, so plain numbers get them too; inner ones would end it early.
+    # The parser only sees LaTeX between dollars, so plain numbers get them too; inner ones would end it
+    # early.
     for mark in ("$", "\\%", "%", "\\(", "\\)"):
         latex = latex.replace(mark, "")
     latex = " ".join(latex.replace("\u2212", "-").split()).rstrip(" .")

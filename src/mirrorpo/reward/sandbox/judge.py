@@ -1,16 +1,19 @@
-"""The side of the sandbox that judges: it holds the tests, asks the program for values, and compares them itself.
+"""The side of the sandbox that judges: it holds the tests, asks the program for values, and compares them
+itself.
 
-A worker is two processes: this one, and a fork server (`program`) that was forked from it before any test was read.
-The program's process sees its own source and then calls, one at a time; a test that wants `f(2)` finds in the place of `f`
-a stand-in, which sends the name and the arguments and waits for the value. So the program can decide what it answers, and nothing else:
-asserts, comparisons and expected values are in another process. Each call carries a number drawn at random that its answer must
-repeat; bytes that were not asked for, or no such number, and the whole sample is void (`forged`).
+A worker is two processes: this one, and a fork server (`program`) that was forked from it before any test was
+read. The program's process sees its own source and then calls, one at a time; a test that wants `f(2)` finds
+in the place of `f` a stand-in, which sends the name and the arguments and waits for the value. So the program
+can decide what it answers, and nothing else: asserts, comparisons and expected values are in another process.
+Each call carries a number drawn at random that its answer must repeat; bytes that were not asked for, or no
+such number, and the whole sample is void (`forged`).
 
-Tests are the dataset's own code and are trusted not to attack this process. Arguments travel by value: a function that changes its
-argument in place is seen to return, not to change it. A value that is not plain data stays with the program; it can
-be passed on, and equals nothing.
+Tests are the dataset's own code and are trusted not to attack this process. Arguments travel by value: a
+function that changes its argument in place is seen to return, not to change it. A value that is not plain
+data stays with the program; it can be passed on, and equals nothing.
 
-A worker is started as a script of its own (`sandbox.py`), so it imports the standard library and its siblings only.
+A worker is started as a script of its own (`sandbox.py`), so it imports the standard library and its siblings
+only.
 """
 
 import builtins
@@ -28,7 +31,13 @@ from typing import Any
 from mirrorpo.reward.sandbox import lock, program, wire
 from mirrorpo.reward.sandbox.wire import Handle
 
-STRANGE = (OSError, SyntaxError, UnicodeError, StopIteration, ImportError)  # whose subclasses cannot be mixed with others
+STRANGE = (
+    OSError,
+    SyntaxError,
+    UnicodeError,
+    StopIteration,
+    ImportError,
+)  # whose subclasses cannot be mixed with others
 
 
 class Stopped(BaseException):
@@ -64,7 +73,9 @@ class Processes:
         self._receive()
 
     def end(self) -> tuple[int, float, bool]:
-        """Kill what runs; its wait status, its seconds of processor time, and whether it had written too much."""
+        """Kill what runs; its wait status, its seconds of processor time, and whether it had written too
+        much.
+        """
         self.control.sendall(b".")
         return program.REPORT.unpack(self._receive())
 
@@ -127,7 +138,9 @@ class Session:
         return wire.decode(content, _inward)
 
     def end(self) -> tuple[int, float, bool]:
-        """Kill the process; its wait status, its seconds of processor time, and whether it had written too much."""
+        """Kill the process; its wait status, its seconds of processor time, and whether it had written too
+        much.
+        """
         os.close(self.calls)
         os.close(self.values)
         return self.processes.end()
@@ -141,7 +154,9 @@ class StandIn:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         encoder = wire.Encoder(_outward)
-        return self.session.ask({"name": self.name, "arguments": encoder(arguments), "keywords": encoder(keywords)})
+        return self.session.ask(
+            {"name": self.name, "arguments": encoder(arguments), "keywords": encoder(keywords)}
+        )
 
 
 def _inward(kind: str, number: Any, name: Any) -> Handle:
@@ -225,20 +240,33 @@ def _kind(error: Raised) -> str:
 
 
 def numpy_stand_in() -> types.ModuleType:
-    """As much of numpy as the tests of MBPP+ use, which compare floats with it; there is no numpy in a bare interpreter."""
+    """As much of numpy as the tests of MBPP+ use, which compare floats with it; there is no numpy in a bare
+    interpreter.
+    """
 
     def allclose(one: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
         if isinstance(one, list | tuple) or isinstance(other, list | tuple):
-            return len(one) == len(other) and all(allclose(a, b, rtol, atol) for a, b in zip(one, other, strict=True))
+            return len(one) == len(other) and all(
+                allclose(a, b, rtol, atol) for a, b in zip(one, other, strict=True)
+            )
         return one == other or abs(one - other) <= atol + rtol * abs(other)
 
     module = types.ModuleType("numpy")
-    vars(module).update(allclose=allclose, ndarray=type("ndarray", (), {}), float32=float, float64=float, inf=float("inf"), nan=float("nan"))
+    vars(module).update(
+        allclose=allclose,
+        ndarray=type("ndarray", (), {}),
+        float32=float,
+        float64=float,
+        inf=float("inf"),
+        nan=float("nan"),
+    )
     return module
 
 
 def main(settings: Mapping[str, Any]) -> None:
-    """A worker's life: settings first, then a job and its findings in turn, a line each, until its input ends."""
+    """A worker's life: settings first, then a job and its findings in turn, a line each, until its input
+    ends.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock.hide_memory()
     ours, theirs = socket.socketpair()
@@ -249,7 +277,9 @@ def main(settings: Mapping[str, Any]) -> None:
     if os.fork() == 0:
         ours.close()
         try:
-            program.Server(theirs, settings, landlock=bool(used["landlock"]), seccomp=bool(used["seccomp"])).serve()
+            program.Server(
+                theirs, settings, landlock=bool(used["landlock"]), seccomp=bool(used["seccomp"])
+            ).serve()
         finally:
             os._exit(1)
     theirs.close()

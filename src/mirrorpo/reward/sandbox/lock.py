@@ -1,7 +1,8 @@
 """What a process gives up before it runs a program: by ctypes alone, so that a bare interpreter can do it.
 
-Landlock and seccomp need no privileges. Landlock leaves the files of the standard library to be read and one folder to be
-written. seccomp is a list of what is allowed: no new process or thread, no socket, no signal, no change of limits.
+Landlock and seccomp need no privileges. Landlock leaves the files of the standard library to be read and one
+folder to be written. seccomp is a list of what is allowed: no new process or thread, no socket, no signal, no
+change of limits.
 
 Runs inside the sandbox's worker (`judge`), so it may import the standard library and its siblings only.
 """
@@ -16,13 +17,23 @@ from collections.abc import Mapping, Sequence
 
 libc = ctypes.CDLL(None, use_errno=True)
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 22, 36, 38
+(
+    PR_SET_PDEATHSIG,
+    PR_SET_DUMPABLE,
+    PR_CAPBSET_DROP,
+    PR_SET_SECCOMP,
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_NO_NEW_PRIVS,
+) = 1, 4, 24, 22, 36, 38
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 LANDLOCK_READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read a file, read a folder
-LANDLOCK_FILE = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15  # what can be said of a file rather than a folder
+LANDLOCK_FILE = (
+    1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
+)  # what can be said of a file rather than a folder
 LAST_CAPABILITY = 63
 
-# Everything a single-threaded Python needs that neither makes a process nor reaches one; aarch64 lacks the older names.
+# Everything a single-threaded Python needs that neither makes a process nor reaches one; aarch64 lacks the
+# older names.
 ALLOWED = {
     "x86_64": {
         "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lstat": 6, "poll": 7, "lseek": 8, "mmap": 9, "mprotect": 10,
@@ -51,7 +62,8 @@ ALLOWED = {
     },
 }  # fmt: skip
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-# fcntl may set an owner and O_ASYNC, which sends signals, and ioctl may do anything; only what copies and describes descriptors is left.
+# fcntl may set an owner and O_ASYNC, which sends signals, and ioctl may do anything; only what copies and
+# describes descriptors is left.
 FCNTL = {"x86_64": 72, "aarch64": 25}
 FCNTL_COMMANDS = (0, 1, 2, 3, 1030)
 IOCTL = {"x86_64": 16, "aarch64": 29}
@@ -67,12 +79,19 @@ def landlock_version() -> int:
 
 def has_seccomp() -> bool:
     """Whether filters can be installed, and their table is known for this processor."""
-    # Asking for a filter at address 0 fails with EFAULT where there are filters, and with EINVAL where there are none.
-    return os.uname().machine in ALLOWED and libc.prctl(PR_SET_SECCOMP, 2, None, 0, 0) == -1 and ctypes.get_errno() == errno.EFAULT
+    # Asking for a filter at address 0 fails with EFAULT where there are filters, and with EINVAL where there
+    # are none.
+    return (
+        os.uname().machine in ALLOWED
+        and libc.prctl(PR_SET_SECCOMP, 2, None, 0, 0) == -1
+        and ctypes.get_errno() == errno.EFAULT
+    )
 
 
 def landlock_rules(readable: Sequence[str], writable: Sequence[str]) -> int:
-    """A ruleset's descriptor: everything is forbidden but to read some paths and do anything below others; -1 without Landlock."""
+    """A ruleset's descriptor: everything is forbidden but to read some paths and do anything below others; -1
+    without Landlock.
+    """
     version = landlock_version()
     if version == 0:
         return -1
@@ -97,18 +116,32 @@ def landlock_rules(readable: Sequence[str], writable: Sequence[str]) -> int:
 
 
 def seccomp_filter(machine: str) -> bytes:
-    """The filter as the kernel reads it: what is not allowed fails with EPERM, and another processor's calls kill."""
+    """The filter as the kernel reads it: what is not allowed fails with EPERM, and another processor's calls
+    kill.
+    """
     load, equal, at_least, above, give = 0x20, 0x15, 0x35, 0x25, 0x06
     allow, refuse, kill = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
     low, high = 16, 20  # offsets of the two halves of the first argument; one argument is 8 bytes
     # (code, jump if true, jump if false, value); a jump to "allow" or "refuse" is filled in below.
-    program: list[tuple[int, int | str, int | str, int]] = [(load, 0, 0, 4), (equal, 1, 0, ARCHITECTURE[machine]), (give, 0, 0, kill), (load, 0, 0, 0)]
+    program: list[tuple[int, int | str, int | str, int]] = [
+        (load, 0, 0, 4),
+        (equal, 1, 0, ARCHITECTURE[machine]),
+        (give, 0, 0, kill),
+        (load, 0, 0, 0),
+    ]
     for number, commands in ((FCNTL[machine], FCNTL_COMMANDS), (IOCTL[machine], IOCTL_COMMANDS)):
         program += [(equal, 0, len(commands) + 2, number), (load, 0, 0, low + 8)]
         program += [(equal, "allow", 0, command) for command in commands]
         program += [(equal, "refuse", "refuse", 0)]
-    program += [(equal, 0, 4, PRLIMIT[machine]), (load, 0, 0, low + 16), (equal, 0, "refuse", 0), (load, 0, 0, high + 16), (equal, "allow", "refuse", 0)]
-    # By ranges in rising order: the kernel walks through the filter for every number there is when it takes it in.
+    program += [
+        (equal, 0, 4, PRLIMIT[machine]),
+        (load, 0, 0, low + 16),
+        (equal, 0, "refuse", 0),
+        (load, 0, 0, high + 16),
+        (equal, "allow", "refuse", 0),
+    ]
+    # By ranges in rising order: the kernel walks through the filter for every number there is when it takes
+    # it in.
     for first, last in ranges(sorted(ALLOWED[machine].values())):
         program += [(at_least, 0, "refuse", first), (above, 0, "allow", last)]
     program += [(give, 0, 0, refuse)]
@@ -119,7 +152,10 @@ def seccomp_filter(machine: str) -> bytes:
     def jump(place: int | str, at: int) -> int:
         return place if isinstance(place, int) else places[place] - at - 1
 
-    return b"".join(struct.pack("HBBI", code, jump(yes, at), jump(no, at), value) for at, (code, yes, no, value) in enumerate(program))
+    return b"".join(
+        struct.pack("HBBI", code, jump(yes, at), jump(no, at), value)
+        for at, (code, yes, no, value) in enumerate(program)
+    )
 
 
 def ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:

@@ -1,9 +1,10 @@
 """Model-written programs, run where they can neither harm nor decide their own reward.
 
-A worker (`judge`) is a bare interpreter with an empty environment: a judge that holds the tests, and a fork server
-(`program`) that gives every program a process of its own. Where the machine has them, the worker stands inside bubblewrap
-(own mounts, network, process numbers), and each program behind Landlock and seccomp (`lock`). What there is is found
-out when the sandbox starts, by a program that tries to get out, and has a name (`Sandbox.mechanism`) for the run's manifest.
+A worker (`judge`) is a bare interpreter with an empty environment: a judge that holds the tests, and a fork
+server (`program`) that gives every program a process of its own. Where the machine has them, the worker
+stands inside bubblewrap (own mounts, network, process numbers), and each program behind Landlock and seccomp
+(`lock`). What there is is found out when the sandbox starts, by a program that tries to get out, and has a
+name (`Sandbox.mechanism`) for the run's manifest.
 """
 
 import atexit
@@ -71,20 +72,29 @@ class Sandbox:
         try:
             while len(found) < len(jobs):
                 worker = worker or Worker(
-                    self.bounds, bubblewrap=self.mechanism.bubblewrap, landlock=bool(self.mechanism.landlock), seccomp=self.mechanism.seccomp
+                    self.bounds,
+                    bubblewrap=self.mechanism.bubblewrap,
+                    landlock=bool(self.mechanism.landlock),
+                    seccomp=self.mechanism.seccomp,
                 )
                 before = len(found)
                 found += worker.run_all(jobs[before:])
                 if len(found) == len(jobs):
                     break
-                log.warning("a sandbox worker broke on a program of %d characters and was replaced", len(jobs[len(found)].source))
+                log.warning(
+                    "a sandbox worker broke on a program of %d characters and was replaced",
+                    len(jobs[len(found)].source),
+                )
                 worker.close()
                 worker = None
-                # What ran before may have broken it; a program that breaks two, a fresh one the second time, is judged by none.
+                # What ran before may have broken it; a program that breaks two, a fresh one the second time,
+                # is judged by none.
                 failures = 1 if len(found) > before else failures + 1
                 if failures == 2:
                     broken: list[Outcome] = ["unverifiable"] * len(jobs[len(found)].tests)
-                    found.append(ProgramReport(outcomes=broken, detail="the worker broke", cpu_s=0.0, wall_s=0.0))
+                    found.append(
+                        ProgramReport(outcomes=broken, detail="the worker broke", cpu_s=0.0, wall_s=0.0)
+                    )
                     failures = 0
             return found
         finally:
@@ -112,5 +122,6 @@ def _strongest(bounds: Bounds, policy: Policy) -> tuple[Worker, Mechanism]:
         worker.close()
     raise ValueError(
         f"sandbox={policy}: nothing on this machine keeps model-written programs in ({'; '.join(tried)}). "
-        "Landlock and seccomp (Linux 5.13) are enough, or bubblewrap and seccomp; sandbox=unsafe runs them all the same, with your rights"
+        "Landlock and seccomp (Linux 5.13) are enough, or bubblewrap and seccomp; sandbox=unsafe runs them "
+        "all the same, with your rights"
     )

@@ -1,12 +1,13 @@
 """The side of the sandbox that runs programs: a fork server, and in each of its children one program.
 
-The server gives up what it can do without (files, privileges, memory) once, and its children have given it up too; each of them gives
-up the rest, above all the making of processes and their signals.
+The server gives up what it can do without (files, privileges, memory) once, and its children have given it up
+too; each of them gives up the rest, above all the making of processes and their signals.
 
-The server is forked from the judge before any test has been read, so nothing that it or a program can find in its memory is a
-test or an expected value. It keeps one locked child ready, which waits for its source. A byte from the judge kills the child that
-runs, whatever it does; when that is gone and its folder is empty, the judge is told how it ended and given the pipes of the one that is
-ready, and another is made ready: programs never meet.
+The server is forked from the judge before any test has been read, so nothing that it or a program can find in
+its memory is a test or an expected value. It keeps one locked child ready, which waits for its source. A byte
+from the judge kills the child that runs, whatever it does; when that is gone and its folder is empty, the
+judge is told how it ended and given the pipes of the one that is ready, and another is made ready: programs
+never meet.
 
 Runs inside the sandbox's worker (`judge`), so it may import the standard library and its siblings only.
 """
@@ -33,7 +34,19 @@ CALLS, VALUES = 3, 4  # a program's descriptors
 WATCH_MS = 20  # between two looks at a running program's folder
 MOST_FILES = 1000
 # What most short programs import; a child has it without reading a file. More would slow every fork down.
-PRELOADED = ("collections", "copy", "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "typing")
+PRELOADED = (
+    "collections",
+    "copy",
+    "functools",
+    "heapq",
+    "itertools",
+    "math",
+    "operator",
+    "random",
+    "re",
+    "string",
+    "typing",
+)
 
 
 class Server:
@@ -50,8 +63,15 @@ class Server:
         seccomp: the filter, or None.
     """
 
-    def __init__(self, control: socket.socket, settings: Mapping[str, Any], *, landlock: bool, seccomp: bool) -> None:
-        self.control, self.folder, self.folder_bytes, self.user = control, settings["folder"], settings["folder_bytes"], settings["user"]
+    def __init__(
+        self, control: socket.socket, settings: Mapping[str, Any], *, landlock: bool, seccomp: bool
+    ) -> None:
+        self.control, self.folder, self.folder_bytes, self.user = (
+            control,
+            settings["folder"],
+            settings["folder_bytes"],
+            settings["user"],
+        )
         self.cpu_s, self.limits = settings["cpu_s"], settings["limits"]
         self.rules = lock.landlock_rules(settings["readable"], [self.folder]) if landlock else -1
         self.seccomp = lock.prepared(lock.seccomp_filter(os.uname().machine)) if seccomp else None
@@ -65,7 +85,8 @@ class Server:
             os.dup2(null, descriptor)
         os.environ.clear()
         os.environ["TMPDIR"] = self.folder
-        # `random` would seed itself anew in every child; the draws are to be the same for every program, whichever worker it falls to.
+        # `random` would seed itself anew in every child; the draws are to be the same for every program,
+        # whichever worker it falls to.
         register, os.register_at_fork = os.register_at_fork, lambda **hooks: None
         for name in PRELOADED:
             importlib.import_module(name)
@@ -149,7 +170,8 @@ class Server:
         return status, usage.ru_utime + usage.ru_stime
 
     def _kill_orphans(self, ready: int) -> None:
-        # What a program's own children leave comes to this process, which adopts orphans; with seccomp there are none.
+        # What a program's own children leave comes to this process, which adopts orphans; with seccomp there
+        # are none.
         while True:
             with open(f"/proc/self/task/{os.getpid()}/children") as file:
                 orphans = [child for child in map(int, file.read().split()) if child != ready]
@@ -175,7 +197,8 @@ def size(folder: str) -> int:
                     if entry.is_dir(follow_symlinks=False):
                         left.append(entry.path)
         except OSError:
-            continue  # a program may remove what is being read, or hide it; its files were counted by their number
+            # a program may remove what is being read, or hide it; its files were counted by their number
+            continue
     return total
 
 

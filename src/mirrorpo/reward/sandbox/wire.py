@@ -1,8 +1,9 @@
-"""What passes between a program and its judge: plain values, in JSON that says each value's type, and nothing that runs.
+"""What passes between a program and its judge: plain values, in JSON that says each value's type, and nothing
+that runs.
 
-The program's side writes (`encode`), the judge's reads (`decode`), and the other way round for arguments. A value of
-any other type stays with the program and travels as a number, a *handle*, that can be given back as an argument; the
-program's own names are given to it as names.
+The program's side writes (`encode`), the judge's reads (`decode`), and the other way round for arguments. A
+value of any other type stays with the program and travels as a number, a *handle*, that can be given back as
+an argument; the program's own names are given to it as names.
 
 Runs inside the sandbox's worker (`judge`), so it may import the standard library and its siblings only.
 """
@@ -24,9 +25,24 @@ LARGEST_COUNT = 100_000  # values inside a value, and items of an iterator that 
 DEEPEST = 100
 NONCE = 32  # characters
 _LENGTH = struct.Struct(">I")
-# The encoder behind json.dumps, made once: every page of code that a new process does not touch is time saved.
-_json = json.encoder.c_make_encoder(None, None, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True)  # type: ignore[attr-defined]
-_LAZY = (type(iter([])), type(iter(())), map, filter, zip, enumerate, reversed, type(_ for _ in ()), type({}.keys()), type({}.values()), type({}.items()))
+# The encoder behind json.dumps, made once: every page of code that a new process does not touch is time
+# saved.
+_json = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
+    None, None, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
+)
+_LAZY = (
+    type(iter([])),
+    type(iter(())),
+    map,
+    filter,
+    zip,
+    enumerate,
+    reversed,
+    type(_ for _ in ()),
+    type({}.keys()),
+    type({}.values()),
+    type({}.items()),
+)
 
 
 class NotPlain(Exception):
@@ -57,7 +73,8 @@ class Handle:
 
 
 class Encoder:
-    """Python values to JSON values. Subclasses are sent as the built-in type below them, so their methods are never asked.
+    """Python values to JSON values. Subclasses are sent as the built-in type below them, so their methods are
+    never asked.
 
     Example:
         >>> Encoder(repr)([1, (2.5, {"a": None})])
@@ -119,7 +136,8 @@ class Encoder:
 
 
 def decode(node: Any, held: Callable[[str, Any, Any], Any], depth: int = 0) -> Any:
-    """The value that `Encoder` was given; `held` turns ("handle", number, type) or ("name", name, "") into what stands for it.
+    """The value that `Encoder` was given; `held` turns ("handle", number, type) or ("name", name, "") into
+    what stands for it.
 
     Raises:
         Malformed: on anything that an encoder does not write.
@@ -173,7 +191,9 @@ def decode(node: Any, held: Callable[[str, Any, Any], Any], depth: int = 0) -> A
 
 
 def give(pipe: int, nonce: str, message: Any) -> None:
-    """Write one message of the judge, with the number that its answer must repeat. The program has no reason to mistrust it."""
+    """Write one message of the judge, with the number that its answer must repeat. The program has no reason
+    to mistrust it.
+    """
     _write(pipe, nonce.encode() + marshal.dumps(message))
 
 

@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 from mirrorpo.reward.sandbox import judge, lock, program, wire
 
-Outcome = Literal["passed", "failed", "exception", "syntax_error", "time_out", "memory", "killed", "forged", "unverifiable"]
+Outcome = Literal[
+    "passed", "failed", "exception", "syntax_error", "time_out", "memory", "killed", "forged", "unverifiable"
+]
 
 START_S = 60.0
 GRACE_S = 15.0  # beyond a program's own time; a worker that is silent for longer is broken
@@ -133,8 +135,14 @@ class Mechanism:
     ways_out: Sequence[str]
 
     def __str__(self) -> str:
-        parts = ["bubblewrap"] * self.bubblewrap + [f"landlock {self.landlock}"] * bool(self.landlock) + ["seccomp"] * self.seccomp
-        return (" + ".join(parts) or "limits only") + (f" (UNSAFE, open: {', '.join(self.ways_out)})" if self.ways_out else "")
+        parts = (
+            ["bubblewrap"] * self.bubblewrap
+            + [f"landlock {self.landlock}"] * bool(self.landlock)
+            + ["seccomp"] * self.seccomp
+        )
+        return (" + ".join(parts) or "limits only") + (
+            f" (UNSAFE, open: {', '.join(self.ways_out)})" if self.ways_out else ""
+        )
 
 
 class Worker:
@@ -144,7 +152,9 @@ class Worker:
         RuntimeError: if it does not start.
     """
 
-    def __init__(self, bounds: Bounds, *, bubblewrap: bool, landlock: bool = True, seccomp: bool = True) -> None:
+    def __init__(
+        self, bounds: Bounds, *, bubblewrap: bool, landlock: bool = True, seccomp: bool = True
+    ) -> None:
         self.bounds, self.bubblewrap = bounds, bubblewrap
         self._heard = b""
         self.folder = "/program" if bubblewrap else tempfile.mkdtemp(prefix="mirrorpo-sandbox-")
@@ -171,7 +181,9 @@ class Worker:
             self._kill()
             said = self.process.stderr.read().decode(errors="replace").strip().splitlines()
             self.close()
-            raise RuntimeError(f"the sandbox's worker did not start ({said[-1] if said else 'without a word'})")
+            raise RuntimeError(
+                f"the sandbox's worker did not start ({said[-1] if said else 'without a word'})"
+            )
         # Started, it says nothing more there.
         self.process.stderr.close()
         self.landlock, self.seccomp = int(reply["landlock"]), bool(reply["seccomp"])
@@ -181,7 +193,9 @@ class Worker:
         return next(iter(self.run_all([job])), None)
 
     def run_all(self, jobs: Sequence[ProgramTask]) -> list[ProgramReport]:
-        """What comes of jobs one after another; of fewer when the worker broke on the next, and it must be closed then."""
+        """What comes of jobs one after another; of fewer when the worker broke on the next, and it must be
+        closed then.
+        """
         findings: list[ProgramReport] = []
         # One is always on its way, so that the worker need not wait for this process.
         sent = [self._tell(asdict(job)) for job in jobs[:1]]
@@ -199,8 +213,15 @@ class Worker:
         finding = self.run(ProgramTask(source=PROBE, setup="", prelude="", tests=[test], names=["ways_out"]))
         if finding is None:
             raise RuntimeError("the sandbox's worker broke at its first program")
-        found = {"passed": ""}.get(finding.outcomes[0], finding.detail.removeprefix("AssertionError: ").strip("[]").replace("'", ""))
-        return Mechanism(bubblewrap=self.bubblewrap, landlock=self.landlock, seccomp=self.seccomp, ways_out=found.split(", ") if found else ())
+        found = {"passed": ""}.get(
+            finding.outcomes[0], finding.detail.removeprefix("AssertionError: ").strip("[]").replace("'", "")
+        )
+        return Mechanism(
+            bubblewrap=self.bubblewrap,
+            landlock=self.landlock,
+            seccomp=self.seccomp,
+            ways_out=found.split(", ") if found else (),
+        )
 
     def close(self) -> None:
         """Kill everything of it, and wait."""
@@ -212,7 +233,8 @@ class Worker:
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            # bubblewrap takes its whole process namespace with it; without it the fork server is of the same group.
+            # bubblewrap takes its whole process namespace with it; without it the fork server is of the same
+            # group.
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def _tell(self, message: Mapping[str, Any]) -> bool:
@@ -232,7 +254,11 @@ class Worker:
         poller.register(self.process.stdout, select.POLLIN)
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._heard:
-            chunk = self.process.stdout.read(1 << 16) if poller.poll(max(deadline - time.monotonic(), 0) * 1000) else None
+            chunk = (
+                self.process.stdout.read(1 << 16)
+                if poller.poll(max(deadline - time.monotonic(), 0) * 1000)
+                else None
+            )
             if not chunk:
                 return None
             self._heard += chunk
@@ -244,7 +270,19 @@ def _bubblewrap(environment: Mapping[str, str]) -> list[str]:
     found = shutil.which("bwrap")
     if found is None:
         raise RuntimeError("there is no bwrap")
-    command = [found, "--unshare-all", "--die-with-parent", "--new-session", "--uid", str(NOBODY), "--gid", str(NOBODY), "--cap-drop", "ALL", "--clearenv"]
+    command = [
+        found,
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--uid",
+        str(NOBODY),
+        "--gid",
+        str(NOBODY),
+        "--cap-drop",
+        "ALL",
+        "--clearenv",
+    ]
     for name, value in environment.items():
         command += ["--setenv", name, value]
     for path in _readable():
@@ -256,7 +294,19 @@ def _bubblewrap(environment: Mapping[str, str]) -> list[str]:
 
 def _readable() -> list[str]:
     # The interpreter, its library, and what its extension modules link to.
-    return list(dict.fromkeys([sys.base_prefix, "/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo"]))
+    return list(
+        dict.fromkeys(
+            [
+                sys.base_prefix,
+                "/usr/lib",
+                "/usr/lib64",
+                "/lib",
+                "/lib64",
+                "/etc/ld.so.cache",
+                "/usr/share/zoneinfo",
+            ]
+        )
+    )
 
 
 def _readable_by_all(path: str) -> bool:
