@@ -146,7 +146,6 @@ def _ratio(study: Study) -> list[str]:
             (
                 "One update per rollout: the importance ratio is exactly one, clipping never acts, and "
                 "algorithms that differ only in "
-                ""
                 "it are the same."
             )
         ]

@@ -148,8 +148,6 @@ def speed(study: Study) -> Table | None:
         f"evaluation at or above the "
         f"goal; "
         "a seed that never gets there counts with its last step, so that a mean is a lower bound where seeds "
-        ""
-        ""
         "are missing. Fewer steps are "
         "better.",
         (

@@ -334,7 +334,6 @@ ALL: Mapping[str, tuple[Drawing, str]] = {
             "Differences from the baseline in points, 95% intervals; a filled mark can be told from zero "
             "after "
             "Holm's correction, an open one "
-            ""
             "cannot."
         ),
     ),

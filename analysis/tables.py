@@ -346,8 +346,6 @@ def statistics(study: Study) -> Table:
         (
             "McNemar compares two checkpoints, and the question bootstrap the seeds' mean answer: neither "
             "knows "
-            ""
-            ""
             "that other seeds would train "
             "other checkpoints."
         ),

@@ -66,7 +66,6 @@ def measure(root: Path) -> None:
     print(
         f"{len(table.rows)} arms: export {exported - began:.1f} s, read and tabulate {done - exported:.1f} "
         f"s, together {done - began:.1f} "
-        f""
         f"s"
     )
     print(f"processor {usage.ru_utime + usage.ru_stime:.1f} s, peak {usage.ru_maxrss / 2**20:.2f} GiB")

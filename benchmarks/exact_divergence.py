@@ -231,8 +231,6 @@ def main() -> None:
     sampling, learning = seconds(setting, arms, asked.rounds)
     print(
         f"V={VOCABULARY}, hidden {setting.hidden}, {setting.layers} layers, {setting.threads} threads, torch "
-        f""
-        f""
         f"{torch.__version__}",
         end="; ",
     )

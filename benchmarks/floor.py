@@ -189,8 +189,6 @@ def main() -> None:
     )
     print(
         f"matrix products {speed.flops / 1e9:.0f} GFLOP/s, reading {speed.read / 1e9:.1f} GB/s, in the cache "
-        f""
-        f""
         f"{speed.cached / 1e9:.0f} "
         f"GB/s\n"
     )

@@ -91,7 +91,9 @@ def report(dataset: str, judge: CodeTests) -> None:
         ]
         verdicts = judge([source for _, source in mutated], [prompt for prompt, _ in mutated])
         told = Counter(verdict.outcome for verdict in verdicts)
-        passed = [prompt.uid for (prompt, _), verdict in zip(mutated, verdicts, strict=True) if verdict.right]
+        passed = [
+            prompt.uid for (prompt, _), verdict in zip(mutated, verdicts, strict=True) if verdict.correct
+        ]
         print(
             f"  {kind:>10}: {len(mutated) - len(passed)} of {len(mutated)} refused "
             f"({100 * (1 - len(passed) / len(mutated)):.1f}%), {dict(told)}"

@@ -134,8 +134,6 @@ FIRST = {
     # 3 + 11 = 14, 14 / 2 = 7, 7 * 2 = 14.
     "train": (
         "Mia has 3 stamps. Mia gets 11 more. Mia keeps 1 of 2 equal parts. Soon Mia has 2 times as many. How "
-        ""
-        ""
         "many stamps does Mia have?",
         "14",
         (
@@ -146,8 +144,6 @@ FIRST = {
     # Leo's shells are his; 23 * 2 = 46, 46 + 2 = 48.
     "validation": (
         "Zoe has 23 shells. Leo has 5 shells. Soon Zoe has 2 times as many. Zoe gets 2 more. How many shells "
-        ""
-        ""
         "does Zoe have?",
         "48",
         "Zoe has 23 * 2 = <<23*2=46>>46 shells.\nZoe has 46 + 2 = <<46+2=48>>48 shells.\n#### 48",
@@ -155,8 +151,6 @@ FIRST = {
     # 12 / 4 = 3, 3 * 4 = 12.
     "test": (
         "Zoe has 12 shells. Zoe keeps 1 of 4 equal parts. Soon Zoe has 4 times as many. How many shells does "
-        ""
-        ""
         "Zoe have?",
         "12",
         "Zoe has 12 / 4 = <<12/4=3>>3 shells.\nZoe has 3 * 4 = <<3*4=12>>12 shells.\n#### 12",

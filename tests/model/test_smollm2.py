@@ -248,7 +248,6 @@ def test_the_command_says_what_to_install(
 TEXT = (
     "Water is a liquid at room temperature. When it is cooled below zero degrees Celsius, it freezes and "
     "becomes ice. When it is heated "
-    ""
     "to one hundred "
     "degrees, it boils and turns into steam. Plants need water, sunlight and air to grow. Most of the "
     "surface of the Earth is "

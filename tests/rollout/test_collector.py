@@ -60,7 +60,10 @@ def judge(texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
     rewards = [
         FATES[prompt.gold][int(text.split("/")[0])] for text, prompt in zip(texts, prompts, strict=True)
     ]
-    return [Verdict(reward=reward, strict=reward == 1, flexible=False, outcome="any") for reward in rewards]
+    return [
+        Verdict(reward=reward, strict=reward == 1, flexible=False, correct=reward == 1, outcome="any")
+        for reward in rewards
+    ]
 
 
 def collector(

@@ -31,7 +31,13 @@ class Known:
 
     def __call__(self, texts, prompts):
         return [
-            Verdict(reward=float(sum(map(int, text)) % 2 == 0), strict=True, flexible=True, outcome="")
+            Verdict(
+                reward=float(sum(map(int, text)) % 2 == 0),
+                strict=True,
+                flexible=True,
+                correct=True,
+                outcome="",
+            )
             for text in texts
         ]
 

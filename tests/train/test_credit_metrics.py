@@ -95,7 +95,7 @@ def test_a_row_of_the_page_is_plain_data_with_a_missing_verdict_as_null():
     completion = Completion(
         uid="q", group=0, prompt_ids=[1], ids=[2, 3], logprobs=[0.0, 0.0], text="ab", truncated=False
     )
-    verdict = Verdict(reward=math.nan, strict=False, flexible=False, outcome="unverifiable")
+    verdict = Verdict(reward=math.nan, strict=False, flexible=False, correct=False, outcome="unverifiable")
     answer = Answer(
         prompt=prompt,
         rendered="?",

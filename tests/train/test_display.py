@@ -197,7 +197,7 @@ def answer(*, reward: float = 1.0, truncated: bool = False) -> Answer:
             text="9 + 9 = 18\n#### 18",
             truncated=truncated,
         ),
-        verdict=Verdict(reward=1.0, strict=True, flexible=True, outcome="right"),
+        verdict=Verdict(reward=1.0, strict=True, flexible=True, correct=True, outcome="right"),
         reward=reward,
     )
 

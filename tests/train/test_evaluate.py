@@ -77,6 +77,7 @@ class Marks:
                     reward=float(strict),
                     strict=strict,
                     flexible=flexible,
+                    correct=strict,
                     outcome="right" if strict else "wrong" if text else "no_answer",
                 )
             )
@@ -246,7 +247,9 @@ class Unsure:
     silent: frozenset[str]
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
-        unknown = Verdict(reward=float("nan"), strict=False, flexible=False, outcome="unverifiable")
+        unknown = Verdict(
+            reward=float("nan"), strict=False, flexible=False, correct=False, outcome="unverifiable"
+        )
         return [
             unknown if text in self.silent else verdict
             for text, verdict in zip(texts, Marks()(texts, prompts), strict=True)

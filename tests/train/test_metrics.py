@@ -107,12 +107,12 @@ REWARDS = [1.0, 0.0, NAN, 0.5, 0.5, 0.5]
 TRUNCATED = [False, True, False, False, False, False]
 ADVANTAGES = torch.tensor([1.0, -1.0, 0.0, 0.0, 0.0, 0.0])
 VERDICTS = [
-    Verdict(reward=1.0, strict=True, flexible=True, outcome="right"),
-    Verdict(reward=0.0, strict=False, flexible=True, outcome="wrong"),
-    Verdict(reward=NAN, strict=False, flexible=False, outcome="unverifiable"),
-    Verdict(reward=0.5, strict=False, flexible=True, outcome="right"),
-    Verdict(reward=0.5, strict=True, flexible=True, outcome="right"),
-    Verdict(reward=0.5, strict=False, flexible=False, outcome="no_answer"),
+    Verdict(reward=1.0, strict=True, flexible=True, correct=True, outcome="right"),
+    Verdict(reward=0.0, strict=False, flexible=True, correct=False, outcome="wrong"),
+    Verdict(reward=NAN, strict=False, flexible=False, correct=False, outcome="unverifiable"),
+    Verdict(reward=0.5, strict=False, flexible=True, correct=True, outcome="right"),
+    Verdict(reward=0.5, strict=True, flexible=True, correct=True, outcome="right"),
+    Verdict(reward=0.5, strict=False, flexible=False, correct=False, outcome="no_answer"),
 ]
 
 

@@ -248,7 +248,8 @@ def is_right(text: str, question: str) -> bool:
 def judge(texts: Sequence[str], prompts: Sequence[Prompt]) -> list[Verdict]:
     right = [is_right(text, prompt.question) for text, prompt in zip(texts, prompts, strict=True)]
     return [
-        Verdict(reward=float(ok), strict=ok, flexible=ok, outcome="right" if ok else "wrong") for ok in right
+        Verdict(reward=float(ok), strict=ok, flexible=ok, correct=ok, outcome="right" if ok else "wrong")
+        for ok in right
     ]
 
 

@@ -102,7 +102,6 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(
             f"lr={cfg.lr}, temperature={cfg.temperature}: the learning rate is not negative, and training "
             f"samples at a temperature above "
-            f""
             f"0"
         )
     if not cfg.max_grad_norm >= 0:
@@ -113,8 +112,6 @@ def check(cfg: DictConfig) -> None:
     if not cfg.out or not cfg.name or any(part in ("..", ".", "") for part in str(cfg.name).split("/")):
         raise ValueError(
             f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below "
-            f""
-            f""
             f"it"
         )
     if cfg.steps > 0 and cfg.dataset.get("_target_") in EVALUATION_ONLY:

@@ -1,5 +1,6 @@
 """The data that flows through one step: frozen, new out of old, never mutated."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -86,6 +87,7 @@ class Verdict:
             is left out of training and of its group's statistics.
         strict: right by the strict extraction (`####` or `\\boxed{}`).
         flexible: right by the flexible extraction (last number).
+        correct: right by the extraction that is trained on, whatever shaping made of its reward.
         outcome: one word that is counted: right, wrong, no_answer, unverifiable, ...; passed, failed,
             time_out, ... of programs.
     """
@@ -93,12 +95,13 @@ class Verdict:
     reward: float
     strict: bool
     flexible: bool
+    correct: bool
     outcome: str
 
     @property
-    def right(self) -> bool:
-        """Whether the answer is right by the trained extraction, whatever shaping made of its reward."""
-        return self.outcome in ("right", "passed")
+    def unverified(self) -> bool:
+        """Whether the verifier could not say."""
+        return math.isnan(self.reward)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -133,12 +133,9 @@ class ParametersFile:
         raise self._error(
             f"{int((self.values < 0).sum())} of its numbers are negative, the first "
             f"{float(self.values[first])} at "
-            f""
             f"index {first}, so its "
             f"potential "
             "need not be convex; clip them at 0, or set divergence.potential.parameters.signed=true for what "
-            ""
-            ""
             "is then no divergence"
         )
 

@@ -193,7 +193,6 @@ class EvolutionSweeper(Sweeper):
             raise ValueError(
                 f"hydra.sweeper.fitness={self.fitness}: {job.folder.path / 'metrics.jsonl'} has no such "
                 f"quantity; eval/greedy_accuracy "
-                f""
                 f"is one"
             )
         return float(found[-1])
@@ -217,8 +216,6 @@ class EvolutionSweeper(Sweeper):
         if self.config.eval_questions == 0:
             raise SystemExit(
                 "error: eval_questions=0: a candidate's fitness is its accuracy on validation questions; set "
-                ""
-                ""
                 "how many"
             )
         return [word for word in arguments if not OWN.fullmatch(word)]

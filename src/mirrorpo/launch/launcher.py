@@ -58,8 +58,6 @@ class CellLauncher(Launcher):
                 f"torchrun started: run `python "
                 f"train.py -m ...`; "
                 "hydra/launcher=slurm hydra.launcher.tasks_per_node=2 gives each of its cells two processes, "
-                ""
-                ""
                 "torchrun a single cell "
                 "(without -m)"
             )
@@ -125,8 +123,6 @@ class CellLauncher(Launcher):
         except SchedulerError as error:
             raise SystemExit(
                 f"error: {self.sweep} has cells that were submitted to SLURM, and what became of them cannot "
-                f""
-                f""
                 f"be asked: {error}"
             ) from error
         seen: set[Path] = set()

@@ -31,8 +31,6 @@ class LocalLauncher(CellLauncher):
         if jobs < 1 or (gpus and len(gpus) < jobs):
             raise SystemExit(
                 f"error: hydra.launcher.jobs={jobs}, hydra.launcher.gpus={list(gpus)}: run at least one cell "
-                f""
-                f""
                 f"at a time, on a device each"
             )
         self.jobs, self.gpus = jobs, list(gpus)

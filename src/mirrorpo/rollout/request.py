@@ -77,7 +77,6 @@ class Request:
                     f"behind a prompt of "
                     f"{len(prompt_ids)}; its context is too short, set rollout.max_model_len (a server's "
                     f"--max-model-len) to the sum of "
-                    f""
                     f"both or more"
                 )
             # The distribution that a greedy token was taken from has one token.

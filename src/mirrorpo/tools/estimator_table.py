@@ -317,8 +317,6 @@ def page(conf: Path) -> str:
         "value or gradient, at five "
         "states and to nine digits; the name of a potential stands for its Bregman divergence, sum_v f(p_v) "
         "- f(q_v) - f'(q_v)(p_v - q_v). "
-        ""
-        ""
         f"Other cells compare with the named functional's at {shown}."
     )
     return "\n".join([*lines, "", legend])

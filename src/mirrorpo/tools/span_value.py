@@ -209,8 +209,6 @@ def main() -> None:
     if not config or not (asked.start or newest):
         sys.exit(
             f"error: {asked.run} is no finished run: it has no manifest.json with a config, or no checkpoint "
-            f""
-            f""
             f"(--start needs none)"
         )
     torch.set_num_threads(config["threads"])

@@ -126,8 +126,6 @@ def notes(components: Components, config: Mapping[str, Any]) -> list[str]:
     if potential is not None and not potential.convex:
         out.append(
             "divergence.potential.parameters.signed=true: the mirror map need not rise, so the penalty is no "
-            ""
-            ""
             "divergence; "
             "it may be negative and push away from the anchor"
         )
@@ -261,8 +259,6 @@ def _refuse_unmasked(components: Components, config: Mapping[str, Any]) -> None:
     if isinstance(components.weighting, Counterfactual) and attention not in TAKE_A_MASK:
         raise ValueError(
             f"model.attention={attention} with a weighting that hides spans: hiding needs an attention mask; "
-            f""
-            f""
             f"use model.attention=sdpa"
         )
 

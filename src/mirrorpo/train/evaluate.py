@@ -78,7 +78,7 @@ class Evaluator:
         if count == 0 or self.samples == 0:
             return {}
         answers = self._answers(model, count, self.samples, self.temperature, step)
-        right = [verdict.right for _, verdict in answers]
+        right = [verdict.correct for _, verdict in answers]
         for index in range(count):
             rows[index]["samples"] = self.samples
             rows[index]["samples_right"] = sum(right[index * self.samples : (index + 1) * self.samples])
@@ -112,7 +112,7 @@ def _row(prompt: Prompt, completion: Completion, verdict: Verdict) -> dict[str, 
         "uid": prompt.uid,
         "question": prompt.question,
         "gold": prompt.gold,
-        "right": verdict.right,
+        "right": verdict.correct,
         "strict": verdict.strict,
         "flexible": verdict.flexible,
         "outcome": verdict.outcome,

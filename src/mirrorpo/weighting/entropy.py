@@ -41,8 +41,6 @@ class TopEntropy:
         if not 0 < self.share <= 1:
             raise ValueError(
                 f"weighting.share={self.share}: give the part of the tokens that gets credit, above 0 and at "
-                f""
-                f""
                 f"most 1"
             )
 

@@ -130,7 +130,7 @@ def test_which_tests_are_run_and_how_they_are_graded(
 ) -> None:
     (verdict,) = reward(**changes)(["f(3"], [prompt()])
     assert tuple(recorded.jobs[0].tests) == tests
-    assert (verdict.reward, verdict.outcome, verdict.right) == (pytest.approx(reward_given), outcome, False)
+    assert (verdict.reward, verdict.outcome, verdict.correct) == (pytest.approx(reward_given), outcome, False)
 
 
 def test_all_passed_is_right_and_both_readings_are_reported(recorded: Recorded) -> None:
@@ -152,12 +152,12 @@ def test_equal_programs_of_a_problem_run_once(recorded: Recorded) -> None:
 
 def test_a_sandbox_that_broke_gives_no_verdict(recorded: Recorded) -> None:
     (verdict,) = reward()(["broken"], [prompt()])
-    assert math.isnan(verdict.reward) and verdict.outcome == "unverifiable" and not verdict.right
+    assert math.isnan(verdict.reward) and verdict.outcome == "unverifiable" and not verdict.correct
 
 
 def test_bad_data_is_not_scored(recorded: Recorded) -> None:
     bad, good = reward()(["f(2 f(3", "f(2 f(3"], [prompt("bad", fault="test 1 does not parse"), prompt()])
-    assert math.isnan(bad.reward) and bad.outcome == "bad_data" and good.right
+    assert math.isnan(bad.reward) and bad.outcome == "bad_data" and good.correct
     assert len(recorded.jobs) == 1
 
 
@@ -168,7 +168,7 @@ def test_shaping_is_of_a_group_and_changes_no_verdict(recorded: Recorded) -> Non
         [f"f(2 f(3{long}", f"f(2{long}", f"f(2 f(3{long}"], [prompt(), prompt(), prompt("q")]
     )
     assert [verdict.reward for verdict in verdicts] == [pytest.approx(r) for r in (1.0, 0.5, 1.0)]
-    assert [verdict.right for verdict in verdicts] == [True, False, True]
+    assert [verdict.correct for verdict in verdicts] == [True, False, True]
 
 
 def test_a_question_without_tests_is_an_error_that_names_the_fix(recorded: Recorded) -> None:

@@ -35,6 +35,6 @@ def test_all_references_pass_and_their_mutations_do_not(
             (prompt, source) for prompt in prompts if (source := mutations(prompt).get(kind)) is not None
         ]
         verdicts = judge([source for _, source in wrong], [prompt for prompt, _ in wrong])
-        assert len(wrong) > 0.9 * len(prompts) and sum(verdict.right for verdict in verdicts) <= 0.01 * len(
+        assert len(wrong) > 0.9 * len(prompts) and sum(verdict.correct for verdict in verdicts) <= 0.01 * len(
             wrong
         ), kind

@@ -283,7 +283,7 @@ def test_a_verifier_out_of_time_gives_no_reward_and_spares_the_others() -> None:
 def test_an_untrained_extraction_out_of_time_costs_nothing() -> None:
     reward = MathAnswer(extraction="flexible", latex_timeout_s=1.5, latex_workers=1)
     verdict = reward([r"\boxed{\log 2} is 10000000000"], [prompt("10^{10}")])[0]
-    assert verdict == Verdict(reward=1.0, strict=False, flexible=True, outcome="right")
+    assert verdict == Verdict(reward=1.0, strict=False, flexible=True, correct=True, outcome="right")
 
 
 @pytest.mark.parametrize("gold", ["", "  ", "nan", "None", "N/A", r"\frac{", "}{", r"\frac{1}{0}"])

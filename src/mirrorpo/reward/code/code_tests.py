@@ -9,7 +9,7 @@ import ast
 import builtins
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mirrorpo.core.batch import Checks, Prompt, Verdict
@@ -226,7 +226,9 @@ class CodeTests:
     def _verdict(self, strict: ProgramReport | None, flexible: ProgramReport | None) -> Verdict:
         trained = strict if self.extraction == "strict" else flexible
         if trained is None:
-            return Verdict(reward=float("nan"), strict=False, flexible=False, outcome="bad_data")
+            return Verdict(
+                reward=float("nan"), strict=False, flexible=False, correct=False, outcome="bad_data"
+            )
         outcome = _outcome(trained)
         share = sum(one == "passed" for one in trained.outcomes) / len(trained.outcomes)
         reward = share if self.grade == "fraction" else float(outcome == "passed")
@@ -234,6 +236,7 @@ class CodeTests:
             reward=float("nan") if outcome == "unverifiable" else reward,
             strict=strict is not None and _outcome(strict) == "passed",
             flexible=flexible is not None and _outcome(flexible) == "passed",
+            correct=outcome == "passed",
             outcome=outcome,
         )
 
@@ -253,23 +256,13 @@ class CodeTests:
                 [one.outcome for one in mine],
             )
             rewards = {**rewards, **dict(zip(members, shaped, strict=True))}
-        return [
-            Verdict(
-                reward=rewards[index],
-                strict=verdict.strict,
-                flexible=verdict.flexible,
-                outcome=verdict.outcome,
-            )
-            for index, verdict in enumerate(verdicts)
-        ]
+        return [replace(verdict, reward=rewards[index]) for index, verdict in enumerate(verdicts)]
 
 
 def _checks(prompt: Prompt) -> Checks:
     if prompt.checks is None:
         raise ValueError(
             f"reward=code_tests: {prompt.uid} has no tests; use a dataset of programs, such as dataset=mbpp, "
-            f""
-            f""
             f"or reward=math_answer"
         )
     return prompt.checks

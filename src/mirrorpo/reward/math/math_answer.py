@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import Literal
 
 from mirrorpo.core.batch import Prompt, Verdict
-from mirrorpo.reward.math.verifier import ProgramReport, shared_pool
+from mirrorpo.reward.math.verifier import Comparison, shared_pool
 from mirrorpo.text.answer_marker import marked_answer
 
 VERSION = "math_answer/1"  # of everything that decides a verdict here; results of two versions do not compare
@@ -174,8 +174,8 @@ class MathAnswer:
         >>> prompt = Prompt(uid="q1", question="", gold="1,000", demonstration="")
         >>> reward(["#### 1000.00 dollars", "It is 1000"], [prompt, prompt])
         ... # doctest: +NORMALIZE_WHITESPACE
-        [Verdict(reward=1.0, strict=True, flexible=True, outcome='right'),
-         Verdict(reward=0.0, strict=False, flexible=True, outcome='no_answer')]
+        [Verdict(reward=1.0, strict=True, flexible=True, correct=True, outcome='right'),
+         Verdict(reward=0.0, strict=False, flexible=True, correct=False, outcome='no_answer')]
     """
 
     extraction: Literal["strict", "flexible"]
@@ -213,7 +213,7 @@ class MathAnswer:
             for gold, both in zip(golds, answers, strict=True)
         ]
 
-    def _verify(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], ProgramReport]:
+    def _verify(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Comparison]:
         if not pairs:
             return {}
         pool = shared_pool(self.latex_workers, self.latex_timeout_s)
@@ -222,12 +222,16 @@ class MathAnswer:
     def _verdict(self, strict: str, flexible: str) -> Verdict:
         outcome = strict if self.extraction == "strict" else flexible
         reward = {"right": 1.0, "unverifiable": float("nan")}.get(outcome, 0.0)
-        return Verdict(reward=reward, strict=strict == "right", flexible=flexible == "right", outcome=outcome)
+        return Verdict(
+            reward=reward,
+            strict=strict == "right",
+            flexible=flexible == "right",
+            correct=outcome == "right",
+            outcome=outcome,
+        )
 
 
-def _outcome(
-    gold: Fraction | str, answer: Answer | None, found: Mapping[tuple[str, str], ProgramReport]
-) -> str:
+def _outcome(gold: Fraction | str, answer: Answer | None, found: Mapping[tuple[str, str], Comparison]) -> str:
     if answer is None:
         return "no_answer"
     if isinstance(gold, Fraction):

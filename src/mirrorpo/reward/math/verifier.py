@@ -21,14 +21,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
-ProgramReport = Literal["right", "wrong", "bad_gold", "unverifiable"]
+Comparison = Literal["right", "wrong", "bad_gold", "unverifiable"]
 
 # -P: this file's folder must not shadow modules that math-verify imports.
 COMMAND = (sys.executable, "-P", __file__)
 START_S = 120.0  # importing sympy from a cold network disk is slow, and is no fault of the answer
 MEMORY_BYTES = 4 << 30  # of address space: an answer must not take the node's memory before its time is up
 READY = b"."
-REPLIES: dict[bytes, ProgramReport] = {b"r": "right", b"w": "wrong", b"g": "bad_gold", b"u": "unverifiable"}
+REPLIES: dict[bytes, Comparison] = {b"r": "right", b"w": "wrong", b"g": "bad_gold", b"u": "unverifiable"}
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Worker:
             self.close()
             raise RuntimeError("the LaTeX verifier did not start; see stderr, and install math-verify")
 
-    def ask(self, gold: str, answer: str, timeout_s: float) -> ProgramReport | None:
+    def ask(self, gold: str, answer: str, timeout_s: float) -> Comparison | None:
         """What the process finds; None when it died or ran out of time, and it must be closed then."""
         assert self.process.stdin is not None
         # A raw pipe may take part of a long line; the process is idle here, so it reads the rest.
@@ -99,7 +99,7 @@ class Pool:
             self._idle.put(None)
         atexit.register(self.close)
 
-    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[ProgramReport]:
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
         """One finding for each pair, in order."""
         with ThreadPoolExecutor(self._size, thread_name_prefix="verifier") as threads:
             return list(threads.map(self._judge, pairs))
@@ -112,7 +112,7 @@ class Pool:
                 worker.close()
             self._idle.put(None)
 
-    def _judge(self, pair: tuple[str, str]) -> ProgramReport:
+    def _judge(self, pair: tuple[str, str]) -> Comparison:
         worker = self._idle.get()
         try:
             if worker is not None and worker.process.poll() is not None:
@@ -137,7 +137,7 @@ def shared_pool(workers: int, timeout_s: float) -> Pool:
     return Pool(workers, timeout_s)
 
 
-def find(gold: str, answer: str) -> ProgramReport:
+def find(gold: str, answer: str) -> Comparison:
     """math-verify's opinion, without any limit of time; only workers call it.
 
     An answer that does not parse is wrong; a comparison that raises is unverifiable. math-verify's own
