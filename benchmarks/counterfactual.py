@@ -39,7 +39,7 @@ from torch import Tensor
 from words import words
 
 from mirrorpo.config.schema import register
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.distributed.device import prepare
 from mirrorpo.model.forward import completion_hidden
@@ -265,12 +265,14 @@ def main() -> None:
         with timed(sampling):
             drawn = components.rollout.generate(
                 endless,
-                prompts,
-                prompt_ids,
-                group_size=group,
-                max_new_tokens=tokens,
-                temperature=base.temperature,
-                seed=turn,
+                RolloutRequest(
+                    prompts=prompts,
+                    prompt_ids=prompt_ids,
+                    group_size=group,
+                    max_new_tokens=tokens,
+                    temperature=base.temperature,
+                    seed=turn,
+                ),
             )
         assert all(len(completion.ids) == tokens for completion in drawn), (
             "as many tokens are sampled as are learned from"

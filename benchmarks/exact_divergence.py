@@ -41,7 +41,7 @@ from torch import Tensor
 from words import words
 
 from mirrorpo.config.schema import register
-from mirrorpo.core.batch import Prompt, RolloutBatch
+from mirrorpo.core.batch import Prompt, RolloutBatch, RolloutRequest
 from mirrorpo.distributed.device import prepare
 from mirrorpo.model.load import Scratch
 from mirrorpo.model.prompt import PlainPrompt
@@ -126,12 +126,14 @@ def sample(learner: Learner, seed: int) -> RolloutBatch:
     prompts = [Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(PROMPTS)]
     completions = built(SAMPLED, "rollout").generate(
         learner.policy,
-        prompts,
-        ids,
-        group_size=GROUP,
-        max_new_tokens=NEW_TOKENS,
-        temperature=learner.temperature,
-        seed=seed,
+        RolloutRequest(
+            prompts=prompts,
+            prompt_ids=ids,
+            group_size=GROUP,
+            max_new_tokens=NEW_TOKENS,
+            temperature=learner.temperature,
+            seed=seed,
+        ),
     )
     return collate(
         completions,

@@ -38,7 +38,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from mirrorpo.config.schema import register
-from mirrorpo.core.batch import Prompt
+from mirrorpo.core.batch import Prompt, RolloutRequest
 from mirrorpo.distributed.device import prepare
 from mirrorpo.model.load import Scratch, reference
 from mirrorpo.model.prompt import PlainPrompt
@@ -136,12 +136,14 @@ def ours(
             with timed(spent["generation"]):
                 completions = components.rollout.generate(
                     learner.policy,
-                    prompts,
-                    prompt_ids,
-                    group_size=group,
-                    max_new_tokens=longest,
-                    temperature=learner.temperature,
-                    seed=seed,
+                    RolloutRequest(
+                        prompts=prompts,
+                        prompt_ids=prompt_ids,
+                        group_size=group,
+                        max_new_tokens=longest,
+                        temperature=learner.temperature,
+                        seed=seed,
+                    ),
                 )
             batch = collate(
                 completions, rewards(len(completions)), pad_id=learner.policy.pad_id, mask_truncated=False

@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from mirrorpo.config.schema import register
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, Verdict
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest, Verdict
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.masked import mean_one
 from mirrorpo.core.protocols import Divergence
@@ -198,24 +198,15 @@ def log_p(model: LanguageModel, ids: Tensor) -> Tensor:
 class TableSampler:
     """A rollout engine that draws all completions side by side."""
 
-    def generate(
-        self,
-        model: Any,
-        prompts: Sequence[Prompt],
-        prompt_ids: Any,
-        *,
-        group_size: int,
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-    ) -> list[Completion]:
-        draw, rows, logprobs = (
-            torch.Generator().manual_seed(seed),
-            torch.tensor(prompt_ids).repeat_interleave(group_size, dim=0),
-            [],
-        )
-        for _ in range(max_new_tokens):
-            following = (log_p(model, rows)[:, -1] / temperature).log_softmax(-1)
+    samples = True
+    serves_remotely = False
+
+    def generate(self, model: Any, request: RolloutRequest) -> list[Completion]:
+        prompts, prompt_ids, group_size = request.prompts, request.prompt_ids, request.group_size
+        draw = torch.Generator().manual_seed(request.seed)
+        rows, logprobs = torch.tensor(prompt_ids).repeat_interleave(group_size, dim=0), []
+        for _ in range(request.max_new_tokens):
+            following = (log_p(model, rows)[:, -1] / request.temperature).log_softmax(-1)
             drawn = torch.multinomial(following.exp(), 1, generator=draw)
             rows = torch.cat([rows, drawn], dim=1)
             logprobs.append(following.gather(1, drawn))
@@ -440,7 +431,10 @@ def test_every_weighting_has_something_to_weigh_here(name):
 def test_what_is_earned_is_what_samples_earn_on_average():
     ids = [TOKENIZER(prompt.question).input_ids for prompt in PROMPTS]
     drawn = TableSampler().generate(
-        fresh(), PROMPTS, ids, group_size=4000, max_new_tokens=LONGEST, temperature=1.0, seed=0
+        fresh(),
+        RolloutRequest(
+            prompts=PROMPTS, prompt_ids=ids, group_size=4000, max_new_tokens=LONGEST, temperature=1.0, seed=0
+        ),
     )
     judged = judge(
         [completion.text for completion in drawn], [PROMPTS[completion.group] for completion in drawn]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, Verdict
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest, Verdict
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
 from mirrorpo.core.token_offsets import TokenOffsets
@@ -79,25 +79,24 @@ class GenerativeModel(Protocol):
 
 @runtime_checkable
 class RolloutEngine(Protocol):
-    """Samples `group_size` completions for each prompt, in order: group 0 first, then group 1, ...
+    """Gives `group_size` completions for each prompt of a request, in order: group 0 first, then group 1, ...
 
-    The same (seed, prompts, model) give the same tokens. `logprobs` are those of the
-    distribution that was sampled from. `temperature` 0 is greedy. With `only`, a stretch of the prompts'
-    places, only these are answered, as they are in the whole call.
+    The same request and model give the same tokens. `logprobs` are those of the distribution that was
+    sampled from.
+
+    Attributes:
+        samples: whether completions come from a policy; False where they are given, and then have no
+            log-probability.
+        serves_remotely: whether another process samples, which of several ranks only one has to ask.
     """
 
-    def generate(
-        self,
-        model: GenerativeModel,
-        prompts: Sequence[Prompt],
-        prompt_ids: Sequence[Sequence[int]],
-        *,
-        group_size: int,
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-        only: range | None = None,
-    ) -> Sequence[Completion]: ...
+    @property
+    def samples(self) -> bool: ...
+
+    @property
+    def serves_remotely(self) -> bool: ...
+
+    def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]: ...
 
 
 @runtime_checkable

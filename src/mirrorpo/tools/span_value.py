@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.seeds import derive
 from mirrorpo.model.language_model import LanguageModel
@@ -61,12 +61,14 @@ class Rerolls:
         shortest = min((len(ids) for ids in asked), default=0)
         drawn = self.components.eval_rollout.generate(
             self.policy,
-            [prompt] * len(asked),
-            [[*prompt_ids, *ids] for ids in asked],
-            group_size=self.rolls,
-            max_new_tokens=max(budget - shortest, 1),
-            temperature=self.config["temperature"],
-            seed=seed,
+            RolloutRequest(
+                prompts=[prompt] * len(asked),
+                prompt_ids=[[*prompt_ids, *ids] for ids in asked],
+                group_size=self.rolls,
+                max_new_tokens=max(budget - shortest, 1),
+                temperature=self.config["temperature"],
+                seed=seed,
+            ),
         )
         # Every whole answer has the budget that the policy was trained with, wherever it was begun.
         texts = [self.policy.decode([*asked[one.group], *one.ids][:budget]) for one in drawn]
@@ -104,7 +106,14 @@ def measure(
     ]
     settings = {"max_new_tokens": config["max_new_tokens"], "temperature": config["temperature"]}
     drawn = components.eval_rollout.generate(
-        policy, prompts, ids, group_size=1, seed=derive(seed, "evaluation", "truth"), **settings
+        policy,
+        RolloutRequest(
+            prompts=prompts,
+            prompt_ids=ids,
+            group_size=1,
+            seed=derive(seed, "evaluation", "truth"),
+            **settings,
+        ),
     )
     verdicts = components.reward([one.text for one in drawn], prompts)
     batch = collate(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mirrorpo.core.batch import Prompt, RolloutBatch
+from mirrorpo.core.batch import Prompt, RolloutBatch, RolloutRequest
 from mirrorpo.core.protocols import RolloutEngine
 from mirrorpo.core.seeds import derive
 from mirrorpo.model.forward import completion_hidden
@@ -82,7 +82,7 @@ def draw_probe(
         "temperature": temperature,
         "seed": derive(0, "probe"),
     }
-    answers = engine.generate(model, prompts, prompt_ids, **settings)
+    answers = engine.generate(model, RolloutRequest(prompts=prompts, prompt_ids=prompt_ids, **settings))
     batch = collate(answers, [0.0] * len(answers), pad_id=model.pad_id, mask_truncated=False)
     count = int(batch.present.sum())
     read_of = min(drift_positions, count)
