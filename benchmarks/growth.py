@@ -83,7 +83,8 @@ def steps(axis: str, rounds: int) -> Iterable[tuple[int, dict[str, float]]]:
         found = taken(
             {
                 "sampling": lambda: ENGINE.generate(
-                    endless, RolloutRequest(prompts=prompts, prompt_ids=ids, **settings)  # noqa: B023
+                    endless,
+                    RolloutRequest(prompts=prompts, prompt_ids=ids, **settings),  # noqa: B023
                 ),
                 "update": lambda: update(learner, batch),  # noqa: B023
             },
@@ -102,7 +103,7 @@ def spans(rounds: int) -> Iterable[tuple[int, dict[str, float]]]:
     advantages = base.algo.advantage(batch.rewards, batch.group)
     for size in SPANS:
         arm = replace(base, weighting=configured("counterfactual", size)[0].weighting)
-        _, scored = arm.weigh(batch, advantages, seed=0)
+        scored = arm.weigh(batch, advantages, seed=0).spans
         assert len(scored) == size * len(batch), "every completion has so many scored spans"
         found = taken(
             {

@@ -1,6 +1,6 @@
 """Batched sampling on any Hugging Face causal LM with a key-value cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,9 +9,10 @@ from torch import Tensor
 
 from mirrorpo.core.batch import Completion, RolloutRequest
 from mirrorpo.core.cut import TAKE_A_MASK
-from mirrorpo.core.protocols import GenerativeModel
+from mirrorpo.core.protocols import Assembly, GenerativeModel
 from mirrorpo.rollout.cache import Blocks, in_blocks
 from mirrorpo.rollout.collate import pad
+from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.sampling import draw
 
 
@@ -49,6 +50,10 @@ class Native:
             raise ValueError(
                 f"rollout.compact_at={self.compact_at}, rollout.top_p={self.top_p}: give shares in (0, 1]"
             )
+
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """A cut distribution is not the policy that is trained."""
+        return cut_distribution_notes(group, self.top_p)
 
     def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]:
         """`group_size` completions for each prompt, in order."""

@@ -4,7 +4,7 @@ import copy
 import importlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from mirrorpo.core.batch import Completion, RolloutRequest
-from mirrorpo.core.protocols import GenerativeModel
+from mirrorpo.core.protocols import Assembly, GenerativeModel
 from mirrorpo.core.seeds import global_state, restore_global_state
+from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.request import ABSENT, group_completions, sampling_settings
 from mirrorpo.rollout.weights import fingerprint, merged, plain
 
@@ -65,6 +66,22 @@ class Colocated:
                 f"rollout.top_p={self.top_p}, rollout.memory={self.memory}: give shares in (0, 1], and of "
                 f"memory below 1"
             )
+
+    def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """vLLM takes the first device that its process sees, and has no sleep mode on a CPU."""
+        device = str(assembly.config["device"])
+        index = device.partition(":")[2]
+        if index not in ("", "0"):
+            yield (
+                f"device={device} with {group}=vllm: the engine in this process takes the first device it sees; "
+                f"set device=cuda and CUDA_VISIBLE_DEVICES={index}"
+            )
+        if self.sleep and device == "cpu":
+            yield (f"{group}.sleep=true with device=cpu: vLLM cannot sleep on a CPU; set {group}.sleep=false")
+
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """A cut distribution is not the policy that is trained."""
+        return cut_distribution_notes(group, self.top_p)
 
     def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]:
         """`group_size` completions for each prompt, in order.

@@ -5,7 +5,7 @@ both can read.
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 from safetensors.torch import save_file
 
 from mirrorpo.core.batch import Completion, RolloutRequest
-from mirrorpo.core.protocols import GenerativeModel
+from mirrorpo.core.protocols import Assembly, GenerativeModel
+from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.request import group_completions, sampling_settings
 from mirrorpo.rollout.weights import fingerprint, merged, plain
 
@@ -55,6 +56,10 @@ class Served:
                 f"rollout.top_p={self.top_p}: "
                 "give at least 1, seconds above 0, and a share in (0, 1]"
             )
+
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """A cut distribution is not the policy that is trained."""
+        return cut_distribution_notes(group, self.top_p)
 
     def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]:
         """`group_size` completions for each prompt, in order.

@@ -3,14 +3,14 @@ writes.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
-from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine
+from mirrorpo.core.protocols import GenerativeModel, RolloutEngine, Verifier
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.fsdp import Sharded
 from mirrorpo.model.language_model import LanguageModel
@@ -31,7 +31,7 @@ def sharded_engine(engine: RolloutEngine, ranks: Ranks) -> RolloutEngine:
     return engine if ranks.world_size == 1 else ShardedEngine(engine=engine, ranks=ranks)
 
 
-def sharded_reward(reward: RewardFn, ranks: Ranks) -> RewardFn:
+def sharded_reward(reward: Verifier, ranks: Ranks) -> Verifier:
     """The verifier with its completions divided among the ranks."""
     return reward if ranks.world_size == 1 else ShardedReward(reward=reward, ranks=ranks)
 
@@ -84,8 +84,21 @@ class ShardedEngine:
 class ShardedReward:
     """A verifier of which each rank asks its share of the completions."""
 
-    reward: RewardFn
+    reward: Verifier
     ranks: Ranks
+
+    @property
+    def version(self) -> str:
+        """The verifier's."""
+        return self.reward.version
+
+    def unjudgeable(self, prompts: Sequence[Prompt]) -> Mapping[str, str]:
+        """As the verifier says."""
+        return self.reward.unjudgeable(prompts)
+
+    def provenance(self) -> Mapping[str, object]:
+        """As the verifier says."""
+        return self.reward.provenance()
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
         """The whole call's verdicts, on every rank."""
