@@ -34,9 +34,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from peak import of_tensors, resident, restart
 from timing import Seconds, timed, typical
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from words import words
 
 from mirrorpo.config.schema import register, resolved
@@ -56,19 +58,12 @@ VOCABULARY, PROMPTS, GROUP, PROMPT_TOKENS, NEW_TOKENS = 32_000, 4, 8, 64, 128
 LEARNING_RATE = 1e-6
 
 
-def composed(divergence: str) -> Any:
+def composed(divergence: str) -> DictConfig:
     """The config of a GSM8K cell with this divergence."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(
-            "train",
-            overrides=[
-                f"divergence={divergence}",
-                "model=tiny",
-                "dataset=gsm8k",
-                f"max_new_tokens={NEW_TOKENS}",
-            ],
-        )
+        cell = ["model=tiny", "dataset=gsm8k", f"max_new_tokens={NEW_TOKENS}"]
+        return compose("train", overrides=[f"divergence={divergence}", *cell])
 
 
 def built(divergence: str, group: str) -> Any:
@@ -78,7 +73,7 @@ def built(divergence: str, group: str) -> Any:
 
 
 def exact_divergences() -> list[str]:
-    """The files of `conf/divergence` that read the whole vocabulary."""
+    """The files of `conf/divergence` that read the full vocabulary."""
     names = sorted(path.stem for path in (CONF / "divergence").glob("*.yaml"))
     return [name for name in names if built(name, "divergence").reads == "vocabulary"]
 
@@ -149,11 +144,8 @@ def learn(learner: Learner, batch: RolloutBatch) -> None:
     """The rest of the step, as the trainer takes it."""
     scored = learner.rescore(batch)
     advantages = learner.algo.advantage(batch.rewards, batch.group)
-    learner.learn(
-        scored,
-        TokenCredit(advantages=advantages, weights=torch.ones_like(batch.old_logprobs)),
-        [LEARNING_RATE],
-    )
+    credit = TokenCredit(advantages=advantages, weights=torch.ones_like(batch.old_logprobs))
+    learner.learn(scored, credit, [LEARNING_RATE])
 
 
 def seconds(setting: Setting, arms: list[str], rounds: int) -> tuple[Seconds, dict[str, Seconds]]:
@@ -176,25 +168,11 @@ def seconds(setting: Setting, arms: list[str], rounds: int) -> tuple[Seconds, di
 def at_rest(learner: Learner) -> int:
     """Bytes of the weights and of the optimiser's state."""
     assert learner.reference is not None
-    found: dict[int, int] = {}
-
-    def see(node: Any) -> None:
-        if isinstance(node, Tensor):
-            found[node.untyped_storage().data_ptr()] = node.untyped_storage().nbytes()
-        for part in (
-            node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
-        ):
-            see(part)
-
-    see(
-        [
-            *learner.policy.network.parameters(),
-            *learner.policy.network.buffers(),
-            *learner.reference.network.parameters(),
-        ]
-    )
-    see(learner.optimiser.state_dict())
-    return sum(found.values())
+    networks = (learner.policy.network, learner.reference.network)
+    weights = [*networks[0].parameters(), *networks[0].buffers(), *networks[1].parameters()]
+    leaves = tree_leaves((weights, learner.optimiser.state_dict()))
+    storages = [leaf.untyped_storage() for leaf in leaves if isinstance(leaf, Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def memory(setting: Setting, divergence: str) -> dict[str, float]:
@@ -206,6 +184,35 @@ def memory(setting: Setting, divergence: str) -> dict[str, float]:
     learn(learner, batch)
     process, rest, step = resident("VmHWM"), at_rest(learner), of_tensors(lambda: learn(learner, batch))
     return {"tensors": rest + step, "step": step, "process": process}
+
+
+def peaks_of(arms: list[str], args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Peak bytes of each arm, in a process of its own."""
+    size = ["--hidden", str(args.hidden), "--layers", str(args.layers), "--threads", "1"]
+    peaks: dict[str, dict[str, float]] = {}
+    for name in arms:
+        child = subprocess.run(
+            [sys.executable, __file__, *size, "--memory-of", name], check=True, capture_output=True, text=True
+        )
+        peaks[name] = json.loads(child.stdout.splitlines()[-1])
+    return peaks
+
+
+def report(sampling: Seconds, learning: dict[str, Seconds], peaks: dict[str, dict[str, float]]) -> None:
+    """Print a row an arm."""
+    print(f"{'':24}{'clock':^30}{'processor':^30}{'peak memory':^32}")
+    clock = f"{'learning':>10}{'ratio':>7}{'+sampling':>11}  "
+    print(f"{'':24}{clock}{clock}{'tensors':>10}{'ratio':>7}{'step':>7}{'process':>9}")
+    base = learning[SAMPLED]
+    for name in learning:
+        row = f"{name:24}"
+        for kind in ("wall", "processor"):
+            ours, theirs, both = getattr(learning[name], kind), getattr(base, kind), getattr(sampling, kind)
+            row += f"{ours:8.2f} s{ours / theirs:7.2f}{(both + ours) / (both + theirs):11.2f}  "
+        if peaks:
+            ratios = [peaks[name][kind] / peaks[SAMPLED][kind] for kind in ("tensors", "step", "process")]
+            row += f"{peaks[name]['tensors'] / 1e6:7.0f} MB{ratios[0]:7.2f}{ratios[1]:7.2f}{ratios[2]:9.2f}"
+        print(row, flush=True)
 
 
 def main() -> None:
@@ -222,43 +229,21 @@ def main() -> None:
     )
     parser.add_argument("--no-memory", action="store_true", help="time alone, which is the shorter part")
     parser.add_argument("--memory-of", default=None, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    setting = Setting(hidden=asked.hidden, layers=asked.layers, threads=asked.threads)
+    args = parser.parse_args()
+    setting = Setting(hidden=args.hidden, layers=args.layers, threads=args.threads)
     prepare(threads=setting.threads, deterministic=True)
-    if asked.memory_of:
-        print(json.dumps(memory(setting, asked.memory_of)))
+    if args.memory_of:
+        print(json.dumps(memory(setting, args.memory_of)))
         return
-    arms = [SAMPLED, *asked.only]
-    peaks: dict[str, dict[str, float]] = {}
-    for name in () if asked.no_memory else arms:
-        size = ["--hidden", str(asked.hidden), "--layers", str(asked.layers), "--threads", "1"]
-        child = subprocess.run(
-            [sys.executable, __file__, *size, "--memory-of", name], check=True, capture_output=True, text=True
-        )
-        peaks[name] = json.loads(child.stdout.splitlines()[-1])
-    sampling, learning = seconds(setting, arms, asked.rounds)
+    arms = [SAMPLED, *args.only]
+    peaks = {} if args.no_memory else peaks_of(arms, args)
+    sampling, learning = seconds(setting, arms, args.rounds)
     print(
-        f"V={VOCABULARY}, hidden {setting.hidden}, {setting.layers} layers, {setting.threads} threads, torch "
-        f"{torch.__version__}",
-        end="; ",
+        f"V={VOCABULARY}, hidden {setting.hidden}, {setting.layers} layers, {setting.threads} threads, "
+        f"torch {torch.__version__}; "
+        f"sampling takes {sampling.wall:.2f} s by the clock, {sampling.processor:.2f} s of processor"
     )
-    print(f"sampling takes {sampling.wall:.2f} s by the clock, {sampling.processor:.2f} s of processor")
-    print(f"{'':24}{'clock':^30}{'processor':^30}{'peak memory':^32}")
-    print(
-        f"{'':24}"
-        + 2 * f"{'learning':>10}{'ratio':>7}{'+sampling':>11}  "
-        + f"{'tensors':>10}{'ratio':>7}{'step':>7}{'process':>9}"
-    )
-    base = learning[SAMPLED]
-    for name in arms:
-        row = f"{name:24}"
-        for kind in ("wall", "processor"):
-            ours, theirs, both = getattr(learning[name], kind), getattr(base, kind), getattr(sampling, kind)
-            row += f"{ours:8.2f} s{ours / theirs:7.2f}{(both + ours) / (both + theirs):11.2f}  "
-        if peaks:
-            ratios = [peaks[name][kind] / peaks[SAMPLED][kind] for kind in ("tensors", "step", "process")]
-            row += f"{peaks[name]['tensors'] / 1e6:7.0f} MB{ratios[0]:7.2f}{ratios[1]:7.2f}{ratios[2]:9.2f}"
-        print(row, flush=True)
+    report(sampling, learning, peaks)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from mirrorpo.core.batch import Prompt, RolloutRequest
 from mirrorpo.distributed.device import prepare
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.native import Native
+from mirrorpo.train.learner import Learner
 
 GROUP = 8
 # Prompts, their tokens, tokens of a completion: what benchmarks/grpo.py has on average.
@@ -49,6 +50,18 @@ ENGINE = Native(rows_at_once=256, compact_at=0.1, check_every=1, cache_block=64,
 # FLOPs of attention's backward pass over those of the forward one: five products, the scores' own made again,
 # in place of two.
 BACKWARD = 2.5
+# Of the table, with their widths.
+COLUMNS = {
+    "needed, s": 11,
+    "GFLOP": 8,
+    "attention": 11,
+    "other GB": 10,
+    "calls": 8,
+    "done, s": 9,
+    "measured": 10,
+    "/ needed": 10,
+    "/ done": 8,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,13 +84,13 @@ def rates() -> Rates:
     square, long, short = torch.randn(1024, 1024), torch.ones(2**26), torch.ones(2**19)
     out = torch.empty_like(short)
 
-    def best(work: Callable[[], Any]) -> float:
-        found: list[float] = []
+    def best(work: Callable[[], object]) -> float:
+        seconds: list[float] = []
         for _ in range(20):
             start = time.process_time()
             work()
-            found.append(time.process_time() - start)
-        return min(found)
+            seconds.append(time.process_time() - start)
+        return min(seconds)
 
     return Rates(
         flops=2 * 1024**3 / best(lambda: square @ square),
@@ -106,9 +119,9 @@ class Count(TorchDispatchMode):
         name = func._overloadpacket
         if name not in flop_registry and "._scaled_dot_product" not in str(name):
             with self:
-                found = func.decompose(*args, **named)
-            if found is not NotImplemented:
-                return found
+                decomposed = func.decompose(*args, **named)
+            if decomposed is not NotImplemented:
+                return decomposed
         out = func(*args, **named)
         if "._scaled_dot_product" in str(name):
             query, key = (args[1], args[2]) if "backward" in str(name) else (args[0], args[1])
@@ -139,17 +152,50 @@ def needed(model: LanguageModel, prompts: int, depth: int, length: int, speed: R
     # Pairs of a position and one that it sees.
     above, beside = prompts * depth * depth / 2, rows * (length * depth + length * length / 2)
     pair = 4 * layers * heads * size
-    asked, written = prompts * depth, rows * length
+    read, written = prompts * depth, rows * length
     # A prompt's last state predicts the first token, so the last token is never computed.
     taken = rows * (length - 1)
     reads = 4 * (length - 1) * (inside + head)
     cache = 4 * 2 * layers * kept * size * rows * sum(depth + step for step in range(1, length))
-    sampling = max((2 * inside * (asked + taken) + 2 * head * written) / speed.flops, reads / speed.read)
+    sampling = max((2 * inside * (read + taken) + 2 * head * written) / speed.flops, reads / speed.read)
     sampling += max(pair * (above + beside) / speed.flops, cache / speed.read)
-    learning = 3 * (2 * inside * (asked + taken) + 2 * head * written) + (1 + BACKWARD) * pair * (
-        above + beside
-    )
+    learning = 3 * (2 * inside * (read + taken) + 2 * head * written)
+    learning += (1 + BACKWARD) * pair * (above + beside)
     return {"sampling": sampling, "update": learning / speed.flops}
+
+
+def works(learner: Learner, count: int, depth: int, length: int) -> dict[str, Callable[[], object]]:
+    """Sampling and an update, to be run many times."""
+    batch = rollout(learner, count, GROUP, depth, length, ragged=False)
+    endless = replace(learner.policy, eos_ids=frozenset({-1}))
+    request = RolloutRequest(
+        prompts=[Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(count)],
+        prompt_ids=[batch.prompt_ids[index * GROUP].tolist() for index in range(count)],
+        group_size=GROUP,
+        max_new_tokens=length,
+        temperature=1.0,
+        seed=0,
+    )
+    return {
+        "sampling": lambda: ENGINE.generate(endless, request),
+        "update": lambda: update(learner, batch),
+    }
+
+
+def line(name: str, run: Callable[[], object], least: float, speed: Rates, rounds: int) -> str:
+    """What it needs, what it does and what it takes, as a row of the table."""
+    run()
+    times: list[Seconds] = []
+    for _ in range(rounds):
+        with timed(times):
+            run()
+    with Count() as counted:
+        run()
+    done = (counted.flops + counted.attention) / speed.flops + counted.bytes / speed.cached
+    spent = typical(times).processor
+    work = f"{counted.flops / 1e9:8.1f}{counted.attention / 1e9:11.1f}{counted.bytes / 1e9:10.2f}"
+    ratios = f"{spent / least:10.2f}{spent / done:8.2f}"
+    return f"{name:10}{least:11.3f}{work}{counted.calls:8}{done:9.3f}{spent:10.3f}{ratios}"
 
 
 def main() -> None:
@@ -165,56 +211,24 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
     parser.add_argument("--rounds", type=int, default=5, help="of each that are timed (5)")
-    asked = parser.parse_args()
-    prepare(threads=asked.threads, deterministic=True)
+    args = parser.parse_args()
+    prepare(threads=args.threads, deterministic=True)
     register()
     speed = rates()
-    learner = built(asked.model)
-    count, depth, length = SHAPES[asked.model]
-    batch = rollout(learner, count, GROUP, depth, length, ragged=False)
-    endless = replace(learner.policy, eos_ids=frozenset({-1}))
-    prompts = [Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(count)]
-    ids = [batch.prompt_ids[index * GROUP].tolist() for index in range(count)]
-    work: dict[str, Callable[[], Any]] = {
-        "sampling": lambda: ENGINE.generate(
-            endless,
-            RolloutRequest(
-                prompts=prompts,
-                prompt_ids=ids,
-                group_size=GROUP,
-                max_new_tokens=length,
-                temperature=1.0,
-                seed=0,
-            ),
-        ),
-        "update": lambda: update(learner, batch),
-    }
+    learner = built(args.model)
+    count, depth, length = SHAPES[args.model]
     least = needed(learner.policy, count, depth, length, speed)
     print(
-        f"{asked.model}: {count} prompts of {depth} tokens x {GROUP} completions of {length}, "
-        f"{asked.threads} thread(s), "
-        f"torch {torch.__version__}"
+        f"{args.model}: {count} prompts of {depth} tokens x {GROUP} completions of {length}, "
+        f"{args.threads} thread(s), torch {torch.__version__}"
     )
     print(
         f"matrix products {speed.flops / 1e9:.0f} GFLOP/s, reading {speed.read / 1e9:.1f} GB/s, in the cache "
-        f"{speed.cached / 1e9:.0f} "
-        f"GB/s\n"
+        f"{speed.cached / 1e9:.0f} GB/s\n"
     )
-    print(
-        f"{'':10}{'needed, s':>11}{'GFLOP':>8}{'attention':>11}{'other GB':>10}{'calls':>8}{'done, s':>9}{'measured':>10}{'/ needed':>10}{'/ done':>8}"
-    )
-    for name, run in work.items():
-        run()
-        times: list[Seconds] = []
-        for _ in range(asked.rounds):
-            with timed(times):
-                run()
-        with Count() as counted:
-            run()
-        done = (counted.flops + counted.attention) / speed.flops + counted.bytes / speed.cached
-        spent = typical(times).processor
-        row = f"{name:10}{least[name]:11.3f}{counted.flops / 1e9:8.1f}{counted.attention / 1e9:11.1f}{counted.bytes / 1e9:10.2f}{counted.calls:8}"
-        print(f"{row}{done:9.3f}{spent:10.3f}{spent / least[name]:10.2f}{spent / done:8.2f}", flush=True)
+    print(f"{'':10}" + "".join(f"{name:>{width}}" for name, width in COLUMNS.items()))
+    for name, run in works(learner, count, depth, length).items():
+        print(line(name, run, least[name], speed, args.rounds), flush=True)
 
 
 if __name__ == "__main__":

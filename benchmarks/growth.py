@@ -14,7 +14,6 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
 # As train.py, before torch is there.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -35,7 +34,7 @@ AXES = {"prompts": (4, 8, 16, 32), "group": (4, 8, 16, 32), "length": (32, 64, 1
 SPANS, LINES = (2, 4, 8, 16), 16
 
 
-def taken(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def taken(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Seconds of each, in turns; the first round warms up."""
     times: dict[str, list[Seconds]] = {name: [] for name in works}
     for _ in range(rounds + 1):
@@ -49,17 +48,15 @@ def table(axis: str, names: Iterable[str], lines: Iterable[tuple[int, dict[str, 
     """Print lines as they come, with the power of each column."""
     print(f"\n{axis:>8}" + "".join(f"{name:>11}{'power':>7}" for name in names))
     before: tuple[int, dict[str, float]] | None = None
-    for size, found in lines:
+    for size, seconds in lines:
         row = f"{size:8}"
-        for name, seconds in found.items():
-            power = (
-                ""
-                if before is None
-                else f"{math.log(seconds / before[1][name]) / math.log(size / before[0]):.2f}"
-            )
-            row += f"{seconds:11.3f}{power:>7}"
+        for name, column in seconds.items():
+            power = ""
+            if before is not None:
+                power = f"{math.log(column / before[1][name]) / math.log(size / before[0]):.2f}"
+            row += f"{column:11.3f}{power:>7}"
         print(row, flush=True)
-        before = size, found
+        before = size, seconds
 
 
 def steps(axis: str, rounds: int) -> Iterable[tuple[int, dict[str, float]]]:
@@ -80,7 +77,7 @@ def steps(axis: str, rounds: int) -> Iterable[tuple[int, dict[str, float]]]:
             "temperature": 1.0,
             "seed": 0,
         }
-        found = taken(
+        seconds = taken(
             {
                 "sampling": lambda: ENGINE.generate(
                     endless,
@@ -90,7 +87,7 @@ def steps(axis: str, rounds: int) -> Iterable[tuple[int, dict[str, float]]]:
             },
             rounds,
         )
-        yield size, found | {"step": sum(found.values())}
+        yield size, seconds | {"step": sum(seconds.values())}
 
 
 def spans(rounds: int) -> Iterable[tuple[int, dict[str, float]]]:
@@ -105,14 +102,14 @@ def spans(rounds: int) -> Iterable[tuple[int, dict[str, float]]]:
         arm = replace(base, weighting=configured("counterfactual", size)[0].weighting)
         scored = arm.weigh(batch, advantages, seed=0).spans
         assert len(scored) == size * len(batch), "every completion has so many scored spans"
-        found = taken(
+        seconds = taken(
             {
                 "weigh": lambda: arm.weigh(batch, advantages, seed=0),  # noqa: B023
                 "uniform": lambda: base.weigh(batch, advantages, seed=0),
             },
             rounds,
         )
-        yield size, {"weigh": found["weigh"] - found["uniform"]}
+        yield size, {"weigh": seconds["weigh"] - seconds["uniform"]}
 
 
 def main() -> None:
@@ -122,13 +119,13 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
     parser.add_argument("--rounds", type=int, default=3, help="of each that are timed (3)")
-    asked = parser.parse_args()
-    prepare(threads=asked.threads, deterministic=True)
+    args = parser.parse_args()
+    prepare(threads=args.threads, deterministic=True)
     register()
-    print(f"tiny, {BASE}, prompts of {DEPTH} tokens, {asked.threads} thread(s), torch {torch.__version__}")
+    print(f"tiny, {BASE}, prompts of {DEPTH} tokens, {args.threads} thread(s), torch {torch.__version__}")
     for axis in AXES:
-        table(axis, ("sampling", "update", "step"), steps(axis, asked.rounds))
-    table("spans", ("weigh",), spans(asked.rounds))
+        table(axis, ("sampling", "update", "step"), steps(axis, args.rounds))
+    table("spans", ("weigh",), spans(args.rounds))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python benchmarks/grpo.py --model 25m --beta 0.04
 
 Both sample, score under the reference where there is a penalty (beta > 0), and take one update on the
-whole rollout in float32 on the CPU, every completion with an advantage: the reward is 1 for every second
+full rollout in float32 on the CPU, every completion with an advantage: the reward is 1 for every second
 row. The loss is GRPO's with k3 in both, the learning rate 1e-6, so that both policies stay what they
 were. Each draws its own completions from that same policy: compare seconds for each completion token.
 
@@ -53,54 +53,47 @@ BOUNDS = {"tiny": 3.0, "25m": 2.0, "smollm2": None}
 # Prompts, completions of each, longest completion.
 SIZES = {"tiny": (16, 8, 128), "25m": (4, 8, 96), "smollm2": (4, 8, 128)}
 LR = 1e-6
-# Seconds of each stage and of the whole step, and the completion tokens of it.
+# Seconds of each stage and of the step, and its completion tokens.
 Step = tuple[dict[str, Seconds], int]
 
 
 def built(
-    asked: argparse.Namespace, vocabulary: Iterable[str] | None = None
+    args: argparse.Namespace, vocabulary: Iterable[str] | None = None
 ) -> tuple[Learner, Components, dict[str, Any]]:
     """The learner, and the cell that it belongs to; `vocabulary` is that of the model of random weights."""
-    penalty = ["divergence=kl", f"divergence.beta={asked.beta}"] if asked.beta else ["divergence=none"]
+    penalty = ["divergence=kl", f"divergence.beta={args.beta}"] if args.beta else ["divergence=none"]
     model = [
         "model=llama",
-        f"model.path={asked.path}",
+        f"model.path={args.path}",
         "model.dtype=float32",
         "model.gradient_checkpointing=false",
         "dataset=arithmetic",
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = [*penalty, *(model if asked.model == "smollm2" else [])]
+        overrides = [*penalty, *(model if args.model == "smollm2" else [])]
         config: Any = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
     components = build_components(config)
-    spec = (
-        Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
-        if asked.model == "25m"
-        else components.model
-    )
+    large = Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
+    spec = large if args.model == "25m" else components.model
     policy = spec.load(torch.device("cpu"), 0, lambda: vocabulary or corpus("25m", 10))
     learner = Learner(
-        policy=policy, reference=reference(policy) if asked.beta else None, optimiser=components.optim.build(policy.network), algo=components.algo,
-        penalty=components.penalty, weighting=components.weighting, settings=UpdateSettings.of(config),
+        policy=policy, reference=reference(policy) if args.beta else None,
+        optimiser=components.optim.build(policy.network), algo=components.algo,
+        penalty=components.penalty, weighting=components.weighting,
+        settings=UpdateSettings.of(config),
     )  # fmt: skip
     return learner, components, config
 
 
 def questions(
-    asked: argparse.Namespace, learner: Learner, components: Components, count: int
+    args: argparse.Namespace, learner: Learner, components: Components, count: int
 ) -> tuple[list[Prompt], list[str], list[list[int]]]:
     """Prompts, their texts and their ids; a text's ids are the same in both arms."""
     tokenizer = learner.policy.tokenizer
-    if asked.model == "25m":
+    if args.model == "25m":
         draw = torch.Generator().manual_seed(0)
-        texts = [
-            " ".join(
-                tokenizer.convert_ids_to_tokens(
-                    torch.randint(100, len(tokenizer), (48 + 2 * row,), generator=draw).tolist()
-                )
-            )
-            for row in range(count)
-        ]
+        rows = (torch.randint(100, len(tokenizer), (48 + 2 * row,), generator=draw) for row in range(count))
+        texts = [" ".join(tokenizer.convert_ids_to_tokens(row.tolist())) for row in rows]
         prompts = [
             Prompt(uid=str(row), question=text, gold="", demonstration="") for row, text in enumerate(texts)
         ]
@@ -184,9 +177,9 @@ class Clocked(GRPOTrainer):
 
     def _generate(self, prompts: list) -> Any:
         with timed(self.spent["generation"]):
-            found = super()._generate(prompts)
-        self.tokens += sum(len(ids) for ids in found[1])
-        return found
+            generated = super()._generate(prompts)
+        self.tokens += sum(len(ids) for ids in generated[1])
+        return generated
 
     def _get_per_token_logps_and_entropies(self, model: Any, *arguments: Any, **named: Any) -> Any:
         if model is not self.ref_model:
@@ -224,18 +217,18 @@ class Turns(TrainerCallback):
         self.step, self.theirs, self.ours = step, [], []
         self.trainer: Any = None
 
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
+    def on_step_begin(self, *_: object, **__: object) -> None:
         """TRL's step starts."""
         self.trainer.begin()
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(self, *_: object, **__: object) -> None:
         """TRL's step is done, and ours is taken."""
         self.theirs.append(self.trainer.end())
         self.ours.append(self.step(len(self.ours)))
 
 
 def trainer_of(
-    asked: argparse.Namespace,
+    args: argparse.Namespace,
     learner: Learner,
     config: Mapping[str, Any],
     texts: list[str],
@@ -243,23 +236,28 @@ def trainer_of(
     turns: Turns,
 ) -> Clocked:
     """TRL on the same network."""
-    count, group, longest = SIZES[asked.model]
+    count, group, longest = SIZES[args.model]
     rows = count * group
-    batch = asked.trl_batch or rows
+    batch = args.trl_batch or rows
     network = learner.policy.network
     network.save_pretrained(folder)
     learner.policy.tokenizer.save_pretrained(folder)
-    args = GRPOConfig(
-        output_dir=f"{folder}/trl", max_steps=asked.rounds + 1, per_device_train_batch_size=batch, gradient_accumulation_steps=rows // batch,
-        num_generations=group, max_completion_length=longest, temperature=config["temperature"], beta=asked.beta, loss_type="grpo", num_iterations=1,
-        use_bias_correction_kl=False, learning_rate=LR, lr_scheduler_type="constant", max_grad_norm=config["max_grad_norm"], use_cpu=True, bf16=False,
-        gradient_checkpointing=False, report_to=[], logging_strategy="no", save_strategy="no", disable_tqdm=True, shuffle_dataset=False,
+    theirs = GRPOConfig(
+        output_dir=f"{folder}/trl", max_steps=args.rounds + 1, per_device_train_batch_size=batch,
+        gradient_accumulation_steps=rows // batch, num_generations=group, max_completion_length=longest,
+        temperature=config["temperature"], beta=args.beta, loss_type="grpo", num_iterations=1,
+        use_bias_correction_kl=False, learning_rate=LR, lr_scheduler_type="constant",
+        max_grad_norm=config["max_grad_norm"], use_cpu=True, bf16=False, gradient_checkpointing=False,
+        report_to=[], logging_strategy="no", save_strategy="no", disable_tqdm=True, shuffle_dataset=False,
         model_init_kwargs={"dtype": "float32"},
     )  # fmt: skip
     trainer = Clocked(
-        model=folder, reward_funcs=lambda completions, **_: rewards(len(completions)), args=args, train_dataset=Dataset.from_dict({"prompt": texts}),
+        model=folder,
+        reward_funcs=lambda completions, **_: rewards(len(completions)),
+        args=theirs,
+        train_dataset=Dataset.from_dict({"prompt": texts}),
         callbacks=[turns],
-    )  # fmt: skip
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -295,12 +293,12 @@ def report(title: str, arms: Mapping[str, list[Step]], bound: float | None) -> N
         )
 
 
-def _times(theirs: float, mine: float) -> str:
-    return f"{theirs / mine:.2f}x" if theirs > 0.005 and mine > 0.005 else "-"
+def _times(theirs: float, ours: float) -> str:
+    return f"{theirs / ours:.2f}x" if theirs > 0.005 and ours > 0.005 else "-"
 
 
-def main() -> None:
-    """Measure and print."""
+def arguments() -> argparse.Namespace:
+    """Those of the command line, which go together."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -320,28 +318,37 @@ def main() -> None:
     parser.add_argument(
         "--micro-batch", type=int, default=0, help="our tokens_per_micro_batch; 0: as in conf/train.yaml (0)"
     )
-    asked = parser.parse_args()
-    count, group, longest = SIZES[asked.model]
-    if (asked.model == "smollm2") != (asked.path is not None):
+    args = parser.parse_args()
+    rows = SIZES[args.model][0] * SIZES[args.model][1]
+    if (args.model == "smollm2") != (args.path is not None):
         parser.error("--path: give the model's folder with --model smollm2, and only with it")
-    if asked.trl_batch and count * group % asked.trl_batch:
-        parser.error(f"--trl-batch={asked.trl_batch}: a step has {count * group} rows; give a divisor of it")
+    if args.trl_batch and rows % args.trl_batch:
+        parser.error(f"--trl-batch={args.trl_batch}: a step has {rows} rows; give a divisor of it")
+    return args
+
+
+def main() -> None:
+    """Measure and print."""
+    args = arguments()
+    count, group, longest = SIZES[args.model]
     warnings.filterwarnings("ignore")
-    prepare(threads=asked.threads, deterministic=True)
+    prepare(threads=args.threads, deterministic=True)
     register()
-    learner, components, config = built(asked)
-    if asked.micro_batch:
-        learner = replace(learner, tokens_per_micro_batch=asked.micro_batch)
-    prompts, texts, prompt_ids = questions(asked, learner, components, count)
+    learner, components, config = built(args)
+    if args.micro_batch:
+        learner = replace(learner, tokens_per_micro_batch=args.micro_batch)
+    prompts, texts, prompt_ids = questions(args, learner, components, count)
     turns = Turns(ours(learner, components, prompts, prompt_ids, group, longest))
     with tempfile.TemporaryDirectory() as folder:
-        turns.trainer = trainer_of(asked, learner, config, texts, folder, turns)
+        turns.trainer = trainer_of(args, learner, config, texts, folder, turns)
         turns.trainer.train()
     parameters = sum(weight.numel() for weight in learner.policy.network.parameters())
-    size = f"{parameters / 1e6:.1f}M parameters, {count} prompts of {sum(map(len, prompt_ids)) / count:.0f} tokens x {group}, at most {longest} new"
-    title = f"{asked.model}: {size}, beta {asked.beta}, {asked.threads} thread(s), torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
+    depth = sum(map(len, prompt_ids)) / count
+    size = f"{count} prompts of {depth:.0f} tokens x {group}, at most {longest} new"
+    machine = f"{args.threads} thread(s), torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
+    title = f"{args.model}: {parameters / 1e6:.1f}M parameters, {size}, beta {args.beta}, {machine}"
     # The first step of each warms up.
-    report(title, {"ours": turns.ours[1:], "TRL": turns.theirs[1:]}, BOUNDS[asked.model])
+    report(title, {"ours": turns.ours[1:], "TRL": turns.theirs[1:]}, BOUNDS[args.model])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from typing import Any
 
 # As train.py, before torch is there.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -38,43 +37,57 @@ class Watch(TrainerCallback):
     """The high-water mark of each step, and what was resident before it."""
 
     def __init__(self) -> None:
-        self.found: list[dict[str, float]] = []
+        self.marks: list[dict[str, float]] = []
         self.before = 0
 
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
+    def on_step_begin(self, *_: object, **__: object) -> None:
         """The mark starts again."""
         gc.collect()
         restart()
         self.before = resident("VmRSS")
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(self, *_: object, **__: object) -> None:
         """Read it."""
         peak = resident("VmHWM")
-        self.found.append({"peak": peak / 2**20, "step": (peak - self.before) / 2**20})
+        self.marks.append({"peak": peak / 2**20, "step": (peak - self.before) / 2**20})
 
 
-def measured(asked: argparse.Namespace) -> dict[str, float]:
+def measured(args: argparse.Namespace) -> dict[str, float]:
     """The second step of an arm, in this process."""
-    learner, parts, config = grpo.built(asked, words(asked.vocabulary))
-    count, group, longest = grpo.SIZES[asked.model]
-    prompts, texts, prompt_ids = grpo.questions(asked, learner, parts, count)
+    learner, parts, config = grpo.built(args, words(args.vocabulary))
+    count, group, longest = grpo.SIZES[args.model]
+    prompts, texts, prompt_ids = grpo.questions(args, learner, parts, count)
     watch = Watch()
-    if asked.arm == "ours":
+    if args.arm == "ours":
         step = grpo.ours(learner, parts, prompts, prompt_ids, group, longest)
         for seed in (0, 1):
             watch.on_step_begin()
             step(seed)
             watch.on_step_end()
-        return watch.found[1]
+        return watch.marks[1]
     with tempfile.TemporaryDirectory() as folder:
         turns = grpo.Turns(lambda seed: ({}, 0))
-        turns.trainer = grpo.trainer_of(asked, learner, config, texts, folder, turns)
+        turns.trainer = grpo.trainer_of(args, learner, config, texts, folder, turns)
         trainer = turns.trainer
         # TRL has its own copy of the weights.
         del learner
         trainer.add_callback(watch)
         trainer.train()
-    return watch.found[1]
+    return watch.marks[1]
+
+
+def child(arm: str, vocabulary: int, args: argparse.Namespace) -> dict[str, float]:
+    """The second step of an arm, in a process of its own."""
+    options = {
+        "--arm": arm,
+        "--vocabulary": vocabulary,
+        "--beta": args.beta,
+        "--trl-batch": args.trl_batch,
+    }
+    arguments = [text for option, value in options.items() for text in (option, str(value))]
+    command = [sys.executable, __file__, *arguments]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1])
 
 
 def main() -> None:
@@ -88,45 +101,23 @@ def main() -> None:
     )
     parser.add_argument("--vocabulary", type=int, nargs="+", default=VOCABULARIES, help="words of the model")
     parser.add_argument("--arm", choices=("ours", "TRL"), default=None, help=argparse.SUPPRESS)
-    asked = parser.parse_args(namespace=argparse.Namespace(model="25m", path=None, rounds=1))
-    if asked.arm:
-        (asked.vocabulary,) = asked.vocabulary
+    args = parser.parse_args(namespace=argparse.Namespace(model="25m", path=None, rounds=1))
+    if args.arm:
+        (args.vocabulary,) = args.vocabulary
         warnings.filterwarnings("ignore")
         prepare(threads=1, deterministic=True)
         register()
-        print(json.dumps(measured(asked)))
+        print(json.dumps(measured(args)))
         return
-    print(
-        f"beta {asked.beta}, TRL learns from {asked.trl_batch or 'all'} rows at once, torch "
-        f"{torch.__version__}; MiB"
-    )
-    print(
-        f"{'vocabulary':>10}"
-        + "".join(
-            f"{name:>12}" for name in ("peak, ours", "TRL", "ours/TRL", "step, ours", "TRL", "ours/TRL")
-        )
-    )
-    for vocabulary in asked.vocabulary:
-        found = {}
-        for arm in ("ours", "TRL"):
-            command = [
-                sys.executable,
-                __file__,
-                "--arm",
-                arm,
-                "--vocabulary",
-                str(vocabulary),
-                "--beta",
-                str(asked.beta),
-                "--trl-batch",
-                str(asked.trl_batch),
-            ]
-            found[arm] = json.loads(
-                subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
-            )
+    rows = args.trl_batch or "all"
+    print(f"beta {args.beta}, TRL learns from {rows} rows at once, torch {torch.__version__}; MiB")
+    columns = ("peak, ours", "TRL", "ours/TRL", "step, ours", "TRL", "ours/TRL")
+    print(f"{'vocabulary':>10}" + "".join(f"{name:>12}" for name in columns))
+    for vocabulary in args.vocabulary:
+        arms = {arm: child(arm, vocabulary, args) for arm in ("ours", "TRL")}
         row = f"{vocabulary:10}"
         for kind in ("peak", "step"):
-            ours, theirs = found["ours"][kind], found["TRL"][kind]
+            ours, theirs = arms["ours"][kind], arms["TRL"][kind]
             row += f"{ours:12.0f}{theirs:12.0f}{ours / theirs:12.2f}"
         print(row, flush=True)
 

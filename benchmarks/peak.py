@@ -3,20 +3,17 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
 
-def of_tensors(work: Callable[[], Any]) -> int:
+def of_tensors(work: Callable[[], object]) -> int:
     """Bytes: the largest running sum of the allocations that torch's profiler records; it sees one thread."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         work()
-    assert recorded.profiler is not None
-    events: Any = recorded.profiler.kineto_results
-    changes = sorted(
-        (event.start_ns(), event.nbytes()) for event in events.events() if event.name() == "[memory]"
-    )
+    assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
+    events = recorded.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     return max(itertools.accumulate(nbytes for _, nbytes in changes))
 
 

@@ -9,6 +9,7 @@ over that of the policy term's (both before clipping, over all parameters).
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from omegaconf import OmegaConf
 
 from mirrorpo.config.schema import register
 from mirrorpo.config.settings import UpdateSettings
+from mirrorpo.core.batch import Prompt, RolloutBatch
+from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Collector
 from mirrorpo.rollout.prompt_order import DataOrder
@@ -30,34 +33,87 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     """Print one row a divergence."""
-    arguments = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("run", type=Path, help="folder of a finished run")
-    arguments.add_argument(
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument(
         "--divergence", default="kl,kl_exact,probl2,probl2_exact,neural_mirror,neural_mirror_exact"
     )
-    asked = arguments.parse_args()
-    config = json.loads((asked.run / "manifest.json").read_text())["config"]
+    args = parser.parse_args()
+    config = json.loads((args.run / "manifest.json").read_text())["config"]
     torch.set_num_threads(config["threads"])
     register()
     print(
-        "| divergence | beta | penalty a token | mean abs advantage | |gradient of penalty| / |gradient of "
-        "policy term| "
-        "|\n|---|---|---|---|---|"
+        "| divergence | beta | penalty a token | mean abs advantage "
+        "| |gradient of penalty| / |gradient of policy term| |\n|---|---|---|---|---|"
     )
-    for name in asked.divergence.split(","):
+    for name in args.divergence.split(","):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             chosen = OmegaConf.to_container(
                 compose("train", overrides=[f"divergence={name}"]).divergence, resolve=True
             )
         components = build_components({**config, "divergence": chosen})
-        print(
-            f"| {name} | {components.penalty.beta:g} | "
-            + " | ".join(f"{value:.3g}" for value in strength(components, config, asked.run))
-            + " |",
-            flush=True,
+        values = " | ".join(f"{value:.3g}" for value in strength(components, config, args.run))
+        print(f"| {name} | {components.penalty.beta:g} | {values} |", flush=True)
+
+
+def rollout(components: Components, config: dict[str, Any], policy: LanguageModel) -> RolloutBatch:
+    """One step's completions of the policy."""
+    train, data = components.dataset.load("train"), components.dataset
+
+    def render(prompt: Prompt) -> tuple[str, Sequence[int]]:
+        rendered = components.model.prompt(
+            policy.tokenizer, system=data.system, user=data.user, question=prompt.question
         )
+        return rendered.text, rendered.ids
+
+    settings = ("prompts_per_step", "group_size", "max_new_tokens", "temperature", "seed")
+    collector = Collector(
+        engine=components.rollout,
+        reward=components.reward,
+        rule=components.algo.rollout_rule,
+        render=render,
+        prompts=train,
+        order=DataOrder(size=len(train), seed=config["seed"], order=config["data_order"]),
+        **{name: config[name] for name in settings},
+    )
+    answers = collector(policy, 1, 0).answers
+    return collate(
+        [answer.completion for answer in answers],
+        [answer.reward for answer in answers],
+        pad_id=policy.pad_id,
+        mask_truncated=False,
+    )
+
+
+def strength(components: Components, config: dict[str, Any], run: Path) -> tuple[float, float, float]:
+    """Penalty a token, mean absolute advantage, ratio of gradient norms."""
+    device, seed = torch.device("cpu"), config["seed"]
+    start = components.model.load(device, seed, lambda: ())
+    trained = replace(components.model, path=str(run / "policy"), lora=None)  # type: ignore[type-var]
+    policy = trained.load(device, seed, lambda: ())
+    learner = Learner(
+        policy=policy,
+        reference=start,
+        optimiser=Unmoved(policy.network),
+        algo=components.algo,
+        penalty=components.penalty,
+        weighting=components.weighting,
+        settings=replace(
+            UpdateSettings.of(config), updates_per_rollout=1, update_window="whole", max_grad_norm=0.0
+        ),
+    )
+    scored = learner.rescore(rollout(components, config, policy))
+    mask, weights = scored.batch.mask, scored.batch.mask.float()
+    advantages = components.algo.advantage(scored.batch.rewards, scored.batch.group)
+    none = TokenCredit(advantages=torch.zeros_like(advantages), weights=weights)
+    of_penalty = learner.learn(scored, none, [0.0])
+    free = replace(learner, penalty=replace(components.penalty, beta=0.0))
+    of_policy = free.learn(scored, TokenCredit(advantages=advantages, weights=weights), [0.0])
+    size = float((advantages.abs()[:, None] * mask).sum() / mask.sum())
+    value = components.penalty.beta * of_penalty["divergence/value"]
+    return value, size, of_penalty["grad/norm"] / of_policy["grad/norm"]
 
 
 class Unmoved:
@@ -79,63 +135,6 @@ class Unmoved:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing."""
-
-
-def strength(components: Components, config: dict, run: Path) -> tuple[float, float, float]:
-    """Penalty a token, mean absolute advantage, ratio of gradient norms."""
-    device = torch.device("cpu")
-    start = components.model.load(device, config["seed"], lambda: iter(()))
-    policy = replace(components.model, path=str(run / "policy"), lora=None).load(
-        device, config["seed"], lambda: iter(())
-    )  # type: ignore[type-var]
-    train, data = components.dataset.load("train"), components.dataset
-
-    def render(prompt):
-        rendered = components.model.prompt(
-            policy.tokenizer, system=data.system, user=data.user, question=prompt.question
-        )
-        return rendered.text, rendered.ids
-
-    wanted = ("prompts_per_step", "group_size", "max_new_tokens", "temperature", "seed")
-    order = DataOrder(size=len(train), seed=config["seed"], order=config["data_order"])
-    collector = Collector(
-        engine=components.rollout,
-        reward=components.reward,
-        rule=components.algo.rollout_rule,
-        render=render,
-        prompts=train,
-        order=order,
-        **{k: config[k] for k in wanted},
-    )
-    answers = collector(policy, 1, 0).answers
-    batch = collate(
-        [a.completion for a in answers],
-        [a.reward for a in answers],
-        pad_id=policy.pad_id,
-        mask_truncated=False,
-    )
-    learner = Learner(
-        policy=policy,
-        reference=start,
-        optimiser=Unmoved(policy.network),
-        algo=components.algo,
-        penalty=components.penalty,
-        weighting=components.weighting,
-        settings=replace(
-            UpdateSettings.of(config), updates_per_rollout=1, update_window="whole", max_grad_norm=0.0
-        ),
-    )
-    scored = learner.rescore(batch)
-    advantages = components.algo.advantage(batch.rewards, batch.group)
-    weights = batch.mask.float()
-    of_penalty = learner.learn(
-        scored, TokenCredit(advantages=torch.zeros_like(advantages), weights=weights), [0.0]
-    )
-    value, penalty = of_penalty["divergence/value"], of_penalty["grad/norm"]
-    free = replace(learner, penalty=replace(components.penalty, beta=0.0))
-    term = free.learn(scored, TokenCredit(advantages=advantages, weights=weights), [0.0])["grad/norm"]
-    size = float((advantages.abs()[:, None] * batch.mask).sum() / batch.mask.sum())
-    return components.penalty.beta * value, size, penalty / term
 
 
 if __name__ == "__main__":

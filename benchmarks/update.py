@@ -1,5 +1,4 @@
-"""What an update costs: prompts computed once over whole rows, and memory as the batch and the vocabulary
-grow.
+"""What an update costs: prompts computed once over full rows, memory as batch and vocabulary grow.
 
     python benchmarks/update.py time --model tiny
     python benchmarks/update.py time --model 25m --rounds 2
@@ -7,7 +6,7 @@ grow.
 
 `time`: `Learner.learn` with an optimiser step, no divergence, every advantage nonzero, groups of 8, random
 tokens; arms take turns in one process, in an order that turns too, medians of seconds of processor. "ragged"
-are lengths spread evenly from 0.3 to 1.7 times the mean. `whole` is `shared_prefix=never`, `idle half` is
+are lengths spread evenly from 0.3 to 1.7 times the mean. `full rows` is `shared_prefix=never`, `idle half` is
 `auto` with half of the groups at advantage zero. `memory`: the most that an update's tensors hold at once,
 gradients included, weights and Adam's averages not, for one, four and sixteen micro-batches of 8 x 128 tokens
 and their prompts.
@@ -43,14 +42,14 @@ from mirrorpo.train.build import build_components
 from mirrorpo.train.learner import Learner, ScoredBatch, TokenCredit
 
 CONF = Path(__file__).parents[1] / "conf"
-ARMS = ("whole", "auto", "always", "idle half")
+ARMS = ("full rows", "auto", "always", "idle half")
 # Prompts, their tokens, completions' mean tokens, ragged.
 SHAPES = ((96, 96, False), (96, 96, True), (47, 62, True), (8, 128, False), (8, 128, True))
 PROMPTS = {"tiny": 16, "25m": 2}
 VOCABULARIES = (1_000, 32_000, 150_000)
 LARGE = {
-    "model_type": "llama", "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 6, "num_attention_heads": 8,
-    "num_key_value_heads": 8, "max_position_embeddings": 1024,
+    "model_type": "llama", "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 6,
+    "num_attention_heads": 8, "num_key_value_heads": 8, "max_position_embeddings": 1024,
 }  # fmt: skip
 
 
@@ -59,16 +58,14 @@ def built(model: str, vocabulary: int = 6_000) -> Learner:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", overrides=["divergence=none"]), resolve=True)
     components = build_components(config)
-    spec = (
-        components.model
-        if model == "tiny"
-        else Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
-    )
+    large = Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
+    spec = components.model if model == "tiny" else large
     policy = spec.load(torch.device("cpu"), 0, lambda: words(vocabulary))
     assert model == "tiny" or len(policy.tokenizer) > vocabulary, "each word is a token"
     return Learner(
-        policy=policy, reference=None, optimiser=components.optim.build(policy.network), algo=components.algo, penalty=components.penalty,
-        weighting=components.weighting, settings=UpdateSettings.of(config),
+        policy=policy, reference=None, optimiser=components.optim.build(policy.network),
+        algo=components.algo, penalty=components.penalty, weighting=components.weighting,
+        settings=UpdateSettings.of(config),
     )  # fmt: skip
 
 
@@ -83,15 +80,15 @@ def rollout(
         count = draw.randint(round(0.3 * mean), round(1.7 * mean)) if ragged else mean
         return [draw.randrange(13, vocabulary) for _ in range(count)]
 
-    for place in range(prompts):
-        asked = some(depth)
+    for prompt in range(prompts):
+        prompt_ids = some(depth)
         for _ in range(group):
             ids = some(length)
             rows.append(
                 Completion(
                     uid="",
-                    group=place,
-                    prompt_ids=asked,
+                    group=prompt,
+                    prompt_ids=prompt_ids,
                     ids=ids,
                     logprobs=[0.0] * len(ids),
                     text="",
@@ -107,7 +104,7 @@ def rollout(
 
 
 def update(learner: Learner, batch: RolloutBatch, *, idle: bool = False) -> None:
-    """One update, with half of the groups at advantage zero if asked."""
+    """One update; `idle` has half of the groups at advantage zero."""
     advantages = learner.algo.advantage(batch.rewards, batch.group)
     if idle:
         advantages = advantages.where(batch.group % 2 == 0, 0.0)
@@ -117,12 +114,13 @@ def update(learner: Learner, batch: RolloutBatch, *, idle: bool = False) -> None
 
 def clocked(learner: Learner, batch: RolloutBatch, arms: tuple[str, ...], rounds: int) -> dict[str, float]:
     """Seconds of processor of each arm."""
-    settings = {"whole": "never", "auto": "auto", "always": "always", "idle half": "auto"}
+    settings = {"full rows": "never", "auto": "auto", "always": "always", "idle half": "auto"}
     times: dict[str, list[Seconds]] = {arm: [] for arm in arms}
     for turn in range(rounds + 1):
         for arm in arms[turn % len(arms) :] + arms[: turn % len(arms)]:
+            chosen = replace(learner, settings=replace(learner.settings, shared_prefix=settings[arm]))  # type: ignore[arg-type]
             with timed(times[arm]):
-                update(replace(learner, shared_prefix=settings[arm]), batch, idle=arm == "idle half")  # type: ignore[arg-type]
+                update(chosen, batch, idle=arm == "idle half")
     # The first round warms up.
     return {arm: typical(each[1:]).processor for arm, each in times.items()}
 
@@ -130,27 +128,20 @@ def clocked(learner: Learner, batch: RolloutBatch, arms: tuple[str, ...], rounds
 def time_table(model: str, rounds: int, shapes: list[int]) -> None:
     """Arms over shapes."""
     learner = built(model)
-    print(
-        f"{'prompt':>6}{'completion':>12}"
-        + "".join(f"{arm:>11}" for arm in ARMS)
-        + f"{'whole/auto':>13}{'whole/always':>13}"
-    )
+    arms = "".join(f"{arm:>11}" for arm in ARMS)
+    print(f"{'prompt':>6}{'completion':>12}{arms}{'full/auto':>13}{'full/always':>13}")
     for depth, length, ragged in (SHAPES[index] for index in shapes):
-        found = clocked(
-            learner, rollout(learner, PROMPTS[model], 8, depth, length, ragged=ragged), ARMS, rounds
-        )
-        shown = f"{depth:6}{length:12}" + "".join(f"{found[arm]:11.2f}" for arm in ARMS)
-        print(
-            shown
-            + f"{found['whole'] / found['auto']:13.2f}{found['whole'] / found['always']:13.2f}"
-            + ("   ragged" if ragged else ""),
-            flush=True,
-        )
+        batch = rollout(learner, PROMPTS[model], 8, depth, length, ragged=ragged)
+        seconds = clocked(learner, batch, ARMS, rounds)
+        row = f"{depth:6}{length:12}" + "".join(f"{seconds[arm]:11.2f}" for arm in ARMS)
+        row += "".join(f"{seconds['full rows'] / seconds[arm]:13.2f}" for arm in ("auto", "always"))
+        print(row + ("   ragged" if ragged else ""), flush=True)
 
 
 def peak(vocabulary: int, prompts: int) -> None:
-    """In a process of its own: the most that the tensors of an update hold at once, in MiB, beside weights
-    and Adam's averages.
+    """Print the most MiB that an update's tensors hold at once; in a process of its own.
+
+    Weights and Adam's averages do not count.
     """
     learner = built("25m", vocabulary)
     learner = replace(learner, settings=replace(learner.settings, tokens_per_micro_batch=1280))
@@ -161,28 +152,17 @@ def peak(vocabulary: int, prompts: int) -> None:
 
 def memory_table() -> None:
     """Peaks by vocabulary and number of micro-batches."""
-    print(
-        f"{'vocabulary':>10}{'one, MiB':>10}{'four, MiB':>11}{'sixteen, MiB':>14}{'all logits of one, MiB':>24}"
-    )
+    columns = f"{'one, MiB':>10}{'four, MiB':>11}{'sixteen, MiB':>14}"
+    print(f"{'vocabulary':>10}{columns}{'all logits of one, MiB':>24}")
     for vocabulary in VOCABULARIES:
-        found = []
+        peaks: list[float] = []
         for prompts in (1, 4, 16):
-            command = [
-                sys.executable,
-                __file__,
-                "peak",
-                "--vocabulary",
-                str(vocabulary),
-                "--prompts",
-                str(prompts),
-            ]
-            found.append(
-                float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-            )
-        print(
-            f"{vocabulary:10}{found[0]:10.0f}{found[1]:11.0f}{found[2]:14.0f}{8 * 128 * vocabulary * 4 / 2**20:24.0f}",
-            flush=True,
-        )
+            size = ["--vocabulary", str(vocabulary), "--prompts", str(prompts)]
+            command = [sys.executable, __file__, "peak", *size]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            peaks.append(float(output.split()[-1]))
+        logits = 8 * 128 * vocabulary * 4 / 2**20
+        print(f"{vocabulary:10}{peaks[0]:10.0f}{peaks[1]:11.0f}{peaks[2]:14.0f}{logits:24.0f}", flush=True)
 
 
 def main() -> None:
@@ -204,16 +184,16 @@ def main() -> None:
     )
     parser.add_argument("--vocabulary", type=int, default=1_000, help="of `peak`")
     parser.add_argument("--prompts", type=int, default=1, help="of `peak`, one a micro-batch")
-    asked = parser.parse_args()
-    prepare(threads=asked.threads, deterministic=True)
+    args = parser.parse_args()
+    prepare(threads=args.threads, deterministic=True)
     register()
-    if asked.what == "peak":
-        peak(asked.vocabulary, asked.prompts)
+    if args.what == "peak":
+        peak(args.vocabulary, args.prompts)
         return
-    model = {"time": asked.model, "memory": "25m"}[asked.what]
-    print(f"{asked.what}, {model}, {asked.threads} thread(s), torch {torch.__version__}")
-    if asked.what == "time":
-        time_table(asked.model, asked.rounds, asked.shapes)
+    model = {"time": args.model, "memory": "25m"}[args.what]
+    print(f"{args.what}, {model}, {args.threads} thread(s), torch {torch.__version__}")
+    if args.what == "time":
+        time_table(args.model, args.rounds, args.shapes)
     else:
         memory_table()
 

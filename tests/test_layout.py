@@ -36,7 +36,6 @@ TESTED_BY = {
     "reward/sandbox/judge": "reward/sandbox/test_judge.py",
     "status": "launch/test_status.py",
     "train/learner": "train/test_naive_gradient.py",
-    "train/sharded": "distributed/test_collectives.py",
 }
 
 

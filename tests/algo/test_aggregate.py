@@ -76,15 +76,15 @@ def test_fixed_length_gives_a_token_the_same_gradient_in_every_window():
 def test_parts_with_the_windows_denominator_add_up_to_the_window(aggregation, rows, parts):
     mask = torch.tensor(rows)
     table = values(mask)
-    whole = aggregation(table, mask)
+    in_one = aggregation(table, mask)
     denominator = aggregation.denominator(mask)
-    place = torch.arange(len(rows)) % (parts + 1)
+    part_of = torch.arange(len(rows)) % (parts + 1)
     split = [
-        aggregation(table[place == part], mask[place == part], denominator)
+        aggregation(table[part_of == part], mask[part_of == part], denominator)
         for part in range(parts + 1)
-        if bool((place == part).any())
+        if bool((part_of == part).any())
     ]
-    torch.testing.assert_close(torch.stack(split).sum(), whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.stack(split).sum(), in_one, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)

@@ -93,12 +93,13 @@ def test_without_mismatch_it_is_one_to_the_bit_whatever_the_cap():
 def test_without_mismatch_loss_and_gradient_are_those_of_no_correction_to_the_bit(scope: str):
     batch, live, divergences = draw()
     batch = batch.with_(sampler_logprobs=batch.old_logprobs.clone())
-    found = []
+    results = []
     for importance_correction in (None, TruncatedImportance(cap=CAP)):
         leaf = live.clone().requires_grad_()
         value = loss(batch, leaf, divergences, importance_correction, scope)
-        found.append((value, torch.autograd.grad(value, leaf)[0]))
-    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+        results.append((value, torch.autograd.grad(value, leaf)[0]))
+    (value, slope), (corrected, corrected_slope) = results
+    assert torch.equal(corrected, value) and torch.equal(corrected_slope, slope)
 
 
 @pytest.mark.parametrize("scope", ["credit", "loss"])
@@ -106,11 +107,11 @@ def test_it_acts_on_the_credit_as_a_token_weight_of_the_credit_does(scope: str):
     batch, live, divergences = draw()
     importance_correction = TruncatedImportance(cap=CAP)
     leaves = [live.clone().requires_grad_(), divergences.clone().requires_grad_()]
-    found = torch.autograd.grad(loss(batch, *leaves, importance_correction, scope), leaves)
+    corrected = torch.autograd.grad(loss(batch, *leaves, importance_correction, scope), leaves)
     factor = importance_correction(batch.old_logprobs, batch.sampler_logprobs, batch.mask)
     weighted = torch.autograd.grad(loss(batch, *leaves, None, "credit", weights=factor), leaves)
-    for mine, its in zip(found, weighted, strict=True):
-        torch.testing.assert_close(mine, its, rtol=1e-12, atol=0)
+    for ours, expected in zip(corrected, weighted, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
 
 
 def test_it_passes_no_gradient():

@@ -99,8 +99,8 @@ def test_the_mean_over_tokens_of_a_sequence_ratio_has_the_gradient_of_the_sequen
     live = torch.tensor([[-1.0, -2.0, -0.5]], dtype=torch.float64, requires_grad=True)
     old, mask = torch.tensor([[-1.5, -1.0, -0.7]], dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool)
     (ours,) = torch.autograd.grad(SequenceRatio()(live, old, mask, torch.ones(1)).exp().mean(), live)
-    (whole,) = torch.autograd.grad((live - old).mean().exp(), live)
-    torch.testing.assert_close(ours, whole)
+    (of_sequence,) = torch.autograd.grad((live - old).mean().exp(), live)
+    torch.testing.assert_close(ours, of_sequence)
 
 
 def test_a_geometric_mean_is_cut_only_on_the_side_the_advantage_pushes_to_and_a_cut_token_has_no_gradient():

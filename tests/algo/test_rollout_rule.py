@@ -33,7 +33,7 @@ def test_overlong_shaping_equals_the_oracle(length, buffer, penalty):
     )
 
 
-def test_a_completion_that_fills_its_budget_loses_the_whole_penalty_and_one_before_the_buffer_nothing():
+def test_a_completion_that_fills_its_budget_loses_all_of_the_penalty_and_one_before_the_buffer_nothing():
     # Lmax 100, buffer 20: free up to 80 tokens, -1/2 at 90, -1 at 100.
     shaped = rule(overlong_buffer=0.2, overlong_penalty=1.0).shape(
         torch.ones(4), torch.tensor([1.0, 80.0, 90.0, 100.0]), 100

@@ -1,4 +1,4 @@
-"""Parameters whole and divided; what several processes make of them is in test_ranks.py."""
+"""Parameters of one process; those sharded among several are in tests/train/test_sharded.py."""
 
 import copy
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def mesh() -> Iterator[Any]:
     destroy_process_group()
 
 
-def test_in_one_process_a_tensor_is_whole_and_its_own() -> None:
+def test_in_one_process_a_tensor_is_full_and_its_own_shard() -> None:
     tensor = torch.arange(6.0).reshape(3, 2)
     assert (
         full_tensor(tensor) is tensor
@@ -68,9 +68,9 @@ def test_in_one_process_a_tensor_is_whole_and_its_own() -> None:
     ids=["tied", "gpt2", "llama"],
 )
 def test_weights_are_those_of_a_state_dict(network: nn.Module) -> None:
-    found, expected = full_state_dict(network), network.state_dict()
-    assert found.keys() == expected.keys() == weights(network).keys()
-    assert all(found[name].data_ptr() == tensor.data_ptr() for name, tensor in expected.items())
+    full, expected = full_state_dict(network), network.state_dict()
+    assert full.keys() == expected.keys() == weights(network).keys()
+    assert all(full[name].data_ptr() == tensor.data_ptr() for name, tensor in expected.items())
 
 
 def test_a_share_goes_into_an_outline_and_out_of_it(mesh: Any) -> None:

@@ -17,7 +17,7 @@ from mirrorpo.model.language_model import LanguageModel
 
 
 def cuts(batch: RolloutBatch) -> list[Cut]:
-    """At the edges, next to what is read, overlapping, many in one completion, none in others; in no order."""
+    """At the edges, next to what is read, overlapping, many in one completion, none in others; unordered."""
     out = [
         Cut(row=0, start=0, end=1, first=1, last=9),
         Cut(row=0, start=0, end=8, first=8, last=9),
@@ -142,8 +142,8 @@ def test_log_probabilities_are_of_the_float32_head_where_the_rest_computes_in_bf
     )
     torch.testing.assert_close(before[cut.row, cut.first : cut.last], expected, rtol=0, atol=0.05)
     # In bfloat16 every number would be one of a few.
-    found = before[before != 0]
-    assert not torch.equal(found.to(torch.bfloat16).float(), found)
+    intact = before[before != 0]
+    assert not torch.equal(intact.to(torch.bfloat16).float(), intact)
 
 
 def test_a_model_that_forgets_what_is_outside_a_window_is_refused() -> None:

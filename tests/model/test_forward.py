@@ -1,4 +1,4 @@
-"""From padded batches to per-token quantities, against the network's own logits on single unpadded sequences."""
+"""From padded batches to per-token quantities, against the network's logits on single unpadded sequences."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The tiled head against the full [N, V] log-softmax: value, gradient, memory."""
+"""The head read by chunks against the full [N, V] log-softmax: value, gradient, memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mirrorpo.model import head as module
 from mirrorpo.model.head import Head, HeadOutputs, read_positions
 
 N, D, V = 7, 4, 11
-TILES = pytest.mark.parametrize("logit_chunk", [1, 3, N, 100])
+CHUNKS = (1, 3, N, 100)
 TRANSFORMS = pytest.mark.parametrize(
     ("softcap", "scale", "temperature"),
     [(None, 1.0, 1.0), (None, 1.0, 0.6), (2.0, 1.0, 1.0), (None, 0.25, 1.3), (1.5, 3.0, 0.7)],
@@ -94,27 +94,26 @@ def case(softcap: float | None = None, scale: float = 1.0, temperature: float = 
     )
 
 
-@TILES
 @TRANSFORMS
 def test_logprobs_are_those_of_the_full_log_softmax(
-    logit_chunk: int, softcap: float | None, scale: float, temperature: float
+    softcap: float | None, scale: float, temperature: float
 ) -> None:
     c = case(softcap, scale, temperature)
     expected = full(c.head, c.hidden)[torch.arange(N), c.tokens]
-    torch.testing.assert_close(c.read(logit_chunk).logprobs, expected, rtol=1e-12, atol=1e-12)
+    for logit_chunk in CHUNKS:
+        torch.testing.assert_close(c.read(logit_chunk).logprobs, expected, rtol=1e-12, atol=1e-12)
 
 
-@TILES
 @TRANSFORMS
 def test_gradient_of_the_logprobs_is_that_of_the_full_log_softmax(
-    logit_chunk: int, softcap: float | None, scale: float, temperature: float
+    softcap: float | None, scale: float, temperature: float
 ) -> None:
     c = case(softcap, scale, temperature)
     factors = random(N, seed=6)
     expected = c.gradients((full(c.head, c.hidden)[torch.arange(N), c.tokens] * factors).sum())
-    torch.testing.assert_close(
-        c.gradients((c.read(logit_chunk).logprobs * factors).sum()), expected, rtol=1e-10, atol=1e-12
-    )
+    for logit_chunk in CHUNKS:
+        ours = c.gradients((c.read(logit_chunk).logprobs * factors).sum())
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
 
 
 @TRANSFORMS
@@ -136,24 +135,23 @@ def test_a_frozen_head_passes_the_same_gradient_to_the_hidden_states(
     torch.testing.assert_close(gradient(), expected, rtol=1e-12, atol=1e-12)
 
 
-@TILES
 @TRANSFORMS
 def test_an_exact_divergence_is_that_over_the_full_vocabulary(
-    logit_chunk: int, softcap: float | None, scale: float, temperature: float
+    softcap: float | None, scale: float, temperature: float
 ) -> None:
     c = case(softcap, scale, temperature)
     expected = kl(full(c.head, c.hidden), full(c.anchor_head, c.anchor_hidden))
-    torch.testing.assert_close(c.read(logit_chunk, kl).reader_output, expected, rtol=1e-12, atol=1e-12)
+    for logit_chunk in CHUNKS:
+        torch.testing.assert_close(c.read(logit_chunk, kl).reader_output, expected, rtol=1e-12, atol=1e-12)
 
 
-@TILES
-def test_gradient_of_an_exact_divergence_is_that_over_the_full_vocabulary(logit_chunk: int) -> None:
+def test_gradient_of_an_exact_divergence_is_that_over_the_full_vocabulary() -> None:
     c = case(softcap=1.5, scale=3.0, temperature=0.7)
     factors = random(N, seed=6)
     expected = c.gradients((kl(full(c.head, c.hidden), full(c.anchor_head, c.anchor_hidden)) * factors).sum())
-    torch.testing.assert_close(
-        c.gradients((c.read(logit_chunk, kl).reader_output * factors).sum()), expected, rtol=1e-10, atol=1e-12
-    )
+    for logit_chunk in CHUNKS:
+        ours = c.gradients((c.read(logit_chunk, kl).reader_output * factors).sum())
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
 
 
 def projecting(weight: Tensor) -> torch.nn.Linear:
@@ -190,13 +188,12 @@ def test_the_anchor_gets_no_gradient() -> None:
     assert all(parameter.grad is None for parameter in c.anchor_head.projection.parameters())
 
 
-@TILES
-def test_entropy_is_minus_the_expected_log_probability(logit_chunk: int) -> None:
+def test_entropy_is_minus_the_expected_log_probability() -> None:
     c = case(softcap=1.5, scale=3.0, temperature=0.7)
     log_p = full(c.head, c.hidden)
-    torch.testing.assert_close(
-        c.read(logit_chunk).entropy, -(log_p.exp() * log_p).sum(dim=1).detach(), rtol=1e-12, atol=1e-12
-    )
+    expected = -(log_p.exp() * log_p).sum(dim=1).detach()
+    for logit_chunk in CHUNKS:
+        torch.testing.assert_close(c.read(logit_chunk).entropy, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_entropy_has_no_gradient() -> None:
@@ -230,15 +227,15 @@ def test_no_positions_stay_connected_with_a_zero_gradient() -> None:
     assert not before.grad.any()
 
 
-@TILES
-def test_values_are_the_same_with_and_without_gradient(logit_chunk: int) -> None:
+def test_values_are_the_same_with_and_without_gradient() -> None:
     c = case()
-    with torch.no_grad():
-        silent = c.read(logit_chunk, kl)
-    live = c.read(logit_chunk, kl)
-    assert torch.equal(silent.logprobs, live.logprobs)
-    assert torch.equal(silent.reader_output, live.reader_output)
-    assert not silent.logprobs.requires_grad
+    for logit_chunk in CHUNKS:
+        with torch.no_grad():
+            silent = c.read(logit_chunk, kl)
+        live = c.read(logit_chunk, kl)
+        assert torch.equal(silent.logprobs, live.logprobs), logit_chunk
+        assert torch.equal(silent.reader_output, live.reader_output), logit_chunk
+        assert not silent.logprobs.requires_grad, logit_chunk
 
 
 def test_logprobs_are_of_the_sampling_temperature() -> None:

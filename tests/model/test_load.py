@@ -576,8 +576,11 @@ from mirrorpo.model.prompt import PlainPrompt
 
 for path in ("someone/cached", "someone/missing"):
     try:
-        settings = dict(revision=None, dtype="float32", attention="sdpa", lora=None, gradient_checkpointing=False)
-        model = Pretrained(path=path, prompt=PlainPrompt(instruct=False), **settings).load(torch.device("cpu"), 0, lambda: [])
+        spec = Pretrained(
+            path=path, prompt=PlainPrompt(instruct=False), revision=None, dtype="float32", attention="sdpa",
+            lora=None, gradient_checkpointing=False,
+        )
+        model = spec.load(torch.device("cpu"), 0, lambda: [])
         print("loaded", path, sorted(model.eos_ids))
     except ValueError as error:
         print("refused", error)

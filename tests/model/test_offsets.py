@@ -1,4 +1,4 @@
-"""Which characters each generated token wrote, for byte-level, sentencepiece-like and word-level tokenizers."""
+"""Which characters each token wrote, by byte-level, sentencepiece-like and word-level tokenizers."""
 
 import json
 import random
@@ -68,7 +68,7 @@ def byte_level() -> Any:
 
 
 def byte_fallback() -> Any:
-    """Pieces with a leading space and single bytes for what they do not know, as Llama 2 and Gemma have them."""
+    """Pieces with a leading space, and single bytes for what they do not know, as in Llama 2 and Gemma."""
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoders.Sequence(
@@ -111,7 +111,7 @@ def word_piece() -> Any:
 
 
 def odd() -> Any:
-    """A decoder that looks at the place of a token: the last one has no space."""
+    """A decoder that looks at the position of a token: the last one has no space."""
     backend = Tokenizer(
         models.WordLevel(
             {piece: index for index, piece in enumerate([*SPECIAL, "ab</w>", "a", "é</w>", "<unk>"])},
@@ -156,17 +156,14 @@ def byte_ids(tokenizer: Any, data: bytes) -> list[int]:
 
 
 def prefixes(tokenizer: Any, ids: Sequence[int]) -> TokenOffsets:
-    """The slow way, which asks the tokenizer for every prefix."""
-    speller = OffsetFinder(tokenizer)
+    """The slow way, which decodes every prefix."""
     text = tokenizer.decode(list(ids), skip_special_tokens=True)
-    return TokenOffsets(text=text, offsets=speller._from_prefixes(list(ids), text))
+    return TokenOffsets(text=text, offsets=OffsetFinder(tokenizer)._from_prefixes(list(ids), text))
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@pytest.mark.parametrize("text", TEXTS)
-def test_the_text_is_the_decoded_one(name: str, text: str) -> None:
+def test_the_text_is_the_decoded_one(name: str) -> None:
     tokenizer = made(name)
-    ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
     model = LanguageModel(
         network=None,
         tokenizer=tokenizer,
@@ -175,19 +172,21 @@ def test_the_text_is_the_decoded_one(name: str, text: str) -> None:
         dtype=torch.float32,
         device=torch.device("cpu"),
     )
-    token_offsets = OffsetFinder(tokenizer)(ids)
-    assert token_offsets.text == model.decode(ids)
-    assert len(token_offsets.offsets) == len(ids)
-    assert token_offsets.offsets[-1] == (len(token_offsets.text), len(token_offsets.text))
+    for text in TEXTS:
+        ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
+        token_offsets = OffsetFinder(tokenizer)(ids)
+        assert token_offsets.text == model.decode(ids)
+        assert len(token_offsets.offsets) == len(ids), text
+        assert token_offsets.offsets[-1] == (len(token_offsets.text), len(token_offsets.text)), text
 
 
 # Not where decoding cleans up: a prefix that ends in "don '" does not say yet which space will go.
 @pytest.mark.parametrize("name", sorted(MAKERS.keys() - {"word_piece"}))
-@pytest.mark.parametrize("text", TEXTS)
-def test_both_ways_agree_on_a_text_that_the_tokenizer_encoded(name: str, text: str) -> None:
+def test_both_ways_agree_on_a_text_that_the_tokenizer_encoded(name: str) -> None:
     tokenizer = made(name)
-    ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
-    assert OffsetFinder(tokenizer)(ids) == prefixes(tokenizer, ids)
+    for text in TEXTS:
+        ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
+        assert OffsetFinder(tokenizer)(ids) == prefixes(tokenizer, ids), text
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -197,29 +196,28 @@ def test_any_ids_have_offsets_that_cover_the_decoded_text(name: str, data: st.Da
     tokenizer = made(name)
     # Some ids beyond the vocabulary too: a model's head may be wider than its tokenizer.
     ids = data.draw(st.lists(st.integers(0, len(tokenizer) + 3), max_size=30))
-    speller = OffsetFinder(tokenizer)
-    token_offsets = speller(ids)
+    offset_finder = OffsetFinder(tokenizer)
+    token_offsets = offset_finder(ids)
     assert token_offsets.text == tokenizer.decode(ids, skip_special_tokens=True)
     assert len(token_offsets.offsets) == len(ids)
     for index, (start, end) in zip(ids, token_offsets.offsets, strict=True):
         alone = tokenizer.decode([index], skip_special_tokens=True)
         assert end > start or not alone.strip() or "\ufffd" in token_offsets.text or name == "odd"
-    assert speller(ids) == token_offsets == OffsetFinder(tokenizer)(tuple(ids))
+    assert offset_finder(ids) == token_offsets == OffsetFinder(tokenizer)(tuple(ids))
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     data=st.binary(max_size=24) | st.text(max_size=10).map(lambda text: text.encode(errors="surrogatepass"))
 )
-def test_single_bytes_that_share_a_character_spell_it(data: bytes) -> None:
+def test_single_bytes_that_share_a_character_make_it_up(data: bytes) -> None:
     token_offsets = OffsetFinder(made("byte_level"))(byte_ids(made("byte_level"), data))
     assert token_offsets.text == data.decode(errors="replace")
     assert all(end == start + 1 for start, end in token_offsets.offsets)
-    for place, character in enumerate(token_offsets.text):
-        own = bytes(
-            byte for byte, (start, _) in zip(data, token_offsets.offsets, strict=True) if start == place
-        )
-        assert own.decode(errors="replace") == character
+    for index, character in enumerate(token_offsets.text):
+        starts = (start for start, _ in token_offsets.offsets)
+        shared = bytes(byte for byte, start in zip(data, starts, strict=True) if start == index)
+        assert shared.decode(errors="replace") == character
 
 
 @settings(max_examples=200, deadline=None)
@@ -240,32 +238,34 @@ def test_a_token_has_the_characters_of_all_its_bytes(data: st.DataObject) -> Non
         at += len(piece)
 
 
-# bytes, one list a token, and the characters that each token has
-SPLIT = [
-    pytest.param([b"a", b"\xe2", b"\x82", b"\xac", b"b"], ["a", "€", "€", "€", "b"], id="a character in three"),
-    pytest.param([b"a\xe2", b"\x82", b"\xacb"], ["a€", "€", "€b"], id="with a neighbour on either side"),
-    pytest.param([b"\xe2\x82\xac\xf0", b"\x9f\x98\x80"], ["€😀", "😀"], id="end of one, start of the next"),
-    pytest.param([b"\xe2\x82\xac" * 2], ["€€"], id="two in one"),
-    pytest.param([b"\xe2", b"\x82", b"A"], ["\ufffd", "\ufffd", "A"], id="never finished, then a letter"),
-    pytest.param([b"\xe2", b"\xe2", b"\x82\xac"], ["\ufffd", "€", "€"], id="started twice"),
-    pytest.param([b"a", b"\xe2", b"\x82"], ["a", "\ufffd", "\ufffd"], id="cut off by the end"),
-    pytest.param([b"\xc0", b"\x80"], ["\ufffd", "\ufffd"], id="bytes that never occur"),
-    pytest.param([b"\xed", b"\xa0", b"\x80"], ["\ufffd", "\ufffd", "\ufffd"], id="a surrogate"),
-    pytest.param([b"\xf0\x9f", b"\x98", b"\xff"], ["\ufffd", "\ufffd", "\ufffd"], id="three of four, then rubbish"),
-]  # fmt: skip
+# Bytes, a string a token, and the characters that each token has.
+SPLIT = {
+    "a character in three": ([b"a", b"\xe2", b"\x82", b"\xac", b"b"], ["a", "€", "€", "€", "b"]),
+    "with a neighbour on either side": ([b"a\xe2", b"\x82", b"\xacb"], ["a€", "€", "€b"]),
+    "an end and the next start": ([b"\xe2\x82\xac\xf0", b"\x9f\x98\x80"], ["€😀", "😀"]),
+    "two in one": ([b"\xe2\x82\xac" * 2], ["€€"]),
+    "never finished, then a letter": ([b"\xe2", b"\x82", b"A"], ["\ufffd", "\ufffd", "A"]),
+    "started twice": ([b"\xe2", b"\xe2", b"\x82\xac"], ["\ufffd", "€", "€"]),
+    "cut off by the end": ([b"a", b"\xe2", b"\x82"], ["a", "\ufffd", "\ufffd"]),
+    "bytes that never occur": ([b"\xc0", b"\x80"], ["\ufffd", "\ufffd"]),
+    "a surrogate": ([b"\xed", b"\xa0", b"\x80"], ["\ufffd", "\ufffd", "\ufffd"]),
+    "three of four, then rubbish": ([b"\xf0\x9f", b"\x98", b"\xff"], ["\ufffd", "\ufffd", "\ufffd"]),
+}
 
 
-@pytest.mark.parametrize(("pieces", "expected"), SPLIT)
-def test_characters_over_several_tokens(pieces: list[bytes], expected: list[str]) -> None:
+def test_characters_over_several_tokens() -> None:
     alphabet = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     letters = {byte: letter for letter, byte in module._LETTERS.items()}
-    tokens = ["".join(letters[byte] for byte in piece) for piece in pieces]
-    vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*SPECIAL, *alphabet, *tokens]))}
-    backend = Tokenizer(models.BPE(vocabulary, []))
-    backend.decoder = decoders.ByteLevel()
-    token_offsets = OffsetFinder(wrapped(backend))([vocabulary[token] for token in tokens])
-    assert token_offsets.text == b"".join(pieces).decode(errors="replace")
-    assert written(token_offsets) == expected
+    for name, (pieces, expected) in SPLIT.items():
+        tokens = ["".join(letters[byte] for byte in piece) for piece in pieces]
+        vocabulary = {
+            token: index for index, token in enumerate(dict.fromkeys([*SPECIAL, *alphabet, *tokens]))
+        }
+        backend = Tokenizer(models.BPE(vocabulary, []))
+        backend.decoder = decoders.ByteLevel()
+        token_offsets = OffsetFinder(wrapped(backend))([vocabulary[token] for token in tokens])
+        assert token_offsets.text == b"".join(pieces).decode(errors="replace"), name
+        assert written(token_offsets) == expected, name
 
 
 def test_the_two_halves_of_an_invalid_sequence_share_its_replacement() -> None:
@@ -312,7 +312,7 @@ def test_a_special_token_inside_a_character_has_that_character() -> None:
     assert written(OffsetFinder(tokenizer)([first, second, tokenizer.eos_token_id, third])) == ["€"] * 4
 
 
-def test_a_policys_own_spelling_is_read_as_it_stands() -> None:
+def test_pieces_that_the_tokenizer_would_not_choose_are_read_as_they_stand() -> None:
     tokenizer = made("byte_level")
     ids = byte_ids(tokenizer, b" Sam has 18")
     assert ids != tokenizer(" Sam has 18").input_ids
@@ -341,7 +341,7 @@ def test_an_invalid_run_of_sentencepiece_bytes_is_covered(pieces: list[str]) -> 
     assert token_offsets.text == "".join("\ufffd" if piece.startswith("<") else piece for piece in pieces)
 
 
-def test_spaces_that_are_cleaned_up_have_no_place() -> None:
+def test_spaces_that_are_cleaned_up_have_no_token() -> None:
     tokenizer = made("word_piece")
     ids = tokenizer.convert_tokens_to_ids(["a", ".", "b", ",", "c"])
     token_offsets = OffsetFinder(tokenizer)(ids)
@@ -349,7 +349,7 @@ def test_spaces_that_are_cleaned_up_have_no_place() -> None:
     assert written(token_offsets) == ["a", ".", " b", ",", " c"]
 
 
-def test_a_decoder_that_looks_at_places_is_asked_for_every_prefix() -> None:
+def test_a_decoder_that_looks_at_positions_decodes_every_prefix() -> None:
     tokenizer = made("odd")
     ids = tokenizer.convert_tokens_to_ids(["a", "ab</w>", "é</w>", "ab</w>", "</s>"])
     assert OffsetFinder(tokenizer)(ids).text == "aab é ab"
@@ -394,15 +394,15 @@ def test_a_long_completion_is_decoded_once(name: str) -> None:
     assert counting.decoded == 1
 
 
-def test_pieces_that_do_not_spell_the_text_are_refused() -> None:
+def test_pieces_that_do_not_make_up_the_text_are_refused() -> None:
     assert module._from_pieces([b"a"], "ab") is None
     assert module._from_pieces([b"ab"], "a") is None
     assert module._from_pieces([b"a ", b" b"], "a b") == [(0, 2), (2, 3)]
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_no_ids_are_no_text(name: str) -> None:
-    assert OffsetFinder(made(name))([]) == TokenOffsets(text="", offsets=[])
+def test_no_ids_are_no_text() -> None:
+    for name in MAKERS:
+        assert OffsetFinder(made(name))([]) == TokenOffsets(text="", offsets=[]), name
 
 
 def test_offsets_reach_from_each_token_to_the_next_where_no_character_is_split() -> None:

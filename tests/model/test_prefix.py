@@ -1,4 +1,4 @@
-"""Prompts computed once against whole rows, without a cache: value, gradient, what is computed and what is
+"""Prompts computed once against full rows, without a cache: value, gradient, what is computed and what is
 refused.
 """
 
@@ -26,7 +26,7 @@ PIECES = pytest.mark.parametrize("rows_per_forward", [(8,), (3, 5), (1,) * 8])
 
 def exact(kind: str, attention: str = "sdpa") -> LanguageModel:
     """A network of its own, in training mode without dropout; in float64, but for eager attention, whose
-    softmax of a whole masked row is NaN there.
+    softmax of a fully masked row is NaN there.
     """
     shared = model(kind, attention)
     network = (
@@ -39,7 +39,7 @@ def exact(kind: str, attention: str = "sdpa") -> LanguageModel:
 
 
 def falling() -> RolloutBatch:
-    """Prompts of three lengths, each asked several times, in falling length of the completions, so that
+    """Prompts of three lengths, each used several times, in falling length of the completions, so that
     groups are interleaved.
     """
     batch = rollout()
@@ -58,23 +58,23 @@ def gradients(lm: LanguageModel, batch: RolloutBatch, rows_per_forward: Sequence
     ]
 
 
-def assert_close(ours: Sequence[Tensor], whole: Sequence[Tensor]) -> None:
-    # Norms of `transformers` round to float32 on the way, so that single entries are looser than the whole.
-    ours, whole = (torch.cat([part.flatten() for part in parts]) for parts in (ours, whole))
-    assert float((ours - whole).norm()) < (1e-6 if whole.dtype == torch.float64 else 1e-5) * float(
-        whole.norm()
+def assert_close(ours: Sequence[Tensor], unshared: Sequence[Tensor]) -> None:
+    # Norms of `transformers` round to float32 on the way: single entries are looser than all together.
+    ours, unshared = (torch.cat([part.flatten() for part in parts]) for parts in (ours, unshared))
+    assert float((ours - unshared).norm()) < (1e-6 if unshared.dtype == torch.float64 else 1e-5) * float(
+        unshared.norm()
     )
 
 
 @PIECES
 @NETWORKS
-def test_log_probabilities_and_every_gradient_are_those_of_whole_rows(
+def test_log_probabilities_and_every_gradient_are_those_of_full_rows(
     kind: str, attention: str, rows_per_forward: Sequence[int]
 ) -> None:
     lm, batch = exact(kind, attention), falling()
-    whole = gradients(lm, batch, ())
-    assert min(float(part.abs().max()) for part in whole[:3]) > 1e-3
-    assert_close(gradients(lm, batch, rows_per_forward), whole)
+    unshared = gradients(lm, batch, ())
+    assert min(float(part.abs().max()) for part in unshared[:3]) > 1e-3
+    assert_close(gradients(lm, batch, rows_per_forward), unshared)
 
 
 def test_the_prompts_own_tokens_get_their_gradient() -> None:
@@ -91,15 +91,15 @@ def test_the_prompts_own_tokens_get_their_gradient() -> None:
 
 
 @PIECES
-def test_without_gradient_the_states_are_those_of_whole_rows(rows_per_forward: Sequence[int]) -> None:
+def test_without_gradient_the_states_are_those_of_full_rows(rows_per_forward: Sequence[int]) -> None:
     lm, batch = exact("qwen3"), falling()
     with torch.no_grad(), evaluating(lm.network):
-        shared, whole = shared_hidden(lm, batch, rows_per_forward), completion_hidden(lm, batch)
-    torch.testing.assert_close(shared[batch.present], whole[batch.present], rtol=1e-9, atol=1e-9)
+        shared, unshared = shared_hidden(lm, batch, rows_per_forward), completion_hidden(lm, batch)
+    torch.testing.assert_close(shared[batch.present], unshared[batch.present], rtol=1e-9, atol=1e-9)
     assert not shared.requires_grad
 
 
-def test_under_an_adapter_gradient_and_reference_are_those_of_whole_rows() -> None:
+def test_under_an_adapter_gradient_and_reference_are_those_of_full_rows() -> None:
     base = exact("llama")
     lm = with_adapter(base, Lora(rank=2, alpha=4, dropout=0.0, targets=["q_proj", "v_proj"]), seed=0)
     lm = replace(lm, network=lm.network.double())
@@ -111,16 +111,16 @@ def test_under_an_adapter_gradient_and_reference_are_those_of_whole_rows() -> No
     assert_close(gradients(lm, batch, (3, 5)), gradients(lm, batch, ()))
     reference = lm.without_adapter()
     with torch.no_grad(), evaluating(lm.network):
-        shared, whole, live = (
+        shared, unshared, live = (
             shared_hidden(reference, batch, (8,)),
             completion_hidden(reference, batch),
             completion_hidden(lm, batch),
         )
-    torch.testing.assert_close(shared[batch.present], whole[batch.present], rtol=1e-9, atol=1e-9)
-    assert not torch.allclose(live[batch.present], whole[batch.present])
+    torch.testing.assert_close(shared[batch.present], unshared[batch.present], rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(live[batch.present], unshared[batch.present])
 
 
-def test_in_bfloat16_it_is_as_near_to_float32_as_whole_rows_are() -> None:
+def test_in_bfloat16_it_is_as_near_to_float32_as_full_rows_are() -> None:
     full, batch = model("qwen3"), falling()
     half = replace(full, dtype=torch.bfloat16)
 

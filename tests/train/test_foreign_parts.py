@@ -1,5 +1,4 @@
-"""A part from outside the package works like one from inside, or is refused in a line before a model is loaded.
-"""
+"""A part from outside the package works like one from inside, or is refused in a line before a model is loaded."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -20,7 +20,7 @@ from mirrorpo.core.batch import Completion, RolloutBatch
 from mirrorpo.core.cut import Masking
 from mirrorpo.core.span import ScoredSpan
 from mirrorpo.model.language_model import LanguageModel
-from mirrorpo.model.load import finish, own_draws
+from mirrorpo.model.load import finish, init_draws
 from mirrorpo.optim.adamw import AdamW
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import build_penalty, build_weighting
@@ -139,7 +139,7 @@ def byte_level() -> LanguageModel:
         bos_token_id=None,
         pad_token_id=None,
     )
-    with own_draws(0):
+    with init_draws(0):
         network: Any = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation="sdpa"
         )

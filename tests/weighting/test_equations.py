@@ -19,7 +19,7 @@ from mirrorpo.weighting.equations import calculations
 DATA = Path(os.environ.get("MIRRORPO_DATA") or ROOT.parent / "shared" / "data")
 
 
-def found(text: str, unit_words: int = 3) -> list[str]:
+def texts(text: str, unit_words: int = 3) -> list[str]:
     return [
         text[start:end]
         for start, end in calculations(text, unit_words=unit_words, end=len(text), answered=False)
@@ -27,7 +27,7 @@ def found(text: str, unit_words: int = 3) -> list[str]:
 
 
 # The calculation stands between [ ].
-ONE = [
+MARKED = [
     "[48/2 = 24]",
     "Natalia sold [48/2 = 24] clips in May.",
     "[3 x 4 = 12], [3X4=12] and [3 × 4 ÷ 2 = 6]",
@@ -98,31 +98,29 @@ ONE = [
     "Sam has [18 + 3 = <<18+3=21>>21] toys.\nSam has [21 - 5 = <<21-5=16>>16] toys.",
 ]  # fmt: skip
 
-# Not written with brackets of their own.
+# No calculation, and no marks.
 NONE = [
-    "", "5 = 5", "x = 3", "2 + 2", "12 = 3 * 4", "3 + 4 =\n7", "3 + 4\n= 7", "3 + 4 => 7", "7 <= 3 + 4", "3 + 4 != 7 !", "a - 3 = 4", "3 + = 4", "3 + 4 = x",
-    "<<15=15>>15 years", "<<-5=-5>>", "50% of 200 is 100", "3 + 4 = = 7", "3 + 4, = 7", "1. = 2", "== 3", "3 (4 = 5)", "3 ) + 4 = 7 )",
+    "", "5 = 5", "x = 3", "2 + 2", "12 = 3 * 4", "3 + 4 =\n7", "3 + 4\n= 7", "3 + 4 => 7", "7 <= 3 + 4",
+    "3 + 4 != 7 !", "a - 3 = 4", "3 + = 4", "3 + 4 = x", "<<15=15>>15 years", "<<-5=-5>>",
+    "50% of 200 is 100", "3 + 4 = = 7", "3 + 4, = 7", "1. = 2", "== 3", "3 (4 = 5)", "3 ) + 4 = 7 )",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("marked", ONE)
-def test_calculations(marked: str) -> None:
-    # An opening bracket behind a backslash is LaTeX's.
-    expected = re.findall(r"(?<!\\)\[(.*?)(?<!\\)\]", marked)
-    assert found(re.sub(r"(?<!\\)[\[\]]", "", marked)) == expected
+def test_calculations() -> None:
+    for marked in MARKED:
+        # An opening bracket behind a backslash is LaTeX's.
+        expected = re.findall(r"(?<!\\)\[(.*?)(?<!\\)\]", marked)
+        assert texts(re.sub(r"(?<!\\)[\[\]]", "", marked)) == expected, marked
 
 
-@pytest.mark.parametrize("text", NONE)
-def test_no_calculation(text: str) -> None:
-    assert found(text) == []
+def test_no_calculation() -> None:
+    for text in NONE:
+        assert texts(text) == [], text
 
 
-@pytest.mark.parametrize(
-    ("unit_words", "expected"),
-    [(0, []), (1, []), (2, ["3 + 4 red apples = 7"]), (3, ["3 + 4 red apples = 7"])],
-)
-def test_units_have_at_most_so_many_words(unit_words: int, expected: list[str]) -> None:
-    assert found("3 + 4 red apples = 7", unit_words) == expected
+def test_units_have_at_most_so_many_words() -> None:
+    text = "3 + 4 red apples = 7"
+    assert [texts(text, unit_words) for unit_words in range(4)] == [[], [], [text], [text]]
 
 
 def test_a_result_that_stands_in_the_answer_counts() -> None:
@@ -139,46 +137,10 @@ def test_nothing_is_read_behind_the_end() -> None:
 
 
 PIECES = [
-    "3",
-    "12",
-    "1,000",
-    ".5",
-    "$",
-    "+",
-    "-",
-    " - ",
-    "*",
-    "**",
-    "/",
-    "x",
-    " ",
-    "=",
-    "==",
-    "(",
-    ")",
-    "<<",
-    ">>",
-    "<<3+4=7>>",
-    "%",
-    " of ",
-    "apples",
-    "\n",
-]
-PIECES += [
-    "\\frac{1}{2}",
-    "\\frac{",
-    "}",
-    "\\times ",
-    "\\left(",
-    "\\right)",
-    "^2",
-    "\u00bd",
-    "\u2212",
-    ".",
-    "\\text{a}",
-    "\u00e9",
-    "\u2028",
-]
+    "3", "12", "1,000", ".5", "$", "+", "-", " - ", "*", "**", "/", "x", " ", "=", "==", "(", ")", "<<",
+    ">>", "<<3+4=7>>", "%", " of ", "apples", "\n", "\\frac{1}{2}", "\\frac{", "}", "\\times ", "\\left(",
+    "\\right)", "^2", "½", "−", ".", "\\text{a}", "é", "\u2028",
+]  # fmt: skip
 
 
 @given(
@@ -204,49 +166,30 @@ def test_no_text_raises_and_calculations_are_in_order_on_one_line(
 
 
 LONG = [
-    "1",
-    "1+1=",
-    "(",
-    "((1",
-    ")",
-    "<<1+1=2",
-    "<<1+1=2>>",
-    ">>",
-    "\\frac{",
-    "\\frac{1}{",
-    "\\frac{{}",
-    "{",
-    "}",
-    "$",
-    "- ",
-    "1,",
-    "1,000",
-    "a",
-    "1 a ",
-    "of ",
-]
-LONG += ["**", "1^{", "=", "\\text{", "'a", "\\left", "1."]
+    "1", "1+1=", "(", "((1", ")", "<<1+1=2", "<<1+1=2>>", ">>", "\\frac{", "\\frac{1}{", "\\frac{{}", "{",
+    "}", "$", "- ", "1,", "1,000", "a", "1 a ", "of ", "**", "1^{", "=", "\\text{", "'a", "\\left", "1.",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("piece", LONG)
-def test_long_texts_end(piece: str) -> None:
+def test_long_texts_end() -> None:
     # Read without the shape checks of the tests, which take longer than the work.
     spec = importlib.util.spec_from_file_location("unchecked", str(equations.__file__))
     assert spec is not None and spec.loader is not None
     unchecked = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(unchecked)
-    text = piece * (100_000 // len(piece))
-    for hostile in (f"1 + 1 = 2 + {text}x", f"\\frac{{{text} = 1"):
-        start = time.process_time()
-        unchecked.calculations(hostile, unit_words=3, end=len(hostile), answered=True)
-        assert time.process_time() - start < 1.0
+    for piece in LONG:
+        text = piece * (100_000 // len(piece))
+        for hostile in (f"1 + 1 = 2 + {text}x", f"\\frac{{{text} = 1"):
+            start = time.process_time()
+            unchecked.calculations(hostile, unit_words=3, end=len(hostile), answered=True)
+            assert time.process_time() - start < 1.0, piece
 
 
 @given(
     numbers=st.lists(st.decimals(0, 10**7, places=2), min_size=2, max_size=5),
     draw=st.randoms(use_true_random=False),
 )
-def test_sums_in_every_dress_are_found_whole(numbers: list, draw) -> None:  # type: ignore[no-untyped-def]
+def test_sums_in_every_dress_are_found_from_end_to_end(numbers: list, draw) -> None:  # type: ignore[no-untyped-def]
     def dress(number: object) -> str:
         return draw.choice(
             ["{}", "{:,}", "${}", "${:,}", "\\${}", "({})", "{}%", "{} apples", "{} red apples", "-{}"]
@@ -257,17 +200,17 @@ def test_sums_in_every_dress_are_found_whole(numbers: list, draw) -> None:  # ty
     )
     result = draw.choice(["= {}", "={:,}", "= ${}", "= <<1+1={0}>>{0}"]).format(sum(numbers))
     head, tail = draw.choice([("", ""), ("So she has ", " apples."), ("Total: ", ", then"), ("\n", "\n")])
-    assert found(f"{head}{text} {result}{tail}") == [f"{text} {result}"]
+    assert texts(f"{head}{text} {result}{tail}") == [f"{text} {result}"]
 
 
 def test_every_step_of_the_tiny_models_demonstrations_is_found() -> None:
     data = Arithmetic(
-        data_seed=0, train_size=50, validation_size=1, test_size=1, min_steps=1, max_steps=4, max_value=99, distractor_share=0.5,
-        habits={}, habits_from=0.0, system="", user="{question}",
+        data_seed=0, train_size=50, validation_size=1, test_size=1, min_steps=1, max_steps=4, max_value=99,
+        distractor_share=0.5, habits={}, habits_from=0.0, system="", user="{question}",
     )  # fmt: skip
     for prompt in data.load("train"):
         steps = prompt.demonstration.splitlines()[:-1]
-        assert found(prompt.demonstration, unit_words=0) == [
+        assert texts(prompt.demonstration, unit_words=0) == [
             re.sub(r"^\w+ has (.*) \w+\.$", r"\1", step) for step in steps
         ]
 
@@ -290,8 +233,8 @@ def test_nearly_every_annotated_step_of_gsm8k_is_found_with_and_without_its_anno
         ]
         plain = re.sub(r"<<[^>]*>>", "", body)
         intervals = calculations(plain, unit_words=3, end=len(plain), answered=False)
-        places = [len(re.sub(r"<<[^>]*>>", "", body[: note.start()])) for note in notes]
-        stripped += [any(start < place < end for start, end in intervals) for place in places]
+        positions = [len(re.sub(r"<<[^>]*>>", "", body[: note.start()])) for note in notes]
+        stripped += [any(start < position < end for start, end in intervals) for position in positions]
         answers.append(bool(intervals))
     assert sum(kept) == len(kept) > 1000
     assert sum(stripped) / len(stripped) > 0.98

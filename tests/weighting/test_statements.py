@@ -1,7 +1,8 @@
-"""Statements of Python source in a completion: where each begins and ends, and what happens when it is none."""
+"""Statements of Python source in a completion: where each begins and ends, and what if it is no Python."""
 
 import ast
 import importlib.util
+import itertools
 import json
 import os
 import textwrap
@@ -20,7 +21,7 @@ DATA = Path(os.environ.get("MIRRORPO_DATA") or ROOT.parent / "shared" / "data")
 MBPP = DATA / "mbpp" / "mbpp.jsonl"
 
 
-def found(text: str) -> list[str]:
+def texts(text: str) -> list[str]:
     return [text[start:end] for start, end in statements(text)]
 
 
@@ -51,20 +52,21 @@ SOURCE = textwrap.dedent('''\
         2
     ''')
 PARTS = [
-    "import re, math", "@cache", "async def f(x: int,\n            y=(1, 2)) -> int:", '"""Says\n    something."""', "if x:", "return x;", "y = 2",
-    "elif y:", "pass", "else:", 'return [a\n                for a in "# no comment"]', 'with open("é") as f:', "g = 1;", 'h = "日本";', "k",
-    "try:", "a", "except (E, F):", "b", "finally:", "c", "match x:", "case 1:", "y", "class A:", '"doc"', "total = 1 + \\\n    2",
+    "import re, math", "@cache", "async def f(x: int,\n            y=(1, 2)) -> int:",
+    '"""Says\n    something."""', "if x:", "return x;", "y = 2", "elif y:", "pass", "else:",
+    'return [a\n                for a in "# no comment"]', 'with open("é") as f:', "g = 1;", 'h = "日本";',
+    "k", "try:", "a", "except (E, F):", "b", "finally:", "c", "match x:", "case 1:", "y", "class A:",
+    '"doc"', "total = 1 + \\\n    2",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_statements_of_every_kind(end: str) -> None:
-    assert found(SOURCE.replace("\n", end)) == [part.replace("\n", end) for part in PARTS]
+def test_statements_of_every_kind() -> None:
+    for end in ("\n", "\r\n", "\r"):
+        assert texts(SOURCE.replace("\n", end)) == [part.replace("\n", end) for part in PARTS]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
+def test_where_the_source_stands() -> None:
+    for text, expected in (
         ("Sure.\n```python\nx = 1\n```\nDone.", ["x = 1"]),
         ("```\nx = 1\n```\nor\n```py\ny = 2\n```", ["x = 1", "y = 2"]),
         ("```bash\npip install x\n```\n```Python\ny = 2\n```", ["y = 2"]),
@@ -75,96 +77,48 @@ def test_statements_of_every_kind(end: str) -> None:
         ("", []),
         ("\n# nothing\n", []),
         ("```", []),
-    ],
-    ids=repr,
-)
-def test_where_the_source_stands(text: str, expected: list[str]) -> None:
-    assert found(text) == expected
+    ):
+        assert texts(text) == expected, text
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        pytest.param(
-            "x = [1,\n 2]\ny = = 3\nif z: w",
-            ["x = [1,\n 2]", "y = = 3", "if z: w"],
-            id="does not parse: logical lines",
-        ),
-        pytest.param(
-            "x = [1,\n 2]\ny = (3,\n  4\n# c\n",
-            ["x = [1,\n 2]", "y = (3,", "4"],
-            id="a bracket never closed: lines from there",
-        ),
-        pytest.param(
-            'x = [1,\n 2]\ny = """a\nb',
-            ["x = [1,\n 2]", 'y = """a', "b"],
-            id="a string never closed: lines from there",
-        ),
-        pytest.param(
-            "if x:\n    y\n  z\nw", ["if x:", "y", "z", "w"], id="dedent to nowhere: lines from there"
-        ),
-        pytest.param("x = 1\nreturn (", ["x = 1", "return ("], id="cut off by the length limit"),
-        pytest.param("The answer is simple.\nCall f.", ["The answer is simple.", "Call f."], id="prose"),
-        pytest.param("x = '\\d'; y", ["x = '\\d';", "y"], id="a warning of the parser"),
-        pytest.param("x = ' \ny", ["x = '", "y"], id="a quote never closed"),
-        pytest.param("x = 1\0\ny = 2", ["x = 1\0", "y = 2"], id="a null character"),
-        pytest.param("x = '\ud800'\ny", ["x = '\ud800'", "y"], id="a lone surrogate"),
-    ],
-)
-def test_source_that_is_not_python(text: str, expected: list[str]) -> None:
-    assert found(text) == expected
+NOT_PYTHON = {
+    "does not parse: logical lines": (
+        "x = [1,\n 2]\ny = = 3\nif z: w",
+        ["x = [1,\n 2]", "y = = 3", "if z: w"],
+    ),
+    "a bracket never closed: lines from there": (
+        "x = [1,\n 2]\ny = (3,\n  4\n# c\n",
+        ["x = [1,\n 2]", "y = (3,", "4"],
+    ),
+    "a string never closed: lines from there": (
+        'x = [1,\n 2]\ny = """a\nb',
+        ["x = [1,\n 2]", 'y = """a', "b"],
+    ),
+    "dedent to nowhere: lines from there": ("if x:\n    y\n  z\nw", ["if x:", "y", "z", "w"]),
+    "cut off by the length limit": ("x = 1\nreturn (", ["x = 1", "return ("]),
+    "prose": ("The answer is simple.\nCall f.", ["The answer is simple.", "Call f."]),
+    "a warning of the parser": ("x = '\\d'; y", ["x = '\\d';", "y"]),
+    "a quote never closed": ("x = ' \ny", ["x = '", "y"]),
+    "a null character": ("x = 1\0\ny = 2", ["x = 1\0", "y = 2"]),
+    "a lone surrogate": ("x = '\ud800'\ny", ["x = '\ud800'", "y"]),
+}
+
+
+def test_source_that_is_not_python() -> None:
+    for name, (text, expected) in NOT_PYTHON.items():
+        assert texts(text) == expected, name
 
 
 def test_very_long_source_is_taken_line_by_line() -> None:
     text = "x = [1,\n2]\n" * 10_000
-    assert found(text) == ["x = [1,", "2]"] * 10_000
+    assert texts(text) == ["x = [1,", "2]"] * 10_000
 
 
 PIECES = [
-    "x",
-    "=",
-    "1",
-    "\n",
-    "\n    ",
-    "\n  ",
-    "if x:",
-    "else:",
-    "def f():",
-    ";",
-    "(",
-    ")",
-    "[",
-    "]",
-    '"',
-    "'",
-    '"""',
-    "#",
-    "\\",
-    "\\\n",
-    "```",
-    "```py\n",
-]
-PIECES += [
-    "é",
-    "日",
-    "\r",
-    "\r\n",
-    "\x0c",
-    "\0",
-    "\ud800",
-    "f'{",
-    "}'",
-    "@",
-    ":=",
-    "match x:",
-    "case _:",
-    "$",
-    "?",
-    "0777",
-    "\u2028",
-    "\ufeff",
-    "\t",
-]
+    "x", "=", "1", "\n", "\n    ", "\n  ", "if x:", "else:", "def f():", ";", "(", ")", "[", "]", "\"", "'",
+    "\"\"\"", "#", "\\", "\\\n", "```", "```py\n", "é", "日", "\r", "\r\n", "\x0c", "\x00", "\ud800", "f'{",
+    "}'", "@", ":=", "match x:", "case _:", "$", "?", "0777", "\u2028", "\ufeff", "\t",
+]  # fmt: skip
 
 
 @given(text=st.text() | st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
@@ -194,8 +148,8 @@ def test_every_statement_of_mbpps_solutions_is_found_and_nothing_is_left() -> No
         ]
         lines = code.split("\n")
         nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.stmt)]
-        places = {sum(len(line) + 1 for line in lines[: node.lineno - 1]) + node.col_offset for node in nodes}
-        assert places <= {start for start, _ in intervals}
+        starts = {sum(len(line) + 1 for line in lines[: node.lineno - 1]) + node.col_offset for node in nodes}
+        assert starts <= {start for start, _ in intervals}
         for start, end in reversed(intervals):
             code = code[:start] + code[end:]
         assert all(not rest.strip() or rest.strip().startswith("#") for rest in code.split("\n"))
@@ -226,14 +180,13 @@ LONG = [
 ]
 
 
-@pytest.mark.parametrize("piece", LONG)
-@pytest.mark.parametrize("length", [module.LONGEST_SOURCE, 100_000])
-def test_long_texts_end(piece: str, length: int) -> None:
+def test_long_texts_end() -> None:
     # Read without the shape checks of the tests, which take longer than the work.
     spec = importlib.util.spec_from_file_location("unchecked", str(module.__file__))
     assert spec is not None and spec.loader is not None
     unchecked = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(unchecked)
-    start = time.process_time()
-    unchecked.statements(piece * (length // len(piece)))
-    assert time.process_time() - start < 1.0
+    for piece, length in itertools.product(LONG, (module.LONGEST_SOURCE, 100_000)):
+        start = time.process_time()
+        unchecked.statements(piece * (length // len(piece)))
+        assert time.process_time() - start < 1.0, (piece, length)

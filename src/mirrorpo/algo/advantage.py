@@ -63,7 +63,7 @@ class GroupStandardised:
         size = group_size(rewards, group)
         variance = group_mean(centred.square(), group) * size / (size - self.ddof).clamp(min=1)
         scaled = centred / (variance.sqrt() + self.epsilon)
-        # Equal rewards leave 0 / 0 when epsilon is 0; such a group teaches nothing.
+        # Equal rewards leave 0 / 0 when epsilon is 0; such a group has no gradient.
         return torch.where(scaled.isnan(), torch.zeros_like(scaled), scaled)
 
 
@@ -103,7 +103,8 @@ class GroupMeanBatchStd:
         ddof: 1 divides the squared deviations by n - 1, 0 by n.
 
     Example:
-        >>> GroupMeanBatchStd(epsilon=0.0, ddof=0)(torch.tensor([1.0, 0.0, 5.0, 5.0]), torch.tensor([0, 0, 1, 1]))
+        >>> rewards, group = torch.tensor([1.0, 0.0, 5.0, 5.0]), torch.tensor([0, 0, 1, 1])
+        >>> GroupMeanBatchStd(epsilon=0.0, ddof=0)(rewards, group)
         tensor([ 1.4142, -1.4142,  0.0000,  0.0000])
 
     References:

@@ -1,7 +1,7 @@
 """Per-token losses to a scalar: which tokens share a denominator.
 
-Each `denominator` is a count over the whole optimiser window. Passed to every micro-batch it makes
-the sum over micro-batches equal the loss of the whole window; left out, the batch at hand is the
+Each `denominator` is a count over the full optimiser window. Passed to every micro-batch it makes
+the sum over micro-batches equal the loss of the full window; left out, the batch at hand is the
 window. A window without a trained token has loss zero, with a gradient of zero.
 """
 
@@ -74,7 +74,7 @@ class SequenceSum:
         L = (1/B) sum_{i,t} m_it l_it
 
     B counts the completions that have a trained token. Gradient: that of the log-probability of the
-    whole completion; every token weighs the same, and long completions weigh more.
+    full completion; every token weighs the same, and long completions weigh more.
 
     Example:
         >>> mask = torch.tensor([[True, False], [True, True]])

@@ -1,5 +1,6 @@
-"""The sampler is not quite the old policy: other kernels, another precision, other batch shapes. What that
-does to a gradient, and a cure.
+"""The sampler is not quite the old policy; what that does to a gradient, and a cure.
+
+It has other kernels, another precision, other batch shapes.
 """
 
 from collections.abc import Iterable
@@ -21,8 +22,7 @@ def sampler_ratio(old_logprobs: PerToken, sampler_logprobs: PerToken, mask: Toke
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TruncatedImportance:
-    """Truncated importance sampling: a token's credit counts as often as the old policy would have sampled
-    it, up to a cap.
+    """Truncated importance sampling: credit by how much more often the old policy samples a token, capped.
 
         c_t = min( pi_old(y_t) / mu(y_t),  cap )
 
@@ -42,7 +42,8 @@ class TruncatedImportance:
         tensor([[1.0000, 1.2500, 2.0000]])
 
     References:
-        Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training" (TIS), https://fengyao.notion.site/off-policy-rl
+        Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training" (TIS),
+        https://fengyao.notion.site/off-policy-rl
     """
 
     cap: float
@@ -51,8 +52,7 @@ class TruncatedImportance:
         if not self.cap >= 1:
             raise ValueError(
                 f"importance_correction.cap={self.cap}: a cap below 1 would shrink the credit of tokens "
-                f"without mismatch; give 1 or "
-                f"more"
+                "without mismatch; give 1 or more"
             )
 
     def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:

@@ -10,14 +10,15 @@ from mirrorpo.core.shapes import PerCompletion, PerToken, TokenMask
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenRatio:
-    """Each token's own importance ratio, as a logarithm.
+    """Each token's importance ratio, as a logarithm.
 
         log r_t = log pi_theta(y_t) - log pi_old(y_t)
 
     Value: zero on the first update of a rollout. Gradient: grad log pi_theta(y_t), also there.
 
     Example:
-        >>> TokenRatio()(torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, 0.0]]), torch.tensor([[True, False]]), torch.ones(1))
+        >>> new, old = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, 0.0]])
+        >>> TokenRatio()(new, old, torch.tensor([[True, False]]), torch.ones(1))
         tensor([[0.5000, 0.0000]])
 
     References:
@@ -32,7 +33,7 @@ class TokenRatio:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SequenceRatio:
-    """The length-normalised ratio of the whole completion, on each of its tokens.
+    """The length-normalised ratio of the full completion, on each of its tokens.
 
         log s_it = sg( mean_t log r_it ) + log pi_theta(y_t) - sg( log pi_theta(y_t) )
 
@@ -43,7 +44,8 @@ class SequenceRatio:
     pi_theta(y_t), so that a mean over the tokens has the gradient of the sequence's ratio.
 
     Example:
-        >>> SequenceRatio()(torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.0]]), torch.tensor([[True, True]]), torch.ones(1))
+        >>> new, old = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.0]])
+        >>> SequenceRatio()(new, old, torch.tensor([[True, True]]), torch.ones(1))
         tensor([[0.2500, 0.2500]])
 
     References:
@@ -61,8 +63,8 @@ class GeometricMean:
     """The geometric mean of token ratios, each cut on the side its advantage pushes it to.
 
         log g_it = sg( mean_t c_it ) + c_it - sg( c_it )
-        c_it = min( log r_it, high ) where A_i > 0,   max( log r_it, -low ) where A_i < 0,   log r_it where
-        A_i = 0
+        c_it = min( log r_it, high ) where A_i > 0,   max( log r_it, -low ) where A_i < 0,
+               log r_it where A_i = 0
 
     Value: zero on the first update. Gradient: grad log pi_theta(y_t), and exactly zero for a token
     whose ratio was cut; the other tokens of its completion go on.
@@ -73,7 +75,8 @@ class GeometricMean:
 
     Example:
         >>> ratio = GeometricMean(low=0.4, high=0.4)
-        >>> ratio(torch.tensor([[-1.0, -2.0]]), torch.tensor([[-2.0, -2.0]]), torch.tensor([[True, True]]), torch.ones(1))
+        >>> new, old = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-2.0, -2.0]])
+        >>> ratio(new, old, torch.tensor([[True, True]]), torch.ones(1))
         tensor([[0.2000, 0.2000]])
 
     References:
@@ -103,7 +106,7 @@ class GeometricMean:
 
 
 def _on_every_token(log_ratio: PerToken, mask: TokenMask) -> PerToken:
-    # The value is the completion's mean, the gradient each token's own.
+    # The value is the completion's mean, the gradient that of each token alone.
     count = mask.sum(dim=1, keepdim=True).clamp(min=1)
     mean = (log_ratio.detach().sum(dim=1, keepdim=True) / count).expand_as(log_ratio)
     return masked(mean + (log_ratio - log_ratio.detach()), mask)
@@ -119,7 +122,8 @@ class Likelihood:
     sampled by nobody.
 
     Example:
-        >>> Likelihood()(torch.tensor([[-1.0, -2.0]]), torch.tensor([[-9.0, -9.0]]), torch.tensor([[True, False]]), torch.ones(1))
+        >>> new, old = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-9.0, -9.0]])
+        >>> Likelihood()(new, old, torch.tensor([[True, False]]), torch.ones(1))
         tensor([[-1.,  0.]])
     """
 

@@ -1,4 +1,4 @@
-"""What an algorithm asks of its rollouts before the update: overlong shaping, dynamic sampling, masking."""
+"""How an algorithm treats its rollouts before the update: overlong shaping, dynamic sampling, masking."""
 
 from dataclasses import dataclass
 
@@ -37,13 +37,13 @@ class RolloutRule:
             raise ValueError(f"algo.rollout_rule.max_draws={self.max_draws}: a step samples at least once")
         if self.max_draws > 1 and not self.dynamic_sampling:
             raise ValueError(
-                f"algo.rollout_rule.max_draws={self.max_draws} has no effect without dynamic_sampling: set "
-                f"it to 1"
+                f"algo.rollout_rule.max_draws={self.max_draws} has no effect without dynamic_sampling: "
+                "set it to 1"
             )
         if not 0 <= self.overlong_buffer <= 1:
             raise ValueError(
                 f"algo.rollout_rule.overlong_buffer={self.overlong_buffer} is a share of max_new_tokens: "
-                f"give a number in [0, 1]"
+                "give a number in [0, 1]"
             )
 
     def shape(self, rewards: PerCompletion, lengths: PerCompletion, max_new_tokens: int) -> PerCompletion:
@@ -53,8 +53,16 @@ class RolloutRule:
 
         zero up to Lmax - buffer tokens, falling linearly to -penalty at Lmax.
 
+        Args:
+            rewards: R, of each completion.
+            lengths: |o|, its tokens.
+            max_new_tokens: Lmax, the budget it was sampled with.
+
         Example:
-            >>> rule = RolloutRule(dynamic_sampling=False, max_draws=1, overlong_buffer=0.5, overlong_penalty=1.0, mask_truncated=False)
+            >>> rule = RolloutRule(
+            ...     dynamic_sampling=False, max_draws=1, overlong_buffer=0.5, overlong_penalty=1.0,
+            ...     mask_truncated=False,
+            ... )
             >>> rule.shape(torch.ones(3), torch.tensor([40.0, 75.0, 100.0]), 100)
             tensor([1.0000, 0.5000, 0.0000])
         """
@@ -64,7 +72,7 @@ class RolloutRule:
         return rewards + self.overlong_penalty * ((max_new_tokens - buffer - lengths) / buffer).clamp(-1, 0)
 
     def keeps(self, rewards: PerCompletion, group: GroupIds) -> Bool[Tensor, " B"]:
-        """Completions of groups that teach something: with dynamic sampling, those whose rewards differ."""
+        """Completions of groups that have a gradient: with dynamic sampling, those whose rewards differ."""
         if not self.dynamic_sampling:
             return torch.ones_like(group, dtype=torch.bool)
         known = torch.where(rewards.isnan(), group_mean(rewards, group), rewards)

@@ -6,6 +6,7 @@ import torch
 
 from mirrorpo.core.shapes import PerToken, TokenMask
 
+# The log-ratio from which on `importance` goes on as a straight line.
 LARGEST = 20.0
 
 
@@ -147,8 +148,8 @@ class ClippedWeight:
 class SoftGate:
     """A sigmoid gate on the ratio in place of a clip.
 
-        loss_t = -(4 / tau) sigmoid( tau (r_t - 1) ) A_t,   tau = tau_positive where A_t > 0, else
-        tau_negative
+        loss_t = -(4 / tau) sigmoid( tau (r_t - 1) ) A_t
+        tau = tau_positive where A_t > 0, else tau_negative
 
     Value: -(2 / tau) A_t at r_t = 1. Gradient: -4 s (1 - s) r_t A_t grad log pi_theta(y_t) with s the
     sigmoid: the REINFORCE gradient at r_t = 1, fading smoothly on both sides.
@@ -173,8 +174,8 @@ class SoftGate:
     def __post_init__(self) -> None:
         if self.tau_positive <= 0 or self.tau_negative <= 0:
             raise ValueError(
-                f"algo.surrogate.tau_positive={self.tau_positive}, tau_negative={self.tau_negative}: give "
-                f"positive numbers"
+                f"algo.surrogate.tau_positive={self.tau_positive}, tau_negative={self.tau_negative}: "
+                "give positive numbers"
             )
 
     def __call__(self, log_ratio: PerToken, advantage: PerToken) -> PerToken:

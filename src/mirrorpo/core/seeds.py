@@ -59,7 +59,7 @@ def seed_globals(seed: int) -> None:
     """Seed the global python, numpy and torch generators, each from its own stream.
 
     Covers libraries that draw from the global state (dropout). Building a network, which does too, has
-    the state on its own stream and puts it back (`model.load.own_draws`).
+    the state on its own stream and puts it back (`model.load.init_draws`).
     """
     random.seed(derive(seed, "python"))
     np.random.seed(derive(seed, "numpy") % 2**32)

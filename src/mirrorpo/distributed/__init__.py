@@ -1,3 +1,1 @@
-"""Several processes that train one cell: what they say to each other, and how parameters lie divided among
-them.
-"""
+"""Several processes that train one cell: their collectives, their devices, their sharded parameters."""

@@ -13,11 +13,14 @@ from mirrorpo.distributed.collectives import ALONE, Ranks
 
 
 def named_device(name: str, ranks: Ranks = ALONE) -> torch.device:
-    """The device a setting stands for; auto is CUDA where there is one, and each of several ranks takes its
-    own.
+    """The device a setting stands for; each of several ranks takes another one.
+
+    Args:
+        name: cpu, cuda, cuda:<number>, or auto, which is CUDA where there is one.
+        ranks: all of which have to call.
 
     Raises:
-        ValueError: if the name is none, or its device is not here.
+        ValueError: if the name is no device's, its device is not here, or there are fewer than ranks.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -30,8 +33,8 @@ def named_device(name: str, ranks: Ranks = ALONE) -> torch.device:
         return torch.device(name)
     if index:
         raise ValueError(
-            f"device={name} with {ranks.world_size} processes: each takes a device of its own; set "
-            f"device=auto"
+            f"device={name} with {ranks.world_size} processes: each takes a device of its own; "
+            "set device=auto"
         )
     # Where a launcher shows each rank only its own device, that is number 0.
     device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
@@ -40,29 +43,34 @@ def named_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     if len(taken) < ranks.world_size:
         raise ValueError(
             f"{ranks.world_size} processes for {len(taken)} CUDA devices: start as many on a node as it has "
-            f"devices, or set device=cpu"
+            "devices, or set device=cpu"
         )
     return device
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is called, for the manifest."""
+    """The device's name in the manifest."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def prepare(*, threads: int, deterministic: bool) -> None:
-    """Set up torch for a run."""
+    """Set up torch for a run.
+
+    Args:
+        threads: that one operation may use on the CPU.
+        deterministic: use torch's deterministic algorithms where there are any.
+    """
     torch.set_num_threads(threads)
     # warn_only: an operation without a deterministic form is named, the run goes on.
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.set_float32_matmul_precision("highest")
-    # One bar on the screen is the run's own.
+    # The run has a progress bar already.
     disable_progress_bar()
 
 
 @contextmanager
 def stopwatch() -> Iterator[Callable[[], float]]:
-    """Seconds of the block, to be asked for during it or after it."""
+    """A function that gives the seconds since the block began; after the block, those it took."""
     start = time.perf_counter()
     ended: list[float] = []
     yield lambda: (ended[0] if ended else time.perf_counter()) - start

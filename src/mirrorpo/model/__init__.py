@@ -1,1 +1,1 @@
-"""Language models: loading, the one forward, the tiled head, prompts in tokens."""
+"""Language models: loading, the one forward, the head read by chunks, prompts in tokens."""

@@ -1,5 +1,6 @@
-"""From a batch of completions to per-token quantities: the only temperature, and beside `prefix` the only
-shift by one.
+"""From a batch of completions to per-token quantities.
+
+Here is the only temperature, and beside `prefix` the only shift by one.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,11 @@ from mirrorpo.model.prefix import shared_hidden
 
 
 def full_sequences(batch: RolloutBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Prompts and completions in one: ids, presence and positions, each [B, S + T]."""
+    """Each prompt with its completion behind it.
+
+    Returns:
+        Ids, presence and positions, each [B, S + T].
+    """
     ids = torch.cat([batch.prompt_ids, batch.completion_ids], dim=1)
     present = torch.cat([batch.prompt_present, batch.present], dim=1)
     # Left padding must not shift the positions.
@@ -41,14 +46,25 @@ def read_completions(
     reader: Reader | None = None,
     anchor_head: Head | None = None,
 ) -> tuple[HeadOutputs, Float[Tensor, "B T D"]]:
-    """Readings at every real completion token (N of them, in row order), and the hidden states behind them.
+    """What the head gives at every real completion token; pads are never projected to the vocabulary.
 
-    Pads are never projected to the vocabulary. With a reader, the anchor's hidden states are taken
-    from `batch.anchor_hidden`. With pieces, each distinct prompt is computed once (`prefix.shared_hidden`).
+    Args:
+        model: read in the mode it is in.
+        batch: with the anchor's hidden states in `anchor_hidden` where there is a reader.
+        temperature: of the sampler.
+        logit_chunk: positions whose logits exist at a time.
+        rows_per_forward: rows of each forward pass, each distinct prompt computed once
+            (`prefix.shared_hidden`); empty is one pass over full sequences.
+        reader: one number a position from the policy's and the anchor's log-probabilities.
+        anchor_head: of the anchor, which the reader needs.
+
+    Returns:
+        The outputs at N tokens in row order, and the hidden states behind them.
     """
-    hidden = (
-        shared_hidden(model, batch, rows_per_forward) if rows_per_forward else completion_hidden(model, batch)
-    )
+    if rows_per_forward:
+        hidden = shared_hidden(model, batch, rows_per_forward)
+    else:
+        hidden = completion_hidden(model, batch)
     head_outputs = read_positions(
         model.head(temperature),
         hidden[batch.present],

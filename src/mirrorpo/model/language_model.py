@@ -1,6 +1,6 @@
 """A causal language model with what the rest needs to know of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,18 +18,16 @@ from mirrorpo.model.offsets import OffsetFinder
 from mirrorpo.model.past import PAST
 
 
-def recomputes(network: Any) -> bool:
+def recomputes(network: torch.nn.Module) -> bool:
     """Whether a `transformers` model makes its activations again in the backward pass."""
     # transformers below 5.20, which vLLM pins, has the older name.
-    return bool(
-        network.is_activation_checkpointing
-        if hasattr(network, "is_activation_checkpointing")
-        else network.is_gradient_checkpointing
-    )
+    if hasattr(network, "is_activation_checkpointing"):
+        return bool(network.is_activation_checkpointing)
+    return bool(network.is_gradient_checkpointing)
 
 
 @cache
-def _offset_finder(tokenizer: Any) -> OffsetFinder:
+def _offset_finder(tokenizer: Hashable) -> OffsetFinder:
     # It remembers what it has looked up, and a frozen model cannot hold it.
     return OffsetFinder(tokenizer)
 
@@ -73,7 +71,7 @@ class LanguageModel:
 
     @property
     def cache_argument(self) -> str:
-        """The network's word for its keys and values, as argument and in its output."""
+        """The network's name of its keys and values, as argument and in its output."""
         return PAST
 
     def evaluating(self) -> AbstractContextManager[None]:
@@ -83,7 +81,13 @@ class LanguageModel:
     def hidden(
         self, ids: Int[Tensor, "B L"], present: Bool[Tensor, "B L"], positions: Int[Tensor, "B L"]
     ) -> Float[Tensor, "B L D"]:
-        """The last hidden states, before the head."""
+        """The last hidden states, before the head.
+
+        Args:
+            ids: tokens of each row.
+            present: True where a token counts; others are attended by none.
+            positions: of each token in its own row, from 0.
+        """
         with self.computing():
             output = self.causal_lm.get_decoder()(
                 input_ids=ids, attention_mask=present.to(torch.long), position_ids=positions, use_cache=False
@@ -93,13 +97,12 @@ class LanguageModel:
     def head(self, temperature: float) -> Head:
         """The output head at a sampling temperature."""
         config = self.causal_lm.config.get_text_config()
-        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
-            getattr(config, "logits_scaling", None) or 1.0
-        )
+        multiplier = getattr(config, "logit_scale", None) or 1.0
+        divisor = getattr(config, "logits_scaling", None) or 1.0
         return Head(
             projection=self.causal_lm.get_output_embeddings(),
             softcap=getattr(config, "final_logit_softcapping", None),
-            scale=scale,
+            scale=float(multiplier) / float(divisor),
             temperature=temperature,
         )
 
@@ -108,7 +111,7 @@ class LanguageModel:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def with_offsets(self, ids: Sequence[int]) -> TokenOffsets:
-        """That text, and which of its characters each id wrote."""
+        """Text of a completion, and which of its characters each id wrote."""
         return _offset_finder(self.tokenizer)(ids)
 
     def without_adapter(self) -> "LanguageModel":
@@ -125,8 +128,7 @@ class LanguageModel:
         if context is not None and tokens > context:
             raise ValueError(
                 f"max_new_tokens: a prompt and its answer may take {tokens} tokens, the model has {context} "
-                f"positions; "
-                "lower max_new_tokens or eval_max_new_tokens"
+                "positions; lower max_new_tokens or eval_max_new_tokens"
             )
 
     def check_head(self) -> None:
@@ -138,17 +140,14 @@ class LanguageModel:
         ids = torch.arange(8, device=self.device)[None] % self.causal_lm.config.get_text_config().vocab_size
         present = torch.ones_like(ids, dtype=torch.bool)
         with torch.no_grad(), evaluating(self.network), self.computing():
-            theirs = (
-                self.network(input_ids=ids, attention_mask=present.long(), use_cache=False).logits[0].float()
-            )
-            ours = self.head(1.0).logits(
-                self.hidden(ids, present, ids * 0 + torch.arange(8, device=self.device))[0]
-            )
+            output = self.network(input_ids=ids, attention_mask=present.long(), use_cache=False)
+            theirs = output.logits[0].float()
+            positions = torch.arange(8, device=self.device)[None]
+            ours = self.head(1.0).logits(self.hidden(ids, present, positions)[0])
         gap = float((ours - theirs).abs().max())
         if gap > (1e-3 if self.dtype == torch.float32 else 0.25):
             name = type(self.causal_lm).__name__
             raise ValueError(
                 f"model.path: {name} transforms its logits in a way mirrorpo.model.head.Head does not "
-                f"(largest gap {gap:.3g}); add "
-                f"the transform there"
+                f"(largest gap {gap:.3g}); add the transform there"
             )

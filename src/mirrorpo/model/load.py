@@ -4,16 +4,23 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from mirrorpo.core.protocols import Assembly
 from mirrorpo.core.seeds import derive
+from mirrorpo.distributed.fsdp import Unsharded
 from mirrorpo.model.language_model import LanguageModel, recomputes
 from mirrorpo.model.prefix import prefix_requirements
 from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
@@ -79,45 +86,8 @@ class Pretrained:
             ValueError: if the files cannot be found, saying what to set.
         """
         dtype = compute_dtype(self.dtype, device)
-        path = (
-            str(files("mirrorpo.model") / self.path.removeprefix(SHIPPED))
-            if self.path.startswith(SHIPPED)
-            else self.path
-        )
         # Trained parameters stay in float32: updates of a learning rate's size vanish in bfloat16.
-        weights = torch.float32 if self.lora is None else dtype
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, revision=self.revision, trust_remote_code=False)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path,
-                revision=self.revision,
-                dtype=weights,
-                attn_implementation=self.attention,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-        except (ImportError, OSError, ValueError, SafetensorError) as error:
-            if (
-                isinstance(error, ImportError)
-                or "attn_implementation" in str(error)
-                or "attention implementation" in str(error).lower()
-            ):
-                raise ValueError(f"model.attention={self.attention}: {str(error).splitlines()[0]}") from error
-            raise ValueError(
-                f"model.path={self.path}: cannot be loaded ({str(error).splitlines()[0]}). {self._fix()}"
-            ) from error
-        network, found = loaded
-        digits = "0123456789"
-        if tokenizer.decode(tokenizer(digits, add_special_tokens=False).input_ids).replace(" ", "") != digits:
-            # Where there are no files, transformers makes a tokenizer of a few special tokens.
-            raise ValueError(f"model.path={self.path}: there is no tokenizer. {self._fix()}")
-        if found["missing_keys"]:
-            # transformers would draw them at random and train on.
-            raise ValueError(
-                f"model.path={self.path}: the weights lack {sorted(found['missing_keys'])[:5]}; the files "
-                f"are incomplete or of another "
-                f"architecture"
-            )
+        network, tokenizer = self._read(torch.float32 if self.lora is None else dtype)
         model = finish(
             network, tokenizer, dtype=dtype, device=device, checkpointing=self.gradient_checkpointing
         )
@@ -135,11 +105,50 @@ class Pretrained:
                 "did not; the sampler and the trainer then differ, which kl/sampler shows"
             )
 
+    def _read(self, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        # What the files hold, complete.
+        path = self.path
+        if path.startswith(SHIPPED):
+            path = str(files("mirrorpo.model") / path.removeprefix(SHIPPED))
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, revision=self.revision, trust_remote_code=False)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=self.revision,
+                dtype=dtype,
+                attn_implementation=self.attention,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except (ImportError, OSError, ValueError, SafetensorError) as error:
+            raise self._unloadable(error) from error
+        # A pair when it is asked for its loading information, which its type does not say.
+        network, information = cast(tuple[PreTrainedModel, Mapping[str, Iterable[str]]], loaded)
+        digits = "0123456789"
+        if tokenizer.decode(tokenizer(digits, add_special_tokens=False).input_ids).replace(" ", "") != digits:
+            # Where there are no files, transformers makes a tokenizer of a few special tokens.
+            raise ValueError(f"model.path={self.path}: there is no tokenizer. {self._fix()}")
+        if information["missing_keys"]:
+            # transformers would draw them at random and train on.
+            raise ValueError(
+                f"model.path={self.path}: the weights lack {sorted(information['missing_keys'])[:5]}; "
+                "the files are incomplete or of another architecture"
+            )
+        return network, tokenizer
+
+    def _unloadable(self, error: Exception) -> ValueError:
+        reason = str(error).splitlines()[0]
+        about_attention = (
+            "attn_implementation" in str(error) or "attention implementation" in str(error).lower()
+        )
+        if isinstance(error, ImportError) or about_attention:
+            return ValueError(f"model.attention={self.attention}: {reason}")
+        return ValueError(f"model.path={self.path}: cannot be loaded ({reason}). {self._fix()}")
+
     def _fix(self) -> str:
         return (
             "Set model.path to a folder with config.json, the tokenizer and safetensors; or fill the hub "
-            "cache once "
-            f"where there is a network (`hf download {self.path}`), and point HF_HOME to it"
+            f"cache once where there is a network (`hf download {self.path}`), and point HF_HOME to it"
         )
 
 
@@ -152,7 +161,7 @@ class Scratch:
         prompt: how a question becomes tokens.
     """
 
-    architecture: Mapping[str, Any]
+    architecture: Mapping[str, object]
     prompt: ChatPrompt | PlainPrompt
 
     def load(self, device: torch.device, seed: int, corpus: Callable[[], Iterable[str]]) -> LanguageModel:
@@ -165,9 +174,9 @@ class Scratch:
             "eos_token_id": tokenizer.eos_token_id,
             "bos_token_id": None,
         }
-        config = AutoConfig.for_model(self.architecture["model_type"], **settings, **special)
-        with own_draws(seed):
-            network: Any = AutoModelForCausalLM.from_config(
+        config = AutoConfig.for_model(str(self.architecture["model_type"]), **settings, **special)
+        with init_draws(seed):
+            network = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation="sdpa"
             )
         return finish(network, tokenizer, dtype=torch.float32, device=device, checkpointing=False)
@@ -181,7 +190,7 @@ def compute_dtype(name: Dtype, device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def own_draws(seed: int) -> Iterator[None]:
+def init_draws(seed: int) -> Iterator[None]:
     """The global generators on the run's `init` stream, put back afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "init"))
@@ -191,16 +200,24 @@ def own_draws(seed: int) -> Iterator[None]:
 def finish(
     network: Any, tokenizer: Any, *, dtype: torch.dtype, device: torch.device, checkpointing: bool
 ) -> LanguageModel:
-    """Special ids, device and checks for a fresh network."""
+    """Special ids, device and checks for a fresh network.
+
+    Args:
+        network: of `transformers`, on any device.
+        tokenizer: its tokenizer.
+        dtype: of the computation.
+        device: where it will run.
+        checkpointing: recompute activations in the backward pass.
+
+    Raises:
+        ValueError: if no token ends a completion, or if `Head` does not give the network's own logits.
+    """
     ends: set[int] = set()
-    for source in (
-        network.generation_config.eos_token_id,
-        network.config.eos_token_id,
-        tokenizer.eos_token_id,
-    ):
-        ends |= (
-            set(source) if isinstance(source, list | tuple) else ({source} if source is not None else set())
-        )
+    generation, config = network.generation_config, network.config
+    for named in (generation.eos_token_id, config.eos_token_id, tokenizer.eos_token_id):
+        # A model may name none, one or several.
+        ends |= set(named) if isinstance(named, list | tuple) else {named}
+    ends.discard(None)
     if not ends:
         raise ValueError(
             "model.path: neither the model nor its tokenizer names an end-of-sequence token; completions "
@@ -210,9 +227,8 @@ def finish(
     network.to(device)
     if checkpointing:
         # The older name is that of transformers below 5.20.
-        (getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable)(
-            {"use_reentrant": False}
-        )
+        enable = getattr(network, "activation_checkpointing_enable", None)
+        (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
     model = LanguageModel(
         network=network, tokenizer=tokenizer, eos_ids=frozenset(ends), pad_id=pad, dtype=dtype, device=device
     )
@@ -225,11 +241,8 @@ def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
     from peft import LoraConfig, get_peft_model
 
     outer = (model.network.get_output_embeddings(), model.network.get_input_embeddings())
-    names = {
-        name.rpartition(".")[2]
-        for name, module in model.network.named_modules()
-        if any(module is part for part in outer)
-    }
+    modules = model.network.named_modules()
+    names = {name.rpartition(".")[2] for name, module in modules if any(module is part for part in outer)}
     if names & set(lora.targets):
         raise ValueError(
             f"model.lora.targets={list(lora.targets)}: adapting the head or the embeddings would change the "
@@ -243,23 +256,17 @@ def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
         task_type="CAUSAL_LM",
     )
     # The adapter's draw comes from its own stream, so that full and LoRA arms share all the others.
-    with own_draws(seed), warnings.catch_warnings():
+    with init_draws(seed), warnings.catch_warnings():
         # peft 0.21 reads transformers' old name of the property.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        network: Any = get_peft_model(model.network, config)
-    if recomputes(network.get_base_model()):
-        network.get_base_model().enable_input_require_grads()
+        network = get_peft_model(model.network, config)
+    base = cast(PreTrainedModel, network.get_base_model())
+    if recomputes(base):
+        base.enable_input_require_grads()
     for _, parameter in network.named_parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return LanguageModel(
-        network=network,
-        tokenizer=model.tokenizer,
-        eos_ids=model.eos_ids,
-        pad_id=model.pad_id,
-        dtype=model.dtype,
-        device=model.device,
-    )
+    return replace(model, network=network)
 
 
 def reference(model: LanguageModel) -> LanguageModel:
@@ -272,11 +279,4 @@ def reference(model: LanguageModel) -> LanguageModel:
     network = copy.deepcopy(model.network).eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    return LanguageModel(
-        network=network,
-        tokenizer=model.tokenizer,
-        eos_ids=model.eos_ids,
-        pad_id=model.pad_id,
-        dtype=model.dtype,
-        device=model.device,
-    )
+    return replace(model, network=network, shards=Unsharded())

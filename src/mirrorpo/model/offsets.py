@@ -1,6 +1,6 @@
 """Which characters each generated token wrote, from the ids themselves.
 
-The text is never encoded again: a policy may spell a word in pieces that the tokenizer would not choose.
+The text is never encoded again: a policy may write a word in pieces that the tokenizer would not choose.
 """
 
 import re
@@ -18,11 +18,12 @@ _LETTERS = {chr(byte): byte for byte in _PRINTABLE} | {
     chr(256 + index): byte for index, byte in enumerate(sorted({*range(256)} - {*_PRINTABLE}))
 }
 _BYTE = re.compile("<0x([0-9A-F]{2})>")  # a byte in a sentencepiece vocabulary
+# Bytes of a character in UTF-8, by its first byte.
 _LENGTHS = {
     **dict.fromkeys(range(0xC2, 0xE0), 2),
     **dict.fromkeys(range(0xE0, 0xF0), 3),
     **dict.fromkeys(range(0xF0, 0xF5), 4),
-}  # of UTF-8 by first byte
+}
 
 
 class OffsetFinder:
@@ -84,9 +85,9 @@ class OffsetFinder:
         if self._bytes and (match := _BYTE.fullmatch(token)):
             return bytes.fromhex(match[1])
         # Behind another piece, because decoders strip the space of the first.
-        return (
-            token if self._letters or self._decoder is None else self._decoder.decode(["a", token])[1:]
-        ).encode()
+        if self._decoder is not None and not self._letters:
+            token = self._decoder.decode(["a", token])[1:]
+        return token.encode()
 
     def _from_prefixes(self, ids: list[int], text: str) -> list[Interval]:
         intervals, settled, reached = [], 0, 0
@@ -100,52 +101,52 @@ class OffsetFinder:
 
 
 def _from_pieces(pieces: list[bytes], text: str) -> list[Interval] | None:
-    # The intervals of pieces that spell the text up to spaces left out; None when they do not.
+    # The intervals of pieces that make up the text but for spaces left out; None when they do not.
     data = b"".join(pieces)
-    places = _places(data.decode(errors="replace"), text)
-    if places is None:
+    positions = _positions(data.decode(errors="replace"), text)
+    if positions is None:
         return None
     starts = _character_starts(data)
     bounds = pairwise(accumulate(map(len, pieces), initial=0))
     # The character that the first byte is in, and the one behind the last byte's.
     return [
         (
-            places[bisect_right(starts, low) - 1 if low < len(data) else len(starts)],
-            places[bisect_left(starts, high)],
+            positions[bisect_right(starts, low) - 1 if low < len(data) else len(starts)],
+            positions[bisect_left(starts, high)],
         )
         for low, high in bounds
     ]
 
 
-def _places(raw: str, text: str) -> Sequence[int] | None:
+def _positions(raw: str, text: str) -> Sequence[int] | None:
     # Where each character of `raw`, and its end, stands in `text`, which may lack some of its spaces.
     lead = len(raw) - len(text)
     if raw == " " * lead + text:
         return [*[0] * lead, *range(len(text) + 1)]
-    places, at = [], 0
+    positions, at = [], 0
     for character in raw:
-        places.append(at)
+        positions.append(at)
         if text[at : at + 1] == character:
             at += 1
         elif character != " ":
             return None
-    return [*places, at] if at == len(text) else None
+    return [*positions, at] if at == len(text) else None
 
 
 def _character_starts(data: bytes) -> list[int]:
     # Where each character of data.decode(errors="replace") starts, in bytes.
     if "\ufffd" not in data.decode(errors="replace"):
-        return [place for place, byte in enumerate(data) if byte & 0xC0 != 0x80]
-    starts, place = [], 0
-    while place < len(data):
-        starts.append(place)
+        return [index for index, byte in enumerate(data) if byte & 0xC0 != 0x80]
+    starts, start = [], 0
+    while start < len(data):
+        starts.append(start)
         # Two decoders agree here: an invalid sequence is replaced up to the byte that makes it so.
-        length = _LENGTHS.get(data[place], 1)
+        length = _LENGTHS.get(data[start], 1)
         try:
-            data[place : place + length].decode()
+            data[start : start + length].decode()
         except UnicodeDecodeError as error:
             length = error.end
-        place += length
+        start += length
     return starts
 
 
@@ -153,7 +154,5 @@ def _common(left: str, right: str) -> int:
     # Length of the common beginning.
     if right.startswith(left):
         return len(left)
-    return next(
-        (place for place, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
-        min(len(left), len(right)),
-    )
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))

@@ -1,6 +1,6 @@
 """Prompts computed once for all their completions: keys and values of a prompt go in front of each of them.
 
-A batch of P distinct prompts takes P S + B T tokens, where whole sequences take B (S + T). Nothing is
+A batch of P distinct prompts takes P S + B T tokens, where full sequences take B (S + T). Nothing is
 approximated, and the gradient flows from every completion into its prompt's keys and values.
 """
 
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from torch.nn.functional import pad
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK
@@ -56,18 +57,19 @@ class Prefix(DynamicLayer):
 
     Attributes:
         start: keys and values of all the other layer's rows.
-        rows: which of them, one may stand several times.
+        rows: which of them; a row may stand several times.
     """
 
-    def __init__(self, layer: Any, rows: Tensor, width: int) -> None:
+    def __init__(self, layer: CacheLayerMixin, rows: Tensor, width: int) -> None:
         super().__init__()
-        self.start: tuple[Tensor, Tensor] = layer.keys[:, :, :width], layer.values[:, :, :width]
+        assert layer.keys is not None and layer.values is not None
+        self.start = layer.keys[:, :, :width], layer.values[:, :, :width]
         # What the rest of a cache asks a layer for.
         self.keys, self.values = self.start
         self.rows, self.is_initialized = rows, True
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         return self._joined(self.start[0], key_states), self._joined(self.start[1], value_states)
 
@@ -85,11 +87,20 @@ class Prefix(DynamicLayer):
         return out
 
 
+def start_of(cache: Cache, rows: Int[Tensor, " N"], width: int) -> Cache:
+    """A cache of N rows that begin with the first `width` keys and values of another one's `rows`."""
+    layers = [layer for layer in cache.layers if isinstance(layer, CacheLayerMixin)]
+    assert len(layers) == len(cache.layers)
+    return Cache(layers=[Prefix(layer, rows, width) for layer in layers])
+
+
 def read_prompts(
     model: LanguageModel, batch: RolloutBatch
-) -> tuple[Any, Float[Tensor, "P 1 D"], Int[Tensor, " B"]]:
-    """Each distinct prompt once: the cache behind them, the state that predicts the first token, and whose
-    prompt is which.
+) -> tuple[Cache, Float[Tensor, "P 1 D"], Int[Tensor, " B"]]:
+    """Each of the batch's P distinct prompts, computed once.
+
+    Returns:
+        The cache behind them, the state that predicts each one's first token, and the prompt of each row.
     """
     owner = batch.prompt_numbers()
     first = torch.stack([(owner == prompt).nonzero()[0, 0] for prompt in range(int(owner.max()) + 1)])
@@ -102,25 +113,25 @@ def read_prompts(
 
 
 def read_behind(
-    model: LanguageModel, batch: RolloutBatch, rows: slice, cache: Any, before: Float[Tensor, "N 1 D"]
+    model: LanguageModel, batch: RolloutBatch, rows: slice, cache: Cache, before: Float[Tensor, "N 1 D"]
 ) -> Float[Tensor, "N L D"]:
     """The state that predicts each completion token of some rows of the batch, up to the longest of them.
 
     Args:
         model: in whose cache the prompts are.
         batch: of which `rows` are read.
-        rows: a run of its rows.
+        rows: a stretch of its rows.
         cache: with these rows' prompts; what is computed is added to it, if it keeps anything.
         before: the state at each row's last prompt token.
     """
     width = max(int(batch.present[rows].sum(dim=1).max()), 1)
     present = batch.present[rows, :width]
-    both = torch.cat([batch.prompt_present[rows], present], dim=1)
-    positions = (both.cumsum(dim=1) - 1).clamp(min=0)[:, -width:]
+    attended = torch.cat([batch.prompt_present[rows], present], dim=1)
+    positions = (attended.cumsum(dim=1) - 1).clamp(min=0)[:, -width:]
     decoder = model.causal_lm.get_decoder()
     output = decoder(
         input_ids=batch.completion_ids[rows, :width],
-        attention_mask=both.long(),
+        attention_mask=attended.long(),
         position_ids=positions,
         use_cache=True,
         **{PAST: cache},
@@ -133,23 +144,21 @@ def shared_hidden(
 ) -> Float[Tensor, "B T D"]:
     """The last hidden state that predicts each completion token, zero at pads that were not computed.
 
-    Value and gradient: those of whole sequences, up to rounding.
+    Value and gradient: those of full sequences, up to rounding.
 
     Args:
         model: without an `obstacle`.
-        batch: its rows in runs of like length.
-        rows_per_forward: how many rows are computed together, run by run; they add up to B.
+        batch: its rows in stretches of like length.
+        rows_per_forward: how many rows are computed together, stretch by stretch; they add up to B.
     """
     with model.computing():
         cache, last, owner = read_prompts(model, batch)
-        found: list[Tensor] = []
+        hidden: list[Tensor] = []
         start = 0
         for count in rows_per_forward:
             rows = slice(start, start + count)
-            behind = Cache(
-                layers=[Prefix(layer, owner[rows], batch.prompt_ids.shape[1]) for layer in cache.layers]
-            )
-            states = read_behind(model, batch, rows, behind, last[owner[rows]])
-            found.append(torch.nn.functional.pad(states, (0, 0, 0, batch.present.shape[1] - states.shape[1])))
+            prompts = start_of(cache, owner[rows], batch.prompt_ids.shape[1])
+            states = read_behind(model, batch, rows, prompts, last[owner[rows]])
+            hidden.append(pad(states, (0, 0, 0, batch.present.shape[1] - states.shape[1])))
             start += count
-    return torch.cat(found)
+    return torch.cat(hidden)

@@ -15,14 +15,14 @@ class Rendered:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatPrompt:
-    """System and user turn through the tokenizer's own chat template, ending where the answer begins.
+    """System and user turn through the tokenizer's chat template, ending where the answer begins.
 
     Attributes:
         template: variables of the template, passed on as they are: `enable_thinking: false` for
             Qwen3, `date_string` for Llama 3.2, whose template otherwise prints today's date.
     """
 
-    template: Mapping[str, Any]
+    template: Mapping[str, object]
 
     def __call__(self, tokenizer: Any, *, system: str, user: str, question: str) -> Rendered:
         if not tokenizer.chat_template:
@@ -59,7 +59,8 @@ class PlainPrompt:
     def __call__(self, tokenizer: Any, *, system: str, user: str, question: str) -> Rendered:
         text = question + "\n"
         if self.instruct:
-            text = "\n\n".join(part for part in (system, user.replace("{question}", question)) if part) + "\n"
+            parts = (system, user.replace("{question}", question))
+            text = "\n\n".join(part for part in parts if part) + "\n"
         ids = list(tokenizer(text).input_ids)
         if ids and ids[-1] == tokenizer.eos_token_id:
             # Some tokenizers close every text; a prompt stays open.
@@ -68,7 +69,6 @@ class PlainPrompt:
             unknown = tokenizer.decode(ids)
             raise ValueError(
                 f"this model's vocabulary lacks words of the prompt {text!r} (reads it as {unknown!r}): "
-                f"choose another model or "
-                f"dataset"
+                "choose another model or dataset"
             )
         return Rendered(text=text, ids=ids)

@@ -1,5 +1,6 @@
-"""What the answer's score owes to each earlier token by the model's own gradient or attention: one pass,
-nothing hidden.
+"""What the answer's score owes to each earlier token by the model's own gradient or attention.
+
+One pass, with nothing hidden.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,13 @@ def gradient_times_embedding(
 
     Value: >= 0, in nats; exactly zero from the last token on. No gradient is left on the parameters.
 
+    Args:
+        model: read in eval mode.
+        batch: the completions.
+        firsts: of each row, the first token whose score counts.
+        temperature: of the sampler.
+        logit_chunk: positions whose logits exist at a time.
+
     References:
         Input times gradient: Shrikumar et al. 2016, https://arxiv.org/abs/1605.01713
     """
@@ -37,11 +45,11 @@ def gradient_times_embedding(
         ).last_hidden_state
     # The head computes in float32, whatever the rest does.
     with torch.enable_grad():
-        read = _from(batch, firsts)
+        scored = _from(batch, firsts)
         scores = read_positions(
             model.head(temperature),
-            states[:, -width - 1 : -1][read],
-            batch.completion_ids[read],
+            states[:, -width - 1 : -1][scored],
+            batch.completion_ids[scored],
             logit_chunk=logit_chunk,
         ).logprobs
         (gradient,) = torch.autograd.grad(scores.sum(), embeddings)
@@ -51,7 +59,7 @@ def gradient_times_embedding(
 def attention_received(model: LanguageModel, batch: RolloutBatch, firsts: Sequence[int]) -> PerToken:
     """The attention that each completion token gets where the tokens from `firsts[row]` on are predicted.
 
-        mean over layers, heads and those places of the attention weight on token t
+        mean over layers, heads and those positions of the attention weight on token t
 
     Value: in [0, 1]. Runs with the eager attention implementation, the only one that gives its weights.
 
@@ -60,7 +68,7 @@ def attention_received(model: LanguageModel, batch: RolloutBatch, firsts: Sequen
     """
     ids, present, positions = full_sequences(batch)
     width, causal_lm = batch.completion_ids.shape[1], model.causal_lm
-    usual = causal_lm.config._attn_implementation
+    implementation = causal_lm.config._attn_implementation
     causal_lm.set_attn_implementation("eager")
     try:
         with torch.no_grad(), evaluating(model.network), model.computing():
@@ -72,17 +80,16 @@ def attention_received(model: LanguageModel, batch: RolloutBatch, firsts: Sequen
                 output_attentions=True,
             )
     finally:
-        causal_lm.set_attn_implementation(usual)
-    reader = _from(batch, firsts).float()
+        causal_lm.set_attn_implementation(implementation)
+    predicted = _from(batch, firsts).float()
     received = torch.zeros(batch.present.shape, device=ids.device)
     for layer in output.attentions:
         weights = layer.float().mean(dim=1)[:, -width - 1 : -1, -width:]
-        received += torch.einsum("bq,bqt->bt", reader, weights) / len(output.attentions)
-    return received / reader.sum(dim=1, keepdim=True).clamp(min=1) * batch.present
+        received += torch.einsum("bq,bqt->bt", predicted, weights) / len(output.attentions)
+    return received / predicted.sum(dim=1, keepdim=True).clamp(min=1) * batch.present
 
 
 def _from(batch: RolloutBatch, firsts: Sequence[int]) -> Tensor:
-    places = torch.arange(batch.present.shape[1], device=batch.present.device)
-    return batch.present & (
-        places[None, :] >= torch.tensor(list(firsts), device=batch.present.device)[:, None]
-    )
+    device = batch.present.device
+    positions = torch.arange(batch.present.shape[1], device=device)
+    return batch.present & (positions[None, :] >= torch.tensor(list(firsts), device=device)[:, None])

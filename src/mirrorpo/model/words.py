@@ -1,7 +1,7 @@
 """A small lossless word-level tokenizer, for models that are made here from nothing.
 
-Pieces are whole words with their leading space, single digits, the calculator marks `<<` and `>>`,
-`####`, and single other characters of any script, so that decode(encode(text)) == text for every text whose
+Pieces are words with their leading space, single digits, the calculator marks `<<` and `>>`, `####`, and
+single other characters of any script, so that decode(encode(text)) == text for every text whose
 pieces are in the vocabulary; other pieces become `<unk>`.
 """
 

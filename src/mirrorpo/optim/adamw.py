@@ -30,13 +30,7 @@ class AdamW:
         """The optimiser over a network's trainable parameters."""
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         first, second = self.betas
-        return Together(
-            [
-                (
-                    torch.optim.AdamW(
-                        parameters, betas=(first, second), eps=self.epsilon, weight_decay=self.weight_decay
-                    ),
-                    1.0,
-                )
-            ]
+        adamw = torch.optim.AdamW(
+            parameters, betas=(first, second), eps=self.epsilon, weight_decay=self.weight_decay
         )
+        return Together([(adamw, 1.0)])

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,23 +33,22 @@ class Muon:
 
     def build(self, network: torch.nn.Module) -> Optimiser:
         """The pair of optimisers over a network's trainable parameters."""
-        embedded = {
-            id(p) for m in network.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()
-        }
-        if isinstance(network, PreTrainedModel):
-            head: Any = network.get_output_embeddings()
-            embedded |= {id(p) for p in head.parameters()}
-        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        matrices = [p for p in parameters if p.ndim == 2 and id(p) not in embedded]
-        inside = {id(p) for p in matrices}
-        rest = [p for p in parameters if id(p) not in inside]
+        outer: list[torch.nn.Module] = [m for m in network.modules() if isinstance(m, torch.nn.Embedding)]
+        if isinstance(network, PreTrainedModel) and (head := network.get_output_embeddings()) is not None:
+            outer.append(head)
+        embedded = {id(parameter) for module in outer for parameter in module.parameters()}
+        matrices: list[Tensor] = []
+        rest: list[Tensor] = []
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                hidden = parameter.ndim == 2 and id(parameter) not in embedded
+                (matrices if hidden else rest).append(parameter)
         parts: list[tuple[torch.optim.Optimizer, float]] = []
         if matrices:
             parts.append((OrthogonalMomentum(matrices, self.momentum, self.iterations), 1.0))
         if rest:
-            parts.append(
-                (torch.optim.AdamW(rest, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0), self.rest_factor)
-            )
+            adam = torch.optim.AdamW(rest, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0)
+            parts.append((adam, self.rest_factor))
         return Together(parts)
 
 
@@ -60,8 +58,9 @@ class OrthogonalMomentum(torch.optim.Optimizer):
     def __init__(self, parameters: Sequence[Tensor], momentum: float, iterations: int) -> None:
         super().__init__(parameters, {"lr": 0.0, "momentum": momentum, "iterations": iterations})
 
+    # Takes no closure, which torch's own optimisers call.
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One update of every matrix that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -71,11 +70,9 @@ class OrthogonalMomentum(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                # Of the whole matrix, on every rank that holds a share of it.
-                update = orthogonal(
-                    full_tensor(parameter.grad.lerp(state["momentum"], group["momentum"])),
-                    group["iterations"],
-                )
+                # Of the full matrix, on every rank that holds a share of it.
+                gradient = full_tensor(parameter.grad.lerp(state["momentum"], group["momentum"]))
+                update = orthogonal(gradient, group["iterations"])
                 # Jordan's scale: a tall matrix moves each of its outputs as far as a square one does.
                 scale = max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
                 parameter.add_(shard_like(update, parameter), alpha=-group["lr"] * scale)

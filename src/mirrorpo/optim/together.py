@@ -1,9 +1,9 @@
 """Several torch optimisers stepped as one."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from torch.optim.optimizer import StateDict
 
 
 class Together:
@@ -24,11 +24,11 @@ class Together:
         for optimiser, _ in self._parts:
             optimiser.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, StateDict]:
         """Every part's state."""
         return {str(index): optimiser.state_dict() for index, (optimiser, _) in enumerate(self._parts)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, StateDict]) -> None:
         """Put every part's state back."""
         for index, (optimiser, _) in enumerate(self._parts):
             optimiser.load_state_dict(state[str(index)])

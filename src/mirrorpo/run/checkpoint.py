@@ -109,7 +109,9 @@ def newest(folder: Path, ranks: Ranks = ALONE, kind: str = "cpu") -> dict[str, A
     elif mesh:
         state |= {
             name: tree_map_only(
-                Tensor, lambda tensor: sharded(tensor, mesh) if tensor.ndim else tensor, state[name]
+                Tensor,
+                lambda tensor, mesh=mesh: sharded(tensor, mesh) if tensor.ndim else tensor,
+                state[name],
             )
             for name in DIVIDED
         }

@@ -23,7 +23,7 @@ class TopEntropy:
 
     Attributes:
         share: of the trained tokens that gets credit, in (0, 1].
-        over: "completion" ranks within each completion; "batch" ranks the whole rollout's tokens, as
+        over: "completion" ranks within each completion; "batch" ranks all of the rollout's tokens, as
             the paper does, completions of advantage zero left out. Weights have mean one per completion
             afterwards, so with "batch" a completion with few uncertain tokens puts all its credit on
             those, and one with none has none.
@@ -39,18 +39,17 @@ class TopEntropy:
         if not 0 < self.share <= 1:
             raise ValueError(
                 f"weighting.share={self.share}: give the part of the tokens that gets credit, above 0 and at "
-                f"most 1"
+                "most 1"
             )
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         entropy = scorer.entropies(batch).masked_fill(~batch.mask, -math.inf)
         rows = entropy.flatten()[None] if self.over == "batch" else entropy
         order = rows.argsort(dim=1, descending=True, stable=True)
-        rank = torch.empty_like(order).scatter_(
-            1, order, torch.arange(rows.shape[1]).expand_as(order).contiguous()
-        )
+        ranks = torch.arange(rows.shape[1]).expand_as(order).contiguous()
+        rank = torch.empty_like(order).scatter_(1, order, ranks)
         trained = rows.isfinite()
-        # A product such as 0.2 * 5 may come out a hair above a whole number.
+        # A product such as 0.2 * 5 may come out a hair above an integer.
         kept = (self.share * trained.sum(dim=1, keepdim=True).double() - 1e-9).ceil()
         return ((rank < kept) & trained).to(entropy.dtype).reshape(entropy.shape)
 
@@ -70,7 +69,8 @@ class SoftEntropy:
         high: weight of the most uncertain one, above low.
 
     References:
-        The map is paper A's (2602.09331) from importance to weight; the signal that of Wang et al. 2025, https://arxiv.org/abs/2506.01939
+        The map is paper A's (2602.09331) from importance to weight; the signal that of Wang et al. 2025,
+        https://arxiv.org/abs/2506.01939
     """
 
     low: float

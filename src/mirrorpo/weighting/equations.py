@@ -26,9 +26,11 @@ _LEXEME = re.compile(
     r"|(?P<power>\^(?:\s?[0-9]++|\{\s?[-\u2212]?[0-9]++\s?\})|[²³])"
     r"|(?P<equals>==?|≈|\\approx(?![A-Za-z])|(?<![^\W\d_])equals(?![^\W\d_]))"
     r"|(?P<bold>\*\*)"
-    r"|(?P<operator>(?<![^\W\d_])[xX](?![^\W\d_])|//|/(?!\s?[^\W\d_])|[*\u00d7\u2715\u00b7\u22c5\u2219\u00f7]|\\(?:times|div|cdot|ast)(?![A-Za-z]))"
+    r"|(?P<operator>(?<![^\W\d_])[xX](?![^\W\d_])|//|/(?!\s?[^\W\d_])"
+    r"|[*\u00d7\u2715\u00b7\u22c5\u2219\u00f7]|\\(?:times|div|cdot|ast)(?![A-Za-z]))"
     r"|(?P<spoken>(?<![^\W\d_])(?:of|times|plus|minus|(?:divided|multiplied) by)(?![^\W\d_]))"
-    r"|(?P<word>[-/]?[^\W\d_]++(?:['\u2019][^\W\d_]++)?+|/\s[^\W\d_]++|\\(?:text|mathrm|textbf|mbox)\{[^{}\n]*+\})"
+    r"|(?P<word>[-/]?[^\W\d_]++(?:['\u2019][^\W\d_]++)?+|/\s[^\W\d_]++"
+    r"|\\(?:text|mathrm|textbf|mbox)\{[^{}\n]*+\})"
     r"|(?P<sign>[-+\u2212\u2013\u2014])"
     r"|(?P<open>(?:\\left\s?)?\()"
     r"|(?P<close>(?:\\right\s?)?\))"
@@ -52,8 +54,8 @@ def calculations(text: str, *, unit_words: int, end: int, answered: bool) -> lis
 
     Example:
         >>> text = "She has $1,200.50 + $3 = $<<1200.5+3=1203.5>>1,203.50, and (2 pens * 3) = 6 pens."
-        >>> found = calculations(text, unit_words=1, end=len(text), answered=False)
-        >>> [text[start:end] for start, end in found]
+        >>> intervals = calculations(text, unit_words=1, end=len(text), answered=False)
+        >>> [text[start:end] for start, end in intervals]
         ['$1,200.50 + $3 = $<<1200.5+3=1203.5>>1,203.50', '(2 pens * 3) = 6']
 
     References:
@@ -65,29 +67,28 @@ def calculations(text: str, *, unit_words: int, end: int, answered: bool) -> lis
     if answered:
         reader.read("number", end, end)
     reader.finish()
-    return reader.found
+    return reader.intervals
 
 
 class _Reader:
-    """The state between two lexemes: the sides of one equation so far, and an operand or operator due."""
+    """The state between two lexemes: an equation's sides so far, and whether an operand is due."""
 
     def __init__(self, text: str, unit_words: int) -> None:
-        self.found: list[Interval] = []
+        self.intervals: list[Interval] = []
         self._text = text
         self._unit_words = unit_words
         self._begin_equation()
 
     def _begin_equation(self) -> None:
-        self._sides: list[
-            tuple[int, int, bool, bool]
-        ] = []  # start, end, has an operator, has a worked annotation
+        # Start, end, whether it has an operator, whether it has a worked annotation.
+        self._sides: list[tuple[int, int, bool, bool]] = []
         self._begin_side()
 
     def _begin_side(self) -> None:
         self._start: int | None = None  # of the side
         self._end: int | None = None  # of what is complete of it, outside parentheses
         self._operand_end = -1
-        self._operator = -1  # place of the last one
+        self._operator = -1  # where the last operator begins
         self._noted = False
         self._opened: list[int] = []  # ends of the parentheses that are open
         self._begin_operand()
@@ -114,14 +115,14 @@ class _Reader:
             sides.append((self._start, self._end, self._operator >= 0, self._noted))
         computing = [
             start
-            for place, (start, _, operated, noted) in enumerate(sides)
-            if noted or (operated and place + 1 < len(sides))
+            for index, (start, _, operated, noted) in enumerate(sides)
+            if noted or (operated and index + 1 < len(sides))
         ]
         if computing:
-            found = self._text[computing[0] : sides[-1][1]]
-            self.found.append(
-                (computing[0] + len(found) - len(found.lstrip()), computing[0] + len(found.rstrip()))
-            )
+            begin = computing[0]
+            calculation = self._text[begin : sides[-1][1]]
+            leading = len(calculation) - len(calculation.lstrip())
+            self.intervals.append((begin + leading, begin + len(calculation.rstrip())))
         self._begin_equation()
 
     def _fits(self, kind: str, start: int, end: int) -> bool:

@@ -1,4 +1,4 @@
-"""Where a completion reasons and where it answers, and paper A's map from importance to weight over the two."""
+"""Where a completion reasons and where it answers, and paper A's map from importance to weight."""
 
 import math
 from collections.abc import Sequence
@@ -38,20 +38,18 @@ def regions(token_offsets: TokenOffsets) -> Regions | None:
 
 def entire_completion(token_offsets: TokenOffsets) -> Regions | None:
     """All text of a completion as reasoning, for what marks no answer; None when there is no text."""
+    if not token_offsets.text:
+        return None
     reasoned = token_offsets.tokens(0, len(token_offsets.text))[1]
-    return (
-        Regions(reasoned=reasoned, answered=reasoned, length=len(token_offsets.offsets))
-        if token_offsets.text
-        else None
-    )
+    return Regions(reasoned=reasoned, answered=reasoned, length=len(token_offsets.offsets))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Range:
     """Paper A's map from importance to weight.
 
-        place_t = least + (1 - least) (s_t - min s) / (max s - min s)      over the reasoning tokens
-        w_t     = low + (high - low) place_t
+        scaled_t = least + (1 - least) (s_t - min s) / (max s - min s)      over the reasoning tokens
+        w_t      = low + (high - low) scaled_t
 
     with `answer` on the answer region and `rest` behind it. A completion whose importances are all equal
     has weights of one: nothing is known of it.
@@ -59,7 +57,7 @@ class Range:
     Attributes:
         low: weight of importance zero, >= 0.
         high: weight of the most important token, above low.
-        least: place of the least important token, in [0, 1).
+        least: scaled importance of the least important token, in [0, 1).
         answer: weight of the answer region.
         rest: weight of what follows it, the end-of-sequence token mostly.
 
@@ -74,29 +72,32 @@ class Range:
     rest: float
 
     def __post_init__(self) -> None:
+        fixed = (self.answer, self.rest)
         if not (
             0 <= self.low < self.high < math.inf
             and 0 <= self.least < 1
-            and 0 <= self.answer < math.inf
-            and 0 <= self.rest < math.inf
+            and all(0 <= weight < math.inf for weight in fixed)
         ):
             raise ValueError(
                 f"weighting.range: low={self.low}, high={self.high}, least={self.least}, "
-                f"answer={self.answer}, "
-                f"rest={self.rest}: "
+                f"answer={self.answer}, rest={self.rest}: "
                 "weights are finite and not negative, low is below high, least is a share below 1"
             )
 
     def __call__(self, importance: Sequence[float] | Tensor, where: Regions) -> Float[Tensor, " length"]:
-        """Weights of one completion's tokens from the importances of its reasoning tokens."""
+        """Weights of a completion's tokens from the importances of its reasoning tokens.
+
+        Args:
+            importance: of each token, at least as far as the reasoning goes.
+            where: the regions of the completion.
+        """
         scores = torch.as_tensor(importance, dtype=torch.float32)[None, : where.reasoned]
         weights = torch.ones(where.length)
         if scores.numel() == 0 or bool((scores == scores[0, 0]).all()):
             return weights
         floor = self.low + (self.high - self.low) * self.least
-        weights[: where.reasoned] = between(
-            scores, torch.ones_like(scores, dtype=torch.bool), floor, self.high
-        )[0]
+        all_tokens = torch.ones_like(scores, dtype=torch.bool)
+        weights[: where.reasoned] = between(scores, all_tokens, floor, self.high)[0]
         weights[where.reasoned : where.answered] = self.answer
         weights[where.answered :] = self.rest
         return weights

@@ -1,4 +1,4 @@
-"""Importance by one pass or none, on paper A's map: what counterfactual scoring has to beat."""
+"""Importance by a single pass or none, on paper A's map: what counterfactual scoring has to beat."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -65,9 +65,9 @@ class RandomReasoning:
         for row, token_offsets in enumerate(scorer.with_offsets(batch)):
             if (where := regions(token_offsets)) is not None:
                 stream = generator(seed, "weighting", *stream_of(batch, row))
-                weights[row, : where.reasoned] = self.range.low + (
-                    self.range.high - self.range.low
-                ) * torch.rand(where.reasoned, generator=stream)
+                width = self.range.high - self.range.low
+                draws = torch.rand(where.reasoned, generator=stream)
+                weights[row, : where.reasoned] = self.range.low + width * draws
                 weights[row, where.reasoned : where.answered] = self.range.answer
                 weights[row, where.answered : where.length] = self.range.rest
         return weights
@@ -75,12 +75,12 @@ class RandomReasoning:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signal:
-    """Weights by what the model itself says of each reasoning token, in one pass.
+    """Weights by the model's own gradient or attention at each reasoning token, in a single pass.
 
-        s_t = |(dS/de_t) . e_t| (gradient), or the attention received from the answer's places (attention)
+        s_t = |(dS/de_t) . e_t| (gradient), or the attention received from the answer's positions (attention)
         w_t = range(s)_t
 
-    with S the summed log-probability of the tokens behind the first one of the answer's mark.
+    with S the summed log-probability of the tokens behind the first token of the answer's mark.
 
     Value: in the range's; all ones where no answer is marked. Gradient: none.
 
@@ -97,15 +97,13 @@ class Signal:
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)
-        found = [
-            (row, where)
-            for row, token_offsets in enumerate(scorer.with_offsets(batch))
-            if (where := regions(token_offsets)) is not None
-        ]
-        if not found:
+        all_regions = [regions(token_offsets) for token_offsets in scorer.with_offsets(batch)]
+        answered = [(row, where) for row, where in enumerate(all_regions) if where is not None]
+        if not answered:
             return weights
-        part = batch.rows(torch.tensor([row for row, _ in found]))
-        importance = scorer.importance(part, [where.reasoned + 1 for _, where in found], self.signal)
-        for index, (row, where) in enumerate(found):
+        part = batch.rows(torch.tensor([row for row, _ in answered]))
+        firsts = [where.reasoned + 1 for _, where in answered]
+        importance = scorer.importance(part, firsts, self.signal)
+        for index, (row, where) in enumerate(answered):
             weights[row, : where.length] = self.range(importance[index], where)
         return weights

@@ -1,11 +1,11 @@
 r"""Spans of a completion: runs of tokens that say one thing, found in its text.
 
-A finder cuts the text first and then asks the spelling which tokens wrote each piece. A token belongs to
-a span when it wrote any of the span's characters. A token that wrote some of two neighbours belongs to
+A finder cuts the text first and then looks up which tokens wrote each piece. A token belongs to a span
+when it wrote any of the span's characters. A token that wrote some of two neighbours belongs to
 the earlier one, so spans share no token; one that wrote some of the answer's mark belongs to the answer.
 Tokens without text (end of sequence) belong to a span only between tokens that do.
 
-Spans of reasoning stand before the answer: one that reaches into the answer region (`core.answer_marker`,
+Spans of reasoning stand before the answer: one that reaches into the answer region (`text.answer_marker`,
 the marks that the reward reads) or stands behind it is dropped, since masking it could not change the
 answer's probability or would mask the answer.
 """
@@ -24,7 +24,7 @@ from mirrorpo.weighting.statements import statements
 
 @runtime_checkable
 class SpanFinder(Protocol):
-    """Spans of one completion: in order, without a common token, the same for the same spelling.
+    """Spans of one completion: in order, without a common token, the same for the same offsets.
 
     Never raises on what a model wrote.
     """
@@ -60,16 +60,16 @@ class Arithmetic:
         _check(self.max_spans, self.min_tokens, self.max_tokens, self.max_backslashes)
         if self.unit_words < 0:
             raise ValueError(
-                f"unit_words={self.unit_words} of a span finder: give how many words a unit may have, 0 for "
-                f"none"
+                f"unit_words={self.unit_words} of a span finder: give how many words a unit may have, "
+                "0 for none"
             )
 
     def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
         stop = _answer_start(token_offsets.text)
-        found = calculations(
+        intervals = calculations(
             token_offsets.text, unit_words=self.unit_words, end=stop, answered=stop < len(token_offsets.text)
         )
-        plain = _with_few_backslashes(token_offsets.text, found, self.max_backslashes)
+        plain = _with_few_backslashes(token_offsets.text, intervals, self.max_backslashes)
         return _spans(
             token_offsets, plain, "calculation", stop, self.max_spans, self.min_tokens, self.max_tokens
         )
@@ -90,7 +90,8 @@ class Sentences:
 
     References:
         Paper A's public code reads the first 20, keeps those of 5 to 50 tokens with at most 0.3 backslashes,
-        and breaks at blank lines; whether the reported runs did is not known. https://arxiv.org/abs/2602.09331
+        and breaks at blank lines; whether the reported runs did is not known.
+        https://arxiv.org/abs/2602.09331
     """
 
     max_spans: int
@@ -107,17 +108,11 @@ class Sentences:
             )
 
     def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
-        plain = _with_few_backslashes(
-            token_offsets.text, _sentences(token_offsets.text, self.break_at), self.max_backslashes
-        )
+        text = token_offsets.text
+        plain = _with_few_backslashes(text, _sentences(text, self.break_at), self.max_backslashes)
+        stop = _answer_start(text)
         return _spans(
-            token_offsets,
-            plain,
-            "sentence",
-            _answer_start(token_offsets.text),
-            self.max_spans,
-            self.min_tokens,
-            self.max_tokens,
+            token_offsets, plain, "sentence", stop, self.max_spans, self.min_tokens, self.max_tokens
         )
 
 
@@ -141,15 +136,9 @@ class Statements:
         _check(self.max_spans, self.min_tokens, self.max_tokens)
 
     def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
-        stop = len(token_offsets.text)
+        source, stop = statements(token_offsets.text), len(token_offsets.text)
         return _spans(
-            token_offsets,
-            statements(token_offsets.text),
-            "statement",
-            stop,
-            self.max_spans,
-            self.min_tokens,
-            self.max_tokens,
+            token_offsets, source, "statement", stop, self.max_spans, self.min_tokens, self.max_tokens
         )
 
 
@@ -163,7 +152,8 @@ class Format:
         min_characters: a shorter run is none, >= 1; from 2 on the "=" of a calculation is left alone.
 
     References:
-        Paper A's public code gives tokens of "#", "=" and "-" a tenth of their importance. https://arxiv.org/abs/2602.09331
+        Paper A's public code gives tokens of "#", "=" and "-" a tenth of their importance.
+        https://arxiv.org/abs/2602.09331
     """
 
     max_spans: int
@@ -175,22 +165,14 @@ class Format:
         if not self.characters or self.min_characters < 1:
             raise ValueError(
                 f"characters={self.characters!r}, min_characters={self.min_characters} of a span finder: "
-                f"give some characters and at "
-                f"least 1"
+                "give some characters and at least 1"
             )
 
     def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
         runs = re.finditer(f"[{re.escape(self.characters)}]++", token_offsets.text)
-        found = (run.span() for run in runs if len(run[0]) >= self.min_characters)
-        return _spans(
-            token_offsets,
-            found,
-            "format",
-            _answer_start(token_offsets.text),
-            self.max_spans,
-            1,
-            len(token_offsets.offsets),
-        )
+        long = (run.span() for run in runs if len(run[0]) >= self.min_characters)
+        stop, any_length = _answer_start(token_offsets.text), len(token_offsets.offsets)
+        return _spans(token_offsets, long, "format", stop, self.max_spans, 1, any_length)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -255,8 +237,8 @@ def answer_span(token_offsets: TokenOffsets) -> Span | None:
     """The tokens of the answer region, its mark included; None when the completion marks no answer.
 
     Example:
-        >>> token_offsets = TokenOffsets(text="So\\n#### 72", offsets=[(0, 2), (2, 3), (3, 7), (7, 8), (8, 10), (10, 10)])
-        >>> answer_span(token_offsets)
+        >>> offsets = [(0, 2), (2, 3), (3, 7), (7, 8), (8, 10), (10, 10)]
+        >>> answer_span(TokenOffsets(text="So\\n#### 72", offsets=offsets))
         Span(start=2, end=5, kind='answer')
     """
     answer = marked_answer(token_offsets.text)
@@ -270,22 +252,20 @@ def _answer_start(text: str) -> int:
 
 def _spans(
     token_offsets: TokenOffsets,
-    found: Iterable[Interval],
+    intervals: Iterable[Interval],
     kind: Kind,
     stop: int,
     max_spans: int,
     min_tokens: int,
     max_tokens: int,
 ) -> list[Span]:
-    # `found` is in order and disjoint; `stop` is the first character that no span may hold.
+    # `intervals` are in order and disjoint; `stop` is the first character that no span may hold.
     spans: list[Span] = []
-    limit = (
-        token_offsets.tokens(stop, len(token_offsets.text))[0]
-        if stop < len(token_offsets.text)
-        else len(token_offsets.offsets)
-    )
+    limit, length = len(token_offsets.offsets), len(token_offsets.text)
+    if stop < length:
+        limit = token_offsets.tokens(stop, length)[0]
     free = 0
-    for start, end in found:
+    for start, end in intervals:
         if end > stop or len(spans) == max_spans:
             break
         first, last = token_offsets.tokens(start, end)
@@ -296,8 +276,10 @@ def _spans(
     return spans
 
 
-def _with_few_backslashes(text: str, found: Iterable[Interval], share: float) -> Iterator[Interval]:
-    return ((start, end) for start, end in found if text.count("\\", start, end) <= share * (end - start))
+def _with_few_backslashes(text: str, intervals: Iterable[Interval], share: float) -> Iterator[Interval]:
+    for start, end in intervals:
+        if text.count("\\", start, end) <= share * (end - start):
+            yield start, end
 
 
 _STOP = r"(?<![.!?])[.!?]++[\"'\u201d\u2019)\]*_]*+(?=\s|\Z)|[\u3002\uff01\uff1f]++"
@@ -308,9 +290,11 @@ _NO_END = re.compile(r"(?:(?<![A-Za-z])(?:Mr|Mrs|Ms|Dr|St|vs|e\.g|i\.e)|^[^\S\n]
 def _sentences(text: str, break_at: Literal["line", "blank_line"]) -> Iterator[Interval]:
     begin = 0
     for stop in (*(match for match in _SENTENCE_END[break_at].finditer(text)), None):
-        place, end = (stop.start(), stop.end()) if stop is not None else (len(text), len(text))
-        if stop is not None and stop[0] == "." and _NO_END.search(text, max(0, place - 8), place):
-            continue
+        end = stop.end() if stop is not None else len(text)
+        if stop is not None and stop[0] == ".":
+            point = stop.start()
+            if _NO_END.search(text, max(0, point - 8), point):
+                continue
         sentence = text[begin:end]
         if sentence.strip():
             yield begin + len(sentence) - len(sentence.lstrip()), begin + len(sentence.rstrip())
@@ -322,8 +306,8 @@ def _check(max_spans: int, min_tokens: int = 1, max_tokens: int = 1, max_backsla
         raise ValueError(f"max_spans={max_spans} of a span finder: keep at least 1")
     if not 1 <= min_tokens <= max_tokens:
         raise ValueError(
-            f"min_tokens={min_tokens}, max_tokens={max_tokens} of a span finder: need 1 <= min_tokens <= "
-            f"max_tokens"
+            f"min_tokens={min_tokens}, max_tokens={max_tokens} of a span finder: "
+            "need 1 <= min_tokens <= max_tokens"
         )
     if not 0 <= max_backslashes <= 1:
         raise ValueError(

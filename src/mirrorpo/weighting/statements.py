@@ -10,9 +10,8 @@ from itertools import accumulate
 
 from mirrorpo.core.token_offsets import Interval
 
-LONGEST_SOURCE = (
-    50_000  # characters; a longer block is taken line by line, as the parser's time has no bound worth having
-)
+# In characters; a longer block is taken line by line, as the parser's time has no bound worth having.
+LONGEST_SOURCE = 50_000
 
 _FENCE = re.compile(r"```(?:([A-Za-z0-9_+.-]*+)[^\S\n]*+\n)?+")
 _PYTHON = ("", "python", "python3", "py")
@@ -30,7 +29,7 @@ def statements(text: str) -> list[Interval]:
     r"""The statements of the Python source in a text, as character intervals in order.
 
     The source is what stands in Markdown fences that are labelled Python or not at all, an unclosed one
-    reaching to the end; without any fence it is the whole text. A compound statement gives its header
+    reaching to the end; without any fence it is all of the text. A compound statement gives its header
     (`for x in y:`, `else:`, a decorator) and each statement of its body. Where the source does not parse,
     a logical line is a statement; from where it cannot be cut into tokens either (a string or bracket
     that is never closed), a line is. Comments and blank lines are none. No text raises.
@@ -40,10 +39,10 @@ def statements(text: str) -> list[Interval]:
         >>> [text[start:end] for start, end in statements(text)]
         ['if x:', 'y = [1,\n 2];', 'z', 'else:', 'pass']
     """
-    found: list[Interval] = []
+    intervals: list[Interval] = []
     for start, end in _blocks(text):
-        found += [(start + first, start + last) for first, last in _statements(text[start:end])]
-    return found
+        intervals += [(start + first, start + last) for first, last in _statements(text[start:end])]
+    return intervals
 
 
 def _blocks(text: str) -> Iterator[Interval]:
@@ -71,28 +70,28 @@ def _logical_lines(source: str) -> list[Interval]:
     # Cut again where the parser has statements begin, and into plain lines from where there are no tokens.
     line_starts = list(accumulate((len(line) + 1 for line in source.split("\n")), initial=0))
     starts = _ast_starts(source, line_starts)
-    found: list[Interval] = []
+    finished: list[Interval] = []
     unfinished: list[Interval] = []  # of the logical line that is being read
     done = at = 0  # behind the last logical line, behind the last token
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             start, end = (line_starts[row - 1] + column for row, column in (token.start, token.end))
             if token.type == tokenize.NEWLINE:
-                found += unfinished
+                finished += unfinished
                 unfinished, done = [], end
             elif token.type in _LAYOUT or not token.string.strip():
                 continue
             elif start < at or source[start : start + 1] != token.string[0]:
                 # Python 3.13.0 misplaces tokens of broken f-strings.
-                return found + _lines(source, done)
+                return finished + _lines(source, done)
             elif not unfinished or start in starts:
                 unfinished.append((start, end))
             else:
                 unfinished[-1] = (unfinished[-1][0], end)
             at = end
     except _NOT_PYTHON:
-        return found + _lines(source, done)
-    return found
+        return finished + _lines(source, done)
+    return finished
 
 
 def _ast_starts(source: str, line_starts: list[int]) -> set[int]:
@@ -109,9 +108,9 @@ def _ast_starts(source: str, line_starts: list[int]) -> set[int]:
 
 
 def _lines(source: str, start: int) -> list[Interval]:
-    found = []
+    intervals: list[Interval] = []
     for match in _LINE.finditer(source, start):
         line = match[0].lstrip()
         if not line.startswith("#"):
-            found.append((match.end() - len(line), match.end()))
-    return found
+            intervals.append((match.end() - len(line), match.end()))
+    return intervals
