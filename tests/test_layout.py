@@ -16,6 +16,8 @@ ROOMS = ("algo", "dataset", "divergence", "model", "reward", "rollout", "weighti
 # Modules whose tests carry another name, because the fact they state does.
 TESTED_BY = {
     "algo/row": "test_axes.py",
+    "__main__": "test_install.py",
+    "cli": "test_install.py",
     "config/cell": "config/test_config.py",
     "config/compose": "config/test_config.py",
     "config/identity": "config/test_config.py",
@@ -27,6 +29,7 @@ TESTED_BY = {
     "launch/job": "run/test_preemption.py",
     "launch/local": "launch/test_launcher.py",
     "launch/plan": "launch/test_launcher.py",
+    "launch/train": "launch/test_launcher.py",
     "launch/sweeps_path": "launch/test_launcher.py",
     "model/language_model": "model/test_load.py",
     "optim/adamw": "optim/test_optim.py",
