@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help quickstart test test-slurm test-slow check tiny clean
+.PHONY: help quickstart test test-slurm test-slow check docs tiny clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,9 @@ check: .venv/.dev ## lint, format, types, import floors
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+docs: .venv/.docs ## build the site of docs/ into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 tiny: .venv/.installed ## make the shipped tiny model again (about 5 minutes); docs/tiny.md
 	$(BIN)/python train.py algo=sft model=tiny_scratch name=tiny
 	cp "$$(find outputs/tiny -type d -name policy | head -1)"/* src/mirrorpo/model/tiny/
@@ -45,4 +48,8 @@ clean: ## remove the environment; outputs stay
 
 .venv/.dev: .venv/.installed
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+.venv/.docs: .venv/.installed
+	$(PIP) --editable '.[docs]'
 	@touch $@
