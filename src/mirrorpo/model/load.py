@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mirrorpo.core.seeds import derive
 from mirrorpo.model.language_model import LanguageModel, recomputes
+from mirrorpo.model.lora import Lora
 from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
 from mirrorpo.model.words import word_tokenizer
 
@@ -29,23 +30,6 @@ class ModelSpec(Protocol):
     def prompt(self) -> ChatPrompt | PlainPrompt: ...
 
     def load(self, device: torch.device, seed: int, corpus: Callable[[], Iterable[str]]) -> LanguageModel: ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lora:
-    """Low-rank adapters (peft); the base stays frozen and, with the adapter off, is the reference.
-
-    Attributes:
-        rank: of the update.
-        alpha: the update is scaled by alpha / rank.
-        dropout: on the adapter's input, in training mode only.
-        targets: names of the adapted projections; never the output head.
-    """
-
-    rank: int
-    alpha: int
-    dropout: float
-    targets: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
