@@ -13,7 +13,7 @@ help: ## list the targets
 quickstart: .venv/.installed ## set up, then watch a tiny language model learn arithmetic (about 2 minutes)
 	$(BIN)/python train.py
 
-test: .venv/.dev ## set up, then run the tests (under 10 minutes on two cores)
+test: .venv/.dev ## set up, then run the tests (5 minutes on two cores)
 	$(BIN)/python -m pytest -q -rs -n 2 -m "not slow and not slurm"
 
 test-slurm: .venv/.dev ## sweeps on a real SLURM that the tests start (apt-get install slurm-wlm slurmdbd mariadb-server; about 5 minutes)
@@ -42,7 +42,7 @@ clean: ## remove the environment; outputs stay
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %s: make PYTHON=python3.11 ..." % sys.version.split()[0])'
 	$(PYTHON) -m venv .venv  # Debian and Ubuntu: apt install python3-venv
 
-.venv/.installed: .venv/bin/pip pyproject.toml constraints.txt
+.venv/.installed: .venv/bin/pip pyproject.toml setup.py constraints.txt
 	$(PIP) --editable .
 	@touch $@
 
