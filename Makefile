@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help quickstart test test-slurm test-slow check tiny clean
+.PHONY: help quickstart test test-slurm test-slow check docs tiny clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -13,7 +13,7 @@ help: ## list the targets
 quickstart: .venv/.installed ## set up, then watch a tiny language model learn arithmetic (about 2 minutes)
 	$(BIN)/python train.py
 
-test: .venv/.dev ## set up, then run the tests (under 10 minutes on two cores)
+test: .venv/.dev ## set up, then run the tests (5 minutes on two cores)
 	$(BIN)/python -m pytest -q -rs -n 2 -m "not slow and not slurm"
 
 test-slurm: .venv/.dev ## sweeps on a real SLURM that the tests start (apt-get install slurm-wlm slurmdbd mariadb-server; about 5 minutes)
@@ -28,6 +28,9 @@ check: .venv/.dev ## lint, format, types, import floors
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+docs: .venv/.docs ## build the site of docs/ into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 tiny: .venv/.installed ## make the shipped tiny model again (about 5 minutes); docs/tiny.md
 	$(BIN)/python train.py algo=sft model=tiny_scratch name=tiny
 	cp "$$(find outputs/tiny -type d -name policy | head -1)"/* src/mirrorpo/model/tiny/
@@ -39,10 +42,14 @@ clean: ## remove the environment; outputs stay
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %s: make PYTHON=python3.11 ..." % sys.version.split()[0])'
 	$(PYTHON) -m venv .venv  # Debian and Ubuntu: apt install python3-venv
 
-.venv/.installed: .venv/bin/pip pyproject.toml constraints.txt
+.venv/.installed: .venv/bin/pip pyproject.toml setup.py constraints.txt
 	$(PIP) --editable .
 	@touch $@
 
 .venv/.dev: .venv/.installed
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+.venv/.docs: .venv/.installed
+	$(PIP) --editable '.[docs]'
 	@touch $@

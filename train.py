@@ -1,71 +1,16 @@
-"""The one entry point: compose, check, and run one cell, or with -m many, each in a process of its own."""
+"""The entry point in a clone: `mirrorpo train`, with this tree's code and its conf/."""
 
-import os
 import sys
 from pathlib import Path
 
-# Before torch is imported: idle threads that spin cost two busy cores 100x.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
-import hydra
-from omegaconf import DictConfig
-
-from mirrorpo.config import compose
-from mirrorpo.config.cell import Cell
-from mirrorpo.config.renamed import accept_old_names
-from mirrorpo.config.schema import register
-from mirrorpo.run.folder import RunFolder
-from mirrorpo.run.lifecycle import requeue_or_exit
-from mirrorpo.run.preemption import Preempted, StopRequest
-
-register()
-
-
-@hydra.main(config_path="conf", config_name="train", version_base="1.3")
-def main(cfg: DictConfig) -> None:
-    """Run the cell that the command line composed; a finished one is left alone."""
-    stop_request = StopRequest().listen()
-    try:
-        cell = compose.cell_of(cfg)
-        folder = RunFolder(cell.folder)
-        folder.refuse_other_config(cell)
-        if folder.finished():
-            print(f"{folder.manifest()['state']} already, nothing to do: {folder.path}")
-            return
-        if status := _train(cell, folder, stop_request):
-            sys.exit(status)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint")
-        sys.exit(130)
-    finally:
-        stop_request.close()
-
-
-def _train(cell: Cell, folder: RunFolder, stop_request: StopRequest) -> int | None:
-    # Imported here, so that a cell with nothing to do does not wait for torch.
-    from mirrorpo.distributed.collectives import init_process_group
-    from mirrorpo.train.build import build_components
-    from mirrorpo.train.sharded import writable_folder
-    from mirrorpo.train.trainer import Trainer
-
-    with init_process_group() as ranks, writable_folder(folder, ranks) as writable:
-        try:
-            Trainer(
-                cell=cell,
-                components=build_components(cell.config),
-                folder=writable,
-                root=Path(__file__).parent,
-                stop_request=stop_request,
-                ranks=ranks,
-            ).run()
-        except Preempted as preempted:
-            return requeue_or_exit(preempted, writable, ranks.first)
-
+from mirrorpo.config import paths
+from mirrorpo.launch.train import main
 
 if __name__ == "__main__":
-    sys.argv = accept_old_names(sys.argv)
+    here = Path(__file__).resolve().parent
+    if paths.tree() != here:
+        sys.exit(
+            f"error: {here}/train.py would run the code of {paths.code()}: give that code's command, or "
+            f"install this tree's code with `pip install --editable {here}`"
+        )
     main()

@@ -1,7 +1,6 @@
 """Exports: runs, metrics and questions of a sweep in one schema, with where they came from."""
 
 import json
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -16,9 +15,10 @@ from pyarrow import parquet
 
 from analysis.runs import Part, asked_of, from_folders, manifests
 from analysis.schema import AXES, QUESTIONS, VERSION, joined, runs_table
+from mirrorpo.config.paths import code
+from mirrorpo.run.provenance import taken_from
 
 FILES = ("runs", "metrics", "questions")
-ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("run", "step")
 # A pandas data frame; its own annotations take each of its columns for a scalar.
 Frame = Any
@@ -136,12 +136,8 @@ def this_command() -> list[str]:
 
 def commit() -> str | None:
     """This package's own commit, with "+" where the tree differs from it."""
-    asked = [["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]]
-    head, changes = (
-        subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
-        for words in asked
-    )
-    return head.stdout.strip() + ("+" if changes.stdout.strip() else "") if head.returncode == 0 else None
+    made = taken_from(code())
+    return made["commit"] and made["commit"] + ("+" if made["dirty"] else "")
 
 
 def load(

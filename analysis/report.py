@@ -11,11 +11,12 @@ from analysis import paper
 from analysis.caveats import caveats
 from analysis.cells import Table, bounds, number
 from analysis.courses import every
-from analysis.export import ROOT, Export, Frame, commit, this_command
+from analysis.export import Export, Frame, commit, this_command
 from analysis.figures import draw
 from analysis.page import document, picture
 from analysis.render import latex, markdown, to_html
 from analysis.study import Study
+from mirrorpo.config.paths import sweeps
 
 # Each table's figures stand below it; the rest at the end.
 BESIDE: Mapping[str, Sequence[str]] = {
@@ -134,7 +135,7 @@ def asked(study: Study) -> str:
 def sweep_comment(typed: Sequence[str]) -> list[str]:
     """The comment that opens the sweep file which a command names."""
     names = [override.split("=", 1)[1] for override in typed if override.startswith("sweep=")]
-    paths = [ROOT / "sweeps" / "sweep" / f"{name}.yaml" for name in names]
+    paths = [sweeps() / "sweep" / f"{name}.yaml" for name in names]
     lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
     return [
         line.removeprefix("#").strip()

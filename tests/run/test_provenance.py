@@ -68,3 +68,18 @@ def test_a_job_is_named_as_squeue_names_it(
     for name, value in found.items():
         monkeypatch.setenv(name, value)
     assert job_id() == named
+
+
+def test_an_installed_package_says_the_commit_it_was_built_from_and_no_other(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In the environment of somebody's own repository.
+    subprocess.run(["git", "init", "-q"], cwd=tree, check=True)
+    commit = ["-c", "user.name=n", "-c", "user.email=e", "commit", "-q", "--allow-empty", "-m", "first"]
+    subprocess.run(["git", *commit], cwd=tree, check=True)
+    package = tree / "src" / "mirrorpo"
+    in_clone = code_hash(tree)
+    monkeypatch.setattr("mirrorpo.config.paths.PACKAGE", package)
+    assert taken_from(package) == {"commit": None, "dirty": False} and code_hash(package) == in_clone
+    (package / SNAPSHOT).write_text(json.dumps({"commit": "abc", "dirty": False}))
+    assert taken_from(package) == {"commit": "abc", "dirty": False}

@@ -22,6 +22,7 @@ TARGETS: Mapping[str, str] = {
     "mirrorpo.coefficient.Fixed": "mirrorpo.divergence.beta_schedule.Fixed",
     "mirrorpo.coefficient.MatchedDrift": "mirrorpo.divergence.beta_schedule.MatchedDrift",
     "mirrorpo.mismatch.TruncatedImportance": "mirrorpo.algo.importance_correction.TruncatedImportance",
+    "mirrorpo.model.load.Lora": "mirrorpo.model.lora.Lora",
     "mirrorpo.optim.AdamW": "mirrorpo.optim.adamw.AdamW",
     "mirrorpo.optim.Muon": "mirrorpo.optim.muon.Muon",
     "mirrorpo.optim.Schedule": "mirrorpo.optim.schedule.Schedule",

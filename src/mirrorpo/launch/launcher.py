@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mirrorpo.launch.plan import Checker, Composer, PlannedCell, Siblings, said_once
+from mirrorpo.launch.program import program
 from mirrorpo.launch.scheduler import SchedulerError, jobs
 from mirrorpo.launch.status import record_launch
 
@@ -110,11 +111,8 @@ class CellLauncher(Launcher):
 
     def _argv(self) -> list[str]:
         # As typed, the choice of cells and of a dry run left out.
-        return [
-            word
-            for word in sys.argv
-            if not word.startswith(("hydra.launcher.only=", "hydra.launcher.dry_run="))
-        ]
+        left_out = ("hydra.launcher.only=", "hydra.launcher.dry_run=")
+        return [*program(), *(word for word in sys.argv[1:] if not word.startswith(left_out))]
 
     def _states(self, grid: Sequence[PlannedCell]) -> list[str]:
         """Why a cell is not to be launched, a word for each; empty for those that are."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from mirrorpo.launch.launcher import CellLauncher
 from mirrorpo.launch.plan import PlannedCell
+from mirrorpo.launch.program import program
 
 
 class LocalLauncher(CellLauncher):
@@ -85,7 +86,7 @@ class LocalLauncher(CellLauncher):
 
     def _run(self, job: PlannedCell, device: int | None) -> str | None:
         started, folder = time.time(), job.folder
-        command = [sys.executable, sys.argv[0], *self.words_of(job)]
+        command = [sys.executable, *program(), *self.words_of(job)]
         environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": str(device)}
         said = ""
         with (folder.path / "log.txt").open("a") if self.jobs > 1 else open(os.devnull, "w") as log:

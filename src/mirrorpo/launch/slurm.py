@@ -14,9 +14,11 @@ from typing import Any
 
 from submitit import SlurmExecutor
 
+from mirrorpo.config import paths
 from mirrorpo.launch.job import Become
 from mirrorpo.launch.launcher import CellLauncher
 from mirrorpo.launch.plan import PlannedCell
+from mirrorpo.launch.program import MODULE, SCRIPT
 from mirrorpo.launch.scheduler import BATCHES, SchedulerError, largest_array
 from mirrorpo.launch.snapshot import DirtyTree, snapshot
 from mirrorpo.launch.status import rows
@@ -26,7 +28,8 @@ from mirrorpo.run.folder import RunState, timestamp, write_atomic
 class SlurmLauncher(CellLauncher):
     """One job array for what is left of a sweep, a job a cell; submits and returns.
 
-    A job is `train.py` itself, from a copy of the code that was submitted. Ahead of its time limit, or of a
+    A job is `train.py` itself, from a copy of the code that was submitted; without a clone it is
+    `python -m mirrorpo train` of the installed package. Ahead of its time limit, or of a
     preemption that SLURM announces, it writes a checkpoint and has itself queued again under its id.
 
     Attributes:
@@ -102,9 +105,8 @@ class SlurmLauncher(CellLauncher):
     def run(self, left: Sequence[PlannedCell]) -> Mapping[int, str]:
         """Submit the cells; while waiting, the reasons of those that failed."""
         try:
-            code = snapshot(
-                Path(sys.argv[0]).resolve().parent, self.sweep.resolve(), allow_dirty=self.allow_dirty
-            )
+            tree = paths.tree()
+            code = snapshot(tree, self.sweep.resolve(), allow_dirty=self.allow_dirty) if tree else None
             most = largest_array()
             for start in range(0, len(left), most):
                 self._submit(left[start : start + most], code)
@@ -113,7 +115,7 @@ class SlurmLauncher(CellLauncher):
         self.say(f"python -m mirrorpo.status {self.sweep} tells how it goes")
         return self._waited(left) if self.wait else {}
 
-    def _submit(self, cells: Sequence[PlannedCell], code: Path) -> None:
+    def _submit(self, cells: Sequence[PlannedCell], code: Path | None) -> None:
         name = f"{self.sweep.name}.{secrets.token_hex(4)}"
         folder = self.sweep.resolve() / BATCHES / f"{timestamp()}.{name}"
         folder.mkdir(parents=True)
@@ -124,18 +126,18 @@ class SlurmLauncher(CellLauncher):
         # Before sbatch, so that whatever is submitted can be found by its name.
         write_atomic(
             folder / "cells.json",
-            json.dumps({"name": name, "cells": where, "code": str(code)}, indent=1) + "\n",
+            json.dumps({"name": name, "cells": where, "code": str(code or paths.code())}, indent=1) + "\n",
         )
         executor = SlurmExecutor(folder)
-        # The user's own setup may set PYTHONPATH; the copy of the code stands before it.
-        setup = [
-            *self._setup,
-            f"export PYTHONPATH={shlex.quote(str(code / 'src'))}${{PYTHONPATH:+:$PYTHONPATH}}",
-        ]
+        setup, start = list(self._setup), list(MODULE)
+        if code is not None:
+            # The user's own setup may set PYTHONPATH; the copy of the code stands before it.
+            setup += [f"export PYTHONPATH={shlex.quote(str(code / 'src'))}${{PYTHONPATH:+:$PYTHONPATH}}"]
+            start = [str(code / SCRIPT)]
         executor.update_parameters(
             job_name=name, setup=setup, additional_parameters=self._lines, **self._sbatch
         )
-        commands = [[sys.executable, str(code / "train.py"), *self.words_of(job)] for job in cells]
+        commands = [[sys.executable, *start, *self.words_of(job)] for job in cells]
         jobs = executor.map_array(operator.call, [Become(command) for command in commands])
         self.say(f"submitted {len(cells)} cells as job {jobs[0].job_id.partition('_')[0]}")
 

@@ -23,6 +23,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from mirrorpo.config.paths import command
+from mirrorpo.launch.program import is_launch
 from mirrorpo.launch.scheduler import Batch, Job, SchedulerError, cancel, jobs, newest
 from mirrorpo.run.folder import RunError, RunFolder, RunState, run_folders, timestamp, write_atomic
 
@@ -285,15 +287,15 @@ def cancel_all(sweep: Path) -> int:
 
 
 def _is_launch(pid: int) -> bool:
-    # Process ids are used again; only one of train.py is ours to stop.
+    # Process ids are used again; only a launch is ours to stop.
     file = Path(f"/proc/{pid}/cmdline")
-    return b"train.py" in file.read_bytes() if file.exists() else False
+    return file.exists() and is_launch(file.read_text(errors="replace").split("\0"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit status is 1 when a cell failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m mirrorpo.status", description="Where each cell of a sweep is."
+        prog=command("mirrorpo.status"), description="Where each cell of a sweep is."
     )
     parser.add_argument("sweep", type=Path, help="the sweep's folder, outputs/NAME")
     parser.add_argument("action", nargs="?", choices=("show", "retry", "cancel"), default="show")

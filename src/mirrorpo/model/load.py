@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -22,6 +22,7 @@ from mirrorpo.core.protocols import Assembly
 from mirrorpo.core.seeds import derive
 from mirrorpo.distributed.fsdp import Unsharded
 from mirrorpo.model.language_model import LanguageModel, recomputes
+from mirrorpo.model.lora import Lora
 from mirrorpo.model.prefix import prefix_requirements
 from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
 from mirrorpo.model.words import word_tokenizer
@@ -38,23 +39,6 @@ class ModelSpec(Protocol):
     def prompt(self) -> ChatPrompt | PlainPrompt: ...
 
     def load(self, device: torch.device, seed: int, corpus: Callable[[], Iterable[str]]) -> LanguageModel: ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lora:
-    """Low-rank adapters (peft); the base stays frozen and, with the adapter off, is the reference.
-
-    Attributes:
-        rank: of the update.
-        alpha: the update is scaled by alpha / rank.
-        dropout: on the adapter's input, in training mode only.
-        targets: names of the adapted projections; never the output head.
-    """
-
-    rank: int
-    alpha: int
-    dropout: float
-    targets: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

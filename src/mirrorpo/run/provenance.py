@@ -11,6 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mirrorpo import __version__
+from mirrorpo.config import paths
+
 PACKAGES = (
     "torch",
     "transformers",
@@ -22,10 +25,9 @@ PACKAGES = (
     "wandb",
     "math-verify",
     "numpy",
-    "mirrorpo",
 )
 
-# At the root of a snapshot of the code, which is no git repository: the commit that it was taken from.
+# At the root of code that is no git repository, a snapshot or an installed package: its commit.
 SNAPSHOT = ".snapshot.json"
 
 # Another version of one of these may round another way.
@@ -35,13 +37,21 @@ NUMERIC = ("torch", "transformers", "tokenizers", "numpy")
 def provenance(root: Path) -> dict[str, Any]:
     """Commit, code, package versions, hardware and job, for the manifest.
 
-    `code` is `code_hash(root)`; `commit` and `dirty` are the repository's at `root`, or for a snapshot the
-    ones it was taken from; `job` is the SLURM job's id.
+    Args:
+        root: the clone or snapshot that the code is in, or the folder of the installed package.
+
+    Returns:
+        `code` is `code_hash(root)`; `commit` and `dirty` are the repository's at `root`, or the ones that a
+        snapshot was taken from and a package was built from; `job` is the SLURM job's id.
     """
     return {
         **taken_from(root),
         "code": code_hash(root),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+            "mirrorpo": __version__,
+        },
         "machine": {
             "host": socket.gethostname(),
             "cpu": _cpu(),
@@ -55,19 +65,18 @@ def provenance(root: Path) -> dict[str, Any]:
 
 
 def code_hash(root: Path) -> str:
-    """16 hexadecimal digits over the package's Python files, train.py, and the versions of Python and what
-    computes.
+    """16 hexadecimal digits over the package's Python files, and the versions of Python and what computes.
 
-    Config files are not in it: what they say is in the config's hash.
+    The same for a clone and for what is installed from it. Config files are not in it: what they say is in
+    the config's hash.
     """
-    files = [root / "train.py", *sorted((root / "src" / "mirrorpo").rglob("*.py"))]
-    found = {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-        if path.exists()
+    package = root if root == paths.PACKAGE else root / "src" / "mirrorpo"
+    files = {
+        str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(package.rglob("*.py"))
     }
     versions = {"python": platform.python_version(), **{name: _version(name) for name in NUMERIC}}
-    return hashlib.sha256(json.dumps([found, versions], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([files, versions], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def taken_from(root: Path) -> dict[str, Any]:
@@ -75,6 +84,9 @@ def taken_from(root: Path) -> dict[str, Any]:
     snapshot = root / SNAPSHOT
     if snapshot.exists():
         return json.loads(snapshot.read_text())
+    if root == paths.PACKAGE:
+        # An environment may lie in a repository of something else.
+        return {"commit": None, "dirty": False}
     return {
         "commit": git(root, "rev-parse", "HEAD"),
         "dirty": bool(git(root, "status", "--porcelain", "--untracked-files=no")),

@@ -18,6 +18,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+from mirrorpo.config.paths import command, conf
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.core.protocols import Divergence
 from mirrorpo.divergence.potentials import HasPotential, Potential
@@ -292,10 +293,7 @@ def divergences(conf: Path) -> dict[str, Divergence]:
         ValueError: if the folder is none, or a file cannot be built.
     """
     if not (conf / "train.yaml").exists():
-        raise ValueError(
-            f"--conf {conf}: no train.yaml there; call this from the repository's root or name its conf "
-            f"folder"
-        )
+        raise ValueError(f"--conf {conf}: no train.yaml there; name the conf folder")
     register()
     names = sorted(path.stem for path in (conf / "divergence").glob("*.yaml"))
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
@@ -342,10 +340,10 @@ def written(text: str, table: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, or write it into a page."""
     parser = argparse.ArgumentParser(
-        prog="python -m mirrorpo.tools.estimator_table",
+        prog=command("mirrorpo.tools.estimator_table"),
         description="What the value and the gradient of each divergence are, as a table.",
     )
-    parser.add_argument("--conf", type=Path, default=Path("conf"), help="the config folder (default: conf)")
+    parser.add_argument("--conf", type=Path, default=conf(), help="the config folder (default: %(default)s)")
     parser.add_argument(
         "--write",
         type=Path,

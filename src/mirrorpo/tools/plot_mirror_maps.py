@@ -25,6 +25,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from torch import Tensor
 
+from mirrorpo.config.paths import command, conf
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.divergence.neural_mirror import NeuralMirror
 from mirrorpo.train.build import build_components
@@ -154,7 +155,7 @@ class Numbers:
 def main() -> None:
     """Draw the divergences that the command line names."""
     parser = argparse.ArgumentParser(
-        prog="python -m mirrorpo.tools.plot_mirror_maps",
+        prog=command("mirrorpo.tools.plot_mirror_maps"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -169,7 +170,7 @@ def main() -> None:
     names = [*(name for name in asked.names if "=" not in name), *BESIDE]
     register()
     found: dict[str, Any] = {}
-    with initialize_config_dir(str(Path(__file__).parents[3] / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(conf()), version_base="1.3"):
         for name in dict.fromkeys(names):
             try:
                 cfg = compose(

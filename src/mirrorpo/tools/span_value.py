@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from mirrorpo.config.paths import command
 from mirrorpo.config.renamed import upgraded
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest
@@ -206,7 +207,7 @@ def _drops(
 def main() -> None:
     """Measure one run."""
     parser = argparse.ArgumentParser(
-        prog="python -m mirrorpo.tools.span_value",
+        prog=command("mirrorpo.tools.span_value"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,0 +1,93 @@
+"""`mirrorpo COMMAND`, `python -m mirrorpo COMMAND`: every command of the package under one name."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+
+from mirrorpo import __version__
+from mirrorpo.config import paths
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command, by the module whose `main` reads `sys.argv`; imported only when it is given.
+
+    Attributes:
+        module: where `main` is.
+        about: one line of help.
+        first: arguments that stand before the user's.
+    """
+
+    module: str
+    about: str
+    first: tuple[str, ...] = ()
+
+
+def _analysis(name: str, about: str) -> Command:
+    return Command("analysis.__main__", about, (name,))
+
+
+COMMANDS: Mapping[str, Command] = {
+    "train": Command(
+        "mirrorpo.launch.train", "run a cell, a grid (-m) or a sweep (sweep=NAME): Hydra's command line"
+    ),
+    "status": Command("mirrorpo.launch.status", "where each cell of a sweep is; also retry, cancel"),
+    "report": _analysis("report", "one HTML page of a sweep, with its tables and figures as files"),
+    "export": _analysis("export", "runs, or W&B's, as three Parquet files"),
+    "compare": _analysis("compare", "accuracy by arm, differences from the baseline, verdicts"),
+    "before-after": _analysis("before_after", "held-out accuracy before and after, of every run"),
+    "credit": _analysis("credit", "a run's completions, tokens coloured by weight"),
+    "importance": _analysis("importance", "what spans are worth, by kind"),
+    "estimator-table": Command(
+        "mirrorpo.tools.estimator_table", "what each divergence's value and gradient are, measured"
+    ),
+    "mirror-maps": Command("mirrorpo.tools.plot_mirror_maps", "pictures of mirror maps"),
+    "span-value": Command(
+        "mirrorpo.tools.span_value", "re-roll a run's completions from before and behind its spans"
+    ),
+}
+
+
+def usage() -> str:
+    """The help text."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.about}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: mirrorpo COMMAND [ARGUMENTS]   (mirrorpo COMMAND --help tells more)",
+            "       mirrorpo --version",
+            "",
+            *lines,
+        ]
+    )
+
+
+def main() -> int | None:
+    """The command line; the exit status."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(f"mirrorpo {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"error: no command {name!r}: choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    # As with `python -m`, a class that a config names may lie in the folder where the command is given. In a
+    # clone that is installed as editable, analysis/ lies outside of src/.
+    sys.path[:0] = [folder for folder in _import_folders() if folder not in sys.path]
+    command = COMMANDS[name]
+    sys.argv = [f"mirrorpo {name}", *command.first, *arguments]
+    return import_module(command.module).main()
+
+
+def _import_folders() -> list[str]:
+    tree = paths.tree()
+    return [os.getcwd()] if tree is None else [os.getcwd(), str(tree)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""`python train.py`, `mirrorpo train`: compose, check and run one cell; with -m many, a process each."""
+
+import os
+import sys
+
+# Before torch is imported: idle threads that spin cost two busy cores 100x.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import hydra
+from omegaconf import DictConfig
+
+from mirrorpo import __version__
+from mirrorpo.config import compose, paths
+from mirrorpo.config.cell import Cell
+from mirrorpo.config.renamed import accept_old_names
+from mirrorpo.config.schema import register
+from mirrorpo.run.folder import RunFolder
+from mirrorpo.run.lifecycle import requeue_or_exit
+from mirrorpo.run.preemption import Preempted, StopRequest
+
+
+def main() -> None:
+    """The command line, from `sys.argv`."""
+    if "--version" in sys.argv[1:]:
+        print(f"mirrorpo {__version__}")
+        return
+    # Parts of somebody's own may stand where the command is given; the package's own names come first.
+    sys.path.append(os.getcwd())
+    sys.argv = accept_old_names(sys.argv)
+    register()
+    hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(run)()
+
+
+def run(cfg: DictConfig) -> None:
+    """Run the cell that the command line composed; a finished one is left alone."""
+    stop_request = StopRequest().listen()
+    try:
+        cell = compose.cell_of(cfg)
+        folder = RunFolder(cell.folder)
+        folder.refuse_other_config(cell)
+        if folder.finished():
+            print(f"{folder.manifest()['state']} already, nothing to do: {folder.path}")
+            return
+        if status := _train(cell, folder, stop_request):
+            sys.exit(status)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint")
+        sys.exit(130)
+    finally:
+        stop_request.close()
+
+
+def _train(cell: Cell, folder: RunFolder, stop_request: StopRequest) -> int | None:
+    # Imported here, so that a cell with nothing to do does not wait for torch.
+    from mirrorpo.distributed.collectives import init_process_group
+    from mirrorpo.train.build import build_components
+    from mirrorpo.train.sharded import writable_folder
+    from mirrorpo.train.trainer import Trainer
+
+    with init_process_group() as ranks, writable_folder(folder, ranks) as writable:
+        try:
+            Trainer(
+                cell=cell,
+                components=build_components(cell.config),
+                folder=writable,
+                root=paths.code(),
+                stop_request=stop_request,
+                ranks=ranks,
+            ).run()
+        except Preempted as preempted:
+            return requeue_or_exit(preempted, writable, ranks.first)
