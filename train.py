@@ -52,13 +52,18 @@ def _train(cell: Cell, folder: RunFolder, stop_request: StopRequest) -> int | No
     from mirrorpo.train.sharded import writable_folder
     from mirrorpo.train.trainer import Trainer
 
-    with init_process_group() as ranks, writable_folder(folder, ranks) as mine:
+    with init_process_group() as ranks, writable_folder(folder, ranks) as writable:
         try:
             Trainer(
-                cell, build_components(cell.config), mine, Path(__file__).parent, stop_request, ranks
+                cell=cell,
+                components=build_components(cell.config),
+                folder=writable,
+                root=Path(__file__).parent,
+                stop_request=stop_request,
+                ranks=ranks,
             ).run()
-        except Preempted as handed:
-            return requeue_or_exit(handed, mine, ranks.first)
+        except Preempted as preempted:
+            return requeue_or_exit(preempted, writable, ranks.first)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,10 @@ from torch import Tensor
 from words import words
 
 from mirrorpo.config.schema import register
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
+from mirrorpo.config.settings import UpdateSettings
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest
 from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.span import ScoredSpan
 from mirrorpo.distributed.device import prepare
 from mirrorpo.model.forward import completion_hidden
 from mirrorpo.model.head import read_positions
@@ -49,9 +51,9 @@ from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import Components, build_components
-from mirrorpo.train.learner import SETTINGS, Learner
+from mirrorpo.train.learner import Learner
 from mirrorpo.train.micro_batch import micro_batches
-from mirrorpo.weighting.counterfactual import Counterfactual, ScoredSpan
+from mirrorpo.weighting.counterfactual import Counterfactual
 
 CONF = Path(__file__).parents[1] / "conf"
 # What each arm sets; the last hides a span from the answer alone, which is another quantity and has no naive
@@ -113,7 +115,7 @@ def learners(model: str, spans: int) -> tuple[dict[str, Learner], Components, di
     policy = spec.load(torch.device("cpu"), 0, lambda: corpus(model, spans))
     base = Learner(
         policy=policy, reference=reference(policy), optimiser=components.optim.build(policy.network), algo=components.algo,
-        divergence=components.divergence, weighting=components.weighting, **{name: config[name] for name in SETTINGS},
+        penalty=components.penalty, weighting=components.weighting, settings=UpdateSettings.of(config),
     )  # fmt: skip
     return (
         {arm: replace(base, weighting=configured(arm, spans)[0].weighting) for arm in ARMS},
@@ -183,17 +185,17 @@ class Naive:
         learner, wanted, out = self.learner, torch.zeros_like(batch.present), torch.zeros(batch.present.shape)
         for cut in cuts:
             wanted[cut.row, cut.first : cut.last] = True
-        for rows in micro_batches(batch, learner.tokens_per_micro_batch):
+        for rows in micro_batches(batch, learner.settings.tokens_per_micro_batch):
             micro = batch.rows(rows)
             width = micro.present.shape[1]
             here = wanted[rows, :width]
             with torch.no_grad(), evaluating(learner.policy.network):
                 states = completion_hidden(learner.policy, micro)[here]
                 logprobs = read_positions(
-                    learner.policy.head(learner.temperature),
+                    learner.policy.head(learner.settings.temperature),
                     states,
                     micro.completion_ids[here],
-                    logit_chunk=learner.logit_chunk,
+                    logit_chunk=learner.settings.logit_chunk,
                 ).logprobs
             out[rows, :width] = torch.zeros(here.shape).masked_scatter(here, logprobs)
         return out
@@ -265,12 +267,14 @@ def main() -> None:
         with timed(sampling):
             drawn = components.rollout.generate(
                 endless,
-                prompts,
-                prompt_ids,
-                group_size=group,
-                max_new_tokens=tokens,
-                temperature=base.temperature,
-                seed=turn,
+                RolloutRequest(
+                    prompts=prompts,
+                    prompt_ids=prompt_ids,
+                    group_size=group,
+                    max_new_tokens=tokens,
+                    temperature=base.settings.temperature,
+                    seed=turn,
+                ),
             )
         assert all(len(completion.ids) == tokens for completion in drawn), (
             "as many tokens are sampled as are learned from"
@@ -278,22 +282,22 @@ def main() -> None:
         first = turn % len(ARMS)
         for arm in [*ARMS][first:] + [*ARMS][:first]:
             with timed(times[arm, "rescore"]):
-                scored, anchor_head = arms[arm].rescore(batch)
-                advantages = base.algo.advantage(scored.rewards, scored.group)
+                scored = arms[arm].rescore(batch)
+                advantages = base.algo.advantage(scored.batch.rewards, scored.batch.group)
             with timed(times[arm, "weigh"]):
-                weights, spans = arms[arm].weigh(scored, advantages, seed=turn)
-            counts = Counter(one.row for one in spans)
+                credit = arms[arm].weigh(scored.batch, advantages, seed=turn)
+            counts = Counter(span.row for span in credit.spans)
             assert arm == "uniform" or [counts[row] for row in range(len(batch))] == [asked.spans] * len(
                 batch
             ), "every completion has K scored spans"
             with timed(times[arm, "learn"]):
-                arms[arm].learn(scored, advantages, weights, anchor_head, [1e-6])
+                arms[arm].learn(scored, credit, [1e-6])
         # The first round warms up.
         if turn > 0:
             arm = PAPERS[turn % 2]
             with timed(passes[arm]):
                 plain = naive(arms[arm], batch, turn)
-            ours = arms[arm].weigh(batch, advantages, seed=turn)[1] if turn <= 2 else plain
+            ours = arms[arm].weigh(batch, advantages, seed=turn).spans if turn <= 2 else plain
             torch.testing.assert_close(
                 *(torch.tensor([one.drop for one in each]) for each in (ours, plain)), rtol=1e-3, atol=2e-3
             )

@@ -34,19 +34,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from peak import of_tensors, resident, restart
 from timing import Seconds, timed, typical
 from torch import Tensor
 from words import words
 
-from mirrorpo.config.schema import register
-from mirrorpo.core.batch import Prompt, RolloutBatch
+from mirrorpo.config.schema import register, resolved
+from mirrorpo.config.settings import UpdateSettings
+from mirrorpo.core.batch import Prompt, RolloutBatch, RolloutRequest
 from mirrorpo.distributed.device import prepare
 from mirrorpo.model.load import Scratch
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.learner import SETTINGS, Learner
+from mirrorpo.train.build import build_components
+from mirrorpo.train.learner import Learner, TokenCredit
 
 CONF = Path(__file__).parents[1] / "conf"
 SAMPLED = "kl_k3"
@@ -71,8 +72,9 @@ def composed(divergence: str) -> Any:
 
 
 def built(divergence: str, group: str) -> Any:
-    """One group of that config as an object."""
-    return instantiate(composed(divergence)[group], _convert_="all")
+    """One group of that config as the trainer uses it."""
+    components = build_components(resolved(composed(divergence)))
+    return dict(components.groups())[group]
 
 
 def exact_divergences() -> list[str]:
@@ -113,9 +115,9 @@ class Setting:
             reference=reference,
             optimiser=built(divergence, "optim").build(policy.network),
             algo=built(divergence, "algo"),
-            divergence=built(divergence, "divergence"),
+            penalty=built(divergence, "divergence"),
             weighting=built(divergence, "weighting"),
-            **{name: config[name] for name in SETTINGS},
+            settings=UpdateSettings.of(config),
         )
 
 
@@ -126,12 +128,14 @@ def sample(learner: Learner, seed: int) -> RolloutBatch:
     prompts = [Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(PROMPTS)]
     completions = built(SAMPLED, "rollout").generate(
         learner.policy,
-        prompts,
-        ids,
-        group_size=GROUP,
-        max_new_tokens=NEW_TOKENS,
-        temperature=learner.temperature,
-        seed=seed,
+        RolloutRequest(
+            prompts=prompts,
+            prompt_ids=ids,
+            group_size=GROUP,
+            max_new_tokens=NEW_TOKENS,
+            temperature=learner.settings.temperature,
+            seed=seed,
+        ),
     )
     return collate(
         completions,
@@ -143,15 +147,19 @@ def sample(learner: Learner, seed: int) -> RolloutBatch:
 
 def learn(learner: Learner, batch: RolloutBatch) -> None:
     """The rest of the step, as the trainer takes it."""
-    batch, anchor_head = learner.rescore(batch)
+    scored = learner.rescore(batch)
     advantages = learner.algo.advantage(batch.rewards, batch.group)
-    learner.learn(batch, advantages, torch.ones_like(batch.old_logprobs), anchor_head, [LEARNING_RATE])
+    learner.learn(
+        scored,
+        TokenCredit(advantages=advantages, weights=torch.ones_like(batch.old_logprobs)),
+        [LEARNING_RATE],
+    )
 
 
 def seconds(setting: Setting, arms: list[str], rounds: int) -> tuple[Seconds, dict[str, Seconds]]:
     """Of sampling, and of each arm's rescoring and learning."""
     base = setting.learner(SAMPLED)
-    learners = {name: replace(base, divergence=built(name, "divergence")) for name in arms}
+    learners = {name: replace(base, penalty=built(name, "divergence")) for name in arms}
     sampling: list[Seconds] = []
     learning: dict[str, list[Seconds]] = {name: [] for name in arms}
     for turn in range(rounds + 1):

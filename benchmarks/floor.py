@@ -37,7 +37,7 @@ from torch.utils.flop_counter import flop_registry
 from update import built, rollout, update
 
 from mirrorpo.config.schema import register
-from mirrorpo.core.batch import Prompt
+from mirrorpo.core.batch import Prompt, RolloutRequest
 from mirrorpo.distributed.device import prepare
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.native import Native
@@ -177,7 +177,15 @@ def main() -> None:
     ids = [batch.prompt_ids[index * GROUP].tolist() for index in range(count)]
     work: dict[str, Callable[[], Any]] = {
         "sampling": lambda: ENGINE.generate(
-            endless, prompts, ids, group_size=GROUP, max_new_tokens=length, temperature=1.0, seed=0
+            endless,
+            RolloutRequest(
+                prompts=prompts,
+                prompt_ids=ids,
+                group_size=GROUP,
+                max_new_tokens=length,
+                temperature=1.0,
+                seed=0,
+            ),
         ),
         "update": lambda: update(learner, batch),
     }

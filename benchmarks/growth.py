@@ -26,7 +26,7 @@ from timing import Seconds, timed, typical
 from update import built, rollout, update
 
 from mirrorpo.config.schema import register
-from mirrorpo.core.batch import Prompt
+from mirrorpo.core.batch import Prompt, RolloutRequest
 from mirrorpo.distributed.device import prepare
 
 # Prompts, group, tokens of a completion; prompts have 32.
@@ -82,7 +82,10 @@ def steps(axis: str, rounds: int) -> Iterable[tuple[int, dict[str, float]]]:
         }
         found = taken(
             {
-                "sampling": lambda: ENGINE.generate(endless, prompts, ids, **settings),  # noqa: B023
+                "sampling": lambda: ENGINE.generate(
+                    endless,
+                    RolloutRequest(prompts=prompts, prompt_ids=ids, **settings),  # noqa: B023
+                ),
                 "update": lambda: update(learner, batch),  # noqa: B023
             },
             rounds,
@@ -100,7 +103,7 @@ def spans(rounds: int) -> Iterable[tuple[int, dict[str, float]]]:
     advantages = base.algo.advantage(batch.rewards, batch.group)
     for size in SPANS:
         arm = replace(base, weighting=configured("counterfactual", size)[0].weighting)
-        _, scored = arm.weigh(batch, advantages, seed=0)
+        scored = arm.weigh(batch, advantages, seed=0).spans
         assert len(scored) == size * len(batch), "every completion has so many scored spans"
         found = taken(
             {

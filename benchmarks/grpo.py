@@ -38,13 +38,14 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from mirrorpo.config.schema import register
-from mirrorpo.core.batch import Prompt
+from mirrorpo.config.settings import UpdateSettings
+from mirrorpo.core.batch import Prompt, RolloutRequest
 from mirrorpo.distributed.device import prepare
 from mirrorpo.model.load import Scratch, reference
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import Components, build_components
-from mirrorpo.train.learner import SETTINGS, Learner
+from mirrorpo.train.learner import Learner
 
 CONF = Path(__file__).parents[1] / "conf"
 STAGES = ("generation", "scoring", "update", "rest")
@@ -80,7 +81,7 @@ def built(
     policy = spec.load(torch.device("cpu"), 0, lambda: vocabulary or corpus("25m", 10))
     learner = Learner(
         policy=policy, reference=reference(policy) if asked.beta else None, optimiser=components.optim.build(policy.network), algo=components.algo,
-        divergence=components.divergence, weighting=components.weighting, **{name: config[name] for name in SETTINGS},
+        penalty=components.penalty, weighting=components.weighting, settings=UpdateSettings.of(config),
     )  # fmt: skip
     return learner, components, config
 
@@ -136,22 +137,24 @@ def ours(
             with timed(spent["generation"]):
                 completions = components.rollout.generate(
                     learner.policy,
-                    prompts,
-                    prompt_ids,
-                    group_size=group,
-                    max_new_tokens=longest,
-                    temperature=learner.temperature,
-                    seed=seed,
+                    RolloutRequest(
+                        prompts=prompts,
+                        prompt_ids=prompt_ids,
+                        group_size=group,
+                        max_new_tokens=longest,
+                        temperature=learner.settings.temperature,
+                        seed=seed,
+                    ),
                 )
             batch = collate(
                 completions, rewards(len(completions)), pad_id=learner.policy.pad_id, mask_truncated=False
             )
             with timed(spent["scoring"]):
-                batch, head = learner.rescore(batch)
+                scored = learner.rescore(batch)
             advantages = learner.algo.advantage(batch.rewards, batch.group)
-            weights, _ = learner.weigh(batch, advantages, seed)
+            credit = learner.weigh(scored.batch, advantages, seed)
             with timed(spent["update"]):
-                learner.learn(batch, advantages, weights, head, [LR])
+                learner.learn(scored, credit, [LR])
         return with_rest(spent), sum(len(completion.ids) for completion in completions)
 
     return step

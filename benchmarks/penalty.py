@@ -11,18 +11,19 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from mirrorpo.config.schema import register
+from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Collector
 from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.train.build import Components, build_components
-from mirrorpo.train.learner import Learner
-from mirrorpo.train.metrics import RunningMeans
+from mirrorpo.train.learner import Learner, TokenCredit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,11 +53,32 @@ def main() -> None:
             )
         components = build_components({**config, "divergence": chosen})
         print(
-            f"| {name} | {components.divergence.beta:g} | "
+            f"| {name} | {components.penalty.beta:g} | "
             + " | ".join(f"{value:.3g}" for value in strength(components, config, asked.run))
             + " |",
             flush=True,
         )
+
+
+class Unmoved:
+    """An optimiser that leaves the policy as it is."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self._network = network
+
+    def step(self, lr: float) -> None:
+        """Nothing."""
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        self._network.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""
 
 
 def strength(components: Components, config: dict, run: Path) -> tuple[float, float, float]:
@@ -92,36 +114,28 @@ def strength(components: Components, config: dict, run: Path) -> tuple[float, fl
         pad_id=policy.pad_id,
         mask_truncated=False,
     )
-    wanted = ("temperature", "logit_chunk", "tokens_per_micro_batch", "shared_prefix", "max_grad_norm")
     learner = Learner(
-        policy=policy, reference=start, optimiser=components.optim.build(policy.network), algo=components.algo, divergence=components.divergence,
-        weighting=components.weighting, updates_per_rollout=1, update_window="whole", **{k: config[k] for k in wanted},
-    )  # fmt: skip
-    batch, head = learner.rescore(batch)
+        policy=policy,
+        reference=start,
+        optimiser=Unmoved(policy.network),
+        algo=components.algo,
+        penalty=components.penalty,
+        weighting=components.weighting,
+        settings=replace(
+            UpdateSettings.of(config), updates_per_rollout=1, update_window="whole", max_grad_norm=0.0
+        ),
+    )
+    scored = learner.rescore(batch)
     advantages = components.algo.advantage(batch.rewards, batch.group)
-    parameters = [p for p in policy.network.parameters() if p.requires_grad]
-
-    def gradient(learner: Learner, advantages: torch.Tensor) -> tuple[float, float]:
-        means = RunningMeans()
-        rows = torch.arange(len(batch))
-        learner._accumulate(
-            batch,
-            rows,
-            torch.ones_like(rows, dtype=torch.bool),
-            advantages,
-            batch.mask.float(),
-            head,
-            means,
-            first=True,
-        )
-        norm = float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm())
-        learner.optimiser.zero_grad()
-        return norm, means.read()["divergence/value"]
-
-    penalty, value = gradient(learner, torch.zeros_like(advantages))
-    term, _ = gradient(replace(learner, divergence=components.divergence_at(0.0)), advantages)
+    weights = batch.mask.float()
+    of_penalty = learner.learn(
+        scored, TokenCredit(advantages=torch.zeros_like(advantages), weights=weights), [0.0]
+    )
+    value, penalty = of_penalty["divergence/value"], of_penalty["grad/norm"]
+    free = replace(learner, penalty=replace(components.penalty, beta=0.0))
+    term = free.learn(scored, TokenCredit(advantages=advantages, weights=weights), [0.0])["grad/norm"]
     size = float((advantages.abs()[:, None] * batch.mask).sum() / batch.mask.sum())
-    return components.divergence.beta * value, size, penalty / term
+    return components.penalty.beta * value, size, penalty / term
 
 
 if __name__ == "__main__":

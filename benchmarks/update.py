@@ -33,13 +33,14 @@ from timing import Seconds, timed, typical
 from words import words
 
 from mirrorpo.config.schema import register
+from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import Completion, RolloutBatch
 from mirrorpo.distributed.device import prepare
 from mirrorpo.model.load import Scratch
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import build_components
-from mirrorpo.train.learner import SETTINGS, Learner
+from mirrorpo.train.learner import Learner, ScoredBatch, TokenCredit
 
 CONF = Path(__file__).parents[1] / "conf"
 ARMS = ("whole", "auto", "always", "idle half")
@@ -66,8 +67,8 @@ def built(model: str, vocabulary: int = 6_000) -> Learner:
     policy = spec.load(torch.device("cpu"), 0, lambda: words(vocabulary))
     assert model == "tiny" or len(policy.tokenizer) > vocabulary, "each word is a token"
     return Learner(
-        policy=policy, reference=None, optimiser=components.optim.build(policy.network), algo=components.algo, divergence=components.divergence,
-        weighting=components.weighting, **{name: config[name] for name in SETTINGS},
+        policy=policy, reference=None, optimiser=components.optim.build(policy.network), algo=components.algo, penalty=components.penalty,
+        weighting=components.weighting, settings=UpdateSettings.of(config),
     )  # fmt: skip
 
 
@@ -110,7 +111,8 @@ def update(learner: Learner, batch: RolloutBatch, *, idle: bool = False) -> None
     advantages = learner.algo.advantage(batch.rewards, batch.group)
     if idle:
         advantages = advantages.where(batch.group % 2 == 0, 0.0)
-    learner.learn(batch, advantages, batch.mask.float(), None, [1e-6])
+    credit = TokenCredit(advantages=advantages, weights=batch.mask.float())
+    learner.learn(ScoredBatch(batch=batch, anchor_head=None), credit, [1e-6])
 
 
 def clocked(learner: Learner, batch: RolloutBatch, arms: tuple[str, ...], rounds: int) -> dict[str, float]:
@@ -150,7 +152,8 @@ def peak(vocabulary: int, prompts: int) -> None:
     """In a process of its own: the most that the tensors of an update hold at once, in MiB, beside weights
     and Adam's averages.
     """
-    learner = replace(built("25m", vocabulary), tokens_per_micro_batch=1280)
+    learner = built("25m", vocabulary)
+    learner = replace(learner, settings=replace(learner.settings, tokens_per_micro_batch=1280))
     update(learner, rollout(learner, 1, 2, 8, 8, ragged=False))
     batch = rollout(learner, prompts, 8, 128, 128, ragged=False)
     print(of_tensors(lambda: update(learner, batch)) / 2**20)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mirrorpo.core.batch import Completion, Prompt
+from mirrorpo.core.batch import Completion, Prompt, RolloutRequest
 from mirrorpo.core.protocols import RolloutEngine
 from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.language_model import LanguageModel
@@ -151,7 +151,9 @@ def sample(
         "temperature": temperature,
         "seed": seed,
     }
-    return engine.generate(model, prompts, prompt_ids, **settings, only=only)
+    return engine.generate(
+        model, RolloutRequest(prompts=prompts, prompt_ids=prompt_ids, **settings, only=only)
+    )
 
 
 def ids(completions: Sequence[Completion]) -> list[list[int]]:

@@ -47,7 +47,14 @@ def run(overrides: list[str], how: int | str | None, ranks: Ranks) -> None:
     cell = cell_here(*overrides)
     with writable_folder(RunFolder(cell.folder), ranks) as mine:
         try:
-            Trainer(cell, build_components(cell.config), mine, ROOT, Disturbed(how, ranks), ranks).run()  # type: ignore[arg-type]
+            Trainer(
+                cell=cell,
+                components=build_components(cell.config),
+                folder=mine,
+                root=ROOT,
+                stop_request=Disturbed(how, ranks),  # type: ignore[arg-type]
+                ranks=ranks,
+            ).run()
         except Preempted as handed:
             print(handed)
 

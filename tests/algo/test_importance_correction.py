@@ -12,9 +12,9 @@ from torch import Tensor
 from mirrorpo.algo.importance_correction import TruncatedImportance, sampler_ratio
 from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch
 from mirrorpo.divergence.kl import K2
+from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.loss import policy_loss
-from mirrorpo.weighting.uniform import Uniform
 
 NAN = float("nan")
 CAP = 1.5
@@ -59,15 +59,14 @@ def loss(
     policy = PolicyOutputs(logprobs=live, entropy=torch.zeros_like(live), divergence=divergences)
     weights = torch.ones_like(live) if weights is None else weights
     advantages = algo.advantage(batch.rewards, batch.group)
-    divergence, weighting = K2(beta=0.1, anchor="reference"), Uniform(scope=scope)
+    penalty = Penalty(divergence=K2(), beta=0.1, anchor="reference", scope=scope)
     return policy_loss(
         policy,
         batch,
         advantages,
         weights,
         algo=algo,
-        divergence=divergence,
-        weighting=weighting,
+        penalty=penalty,
         importance_correction=importance_correction,
     )
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from cli import ROOT, SMALL, TRAIN, environment, folder, manifest, rows, succeeded, train
 
+from mirrorpo.core.batch import Prompt, RolloutRequest
 from mirrorpo.distributed.collectives import ALONE, Ranks, init_process_group, owners
 from mirrorpo.rollout.demonstrations import Demonstrations
 from mirrorpo.rollout.vllm_server import Served
@@ -170,16 +171,19 @@ class Unheard(Ranks):
 class Server(Served):
     """Answers with the places that it was asked for."""
 
-    def generate(self, model: Any, prompts: Any, prompt_ids: Any, **settings: Any) -> Any:
-        return settings["only"]
+    def generate(self, model: Any, request: RolloutRequest) -> Any:
+        return request.only
 
 
 def test_a_server_is_asked_by_the_first_rank_for_all() -> None:
-    asked = {"group_size": 1, "max_new_tokens": 1, "temperature": 1.0, "seed": 0}
+    prompts = [Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(3)]
+    request = RolloutRequest(
+        prompts=prompts, prompt_ids=[[1]] * 3, group_size=1, max_new_tokens=1, temperature=1.0, seed=0
+    )
     engine = Server(url="", weights="", top_p=1.0, connections=1, timeout=1.0, sleep=False)
-    for index, of_server in ((0, [0, 1, 2]), (1, [])):
-        ranks = Unheard(rank=index, world_size=2, local_rank=index)
-        assert sharded_engine(engine, ranks).generate(None, "abc", "abc", **asked) == of_server  # type: ignore[arg-type]
+    for rank, of_server in ((0, [0, 1, 2]), (1, [])):
+        ranks = Unheard(rank=rank, world_size=2, local_rank=rank)
+        assert sharded_engine(engine, ranks).generate(None, request) == of_server  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- real ranks

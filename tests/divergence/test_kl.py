@@ -11,9 +11,9 @@ from mirrorpo.divergence.kl import K1, K2, K3, LARGEST
 from mirrorpo.divergence.potentials import NegativeEntropy
 
 ESTIMATORS = [
-    (K1(beta=1.0, anchor="reference"), oracles.k1),
-    (K2(beta=1.0, anchor="reference"), oracles.k2),
-    (K3(beta=1.0, anchor="reference"), oracles.k3),
+    (K1(), oracles.k1),
+    (K2(), oracles.k2),
+    (K3(), oracles.k3),
 ]
 KL = [estimator for estimator, _ in ESTIMATORS]
 k3 = KL[2]

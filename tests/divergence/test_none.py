@@ -15,4 +15,3 @@ def test_has_no_gradient():
 
 def test_asks_for_no_anchor_and_costs_nothing():
     assert NoDivergence().reads == "nothing"
-    assert NoDivergence().beta == 0

@@ -11,7 +11,7 @@ import torch
 from engines import TokenizerOnly
 
 from mirrorpo.algo.rollout_rule import RolloutRule
-from mirrorpo.core.batch import Completion, Prompt, Verdict
+from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Answer, Collector
 from mirrorpo.rollout.prompt_order import DataOrder
@@ -36,11 +36,15 @@ class Engine:
 
     calls: list[dict[str, Any]] = field(default_factory=list)
 
-    def generate(
-        self, model: Any, prompts: Sequence[Prompt], prompt_ids: Sequence[Sequence[int]], **settings: Any
-    ) -> Sequence[Completion]:
-        self.calls.append({"uids": [prompt.uid for prompt in prompts], "model": model, **settings})
-        rng = random.Random(settings["seed"])
+    samples = True
+    serves_remotely = False
+
+    def generate(self, model: Any, request: RolloutRequest) -> Sequence[Completion]:
+        settings = {
+            name: getattr(request, name) for name in ("group_size", "max_new_tokens", "temperature", "seed")
+        }
+        self.calls.append({"uids": [prompt.uid for prompt in request.prompts], "model": model, **settings})
+        rng = random.Random(request.seed)
         return [
             Completion(
                 uid=prompt.uid,
@@ -49,10 +53,10 @@ class Engine:
                 ids=[7] * (member + 1),
                 logprobs=[-1.0] * (member + 1),
                 text=f"{member}/{rng.random()}",
-                truncated=member + 1 == settings["max_new_tokens"],
+                truncated=member + 1 == request.max_new_tokens,
             )
-            for group, (prompt, ids) in enumerate(zip(prompts, prompt_ids, strict=True))
-            for member in range(settings["group_size"])
+            for group, (prompt, ids) in enumerate(zip(request.prompts, request.prompt_ids, strict=True))
+            for member in range(request.group_size)
         ]
 
 

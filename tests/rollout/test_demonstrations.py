@@ -8,7 +8,7 @@ from typing import Any
 from engines import TokenizerOnly
 from tokenizers import processors
 
-from mirrorpo.core.batch import Completion, Prompt
+from mirrorpo.core.batch import Completion, Prompt, RolloutRequest
 from mirrorpo.core.protocols import RolloutEngine
 from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.demonstrations import Demonstrations
@@ -29,12 +29,14 @@ def demonstrate(
 ) -> Sequence[Completion]:
     return Demonstrations().generate(
         TokenizerOnly(tokenizer=tokenizer),
-        PROMPTS,
-        PROMPT_IDS,
-        group_size=group_size,
-        max_new_tokens=max_new_tokens,
-        temperature=1.0,
-        seed=seed,
+        RolloutRequest(
+            prompts=PROMPTS,
+            prompt_ids=PROMPT_IDS,
+            group_size=group_size,
+            max_new_tokens=max_new_tokens,
+            temperature=1.0,
+            seed=seed,
+        ),
     )
 
 
@@ -107,7 +109,8 @@ def test_the_shares_of_a_call_put_together_are_the_call() -> None:
     settings = {"group_size": 2, "max_new_tokens": 100, "temperature": 1.0, "seed": 0}
     shares = [
         Demonstrations().generate(
-            TokenizerOnly(tokenizer=TOKENIZER), PROMPTS, PROMPT_IDS, **settings, only=only
+            TokenizerOnly(tokenizer=TOKENIZER),
+            RolloutRequest(prompts=PROMPTS, prompt_ids=PROMPT_IDS, **settings, only=only),
         )
         for only in (range(1), range(1, 2))
     ]

@@ -7,12 +7,14 @@ import pytest
 from small_models import EOS, VOCABULARY
 from small_models import model as small
 
-from mirrorpo.core.batch import Completion, Prompt
+from mirrorpo.core.batch import Completion, Prompt, RolloutRequest
 from mirrorpo.model.language_model import LanguageModel
-from mirrorpo.rollout.request import Request
+from mirrorpo.rollout.request import group_completions, sampling_settings
 
-REQUEST = Request(group_size=3, max_new_tokens=4, temperature=0.7, top_p=0.9, seed=5)
 PROMPT = Prompt(uid="question/0", question="", gold="", demonstration="")
+REQUEST = RolloutRequest(
+    prompts=[PROMPT] * 20, prompt_ids=[[7, 8]] * 20, group_size=3, max_new_tokens=4, temperature=0.7, seed=5
+)
 
 
 class Words:
@@ -30,11 +32,11 @@ def model() -> LanguageModel:
 def answered(
     model: LanguageModel, *answers: tuple[list[int], list[float]], **changes: Any
 ) -> list[Completion]:
-    return replace(REQUEST, **changes).completions(model, PROMPT, [7, 8], 2, answers)
+    return group_completions(replace(REQUEST, **changes), model, 2, answers)
 
 
 def test_the_distribution_is_cut_by_nothing_but_the_settings(model: LanguageModel):
-    settings = REQUEST.settings(model, 0)
+    settings = sampling_settings(REQUEST, model, 0, 0.9)
     assert {key: settings[key] for key in ("n", "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")} == {
         "n": 3, "max_tokens": 4, "temperature": 0.7, "top_p": 0.9, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
     }  # fmt: skip
@@ -43,22 +45,22 @@ def test_the_distribution_is_cut_by_nothing_but_the_settings(model: LanguageMode
 def test_completions_end_where_the_policy_says_and_vllm_knows_no_id_beyond_the_vocabulary(
     model: LanguageModel,
 ):
-    settings = REQUEST.settings(replace(model, eos_ids=frozenset({9, 1, VOCABULARY})), 0)
+    settings = sampling_settings(REQUEST, replace(model, eos_ids=frozenset({9, 1, VOCABULARY})), 0, 0.9)
     assert settings["ignore_eos"] is True and settings["stop_token_ids"] == [1, 9]
 
 
 def test_every_group_and_every_call_has_its_own_seed_with_room_for_the_group_behind_it(model: LanguageModel):
     seeds = [
-        replace(REQUEST, seed=seed).settings(model, group)["seed"]
+        sampling_settings(replace(REQUEST, seed=seed), model, group, 0.9)["seed"]
         for seed in range(20)
         for group in range(20)
     ]
     assert len(set(seeds)) == 400 and all(0 <= seed < 2**62 for seed in seeds)
-    assert seeds[0] == replace(REQUEST, seed=0).settings(model, 0)["seed"]
+    assert seeds[0] == sampling_settings(replace(REQUEST, seed=0), model, 0, 0.9)["seed"]
 
 
 def test_a_greedy_group_is_asked_for_once_and_is_certain_of_its_tokens(model: LanguageModel):
-    settings = replace(REQUEST, temperature=0.0).settings(model, 0)
+    settings = sampling_settings(replace(REQUEST, temperature=0.0), model, 0, 0.9)
     assert (settings["n"], settings["top_p"]) == (1, 1.0)
     found = answered(model, ([5, 1], [-0.5, -0.25]), temperature=0.0)
     assert len(found) == 3 and {tuple(completion.logprobs) for completion in found} == {(0.0, 0.0)}

@@ -28,9 +28,9 @@ def test_a_curve_is_the_divergence_of_a_coin_where_the_vocabulary_is_read_and_th
     None
 ):
     kl = P * (P / 0.2).log() + (1 - P) * ((1 - P) / 0.8).log()
-    coin = ExactBregman(potential=NegativeEntropy(), beta=1.0, anchor="reference", direction="reverse")
+    coin = ExactBregman(potential=NegativeEntropy(), direction="reverse")
     torch.testing.assert_close(curves(coin, P, 0.2), kl)
-    token = SampledBregman(potential=Square(factor=1.0), beta=1.0, anchor="reference")
+    token = SampledBregman(potential=Square(factor=1.0))
     torch.testing.assert_close(curves(token, P, 0.2), (P - 0.2) ** 2)
 
 

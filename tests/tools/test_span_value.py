@@ -21,12 +21,12 @@ class Known:
         self.asked: list[list[int]] = []
         self.budget = 0
 
-    def generate(self, model, prompts, prompt_ids, *, group_size, max_new_tokens, temperature, seed):
-        self.asked, self.budget = [list(ids) for ids in prompt_ids], max_new_tokens
+    def generate(self, model, request):
+        self.asked, self.budget = [list(ids) for ids in request.prompt_ids], request.max_new_tokens
         return [
             SimpleNamespace(group=group, ids=[roll])
-            for group in range(len(prompts))
-            for roll in range(group_size)
+            for group in range(len(request.prompts))
+            for roll in range(request.group_size)
         ]
 
     def __call__(self, texts, prompts):

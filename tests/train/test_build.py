@@ -15,14 +15,16 @@ from mirrorpo.algo.row import Algorithm
 from mirrorpo.config.identity import config_hash
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.core.batch import Checks, Prompt
-from mirrorpo.core.protocols import Dataset, Divergence, RewardFn, RolloutEngine, Weighting
+from mirrorpo.core.protocols import Dataset, RolloutEngine, SpanWeighting, Verifier
+from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.reward.code.code_tests import CodeTests
-from mirrorpo.train.build import build_components, judged_by, notes, questions
+from mirrorpo.train.build import build_components, notes
+from mirrorpo.train.questions import load_questions
 
 CONF = Path(__file__).parents[2] / "conf"
 ROLES = {
-    "algo": Algorithm, "divergence": Divergence, "weighting": Weighting, "model": ModelSpec, "dataset": Dataset, "reward": RewardFn,
+    "algo": Algorithm, "penalty": Penalty, "weighting": SpanWeighting, "model": ModelSpec, "dataset": Dataset, "reward": Verifier,
     "rollout": RolloutEngine, "eval_rollout": RolloutEngine,
 }  # fmt: skip
 
@@ -44,7 +46,7 @@ def config(*overrides: str) -> Mapping[str, Any]:
 
 def said(*overrides: str, **changes: Any) -> list[str]:
     data = {**config(*overrides), **changes}
-    return notes(build_components(data), data)
+    return notes(build_components(data))
 
 
 # What is built
@@ -74,7 +76,7 @@ def test_values_reach_the_objects() -> None:
     objects: Any = components
     values = (
         objects.algo.surrogate.high,
-        objects.divergence.beta,
+        objects.penalty.beta,
         objects.rollout.rows_at_once,
         objects.dataset.max_value,
     )
@@ -94,7 +96,7 @@ def test_objects_get_plain_data() -> None:
 
 def test_supervised_fine_tuning_samples_nothing_and_has_no_divergence() -> None:
     components = build_components(config("model=tiny_scratch", "algo=sft"))
-    assert (type(components.rollout).__name__, type(components.divergence).__name__) == (
+    assert (type(components.rollout).__name__, type(components.penalty.divergence).__name__) == (
         "Demonstrations",
         "NoDivergence",
     )
@@ -336,28 +338,24 @@ def test_what_cannot_be_judged_is_left_out_of_training_and_evaluation_by_name() 
         [problem("a"), problem("b", "test 1 does not parse")],
         [problem("c", "the reference does not parse"), problem("d"), problem("e")],
     )
-    train, asked, faults = questions(
-        replace(components, dataset=rows), {"eval_split": "validation", "eval_questions": 1}
-    )
-    assert ([prompt.uid for prompt in train], [prompt.uid for prompt in asked]) == (["a"], ["d"])
-    assert faults == {"b": "test 1 does not parse", "c": "the reference does not parse"}
+    asked = {"eval_split": "validation", "eval_questions": 1}
+    components = replace(components, config=asked)
+    questions = load_questions(replace(components, dataset=rows))
+    assert [prompt.uid for prompt in questions.train] == ["a"]
+    assert [prompt.uid for prompt in questions.evaluation] == ["d"]
+    assert questions.left_out == {"b": "test 1 does not parse", "c": "the reference does not parse"}
     with pytest.raises(
         ValueError, match="none of 1 problems can be judged, the first one, b, since test 1 does not parse"
     ):
-        questions(
-            replace(components, dataset=Rows([problem("b", "test 1 does not parse")], [])),
-            {"eval_split": "validation", "eval_questions": 1},
-        )
+        load_questions(replace(components, dataset=Rows([problem("b", "test 1 does not parse")], [])))
 
 
-def test_the_manifest_is_told_what_judged_and_what_kept_programs_in() -> None:
-    assert judged_by(build_components(config()).reward) == {
-        "reward_version": "math_answer/1",
-        "sandbox": None,
-    }
+def test_a_verifier_says_its_version_and_what_kept_programs_in() -> None:
+    reward = build_components(config()).reward
+    assert (reward.version, reward.provenance()) == ("math_answer/1", {"sandbox": None})
     needs_any()
-    found = judged_by(build_components(config("dataset=tiny_functions")).reward)
-    assert found["reward_version"].startswith("code_tests/") and "seccomp" in found["sandbox"]
+    reward = build_components(config("dataset=tiny_functions")).reward
+    assert reward.version.startswith("code_tests/") and "seccomp" in str(reward.provenance()["sandbox"])
 
 
 @pytest.mark.parametrize(

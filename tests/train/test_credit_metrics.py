@@ -7,12 +7,11 @@ import torch
 from cli import SMALL, folder, rows, succeeded, train
 
 from mirrorpo.core.batch import Completion, Prompt, Verdict
+from mirrorpo.core.span import ScoredSpan, Span
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Answer
 from mirrorpo.train.credit_metrics import credit_metrics, credit_row, gradient_shares
-from mirrorpo.weighting.counterfactual import ScoredSpan
-from mirrorpo.weighting.spans import Span
 
 
 def batch(*lengths: int, logprob: float = math.log(0.75)):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mirrorpo.core.batch import Completion, Prompt, Verdict
+from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
 from mirrorpo.train.evaluate import Evaluation, Evaluator
 
 PROMPTS = [Prompt(uid=f"q{i}", question=f"{i}?", gold=str(i), demonstration="") for i in range(4)]
@@ -25,27 +25,17 @@ class Scripted:
 
     asked: list[dict[str, Any]] = field(default_factory=list)
 
-    def generate(
-        self,
-        model: Any,
-        prompts: Sequence[Prompt],
-        prompt_ids: Sequence[Sequence[int]],
-        *,
-        group_size: int,
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-    ) -> Sequence[Completion]:
+    samples = True
+    serves_remotely = False
+
+    def generate(self, model: Any, request: RolloutRequest) -> Sequence[Completion]:
+        names = ("group_size", "temperature", "seed", "max_new_tokens")
         self.asked.append(
-            {
-                "uids": [p.uid for p in prompts],
-                "prompt_ids": list(prompt_ids),
-                "group_size": group_size,
-                "temperature": temperature,
-                "seed": seed,
-            }
-            | {"max_new_tokens": max_new_tokens}
+            {"uids": [p.uid for p in request.prompts], "prompt_ids": list(request.prompt_ids)}
+            | {name: getattr(request, name) for name in names}
         )
+        prompts, prompt_ids = request.prompts, request.prompt_ids
+        temperature, group_size = request.temperature, request.group_size
         completions = []
         for group, prompt in enumerate(prompts):
             texts = [GREEDY[group]] if temperature == 0 else SAMPLED[group][:group_size]

@@ -11,9 +11,9 @@ from mirrorpo.algo.surrogate import Clipped
 from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch
 from mirrorpo.core.masked import mean_one
 from mirrorpo.divergence.kl import K2
+from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.loss import policy_loss
-from mirrorpo.weighting.uniform import Uniform
 
 NAN, INF = float("nan"), float("inf")
 LONGEST = 5
@@ -79,8 +79,7 @@ def our_loss(name, scope, batch, live, divergences, weights, denominator=None):
         advantages,
         weights,
         algo=algo,
-        divergence=K2(beta=BETA, anchor="reference"),
-        weighting=Uniform(scope=scope),
+        penalty=Penalty(divergence=K2(), beta=BETA, anchor="reference", scope=scope),
         denominator=denominator,
     )
 
@@ -147,8 +146,7 @@ def test_micro_batches_with_the_windows_denominator_add_up(name, scope):
             advantages[rows],
             policy[2],
             algo=ALGORITHMS[name],
-            divergence=K2(beta=BETA, anchor="reference"),
-            weighting=Uniform(scope=scope),
+            penalty=Penalty(divergence=K2(), beta=BETA, anchor="reference", scope=scope),
             denominator=ALGORITHMS[name].aggregate.denominator(batch.mask),
         )
     torch.testing.assert_close(total, whole, rtol=1e-12, atol=0)

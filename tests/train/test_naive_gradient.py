@@ -17,14 +17,17 @@ from hydra.utils import instantiate
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from mirrorpo.config.schema import register
+from mirrorpo.config.schema import register, resolved
+from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import Completion, RolloutBatch
 from mirrorpo.core.masked import mean_one
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.learner import Learner
+from mirrorpo.train.build import build_penalty
+from mirrorpo.train.learner import Learner, ScoredBatch, TokenCredit
 from mirrorpo.train.micro_batch import micro_batches, plan_micro_batches
 from mirrorpo.weighting.uniform import Uniform
+from mirrorpo.weighting.unscored import Unscored
 
 CONF = Path(__file__).parents[2] / "conf"
 LONGEST = 6
@@ -56,7 +59,8 @@ def choice(axis: str, name: str) -> Any:
     if axis == "divergence" and name != "none":
         overrides.append(f"divergence.beta={BETA}")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return instantiate(compose("train", overrides=overrides)[axis], _convert_="all")
+        node = resolved(compose("train", overrides=overrides))[axis]
+    return build_penalty(node) if axis == "divergence" else instantiate(node, _convert_="all")
 
 
 def network(seed: int) -> Qwen3ForCausalLM:
@@ -183,15 +187,17 @@ def learner(
         reference=language_model(world.reference),
         optimiser=Recorder(live),
         algo=choice("algo", algo),
-        divergence=choice("divergence", divergence),
-        weighting=Uniform(scope=scope),
-        temperature=TEMPERATURE,
-        logit_chunk=TILE,
-        tokens_per_micro_batch=TOKENS,
-        shared_prefix=prefix_sharing,
-        updates_per_rollout=updates,
-        update_window=window,
-        max_grad_norm=0.0,
+        penalty=replace(choice("divergence", divergence), scope=scope),
+        weighting=Unscored(weighting=Uniform()),
+        settings=UpdateSettings(
+            temperature=TEMPERATURE,
+            logit_chunk=TILE,
+            tokens_per_micro_batch=TOKENS,
+            shared_prefix=prefix_sharing,
+            updates_per_rollout=updates,
+            update_window=window,
+            max_grad_norm=0.0,
+        ),
     )
 
 
@@ -207,7 +213,7 @@ def our_gradients(
 ) -> list[list[Tensor]]:
     """Each update's gradient; with one update the old policy is the live one, else it is `world.old`."""
     at_rollout = world.policy if updates == 1 else world.old
-    batch, anchor_head = learner(
+    scored = learner(
         world,
         at_rollout,
         algo,
@@ -217,6 +223,7 @@ def our_gradients(
         window=window,
         prefix_sharing=prefix_sharing,
     ).rescore(world.batch)
+    batch = scored.batch
     if updates > 1:
         batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
     if choice("divergence", divergence).reads == "sampled":
@@ -232,7 +239,8 @@ def our_gradients(
         prefix_sharing=prefix_sharing,
     )
     advantages = student.algo.advantage(batch.rewards, batch.group)
-    student.learn(batch, advantages, world.weights, anchor_head, lrs=[1.0] * updates)
+    credit = TokenCredit(advantages=advantages, weights=world.weights)
+    student.learn(replace(scored, batch=batch), credit, lrs=[1.0] * updates)
     return student.optimiser.gradients
 
 
@@ -390,7 +398,9 @@ def test_rows_of_advantage_zero_and_rows_without_a_trained_token_cost_no_backwar
     for everything in (False, True):
         if everything:
             monkeypatch.setattr(
-                Learner, "_taught", lambda self, window, advantages: torch.ones(len(window), dtype=torch.bool)
+                Learner,
+                "_has_gradient",
+                lambda self, window, advantages: torch.ones(len(window), dtype=torch.bool),
             )
         student = learner(
             world,
@@ -410,7 +420,8 @@ def test_rows_of_advantage_zero_and_rows_without_a_trained_token_cost_no_backwar
             with_kwargs=True,
         )
         batch = world.batch.with_(old_logprobs=in_float64(world.log_old, world.batch))
-        metrics = student.learn(batch, advantages, world.weights, None, lrs=[1.0])
+        credit = TokenCredit(advantages=advantages, weights=world.weights)
+        metrics = student.learn(ScoredBatch(batch=batch, anchor_head=None), credit, lrs=[1.0])
         handle.remove()
         found.append((student.optimiser.gradients[0], metrics, sum(seen)))
     (ours, metrics, backward), (whole, expected, every) = found
@@ -423,7 +434,8 @@ def test_with_nothing_to_learn_the_gradient_is_zero_and_not_absent(world):
     student = learner(
         world, world.policy, "grpo", "none", scope="credit", updates=1, window="whole", prefix_sharing="never"
     )
-    student.learn(world.batch, torch.zeros(len(ROLLOUT)), world.weights, None, lrs=[1.0])
+    credit = TokenCredit(advantages=torch.zeros(len(ROLLOUT)), weights=world.weights)
+    student.learn(ScoredBatch(batch=world.batch, anchor_head=None), credit, lrs=[1.0])
     (gradients,) = student.optimiser.gradients
     assert not any(bool(gradient.any()) for gradient in gradients)
 
@@ -434,6 +446,6 @@ def test_a_penalty_takes_every_row_backward_and_one_of_coefficient_zero_does_not
     )
     advantages = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     trained = world.batch.mask.any(dim=1)
-    assert torch.equal(student._taught(world.batch.mask, advantages), trained)
-    silent = replace(student, divergence=replace(student.divergence, beta=0.0))
-    assert silent._taught(world.batch.mask, advantages).tolist() == [True] + [False] * 5
+    assert torch.equal(student._has_gradient(world.batch.mask, advantages), trained)
+    silent = replace(student, penalty=replace(student.penalty, beta=0.0))
+    assert silent._has_gradient(world.batch.mask, advantages).tolist() == [True] + [False] * 5

@@ -28,12 +28,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from mirrorpo.config.schema import register
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, Verdict
+from mirrorpo.config.schema import register, resolved
+from mirrorpo.config.settings import UpdateSettings
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest, Verdict
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.masked import mean_one
-from mirrorpo.core.protocols import Divergence
 from mirrorpo.core.seeds import derive
+from mirrorpo.divergence.penalty import Penalty
+from mirrorpo.divergence.potentials import HasPotential
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import reference
 from mirrorpo.optim.adamw import AdamW
@@ -42,7 +44,8 @@ from mirrorpo.rollout.collector import Collector
 from mirrorpo.rollout.demonstrations import Demonstrations
 from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.tools.estimator_table import SHOWN, expectation
-from mirrorpo.train.learner import Learner
+from mirrorpo.train.build import build_penalty, build_weighting
+from mirrorpo.train.learner import Learner, TokenCredit
 from mirrorpo.train.old_policy import PolicyScorer
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -106,7 +109,10 @@ def choices() -> dict[tuple[str, str], Any]:
             cfg = compose(
                 "train", [*(f"{axis}={name}" for axis, name in chosen.items()), f"max_new_tokens={LONGEST}"]
             )
-            out |= {(axis, name): instantiate(cfg[axis], _convert_="all") for axis, name in chosen.items()}
+            nodes = resolved(cfg)
+            out["algo", chosen["algo"]] = instantiate(nodes["algo"], _convert_="all")
+            out["divergence", chosen["divergence"]] = build_penalty(nodes["divergence"])
+            out["weighting", chosen["weighting"]] = build_weighting(nodes["weighting"])
             out["rollout", chosen["algo"]] = instantiate(cfg.rollout, _convert_="all")
     return out
 
@@ -198,24 +204,15 @@ def log_p(model: LanguageModel, ids: Tensor) -> Tensor:
 class TableSampler:
     """A rollout engine that draws all completions side by side."""
 
-    def generate(
-        self,
-        model: Any,
-        prompts: Sequence[Prompt],
-        prompt_ids: Any,
-        *,
-        group_size: int,
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-    ) -> list[Completion]:
-        draw, rows, logprobs = (
-            torch.Generator().manual_seed(seed),
-            torch.tensor(prompt_ids).repeat_interleave(group_size, dim=0),
-            [],
-        )
-        for _ in range(max_new_tokens):
-            following = (log_p(model, rows)[:, -1] / temperature).log_softmax(-1)
+    samples = True
+    serves_remotely = False
+
+    def generate(self, model: Any, request: RolloutRequest) -> list[Completion]:
+        prompts, prompt_ids, group_size = request.prompts, request.prompt_ids, request.group_size
+        draw = torch.Generator().manual_seed(request.seed)
+        rows, logprobs = torch.tensor(prompt_ids).repeat_interleave(group_size, dim=0), []
+        for _ in range(request.max_new_tokens):
+            following = (log_p(model, rows)[:, -1] / request.temperature).log_softmax(-1)
             drawn = torch.multinomial(following.exp(), 1, generator=draw)
             rows = torch.cat([rows, drawn], dim=1)
             logprobs.append(following.gather(1, drawn))
@@ -283,7 +280,7 @@ class Scorer(PolicyScorer):
 
 
 def scorer(learner: Learner) -> Scorer:
-    return Scorer(policy=learner.policy, value_and_gradient=learner.old_policy.value_and_gradient)
+    return Scorer(policy=learner.policy, forward=learner.old_policy.forward)
 
 
 # ---------------------------------------------------------------- what a policy does, by enumeration
@@ -337,26 +334,26 @@ def drift(model: LanguageModel) -> float:
 # ---------------------------------------------------------------- training
 
 
-def student(arm: Arm, divergence: Divergence) -> Learner:
+def student(arm: Arm, penalty: Penalty) -> Learner:
     """A learner with fresh tables."""
     policy = fresh()
     return Learner(
         policy=policy,
-        reference=reference(policy)
-        if divergence.reads != "nothing" and divergence.anchor == "reference"
-        else None,
+        reference=reference(policy) if penalty.reads_reference else None,
         # An epsilon as large as a gradient: noise alone does not become a full step.
         optimiser=AdamW(betas=(0.9, 0.99), epsilon=0.03, weight_decay=0.0).build(policy.network),
         algo=choice("algo", arm.algo),
-        divergence=divergence,
+        penalty=penalty,
         weighting=choice("weighting", arm.weighting),
-        temperature=1.0,
-        logit_chunk=1024,
-        tokens_per_micro_batch=4096,
-        shared_prefix="never",
-        updates_per_rollout=UPDATES,
-        update_window="whole",
-        max_grad_norm=1.0,
+        settings=UpdateSettings(
+            temperature=1.0,
+            logit_chunk=1024,
+            tokens_per_micro_batch=4096,
+            shared_prefix="never",
+            updates_per_rollout=UPDATES,
+            update_window="whole",
+            max_grad_norm=1.0,
+        ),
     )
 
 
@@ -386,16 +383,17 @@ def rollouts(learner: Learner, engine: Any) -> Iterator[RolloutBatch]:
         yield collate(completions, shaped, pad_id=learner.policy.pad_id, mask_truncated=rule.mask_truncated)
 
 
-def train(arm: Arm, divergence: Divergence | None = None, lr: float = LR) -> LanguageModel:
+def train(arm: Arm, penalty: Penalty | None = None, lr: float = LR) -> LanguageModel:
     """The steps of `Trainer.train_step`; `Learner` raises if a loss, a gradient or a weight is not finite."""
-    learner = student(arm, choice("divergence", arm.divergence) if divergence is None else divergence)
+    learner = student(arm, choice("divergence", arm.divergence) if penalty is None else penalty)
     for step, sampled in enumerate(rollouts(learner, engine(arm.algo))):
-        batch, anchor_head = learner.rescore(sampled)
+        scored = learner.rescore(sampled)
+        batch = scored.batch
         advantages = learner.algo.advantage(batch.rewards, batch.group)
         weights = mean_one(
             learner.weighting(batch, scorer(learner), derive(SEED, "weighting", step)), batch.mask
         )
-        learner.learn(batch, advantages, weights, anchor_head, lrs=[lr] * UPDATES)
+        learner.learn(scored, TokenCredit(advantages=advantages, weights=weights), lrs=[lr] * UPDATES)
     return learner.policy
 
 
@@ -440,7 +438,10 @@ def test_every_weighting_has_something_to_weigh_here(name):
 def test_what_is_earned_is_what_samples_earn_on_average():
     ids = [TOKENIZER(prompt.question).input_ids for prompt in PROMPTS]
     drawn = TableSampler().generate(
-        fresh(), PROMPTS, ids, group_size=4000, max_new_tokens=LONGEST, temperature=1.0, seed=0
+        fresh(),
+        RolloutRequest(
+            prompts=PROMPTS, prompt_ids=ids, group_size=4000, max_new_tokens=LONGEST, temperature=1.0, seed=0
+        ),
     )
     judged = judge(
         [completion.text for completion in drawn], [PROMPTS[completion.group] for completion in drawn]
@@ -489,12 +490,13 @@ def free_drift() -> float:
 
 @pytest.mark.parametrize("name", sorted(set(names("divergence")) - {"none"}))
 def test_a_strong_divergence_holds_the_policy_near_its_anchor_if_its_expected_gradient_pulls(name):
-    divergence = choice("divergence", name)
-    if hasattr(divergence, "potential") and not divergence.potential.convex:
+    penalty = choice("divergence", name)
+    divergence = penalty.divergence
+    if isinstance(divergence, HasPotential) and not divergence.potential.convex:
         pytest.skip("of a potential that is not convex nothing is promised")
     pull = float(expectation(divergence, SHOWN.on_policy()).gradient.norm())
     pulls = pull > 1e-9
-    strong = replace(divergence, beta=STRONG / pull if pulls else STRONG, anchor="reference")
+    strong = replace(penalty, beta=STRONG / pull if pulls else STRONG, anchor="reference")
     held = drift(train(Arm("grpo", name, "uniform"), strong, SHORT_LR)) / free_drift()
     assert held < 0.4 if pulls else held > 0.6
 
@@ -503,7 +505,7 @@ def test_the_pull_of_the_classics_is_seen_and_k1_has_none():
     pulls = {
         name
         for name in names("divergence")
-        if float(expectation(choice("divergence", name), SHOWN.on_policy()).gradient.norm()) > 1e-9
+        if float(expectation(choice("divergence", name).divergence, SHOWN.on_policy()).gradient.norm()) > 1e-9
     }
     assert pulls.isdisjoint({"none", "kl_k1"})
     assert pulls >= {"kl_k2", "kl_k3", "kl_exact", "kl_corrected", "probl2", "probl2_exact", "chi2_exact"}

@@ -15,15 +15,18 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
+from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import Completion, RolloutBatch
 from mirrorpo.core.seeds import global_state, restore_global_state
 from mirrorpo.divergence.kl import K3
 from mirrorpo.divergence.none import NoDivergence
+from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.learner import Learner
+from mirrorpo.train.learner import Learner, ScoredBatch, TokenCredit
 from mirrorpo.weighting.uniform import Uniform
+from mirrorpo.weighting.unscored import Unscored
 
 # TRL and the libraries under it warn about versions and defaults.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -173,17 +176,23 @@ def our_loss_and_gradient(
         reference=None,
         optimiser=Recorder(network),
         algo=algo,
-        divergence=K3(beta=beta, anchor="reference") if beta else NoDivergence(),
-        weighting=Uniform(scope="credit"),
-        temperature=TEMPERATURE,
-        logit_chunk=5,
-        tokens_per_micro_batch=24,
-        shared_prefix="never",
-        updates_per_rollout=2,  # off-policy: the batch's old log-probabilities are read
-        update_window="whole",
-        max_grad_norm=0.0,
+        penalty=Penalty(
+            divergence=K3() if beta else NoDivergence(), beta=beta, anchor="reference", scope="credit"
+        ),
+        weighting=Unscored(weighting=Uniform()),
+        # Off-policy: the batch's old log-probabilities are read.
+        settings=UpdateSettings(
+            temperature=TEMPERATURE,
+            logit_chunk=5,
+            tokens_per_micro_batch=24,
+            shared_prefix="never",
+            updates_per_rollout=2,
+            update_window="whole",
+            max_grad_norm=0.0,
+        ),
     )
-    metrics = learner.learn(batch, advantages, batch.mask.float(), None, lrs=[0.0])
+    credit = TokenCredit(advantages=advantages, weights=batch.mask.float())
+    metrics = learner.learn(ScoredBatch(batch=batch, anchor_head=None), credit, lrs=[0.0])
     return metrics["loss/value"], learner.optimiser.gradient
 
 

@@ -11,12 +11,13 @@ import torch
 from worked import RANGE, SPANS, WORKED, Table, batch
 
 from mirrorpo.core.masked import mean_one
+from mirrorpo.core.span import Span
 from mirrorpo.weighting.counterfactual import Counterfactual
-from mirrorpo.weighting.spans import Span, Statements
+from mirrorpo.weighting.spans import Statements
 
 SETTINGS: dict[str, Any] = {
     "spans": SPANS, "target": "answer", "region": "marked", "masking": "pad", "score": "sum", "spread": "share", "negative": "keep", "completions": "all",
-    "order": "importance", "range": RANGE, "scope": "credit",
+    "order": "importance", "range": RANGE,
 }  # fmt: skip
 
 

@@ -14,15 +14,17 @@ from small_models import ARCHITECTURES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from mirrorpo.config.schema import register
+from mirrorpo.config.schema import register, resolved
+from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import Completion, RolloutBatch
 from mirrorpo.core.cut import Masking
+from mirrorpo.core.span import ScoredSpan
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import finish, own_draws
 from mirrorpo.optim.adamw import AdamW
 from mirrorpo.rollout.collate import collate
+from mirrorpo.train.build import build_penalty, build_weighting
 from mirrorpo.train.learner import Learner
-from mirrorpo.weighting.counterfactual import ScoredSpan
 
 Target = Literal["answer", "downstream"]
 Score = Literal["sum", "mean", "probability"]
@@ -105,10 +107,11 @@ def parts() -> dict[str, Any]:
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", overrides=["model=tiny", "weighting=counterfactual"])
-        return {
-            axis: instantiate(cfg[axis], _convert_="all")
-            for axis in ("model", "weighting", "algo", "divergence")
-        }
+        nodes = resolved(cfg)
+    return {axis: instantiate(nodes[axis], _convert_="all") for axis in ("model", "algo")} | {
+        "weighting": build_weighting(nodes["weighting"]),
+        "penalty": build_penalty(nodes["divergence"]),
+    }
 
 
 def byte_level() -> LanguageModel:
@@ -183,24 +186,28 @@ def learner(kind: str, tokens: int, **weighting: Any) -> Learner:
         reference=None,
         optimiser=AdamW(betas=(0.9, 0.99), epsilon=1e-8, weight_decay=0.0).build(policy(kind).network),
         algo=parts()["algo"],
-        divergence=parts()["divergence"],
+        penalty=parts()["penalty"],
         weighting=replace(parts()["weighting"], **weighting),
-        temperature=TEMPERATURE,
-        logit_chunk=7,
-        tokens_per_micro_batch=tokens,
-        shared_prefix="auto",
-        updates_per_rollout=1,
-        update_window="whole",
-        max_grad_norm=0.0,
+        settings=UpdateSettings(
+            temperature=TEMPERATURE,
+            logit_chunk=7,
+            tokens_per_micro_batch=tokens,
+            shared_prefix="auto",
+            updates_per_rollout=1,
+            update_window="whole",
+            max_grad_norm=0.0,
+        ),
     )
 
 
 @cache
 def scored(kind: str, masking: Masking, target: Target, score: Score, tokens: int) -> Sequence[ScoredSpan]:
     weighting = {"masking": masking, "target": target, "score": score}
-    return learner(kind, tokens, **weighting).weigh(
-        batch(kind), torch.tensor([float(one.acts) for one in written(kind)]), 0
-    )[1]
+    return (
+        learner(kind, tokens, **weighting)
+        .weigh(batch(kind), torch.tensor([float(one.acts) for one in written(kind)]), 0)
+        .spans
+    )
 
 
 def mark(kind: str, answer: Sequence[int]) -> int:
@@ -294,10 +301,10 @@ def test_a_right_completion_is_above_its_groups_mean_though_the_wrong_ones_are_n
     rewards = torch.zeros(len(rollout))
     rewards[0] = 1.0
     mask = rollout.mask & (rewards == 1.0)[:, None]
-    weights, spans = learner("tiny", 150, completions="correct").weigh(
+    credit = learner("tiny", 150, completions="correct").weigh(
         rollout.with_(rewards=rewards, mask=mask), rewards - rewards.mean(), 0
     )
-    assert {one.row for one in spans} == {0} and weights[0].unique().numel() > 2
+    assert {span.row for span in credit.spans} == {0} and credit.weights[0].unique().numel() > 2
 
 
 @kinds

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.span import Span
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collate import collate
 from mirrorpo.weighting.random import RandomSpans, RandomTokens
-from mirrorpo.weighting.spans import Span
 
 
 class Unread:
@@ -29,7 +29,7 @@ def batch(*ids: list[int]) -> RolloutBatch:
 
 def test_weights_are_uniform_over_their_range_and_independent_of_each_other():
     rollout = batch(*[[2 + row, *range(100, 600)] for row in range(20)])
-    weights = RandomTokens(low=0.5, high=2.0, scope="credit")(rollout, Unread(), 0)
+    weights = RandomTokens(low=0.5, high=2.0)(rollout, Unread(), 0)
     assert float(weights.min()) >= 0.5 and float(weights.max()) < 2.0
     # 10,020 draws: four standard errors of the mean and of the share in a tenth of the range.
     assert float(weights.mean()) == pytest.approx(1.25, abs=4 * 1.5 / math.sqrt(12 * 10020))
@@ -42,7 +42,7 @@ def test_weights_are_uniform_over_their_range_and_independent_of_each_other():
 
 def test_seeds_and_completions_have_their_own_draws():
     weighting, rollout = (
-        RandomTokens(low=0.5, high=2.0, scope="credit"),
+        RandomTokens(low=0.5, high=2.0),
         batch([2, 3, 4], [2, 3, 5], [2, 3, 4]),
     )
     weights = weighting(rollout, Unread(), 0)
@@ -71,7 +71,7 @@ class FirstTwoPairs:
 
 def test_a_spans_tokens_share_one_draw_and_tokens_of_no_span_have_the_middle():
     weighting, rollout = (
-        RandomSpans(spans=FirstTwoPairs(), low=0.5, high=2.0, scope="credit"),
+        RandomSpans(spans=FirstTwoPairs(), low=0.5, high=2.0),
         batch([2, 3, 4, 5, 6, 7]),
     )
     weights = weighting(rollout, Written("abcdef"), 0)[0]
@@ -83,8 +83,6 @@ def test_a_spans_tokens_share_one_draw_and_tokens_of_no_span_have_the_middle():
 
 def test_over_many_completions_a_spans_weight_is_uniform():
     rollout = batch(*[[row, 3, 4, 5, 6, 7] for row in range(2, 1002)])
-    weights = RandomSpans(spans=FirstTwoPairs(), low=0.5, high=2.0, scope="credit")(
-        rollout, Written(*["abcdef"] * 1000), 0
-    )
+    weights = RandomSpans(spans=FirstTwoPairs(), low=0.5, high=2.0)(rollout, Written(*["abcdef"] * 1000), 0)
     assert float(weights[:, 1].mean()) == pytest.approx(1.25, abs=4 * 1.5 / math.sqrt(12 * 1000))
     assert abs(float(torch.corrcoef(torch.stack([weights[:, 1], weights[:, 3]]))[0, 1])) < 4 / math.sqrt(1000)

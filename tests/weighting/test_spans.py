@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import mirrorpo.model
+from mirrorpo.core.span import Span
 from mirrorpo.core.token_offsets import Interval, TokenOffsets
 from mirrorpo.model.offsets import OffsetFinder
 from mirrorpo.weighting import spans as module
@@ -24,7 +25,6 @@ from mirrorpo.weighting.spans import (
     Merged,
     Scaffolding,
     Sentences,
-    Span,
     SpanFinder,
     Statements,
     answer_span,

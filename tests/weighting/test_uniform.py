@@ -9,6 +9,7 @@ from mirrorpo.algo.surrogate import Clipped
 from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch
 from mirrorpo.core.masked import mean_one
 from mirrorpo.divergence.kl import K3
+from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.loss import policy_loss
 from mirrorpo.weighting.uniform import Uniform
@@ -55,7 +56,7 @@ def batch() -> RolloutBatch:
 
 def test_weights_are_ones_to_the_bit_before_and_after_mean_one():
     rollout = batch()
-    weights = Uniform(scope="credit")(rollout, Unread(), 0)
+    weights = Uniform()(rollout, Unread(), 0)
     assert torch.equal(weights, torch.ones(3, 3))
     assert torch.equal(mean_one(weights, rollout.mask), rollout.mask.float())
 
@@ -65,7 +66,7 @@ def test_the_weighted_loss_and_gradient_are_the_unweighted_ones_to_the_bit_in_ei
     advantages = ALGO.advantage(rollout.rewards, rollout.group)
     leaf = rollout.old_logprobs + 0.1 * rollout.anchor_logprobs
     leaf.requires_grad_()
-    divergence = K3(beta=0.3, anchor="reference")
+    divergence = K3()
     penalty = divergence(leaf, rollout.anchor_logprobs, rollout.old_logprobs)
 
     log_ratio = ALGO.ratio(leaf, rollout.old_logprobs, rollout.mask, torch.ones(len(rollout)))
@@ -76,10 +77,8 @@ def test_the_weighted_loss_and_gradient_are_the_unweighted_ones_to_the_bit_in_ei
 
     policy = PolicyOutputs(logprobs=leaf, entropy=torch.zeros(3, 3), divergence=penalty)
     for scope in ("credit", "loss"):
-        weighting = Uniform(scope=scope)
-        weights = mean_one(weighting(rollout, Unread(), 0), rollout.mask)
-        loss = policy_loss(
-            policy, rollout, advantages, weights, algo=ALGO, divergence=divergence, weighting=weighting
-        )
+        weights = mean_one(Uniform()(rollout, Unread(), 0), rollout.mask)
+        scoped = Penalty(divergence=divergence, beta=0.3, anchor="reference", scope=scope)
+        loss = policy_loss(policy, rollout, advantages, weights, algo=ALGO, penalty=scoped)
         assert torch.equal(loss, unweighted)
         assert torch.equal(torch.autograd.grad(loss, leaf, retain_graph=True)[0], expected)

@@ -2,9 +2,11 @@
 does to a gradient, and a cure.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mirrorpo.core.masked import masked
+from mirrorpo.core.protocols import Assembly
 from mirrorpo.core.shapes import PerToken, TokenMask
 
 
@@ -51,6 +53,14 @@ class TruncatedImportance:
                 f"importance_correction.cap={self.cap}: a cap below 1 would shrink the credit of tokens "
                 f"without mismatch; give 1 or "
                 f"more"
+            )
+
+    def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """There has to be a sampler."""
+        if not assembly.rollout.samples:
+            yield (
+                f"{group}=truncated with rollout=demonstrations: nothing was sampled, so no sampler's probability "
+                f"can be corrected; set {group}=null"
             )
 
     def __call__(self, old_logprobs: PerToken, sampler_logprobs: PerToken, mask: TokenMask) -> PerToken:

@@ -1,8 +1,18 @@
 """The row that a `conf/algo/<name>.yaml` fills in."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mirrorpo.core.protocols import AdvantageEstimator, Aggregation, Ratio, RolloutRule, Surrogate
+import torch
+
+from mirrorpo.core.protocols import (
+    AdvantageEstimator,
+    Aggregation,
+    Assembly,
+    Ratio,
+    RolloutRule,
+    Surrogate,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,3 +32,36 @@ class Algorithm:
     surrogate: Surrogate
     aggregate: Aggregation
     rollout_rule: RolloutRule
+
+    def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """Rewards that differ within one group must give some advantage."""
+        size = assembly.config["group_size"]
+        rewards = torch.arange(float(size)).remainder(2)
+        if not bool(self.advantage(rewards, torch.zeros(size, dtype=torch.long)).any()):
+            yield (
+                f"group_size={size}: algo.advantage gives every completion advantage zero, so nothing would be "
+                "learned; use group_size=2 or more"
+            )
+
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """Ratio and surrogate that have no effect."""
+        if assembly.config["updates_per_rollout"] == 1 and self.departs_from_reinforce():
+            yield (
+                "updates_per_rollout=1: the ratio is exactly 1, so algo.ratio and algo.surrogate act as the plain "
+                "policy gradient; arms that differ only in them are the same run"
+            )
+
+    def departs_from_reinforce(self) -> bool:
+        """Whether its gradient differs from that of REINFORCE once the policy has left the old one.
+
+        Tried on two completions of two tokens that have moved away from the old policy.
+        """
+        old, mask = torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool)
+        advantages = torch.tensor([1.0, -1.0])
+        live = torch.tensor([[2.0, 0.1], [0.1, -2.0]]).requires_grad_()
+        log_ratio = self.ratio(live, old, mask, advantages)
+        if torch.equal(log_ratio, self.ratio(live, old - 1, mask, advantages)):
+            return False  # no old policy is read: supervised
+        per_token = advantages[:, None].expand_as(log_ratio)
+        (gradient,) = torch.autograd.grad(self.surrogate(log_ratio, per_token).sum(), live)
+        return not torch.allclose(gradient, -per_token * live.detach().exp())

@@ -56,6 +56,34 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutRequest:
+    """What an engine is to sample: `group_size` completions for each prompt.
+
+    Attributes:
+        prompts: the questions.
+        prompt_ids: them rendered, in order.
+        group_size: completions of a prompt.
+        max_new_tokens: longest completion.
+        temperature: of the sampler; 0 is greedy.
+        seed: of this call; the same seed, prompts and model give the same tokens.
+        only: the stretch of the prompts that is to be answered, as in the whole call; None is all.
+    """
+
+    prompts: Sequence[Prompt]
+    prompt_ids: Sequence[Sequence[int]]
+    group_size: int
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    only: range | None = None
+
+    @property
+    def groups(self) -> range:
+        """Numbers of the prompts that are to be answered."""
+        return range(len(self.prompts)) if self.only is None else self.only
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
     """One sampled continuation of a prompt, with the ids the engine produced.
 

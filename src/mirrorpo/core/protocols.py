@@ -1,19 +1,54 @@
 """What each axis promises. Implementations are frozen dataclasses and do not repeat these contracts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, Verdict
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest, Verdict
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
+from mirrorpo.core.span import ScoredSpan
 from mirrorpo.core.token_offsets import TokenOffsets
 
 Split = Literal["train", "validation", "test"]
+
+
+@runtime_checkable
+class Assembly(Protocol):
+    """What a part may ask of the run that it is put together for.
+
+    Attributes:
+        config: every setting, resolved.
+        rollout: the engine of the training rollouts.
+    """
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def rollout(self) -> "RolloutEngine": ...
+
+
+@runtime_checkable
+class StatesRequirements(Protocol):
+    """A part that refuses some combinations of settings; any part may.
+
+    `group` is the config group that it was built for. Each reason is one line: the setting, its value, the
+    cure. Asked when the parts are put together, before data is read or a model loaded.
+    """
+
+    def requirements(self, group: str, assembly: Assembly) -> Iterable[str]: ...
+
+
+@runtime_checkable
+class StatesNotes(Protocol):
+    """A part that has something to say of a run that is allowed: an arm without effect, a cost for nothing."""
+
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]: ...
 
 
 @runtime_checkable
@@ -25,8 +60,11 @@ class Dataset(Protocol):
     settings) behind a split, stored with every run.
     """
 
-    system: str
-    user: str
+    @property
+    def system(self) -> str: ...
+
+    @property
+    def user(self) -> str: ...
 
     def load(self, split: Split) -> Sequence[Prompt]: ...
 
@@ -34,14 +72,38 @@ class Dataset(Protocol):
 
 
 @runtime_checkable
+class DeclaresEvaluationOnly(Protocol):
+    """A dataset that says whether it is for evaluation only, without a training split."""
+
+    @property
+    def evaluation_only(self) -> bool: ...
+
+
+@runtime_checkable
 class RewardFn(Protocol):
     """Judges completions against their prompts' gold answers; one verdict each, in order.
 
-    Never raises on what a model wrote; a verifier that crashed or ran out of time gives the outcome
-    "unverifiable" and a NaN reward.
+    Never raises on what a model wrote; a verifier that crashed or ran out of time gives a NaN reward, by
+    convention with the outcome "unverifiable". `version` changes with every change of what it says.
     """
 
+    @property
+    def version(self) -> str: ...
+
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]: ...
+
+
+@runtime_checkable
+class Verifier(RewardFn, Protocol):
+    """A reward as the trainer uses it; `reward.plain` makes one of a `RewardFn` or of a function.
+
+    `unjudgeable` says of which prompts nothing can be judged, by uid with the reason; they are left out.
+    `provenance` is what the manifest says of it beside its version.
+    """
+
+    def unjudgeable(self, prompts: Sequence[Prompt]) -> Mapping[str, str]: ...
+
+    def provenance(self) -> Mapping[str, object]: ...
 
 
 @runtime_checkable
@@ -79,25 +141,24 @@ class GenerativeModel(Protocol):
 
 @runtime_checkable
 class RolloutEngine(Protocol):
-    """Samples `group_size` completions for each prompt, in order: group 0 first, then group 1, ...
+    """Gives `group_size` completions for each prompt of a request, in order: group 0 first, then group 1, ...
 
-    The same (seed, prompts, model) give the same tokens. `logprobs` are those of the
-    distribution that was sampled from. `temperature` 0 is greedy. With `only`, a stretch of the prompts'
-    places, only these are answered, as they are in the whole call.
+    The same request and model give the same tokens. `logprobs` are those of the distribution that was
+    sampled from.
+
+    Attributes:
+        samples: whether completions come from a policy; False where they are given, and then have no
+            log-probability.
+        serves_remotely: whether another process samples, which of several ranks only one has to ask.
     """
 
-    def generate(
-        self,
-        model: GenerativeModel,
-        prompts: Sequence[Prompt],
-        prompt_ids: Sequence[Sequence[int]],
-        *,
-        group_size: int,
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-        only: range | None = None,
-    ) -> Sequence[Completion]: ...
+    @property
+    def samples(self) -> bool: ...
+
+    @property
+    def serves_remotely(self) -> bool: ...
+
+    def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]: ...
 
 
 @runtime_checkable
@@ -168,17 +229,13 @@ class RolloutRule(Protocol):
 
 @runtime_checkable
 class Divergence(Protocol):
-    """D(pi_theta, anchor) per state, >= 0 in value where the docstring says so.
+    """D(pi_theta, anchor) per state, >= 0 in value where the docstring says so; a function of both alone.
 
     `reads` says what `__call__` wants: "nothing"; "sampled", the log-probabilities of the sampled
     token under policy, anchor and old policy, shape [...]; "vocabulary", log-probabilities over the
-    vocabulary under policy and anchor, shape [..., V], reduced to [...].
+    vocabulary under policy and anchor, shape [..., V], reduced to [...]. Coefficient and anchor are the
+    penalty's (`divergence.penalty`).
     """
-
-    beta: float
-
-    @property
-    def anchor(self) -> Literal["reference", "old"]: ...
 
     @property
     def reads(self) -> Literal["nothing", "sampled", "vocabulary"]: ...
@@ -213,12 +270,54 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class Weighting(Protocol):
-    """Token weights, non-negative, without gradient; normalised to mean one outside."""
+    """Token weights [B, T], non-negative, without gradient; normalised to mean one outside.
 
-    @property
-    def scope(self) -> Literal["credit", "loss"]: ...
+    The same batch and seed give the same weights; randomness comes from streams derived from `seed`.
+    """
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken: ...
+
+
+@runtime_checkable
+class SpanWeighting(Weighting, Protocol):
+    """A weighting that scores spans, and the form that the trainer uses; `weighting.unscored` makes one of any.
+
+    `covers` says, asked of a whole rollout, which completions it weighs; the others keep ones. `explain`
+    gives the weights of covered completions, and the scored spans behind them.
+    """
+
+    def covers(self, batch: RolloutBatch) -> Bool[Tensor, " B"]: ...
+
+    def explain(
+        self, batch: RolloutBatch, scorer: Scorer, seed: int
+    ) -> tuple[PerToken, Sequence[ScoredSpan]]: ...
+
+
+@runtime_checkable
+class ImportanceCorrection(Protocol):
+    """A factor on each token's credit for the gap between sampler and old policy, without gradient.
+
+    `cap` is the largest factor; metrics count the tokens above it.
+    """
+
+    @property
+    def cap(self) -> float: ...
+
+    def __call__(self, old_logprobs: PerToken, sampler_logprobs: PerToken, mask: TokenMask) -> PerToken: ...
+
+
+@runtime_checkable
+class BetaSchedule(Protocol):
+    """The penalty's coefficient over a run, from the drift that was measured after each step."""
+
+    def after(self, beta: float, drift: Mapping[str, float]) -> float: ...
+
+
+@runtime_checkable
+class LearningRateSchedule(Protocol):
+    """The factor on the learning rate at an update, counted from 0, of so many."""
+
+    def factor(self, update: int, updates: int) -> float: ...
 
 
 @runtime_checkable
@@ -235,6 +334,13 @@ class Optimiser(Protocol):
 
 
 @runtime_checkable
+class OptimiserSpec(Protocol):
+    """What a `conf/optim/<name>.yaml` builds: an optimiser over a network's trainable parameters."""
+
+    def build(self, network: torch.nn.Module) -> Optimiser: ...
+
+
+@runtime_checkable
 class Tracker(Protocol):
     """A mirror of the local metric file; it may fail without consequences."""
 
@@ -243,3 +349,10 @@ class Tracker(Protocol):
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
     def finish(self, exit_code: int) -> None: ...
+
+
+@runtime_checkable
+class TrackerSpec(Protocol):
+    """What a `conf/tracking/<name>.yaml` builds: a tracker."""
+
+    def build(self) -> Tracker: ...

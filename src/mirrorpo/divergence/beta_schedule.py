@@ -1,8 +1,11 @@
 """The divergence's coefficient over a run: fixed, or steered so that arms are compared at equal drift."""
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from mirrorpo.core.protocols import Assembly
 
 Measure = Literal["drift/kl", "drift/probl2", "drift/tv"]
 
@@ -16,12 +19,7 @@ class Fixed:
         0.04
     """
 
-    @property
-    def measure(self) -> None:
-        """Nothing is measured."""
-        return None
-
-    def after(self, beta: float, drift: dict[str, float]) -> float:
+    def after(self, beta: float, drift: Mapping[str, float]) -> float:
         return beta
 
 
@@ -67,13 +65,32 @@ class MatchedDrift:
             and 0 < self.least_beta < self.most_beta < math.inf
         ):
             raise ValueError(
-                f"coefficient: target={self.target}, gain={self.gain}, most={self.most}, "
+                f"beta_schedule: target={self.target}, gain={self.gain}, most={self.most}, "
                 f"least_beta={self.least_beta}, "
                 f"most_beta={self.most_beta}: target, gain and least_beta are above 0, most above 1, "
                 f"most_beta above least_beta"
             )
 
-    def after(self, beta: float, drift: dict[str, float]) -> float:
+    def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """There has to be a coefficient to steer, a pull to the start model, and a drift that is measured."""
+        divergence = assembly.config["divergence"]
+        if not divergence.get("beta"):
+            yield (
+                f"divergence.beta=0 with {group}=matched_drift: there is no coefficient to steer; take a "
+                "divergence with a beta above 0"
+            )
+        elif divergence.get("anchor") != "reference":
+            yield (
+                f"divergence.anchor=old with {group}=matched_drift: a pull to the previous policy does not hold "
+                "the drift from the start model"
+            )
+        if assembly.config["drift_questions"] == 0:
+            yield (
+                f"drift_questions=0 with {group}=matched_drift: the drift that it holds is not measured; set "
+                "drift_questions=16"
+            )
+
+    def after(self, beta: float, drift: Mapping[str, float]) -> float:
         wanted = self.gain * math.log(max(drift[self.measure], 1e-12) / self.target)
         bound = math.log(self.most)
         return min(max(beta * math.exp(min(max(wanted, -bound), bound)), self.least_beta), self.most_beta)

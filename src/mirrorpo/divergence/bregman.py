@@ -6,8 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mirrorpo.divergence.potentials import Potential
-from mirrorpo.divergence.tabulated import Tabulated
+from mirrorpo.divergence.potentials import Potential, SumsItself
 from mirrorpo.divergence.vocabulary import total
 
 
@@ -51,8 +50,6 @@ class ExactBregman:
 
     Attributes:
         potential: f and f'.
-        beta: coefficient in the loss.
-        anchor: which policy q is.
         direction: which of the two stands first.
 
     References:
@@ -62,8 +59,6 @@ class ExactBregman:
     reads: ClassVar[Literal["nothing", "sampled", "vocabulary"]] = "vocabulary"
 
     potential: Potential
-    beta: float
-    anchor: Literal["reference", "old"]
     direction: Literal["reverse", "forward"]
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
@@ -71,13 +66,13 @@ class ExactBregman:
 
     def _term(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         first, second = (log_p, log_q) if self.direction == "reverse" else (log_q, log_p)
-        if isinstance(self.potential, Tabulated):
+        if isinstance(self.potential, SumsItself):
             return self.potential.bregman(first, second)
         return integrand(self.potential, first, second)
 
     def _slope(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         # d/dp of the term, times dp / d log p.
-        if isinstance(self.potential, Tabulated) and self.direction == "reverse":
+        if isinstance(self.potential, SumsItself) and self.direction == "reverse":
             return self.potential.bregman_slope(log_p, log_q).masked_fill_(
                 log_p < self.potential.log_floor, 0.0
             )
@@ -104,8 +99,6 @@ class SampledBregman:
 
     Attributes:
         potential: f and f'.
-        beta: coefficient in the loss.
-        anchor: which policy q is.
 
     References:
         The reading of GBMPO (Yuan et al. 2026, https://arxiv.org/abs/2602.04380) in its public code
@@ -114,8 +107,6 @@ class SampledBregman:
     reads: ClassVar[Literal["nothing", "sampled", "vocabulary"]] = "sampled"
 
     potential: Potential
-    beta: float
-    anchor: Literal["reference", "old"]
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         return integrand(self.potential, policy, anchor.detach()).to(policy.dtype)
@@ -135,8 +126,6 @@ class CorrectedBregman:
 
     Attributes:
         potential: f and f'.
-        beta: coefficient in the loss.
-        anchor: which policy q is.
 
     References:
         Importance sampling; for KL, the reverse KL of Schulman 2020 times the ratio, http://joschu.net/blog/kl-approx.html
@@ -145,8 +134,6 @@ class CorrectedBregman:
     reads: ClassVar[Literal["nothing", "sampled", "vocabulary"]] = "sampled"
 
     potential: Potential
-    beta: float
-    anchor: Literal["reference", "old"]
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         # A token that was drawn has no smaller probability than this in float32 sampling.

@@ -21,14 +21,10 @@ class ChiSquare:
     Value: >= 0; about 2 KL(p, q) where p is near q, and far above it where p has mass that q lacks.
     Gradient: sum_v 2 (p_v / q_v - 1) grad p_v, that of D_t at the visited state.
 
-    Attributes:
-        beta: coefficient in the loss.
-        anchor: which policy q is.
-
     Example:
         >>> import torch
         >>> p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
-        >>> ChiSquare(beta=1.0, anchor="reference")(p, q, p)
+        >>> ChiSquare()(p, q, p)
         tensor([0.3333])
 
     References:
@@ -36,9 +32,6 @@ class ChiSquare:
     """
 
     reads: ClassVar[Literal["nothing", "sampled", "vocabulary"]] = "vocabulary"
-
-    beta: float
-    anchor: Literal["reference", "old"]
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         return total(self._term, self._slope, policy, anchor.detach())

@@ -34,12 +34,8 @@ class K1:
     Gradient: grad log p, whose expectation is zero: as a loss term it only adds noise. It is the
     right term in a reward.
 
-    Attributes:
-        beta: coefficient in the loss.
-        anchor: which policy q is.
-
     Example:
-        >>> K1(beta=1.0, anchor="reference")(torch.tensor([-1.0]), torch.tensor([-1.5]), torch.tensor([-1.0]))
+        >>> K1()(torch.tensor([-1.0]), torch.tensor([-1.5]), torch.tensor([-1.0]))
         tensor([0.5000])
 
     References:
@@ -47,9 +43,6 @@ class K1:
     """
 
     reads: ClassVar[Literal["nothing", "sampled", "vocabulary"]] = "sampled"
-
-    beta: float
-    anchor: Literal["reference", "old"]
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         return policy - anchor.detach()
@@ -64,12 +57,8 @@ class K2:
     Value: >= 0, biased for KL(p, q) by terms of third order in x.
     Gradient: -x grad log p, whose expectation on-policy is exactly that of the reverse KL(p, q).
 
-    Attributes:
-        beta: coefficient in the loss.
-        anchor: which policy q is.
-
     Example:
-        >>> K2(beta=1.0, anchor="reference")(torch.tensor([-1.0]), torch.tensor([-1.5]), torch.tensor([-1.0]))
+        >>> K2()(torch.tensor([-1.0]), torch.tensor([-1.5]), torch.tensor([-1.0]))
         tensor([0.1250])
 
     References:
@@ -77,9 +66,6 @@ class K2:
     """
 
     reads: ClassVar[Literal["nothing", "sampled", "vocabulary"]] = "sampled"
-
-    beta: float
-    anchor: Literal["reference", "old"]
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         return (policy - anchor.detach()).square() / 2
@@ -94,12 +80,8 @@ class LogGap:
     Value: >= 0. Gradient: -2 x grad log p, whose expectation on-policy is twice that of the reverse
     KL(p, q).
 
-    Attributes:
-        beta: coefficient in the loss.
-        anchor: which policy q is.
-
     Example:
-        >>> LogGap(beta=1.0, anchor="reference")(torch.tensor([-1.0]), torch.tensor([-1.5]), torch.tensor([-1.0]))
+        >>> LogGap()(torch.tensor([-1.0]), torch.tensor([-1.5]), torch.tensor([-1.0]))
         tensor([0.2500])
 
     References:
@@ -107,9 +89,6 @@ class LogGap:
     """
 
     reads: ClassVar[Literal["nothing", "sampled", "vocabulary"]] = "sampled"
-
-    beta: float
-    anchor: Literal["reference", "old"]
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         return (policy - anchor.detach()).square()
@@ -127,12 +106,8 @@ class K3:
     Beyond x = 30, long before exp overflows single precision (88.7), the function goes on as its
     tangent: finite, still rising, still pulling a runaway token back.
 
-    Attributes:
-        beta: coefficient in the loss.
-        anchor: which policy q is.
-
     Example:
-        >>> K3(beta=1.0, anchor="reference")(torch.tensor([-1.0]), torch.tensor([-1.5]), torch.tensor([-1.0]))
+        >>> K3()(torch.tensor([-1.0]), torch.tensor([-1.5]), torch.tensor([-1.0]))
         tensor([0.1065])
 
     References:
@@ -141,9 +116,6 @@ class K3:
     """
 
     reads: ClassVar[Literal["nothing", "sampled", "vocabulary"]] = "sampled"
-
-    beta: float
-    anchor: Literal["reference", "old"]
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         return k3(policy, anchor.detach())

@@ -18,8 +18,6 @@ class NoDivergence:
         tensor([0.])
     """
 
-    beta: ClassVar[float] = 0.0
-    anchor: ClassVar[Literal["reference", "old"]] = "reference"
     reads: ClassVar[Literal["nothing", "sampled", "vocabulary"]] = "nothing"
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ class Potential(Protocol):
 
     `convex` says that f is strictly convex; only then is its Bregman divergence >= 0. Probabilities
     below exp(`log_floor`) count as that and get no gradient; it is where f' would leave float64 (-690,
-    about 1e-300) or, when f' is a power of 1/p, float32 (-80, about 2e-35).
+    about 1e-300) or, when f' is a power of 1/p, float32 (-80, about 2e-35). `fingerprint` names the numbers
+    of a map that was drawn or learned, and is None for a formula.
     """
 
     @property
@@ -24,9 +25,32 @@ class Potential(Protocol):
     @property
     def log_floor(self) -> float: ...
 
+    @property
+    def fingerprint(self) -> str | None: ...
+
     def f(self, p: Tensor) -> Tensor: ...
 
     def df(self, p: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class HasPotential(Protocol):
+    """Something made of a potential: a Bregman divergence, or a table of another potential."""
+
+    @property
+    def potential(self) -> Potential: ...
+
+
+@runtime_checkable
+class SumsItself(Protocol):
+    """A potential that has a quicker form of its divergence's terms than `f` and `df`, all in log-probabilities.
+
+    `bregman` is d(p, q), `bregman_slope` its derivative with respect to log p.
+    """
+
+    def bregman(self, log_p: Tensor, log_q: Tensor) -> Tensor: ...
+
+    def bregman_slope(self, log_p: Tensor, log_q: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +68,7 @@ class NegativeEntropy:
 
     convex: ClassVar[bool] = True
     log_floor: ClassVar[float] = -690.0
+    fingerprint: ClassVar[str | None] = None
 
     def f(self, p: Tensor) -> Tensor:
         return p * p.log()
@@ -69,6 +94,7 @@ class ItakuraSaito:
 
     convex: ClassVar[bool] = True
     log_floor: ClassVar[float] = -80.0
+    fingerprint: ClassVar[str | None] = None
 
     def f(self, p: Tensor) -> Tensor:
         return -p.log()
@@ -97,6 +123,7 @@ class Tsallis:
 
     convex: ClassVar[bool] = True
     log_floor: ClassVar[float] = -80.0
+    fingerprint: ClassVar[str | None] = None
 
     q: float
 
@@ -132,6 +159,7 @@ class Square:
 
     convex: ClassVar[bool] = True
     log_floor: ClassVar[float] = -690.0
+    fingerprint: ClassVar[str | None] = None
 
     factor: float
 

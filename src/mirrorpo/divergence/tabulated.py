@@ -106,6 +106,11 @@ class Tabulated:
             )
 
     @property
+    def fingerprint(self) -> str | None:
+        """That of the potential."""
+        return self.potential.fingerprint
+
+    @property
     def log_floor(self) -> float:
         """The potential's own."""
         return self.potential.log_floor

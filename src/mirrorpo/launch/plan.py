@@ -143,7 +143,7 @@ class Checker:
         try:
             components = build_components(cell.config)
             self._data(components.dataset, cell.config)
-            return None, notes(components, cell.config)
+            return None, notes(components)
         except ValueError as error:
             return f"{type(error).__name__}: {error}", ()
 

@@ -12,8 +12,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from mirrorpo.core.protocols import Assembly
 from mirrorpo.core.seeds import derive
 from mirrorpo.model.language_model import LanguageModel, recomputes
+from mirrorpo.model.prefix import prefix_requirements
 from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
 from mirrorpo.model.words import word_tokenizer
 
@@ -120,6 +122,18 @@ class Pretrained:
             network, tokenizer, dtype=dtype, device=device, checkpointing=self.gradient_checkpointing
         )
         return model if self.lora is None else with_adapter(model, self.lora, seed)
+
+    def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """Sharing a prompt among completions has to fit the attention and the recomputation."""
+        return prefix_requirements(assembly.config)
+
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """Dropout makes the policy that is updated another one than that which sampled."""
+        if self.lora is not None and self.lora.dropout:
+            yield (
+                f"{group}.lora.dropout > 0: the policy that is updated drops activations, the one that sampled "
+                "did not; the sampler and the trainer then differ, which kl/sampler shows"
+            )
 
     def _fix(self) -> str:
         return (

@@ -4,7 +4,7 @@ A batch of P distinct prompts takes P S + B T tokens, where whole sequences take
 approximated, and the gradient flows from every completion into its prompt's keys and values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,24 @@ from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK
 from mirrorpo.model.language_model import LanguageModel, recomputes
 from mirrorpo.model.past import PAST
+
+
+def prefix_requirements(config: Mapping[str, Any]) -> Iterable[str]:
+    """What settings say against `shared_prefix=always`; the learner asks the loaded model again."""
+    model = config["model"]
+    if config["shared_prefix"] != "always":
+        return
+    if model.get("gradient_checkpointing"):
+        yield (
+            "shared_prefix=always with model.gradient_checkpointing=true: recomputed layers run without the cache "
+            "that holds the prompts; set model.gradient_checkpointing=false or shared_prefix=auto"
+        )
+    attention = model.get("attention", "sdpa")
+    if attention not in TAKE_A_MASK:
+        yield (
+            f"shared_prefix=always with model.attention={attention}: completions behind a prompt need a mask; "
+            "use model.attention=sdpa"
+        )
 
 
 def obstacle(model: LanguageModel) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mirrorpo.core.batch import Completion, Prompt, Verdict
+from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
 from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine, RolloutRule
 from mirrorpo.core.seeds import derive
 from mirrorpo.rollout.prompt_order import DataOrder
@@ -111,12 +111,14 @@ class Collector:
         rendered = [self.render(prompt) for prompt in taken]
         completions = self.engine.generate(
             model,
-            taken,
-            [ids for _, ids in rendered],
-            group_size=self.group_size,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            seed=derive(self.seed, "sampling", step, draw),
+            RolloutRequest(
+                prompts=taken,
+                prompt_ids=[ids for _, ids in rendered],
+                group_size=self.group_size,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                seed=derive(self.seed, "sampling", step, draw),
+            ),
         )
         asked = [taken[completion.group] for completion in completions]
         verdicts = self.reward([completion.text for completion in completions], asked)

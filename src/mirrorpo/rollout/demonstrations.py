@@ -5,8 +5,9 @@ fine-tuning.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from mirrorpo.core.batch import Completion, Prompt
+from mirrorpo.core.batch import Completion, RolloutRequest
 from mirrorpo.core.protocols import GenerativeModel
 
 
@@ -18,27 +19,19 @@ class Demonstrations:
     than `max_new_tokens` is cut there and counts as truncated.
     """
 
-    def generate(
-        self,
-        model: GenerativeModel,
-        prompts: Sequence[Prompt],
-        prompt_ids: Sequence[Sequence[int]],
-        *,
-        group_size: int,
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-        only: range | None = None,
-    ) -> Sequence[Completion]:
+    samples: ClassVar[bool] = False
+    serves_remotely: ClassVar[bool] = False
+
+    def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]:
         """The demonstrations, in order."""
         completions: list[Completion] = []
-        for group in range(len(prompts)) if only is None else only:
-            prompt, ids = prompts[group], prompt_ids[group]
+        for group in request.groups:
+            prompt, ids = request.prompts[group], request.prompt_ids[group]
             target = [
                 *model.tokenizer(prompt.demonstration, add_special_tokens=False).input_ids,
                 model.tokenizer.eos_token_id,
             ]
-            kept = target[:max_new_tokens]
+            kept = target[: request.max_new_tokens]
             completion = Completion(
                 uid=prompt.uid,
                 group=group,
@@ -48,5 +41,5 @@ class Demonstrations:
                 text=model.decode(kept),
                 truncated=len(kept) < len(target),
             )
-            completions += [completion] * group_size
+            completions += [completion] * request.group_size
         return completions

@@ -1,17 +1,18 @@
 """Batched sampling on any Hugging Face causal LM with a key-value cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mirrorpo.core.batch import Completion, Prompt
+from mirrorpo.core.batch import Completion, RolloutRequest
 from mirrorpo.core.cut import TAKE_A_MASK
-from mirrorpo.core.protocols import GenerativeModel
+from mirrorpo.core.protocols import Assembly, GenerativeModel
 from mirrorpo.rollout.cache import Blocks, in_blocks
 from mirrorpo.rollout.collate import pad
+from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.sampling import draw
 
 
@@ -32,6 +33,9 @@ class Native:
         top_p: nucleus sampling; below 1 the sampler is not the policy that is trained.
     """
 
+    samples: ClassVar[bool] = True
+    serves_remotely: ClassVar[bool] = False
+
     rows_at_once: int
     compact_at: float
     check_every: int
@@ -47,40 +51,36 @@ class Native:
                 f"rollout.compact_at={self.compact_at}, rollout.top_p={self.top_p}: give shares in (0, 1]"
             )
 
-    def generate(
-        self,
-        model: GenerativeModel,
-        prompts: Sequence[Prompt],
-        prompt_ids: Sequence[Sequence[int]],
-        *,
-        group_size: int,
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-        only: range | None = None,
-    ) -> Sequence[Completion]:
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """A cut distribution is not the policy that is trained."""
+        return cut_distribution_notes(group, self.top_p)
+
+    def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]:
         """`group_size` completions for each prompt, in order."""
-        asked = range(len(prompts)) if only is None else only
+        size, groups = request.group_size, request.groups
         # Of the whole call, so that a completion does not depend on what is answered beside it.
         uniform = torch.rand(
-            len(prompts), group_size, max_new_tokens, generator=torch.Generator().manual_seed(seed)
+            len(request.prompts),
+            size,
+            request.max_new_tokens,
+            generator=torch.Generator().manual_seed(request.seed),
         )
-        stride = max(self.rows_at_once // group_size, 1)
+        stride = max(self.rows_at_once // size, 1)
         completions: list[Completion] = []
-        for start in range(asked.start, asked.stop, stride):
-            cut = slice(start, min(start + stride, asked.stop))
+        for start in range(groups.start, groups.stop, stride):
+            cut = slice(start, min(start + stride, groups.stop))
             with model.evaluating():
                 ids, logprobs = self._sample(
-                    model, prompt_ids[cut], uniform[cut].flatten(0, 1), group_size, temperature
+                    model, request.prompt_ids[cut], uniform[cut].flatten(0, 1), size, request.temperature
                 )
             for row, (tokens, scores) in enumerate(zip(ids, logprobs, strict=True)):
-                group = start + row // group_size
+                group = start + row // size
                 ended = bool(tokens) and tokens[-1] in model.eos_ids
                 completions.append(
                     Completion(
-                        uid=prompts[group].uid,
+                        uid=request.prompts[group].uid,
                         group=group,
-                        prompt_ids=prompt_ids[group],
+                        prompt_ids=request.prompt_ids[group],
                         ids=tokens,
                         logprobs=scores,
                         text=model.decode(tokens),

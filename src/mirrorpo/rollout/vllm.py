@@ -4,17 +4,18 @@ import copy
 import importlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
-from mirrorpo.core.batch import Completion, Prompt
-from mirrorpo.core.protocols import GenerativeModel
+from mirrorpo.core.batch import Completion, RolloutRequest
+from mirrorpo.core.protocols import Assembly, GenerativeModel
 from mirrorpo.core.seeds import global_state, restore_global_state
-from mirrorpo.rollout.request import ABSENT, Request
+from mirrorpo.rollout.nucleus import cut_distribution_notes
+from mirrorpo.rollout.request import ABSENT, group_completions, sampling_settings
 from mirrorpo.rollout.weights import fingerprint, merged, plain
 
 
@@ -49,6 +50,9 @@ class Colocated:
             only.
     """
 
+    samples: ClassVar[bool] = True
+    serves_remotely: ClassVar[bool] = False
+
     top_p: float
     dtype: Literal["auto", "float32", "bfloat16"]
     memory: float
@@ -63,60 +67,66 @@ class Colocated:
                 f"memory below 1"
             )
 
-    def generate(
-        self,
-        model: GenerativeModel,
-        prompts: Sequence[Prompt],
-        prompt_ids: Sequence[Sequence[int]],
-        *,
-        group_size: int,
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-        only: range | None = None,
-    ) -> Sequence[Completion]:
+    def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """vLLM takes the first device that its process sees, and has no sleep mode on a CPU."""
+        device = str(assembly.config["device"])
+        index = device.partition(":")[2]
+        if index not in ("", "0"):
+            yield (
+                f"device={device} with {group}=vllm: the engine in this process takes the first device it sees; "
+                f"set device=cuda and CUDA_VISIBLE_DEVICES={index}"
+            )
+        if self.sleep and device == "cpu":
+            yield (f"{group}.sleep=true with device=cpu: vLLM cannot sleep on a CPU; set {group}.sleep=false")
+
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """A cut distribution is not the policy that is trained."""
+        return cut_distribution_notes(group, self.top_p)
+
+    def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]:
         """`group_size` completions for each prompt, in order.
 
         Raises:
             ValueError: if vLLM is not installed, is built for another device, or has too short a context.
         """
-        asked = range(len(prompts)) if only is None else only
-        if not asked and not torch.distributed.is_initialized():
+        groups = request.groups
+        if not groups and not torch.distributed.is_initialized():
             return []
         vllm = _library(model.device.type)
-        request = Request(
-            group_size=group_size,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=self.top_p,
-            seed=seed,
-        )
         with _undisturbed():
             # Of several processes each starts an engine for itself, and all at once, since vLLM makes groups
             # of them.
             running = self._running(model)
-            if not asked:
+            if not groups:
                 return []
             if self.sleep and running.weights is not None:
                 running.llm.wake_up()
             self._give(running, model)
             answers = running.llm.generate(
-                [{"prompt_token_ids": list(prompt_ids[group])} for group in asked],
-                [vllm.SamplingParams(**request.settings(model, group), detokenize=False) for group in asked],
+                [{"prompt_token_ids": list(request.prompt_ids[group])} for group in groups],
+                [
+                    vllm.SamplingParams(
+                        **sampling_settings(request, model, group, self.top_p), detokenize=False
+                    )
+                    for group in groups
+                ],
                 use_tqdm=False,
             )
             if self.sleep:
                 running.llm.sleep(level=1)
         completions: list[Completion] = []
-        for group, answer in zip(asked, answers, strict=True):
+        for group, answer in zip(groups, answers, strict=True):
             drawn = [
                 (
-                    one.token_ids,
-                    [step[token].logprob for token, step in zip(one.token_ids, one.logprobs, strict=True)],
+                    output.token_ids,
+                    [
+                        step[token].logprob
+                        for token, step in zip(output.token_ids, output.logprobs, strict=True)
+                    ],
                 )
-                for one in answer.outputs
+                for output in answer.outputs
             ]
-            completions += request.completions(model, prompts[group], prompt_ids[group], group, drawn)
+            completions += group_completions(request, model, group, drawn)
         return completions
 
     def _running(self, model: GenerativeModel) -> Running:

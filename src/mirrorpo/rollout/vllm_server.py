@@ -5,17 +5,18 @@ both can read.
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from safetensors.torch import save_file
 
-from mirrorpo.core.batch import Completion, Prompt
-from mirrorpo.core.protocols import GenerativeModel
-from mirrorpo.rollout.request import Request
+from mirrorpo.core.batch import Completion, RolloutRequest
+from mirrorpo.core.protocols import Assembly, GenerativeModel
+from mirrorpo.rollout.nucleus import cut_distribution_notes
+from mirrorpo.rollout.request import group_completions, sampling_settings
 from mirrorpo.rollout.weights import fingerprint, merged, plain
 
 # What each server was given last, by this process; another process's server is no concern of it.
@@ -38,6 +39,9 @@ class Served:
         sleep: have the server give its memory back between rollouts; it needs --enable-sleep-mode.
     """
 
+    samples: ClassVar[bool] = True
+    serves_remotely: ClassVar[bool] = True
+
     url: str
     weights: str
     top_p: float
@@ -53,39 +57,25 @@ class Served:
                 "give at least 1, seconds above 0, and a share in (0, 1]"
             )
 
-    def generate(
-        self,
-        model: GenerativeModel,
-        prompts: Sequence[Prompt],
-        prompt_ids: Sequence[Sequence[int]],
-        *,
-        group_size: int,
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-        only: range | None = None,
-    ) -> Sequence[Completion]:
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """A cut distribution is not the policy that is trained."""
+        return cut_distribution_notes(group, self.top_p)
+
+    def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]:
         """`group_size` completions for each prompt, in order.
 
         Raises:
             ValueError: if the server cannot be reached, was started with other settings, or refuses a
                 request.
         """
-        asked = range(len(prompts)) if only is None else only
-        if not asked:
+        groups = request.groups
+        if not groups:
             return []
         self._give(model)
-        request = Request(
-            group_size=group_size,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=self.top_p,
-            seed=seed,
-        )
 
         def ask(group: int) -> list[tuple[list[int], list[float]]]:
-            body = request.settings(model, group) | {
-                "prompt": list(prompt_ids[group]),
+            body = sampling_settings(request, model, group, self.top_p) | {
+                "prompt": list(request.prompt_ids[group]),
                 "add_special_tokens": False,
                 "return_token_ids": True,
             }
@@ -95,12 +85,12 @@ class Served:
             return [(choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices]
 
         with ThreadPoolExecutor(self.connections) as pool:
-            answers = list(pool.map(ask, asked))
+            answers = list(pool.map(ask, groups))
         if self.sleep:
             self._post("/sleep?level=1", {})
         completions: list[Completion] = []
-        for group, drawn in zip(asked, answers, strict=True):
-            completions += request.completions(model, prompts[group], prompt_ids[group], group, drawn)
+        for group, drawn in zip(groups, answers, strict=True):
+            completions += group_completions(request, model, group, drawn)
         return completions
 
     def _give(self, model: GenerativeModel) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.core.protocols import Divergence
+from mirrorpo.divergence.potentials import HasPotential, Potential
 from mirrorpo.train.build import build_components
 
 Functional = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -117,10 +118,12 @@ KNOWN: Mapping[str, Functional] = {
 }
 
 
-def potentials(divergence: Divergence) -> list[Any]:
+def potentials(divergence: Divergence) -> list[Potential]:
     """A divergence's potential, and the ones that wraps; empty without one."""
-    out, owner = [], divergence
-    while (owner := getattr(owner, "potential", None)) is not None:
+    out: list[Potential] = []
+    owner: object = divergence
+    while isinstance(owner, HasPotential):
+        owner = owner.potential
         out.append(owner)
     return out
 
@@ -263,7 +266,7 @@ def _settings(owner: Any, prefix: str) -> list[str]:
         value = getattr(owner, name)
         if is_dataclass(value):
             out += _settings(value, f"{prefix}{name}.")
-        elif name not in ("beta", "anchor"):
+        else:
             out.append(f"{prefix}{name}={value}")
     return out
 
@@ -297,7 +300,7 @@ def divergences(conf: Path) -> dict[str, Divergence]:
     names = sorted(path.stem for path in (conf / "divergence").glob("*.yaml"))
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         return {
-            name: build_components(resolved(compose("train", [f"divergence={name}"]))).divergence
+            name: build_components(resolved(compose("train", [f"divergence={name}"]))).penalty.divergence
             for name in names
         }
 

@@ -175,7 +175,7 @@ def main() -> None:
                 cfg = compose(
                     "train", overrides=[f"divergence={name}", *(settings if name not in BESIDE else [])]
                 )
-                found[name] = build_components(resolved(cfg)).divergence
+                found[name] = build_components(resolved(cfg)).penalty.divergence
             except (HydraException, ValueError) as error:
                 sys.exit(f"error: divergence={name}: {error}")
     if asked.out.suffix == ".json":

@@ -21,17 +21,20 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch
+from mirrorpo.config.renamed import upgraded
+from mirrorpo.config.settings import UpdateSettings
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.seeds import derive
+from mirrorpo.core.span import Span
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
 from mirrorpo.run import checkpoint
 from mirrorpo.run.folder import RunFolder
 from mirrorpo.train.build import Components, build_components
-from mirrorpo.train.learner import SETTINGS, Learner
+from mirrorpo.train.learner import Learner
 from mirrorpo.weighting.reasoning import regions
-from mirrorpo.weighting.spans import Arithmetic, Scaffolding, Span
+from mirrorpo.weighting.spans import Arithmetic, Scaffolding
 
 KINDS = Arithmetic(max_spans=10, min_tokens=1, max_tokens=50, max_backslashes=0.3, unit_words=3)
 
@@ -61,12 +64,14 @@ class Rerolls:
         shortest = min((len(ids) for ids in asked), default=0)
         drawn = self.components.eval_rollout.generate(
             self.policy,
-            [prompt] * len(asked),
-            [[*prompt_ids, *ids] for ids in asked],
-            group_size=self.rolls,
-            max_new_tokens=max(budget - shortest, 1),
-            temperature=self.config["temperature"],
-            seed=seed,
+            RolloutRequest(
+                prompts=[prompt] * len(asked),
+                prompt_ids=[[*prompt_ids, *ids] for ids in asked],
+                group_size=self.rolls,
+                max_new_tokens=max(budget - shortest, 1),
+                temperature=self.config["temperature"],
+                seed=seed,
+            ),
         )
         # Every whole answer has the budget that the policy was trained with, wherever it was begun.
         texts = [self.policy.decode([*asked[one.group], *one.ids][:budget]) for one in drawn]
@@ -104,7 +109,14 @@ def measure(
     ]
     settings = {"max_new_tokens": config["max_new_tokens"], "temperature": config["temperature"]}
     drawn = components.eval_rollout.generate(
-        policy, prompts, ids, group_size=1, seed=derive(seed, "evaluation", "truth"), **settings
+        policy,
+        RolloutRequest(
+            prompts=prompts,
+            prompt_ids=ids,
+            group_size=1,
+            seed=derive(seed, "evaluation", "truth"),
+            **settings,
+        ),
     )
     verdicts = components.reward([one.text for one in drawn], prompts)
     batch = collate(
@@ -166,9 +178,14 @@ def _drops(
     masking: Masking,
 ) -> list[float]:
     learner = Learner(
-        policy=policy, reference=None, optimiser=components.optim.build(policy.network), algo=components.algo, divergence=components.divergence,
-        weighting=components.weighting, **{name: config[name] for name in SETTINGS},
-    )  # fmt: skip
+        policy=policy,
+        reference=None,
+        optimiser=components.optim.build(policy.network),
+        algo=components.algo,
+        penalty=components.penalty,
+        weighting=components.weighting,
+        settings=UpdateSettings.of(config),
+    )
     cuts = [
         Cut(
             row=row,
@@ -204,7 +221,7 @@ def main() -> None:
     parser.add_argument("--start", action="store_true", help="the start model in place of the run's policy")
     asked = parser.parse_args()
     folder = RunFolder(asked.run)
-    config = folder.manifest().get("config")
+    config = upgraded(folder.manifest().get("config") or {})
     newest = checkpoint.newest(folder.checkpoints)
     if not config or not (asked.start or newest):
         sys.exit(

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.shapes import PerCompletion, PerToken
+from mirrorpo.core.span import ScoredSpan
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collector import Answer
-from mirrorpo.weighting.counterfactual import ScoredSpan
 from mirrorpo.weighting.spans import Arithmetic, Format, answer_span
 
 PLACES = 5

@@ -19,12 +19,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mirrorpo.core.shapes import PerToken
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collector import Answer
 from mirrorpo.run.folder import JsonLines, RunFolder
 from mirrorpo.train.credit_metrics import credit_row
-from mirrorpo.weighting.counterfactual import ScoredSpan
+from mirrorpo.train.learner import TokenCredit
 
 SHOWN = (
     ("reward/mean", "reward", "{:.2f}"),
@@ -143,25 +142,23 @@ def write_completions(
     step: int,
     answers: Sequence[Answer],
     all_offsets: Sequence[TokenOffsets],
-    weights: PerToken,
-    spans: Sequence[ScoredSpan],
+    credit: TokenCredit,
     count: int,
 ) -> None:
     """`completions/step_*.md` and `credit/step_*.jsonl`: at most `count` of a step's answers."""
     # Spread over the step's groups, so that not all shown answers are to one question.
     count = min(count, len(answers))
     shown = [index * len(answers) // count for index in range(count)]
-    if shown:
-        write_text(
-            folder / "completions" / f"step_{step:06d}.md",
-            readable(step, [answers[index] for index in shown]),
-        )
-        rows = [
-            credit_row(answers[index], all_offsets[index], weights[index], spans, index) for index in shown
-        ]
-        write_text(
-            folder / "credit" / f"step_{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
-        )
+    if not shown:
+        return
+    text = readable(step, [answers[index] for index in shown])
+    write_text(folder / "completions" / f"step_{step:06d}.md", text)
+    rows = [
+        credit_row(answers[index], all_offsets[index], credit.weights[index], credit.spans, index)
+        for index in shown
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    write_text(folder / "credit" / f"step_{step:06d}.jsonl", lines)
 
 
 def readable(step: int, answers: Sequence[Answer]) -> str:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mirrorpo.core.batch import Prompt, RolloutBatch
+from mirrorpo.core.batch import Prompt, RolloutBatch, RolloutRequest
 from mirrorpo.core.protocols import RolloutEngine
 from mirrorpo.core.seeds import derive
 from mirrorpo.model.forward import completion_hidden
@@ -67,9 +67,9 @@ def draw_probe(
     *,
     max_new_tokens: int,
     temperature: float,
-    drift_positions: int,
+    positions: int,
 ) -> Callable[[LanguageModel], dict[str, float]]:
-    """The probe of a start model: its own answers, at most `drift_positions` of their tokens, spread evenly.
+    """The probe of a start model: its own answers, at most `positions` of their tokens, spread evenly.
 
     Without prompts nothing is measured.
     """
@@ -82,10 +82,10 @@ def draw_probe(
         "temperature": temperature,
         "seed": derive(0, "probe"),
     }
-    answers = engine.generate(model, prompts, prompt_ids, **settings)
+    answers = engine.generate(model, RolloutRequest(prompts=prompts, prompt_ids=prompt_ids, **settings))
     batch = collate(answers, [0.0] * len(answers), pad_id=model.pad_id, mask_truncated=False)
     count = int(batch.present.sum())
-    read_of = min(drift_positions, count)
+    read_of = min(positions, count)
     places = torch.arange(read_of) * count // read_of
     return Probe(
         batch=batch, places=places, start=read(model, batch, places, temperature), temperature=temperature

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mirrorpo.core.batch import Completion, Prompt, Verdict
+from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
 from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine
 from mirrorpo.core.seeds import derive
 from mirrorpo.train.metrics import pass_at_k
@@ -95,12 +95,14 @@ class Evaluator:
         prompts = self.prompts[:count]
         completions = self.engine.generate(
             model,
-            prompts,
-            self.prompt_ids[:count],
-            group_size=group_size,
-            max_new_tokens=self.max_new_tokens,
-            temperature=temperature,
-            seed=derive(self.seed, "evaluation", step, group_size),
+            RolloutRequest(
+                prompts=prompts,
+                prompt_ids=self.prompt_ids[:count],
+                group_size=group_size,
+                max_new_tokens=self.max_new_tokens,
+                temperature=temperature,
+                seed=derive(self.seed, "evaluation", step, group_size),
+            ),
         )
         asked = [prompts[completion.group] for completion in completions]
         verdicts = self.reward([completion.text for completion in completions], asked)

@@ -1,10 +1,10 @@
-"""Where algorithm, divergence and weighting meet."""
+"""Where algorithm, penalty and token weights meet."""
 
-from mirrorpo.algo.importance_correction import TruncatedImportance
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
-from mirrorpo.core.protocols import Divergence, Weighting
+from mirrorpo.core.protocols import ImportanceCorrection
 from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar
+from mirrorpo.divergence.penalty import Penalty
 
 
 def policy_loss(
@@ -14,9 +14,8 @@ def policy_loss(
     weights: PerToken,
     *,
     algo: Algorithm,
-    divergence: Divergence,
-    weighting: Weighting,
-    importance_correction: TruncatedImportance | None = None,
+    penalty: Penalty,
+    importance_correction: ImportanceCorrection | None = None,
     denominator: Scalar | None = None,
 ) -> Scalar:
     """The objective of one optimiser window, or a micro-batch's share of it.
@@ -33,6 +32,6 @@ def policy_loss(
     credit = algo.surrogate(log_ratio, advantages[:, None].expand_as(log_ratio))
     if importance_correction is not None:
         credit = importance_correction(batch.old_logprobs, batch.sampler_logprobs, batch.mask) * credit
-    penalty = divergence.beta * policy.divergence
-    per_token = weights * credit + penalty if weighting.scope == "credit" else weights * (credit + penalty)
+    penalised = penalty.beta * policy.divergence
+    per_token = weights * credit + penalised if penalty.scope == "credit" else weights * (credit + penalised)
     return algo.aggregate(per_token, batch.mask, denominator)

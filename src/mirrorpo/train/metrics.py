@@ -8,10 +8,11 @@ from math import comb
 import torch
 from torch import Tensor
 
-from mirrorpo.algo.importance_correction import TruncatedImportance, sampler_ratio
+from mirrorpo.algo.importance_correction import sampler_ratio
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict
 from mirrorpo.core.masked import group_mean
+from mirrorpo.core.protocols import ImportanceCorrection
 from mirrorpo.core.shapes import PerCompletion, PerToken
 from mirrorpo.divergence.kl import k3
 
@@ -108,7 +109,7 @@ def update_metrics(
     *,
     first: bool,
     anchored: bool,
-    importance_correction: TruncatedImportance | None = None,
+    importance_correction: ImportanceCorrection | None = None,
 ) -> None:
     """Add one micro-batch's tokens to the update's means; the denominator of each is trained tokens.
 

@@ -3,18 +3,17 @@ writes.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mirrorpo.core.batch import Completion, Prompt, Verdict
-from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine
+from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
+from mirrorpo.core.protocols import GenerativeModel, RolloutEngine, Verifier
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.fsdp import Sharded
 from mirrorpo.model.language_model import LanguageModel
-from mirrorpo.rollout.vllm_server import Served
 from mirrorpo.run.folder import RunFolder
 
 
@@ -32,7 +31,7 @@ def sharded_engine(engine: RolloutEngine, ranks: Ranks) -> RolloutEngine:
     return engine if ranks.world_size == 1 else ShardedEngine(engine=engine, ranks=ranks)
 
 
-def sharded_reward(reward: RewardFn, ranks: Ranks) -> RewardFn:
+def sharded_reward(reward: Verifier, ranks: Ranks) -> Verifier:
     """The verifier with its completions divided among the ranks."""
     return reward if ranks.world_size == 1 else ShardedReward(reward=reward, ranks=ranks)
 
@@ -59,46 +58,47 @@ class ShardedEngine:
     engine: RolloutEngine
     ranks: Ranks
 
-    def generate(
-        self,
-        model: GenerativeModel,
-        prompts: Sequence[Prompt],
-        prompt_ids: Sequence[Sequence[int]],
-        *,
-        group_size: int,
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-        only: range | None = None,
-    ) -> Sequence[Completion]:
+    @property
+    def samples(self) -> bool:
+        """As the engine says."""
+        return self.engine.samples
+
+    @property
+    def serves_remotely(self) -> bool:
+        """As the engine says."""
+        return self.engine.serves_remotely
+
+    def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]:
         """The whole call's completions, on every rank."""
-        asked = range(len(prompts)) if only is None else only
-        mine = (
-            slice(len(asked) * self.ranks.first)
-            if isinstance(self.engine, Served)
-            else self.ranks.span(len(asked))
+        # A server is asked by rank 0, whose weights it has.
+        share = (
+            slice(len(request.groups) * self.ranks.first)
+            if self.serves_remotely
+            else self.ranks.span(len(request.groups))
         )
-        settings = {
-            "group_size": group_size,
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "seed": seed,
-        }
-        return [
-            one
-            for part in self.ranks.all_gather(
-                self.engine.generate(model, prompts, prompt_ids, **settings, only=asked[mine])
-            )
-            for one in part
-        ]
+        completions = self.engine.generate(model, replace(request, only=request.groups[share]))
+        return [completion for part in self.ranks.all_gather(completions) for completion in part]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardedReward:
     """A verifier of which each rank asks its share of the completions."""
 
-    reward: RewardFn
+    reward: Verifier
     ranks: Ranks
+
+    @property
+    def version(self) -> str:
+        """The verifier's."""
+        return self.reward.version
+
+    def unjudgeable(self, prompts: Sequence[Prompt]) -> Mapping[str, str]:
+        """As the verifier says."""
+        return self.reward.unjudgeable(prompts)
+
+    def provenance(self) -> Mapping[str, object]:
+        """As the verifier says."""
+        return self.reward.provenance()
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
         """The whole call's verdicts, on every rank."""

@@ -1,7 +1,7 @@
 """Credit by counterfactual: hide a span of reasoning, and see how much less probable becomes what follows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,30 +10,16 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
-from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.cut import TAKE_A_MASK, Cut, Masking
 from mirrorpo.core.masked import group_mean
-from mirrorpo.core.protocols import Scorer
+from mirrorpo.core.protocols import Assembly, Scorer
 from mirrorpo.core.seeds import generator
 from mirrorpo.core.shapes import PerToken
+from mirrorpo.core.span import ScoredSpan, Span
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.weighting.random import stream_of
 from mirrorpo.weighting.reasoning import Range, Regions, entire_completion, regions
-from mirrorpo.weighting.spans import Span, SpanFinder
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScoredSpan:
-    """A span with what hiding it did.
-
-    Attributes:
-        row: the completion's, in the batch.
-        span: which tokens, and what they are.
-        drop: of the score, by the weighting's settings; positive when hiding hurts.
-    """
-
-    row: int
-    span: Span
-    drop: float
+from mirrorpo.weighting.spans import SpanFinder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +61,6 @@ class Counterfactual:
             "inverted_public" is the papers' control, which
             mirrors the map and so has other weights.
         range: from importance to weight.
-        scope: "credit" weighs the surrogate only; "loss" also the divergence.
 
     References:
         Paper A (2602.09331), the method section and its public code, https://arxiv.org/abs/2602.09331
@@ -91,7 +76,6 @@ class Counterfactual:
     completions: Literal["all", "correct"]
     order: Literal["importance", "inverted", "permuted", "inverted_public"]
     range: Range
-    scope: Literal["credit", "loss"]
 
     def __post_init__(self) -> None:
         if self.score == "probability" and self.target == "downstream":
@@ -106,16 +90,33 @@ class Counterfactual:
                 "weighting.target=downstream"
             )
 
+    def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """Hiding needs an attention that can be shown a mask with a hole in it."""
+        attention = assembly.config["model"].get("attention", "sdpa")
+        if attention not in TAKE_A_MASK:
+            yield (
+                f"model.attention={attention} with a weighting that hides spans: hiding needs an attention mask; "
+                "use model.attention=sdpa"
+            )
+
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """Demonstrations of one question are all as good as each other."""
+        if self.completions == "correct" and not assembly.rollout.samples:
+            yield (
+                f"{group}.completions=correct with demonstrations: none is better than its group, so none is "
+                "scored and every weight is 1"
+            )
+
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
-        rows = self.wanted(batch).nonzero().flatten()
+        rows = self.covers(batch).nonzero().flatten()
         weights = torch.ones(batch.present.shape)
         if len(rows):
             found = self.explain(batch.rows(rows), scorer, seed)[0]
             weights[rows, : found.shape[1]] = found
         return weights
 
-    def wanted(self, batch: RolloutBatch) -> Bool[Tensor, " B"]:
-        """Which completions of a whole rollout `completions` asks for."""
+    def covers(self, batch: RolloutBatch) -> Bool[Tensor, " B"]:
+        """Which completions of a whole rollout the setting `completions` asks for."""
         return (
             batch.rewards > group_mean(batch.rewards, batch.group)
             if self.completions == "correct"

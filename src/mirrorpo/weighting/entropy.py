@@ -27,7 +27,6 @@ class TopEntropy:
             the paper does, completions of advantage zero left out. Weights have mean one per completion
             afterwards, so with "batch" a completion with few uncertain tokens puts all its credit on
             those, and one with none has none.
-        scope: "credit" weighs the surrogate only; "loss" also the divergence.
 
     References:
         Wang et al. 2025, Beyond the 80/20 rule, section 5, https://arxiv.org/abs/2506.01939
@@ -35,7 +34,6 @@ class TopEntropy:
 
     share: float
     over: Literal["completion", "batch"]
-    scope: Literal["credit", "loss"]
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -70,7 +68,6 @@ class SoftEntropy:
     Attributes:
         low: weight of the surest token, >= 0.
         high: weight of the most uncertain one, above low.
-        scope: "credit" weighs the surrogate only; "loss" also the divergence.
 
     References:
         The map is paper A's (2602.09331) from importance to weight; the signal that of Wang et al. 2025, https://arxiv.org/abs/2506.01939
@@ -78,7 +75,6 @@ class SoftEntropy:
 
     low: float
     high: float
-    scope: Literal["credit", "loss"]
 
     def __post_init__(self) -> None:
         check_range(self.low, self.high)

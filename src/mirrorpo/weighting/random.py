@@ -1,7 +1,6 @@
 """Random credit: what a weighting does beyond its spread has to beat these."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -27,7 +26,6 @@ class RandomTokens:
     Attributes:
         low: least weight, >= 0.
         high: bound above, above low.
-        scope: "credit" weighs the surrogate only; "loss" also the divergence.
 
     References:
         The random control of paper A's public code, https://arxiv.org/abs/2602.09331
@@ -35,7 +33,6 @@ class RandomTokens:
 
     low: float
     high: float
-    scope: Literal["credit", "loss"]
 
     def __post_init__(self) -> None:
         check_range(self.low, self.high)
@@ -61,7 +58,6 @@ class RandomSpans:
         spans: which tokens are a span.
         low: least weight, >= 0.
         high: bound above, above low.
-        scope: "credit" weighs the surrogate only; "loss" also the divergence.
 
     References:
         The random control of paper A's public code (https://arxiv.org/abs/2602.09331), by span
@@ -70,7 +66,6 @@ class RandomSpans:
     spans: SpanFinder
     low: float
     high: float
-    scope: Literal["credit", "loss"]
 
     def __post_init__(self) -> None:
         check_range(self.low, self.high)

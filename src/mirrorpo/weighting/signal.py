@@ -27,12 +27,10 @@ class Marked:
     Attributes:
         spans: which tokens.
         range: from importance to weight.
-        scope: "credit" weighs the surrogate only; "loss" also the divergence.
     """
 
     spans: SpanFinder
     range: Range
-    scope: Literal["credit", "loss"]
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)
@@ -55,14 +53,12 @@ class RandomReasoning:
 
     Attributes:
         range: of the weights; its `least` is not used.
-        scope: "credit" weighs the surrogate only; "loss" also the divergence.
 
     References:
         The random control of paper A's public code, https://arxiv.org/abs/2602.09331
     """
 
     range: Range
-    scope: Literal["credit", "loss"]
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)
@@ -91,7 +87,6 @@ class Signal:
     Attributes:
         signal: "gradient" or "attention".
         range: from importance to weight.
-        scope: "credit" weighs the surrogate only; "loss" also the divergence.
 
     References:
         Gradient times embedding: OAR-G, https://arxiv.org/abs/2601.07408
@@ -99,7 +94,6 @@ class Signal:
 
     signal: Literal["gradient", "attention"]
     range: Range
-    scope: Literal["credit", "loss"]
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)

@@ -13,29 +13,13 @@ answer's probability or would mask the answer.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
+from mirrorpo.core.span import Kind, Span
 from mirrorpo.core.token_offsets import Interval, TokenOffsets
 from mirrorpo.text.answer_marker import marked_answer
 from mirrorpo.weighting.equations import calculations
 from mirrorpo.weighting.statements import statements
-
-Kind: TypeAlias = Literal["calculation", "sentence", "scaffolding", "answer", "format", "statement"]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A labelled run of completion tokens.
-
-    Attributes:
-        start: the first token.
-        end: the token behind the last, above `start`.
-        kind: what it is.
-    """
-
-    start: int
-    end: int
-    kind: Kind
 
 
 @runtime_checkable

@@ -184,7 +184,11 @@ class CodeTests:
             verdicts.append(self._verdict(*both))
         return self._shaped(texts, prompts, verdicts) if self.shaping else verdicts
 
-    def faults(self, prompts: Sequence[Prompt]) -> dict[str, str]:
+    def provenance(self) -> Mapping[str, object]:
+        """What keeps programs in on this machine."""
+        return {"sandbox": str(self.mechanism)}
+
+    def unjudgeable(self, prompts: Sequence[Prompt]) -> Mapping[str, str]:
         """The problems that nothing can be judged by, with the reason: what their rows lack, or a reference
         that fails its own tests.
         """

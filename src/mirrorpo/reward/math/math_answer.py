@@ -195,6 +195,14 @@ class MathAnswer:
         """The extractor's version, part of a result's identity."""
         return VERSION
 
+    def unjudgeable(self, prompts: Sequence[Prompt]) -> Mapping[str, str]:
+        """None."""
+        return {}
+
+    def provenance(self) -> Mapping[str, object]:
+        """No program runs."""
+        return {"sandbox": None}
+
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> list[Verdict]:
         golds = [_gold(prompt) for prompt in prompts]
         answers = [(strict_answer(text), flexible_answer(text)) for text in texts]

@@ -1,0 +1,125 @@
+"""The run-level settings that belong together, as types. Imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Settings under the names that they have in a config."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Those of a resolved config."""
+        return cls(**{field.name: config[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutSettings(Settings):
+    """What a step samples.
+
+    Attributes:
+        prompts_per_step: groups.
+        group_size: completions of a group.
+        max_new_tokens: longest completion.
+        temperature: of the sampler.
+    """
+
+    prompts_per_step: int
+    group_size: int
+    max_new_tokens: int
+    temperature: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdateSettings(Settings):
+    """How a rollout goes through the network, without and with gradient.
+
+    Attributes:
+        temperature: of the sampler; scoring uses the same.
+        logit_chunk: positions whose logits exist at once.
+        tokens_per_micro_batch: padded tokens of a forward and backward pass.
+        shared_prefix: whether a prompt goes through the network once for all its completions: "auto", where
+            the model can and it computes less; "always", and a model that cannot is refused; "never".
+        updates_per_rollout: optimiser steps on a rollout.
+        update_window: "whole", every update sees the whole rollout (GRPO's mu); "split", each sees
+            its own share of the groups (DAPO's mini-batches).
+        max_grad_norm: the gradient is scaled down to this norm; 0 leaves it.
+    """
+
+    temperature: float
+    logit_chunk: int
+    tokens_per_micro_batch: int
+    shared_prefix: Literal["auto", "always", "never"]
+    updates_per_rollout: int
+    update_window: Literal["whole", "split"]
+    max_grad_norm: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationSettings(Settings):
+    """When the policy is evaluated, on what, and how.
+
+    Attributes:
+        eval_every: steps between evaluations; 0: before and after only.
+        eval_questions: answered greedily; 0 evaluates nothing.
+        eval_max_new_tokens: longest answer.
+        eval_sampled_questions: of these, how many are also sampled.
+        eval_samples: completions for each.
+        eval_temperature: of the samples.
+    """
+
+    eval_every: int
+    eval_questions: int
+    eval_max_new_tokens: int
+    eval_sampled_questions: int
+    eval_samples: int
+    eval_temperature: float
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether a step, of so many, is followed by an evaluation."""
+        regular = self.eval_every > 0 and step % self.eval_every == 0
+        return self.eval_questions > 0 and (step in (0, last) or regular)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriftSettings(Settings):
+    """Where the drift from the start model is measured.
+
+    Attributes:
+        drift_questions: the start model's answers to these; 0 measures none.
+        drift_positions: of their tokens that are read, spread evenly.
+    """
+
+    drift_questions: int
+    drift_positions: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings(Settings):
+    """How far a run goes, on what, and what it leaves behind.
+
+    Attributes:
+        seed: every random stream is derived from it.
+        steps: rollout-and-learn cycles.
+        lr: peak learning rate.
+        data_order: of the prompts.
+        threads: of torch on the CPU.
+        deterministic: deterministic kernels where there are some.
+        progress: bar, notes and closing table.
+        checkpoint_every: steps between checkpoints.
+        keep_checkpoints: newest ones kept.
+        shown_completions: written for a person, each step.
+    """
+
+    seed: int
+    steps: int
+    lr: float
+    data_order: Literal["shuffled", "sequential"]
+    threads: int
+    deterministic: bool
+    progress: bool
+    checkpoint_every: int
+    keep_checkpoints: int
+    shown_completions: int

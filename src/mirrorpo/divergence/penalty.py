@@ -1,0 +1,95 @@
+"""A divergence in the loss: what is the same for all of them."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from mirrorpo.core.protocols import Assembly, Divergence, StatesNotes
+from mirrorpo.divergence.potentials import HasPotential
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Penalty:
+    """A divergence times its coefficient, and the policy that it is measured to.
+
+        beta D(pi_theta, anchor)
+
+    Attributes:
+        divergence: D, a function of both policies alone.
+        beta: coefficient in the loss, >= 0.
+        anchor: "reference", the frozen start model, or "old", the policy of the rollout.
+        scope: what token weights multiply, the setting `weighting.scope`: "credit", the surrogate only;
+            "loss", the divergence too, as the papers' public code does.
+
+    Raises:
+        ValueError: for a coefficient below zero, infinite, or not a number.
+    """
+
+    divergence: Divergence
+    beta: float
+    anchor: Literal["reference", "old"]
+    scope: Literal["credit", "loss"]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < math.inf:
+            raise ValueError(
+                f"divergence.beta={self.beta}: a coefficient is not negative; a negative one would push away "
+                "from the anchor"
+            )
+
+    @property
+    def reads(self) -> Literal["nothing", "sampled", "vocabulary"]:
+        """What the divergence reads."""
+        return self.divergence.reads
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is a divergence at all."""
+        return self.divergence.reads != "nothing"
+
+    @property
+    def reads_old(self) -> bool:
+        """Whether a divergence is measured to the policy of the rollout."""
+        return self.measured and self.anchor == "old"
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether a divergence is measured to the start model."""
+        return self.measured and self.anchor == "reference"
+
+    @property
+    def acts(self) -> bool:
+        """Whether it has a gradient."""
+        return self.measured and self.beta != 0
+
+    @property
+    def mirror_map(self) -> str | None:
+        """Fingerprint of a neural mirror map's numbers; None where a divergence has no such map."""
+        return self.divergence.potential.fingerprint if isinstance(self.divergence, HasPotential) else None
+
+    def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
+        """The divergence, before its coefficient."""
+        return self.divergence(policy, anchor, old)
+
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """Settings that are without effect, and a potential that makes no divergence."""
+        if assembly.config["updates_per_rollout"] == 1 and self.reads_old:
+            yield (
+                "updates_per_rollout=1 with divergence.anchor=old: the policy is its own anchor, the divergence "
+                "is zero with zero gradient"
+            )
+        if self.measured and self.beta == 0:
+            yield (
+                "divergence.beta=0: the divergence is measured at the cost of the anchor's forward and changes "
+                "nothing; divergence=none is free"
+            )
+        if isinstance(self.divergence, HasPotential) and not self.divergence.potential.convex:
+            yield (
+                "divergence.potential.parameters.signed=true: the mirror map need not rise, so the penalty is "
+                "no divergence; it may be negative and push away from the anchor"
+            )
+        if isinstance(self.divergence, StatesNotes):
+            yield from self.divergence.notes(group, assembly)

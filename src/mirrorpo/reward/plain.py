@@ -1,0 +1,123 @@
+"""Rewards in the form that the trainer uses: from a class with a version, or from a function of one answer."""
+
+import hashlib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from mirrorpo.core.batch import Prompt, Verdict
+from mirrorpo.core.protocols import RewardFn, Verifier
+
+RewardFunction = Callable[[Prompt, str], float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlainReward:
+    """A function `(prompt, completion) -> float` as a reward.
+
+    A completion is correct, by every extraction, when its reward is 1 or more; NaN is no verdict. The
+    version is a hash of the function's source and of the arguments that it was bound to.
+
+    Attributes:
+        function: the reward of one completion's text.
+
+    Example:
+        >>> prompt = Prompt(uid="q", question="2 + 2?", gold="4", demonstration="")
+        >>> reward = PlainReward(function=lambda prompt, completion: float(completion == prompt.gold))
+        >>> [(verdict.reward, verdict.correct, verdict.outcome) for verdict in reward(["4", "5"], [prompt] * 2)]
+        [(1.0, True, 'right'), (0.0, False, 'wrong')]
+    """
+
+    function: RewardFunction
+
+    @property
+    def version(self) -> str:
+        """Hash of what computes it."""
+        bound = self.function if isinstance(self.function, partial) else partial(self.function)
+        try:
+            source = inspect.getsource(bound.func)
+        except (OSError, TypeError):
+            source = repr(bound.func)
+        text = "\n".join([source, repr(bound.args), repr(sorted(bound.keywords.items()))])
+        return "function " + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
+        return [
+            self._verdict(self.function(prompt, text)) for prompt, text in zip(prompts, texts, strict=True)
+        ]
+
+    def _verdict(self, value: float) -> Verdict:
+        # bool is a number to Python and a fine reward.
+        if not isinstance(value, int | float):
+            raise ValueError(
+                f"reward: the function returned {value!r}, a {type(value).__name__}; a function of a prompt and a "
+                "completion returns a number"
+            )
+        reward = float(value)
+        correct = reward >= 1
+        outcome = "unverifiable" if math.isnan(reward) else "right" if correct else "wrong"
+        return Verdict(reward=reward, strict=correct, flexible=correct, correct=correct, outcome=outcome)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """A `RewardFn` as a `Verifier`: every prompt can be judged, and there is nothing to say beside the version.
+
+    Attributes:
+        reward: the verdicts.
+    """
+
+    reward: RewardFn
+
+    @property
+    def version(self) -> str:
+        """The reward's."""
+        return self.reward.version
+
+    def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
+        return self.reward(texts, prompts)
+
+    def unjudgeable(self, prompts: Sequence[Prompt]) -> Mapping[str, str]:
+        """None."""
+        return {}
+
+    def provenance(self) -> Mapping[str, object]:
+        """Nothing."""
+        return {"sandbox": None}
+
+
+def verifier(reward: Verifier | RewardFn | RewardFunction) -> Verifier:
+    """A reward as the trainer uses it.
+
+    Raises:
+        ValueError: for what is neither a reward nor a function of a prompt and a completion.
+    """
+    if isinstance(reward, Verifier):
+        return reward
+    if isinstance(reward, RewardFn):
+        return Judged(reward=reward)
+    if isinstance(reward, partial) or inspect.isfunction(reward):
+        return Judged(reward=PlainReward(function=reward))
+    raise ValueError(
+        f"reward: a {type(reward).__name__} came; give a class with `version` and `__call__(texts, prompts)` that "
+        "returns verdicts, or a function of a prompt and a completion that returns a number (with _partial_: true)"
+    )
+
+
+def check_verdicts(reward: RewardFn, prompts: Sequence[Prompt]) -> None:
+    """Have a reward judge some golds, so that one that keeps no contract is refused before a model is loaded.
+
+    Raises:
+        ValueError: naming what came and what is wanted.
+    """
+    verdicts = reward([prompt.gold for prompt in prompts], prompts)
+    name = type(reward.reward if isinstance(reward, Judged) else reward).__name__
+    wanted = f"one Verdict for each of {len(prompts)} completions"
+    if not isinstance(verdicts, Sequence):
+        raise ValueError(f"reward: {name} returned a {type(verdicts).__name__}; wanted is {wanted}")
+    if others := sorted({type(verdict).__name__ for verdict in verdicts if not isinstance(verdict, Verdict)}):
+        raise ValueError(f"reward: {name} returned a list of {', '.join(others)}; wanted is {wanted}")
+    if len(verdicts) != len(prompts):
+        raise ValueError(f"reward: {name} returned {len(verdicts)} verdicts; wanted is {wanted}")

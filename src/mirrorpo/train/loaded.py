@@ -1,0 +1,213 @@
+"""Everything heavy that a run holds: the model, what trains and asks it, and the questions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mirrorpo.config.settings import (
+    DriftSettings,
+    EvaluationSettings,
+    RolloutSettings,
+    RunSettings,
+    UpdateSettings,
+)
+from mirrorpo.core.batch import Prompt
+from mirrorpo.core.protocols import RolloutEngine, Verifier
+from mirrorpo.distributed.collectives import Ranks
+from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.load import reference
+from mirrorpo.model.prompt import Rendered
+from mirrorpo.rollout.collector import Collector
+from mirrorpo.rollout.prompt_order import DataOrder
+from mirrorpo.train.build import Components
+from mirrorpo.train.drift import draw_probe
+from mirrorpo.train.evaluate import Evaluator
+from mirrorpo.train.learner import Learner
+from mirrorpo.train.questions import Questions, load_questions
+from mirrorpo.train.sharded import sharded_engine, sharded_model, sharded_reward
+from mirrorpo.train.step import Drift
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedRun:
+    """The objects of a run that is about to train.
+
+    Attributes:
+        learner: with the policy.
+        collector: of the training rollouts.
+        evaluator: of held-out questions.
+        drift: distance from the start model.
+        questions: of training and evaluation.
+        rendered: the evaluation's prompts, as text and ids.
+    """
+
+    learner: Learner
+    collector: Collector
+    evaluator: Evaluator
+    drift: Drift
+    questions: Questions
+    rendered: Sequence[Rendered]
+
+    @property
+    def policy(self) -> LanguageModel:
+        """The model that is trained."""
+        return self.learner.policy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loader:
+    """Loads what the components describe.
+
+    Attributes:
+        components: the parts.
+        device: where the model runs.
+        ranks: that train together.
+    """
+
+    components: Components
+    device: torch.device
+    ranks: Ranks
+
+    def load(self) -> LoadedRun:
+        """Read the questions, load the model and put everything around it.
+
+        Raises:
+            ValueError: naming the setting, if data, model and settings do not fit.
+        """
+        components, config, ranks = self.components, self.components.config, self.ranks
+        questions = ranks.broadcast_from_rank0(lambda: load_questions(components))
+        policy, start = self._models(questions)
+        engine = sharded_engine(components.eval_rollout, ranks)
+        reward = sharded_reward(components.reward, ranks)
+        rendered = [render(components, policy, prompt) for prompt in questions.evaluation]
+        evaluator = self._evaluator(engine, reward, questions, rendered)
+        self._check_context(policy, questions, rendered)
+        return LoadedRun(
+            learner=Learner(
+                policy=policy,
+                reference=start,
+                optimiser=components.optim.build(policy.network),
+                algo=components.algo,
+                penalty=components.penalty,
+                weighting=components.weighting,
+                importance_correction=components.importance_correction,
+                settings=UpdateSettings.of(config),
+                ranks=ranks,
+            ),
+            collector=self._collector(policy, reward, questions),
+            evaluator=evaluator,
+            drift=self._drift(policy, engine, questions),
+            questions=questions,
+            rendered=rendered,
+        )
+
+    def _models(self, questions: Questions) -> tuple[LanguageModel, LanguageModel | None]:
+        # The policy, and the reference where somebody reads it.
+        def corpus() -> Iterable[str]:
+            return (
+                text for prompt in questions.train for text in (prompt.question + "\n", prompt.demonstration)
+            )
+
+        policy = self.components.model.load(self.device, self.components.config["seed"], corpus)
+        start = reference(policy) if self.components.penalty.reads_reference else None
+        policy = sharded_model(policy, self.ranks)
+        # An adapter that is switched off is the policy's own network.
+        return policy, start if start is None or start.adapter_off else sharded_model(start, self.ranks)
+
+    def _collector(self, policy: LanguageModel, reward: Verifier, questions: Questions) -> Collector:
+        components, run = self.components, RunSettings.of(self.components.config)
+        settings = RolloutSettings.of(components.config)
+
+        def rendered(prompt: Prompt) -> tuple[str, Sequence[int]]:
+            out = render(components, policy, prompt)
+            return out.text, out.ids
+
+        return Collector(
+            engine=sharded_engine(components.rollout, self.ranks),
+            reward=reward,
+            rule=components.algo.rollout_rule,
+            render=rendered,
+            prompts=questions.train,
+            order=DataOrder(size=len(questions.train), seed=run.seed, order=run.data_order),
+            prompts_per_step=settings.prompts_per_step,
+            group_size=settings.group_size,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            seed=run.seed,
+        )
+
+    def _evaluator(
+        self,
+        engine: RolloutEngine,
+        reward: Verifier,
+        questions: Questions,
+        rendered: Sequence[Rendered],
+    ) -> Evaluator:
+        settings = EvaluationSettings.of(self.components.config)
+        return Evaluator(
+            engine=engine,
+            reward=reward,
+            prompts=questions.evaluation,
+            prompt_ids=[prompt.ids for prompt in rendered],
+            max_new_tokens=settings.eval_max_new_tokens,
+            sampled_questions=settings.eval_sampled_questions,
+            samples=settings.eval_samples,
+            temperature=settings.eval_temperature,
+            seed=self.components.config["seed"],
+        )
+
+    def _check_context(
+        self, policy: LanguageModel, questions: Questions, rendered: Sequence[Rendered]
+    ) -> None:
+        config = self.components.config
+        lengths = [len(prompt.ids) for prompt in rendered]
+        lengths += [len(render(self.components, policy, prompt).ids) for prompt in questions.train]
+        policy.check_context(max(lengths) + max(config["eval_max_new_tokens"], config["max_new_tokens"]))
+
+    def _drift(self, policy: LanguageModel, engine: RolloutEngine, questions: Questions) -> Drift:
+        config = self.components.config
+        settings = DriftSettings.of(config)
+        prompts = questions.train[: settings.drift_questions]
+        with policy.shards.gathered():
+            probe = draw_probe(
+                policy,
+                engine,
+                prompts,
+                [render(self.components, policy, prompt).ids for prompt in prompts],
+                max_new_tokens=config["max_new_tokens"],
+                temperature=config["temperature"],
+                positions=settings.drift_positions,
+            )
+
+        def measured() -> dict[str, float]:
+            with policy.shards.gathered():
+                # It steers a coefficient, which must not differ from rank to rank by rounding.
+                return self.ranks.broadcast_from_rank0(lambda: probe(policy))
+
+        return measured
+
+
+def render(components: Components, policy: LanguageModel, prompt: Prompt) -> Rendered:
+    """A question as the model sees it."""
+    dataset = components.dataset
+    return components.model.prompt(
+        policy.tokenizer, system=dataset.system, user=dataset.user, question=prompt.question
+    )
+
+
+def circumstances(
+    components: Components, loaded: LoadedRun, device: torch.device, ranks: Ranks
+) -> Mapping[str, object]:
+    """What a run's numbers depend on beside its config; a resumed run has to find the same."""
+    splits = dict.fromkeys(("train", components.config["eval_split"]))
+    causal_lm = loaded.policy.causal_lm
+    return {
+        "data": ranks.broadcast_from_rank0(
+            lambda: {split: components.dataset.fingerprint(split) for split in splits}
+        ),
+        "computed_in": f"{loaded.policy.dtype} on {device.type}".removeprefix("torch."),
+        "mirror_map": components.penalty.mirror_map,
+        # transformers sets it on configs that come from a hub.
+        "model_commit": getattr(causal_lm.config, "_commit_hash", None),
+    }

@@ -1,0 +1,44 @@
+"""The questions of a run: what is trained on, what is asked in evaluations, and what nothing can be judged by."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mirrorpo.core.batch import Prompt
+from mirrorpo.reward.plain import check_verdicts
+from mirrorpo.train.build import Components
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Questions:
+    """A run's questions.
+
+    Attributes:
+        train: those that are trained on.
+        evaluation: those of the evaluations.
+        left_out: questions of both splits by which nothing can be judged, by uid with the reason.
+    """
+
+    train: Sequence[Prompt]
+    evaluation: Sequence[Prompt]
+    left_out: Mapping[str, str]
+
+
+def load_questions(components: Components) -> Questions:
+    """Read both splits and have the reward judge the first golds.
+
+    Raises:
+        ValueError: if nothing is left of a split, the reward keeps no contract, or this machine cannot isolate
+            programs that have to be run.
+    """
+    config = components.config
+    splits = [list(components.dataset.load(split)) for split in ("train", config["eval_split"])]
+    faults = components.reward.unjudgeable([prompt for split in splits for prompt in split])
+    for split in splits:
+        if split and all(prompt.uid in faults for prompt in split):
+            first = split[0].uid
+            raise ValueError(
+                f"none of {len(split)} problems can be judged, the first one, {first}, since {faults[first]}"
+            )
+    train, evaluation = ([prompt for prompt in split if prompt.uid not in faults] for split in splits)
+    check_verdicts(components.reward, (train or evaluation)[:2])
+    return Questions(train=train, evaluation=evaluation[: config["eval_questions"]], left_out=dict(faults))

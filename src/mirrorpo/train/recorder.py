@@ -1,0 +1,74 @@
+"""What a run writes and shows: metrics, evaluation rows, completions, the tracker's mirror, the terminal."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mirrorpo.config.settings import EvaluationSettings, RunSettings
+from mirrorpo.core.protocols import Tracker
+from mirrorpo.distributed.device import peak_memory_mb, stopwatch
+from mirrorpo.run.folder import RunFolder, write_atomic
+from mirrorpo.train.display import Display, write_completions
+from mirrorpo.train.loaded import LoadedRun
+from mirrorpo.train.metrics import finite
+from mirrorpo.train.step import StepResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorder:
+    """Writes one row a step, and evaluates where it is due.
+
+    Attributes:
+        folder: of the run.
+        tracker: mirror of the metrics.
+        display: for a person.
+        loaded: evaluator and policy.
+        evaluation: when to evaluate.
+        run: last step, completions to show.
+    """
+
+    folder: RunFolder
+    tracker: Tracker
+    display: Display
+    loaded: LoadedRun
+    evaluation: EvaluationSettings
+    run: RunSettings
+
+    def start(self) -> None:
+        """Record the start model, before any step."""
+        if self.evaluation.due(0, self.run.steps):
+            count = len(self.loaded.evaluator.prompts)
+            self.display.say(f"evaluating the start model on {count} held-out questions")
+            self._record(0, self.loaded.drift(), {"seconds": 0.0})
+
+    def step(self, step: int, result: StepResult, seconds: float) -> None:
+        """Record a step that took so many seconds."""
+        shown = self.run.shown_completions
+        write_completions(
+            self.folder.path, step, result.rollout.answers, result.all_offsets, result.credit, shown
+        )
+        memory = {"peak_memory_mb": peak_memory_mb(self.loaded.policy.device), "seconds": seconds}
+        self._record(step, result.metrics, result.timings | memory)
+
+    def _record(self, step: int, metrics: dict[str, float], timings: dict[str, float]) -> None:
+        if self.evaluation.due(step, self.run.steps):
+            with stopwatch() as clock:
+                metrics = metrics | dict(self._evaluated(step))
+            timings = timings | {"eval_s": clock()}
+        metrics = finite(metrics)
+        self.folder.metrics.append({"step": step} | metrics)
+        self.folder.timings.append({"step": step} | timings)
+        self.tracker.log(step, metrics)
+        self.display.step(step, metrics | timings, _spent(timings))
+
+    def _evaluated(self, step: int) -> Mapping[str, float]:
+        with self.loaded.policy.shards.gathered():
+            evaluation = self.loaded.evaluator(self.loaded.policy, step)
+        path = self.folder.evaluation(step)
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in evaluation.rows))
+        return evaluation.metrics
+
+
+def _spent(timings: Mapping[str, float]) -> float:
+    return sum(timings.get(name, 0.0) for name in ("seconds", "eval_s"))

@@ -1,0 +1,183 @@
+"""One step of training: the algorithm box of the papers, in the order of the data."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from mirrorpo.core.batch import RolloutBatch
+from mirrorpo.core.protocols import BetaSchedule, LearningRateSchedule
+from mirrorpo.core.seeds import derive, seed_globals
+from mirrorpo.core.token_offsets import TokenOffsets
+from mirrorpo.distributed.collectives import Ranks
+from mirrorpo.distributed.device import stopwatch
+from mirrorpo.rollout.collate import collate
+from mirrorpo.rollout.collector import Collector, Rollout
+from mirrorpo.train.credit_metrics import credit_metrics, gradient_shares
+from mirrorpo.train.learner import Learner, NotFinite, ScoredBatch, TokenCredit
+from mirrorpo.train.metrics import rollout_metrics
+
+Drift = Callable[[], dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """What a run carries from step to step beside weights, optimiser and random state.
+
+    Attributes:
+        position: in the walk over the prompts.
+        beta: the penalty's coefficient.
+    """
+
+    position: int
+    beta: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """What a step leaves.
+
+    Attributes:
+        metrics: numbers that are deterministic.
+        timings: numbers that are not: seconds, tokens a second.
+        rollout: the answers.
+        all_offsets: the text of each answer, and which characters each token wrote.
+        credit: what each token was credited with.
+        progress: for the next step.
+    """
+
+    metrics: dict[str, float]
+    timings: dict[str, float]
+    rollout: Rollout
+    all_offsets: Sequence[TokenOffsets]
+    credit: TokenCredit
+    progress: Progress
+
+
+class PhaseTimer:
+    """Seconds of the named phases of a step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        with stopwatch() as clock:
+            yield
+        self.seconds[phase] = clock()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainStep:
+    """Rolls out, scores, weighs and updates.
+
+    Attributes:
+        learner: rescoring and updates.
+        collector: rollouts.
+        drift: distance from the start model.
+        beta_schedule: the coefficient of the next step.
+        schedule: factor on the learning rate.
+        lr: peak learning rate.
+        steps: of the whole run.
+        seed: the run's.
+        ranks: that train together.
+        folder: where a batch is dumped that made a number infinite.
+    """
+
+    learner: Learner
+    collector: Collector
+    drift: Drift
+    beta_schedule: BetaSchedule
+    schedule: LearningRateSchedule
+    lr: float
+    steps: int
+    seed: int
+    ranks: Ranks
+    folder: Path
+
+    def __call__(self, step: int, progress: Progress) -> StepResult:
+        """One rollout and its updates.
+
+        Raises:
+            NotFinite: if a loss, a gradient or a weight is not finite; the message names the dumped batch.
+        """
+        if not self.ranks.first:
+            # What the global generators are for, dropout, is of this rank's own rows; only rank 0's state is
+            # kept.
+            seed_globals(derive(self.seed, "ranks", self.ranks.rank, step))
+        timer = PhaseTimer()
+        learner = replace(self.learner, penalty=replace(self.learner.penalty, beta=progress.beta))
+        with learner.policy.shards.gathered():
+            with timer("rollout_s"):
+                rollout = self.collector(learner.policy, step, progress.position)
+                batch = self._collated(rollout)
+            with timer("score_s"):
+                scored = learner.rescore(batch)
+                advantages = learner.algo.advantage(scored.batch.rewards, scored.batch.group)
+                credit = learner.weigh(scored.batch, advantages, derive(self.seed, "weighting", step))
+        with timer("update_s"):
+            learned = self._learned(learner, scored, credit, step)
+        with timer("drift_s"):
+            drift = self.drift()
+        all_offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
+        verdicts = [answer.verdict for answer in rollout.answers]
+        before = rollout_metrics(verdicts, scored.batch, credit.advantages, credit.weights)
+        metrics = before | learned | drift | self._credit_metrics(scored.batch, credit, all_offsets)
+        return StepResult(
+            metrics=metrics | {"divergence/beta": progress.beta} | _sampled(rollout),
+            timings=timer.seconds | _speed(rollout, timer.seconds),
+            rollout=rollout,
+            all_offsets=all_offsets,
+            credit=credit,
+            progress=Progress(position=rollout.position, beta=self.beta_schedule.after(progress.beta, drift)),
+        )
+
+    def _collated(self, rollout: Rollout) -> RolloutBatch:
+        return collate(
+            [answer.completion for answer in rollout.answers],
+            [answer.reward for answer in rollout.answers],
+            pad_id=self.learner.policy.pad_id,
+            mask_truncated=self.learner.algo.rollout_rule.mask_truncated,
+        )
+
+    def _learned(
+        self, learner: Learner, scored: ScoredBatch, credit: TokenCredit, step: int
+    ) -> dict[str, float]:
+        try:
+            return learner.learn(scored, credit, self._learning_rates(step))
+        except NotFinite as error:
+            dump = self.folder / f"not_finite_step_{step:06d}.pt"
+            if self.ranks.first:
+                tensors = {name: getattr(scored.batch, name) for name in scored.batch.__dataclass_fields__}
+                torch.save(tensors | {"advantages": credit.advantages, "weights": credit.weights}, dump)
+            raise NotFinite(
+                f"step {step}: {error}. The batch is in {dump}; a lower lr, or float32, is the usual cure"
+            ) from error
+
+    def _learning_rates(self, step: int) -> list[float]:
+        updates = self.learner.settings.updates_per_rollout
+        first, last = (step - 1) * updates, self.steps * updates
+        return [self.lr * self.schedule.factor(first + update, last) for update in range(updates)]
+
+    def _credit_metrics(
+        self, batch: RolloutBatch, credit: TokenCredit, all_offsets: Sequence[TokenOffsets]
+    ) -> dict[str, float]:
+        scored = credit_metrics(credit.spans, batch, credit.advantages, credit.weights)
+        return scored | gradient_shares(all_offsets, batch, credit.advantages, credit.weights)
+
+
+def _sampled(rollout: Rollout) -> dict[str, float]:
+    return {
+        "rollout/draws": float(rollout.draws),
+        "rollout/completions": float(rollout.completions),
+        "rollout/tokens": float(rollout.tokens),
+    }
+
+
+def _speed(rollout: Rollout, seconds: Mapping[str, float]) -> dict[str, float]:
+    return {
+        "tokens_per_s": rollout.tokens / sum(seconds.values()),
+        "rollout_tokens_per_s": rollout.tokens / seconds["rollout_s"],
+    }
