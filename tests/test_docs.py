@@ -152,9 +152,7 @@ def test_every_path_in_backticks_is_there() -> None:
     faults = []
     for page in PRESENT:
         for code in re.findall(r"`([^`\n]+)`", prose(page)):
-            path = re.fullmatch(
-                rf"(?:{tops})/[^\s:]*", code
-            )
+            path = re.fullmatch(rf"(?:{tops})/[^\s:]*", code)
             if path and not PLACEHOLDER.search(code) and not list(ROOT.glob(code.rstrip("/"))):
                 faults.append(f"{name(page)}: no {code}")
     fail_with(faults)
@@ -172,7 +170,8 @@ def commands(page: Path) -> Iterator[str]:
         # A comment behind a command, and what stands before it.
         bare = re.sub(r"\s{2,}#.*", "", text).strip()
         yield from re.findall(
-            r"(?:\.venv/bin/)?(?:python3? (?:train\.py|-m [\w.]+|benchmarks/\w+\.py)|mirrorpo \w+).*", bare
+            r"(?:\.venv/bin/)?(?:python3? (?:train\.py|-m [\w.]+|benchmarks/\w+\.py)|mirrorpo [a-z-]+).*",
+            bare,
         )
 
 
@@ -231,6 +230,19 @@ def module_exists(module: str) -> bool:
     top = ROOT / "src" if module.startswith("mirrorpo") else ROOT
     path = top / module.replace(".", "/")
     return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def test_every_command_of_mirrorpo_is_one() -> None:
+    from mirrorpo.cli import COMMANDS
+
+    fail_with(
+        [
+            f"{name(page)}: no such command: {command}"
+            for page in PRESENT
+            for command in commands(page)
+            if command.startswith("mirrorpo ") and command.split()[1] not in COMMANDS
+        ]
+    )
 
 
 def test_every_target_of_make_is_one() -> None:
