@@ -16,7 +16,7 @@ from cli import ROOT, cell_here
 
 from mirrorpo.distributed.collectives import Ranks, init_process_group
 from mirrorpo.run.folder import RunFolder
-from mirrorpo.run.preemption import Preempted
+from mirrorpo.run.preemption import Preempted, StopRequest
 from mirrorpo.train.build import build_components
 from mirrorpo.train.sharded import writable_folder
 from mirrorpo.train.trainer import Trainer
@@ -60,6 +60,9 @@ def run(overrides: list[str], how: int | str | None, ranks: Ranks) -> None:
 
 
 if __name__ == "__main__":
+    # torchrun ends the other ranks by SIGTERM once one has failed; as in train.py, rank 0 outlives the first one
+    # and writes down why.
+    StopRequest().listen()
     with init_process_group() as ranks:
         for overrides, how in json.loads(sys.argv[1]):
             run(overrides, how, ranks)

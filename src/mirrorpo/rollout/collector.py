@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
-from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine, RolloutRule
+from mirrorpo.core.protocols import GenerativeModel, RolloutEngine, RolloutRule
 from mirrorpo.core.seeds import derive
 from mirrorpo.rollout.prompt_order import DataOrder
 
 Render = Callable[[Prompt], tuple[str, Sequence[int]]]
+Judge = Callable[[Sequence[str], Sequence[Prompt]], Sequence[Verdict]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +66,7 @@ class Collector:
     """
 
     engine: RolloutEngine
-    reward: RewardFn
+    reward: Judge
     rule: RolloutRule
     render: Render
     prompts: Sequence[Prompt]
