@@ -51,10 +51,10 @@ def make(root: Path, runs: int, steps: int, metrics: int, questions: int) -> Non
 
 def measure(root: Path) -> None:
     """Export and tabulate; the seconds of each, and the peak of resident memory."""
-    from analysis.export import load
-    from analysis.render import to_text
-    from analysis.study import study
-    from analysis.tables import accuracy
+    from analysis.data.export import load
+    from analysis.report.accuracy_tables import accuracy
+    from analysis.report.render import to_text
+    from analysis.study.study import study
 
     began = time.perf_counter()
     load(str(root)).write(root / "export")

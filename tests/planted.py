@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from analysis.export import Export, assembled
-from analysis.schema import questions_table, rows_table, run_row
+from analysis.data.export import Export, assembled
+from analysis.data.runs import RunTables
+from analysis.data.schema import questions_table, rows_table, run_row
 from mirrorpo.config.identity import config_hash, digest
 
 COMMIT = "c0ffee" * 6 + "abcd"
@@ -139,37 +140,28 @@ def export_of(
     **changes: Any,
 ) -> Export:
     """An export whose runs answer scores[arm][seed, question] at their last step, the same for every model."""
-    parts = []
+    runs: list[RunTables] = []
     for name in model:
         for arm, right in scores.items():
-            for seed, row in enumerate(right):
-                count = len(row)
+            for seed, verdicts in enumerate(right):
+                count = len(verdicts)
                 made = manifest(
                     seed, {axis: arm, "model": name}, **{"config.eval_questions": count, **changes}
                 )
-                table = rows_table(metrics(4, [0.5, 0.55, float(np.mean(row))], questions=count))
-                asked = pa.table(
+                table = rows_table(metrics(4, [0.5, 0.55, float(np.mean(verdicts))], questions=count))
+                answered = pa.table(
                     {
                         "uid": [f"q/{index:05d}" for index in range(count)],
-                        "right": pa.array(np.asarray(row, dtype=bool)),
+                        "right": pa.array(np.asarray(verdicts, dtype=bool)),
                         "tokens": pa.array([20] * count, pa.int64()),
                     }
                 )
-                parts.append(
-                    (
-                        run_row(
-                            made,
-                            table,
-                            run=made["wandb_id"],
-                            sweep="planted",
-                            came_from="folder",
-                            source=f"{name}/{arm}/{seed}",
-                        ),
-                        table,
-                        questions_table(asked, 4),
-                    )
+                source = f"{name}/{arm}/{seed}"
+                row = run_row(
+                    made, table, run=made["wandb_id"], sweep="planted", came_from="folder", source=source
                 )
-    return assembled(parts, "planted")
+                runs.append(RunTables(row, table, questions_table(answered, 4)))
+    return assembled(runs, "planted")
 
 
 def population(
