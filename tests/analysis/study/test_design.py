@@ -1,10 +1,15 @@
 """Arms, blocks and baselines found in exports."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from cli import ROOT
 from planted import export_of, write_sweep
 
 from analysis.data.export import load
+from analysis.data.schema import cell_hash
 from analysis.study.design import design, swept_settings
 from analysis.study.study import study
 
@@ -71,3 +76,63 @@ def test_values_of_a_command_line() -> None:
         "seed": ["2", "3"],
         "c": ["1", "2"],
     }
+
+
+# The same settings under the names that they had first, and under today's.
+FIRST_NAMES = {
+    "coefficient": {"_target_": "mirrorpo.coefficient.Fixed", "beta": 0.1},
+    "mismatch": {"_target_": "mirrorpo.mismatch.TruncatedImportance", "cap": 2.0},
+    "optimiser": {"_target_": "mirrorpo.optim.AdamW", "betas": [0.9, 0.95]},
+    "logger": {"_target_": "mirrorpo.tracking.NoTracker"},
+    "tile": 512,
+}
+TODAYS_NAMES = {
+    "beta_schedule": {"_target_": "mirrorpo.divergence.beta_schedule.Fixed", "beta": 0.1},
+    "importance_correction": {
+        "_target_": "mirrorpo.algo.importance_correction.TruncatedImportance",
+        "cap": 2.0,
+    },
+    "optim": {"_target_": "mirrorpo.optim.adamw.AdamW", "betas": [0.9, 0.95]},
+    "tracking": {"_target_": "mirrorpo.run.tracking.NoTracker"},
+    "logit_chunk": 512,
+}
+
+
+def named_runs(root: Path, beta: float = 0.1) -> Path:
+    """A run of an older commit and one of today's, seeds 0 and 1 of one cell, at two strengths of an arm."""
+    for seed, names, group in ((0, FIRST_NAMES, "coefficient"), (1, TODAYS_NAMES, "beta_schedule")):
+        strength = {**names, group: {**names[group], "beta": beta}}
+        changes = {f"config.{key}": value for key, value in strength.items()}
+        write_sweep(root / str(beta) / str(seed), arms=("kl",), seeds=(seed,), **changes)
+    return root
+
+
+def test_runs_whose_configs_name_settings_differently_are_one_cell(tmp_path: Path) -> None:
+    export = load(str(named_runs(tmp_path)))
+    old, new = export.records
+    assert "optimiser" in json.loads(old["config"]) and "optim" in json.loads(new["config"])
+    assert old["cell_hash"] == new["cell_hash"]
+    runs = study(export).design.runs
+    assert [run.arm for run in runs] == ["kl", "kl"]
+    assert dict(runs[0].settings) | {"seed": 1} == dict(runs[1].settings)
+    assert runs[0].settings["optim._target_"] == "mirrorpo.optim.adamw.AdamW"
+
+
+@pytest.mark.parametrize("group", ["coefficient", "beta_schedule"])
+def test_a_setting_makes_arms_under_either_name(tmp_path: Path, group: str) -> None:
+    for beta in (0.1, 0.2):
+        named_runs(tmp_path, beta)
+    arms = ["kl beta_schedule.beta=0.1", "kl beta_schedule.beta=0.2"]
+    assert study(load(str(tmp_path)), by=[f"{group}.beta"], baseline=arms[0]).design.arms == arms
+    (tmp_path / "multirun.yaml").write_text(
+        f"hydra: {{overrides: {{task: ['{group}.beta=0.1,0.2']}}, sweeper: {{params: null}}}}"
+    )
+    assert study(load(str(tmp_path)), baseline=arms[0]).design.arms == arms
+
+
+@pytest.mark.parametrize("sweep", ["tiny_gbmpo", "tiny_credit"])
+def test_cells_of_a_committed_export_have_the_hashes_that_they_had(sweep: str) -> None:
+    records = load(str(ROOT / "docs" / "results" / sweep / "export")).records
+    assert any("optimiser" in json.loads(row["config"]) for row in records)
+    for row in records:
+        assert cell_hash(json.loads(row["config"])) == row["cell_hash"], row["source"]
