@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from analysis.data.runs import RunTables, SweepCommand, from_folders, manifests, sweep_commands
-from analysis.data.schema import AXES, QUESTIONS, VERSION, Json, joined, runs_table
+from analysis.data.schema import AXES, QUESTIONS, VERSION, Json, JsonObject, joined, runs_table
 
 FILES = ("runs", "metrics", "questions")
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ class Export:
     about: Json
 
     @cached_property
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[JsonObject]:
         """The rows of `runs`, what is missing as None."""
         return self.runs.to_pylist()
 
@@ -155,7 +155,7 @@ def load(
     Args:
         source: a folder of run folders, a folder that `write` filled, W&B offline files, or `entity/project`
             on W&B.
-        filters: of W&B runs, in its own query language.
+        filters: of W&B runs, in W&B's query language.
         offline: read the W&B files even where run folders lie around them.
         questions: read the answers too.
 

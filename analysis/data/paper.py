@@ -22,9 +22,14 @@ MARKS: Mapping[str, str] = {
 }
 # A small world that stands in for a benchmark: differences may be set beside each other, levels may not.
 TWINS: Mapping[str, str] = {
-    "gsm8k": "gsm8k", "arithmetic": "gsm8k", "chain_sum": "gsm8k",
-    "mbpp": "mbpp", "mbpp_sanitized": "mbpp", "mbpp_plus": "mbpp", "tiny_functions": "mbpp",
-}  # fmt: skip
+    "gsm8k": "gsm8k",
+    "arithmetic": "gsm8k",
+    "chain_sum": "gsm8k",
+    "mbpp": "mbpp",
+    "mbpp_sanitized": "mbpp",
+    "mbpp_plus": "mbpp",
+    "tiny_functions": "mbpp",
+}
 BENCHMARKS: Mapping[str, str] = {"gsm8k": "GSM8K", "mbpp": "MBPP"}
 # Our choices that are a paper's arm.
 SAME: Mapping[str, Sequence[str]] = {
@@ -45,10 +50,10 @@ class Published:
     Attributes:
         paper: arXiv id.
         benchmark: gsm8k or mbpp.
-        axis, arm: what was varied, and the choice on it, in our words.
+        axis, arm: what was varied, and the choice on it, by the names of our configs.
         quantity: accuracy, pass@1, spread (over runs), length (percent against KL), gain (points over the
             baseline).
-        low, high: the number, or the range that is printed; None where only the words are known.
+        low, high: the number, or the range that is printed; None where there are only words.
         mark: of MARKS.
         source: where it was read.
         note: what else to know.
@@ -135,11 +140,8 @@ CLAIMS: Sequence[tuple[str, str, str]] = (
     (COUNTERFACTUAL, "gradient mass concentrates on spans of high importance; the share is not known", "S"),
     (
         GBMPO,
-        (
-            "random initialisation of the neural map already has most of the gain; evolution strategies "
-            "mainly "
-            "cut variance and length"
-        ),
+        "random initialisation of the neural map already has most of the gain; evolution strategies mainly "
+        "cut variance and length",
         "V",
     ),
 )
@@ -153,24 +155,19 @@ def canonical(choice: str) -> str | None:
 def published(axis: str, choice: str, dataset: str, quantity: str) -> Published | None:
     """The published number of an arm, on the benchmark that a dataset is or stands in for."""
     arm, benchmark = canonical(choice), TWINS.get(dataset)
-    return next(
-        (
-            one
-            for one in NUMBERS
-            if (one.axis, one.arm, one.benchmark, one.quantity) == (axis, arm, benchmark, quantity)
-        ),
-        None,
+    wanted = (axis, arm, benchmark, quantity)
+    matching = (
+        number for number in NUMBERS if (number.axis, number.arm, number.benchmark, number.quantity) == wanted
     )
+    return next(matching, None)
 
 
 def gain(axis: str, choice: str, baseline: str, dataset: str) -> tuple[float, float, str] | None:
     """The published difference of an arm from a baseline, in points: low, high and the weaker mark."""
     if stated := published(axis, choice, dataset, "gain"):
-        return (
-            (stated.low, stated.high, stated.mark)
-            if stated.low is not None and stated.high is not None and canonical(baseline) == "uniform"
-            else None
-        )
+        if stated.low is None or stated.high is None or canonical(baseline) != "uniform":
+            return None
+        return stated.low, stated.high, stated.mark
     for quantity in ("accuracy", "pass@1"):
         ours, base = published(axis, choice, dataset, quantity), published(axis, baseline, dataset, quantity)
         if ours and base and ours.low is not None and base.low is not None:

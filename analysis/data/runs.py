@@ -5,14 +5,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.json
 import yaml
 
-from analysis.data.schema import empty_metrics, metrics_table, questions_table, run_row
+from analysis.data.schema import JsonObject, empty_metrics, metrics_table, questions_table, run_row
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RunTables:
         questions: the rows of all its evaluations; None where it has none, or they were not read.
     """
 
-    row: dict[str, Any]
+    row: JsonObject
     metrics: pa.Table
     questions: pa.Table | None
 
@@ -44,7 +44,7 @@ class SweepCommand(TypedDict):
     written: list[str]
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[JsonObject]:
     """The rows of a JSON lines file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -16,8 +16,10 @@ import pyarrow as pa
 from mirrorpo.config.identity import digest, identity
 from mirrorpo.config.renamed import first_named
 
-# A JSON object that somebody else's code or an older commit wrote: its fields are what they are.
+# A JSON object that somebody else's code or an older commit wrote, to read and to fill: its fields are what
+# they are.
 Json = Mapping[str, Any]
+JsonObject = dict[str, Any]
 VERSION = 1
 AXES = ("algo", "divergence", "weighting", "model", "dataset")
 
@@ -29,7 +31,7 @@ RUNS = pa.schema(
         ("sweep", pa.string()),
         ("seed", pa.int64()),
         *((axis, pa.string()) for axis in AXES),
-        ("settings", pa.string()),  # what differs from the named choices' own settings
+        ("settings", pa.string()),  # what differs from the settings of the named choices
         ("state", pa.string()),
         ("error", pa.string()),
         ("steps", pa.int64()),  # configured
@@ -105,7 +107,7 @@ PER_QUESTION = {
 
 def run_row(
     manifest: Json, metrics: pa.Table, *, run: str, sweep: str, came_from: str, source: str
-) -> dict[str, Any]:
+) -> JsonObject:
     """One row of `runs`: what a manifest says, and what its metrics hold of what they should.
 
     Args:
@@ -146,7 +148,7 @@ def run_row(
 def cell_hash(config: Json) -> str | None:
     """16 hexadecimal digits over a config's identity without its seed; None where there is no config.
 
-    Like a run's own hash it is over the names that settings had first, so that a rename moves no run into
+    Like the hash of a config it is over the names that settings had first, so that a rename moves no run into
     another cell.
     """
     settings = {key: value for key, value in identity(config).items() if key not in FREE_KEYS}

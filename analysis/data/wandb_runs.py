@@ -11,12 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from analysis.data.runs import RunTables, evaluations
-from analysis.data.schema import Json, rows_table, run_row
+from analysis.data.schema import Json, JsonObject, rows_table, run_row
 
-# W&B's words for the states of a run, in ours.
+# W&B's names for the states of a run, and a manifest's.
 STATES = {
     "finished": "done",
     "failed": "failed",
@@ -74,12 +73,12 @@ class LoggedRun:
         run_id: W&B's.
         rows: of its history, each with its step.
         config: the settings.
-        state: in our words.
+        state: as a manifest names it.
         files: the folder of what the run uploaded.
     """
 
     run_id: str
-    rows: list[dict[str, Any]]
+    rows: list[JsonObject]
     config: Json
     state: str
     files: Path
@@ -110,8 +109,8 @@ class Segment:
     path: Path
     run_id: str = ""
     name: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    config: JsonObject = field(default_factory=dict)
+    rows: list[JsonObject] = field(default_factory=list)
     exit_code: int | None = None
 
 
@@ -138,7 +137,7 @@ def from_files(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
         yield logged.tables("wandb offline", str(last.path), questions)
 
 
-def _row(logged: Json) -> dict[str, Any]:
+def _row(logged: Json) -> JsonObject:
     kept = {key: value for key, value in logged.items() if not key.startswith("_") and value is not None}
     return {"step": int(logged["_step"]), **kept}
 

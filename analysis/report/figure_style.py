@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from analysis.data.export import Frame
 from analysis.stats.intervals import mean_interval
 
+# Keyword arguments of matplotlib, whose types are its own.
+Style = dict[str, Any]
 # Okabe and Ito's colours; line styles and markers say the same in print.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)))
@@ -41,7 +43,7 @@ FEW_STEPS = 25
 SHARES = ("eval/greedy", "eval/pass", "eval/truncated", "completion/truncated")
 
 
-def look(index: int) -> dict[str, Any]:
+def look(index: int) -> Style:
     """Colour and line style of the n-th arm, the same in every figure."""
     return {"color": colour_of(index), "ls": STYLES[index % len(STYLES)]}
 
@@ -96,7 +98,7 @@ def band(axis: Axes, frame: Frame, metric: str, label: str, index: int, scale: f
         return
     steps = np.array(list(grouped.groups), dtype=float)
     means, lows, highs = np.array([mean_interval(list(values * scale)) for _, values in grouped]).T
-    marker: dict[str, Any] = {"marker": marker_of(index), "ms": 4} if len(steps) <= FEW_STEPS else {}
+    marker: Style = {"marker": marker_of(index), "ms": 4} if len(steps) <= FEW_STEPS else {}
     axis.plot(steps, means, label=label, **look(index), **marker)
     known = np.isfinite(lows)
     if known.any():

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from matplotlib import pyplot
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from analysis.data.export import Frame
 from analysis.data.runs import read_rows
-from analysis.report.figure_style import band, colour_of, look, marker_of, panels, smooth, styled
+from analysis.report.figure_style import Style, band, colour_of, look, marker_of, panels, smooth, styled
 from analysis.report.span_tables import span_kinds, span_metrics
 from analysis.report.study_table import label
 from analysis.report.table_cells import number
@@ -105,7 +105,7 @@ def frontier(study: Study) -> Figure | None:
 
 def _mark_ends(axis: Axes, ends: Sequence[tuple[float, float]], arm: str, index: int) -> None:
     x, y = np.array(ends).T
-    style: dict[str, Any] = {"color": colour_of(index), "marker": marker_of(index)}
+    style: Style = {"color": colour_of(index), "marker": marker_of(index)}
     axis.scatter(x, y, s=14, alpha=0.5, lw=0, **style)
     axis.scatter(x.mean(), y.mean(), s=70, edgecolor="white", lw=0.8, label=arm, zorder=3, **style)
 
@@ -186,7 +186,7 @@ def _bars(
         [interval.high - interval.estimate if np.isfinite(interval.high) else 0 for interval in intervals],
     ]
     means = [interval.estimate for interval in intervals]
-    line: dict[str, Any] = {"lw": 1, "ecolor": "#333"}
+    line: Style = {"lw": 1, "ecolor": "#333"}
     axis.bar(x, means, width * 0.92, color=color, alpha=0.8, label=label, yerr=error, error_kw=line)
 
 
@@ -277,7 +277,7 @@ def _draw_maps(
     maps: MirrorMaps,
     drawn: Mapping[str, MirrorMap],
     labels: Mapping[str, str],
-    styles: Mapping[str, dict[str, Any]],
+    styles: Mapping[str, Style],
 ) -> Figure:
     """Potentials and mirror maps beside the exact ones, and divergences of the arms that are drawn."""
     figure, axes = panels(4, 4.6, 3.0)

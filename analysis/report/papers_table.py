@@ -58,11 +58,12 @@ def papers(study: Study) -> Table | None:
     benchmarks: set[str] = set()
     for block in study.design.blocks:
         differences = study.differences(block)
-        published = {arm: found for arm in study.arms(block) if (found := _published(study, arm, block))}
-        benchmarks |= {found.benchmark for found in published.values() if found.benchmark}
+        by_arm = {arm: _published(study, arm, block) for arm in study.arms(block)}
+        published = {arm: theirs for arm, theirs in by_arm.items() if theirs is not None}
+        benchmarks |= {theirs.benchmark for theirs in published.values() if theirs.benchmark}
         if len(published) > 1:
             rows += block_heading(study, block)
-            rows += [_row(study, arm, block, found, differences) for arm, found in published.items()]
+            rows += [_row(study, arm, block, theirs, differences) for arm, theirs in published.items()]
     if not rows or not benchmarks:
         return None
     datasets, models = (

@@ -18,7 +18,7 @@ def cluster_bootstrap(
     draws: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """A statistic of clusters with the 95% percentile interval over whole clusters drawn again.
+    """A statistic of clusters with the 95% percentile interval over clusters drawn again.
 
     What belongs together, such as the spans of one completion, is drawn together. Draws for which the
     statistic is not defined (NaN) are left out.
@@ -44,7 +44,7 @@ def stratified_bootstrap(
 ) -> Interval:
     """A statistic of scores[run, task] with runs drawn again within each task, tasks kept.
 
-    Tasks are the strata: which tasks were asked is fixed, which seeds were run is chance. With few runs the
+    Tasks are the strata: which tasks there are is fixed, which seeds were run is chance. With few runs the
     interval is too narrow (`docs/analysis.md` has the coverage); for a mean over few seeds take
     `mean_interval`.
 

@@ -34,7 +34,7 @@ def crossed_error(scores: NDArray[np.float64]) -> Crossed:
         freedom = (A + B - E)^2 / (A^2 / (S - 1) + B^2 / (Q - 1) + E^2 / ((S - 1)(Q - 1)))
 
     A alone is the error for new seeds on the same questions, B alone that of these seeds on new questions.
-    Where A + B - E falls below A or B, the larger of the two is taken, with its own degrees of freedom.
+    Where A + B - E falls below A or B, the larger of the two is taken, with its degrees of freedom.
 
     References:
         Searle, Casella and McCulloch 1992, Variance Components, section 4.7; Satterthwaite 1946

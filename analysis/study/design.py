@@ -134,7 +134,7 @@ def design(
         export: the runs.
         axis: the main axis; else the first of MAIN that varies, or the divergence.
         baseline: the arm to measure from; else the axis' usual one.
-        by: settings that make arms, beside those that the sweep's own command sweeps; under today's name or
+        by: settings that make arms, beside those that the sweep's command sweeps; under today's name or
             the first one.
 
     Returns:

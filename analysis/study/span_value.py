@@ -1,14 +1,14 @@
 """What spans are worth: drops beside re-rolled success rates, which `mirrorpo.tools.span_value` measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from analysis.data.runs import read_rows
+from analysis.data.schema import Json
 from analysis.stats.bootstrap import cluster_bootstrap
 from analysis.stats.intervals import Interval
 
@@ -16,7 +16,7 @@ FILE = "credit_truth.jsonl"
 # A drop below it is a distractor's; smaller ones, in nats, say nothing.
 DISTRACTOR = -0.01
 # A measured span: its kind, drops and success rates.
-Span = Mapping[str, Any]
+Span = Json
 Spans = Sequence[Span]
 DROPS = ("answer", "downstream", "direct")
 MEASURES = (*DROPS, "effect", "size")

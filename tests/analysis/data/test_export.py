@@ -107,14 +107,14 @@ def test_metrics_that_only_some_runs_have_are_empty_in_the_others(tmp_path: Path
     )
 
 
-@pytest.mark.parametrize(("source", "said"), [("nowhere", "neither a folder"), ("empty", "no run below it")])
-def test_nothing_to_read_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+def test_where_there_is_nothing_to_read_the_error_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=said):
-        load(source)
+    for source, error in (("nowhere", "nowhere: neither a folder"), ("empty", "empty: no run below it")):
+        with pytest.raises(ValueError, match=error):
+            load(source)
 
 
 # W&B: the real client
@@ -164,14 +164,14 @@ def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     wandb.teardown()
 
 
-def same(one: Export, other: Export) -> None:
+def same(local: Export, logged: Export) -> None:
     """All three tables are equal, but for where they came from."""
     kept = [name for name in RUNS.names if name not in WHERE_FROM]
-    assert one.runs.select(kept).to_pylist() == other.runs.select(kept).to_pylist()
+    assert local.runs.select(kept).to_pylist() == logged.runs.select(kept).to_pylist()
     for name in ("metrics", "questions"):
-        mine, theirs = getattr(one, name), getattr(other, name)
-        assert mine.column_names == theirs.column_names
-        assert mine.cast(_plain(mine.schema)).equals(theirs.cast(_plain(theirs.schema)))
+        expected, table = getattr(local, name), getattr(logged, name)
+        assert expected.column_names == table.column_names
+        assert expected.cast(_plain(expected.schema)).equals(table.cast(_plain(table.schema)))
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
@@ -180,10 +180,10 @@ def _plain(schema: pa.Schema) -> pa.Schema:
 
 @pytest.fixture
 def server(client: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with serve() as found:
-        monkeypatch.setenv("WANDB_BASE_URL", found.url)
+    with serve() as running:
+        monkeypatch.setenv("WANDB_BASE_URL", running.url)
         monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-        yield found
+        yield running
 
 
 def test_the_export_of_a_wandb_project_equals_the_export_of_its_run_folders(
@@ -192,7 +192,7 @@ def test_the_export_of_a_wandb_project_equals_the_export_of_its_run_folders(
     for path in sorted(sweep.rglob("manifest.json")):
         if "wandb" not in path.parts:
             mirrored(path.parent, "online")
-    assert not [one for one in server.asked if one.startswith("ERROR")]
+    assert not [request for request in server.requests if request.startswith("ERROR")]
     local, remote = load(str(sweep)), load("local/tests")
     same(local, remote)
     assert {row["came_from"] for row in remote.records} == {
@@ -203,8 +203,8 @@ def test_the_export_of_a_wandb_project_equals_the_export_of_its_run_folders(
     sampled = max((run.history(pandas=False) for run in wandb.Api().runs("local/tests")), key=len)
     assert len(sampled) == 500 < LONG
 
-    one = load("local/tests", filters={"config.seed": 1})
-    assert [row["seed"] for row in one.records] == [1]
+    filtered = load("local/tests", filters={"config.seed": 1})
+    assert [row["seed"] for row in filtered.records] == [1]
     with pytest.raises(ValueError, match=r'no run with \{"config.seed": 7\}'):
         load("local/tests", filters={"config.seed": 7})
 

@@ -46,8 +46,8 @@ def test_the_forest_draws_every_difference_with_its_interval(sweep: Study) -> No
     figure = forest(sweep)
     assert figure is not None
     drawn = [line.get_xdata() for line in figure.axes[0].get_lines()]
-    for one in sweep.differences().values():
-        interval = one.interval.scaled(100)
+    for difference in sweep.differences().values():
+        interval = difference.interval.scaled(100)
         assert any(np.allclose(x, [interval.low, interval.high]) for x in drawn if len(x) == 2)
         assert any(np.allclose(x, [interval.estimate]) for x in drawn if len(x) == 1)
 
@@ -59,11 +59,11 @@ def test_the_frontier_has_a_path_a_run(sweep: Study) -> None:
 
 def test_every_block_has_its_panels() -> None:
     right = np.array([[True, False, True], [True, True, False]])
-    found = study(
+    planted = study(
         export_of({"uniform": right, "counterfactual": ~right}, axis="weighting", model=("tiny", "qwen"))
     )
     for drawing, count in ((learning, 8), (forest, 2), (frontier, 2)):
-        figure = drawing(found)
+        figure = drawing(planted)
         assert figure is not None and sum(axis.get_visible() for axis in figure.axes) == count
 
 
@@ -87,8 +87,8 @@ def test_spans_and_weights_are_of_the_last_quarter(tmp_path: Path) -> None:
             (run / "credit" / f"step_{step:06d}.jsonl").write_text(
                 json.dumps({"weights": [weight, 1.5]}) + "\n"
             )
-    found = study(load(str(tmp_path)))
-    drops, drawn = spans(found), weights(found)
+    planted = study(load(str(tmp_path)))
+    drops, drawn = spans(planted), weights(planted)
     assert drops is not None and drops.axes[0].patches[0].get_height() == pytest.approx(3.5)
     assert drawn is not None and drawn.axes[0].get_xlim()[1] < 2
 
@@ -104,10 +104,10 @@ def test_without_scores_weights_or_torch_there_is_no_such_figure(
 def test_mirror_maps_are_asked_for_as_the_runs_configured_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[list[str]] = []
+    arguments_of: list[list[str]] = []
 
     def curves(arguments: Any) -> dict[str, Any]:
-        asked.append(list(arguments))
+        arguments_of.append(list(arguments))
         names = [name for name in arguments if "=" not in name]
         return {
             "p": [0.1, 0.9],
@@ -126,5 +126,5 @@ def test_mirror_maps_are_asked_for_as_the_runs_configured_them(
         {},
     )
     figure = mirror_maps(study(load(str(tmp_path))))
-    assert asked == [["kl"], ["probl2", "divergence.beta=2.0"]]
+    assert arguments_of == [["kl"], ["probl2", "divergence.beta=2.0"]]
     assert figure is not None and lines(figure, 1).keys() == {"kl, β 0.04", "probl2, β 0.04"}

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing, with what was asked, answered and doubted; and the command line."""
+"""The report: one page that needs nothing, with question, answers and doubts; and the command line."""
 
 import json
 import re
@@ -19,7 +19,21 @@ from analysis.report.pages import report
 from analysis.report.sample_answers import samples
 from analysis.study.study import study
 
-TYPED = "hydra: {overrides: {task: ['sweep=tiny_divergence', 'divergence=kl,probl2', 'seed=0,1,2']}, sweeper: {params: null}}"
+TYPED = (
+    "hydra: {overrides: {task: ['sweep=tiny_divergence', 'divergence=kl,probl2', 'seed=0,1,2']}, "
+    "sweeper: {params: null}}"
+)
+SHOWN = (
+    "Claim under test: the divergence changes what GRPO learns",
+    "kl (baseline), probl2",
+    "<b>probl2</b>: +10.0 points [",
+    "<b class='better'>better</b> than kl, with 3 seeds",
+    "git checkout c0ffee",
+    "python train.py -m sweep=tiny_divergence divergence=kl,probl2 seed=0,1,2",
+    "python -m analysis report",
+    "Gold: ",
+    "torch",
+)
 PNG = b"\x89PNG"
 
 
@@ -46,14 +60,8 @@ def test_the_page_holds_all_it_shows(page: tuple[Path, str]) -> None:
     assert not re.findall(r"href='(?!#)", text)
 
 
-def test_the_page_says_what_was_asked_found_and_how_to_make_it_again(page: tuple[Path, str]) -> None:
-    _, text = page
-    for words in (
-        "Claim under test: the divergence changes what GRPO learns", "kl (baseline), probl2", "<b>probl2</b>: +10.0 points [",
-        "<b class='better'>better</b> than kl, with 3 seeds",
-        "git checkout c0ffee", "python train.py -m sweep=tiny_divergence divergence=kl,probl2 seed=0,1,2", "python -m analysis report", "Gold: ", "torch",
-    ):  # fmt: skip
-        assert words in text, words
+def test_the_page_has_the_question_the_findings_and_how_to_make_it_again(page: tuple[Path, str]) -> None:
+    assert [text for text in SHOWN if text not in page[1]] == []
 
 
 def test_every_link_has_its_target(page: tuple[Path, str]) -> None:
@@ -98,12 +106,11 @@ def test_what_runs_wrote_is_text_and_not_markup(tmp_path: Path) -> None:
     )
 
 
-def test_caveats_are_found_in_the_runs() -> None:
+def test_caveats_are_those_of_the_runs() -> None:
     same = np.array([[True, False, True]] * 2)
-    found = "\n".join(
-        caveats(study(export_of({"kl": same, "none": same, "probl2": ~same}, dirty=True), allow=["dirty"]))
-    )
-    for words in (
+    export = export_of({"kl": same, "none": same, "probl2": ~same}, dirty=True)
+    text = "\n".join(caveats(study(export, allow=["dirty"])))
+    expected = (
         "Allowed (dirty)",
         "kl and none gave the same verdict",
         "There are 2 seeds",
@@ -111,9 +118,9 @@ def test_caveats_are_found_in_the_runs() -> None:
         "stands in for",
         "One update per rollout",
         "validation",
-    ):
-        assert words in found, words
-    assert "probl2 gave" not in found
+    )
+    assert [sentence for sentence in expected if sentence not in text] == []
+    assert "probl2 gave" not in text
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -137,21 +144,17 @@ def test_the_command_line_exports_and_prints(
     assert capsys.readouterr().out.startswith("Every run before and after")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--allow", "x"], "allow=x"),
-        (["--filters", "{"], "filters={: not JSON"),
-        (["--axis", "lr"], "axis=lr"),
-        (["--baseline", "tsallis"], "no run with divergence=tsallis"),
-    ],
-)
-def test_what_is_refused_is_an_error_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
-) -> None:
+def test_what_is_refused_is_an_error_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_sweep(tmp_path / "mine")
-    with pytest.raises(SystemExit, match="error: " + re.escape(said)):
-        run(monkeypatch, "compare", str(root), *arguments)
+    for option, value, error in (
+        ("--allow", "x", "allow=x"),
+        ("--filters", "{", "filters={: not JSON"),
+        ("--axis", "lr", "axis=lr"),
+        ("--baseline", "tsallis", "no run with divergence=tsallis"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            run(monkeypatch, "compare", str(root), option, value)
+        assert str(exit_.value.code).startswith(f"error: {error}") and "\n" not in str(exit_.value.code)
 
 
 def test_a_guard_ends_the_command_with_its_list(tmp_path: Path) -> None:

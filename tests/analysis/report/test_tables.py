@@ -46,15 +46,15 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def test_accuracy_by_arm_with_its_difference_and_verdict(sweep: Study) -> None:
-    found = cells(accuracy(sweep))
-    assert list(found) == ["kl", "neural_mirror", "probl2"]
+    texts = cells(accuracy(sweep))
+    assert list(texts) == ["kl", "neural_mirror", "probl2"]
     assert (
-        found["kl"]["accuracy, %"] == "62.5 [56.3, 68.7]" and found["kl"]["difference from kl"] == "baseline"
+        texts["kl"]["accuracy, %"] == "62.5 [56.3, 68.7]" and texts["kl"]["difference from kl"] == "baseline"
     )
     assert (
-        found["probl2"]["difference from kl"].startswith("+10.0 [")
-        and found["probl2"]["verdict"] == "better"
-        and found["probl2"]["P(better)"] == "1.00"
+        texts["probl2"]["difference from kl"].startswith("+10.0 [")
+        and texts["probl2"]["verdict"] == "better"
+        and texts["probl2"]["P(better)"] == "1.00"
     )
 
 
@@ -68,17 +68,17 @@ def test_a_difference_can_be_measured_from_another_arm(sweep: Study) -> None:
 
 
 def test_the_papers_numbers_stand_beside_ours(sweep: Study) -> None:
-    found = cells(papers(sweep))
+    texts = cells(papers(sweep))
     assert (
-        found["probl2"]["published"] == "86.7 [V]"
-        and found["probl2"]["published difference"] == "+5.5 [V]"
-        and found["probl2"]["published lies"] == "inside"
+        texts["probl2"]["published"] == "86.7 [V]"
+        and texts["probl2"]["published difference"] == "+5.5 [V]"
+        and texts["probl2"]["published lies"] == "inside"
     )
     assert (
-        found["neural_mirror"]["published difference"] == "+3.9 [I]"
-        and found["neural_mirror"]["published lies"] == "outside"
+        texts["neural_mirror"]["published difference"] == "+3.9 [I]"
+        and texts["neural_mirror"]["published lies"] == "outside"
     )
-    assert found["kl"]["published difference"] == ""
+    assert texts["kl"]["published difference"] == ""
 
 
 def test_papers_a_gain_and_its_words() -> None:
@@ -88,11 +88,11 @@ def test_papers_a_gain_and_its_words() -> None:
         "counterfactual_inverted": right(0.6),
         "random_span": right(0.7),
     }
-    found = cells(papers(study(export_of(arms, axis="weighting"))))
-    assert set(found) == {"uniform", "counterfactual", "counterfactual_inverted"}
+    texts = cells(papers(study(export_of(arms, axis="weighting"))))
+    assert set(texts) == {"uniform", "counterfactual", "counterfactual_inverted"}
     assert (
-        found["counterfactual"]["published difference"] == "+0.8 to +1.1 [V]"
-        and found["counterfactual_inverted"]["published difference"] == "hurts [V]"
+        texts["counterfactual"]["published difference"] == "+0.8 to +1.1 [V]"
+        and texts["counterfactual_inverted"]["published difference"] == "hurts [V]"
     )
 
 
@@ -113,16 +113,16 @@ def test_weightings_by_model() -> None:
 
 
 def test_sampled_accuracy_spread_and_length(sweep: Study) -> None:
-    found = cells(sampled(sweep))
-    assert found["probl2"]["spread / baseline's"].startswith("1.00 [") and found["probl2"][
+    texts = cells(sampled(sweep))
+    assert texts["probl2"]["spread / baseline's"].startswith("1.00 [") and texts["probl2"][
         "tokens an answer"
     ].startswith("50.0")
     assert (
-        found["probl2"]["length, % against baseline"] == "0.0 [0.0, 0.0]"
-        and found["kl"]["length, % against baseline"] == ""
+        texts["probl2"]["length, % against baseline"] == "0.0 [0.0, 0.0]"
+        and texts["kl"]["length, % against baseline"] == ""
     )
     # The first ten questions were sampled, and all of them are right: no question tells the arms apart.
-    assert found["probl2"]["verdict"] == "cannot tell (no difference seen)"
+    assert texts["probl2"]["verdict"] == "cannot tell (no difference seen)"
 
 
 def course(root: Path, arms: dict[str, list[list[float]]], drift: dict[str, float]) -> Study:
@@ -136,7 +136,7 @@ def course(root: Path, arms: dict[str, list[list[float]]], drift: dict[str, floa
 def test_steps_to_the_baselines_last_accuracy(tmp_path: Path) -> None:
     fast = [[0.5, 0.9, 0.9]] * 3
     never = [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0.5, 0.9, 0.5]]
-    found = cells(
+    texts = cells(
         steps_to_baseline(
             course(
                 tmp_path,
@@ -145,18 +145,18 @@ def test_steps_to_the_baselines_last_accuracy(tmp_path: Path) -> None:
             )
         )
     )
-    assert found["kl"]["steps to it"].startswith("4.0") and found["kl"]["goal, %"] == "80.0"
+    assert texts["kl"]["steps to it"].startswith("4.0") and texts["kl"]["goal, %"] == "80.0"
     assert (
-        found["probl2"]["steps to it"].startswith("2.0")
-        and found["probl2"]["difference from kl"].startswith("−2.0")
-        and found["probl2"]["verdict"] == "better"
+        texts["probl2"]["steps to it"].startswith("2.0")
+        and texts["probl2"]["difference from kl"].startswith("−2.0")
+        and texts["probl2"]["verdict"] == "better"
     )
-    assert found["none"]["seeds that reach it"] == "1 of 3" and found["none"]["steps to it"].startswith("3.3")
+    assert texts["none"]["seeds that reach it"] == "1 of 3" and texts["none"]["steps to it"].startswith("3.3")
 
 
 def test_accuracy_where_all_have_drifted_as_far(tmp_path: Path) -> None:
     # none drifts twice as far: at kl's end it has gone half its way.
-    found = cells(
+    texts = cells(
         matched_drift(
             course(
                 tmp_path,
@@ -165,12 +165,12 @@ def test_accuracy_where_all_have_drifted_as_far(tmp_path: Path) -> None:
             )
         )
     )
-    assert found["none"]["accuracy at the end, %"].startswith("90.0") and found["none"][
+    assert texts["none"]["accuracy at the end, %"].startswith("90.0") and texts["none"][
         "accuracy there, %"
     ].startswith("70.0")
     assert (
-        found["none"]["matched drift, nats"] == "0.1000"
-        and found["none"]["difference from kl"] == "0.0 [0.0, 0.0]"
+        texts["none"]["matched drift, nats"] == "0.1000"
+        and texts["none"]["difference from kl"] == "0.0 [0.0, 0.0]"
     )
 
 
@@ -196,11 +196,11 @@ def test_importance_by_kind_of_span_is_of_the_last_quarter(tmp_path: Path) -> No
                 "credit/distractors": 0.035,
             }
         write_run(tmp_path / "a" / f"seed={seed}", manifest(seed, **{"config.steps": 8}), rows, {})
-    found = cells(importance(study(load(str(tmp_path)))))
-    assert found["calculation"]["drop, nats"].startswith("5.5") and found["calculation"][
+    texts = cells(importance(study(load(str(tmp_path)))))
+    assert texts["calculation"]["drop, nats"].startswith("5.5") and texts["calculation"][
         "gradient / tokens"
     ].startswith("1.50")
-    assert found["all spans"]["negative drops, %"].startswith("3.5")
+    assert texts["all spans"]["negative drops, %"].startswith("3.5")
 
 
 def test_what_re_rolled_runs_say_of_their_spans_is_a_table_each(tmp_path: Path) -> None:
@@ -223,29 +223,29 @@ def test_what_re_rolled_runs_say_of_their_spans_is_a_table_each(tmp_path: Path) 
         "".join(json.dumps(span) + "\n" for span in spans)
     )
     kinds, order = truth(study(load(str(root))))
-    found = {
+    texts = {
         (str(row[0]), str(row[1])): dict(zip(kinds.head, map(str, row), strict=True)) for row in kinds.rows
     }
     assert (
-        found["calculation", "all"]["downstream"] == "4.00 [4.00, 4.00]"
-        and found["scaffolding", "all"]["effect"] == "0.25 [0.25, 0.25]"
+        texts["calculation", "all"]["downstream"] == "4.00 [4.00, 4.00]"
+        and texts["scaffolding", "all"]["effect"] == "0.25 [0.25, 0.25]"
     )
     assert cells(order)["answer"]["calculation first"] == "1.00 [1.00, 1.00]" and len(order.runs) == 1
 
 
 def test_there_are_no_spans_where_nothing_was_scored(sweep: Study) -> None:
-    assert importance(sweep) is None and "importance" not in [one.name for one in all_tables(sweep)]
+    assert importance(sweep) is None and "importance" not in [table.name for table in all_tables(sweep)]
 
 
 def test_every_statistic_is_there(sweep: Study) -> None:
-    found = cells(statistics(sweep))
+    texts = cells(statistics(sweep))
     assert (
-        found["probl2"]["McNemar, seeds with p<.05"] == "0 of 3"
-        and found["neural_mirror"]["McNemar, seeds with p<.05"] == "3 of 3"
+        texts["probl2"]["McNemar, seeds with p<.05"] == "0 of 3"
+        and texts["neural_mirror"]["McNemar, seeds with p<.05"] == "3 of 3"
     )
     assert (
-        found["neural_mirror"]["both-level bootstrap"].startswith("+20.0 [")
-        and found["neural_mirror"]["p"] <= found["neural_mirror"]["Holm p"]
+        texts["neural_mirror"]["both-level bootstrap"].startswith("+20.0 [")
+        and texts["neural_mirror"]["p"] <= texts["neural_mirror"]["Holm p"]
     )
 
 
@@ -272,11 +272,11 @@ def test_arms_are_compared_on_the_seeds_that_both_have(tmp_path: Path) -> None:
         metrics(4, [0.5, 0.5, 0.1]),
         {4: answers([True] * 4 + [False] * 36)},
     )
-    found = study(load(str(root)), allow=["missing"])
-    assert found.differences()["none"].n == 2 and found.differences()[
+    planted = study(load(str(root)), allow=["missing"])
+    assert planted.differences()["none"].n == 2 and planted.differences()[
         "none"
     ].interval.estimate == pytest.approx(0.1)
-    assert any("kl" in note or "none" in note for note in accuracy(found).notes)
+    assert any("kl" in note or "none" in note for note in accuracy(planted).notes)
 
 
 def test_without_answers_differences_are_over_seeds(tmp_path: Path) -> None:
@@ -288,10 +288,10 @@ def test_without_answers_differences_are_over_seeds(tmp_path: Path) -> None:
                 metrics(4, [0.5, 0.5, 0.6 + gain + 0.01 * seed]),
                 {},
             )
-    found = study(load(str(tmp_path)))
+    planted = study(load(str(tmp_path)))
     assert (
-        found.differences()["none"].over == "seeds"
-        and "Student's t over the seeds' differences" in accuracy(found).foot[1]
+        planted.differences()["none"].over == "seeds"
+        and "Student's t over the seeds' differences" in accuracy(planted).foot[1]
     )
 
 
@@ -302,8 +302,8 @@ def test_one_run_is_a_table_too(tmp_path: Path) -> None:
         metrics(4, [0.5, 0.6, 0.7]),
         {4: answers([True] * 7 + [False] * 3)},
     )
-    found = study(load(str(tmp_path)))
-    assert cells(accuracy(found))["kl"]["accuracy, %"] == "70.0" and all(all_tables(found))
+    planted = study(load(str(tmp_path)))
+    assert cells(accuracy(planted))["kl"]["accuracy, %"] == "70.0" and all(all_tables(planted))
 
 
 def test_the_package_never_imports_torch() -> None:
@@ -319,8 +319,8 @@ def test_the_package_never_imports_torch() -> None:
 def test_runs_that_are_only_listed_need_not_be_comparable(tmp_path: Path) -> None:
     write_sweep(tmp_path / "a", arms=("kl",), seeds=(0, 1))
     write_sweep(tmp_path / "b", arms=("kl", "none"), seeds=(1,), **{"config.lr": 0.1})
-    found = before_after(study(load(str(tmp_path)), compared=False))
-    assert len(found.rows) == 4 and not found.notes
+    table = before_after(study(load(str(tmp_path)), compared=False))
+    assert len(table.rows) == 4 and not table.notes
     write_run(tmp_path / "c" / "seed=0", manifest(0, state="failed"), metrics(4, [0.5, 0.5, 0.5])[:2], {})
     with pytest.raises(ValueError, match=r"c/seed=0 .* is failed"):
         study(load(str(tmp_path)), compared=False)

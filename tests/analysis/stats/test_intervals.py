@@ -63,8 +63,8 @@ def test_the_same_seed_draws_the_same_interval() -> None:
 
 def test_the_interval_of_a_spread_holds_the_published_chi_square_quantiles() -> None:
     # n = 5: chi^2_4 quantiles 0.484 and 11.143 of every table.
-    found = spread_interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert found == pytest.approx(
+    interval = spread_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert interval == pytest.approx(
         (1.5811, 1.5811 * (4 / 11.143) ** 0.5, 1.5811 * (4 / 0.4844) ** 0.5), rel=1e-3
     )
 
@@ -90,10 +90,10 @@ def test_the_interquartile_mean_is_rliables() -> None:
     assert iqm(SCORES) == pytest.approx(0.5333333333333333)
 
 
-@pytest.mark.parametrize("n", range(1, 10))
-def test_the_interquartile_mean_is_scipys_trimmed_mean(n: int) -> None:
-    values = np.random.default_rng(n).normal(size=n)
-    assert iqm(values) == pytest.approx(stats.trim_mean(values, 0.25))
+def test_the_interquartile_mean_is_scipys_trimmed_mean() -> None:
+    for n in range(1, 10):
+        values = np.random.default_rng(n).normal(size=n)
+        assert iqm(values) == pytest.approx(stats.trim_mean(values, 0.25)), n
 
 
 def test_the_stratified_interval_is_rliables() -> None:
@@ -112,8 +112,10 @@ def test_strata_are_kept() -> None:
 def test_the_stratified_bootstrap_is_that_of_all_draws() -> None:
     column = [0.0, 0.0, 3.0, 9.0]
     every = [np.mean(draw) for draw in itertools.product(column, repeat=4)]
-    found = stratified_bootstrap(np.array(column)[:, None], lambda scores: float(scores.mean()), draws=20_000)
-    assert found == pytest.approx((3.0, *np.quantile(every, [0.025, 0.975])), abs=0.1)
+    interval = stratified_bootstrap(
+        np.array(column)[:, None], lambda scores: float(scores.mean()), draws=20_000
+    )
+    assert interval == pytest.approx((3.0, *np.quantile(every, [0.025, 0.975])), abs=0.1)
 
 
 # Seeds and questions
@@ -123,8 +125,8 @@ def test_the_bootstrap_over_both_levels_is_that_of_all_draws_of_rows_and_columns
     scores = np.array([[0.0, 1.1, 5.2], [2.3, 2.0, 3.7], [1.4, 0.6, 2.9]])
     draws = list(itertools.product(range(3), repeat=3))
     every = [scores[np.ix_(row, column)].mean() for row in draws for column in draws]
-    found = hierarchical_bootstrap(scores, draws=20_000)
-    assert found == pytest.approx((scores.mean(), *np.quantile(every, [0.025, 0.975])), abs=0.05)
+    interval = hierarchical_bootstrap(scores, draws=20_000)
+    assert interval == pytest.approx((scores.mean(), *np.quantile(every, [0.025, 0.975])), abs=0.05)
 
 
 def test_the_crossed_error_is_that_of_the_two_way_analysis_of_variance() -> None:
@@ -136,8 +138,8 @@ def test_the_crossed_error_is_that_of_the_two_way_analysis_of_variance() -> None
     ms_rest = sum((scores[i, j] - rows[i] - columns[j] + mean) ** 2 for i in range(4) for j in range(6)) / 15
     variance = (ms_rows + ms_columns - ms_rest) / 24
     freedom = (ms_rows + ms_columns - ms_rest) ** 2 / (ms_rows**2 / 3 + ms_columns**2 / 5 + ms_rest**2 / 15)
-    found = crossed_error(scores)
-    assert (found.error, found.freedom) == pytest.approx((variance**0.5, freedom))
+    crossed = crossed_error(scores)
+    assert (crossed.error, crossed.freedom) == pytest.approx((variance**0.5, freedom))
 
 
 def test_with_one_kind_of_variance_the_crossed_interval_is_students() -> None:
@@ -153,13 +155,12 @@ def test_with_one_kind_of_variance_the_crossed_interval_is_students() -> None:
 # pass@k
 
 
-@pytest.mark.parametrize(
-    ("right", "samples", "k"), [(0, 5, 2), (1, 5, 1), (2, 5, 3), (4, 5, 3), (5, 5, 1), (3, 4, 4)]
-)
-def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_one(right: int, samples: int, k: int) -> None:
-    answers = [True] * right + [False] * (samples - right)
-    subsets = list(itertools.combinations(answers, k))
-    assert pass_at_k([right], samples, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_one() -> None:
+    for right, samples, k in ((0, 5, 2), (1, 5, 1), (2, 5, 3), (4, 5, 3), (5, 5, 1), (3, 4, 4)):
+        answers = [True] * right + [False] * (samples - right)
+        subsets = list(itertools.combinations(answers, k))
+        share = sum(map(any, subsets)) / len(subsets)
+        assert pass_at_k([right], samples, k) == pytest.approx(share), (right, samples, k)
 
 
 def test_pass_at_k_is_unbiased_where_the_plug_in_is_not() -> None:

@@ -1,8 +1,7 @@
-"""Planted truths: at n seeds verdicts are right as often as they say, and intervals hold the truth. Minutes
-long.
+"""Planted truths: verdicts are right as often as they say, and intervals hold the truth. Minutes long.
 
-`python -m pytest -m slow -s tests/analysis/study/test_planted_truth.py` prints the figures that docs/analysis.md
-quotes.
+`python -m pytest -m slow -s tests/analysis/study/test_planted_truth.py` prints the figures that
+docs/analysis.md quotes.
 """
 
 from collections import Counter
@@ -27,8 +26,10 @@ def verdicts(effects: dict[str, float], seeds: int, sweeps: int, seed: int) -> l
     rng = np.random.default_rng(seed)
     out = []
     for _ in range(sweeps):
-        found = study(export_of(population(rng, seeds, QUESTIONS, effects, seed_spread=SPREAD)))
-        out.append({arm: one.verdict().split(" (")[0] for arm, one in found.differences().items()})
+        planted = study(export_of(population(rng, seeds, QUESTIONS, effects, seed_spread=SPREAD)))
+        out.append(
+            {arm: difference.verdict().split(" (")[0] for arm, difference in planted.differences().items()}
+        )
     return out
 
 
@@ -41,8 +42,10 @@ def seed_difference_spread(effect: float) -> float:
 
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_where_nothing_was_planted_a_sweep_claims_something_at_most_at_the_level(seeds: int) -> None:
-    found = verdicts(dict.fromkeys(ARMS, 0.0), seeds, 400, seed=1)
-    false = sum(any(verdict != "cannot tell" for verdict in one.values()) for one in found) / len(found)
+    of_sweeps = verdicts(dict.fromkeys(ARMS, 0.0), seeds, 400, seed=1)
+    false = sum(
+        any(verdict != "cannot tell" for verdict in of_sweep.values()) for of_sweep in of_sweeps
+    ) / len(of_sweeps)
     print(f"\nno effect, {seeds} seeds, three arms against kl: {false:.1%} of sweeps claim a difference")
     # Holm bounds it by 5%; three standard errors of 400 sweeps are 3.3 points.
     assert false <= 0.05 + 0.033
@@ -52,15 +55,17 @@ def test_where_nothing_was_planted_a_sweep_claims_something_at_most_at_the_level
 def test_a_planted_effect_is_found_as_often_as_power_says_and_never_with_the_wrong_sign(
     effect: float,
 ) -> None:
-    found = Counter(one["probl2"] for one in verdicts({"kl": 0.0, "probl2": effect}, 5, 400, seed=2))
+    counts = Counter(
+        of_sweep["probl2"] for of_sweep in verdicts({"kl": 0.0, "probl2": effect}, 5, 400, seed=2)
+    )
     spread = seed_difference_spread(effect)
-    stated, rate = power(effect / spread, 5), found["better"] / 400
+    stated, rate = power(effect / spread, 5), counts["better"] / 400
     print(
         f"\n+{effect} points, 5 seeds, spread {spread:.2f}: found in {rate:.1%} of sweeps, power says "
         f"{stated:.1%}; wrong sign in "
-        f"{found['worse']}"
+        f"{counts['worse']}"
     )
-    assert abs(rate - stated) < 0.09 and found["worse"] <= 1
+    assert abs(rate - stated) < 0.09 and counts["worse"] <= 1
 
 
 def test_the_seeds_that_a_verdict_asks_for_are_enough() -> None:
@@ -68,7 +73,10 @@ def test_the_seeds_that_a_verdict_asks_for_are_enough() -> None:
     n = seeds_needed(effect / seed_difference_spread(effect))
     assert n is not None
     rate = (
-        sum(one["probl2"] == "better" for one in verdicts({"kl": 0.0, "probl2": effect}, n, 300, seed=3))
+        sum(
+            of_sweep["probl2"] == "better"
+            for of_sweep in verdicts({"kl": 0.0, "probl2": effect}, n, 300, seed=3)
+        )
         / 300
     )
     print(f"\n+{effect} points: {n} seeds are asked for; with them {rate:.1%} of sweeps find it")
@@ -82,13 +90,13 @@ def test_coverage_of_a_difference_for_new_seeds_and_new_questions(seeds: int, qu
         # Arms also differ question by question, so that which questions were asked matters.
         made = population(rng, seeds, questions, {"a": 0.0, "b": 0.0}, seed_spread=SPREAD, arm_spread=0.5)
         gap = made["b"].astype(float) - made["a"]
-        found = {
+        intervals = {
             "crossed": crossed_interval(gap),
             "Student over seeds": mean_interval(list(gap.mean(axis=1))),
         }
         if index < 200:
-            found["both-level bootstrap"] = hierarchical_bootstrap(gap, draws=500, seed=index)
-        held.update(name for name, one in found.items() if one.low <= 0 <= one.high)
+            intervals["both-level bootstrap"] = hierarchical_bootstrap(gap, draws=500, seed=index)
+        held.update(name for name, interval in intervals.items() if interval.low <= 0 <= interval.high)
     rates = {name: count / (200 if "bootstrap" in name else times) for name, count in held.items()}
     print(
         f"\n{seeds} seeds, {questions} questions: "
