@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from analysis.export import Export, assembled
-from analysis.schema import questions_table, rows_table, run_row
+from analysis.data.export import Export, assembled
+from analysis.data.runs import RunTables
+from analysis.data.schema import questions_table, rows_table, run_row
 from mirrorpo.config.identity import config_hash, digest
 
 COMMIT = "c0ffee" * 6 + "abcd"
@@ -22,30 +23,58 @@ CHOICES = {
     "dataset": "arithmetic",
 }
 CONFIG: Mapping[str, Any] = {
-    "algo": {"aggregate": {"length": 40}}, "divergence": {"_target_": "mirrorpo.divergence.kl.K3", "beta": 0.04, "anchor": "reference"},
-    "weighting": {"scope": "credit"}, "model": {"path": "mirrorpo:tiny"}, "dataset": {"data_seed": 0}, "lr": 0.0005, "steps": 4, "eval_every": 2,
-    "eval_questions": 40, "eval_split": "validation", "updates_per_rollout": 1, "name": "planted", "out": "outputs",
-}  # fmt: skip
+    "algo": {"aggregate": {"length": 40}},
+    "divergence": {"_target_": "mirrorpo.divergence.kl.K3", "beta": 0.04, "anchor": "reference"},
+    "weighting": {"scope": "credit"},
+    "model": {"path": "mirrorpo:tiny"},
+    "dataset": {"data_seed": 0},
+    "lr": 0.0005,
+    "steps": 4,
+    "eval_every": 2,
+    "eval_questions": 40,
+    "eval_split": "validation",
+    "updates_per_rollout": 1,
+    "name": "planted",
+    "out": "outputs",
+}
+MANIFEST: Mapping[str, Any] = {
+    "state": "done",
+    "error": None,
+    "started": "2026-11-25T10:00:00Z",
+    "ended": "2026-11-25T10:10:00Z",
+    "commit": COMMIT,
+    "dirty": False,
+    "launches": [{"commit": COMMIT}],
+    "versions": {"torch": "2.13.0"},
+    "machine": {"host": "test", "cores": 2},
+    "data": {"validation": "d" * 8},
+    "computed_in": "float32 on cpu",
+    "reward_version": "math_answer/1",
+    "prompt": {"hash": "p" * 8, "example": "1 + 1"},
+}
 
 
 def manifest(seed: int, choices: Mapping[str, str] | None = None, **changes: Any) -> dict[str, Any]:
     """A finished run's manifest; `changes` with a dot change the config, others the manifest."""
     config = copy.deepcopy(dict(CONFIG)) | {"seed": seed}
-    mine = CHOICES | dict(choices or {})
-    for axis in ("divergence", "weighting", "model", "dataset", "algo"):
-        config[axis] = {**config[axis], "named": mine[axis]}
+    chosen = CHOICES | dict(choices or {})
+    for axis, choice in chosen.items():
+        config[axis] = {**config[axis], "named": choice}
     for key, value in changes.items():
         if "." in key:
-            place, _, name = key.rpartition(".")
-            target = config if place == "config" else config[place]
+            path, _, name = key.rpartition(".")
+            target = config if path == "config" else config[path]
             target[name] = value
+    named = {"config": config_hash(config), "name": config["name"]}
     out = {
-        "state": "done", "config_hash": config_hash(config), "choices": mine, "settings": {"steps": config["steps"]}, "error": None,
-        "wandb_id": digest({"config": config_hash(config), "name": config["name"]})[:16], "config": config, "started": "2026-11-25T10:00:00Z",
-        "ended": "2026-11-25T10:10:00Z", "commit": COMMIT, "dirty": False, "launches": [{"commit": COMMIT}], "versions": {"torch": "2.13.0"},
-        "machine": {"host": "test", "cores": 2}, "command": ["train.py", f"seed={seed}"], "data": {"validation": "d" * 8}, "computed_in": "float32 on cpu",
-        "reward_version": "math_answer/1", "prompt": {"hash": "p" * 8, "example": "1 + 1"},
-    }  # fmt: skip
+        **copy.deepcopy(dict(MANIFEST)),
+        "config_hash": config_hash(config),
+        "choices": chosen,
+        "settings": {"steps": config["steps"]},
+        "wandb_id": digest(named)[:16],
+        "config": config,
+        "command": ["train.py", f"seed={seed}"],
+    }
     return out | {key: value for key, value in changes.items() if "." not in key}
 
 
@@ -81,14 +110,25 @@ def metrics(
     return rows
 
 
-def answers(right: Sequence[bool], words: str = "so") -> list[dict[str, Any]]:
-    """Rows of one evaluation."""
-    return [
-        {"uid": f"q/{index:04d}", "question": f"What is {index} + 1?", "gold": str(index + 1), "right": bool(one), "strict": bool(one), "flexible": bool(one)}
-        | {"outcome": "right" if one else "wrong", "tokens": 20 + index % 7, "truncated": False, "completion": (f"{words} #### " f"{index + int(one)}")}
-        | ({"samples": 4, "samples_right": 4 if one else 1} if index < 10 else {})
-        for index, one in enumerate(right)
-    ]  # fmt: skip
+def answers(right: Sequence[bool], text: str = "so") -> list[dict[str, Any]]:
+    """Rows of one evaluation; the first ten questions were sampled too."""
+    rows: list[dict[str, Any]] = []
+    for index, correct in enumerate(map(bool, right)):
+        row = {
+            "uid": f"q/{index:04d}",
+            "question": f"What is {index} + 1?",
+            "gold": str(index + 1),
+            "right": correct,
+            "strict": correct,
+            "flexible": correct,
+            "outcome": "right" if correct else "wrong",
+            "tokens": 20 + index % 7,
+            "truncated": False,
+            "completion": f"{text} #### {index + int(correct)}",
+        }
+        sampled = {"samples": 4, "samples_right": 4 if correct else 1} if index < 10 else {}
+        rows.append(row | sampled)
+    return rows
 
 
 def write_run(
@@ -101,10 +141,9 @@ def write_run(
     (folder / "eval").mkdir(parents=True)
     (folder / "manifest.json").write_text(json.dumps(made))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for step, found in evaluations.items():
-        (folder / "eval" / f"step_{step:06d}.jsonl").write_text(
-            "".join(json.dumps(row) + "\n" for row in found)
-        )
+    for step, answered in evaluations.items():
+        lines = "".join(json.dumps(row) + "\n" for row in answered)
+        (folder / "eval" / f"step_{step:06d}.jsonl").write_text(lines)
     return folder
 
 
@@ -115,12 +154,13 @@ def write_sweep(
     axis: str = "divergence",
     **changes: Any,
 ) -> Path:
-    """A sweep of finished runs as folders: accuracy 0.6 plus a tenth for every later arm, and a hundredth a
-    seed.
+    """A sweep of finished runs as folders.
+
+    Accuracy is 0.6 plus a tenth for every later arm and a fortieth a seed.
     """
-    for place, arm in enumerate(arms):
+    for order, arm in enumerate(arms):
         for seed in seeds:
-            right = [index < 24 + 4 * place + seed for index in range(40)]
+            right = [index < 24 + 4 * order + seed for index in range(40)]
             share = sum(right) / 40
             made = manifest(seed, {axis: arm}, **changes)
             write_run(
@@ -138,38 +178,29 @@ def export_of(
     model: Sequence[str] = ("tiny",),
     **changes: Any,
 ) -> Export:
-    """An export whose runs answer scores[arm][seed, question] at their last step, the same for every model."""
-    parts = []
+    """An export whose runs answer scores[arm][seed, question] at their last step, whatever the model."""
+    runs: list[RunTables] = []
     for name in model:
         for arm, right in scores.items():
-            for seed, row in enumerate(right):
-                count = len(row)
+            for seed, verdicts in enumerate(right):
+                count = len(verdicts)
                 made = manifest(
                     seed, {axis: arm, "model": name}, **{"config.eval_questions": count, **changes}
                 )
-                table = rows_table(metrics(4, [0.5, 0.55, float(np.mean(row))], questions=count))
-                asked = pa.table(
+                table = rows_table(metrics(4, [0.5, 0.55, float(np.mean(verdicts))], questions=count))
+                answered = pa.table(
                     {
                         "uid": [f"q/{index:05d}" for index in range(count)],
-                        "right": pa.array(np.asarray(row, dtype=bool)),
+                        "right": pa.array(np.asarray(verdicts, dtype=bool)),
                         "tokens": pa.array([20] * count, pa.int64()),
                     }
                 )
-                parts.append(
-                    (
-                        run_row(
-                            made,
-                            table,
-                            run=made["wandb_id"],
-                            sweep="planted",
-                            came_from="folder",
-                            source=f"{name}/{arm}/{seed}",
-                        ),
-                        table,
-                        questions_table(asked, 4),
-                    )
+                source = f"{name}/{arm}/{seed}"
+                row = run_row(
+                    made, table, run=made["wandb_id"], sweep="planted", came_from="folder", source=source
                 )
-    return assembled(parts, "planted")
+                runs.append(RunTables(row, table, questions_table(answered, 4)))
+    return assembled(runs, "planted")
 
 
 def population(
@@ -181,8 +212,7 @@ def population(
     seed_spread: float,
     arm_spread: float = 0.0,
 ) -> dict[str, Any]:
-    """scores[arm][seed, question] of arms whose expected accuracies differ from 0.7 by the effects, in points
-    of a hundred.
+    """scores[arm][seed, question] of arms whose expected accuracies are 0.7 plus the effects, in points.
 
     logit of a question is its difficulty, N(0, 1.5^2), plus a seed's luck with this arm, of a standard
     deviation such that accuracies of seeds spread by `seed_spread` points. Levels are set so that the
@@ -194,8 +224,8 @@ def population(
     for arm, effect in effects.items():
         level, slope = _level(0.7 + effect / 100, grid)
         luck = rng.normal(0, seed_spread / 100 / slope, size=(seeds, 1))
-        own = rng.normal(0, arm_spread, size=questions)
-        out[arm] = rng.random((seeds, questions)) < 1 / (1 + np.exp(-(level + difficulty + own + luck)))
+        bias = rng.normal(0, arm_spread, size=questions)
+        out[arm] = rng.random((seeds, questions)) < 1 / (1 + np.exp(-(level + difficulty + bias + luck)))
     return out
 
 
@@ -203,8 +233,7 @@ def _level(accuracy: float, grid: Any) -> tuple[float, float]:
     low, high = -10.0, 10.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (
-            (middle, high) if np.mean(1 / (1 + np.exp(-(middle + grid)))) < accuracy else (low, middle)
-        )
+        below = np.mean(1 / (1 + np.exp(-(middle + grid)))) < accuracy
+        low, high = (middle, high) if below else (low, middle)
     p = 1 / (1 + np.exp(-(low + grid)))
     return low, float(np.mean(p * (1 - p)))

@@ -16,7 +16,7 @@ import pytest
 from cli import SMALL, command, folder
 from cli import environment as cli_environment
 
-from analysis.wandb_runs import Segment, read_segment
+from analysis.data.wandb_runs import Segment, read_segment
 from mirrorpo.core.protocols import Tracker
 from mirrorpo.run.tracking import NoTracker, WandB, WandBRun
 

@@ -1,0 +1,179 @@
+"""Exports: runs, metrics and questions of a sweep in one schema, with where they came from."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from analysis.data.runs import RunTables, SweepCommand, from_folders, manifests, sweep_commands
+from analysis.data.schema import AXES, QUESTIONS, VERSION, Json, JsonObject, joined, runs_table
+from mirrorpo.config.paths import code
+from mirrorpo.run.provenance import taken_from
+
+FILES = ("runs", "metrics", "questions")
+COLUMNS = ("run", "step")
+# A pandas data frame; its own annotations take each of its columns for a scalar.
+Frame = Any
+
+
+@dataclass(frozen=True)
+class Export:
+    """The three tables of `analysis.data.schema`, and how they were made.
+
+    Attributes:
+        runs, metrics, questions: as the schema says; runs in the order of cell and seed.
+        about: source, time, command, commit of the exporter, and what was typed for the sweep.
+    """
+
+    runs: pa.Table
+    metrics: pa.Table
+    questions: pa.Table
+    about: Json
+
+    @cached_property
+    def records(self) -> list[JsonObject]:
+        """The rows of `runs`, what is missing as None."""
+        return self.runs.to_pylist()
+
+    @property
+    def commands(self) -> Sequence[SweepCommand]:
+        """What was typed for the grids; none where the runs were not of a sweep."""
+        return self.about.get("asked", [])
+
+    @property
+    def names(self) -> list[str]:
+        """The metrics there are."""
+        return [name for name in self.metrics.column_names if name not in COLUMNS]
+
+    def metric(self, *names: str) -> Frame:
+        """run, step and some metrics, where at least one has a value; a metric that no run has is all NaN."""
+        present = [name for name in names if name in self.metrics.column_names]
+        out = self.metrics.select([*COLUMNS, *present]).to_pandas()
+        out["run"] = out["run"].astype(str)
+        return (
+            out.reindex(columns=[*COLUMNS, *names])
+            .dropna(subset=list(names), how="all")
+            .reset_index(drop=True)
+        )
+
+    def answers(self, *columns: str) -> Frame:
+        """run, step, uid and some columns of questions."""
+        out = self.questions.select([*COLUMNS, "uid", *columns]).to_pandas()
+        out["run"] = out["run"].astype(str)
+        return out
+
+    def write(self, folder: Path) -> None:
+        """Three Parquet files, and `export.json` about them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            table = getattr(self, name)
+            parquet.write_table(table, folder / f"{name}.parquet", compression="zstd")
+        counts = {name: getattr(self, name).num_rows for name in FILES}
+        (folder / "export.json").write_text(
+            json.dumps({**self.about, "schema": VERSION, "rows": counts}, indent=2) + "\n"
+        )
+
+    @staticmethod
+    def read(folder: Path) -> "Export":
+        """What `write` left in a folder.
+
+        Raises:
+            ValueError: if another version of the schema wrote it.
+        """
+        about = json.loads((folder / "export.json").read_text())
+        if about.get("schema") != VERSION:
+            raise ValueError(
+                f"{folder}: schema {about.get('schema')}, and this package reads {VERSION}: export again"
+            )
+        return Export(*(parquet.read_table(folder / f"{name}.parquet") for name in FILES), about=about)
+
+
+def assembled(runs: Iterable[RunTables], source: str, commands: Sequence[SweepCommand] = ()) -> Export:
+    """The export of runs that were read one by one, in the order of their cells and seeds.
+
+    Args:
+        runs: in any order; the second run of an id gets another one.
+        source: where they are.
+        commands: what was typed for their grids.
+    """
+    read = sorted(runs, key=lambda run: str(run.row["source"]))
+    counts: Counter[str] = Counter()
+    for run in read:
+        # Two folders may hold runs of one id, a copy for instance; their numbers must not run together.
+        name = run.row["run"]
+        counts[name] += 1
+        run.row["run"] += f"#{counts[name]}" if counts[name] > 1 else ""
+    read.sort(
+        key=lambda run: (
+            *(str(run.row[key]) for key in ("sweep", *AXES, "settings")),
+            run.row["seed"] or 0,
+            run.row["run"],
+        )
+    )
+    answered = ((run.row["run"], run.questions) for run in read if run.questions is not None)
+    return Export(
+        runs=runs_table([run.row for run in read]),
+        metrics=joined((run.row["run"], run.metrics) for run in read),
+        questions=joined(answered, QUESTIONS),
+        about={
+            "source": source,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "command": this_command(),
+            "commit": commit(),
+            "asked": list(commands),
+        },
+    )
+
+
+def this_command() -> list[str]:
+    """The command that runs, as it may be given on any machine."""
+    return ["python", "-m", "analysis", *sys.argv[1:]]
+
+
+def commit() -> str | None:
+    """This package's own commit, with "+" where the tree differs from it."""
+    made = taken_from(code())
+    return made["commit"] and made["commit"] + ("+" if made["dirty"] else "")
+
+
+def load(
+    source: str, *, filters: Json | None = None, offline: bool = False, questions: bool = True
+) -> Export:
+    """An export from wherever runs lie.
+
+    Args:
+        source: a folder of run folders, a folder that `write` filled, W&B offline files, or `entity/project`
+            on W&B.
+        filters: of W&B runs, in W&B's query language.
+        offline: read the W&B files even where run folders lie around them.
+        questions: read the answers too.
+
+    Raises:
+        ValueError: if there is nothing to read, saying what was looked for.
+    """
+    path = Path(source)
+    if not path.exists() and (Path("outputs") / source).exists():
+        path = Path("outputs") / source
+    if (path / "runs.parquet").exists():
+        return Export.read(path)
+    if not path.exists():
+        if source.count("/") != 1:
+            raise ValueError(f"{source}: neither a folder (nor outputs/{source}) nor entity/project on W&B")
+        from analysis.data.wandb_runs import from_project
+
+        return assembled(from_project(source, filters or {}, questions=questions), f"wandb:{source}")
+    if not offline and manifests(path):
+        return assembled(from_folders(path, questions=questions), str(path), sweep_commands(path))
+    if offline or list(path.rglob("*.wandb")):
+        from analysis.data.wandb_runs import from_files
+
+        return assembled(from_files(path, questions=questions), f"{path} (W&B offline files)")
+    return assembled(from_folders(path), str(path))

@@ -1,0 +1,1 @@
+"""What is read: tables, figures and pages of a study."""

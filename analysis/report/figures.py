@@ -1,0 +1,378 @@
+"""Figures of a study, as PDF and PNG."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from analysis.data.export import Frame
+from analysis.data.runs import read_rows
+from analysis.report.figure_style import Style, band, colour_of, look, marker_of, panels, smooth, styled
+from analysis.report.span_tables import span_kinds, span_metrics
+from analysis.report.study_table import label
+from analysis.report.table_cells import number
+from analysis.stats.intervals import mean_interval
+from analysis.study.comparison import Difference
+from analysis.study.study import DRIFT, Study, late_means
+
+Drawing = Callable[[Study], Figure | None]
+# The exact maps that others are drawn beside, with their line styles.
+EXACT: Mapping[str, str] = {"kl_exact": ":", "probl2_exact": "-"}
+
+
+def learning(study: Study) -> Figure | None:
+    """Held-out accuracy and training reward by step."""
+    metrics = [study.metric, "reward/mean", "entropy/mean", DRIFT]
+    titles = {
+        study.metric: "held-out accuracy, %",
+        "reward/mean": "training reward",
+        "entropy/mean": "entropy, nats",
+        DRIFT: "drift from the start model, nats",
+    }
+    return _by_step(study, metrics, titles, {study.metric: 100.0})
+
+
+def length(study: Study) -> Figure | None:
+    """Tokens of greedy and sampled answers, and how many were cut, by step."""
+    metrics = ["eval/length", "completion/length", "eval/truncated", "completion/truncated"]
+    titles = {
+        "eval/length": "tokens of a greedy answer", "completion/length": "tokens of a sampled answer",
+        "eval/truncated": "greedy answers cut, %", "completion/truncated": "sampled answers cut, %",
+    }  # fmt: skip
+    return _by_step(study, metrics, titles, {"eval/truncated": 100.0, "completion/truncated": 100.0})
+
+
+def _by_step(
+    study: Study, names: Sequence[str], titles: Mapping[str, str], scales: Mapping[str, float]
+) -> Figure | None:
+    """Means over seeds by step, a panel a metric and block; metrics that no run has are left out."""
+    metrics = [name for name in names if name in study.export.names]
+    if not metrics:
+        return None
+    curves = study.curve(*metrics)
+    shown = [(block, metric) for block in study.design.blocks for metric in metrics]
+    figure, axes = panels(len(shown), columns=2)
+    for axis, (block, metric) in zip(axes, shown, strict=True):
+        for index, arm in enumerate(study.design.arms):
+            rows = _rows(curves, arm, block)
+            if not rows.empty:
+                smoothed = smooth(rows, metric, int(rows["step"].max()))
+                band(axis, smoothed, metric, arm, index, scales.get(metric, 1.0))
+        axis.set(title=label(titles[metric], block), xlabel="step")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].legend(title=study.design.axis)
+    return figure
+
+
+def _rows(curves: Frame, arm: str, block: str) -> Frame:
+    return curves[(curves["arm"] == arm) & (curves["block"] == block)]
+
+
+def frontier(study: Study) -> Figure | None:
+    """Accuracy against drift: every run's path, its end marked; the mean end of an arm larger."""
+    curves = study.curve(study.metric, DRIFT).dropna()
+    if curves.empty or not curves[DRIFT].max() > 0:
+        return None
+    blocks = study.design.blocks
+    figure, axes = panels(len(blocks), 5.4, 3.8)
+    for axis, block in zip(axes, blocks, strict=True):
+        for index, arm in enumerate(study.design.arms):
+            ends: list[tuple[float, float]] = []
+            for _, rows in _rows(curves, arm, block).groupby("run"):
+                path = rows.sort_values("step")
+                axis.plot(path[DRIFT], 100 * path[study.metric], alpha=0.3, lw=0.9, **look(index))
+                ends.append((path[DRIFT].iloc[-1], 100 * path[study.metric].iloc[-1]))
+            if ends:
+                _mark_ends(axis, ends, arm, index)
+        axis.set(
+            title=label("accuracy against drift", block),
+            xlabel=f"{DRIFT}, nats",
+            ylabel="held-out accuracy, %",
+        )
+    axes[0].legend(title=study.design.axis)
+    return figure
+
+
+def _mark_ends(axis: Axes, ends: Sequence[tuple[float, float]], arm: str, index: int) -> None:
+    x, y = np.array(ends).T
+    style: Style = {"color": colour_of(index), "marker": marker_of(index)}
+    axis.scatter(x, y, s=14, alpha=0.5, lw=0, **style)
+    axis.scatter(x.mean(), y.mean(), s=70, edgecolor="white", lw=0.8, label=arm, zorder=3, **style)
+
+
+def forest(study: Study) -> Figure | None:
+    """Differences from the baseline with their intervals, arm by arm; a filled mark is a verdict."""
+    blocks = [block for block in study.design.blocks if len(study.arms(block)) > 1]
+    if not blocks:
+        return None
+    figure, axes = panels(len(blocks), 5.4, 0.75 + 0.34 * len(study.design.arms))
+    for axis, block in zip(axes, blocks, strict=True):
+        differences = study.differences(block)
+        for height, (arm, difference) in enumerate(differences.items()):
+            _draw_difference(axis, difference, height, study.design.arms.index(arm))
+        axis.axvline(0, color="#555", lw=0.9)
+        axis.set_yticks(range(len(differences)), list(differences))
+        axis.set_ylim(len(differences) - 0.4, -0.7)
+        axis.set(title=label(f"difference from {study.design.baseline}, points", block))
+        axis.grid(axis="y", visible=False)
+    return figure
+
+
+def _draw_difference(axis: Axes, difference: Difference, height: int, index: int) -> None:
+    interval, colour = difference.interval.scaled(100), colour_of(index)
+    if np.isfinite(interval.low):
+        axis.plot([interval.low, interval.high], [height, height], color=colour, lw=2)
+    filled = difference.verdict() in ("better", "worse")
+    inside = colour if filled else "white"
+    axis.plot(interval.estimate, height, marker_of(index), color=colour, mfc=inside, ms=7)
+    axis.annotate(
+        number(interval.estimate, 1, True),
+        (interval.estimate, height),
+        xytext=(0, 7),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8,
+    )
+
+
+def spans(study: Study) -> Figure | None:
+    """Importance by kind of span: mean drop, and share of tokens beside share of gradient."""
+    kinds = span_kinds(study)
+    if not kinds:
+        return None
+    metrics = span_metrics(kinds)
+    late = late_means(study.curve(*metrics), metrics)
+    arms = [arm for arm in study.design.arms if late[late["arm"] == arm][metrics].notna().any(axis=None)]
+    if not arms:
+        return None
+    figure, axes = panels(2, 4.8, 3.2)
+    width = 0.8 / len(arms)
+    for index, arm in enumerate(arms):
+        rows, colour = late[late["arm"] == arm], colour_of(study.design.arms.index(arm))
+        x = [kind + (index - (len(arms) - 1) / 2) * width for kind in range(len(kinds))]
+        for axis, quantity, scale in ((axes[0], "drop", 1), (axes[1], "gradient", 100)):
+            values = [list(rows[f"credit/{quantity}_{kind}"].dropna() * scale) for kind in kinds]
+            _bars(axis, x, values, width, arm, colour)
+        tokens = [100 * rows[f"credit/tokens_{kind}"].mean() for kind in kinds]
+        legend = "share of tokens" if index == len(arms) - 1 else None
+        axes[1].scatter(x, tokens, marker="_", s=900 * width, color="white", lw=3, zorder=3)
+        axes[1].scatter(x, tokens, marker="_", s=700 * width, color="#222", lw=1.6, zorder=4, label=legend)
+    titles = ("mean drop when hidden, nats", "share of the policy gradient, %")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_xticks(range(len(kinds)), kinds)
+        axis.set(title=title)
+        axis.grid(axis="x", visible=False)
+    axes[1].legend()
+    return figure
+
+
+def _bars(
+    axis: Axes, x: Sequence[float], values: Sequence[Sequence[float]], width: float, label: str, color: str
+) -> None:
+    """Means of several samples with Student's intervals."""
+    intervals = [mean_interval(sample or [float("nan")]) for sample in values]
+    error = [
+        [interval.estimate - interval.low if np.isfinite(interval.low) else 0 for interval in intervals],
+        [interval.high - interval.estimate if np.isfinite(interval.high) else 0 for interval in intervals],
+    ]
+    means = [interval.estimate for interval in intervals]
+    line: Style = {"lw": 1, "ecolor": "#333"}
+    axis.bar(x, means, width * 0.92, color=color, alpha=0.8, label=label, yerr=error, error_kw=line)
+
+
+def weights(study: Study) -> Figure | None:
+    """Token weights in the last quarter of the steps, from the run folders; None where there are none."""
+    by_arm = {arm: _weights(study, arm) for arm in study.design.arms}
+    shown = {arm: values for arm, values in by_arm.items() if len(values) and np.ptp(values) > 0}
+    if not shown:
+        return None
+    low = min(float(np.quantile(values, 0.001)) for values in shown.values())
+    top = max(float(np.quantile(values, 0.999)) for values in shown.values())
+    figure, axes = panels(len(shown), 3.9, 2.3, columns=3)
+    for axis, (arm, values) in zip(axes, shown.items(), strict=True):
+        bins, percent = np.linspace(low, top, 41), np.full(len(values), 100 / len(values))
+        colour = colour_of(study.design.arms.index(arm))
+        axis.hist(np.clip(values, low, top), bins=list(bins), weights=percent, color=colour, alpha=0.85)
+        axis.axvline(1, color="#555", lw=0.9)
+        axis.set(title=arm, xlabel="token weight")
+    axes[0].set(ylabel="tokens, %")
+    for axis in axes[1:]:
+        axis.sharey(axes[0])
+    return figure
+
+
+def _weights(study: Study, arm: str) -> NDArray[np.float64]:
+    values: list[float] = []
+    for run in study.design.runs:
+        paths = sorted((Path(run.row["source"]) / "credit").glob("step_*.jsonl")) if run.arm == arm else []
+        for path in paths[-max(1, len(paths) // 4) :]:
+            values += [weight for row in read_rows(path) for weight in row["weights"]]
+    return np.array(values)
+
+
+class MirrorMap(TypedDict):
+    """One divergence's curves over p, as `mirrorpo.tools.plot_mirror_maps` writes them.
+
+    Attributes:
+        h: the potential; None where the divergence has none.
+        slope: the mirror map.
+        D: the divergence from each anchor.
+    """
+
+    h: list[float] | None
+    slope: list[float] | None
+    D: list[list[float]]
+
+
+class MirrorMaps(TypedDict):
+    """What `mirrorpo.tools.plot_mirror_maps` writes.
+
+    Attributes:
+        p: the probabilities that curves are drawn over.
+        anchors: the anchors of D.
+        curves: by divergence.
+    """
+
+    p: list[float]
+    anchors: list[float]
+    curves: dict[str, MirrorMap]
+
+
+def mirror_maps(study: Study) -> Figure | None:
+    """The mirror maps of the study's divergences as its runs configured them; None without torch."""
+    runs = {arm: next(run for run in study.design.runs if run.arm == arm) for arm in study.design.arms}
+    runs = {arm: run for arm, run in runs.items() if run.row["divergence"] not in (None, "none")}
+    if study.design.axis != "divergence" or not runs:
+        return None
+    arms_by_settings: dict[tuple[str, ...], list[str]] = {}
+    for arm, run in runs.items():
+        settings = json.loads(run.row["settings"] or "{}").items()
+        changed = tuple(f"{key}={value}" for key, value in settings if key.startswith("divergence."))
+        arms_by_settings.setdefault(changed, []).append(arm)
+    drawn: dict[str, MirrorMap] = {}
+    maps: MirrorMaps | None = None
+    for changed, arms in arms_by_settings.items():
+        choices = {arm: str(runs[arm].row["divergence"]) for arm in arms}
+        if computed := map_curves([*choices.values(), *changed]):
+            maps = computed
+            drawn |= {arm: computed["curves"][choice] for arm, choice in choices.items()}
+    if maps is None:
+        return None
+    labels = {arm: f"{arm}, β {runs[arm].settings.get('divergence.beta')}" for arm in drawn}
+    styles = {arm: look(study.design.arms.index(arm)) for arm in drawn}
+    return _draw_maps(maps, drawn, labels, styles)
+
+
+def _draw_maps(
+    maps: MirrorMaps,
+    drawn: Mapping[str, MirrorMap],
+    labels: Mapping[str, str],
+    styles: Mapping[str, Style],
+) -> Figure:
+    """Potentials and mirror maps beside the exact ones, and divergences of the arms that are drawn."""
+    figure, axes = panels(4, 4.6, 3.0)
+    exact = {name: maps["curves"][name] for name in EXACT if name in maps["curves"] and name not in drawn}
+    for name, curve in {**exact, **drawn}.items():
+        style = styles.get(name) or {"color": "#999", "lw": 1, "ls": EXACT[name]}
+        for axis, values in ((axes[0], curve["h"]), (axes[2], curve["slope"])):
+            if values is not None:
+                axis.plot(maps["p"], values, label=name, **style)
+        for axis, values in zip((axes[1], axes[3]), curve["D"], strict=True):
+            if name in drawn:
+                axis.plot(maps["p"], values, label=labels[name], **style)
+    axes[0].set(title="potential h, scaled to h''(1/2) = 1", ylim=(0, 0.3))
+    axes[2].set(title="mirror map h', scaled alike", xlabel="p", ylim=(-3, 1))
+    for axis, anchor in zip((axes[1], axes[3]), maps["anchors"], strict=True):
+        axis.set(title=f"D(p, {anchor}), at its own size", yscale="log", ylim=(1e-7, None))
+    axes[3].set(xlabel="p")
+    axes[0].legend()
+    axes[1].legend()
+    return figure
+
+
+def map_curves(arguments: Sequence[str]) -> MirrorMaps | None:
+    """Numbers from `mirrorpo.tools.plot_mirror_maps`, in a process of its own since it needs torch.
+
+    Args:
+        arguments: names of divergences, and settings of all of them.
+
+    Returns:
+        The curves; None, with a note on the error stream, where the process fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "maps.json"
+        command = [sys.executable, "-m", "mirrorpo.tools.plot_mirror_maps", *arguments, "--out", str(target)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ran.returncode != 0:
+            reason = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
+            print(f"note: no mirror maps of {' '.join(arguments)}: {reason}", file=sys.stderr)
+            return None
+        return json.loads(target.read_text())
+
+
+# Each figure by the name of its file, with its caption.
+FIGURES: Mapping[str, tuple[Drawing, str]] = {
+    "differences": (
+        forest,
+        "Differences from the baseline in points, 95% intervals; a filled mark can be told from zero after "
+        "Holm's correction, an open one cannot.",
+    ),
+    "learning_curves": (
+        learning,
+        "Mean over seeds with Student's 95% interval; training metrics averaged over windows of a fortieth "
+        "of the run.",
+    ),
+    "frontier": (
+        frontier,
+        "Each run's path over its evaluations; small marks are the ends of runs, large ones the arms' means.",
+    ),
+    "length": (
+        length,
+        "Tokens of answers and the share that the length cap cut, mean over seeds with Student's 95% "
+        "interval.",
+    ),
+    "mirror_maps": (
+        mirror_maps,
+        "Potentials, mirror maps, and divergences at their own size, as these runs configured them.",
+    ),
+    "importance": (
+        spans,
+        "Mean over seeds of the last quarter's steps, with Student's 95% interval; the bar in the right "
+        "panel is the share of tokens.",
+    ),
+    "weights": (
+        weights,
+        "Token weights of the shown completions in the last quarter of the steps; they have mean one in "
+        "each completion.",
+    ),
+}
+
+
+def draw(study: Study, folder: Path) -> dict[str, tuple[Path, str]]:
+    """Every figure that the study has the numbers for, as PDF and PNG.
+
+    Returns:
+        By name the path of the PNG, and the caption.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    out: dict[str, tuple[Path, str]] = {}
+    with styled():
+        for name, (drawing, caption) in FIGURES.items():
+            figure = drawing(study)
+            if figure is not None:
+                # Without a date two reports of the same runs are the same file.
+                figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+                figure.savefig(folder / f"{name}.png")
+                pyplot.close(figure)
+                out[name] = (folder / f"{name}.png", caption)
+    return out

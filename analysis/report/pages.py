@@ -1,0 +1,77 @@
+"""The report of a sweep: one HTML page, and beside it every table and figure as files."""
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from analysis.report.caveats import caveats
+from analysis.report.figures import draw
+from analysis.report.html import document, items, picture, section
+from analysis.report.render import latex, markdown, to_html
+from analysis.report.sample_answers import samples
+from analysis.report.sections import again, findings, head, question, runs
+from analysis.report.table_cells import Table
+from analysis.report.tables import all_tables
+from analysis.study.study import Study
+
+# Each table's figures stand below it, by the beginning of its name; the rest at the end.
+BESIDE: Mapping[str, Sequence[str]] = {
+    "papers": ("differences",),
+    "accuracy": ("differences", "learning_curves"),
+    "sampled": ("length",),
+    "matched_drift": ("frontier", "mirror_maps"),
+    "importance": ("importance", "weights"),
+}
+
+
+def report(study: Study, folder: Path, name: str) -> Path:
+    """Write `report.html`, `tables/` and `figures/` into a folder; the page's path.
+
+    The page holds its figures and needs neither the folder nor a network.
+    """
+    tables, figures = all_tables(study), draw(study, folder / "figures")
+    write_tables(tables, folder / "tables")
+    body = [
+        head(study, name),
+        section("asked", "What was asked", question(study)),
+        section("findings", "Findings", findings(study)),
+        section("tables", "Tables and figures", between(tables, figures)),
+        section("samples", "Sample answers side by side", samples(study)),
+        section("caveats", "Caveats", items(map(html.escape, caveats(study)), kind="caveats")),
+        section("again", "How to make this again", again(study)),
+        section("runs", "Runs", runs(study)),
+    ]
+    page = folder / "report.html"
+    page.write_text(document(f"{name}: {study.design.axis}", "\n".join(body)))
+    return page
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> None:
+    """Each table as LaTeX, Markdown and HTML, with the runs behind every cell as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in tables:
+        forms = {
+            "tex": latex(table),
+            "md": markdown(table),
+            "html": document(table.title, to_html(table)),
+            "json": table.traced(),
+        }
+        for ending, text in forms.items():
+            (folder / f"{table.name}.{ending}").write_text(text)
+
+
+def between(tables: Sequence[Table], figures: Mapping[str, tuple[Path, str]]) -> str:
+    """The tables, each with its figures below it.
+
+    Args:
+        tables: in their order on the page.
+        figures: by name the path of a PNG, and its caption.
+    """
+    parts: list[str] = []
+    left = dict(figures)
+    for table in tables:
+        parts.append(to_html(table))
+        for prefix, names in BESIDE.items():
+            if table.name.startswith(prefix):
+                parts += [picture(*left.pop(name)) for name in names if name in left]
+    return "".join([*parts, *(picture(path, caption) for path, caption in left.values())])

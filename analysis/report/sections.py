@@ -1,0 +1,172 @@
+"""The sections of a report that are text: what was compared, what came out, how to make it again."""
+
+import html
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.data import paper
+from analysis.data.export import Export, commit, this_command
+from analysis.report.html import definitions, items
+from analysis.report.study_table import label
+from analysis.report.table_cells import bounds, number
+from analysis.study.comparison import Difference
+from analysis.study.study import Study
+from mirrorpo.config.paths import sweeps
+
+# The page's sections, and what its links to them say.
+LINKS: Sequence[tuple[str, str]] = (
+    ("asked", "what was asked"),
+    ("findings", "findings"),
+    ("tables", "tables and figures"),
+    ("samples", "answers"),
+    ("caveats", "caveats"),
+    ("again", "how to make it again"),
+    ("runs", "runs"),
+)
+HOW_TO_READ = (
+    "<p class='quiet'>Differences in points with 95% intervals, verdicts after Holm's correction, seeds "
+    "for 80% power. 'Cannot be told' is not 'equal': the interval says what is not excluded.</p>"
+)
+RUN_HEAD = (
+    "seed",
+    "steps",
+    "state",
+    "commit",
+    "config",
+    "prompts",
+    "extraction",
+    "started",
+    "ended",
+    "where",
+)
+
+
+def head(study: Study, name: str) -> str:
+    """Title, what varies, and the way through the page."""
+    design, rows = study.design, [run.row for run in study.design.runs]
+    values = {axis: {str(row[axis]) for row in rows} for axis in ("algo", "model", "dataset")}
+    fixed = [f"{axis} {', '.join(choices)}" for axis, choices in values.items() if len(choices) == 1]
+    seeds = sorted({run.seed for run in design.runs})
+    commits = sorted({str(row["commit"])[:9] + ("+" if row["dirty"] else "") for row in rows})
+    grid = f"{len(rows)} runs: {len(design.arms)} choices of {design.axis}"
+    if design.others:
+        grid += f", {len(design.blocks)} of {', '.join(design.others)}"
+    where = "; ".join([f"{grid}, seeds {_ranges(seeds)}", *fixed, f"commit {', '.join(commits)}"])
+    links = "".join(f"<a href='#{anchor}'>{text}</a>" for anchor, text in LINKS)
+    return f"<h1>{html.escape(name)}</h1><p class='quiet'>{html.escape(where)}</p><nav>{links}</nav>"
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    consecutive = list(seeds) == list(range(seeds[0], seeds[-1] + 1)) and len(seeds) > 2
+    return f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds))
+
+
+def question(study: Study) -> str:
+    """The claim, the grid, and what the papers say about it."""
+    design = study.design
+    comments = [line for command in study.export.commands for line in sweep_comment(command["typed"])]
+    arms = [arm + (" (baseline)" if arm == design.baseline else "") for arm in design.arms]
+    entries = [
+        ("claim", " ".join(comments)),
+        (design.axis, ", ".join(arms)),
+        (", ".join(design.others), ", ".join(design.blocks) if design.others else ""),
+        ("swept", ", ".join(design.swept)),
+        ("compared", f"{study.metric} at the last step, seed by seed, against {design.baseline}"),
+    ]
+    which = {"divergence": paper.GBMPO, "weighting": paper.COUNTERFACTUAL}.get(design.axis)
+    if which:
+        claims = [f"{claim} [{mark}]" for source, claim, mark in paper.CLAIMS if source == which]
+        entries.append((f"arXiv {which}", f"{paper.TITLES[which]}: " + "; ".join(claims) + "."))
+    return definitions((html.escape(key), html.escape(value)) for key, value in entries if value)
+
+
+def sweep_comment(typed: Sequence[str]) -> list[str]:
+    """The comment that opens the sweep file which a command names."""
+    names = [override.split("=", 1)[1] for override in typed if override.startswith("sweep=")]
+    paths = [sweeps() / "sweep" / f"{name}.yaml" for name in names]
+    lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
+    return [
+        line.removeprefix("#").strip()
+        for line in lines
+        if line.startswith("# ") and not line.startswith(("# @", "#   "))
+    ]
+
+
+def findings(study: Study) -> str:
+    """One sentence an arm: the difference, its interval, and whether it can be told."""
+    base = html.escape(study.design.baseline)
+    sentences = [
+        f"<b>{html.escape(label(block, arm))}</b>: {_finding(difference, base)}."
+        for block in study.design.blocks
+        for arm, difference in study.differences(block).items()
+    ]
+    return items(sentences) + HOW_TO_READ if sentences else "<p>There is one arm; nothing is compared.</p>"
+
+
+def _finding(difference: Difference, base: str) -> str:
+    interval, verdict, n = difference.interval.scaled(100), difference.verdict(), difference.n
+    gap = html.escape(f"{number(interval.estimate, 1, True)} points {bounds(interval)}".strip())
+    if verdict in ("better", "worse"):
+        return f"{gap}; <b class='{verdict}'>{verdict}</b> than {base}, with {n} seeds"
+    why = html.escape(verdict.removeprefix("cannot tell").strip(" ()"))
+    reason = f"; a difference of this size would take {why}" if why.endswith(" seeds") else f" ({why})"
+    return f"{gap}; cannot be told from {base} with {n} seed{'s' if n > 1 else ''}{reason}"
+
+
+def again(study: Study) -> str:
+    """Commits, the commands that were typed, and the command of this page."""
+    rows = [run.row for run in study.design.runs]
+    commits = sorted({str(row["commit"]) for row in rows})
+    typed = [command["typed"] for command in study.export.commands if command["typed"]]
+    lines = [f"git checkout {commit}" for commit in commits]
+    lines += [f"python train.py -m {shlex.join(overrides)}" for overrides in typed]
+    commands = [json.loads(row["command"]) for row in rows if row["command"]]
+    singles = [shlex.join(["python", *command]) for command in commands if command]
+    made = commit()
+    clean = (made or "").removesuffix("+")
+    here = [f"git checkout {clean}"] if clean and clean not in commits else []
+    here.append(shlex.join(this_command()))
+    about = [
+        (name, html.escape(value))
+        for name, column in (("packages", "versions"), ("machine", "machine"))
+        for value in sorted({str(row[column]) for row in rows if row[column]})
+    ]
+    return "".join(
+        [
+            f"<pre>{_lines(lines)}</pre>" if typed else "",
+            f"<details{'' if typed else ' open'}><summary>the command of every run</summary>",
+            f"<pre>{_lines(singles)}</pre></details>",
+            f"<p>This page, from the package at {html.escape(str(made))}:</p><pre>{_lines(here)}</pre>",
+            f"<details><summary>packages and machines</summary>{definitions(about)}</details>",
+        ]
+    )
+
+
+def _lines(lines: Sequence[str]) -> str:
+    return html.escape("\n".join(lines))
+
+
+def runs(study: Study) -> str:
+    """Every run: where it is, its identity and its commit; tables link here."""
+    lines: list[str] = []
+    for run in study.ordered_runs():
+        row = run.row
+        made = str(row["commit"])[:9] + ("+" if row["dirty"] else "")
+        values = [label(run.block, run.arm), run.seed, row["last_step"], row["state"], made]
+        values += [row["config_hash"], str(row["prompt_hash"])[:9], row["extractor"]]
+        values += [row["started"], row["ended"], row["source"]]
+        name = html.escape(run.name)
+        cells = "".join(f"<td>{html.escape(str(value))}</td>" for value in values)
+        lines.append(f"<tr id='run-{name}'><th>{name}</th>{cells}</tr>")
+    heads = "".join(f"<th>{text}</th>" for text in ("run", study.design.axis, *RUN_HEAD))
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    foot = "<p class='foot'>A plus behind a commit: the code differed from it.</p>"
+    return f"<div class='scroll'>{table}</div>{foot}"
+
+
+def named(source: str, export: Export) -> str:
+    """What a report calls its sweep."""
+    sweeps = sorted({str(row["sweep"]) for row in export.records})
+    return sweeps[0] if len(sweeps) == 1 else Path(source).name

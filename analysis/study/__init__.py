@@ -1,0 +1,1 @@
+"""What is compared: the design found in an export, the guards on it, and its scores and verdicts."""

@@ -1,0 +1,197 @@
+"""What was compared: the axes that vary, the arms, their seeds.
+
+An arm is a choice on the main axis, such as a divergence, with whatever settings were swept beside it; arms
+are compared within a block, which is a choice on every other axis that varies, such as a model.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from analysis.data.export import Export
+from analysis.data.schema import AXES, Json
+from mirrorpo.config.identity import identity
+from mirrorpo.config.renamed import KEYS
+
+# The first of these that varies is the main axis, unless one is named.
+MAIN = ("divergence", "weighting", "algo", "model", "dataset")
+BASELINES: Mapping[str, Sequence[str]] = {
+    "divergence": ("kl", "kl_k3", "none"),
+    "weighting": ("uniform",),
+    "algo": ("grpo", "dr_grpo"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the design.
+
+    Attributes:
+        row: its row of `runs`.
+        settings: its config's identity, as dotted keys under today's names.
+        arm, block: labels.
+    """
+
+    row: Json
+    settings: Json
+    arm: str
+    block: str
+
+    @property
+    def name(self) -> str:
+        """Its key in metrics and questions."""
+        return self.row["run"]
+
+    @property
+    def seed(self) -> int:
+        """Its seed; -1 where the run does not say."""
+        return -1 if self.row["seed"] is None else self.row["seed"]
+
+    def __str__(self) -> str:
+        """What an error calls it."""
+        return f"{self.row['source']} ({self.block + ', ' if self.block else ''}{self.arm}, seed {self.seed})"
+
+
+@dataclass(frozen=True)
+class Design:
+    """The grid behind a sweep's tables.
+
+    Attributes:
+        axis: the main axis.
+        baseline: the arm that others are measured from.
+        swept: settings beyond the axes that make arms.
+        others: axes beside the main one that vary, which make blocks.
+        runs: all runs, usable or not.
+        planned_seeds: seeds that the sweep's command names.
+        planned_arms: choices on the main axis that it names.
+    """
+
+    axis: str
+    baseline: str
+    swept: Sequence[str]
+    others: Sequence[str]
+    runs: Sequence[Run]
+    planned_seeds: Sequence[int] = field(default=())
+    planned_arms: Sequence[str] = field(default=())
+
+    @cached_property
+    def blocks(self) -> list[str]:
+        """Labels of the blocks, in the order of their runs; "" alone where only the arms vary."""
+        return list(dict.fromkeys(run.block for run in self.runs))
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """Labels of the arms: the baseline, then in the order of the sweep's command, then by name."""
+        order = {name: index for index, name in enumerate(self.planned_arms)}
+        labels = dict.fromkeys(run.arm for run in self.runs)
+        return sorted(
+            labels, key=lambda arm: (arm != self.baseline, order.get(arm.split(" ")[0], len(order)), arm)
+        )
+
+
+def swept_settings(overrides: Sequence[str]) -> dict[str, list[str]]:
+    """The overrides of a command line that name several values, with the values.
+
+    Example:
+        >>> swept_settings(["steps=4", "divergence=none,kl", "seed=range(2)"])
+        {'divergence': ['none', 'kl'], 'seed': ['0', '1']}
+    """
+    parser = OverridesParser.create()
+    out: dict[str, list[str]] = {}
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException:
+            continue
+        if override.is_sweep_override():
+            key = current_key(override.key_or_group)
+            out[key] = [str(value) for value in override.sweep_string_iterator()]
+    return out
+
+
+def current_key(key: str) -> str:
+    """A dotted setting under today's name of its group, whatever it was typed as.
+
+    Example:
+        >>> current_key("optimiser.lr"), current_key("divergence.beta")
+        ('optim.lr', 'divergence.beta')
+    """
+    group, dot, rest = key.partition(".")
+    return KEYS.get(group, group) + dot + rest
+
+
+def design(
+    export: Export, *, axis: str | None = None, baseline: str | None = None, by: Sequence[str] = ()
+) -> Design:
+    """Find the arms of an export.
+
+    Args:
+        export: the runs.
+        axis: the main axis; else the first of MAIN that varies, or the divergence.
+        baseline: the arm to measure from; else the axis' usual one.
+        by: settings that make arms, beside those that the sweep's command sweeps; under today's name or
+            the first one.
+
+    Returns:
+        The arms and blocks of every run, usable or not.
+
+    Raises:
+        ValueError: if an axis or the baseline is not there, naming what is.
+    """
+    planned: dict[str, list[str]] = {}
+    for command in export.commands:
+        for key, values in swept_settings([*command["typed"], *command["written"]]).items():
+            planned[key] = list(dict.fromkeys([*planned.get(key, []), *values]))
+    records = export.records
+    varying = [name for name in AXES if len({row[name] for row in records if row[name] is not None}) > 1]
+    axis = axis or next((name for name in MAIN if name in varying), "divergence")
+    if axis not in AXES:
+        raise ValueError(
+            f"axis={axis}: choose one of {', '.join(AXES)}; a setting below an axis is given with --by"
+        )
+    swept = [key for key in dict.fromkeys([*map(current_key, by), *planned]) if key not in (*AXES, "seed")]
+    others = [name for name in varying if name != axis]
+    settings = {row["run"]: identity(json.loads(row["config"])) if row["config"] else {} for row in records}
+    known = [of_run for of_run in settings.values() if of_run]
+    swept = [key for key in swept if len({str(of_run.get(key)) for of_run in known}) > 1]
+    runs = [_run(row, settings[row["run"]], axis, swept, others) for row in records]
+    arms = list(dict.fromkeys(run.arm for run in runs))
+    return Design(
+        axis=axis,
+        baseline=baseline if baseline in arms else _baseline(runs, axis, arms, baseline),
+        swept=swept,
+        others=others,
+        runs=runs,
+        planned_seeds=[int(seed) for seed in planned.get("seed", [])],
+        planned_arms=planned.get(axis, []),
+    )
+
+
+def _run(row: Json, settings: Json, axis: str, swept: Sequence[str], others: Sequence[str]) -> Run:
+    # A setting below a block's axis belongs to the block, all others to the arm.
+    outside = [key for key in swept if key.split(".")[0] in others]
+    inside = [key for key in swept if key not in outside and key in settings]
+    arm = [
+        str(row[axis] or "unknown"),
+        *(f"{key.removeprefix(axis + '.')}={settings[key]}" for key in inside),
+    ]
+    block = [*(str(row[name]) for name in others), *(f"{key}={settings.get(key)}" for key in outside)]
+    return Run(row, settings, " ".join(arm), ", ".join(block))
+
+
+def _baseline(runs: Sequence[Run], axis: str, arms: Sequence[str], named: str | None) -> str:
+    wanted = (named,) if named else (*BASELINES.get(axis, ()), runs[0].row[axis])
+    for choice in wanted:
+        candidates = [arm for arm in arms if arm.split(" ")[0] == choice]
+        if len(candidates) > 1 and named:
+            raise ValueError(f"baseline={named}: there are {candidates}; name one of them whole")
+        if candidates:
+            # Of several strengths of the usual baseline the one with the most runs, the first of equals.
+            counts = Counter(run.arm for run in runs)
+            return max(candidates, key=lambda arm: counts[arm])
+    raise ValueError(f"no run with {axis}={named}: the arms are {sorted(arms)}")

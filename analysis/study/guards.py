@@ -1,0 +1,311 @@
+"""What forbids a table: everything that would make its numbers mean something else than they say.
+
+A finding of a kind that nobody allowed is an error that lists them all. One that was allowed is a note in the
+foot of every table, and what cannot be used is left out: unfinished runs, all but the newest of a duplicated
+cell.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from analysis.data.export import Export
+from analysis.data.schema import PER_QUESTION, Json
+from analysis.study.design import Design, Run
+
+KINDS: Mapping[str, str] = {
+    "missing": "a seed that one arm has and another has not, or that the sweep's command names",
+    "unfinished": "a run that is not done, or whose rows do not reach its configured steps",
+    "duplicated": "several runs of one arm and seed",
+    "stale": "runs of different code, or marked stale",
+    "mixed": "settings that differ beside the compared axis",
+    "prompt": "different rendered prompts",
+    "extractor": "different versions of the answer extraction",
+    "data": "different questions: their fingerprints, or those that were asked last",
+    "answers": "a last evaluation whose answers have another mean than its metric",
+    "nan": "a number that is not finite, or a last evaluation without the metric",
+    "dirty": "code that differs from its commit",
+    "provenance": "a run that does not say its commit, prompts or extraction",
+}
+# What matters only where runs are compared.
+COMPARED = ("missing", "duplicated", "stale", "mixed", "prompt", "extractor", "data")
+SHOWN = 12
+
+
+class Refused(ValueError):
+    """The findings that forbid a table."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing wrong.
+
+    Attributes:
+        kind: of KINDS.
+        text: which run, what, and where it matters what to do.
+    """
+
+    kind: str
+    text: str
+
+
+def findings(export: Export, design: Design, metric: str) -> list[Finding]:
+    """Everything wrong with the runs of a design, in the order of KINDS."""
+    runs = design.runs
+    out = [
+        *_missing(design),
+        *(Finding("unfinished", f"{run} {problem}") for run in runs if (problem := unfinished(run.row))),
+        *_duplicated(runs),
+        *_stale(runs),
+        *_mixed(design),
+        *_differing(
+            "prompt",
+            runs,
+            lambda run: run.row["prompt_hash"],
+            lambda run: (run.row["model"], run.row["dataset"]),
+        ),
+        *_differing("extractor", runs, lambda run: run.row["extractor"], lambda run: run.row["dataset"]),
+        *_differing("data", runs, lambda run: run.row["data"], lambda run: run.row["dataset"]),
+        *_other_questions(export, runs),
+        *_answers(export, runs, metric),
+        *_nan(export, runs, metric),
+        *(
+            Finding("dirty", f"{run} ran code that differs from commit {str(run.row['commit'])[:9]}")
+            for run in runs
+            if run.row["dirty"]
+        ),
+        *_provenance(runs),
+    ]
+    order = list(KINDS)
+    return sorted(out, key=lambda finding: order.index(finding.kind))
+
+
+def check(
+    export: Export, design: Design, metric: str, allow: Iterable[str] = (), *, compared: bool = True
+) -> tuple[Design, list[Finding]]:
+    """The design with what may be used, and the findings that were allowed.
+
+    Args:
+        export: the numbers of the runs.
+        design: all runs.
+        metric: the accuracy that is compared.
+        allow: kinds of findings to pass over.
+        compared: false where runs are only listed: then only what is wrong with single runs matters.
+
+    Raises:
+        Refused: listing the findings of every kind that was not allowed.
+        ValueError: if a kind to allow does not exist.
+    """
+    allowed = set(allow)
+    if unknown := allowed - set(KINDS):
+        raise ValueError(f"allow={', '.join(sorted(unknown))}: the guards are {', '.join(KINDS)}")
+    relevant = [
+        finding for finding in findings(export, design, metric) if compared or finding.kind not in COMPARED
+    ]
+    if refused := [finding for finding in relevant if finding.kind not in allowed]:
+        raise Refused(listed(refused))
+    usable = [run for run in design.runs if not unfinished(run.row)]
+    if not usable:
+        raise Refused("no run is left: " + listed(relevant))
+    if not compared:
+        return replace(design, runs=usable), relevant
+    newest: dict[tuple[str, str, int], Run] = {}
+    for run in usable:
+        key = (run.block, run.arm, run.seed)
+        if key not in newest or str(run.row["ended"]) > str(newest[key].row["ended"]):
+            newest[key] = run
+    return replace(design, runs=list(newest.values())), relevant
+
+
+def _by_kind(findings: Sequence[Finding]) -> dict[str, list[str]]:
+    out: dict[str, list[str]] = defaultdict(list)
+    for finding in findings:
+        out[finding.kind].append(finding.text)
+    return out
+
+
+def listed(findings: Sequence[Finding]) -> str:
+    """The findings as an error says them, by kind, with the way out."""
+    by_kind = _by_kind(findings)
+    lines = [f"{len(findings)} findings forbid this table:"]
+    for kind, texts in by_kind.items():
+        lines.append(f"  {kind} ({KINDS[kind]}):")
+        lines += [f"    {text}" for text in texts[:SHOWN]]
+        lines += [f"    and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+    lines.append(
+        f"Finish, repair or leave out these runs, or say --allow {','.join(by_kind)}: "
+        "the table's foot will name them."
+    )
+    return "\n".join(lines)
+
+
+def notes(findings: Sequence[Finding]) -> list[str]:
+    """One line a kind, for the foot of a table whose findings were allowed."""
+    return [
+        f"Allowed ({kind}): {'; '.join(texts[:3])}{f'; and {len(texts) - 3} more' if len(texts) > 3 else ''}."
+        for kind, texts in _by_kind(findings).items()
+    ]
+
+
+def unfinished(row: Json) -> str | None:
+    """Why a run's numbers are not its last ones; None when they are."""
+    if row["state"] not in ("done", "stale"):
+        return f"is {row['state']}" + (f": {row['error']}" if row["error"] else "")
+    if row["steps"] is not None and row["last_step"] != row["steps"]:
+        return f"has rows up to step {row['last_step']} of {row['steps']}"
+    if row["rows_expected"] is not None and row["rows"] != row["rows_expected"]:
+        return f"has {row['rows']} rows for {row['rows_expected']} steps"
+    return None
+
+
+def _missing(design: Design) -> list[Finding]:
+    out: list[Finding] = []
+    for block in design.blocks:
+        of_block = [run for run in design.runs if run.block == block]
+        seeds = sorted({run.seed for run in of_block} | set(design.planned_seeds))
+        where = f"{block}: " if block else ""
+        for arm in design.arms:
+            present = {run.seed for run in of_block if run.arm == arm}
+            if absent := [str(seed) for seed in seeds if seed not in present]:
+                text = f"{where}{design.axis}={arm} has no seed {', '.join(absent)}"
+                out.append(Finding("missing", text))
+        known = {run.arm.split(" ")[0] for run in of_block}
+        out += [
+            Finding("missing", f"{where}{design.axis}={arm} was asked for and has no run")
+            for arm in design.planned_arms
+            if arm not in known
+        ]
+    return out
+
+
+def _duplicated(runs: Sequence[Run]) -> list[Finding]:
+    cells: dict[tuple[str, str, int], list[Run]] = defaultdict(list)
+    for run in runs:
+        cells[run.block, run.arm, run.seed].append(run)
+    return [
+        Finding("duplicated", " and ".join(map(str, group))) for group in cells.values() if len(group) > 1
+    ]
+
+
+def _stale(runs: Sequence[Run]) -> list[Finding]:
+    out = [
+        Finding("stale", f"{run} is stale" + (f": {run.row['error']}" if run.row["error"] else ""))
+        for run in runs
+        if run.row["state"] == "stale"
+    ]
+    # A digest of the code says more than a commit, which documentation changes too; where a run has none, the
+    # commits.
+    column = "codes" if all(run.row["codes"] for run in runs) else "commits"
+    for run in runs:
+        versions = _versions(run, column)
+        if len(versions) > 1 and run.row["state"] != "stale":
+            out.append(Finding("stale", f"{run} was resumed with other code: {', '.join(versions)}"))
+    return out + _differing(
+        "stale",
+        runs,
+        lambda run: ", ".join(_versions(run, column)) or None,
+        lambda run: None,
+    )
+
+
+def _versions(run: Run, column: str) -> list[str]:
+    """The commits or digests of code of a run's launches, shortened."""
+    return [str(value)[:9] for value in json.loads(run.row[column] or "[]")]
+
+
+def _mixed(design: Design) -> list[Finding]:
+    expected = {*design.swept, "seed"}
+    out: list[Finding] = []
+    for block in design.blocks:
+        of_block = [run for run in design.runs if run.block == block and run.settings]
+        by_arm = [[run for run in of_block if run.arm == arm] for arm in design.arms]
+        for key in sorted({key for run in of_block for key in run.settings} - expected):
+            for group in by_arm if key.split(".")[0] == design.axis else [of_block]:
+                values: dict[str, list[Run]] = defaultdict(list)
+                for run in group:
+                    values[repr(run.settings.get(key))].append(run)
+                if len(values) > 1:
+                    each = "; ".join(
+                        f"{value} in {len(same)} runs ({same[0]})" for value, same in values.items()
+                    )
+                    out.append(Finding("mixed", f"{key} is {each}; if it makes the arms, say --by {key}"))
+    return out
+
+
+def _differing(
+    kind: str, runs: Sequence[Run], value: Callable[[Run], str | None], group: Callable[[Run], Hashable]
+) -> list[Finding]:
+    groups: dict[Hashable, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        if (known := value(run)) is not None:
+            groups[group(run)][known].append(run)
+    out: list[Finding] = []
+    for values in groups.values():
+        if len(values) > 1:
+            each = "; ".join(f"{name[:40]} in {len(same)} runs ({same[0]})" for name, same in values.items())
+            out.append(Finding(kind, each))
+    return out
+
+
+def _other_questions(export: Export, runs: Sequence[Run]) -> list[Finding]:
+    if export.questions.num_rows == 0:
+        return []
+    answers = export.answers()
+    last = answers.groupby("run")["step"].transform("max")
+    sets = answers[answers["step"] == last].groupby("run")["uid"].agg(lambda uids: hash(tuple(sorted(uids))))
+    counts = answers[answers["step"] == last].groupby("run")["uid"].size()
+    by_name = {run.name: run for run in runs}
+    known = {
+        name: f"set {index} of {counts[name]} questions"
+        for index, value in enumerate(dict.fromkeys(sets))
+        for name in sets[sets == value].index
+    }
+    return _differing(
+        "data",
+        [by_name[name] for name in known if name in by_name],
+        lambda run: known[run.name],
+        lambda run: run.row["dataset"],
+    )
+
+
+def _answers(export: Export, runs: Sequence[Run], metric: str) -> list[Finding]:
+    column = PER_QUESTION.get(metric)
+    if column is None or column == "samples_right" or export.questions.num_rows == 0:
+        return []
+    answers, values = export.answers(column), export.metric(metric)
+    answers = answers[answers["step"] == answers.groupby("run")["step"].transform("max")]
+    means = answers.groupby("run").agg(mean=(column, "mean"), step=("step", "max"))
+    both = values.merge(means, on=["run", "step"])
+    wrong = both[(both[metric] - both["mean"].astype(float)).abs() > 1e-9].set_index("run")
+    out: list[Finding] = []
+    for run in runs:
+        if run.name in wrong.index:
+            stated, counted = wrong.loc[run.name, metric], wrong.loc[run.name, "mean"]
+            out.append(Finding("answers", f"{run}: {metric} is {stated:.4f}, its answers have {counted:.4f}"))
+    return out
+
+
+def _nan(export: Export, runs: Sequence[Run], metric: str) -> list[Finding]:
+    out = [
+        Finding("nan", f"{run}: not finite at {run.row['not_finite']} (metric: first step)")
+        for run in runs
+        if run.row["not_finite"]
+    ]
+    values = export.metric(metric)
+    last = values.groupby("run")["step"].max() if len(values) else {}
+    for run in runs:
+        if not unfinished(run.row) and (run.name not in last or last[run.name] != run.row["last_step"]):
+            text = f"{run} has no {metric} at its last step {run.row['last_step']}"
+            out.append(Finding("nan", f"{text}: evaluate (eval_questions), or name another --metric"))
+    return out
+
+
+def _provenance(runs: Sequence[Run]) -> list[Finding]:
+    needed = ("commit", "prompt_hash", "extractor", "config_hash")
+    out: list[Finding] = []
+    for run in runs:
+        absent = [name for name in needed if run.row[name] is None]
+        if absent and not unfinished(run.row):
+            out.append(Finding("provenance", f"{run} does not say its {', '.join(absent)}"))
+    return out

@@ -1,0 +1,87 @@
+"""The credit page from a run folder made by hand."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from analysis.report.credit_page import colour, credit_page, tokens
+
+
+class Text(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.open = "", []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def read(page: str) -> Text:
+    parser = Text()
+    parser.feed(page)
+    return parser
+
+
+def test_the_text_stands_once_whatever_tokens_share_its_characters_and_markup_in_it_is_text():
+    # The euro sign was written by three tokens.
+    out = tokens(
+        "a <€> b",
+        [(0, 2), (2, 3), (3, 4), (3, 4), (3, 4), (4, 7), (7, 7)],
+        [1.0] * 7,
+        [{"start": 0, "end": 2, "kind": "calculation", "drop": 1.5}],
+    )
+    assert read(out).text == "a <€> b"
+    assert "<€>" not in out and out.count("calculation, drop 1.50") == 2
+
+
+def test_a_weight_of_one_is_white_and_the_two_sides_are_of_different_colours():
+    assert colour(1.0) == "#ffffff"
+    red_of = [int(colour(weight)[1:3], 16) for weight in (0.0, 0.5, 1.5, 2.0)]
+    blue_of = [int(colour(weight)[5:7], 16) for weight in (0.0, 0.5, 1.5, 2.0)]
+    assert red_of[0] < red_of[1] < red_of[3] and blue_of[3] < blue_of[2] < blue_of[0]
+
+
+def write_run(run: Path, metrics: dict) -> None:
+    (run / "credit").mkdir(parents=True)
+    (run / "manifest.json").write_text(json.dumps({"choices": {"weighting": "<b>"}, "commit": "abc"}))
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": step} | metrics) + "\n" for step in range(5))
+    )
+    row = {
+        "uid": "q",
+        "question": "1 < 2?",
+        "gold": "2",
+        "outcome": "right",
+        "reward": None,
+        "text": "so 2",
+        "offsets": [[0, 3], [3, 4]],
+        "weights": [0.5, 1.5],
+    }
+    for step in (1, 4):
+        (run / "credit" / f"step_{step:06d}.jsonl").write_text(json.dumps(row | {"spans": []}) + "\n")
+
+
+def test_the_page_shows_every_steps_completions_the_newest_open_and_the_summary(tmp_path: Path):
+    write_run(tmp_path, {"weight/effective_tokens": 0.9, "credit/position_1": 3.0})
+    page = credit_page(tmp_path)
+    parsed = read(page)
+    assert "weighting=<b>" in parsed.text and "1 < 2?" in parsed.text and "no verdict" in parsed.text
+    assert page.count("<details open>") == 1 and page.index("step 4") < page.index("step 1")
+    assert "credit/position_1" in page and "3.000" in page
+    assert "http" not in page, "it needs no network"
+
+
+def test_a_run_that_scored_nothing_says_so_and_one_without_weights_is_refused(tmp_path: Path):
+    write_run(tmp_path / "run", {"weight/effective_tokens": 1.0})
+    assert "No span was scored" in credit_page(tmp_path / "run")
+    with pytest.raises(ValueError, match="shown_completions"):
+        credit_page(tmp_path)

@@ -1,0 +1,130 @@
+"""Figures draw the numbers that the tables print."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from planted import export_of, manifest, metrics, write_run, write_sweep
+
+from analysis.data.export import load
+from analysis.report import figures
+from analysis.report.figure_style import COLOURS, look, styled
+from analysis.report.figures import forest, frontier, learning, mirror_maps, spans, weights
+from analysis.study.study import Study, study
+
+
+@pytest.fixture(autouse=True)
+def style() -> Any:
+    with styled():
+        yield
+    pyplot.close("all")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    root = write_sweep(tmp_path_factory.mktemp("s") / "sweep", arms=("kl", "probl2", "none"), seeds=(0, 1, 2))
+    return study(load(str(root)))
+
+
+def lines(figure: Figure | None, axis: int = 0) -> dict[str, Any]:
+    assert figure is not None
+    return {str(line.get_label()): line.get_xydata() for line in figure.axes[axis].get_lines()}
+
+
+def test_learning_curves_are_means_over_seeds(sweep: Study) -> None:
+    drawn = lines(learning(sweep))
+    # Accuracies of probl2's seeds end at 28, 29 and 30 of 40.
+    np.testing.assert_allclose(drawn["probl2"], [[0, 50], [2, 55], [4, 72.5]])
+    assert set(drawn) == {"kl", "probl2", "none"}
+
+
+def test_the_forest_draws_every_difference_with_its_interval(sweep: Study) -> None:
+    figure = forest(sweep)
+    assert figure is not None
+    drawn = [line.get_xdata() for line in figure.axes[0].get_lines()]
+    for difference in sweep.differences().values():
+        interval = difference.interval.scaled(100)
+        assert any(np.allclose(x, [interval.low, interval.high]) for x in drawn if len(x) == 2)
+        assert any(np.allclose(x, [interval.estimate]) for x in drawn if len(x) == 1)
+
+
+def test_the_frontier_has_a_path_a_run(sweep: Study) -> None:
+    figure = frontier(sweep)
+    assert figure is not None and len(figure.axes[0].get_lines()) == 9
+
+
+def test_every_block_has_its_panels() -> None:
+    right = np.array([[True, False, True], [True, True, False]])
+    planted = study(
+        export_of({"uniform": right, "counterfactual": ~right}, axis="weighting", model=("tiny", "qwen"))
+    )
+    for drawing, count in ((learning, 8), (forest, 2), (frontier, 2)):
+        figure = drawing(planted)
+        assert figure is not None and sum(axis.get_visible() for axis in figure.axes) == count
+
+
+def test_an_arm_looks_the_same_in_every_figure_and_no_two_alike() -> None:
+    looks = [tuple(look(index).values()) for index in range(8)]
+    assert len(set(map(str, looks))) == 8 and look(8) == look(0) and len(set(COLOURS)) == 8
+
+
+def test_spans_and_weights_are_of_the_last_quarter(tmp_path: Path) -> None:
+    for seed in range(2):
+        rows = metrics(8, [0.5, 0.6, 0.7])
+        for row in rows[1:]:
+            row |= {
+                "credit/drop_calculation": float(row["step"] > 6) * (3 + seed),
+                "credit/tokens_calculation": 0.4,
+                "credit/gradient_calculation": 0.6,
+            }
+        run = write_run(tmp_path / "a" / f"seed={seed}", manifest(seed, **{"config.steps": 8}), rows, {})
+        (run / "credit").mkdir()
+        for step, weight in ((1, 9.0), (2, 9.0), (3, 9.0), (8, 0.5)):
+            (run / "credit" / f"step_{step:06d}.jsonl").write_text(
+                json.dumps({"weights": [weight, 1.5]}) + "\n"
+            )
+    planted = study(load(str(tmp_path)))
+    drops, drawn = spans(planted), weights(planted)
+    assert drops is not None and drops.axes[0].patches[0].get_height() == pytest.approx(3.5)
+    assert drawn is not None and drawn.axes[0].get_xlim()[1] < 2
+
+
+def test_without_scores_weights_or_torch_there_is_no_such_figure(
+    sweep: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figures.sys, "executable", "false")
+    assert spans(sweep) is None and weights(sweep) is None and mirror_maps(sweep) is None
+    assert "note: no mirror maps of kl probl2" in capsys.readouterr().err
+
+
+def test_mirror_maps_are_asked_for_as_the_runs_configured_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments_of: list[list[str]] = []
+
+    def curves(arguments: Any) -> dict[str, Any]:
+        arguments_of.append(list(arguments))
+        names = [name for name in arguments if "=" not in name]
+        return {
+            "p": [0.1, 0.9],
+            "anchors": [0.5, 0.05],
+            "curves": {
+                name: {"h": [0.1, 0.2], "slope": None, "D": [[1.0, 2.0], [3.0, 4.0]]} for name in names
+            },
+        }
+
+    monkeypatch.setattr(figures, "map_curves", curves)
+    write_sweep(tmp_path, arms=("kl", "none"), seeds=(0,))
+    write_run(
+        tmp_path / "p" / "seed=0",
+        manifest(0, {"divergence": "probl2"}, settings={"divergence.beta": 2.0, "steps": 4}),
+        metrics(4, [0.5, 0.5, 0.5]),
+        {},
+    )
+    figure = mirror_maps(study(load(str(tmp_path))))
+    assert arguments_of == [["kl"], ["probl2", "divergence.beta=2.0"]]
+    assert figure is not None and lines(figure, 1).keys() == {"kl, β 0.04", "probl2, β 0.04"}

@@ -1,0 +1,326 @@
+"""What the tables say of planted sweeps."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli import ROOT
+from planted import answers, export_of, manifest, metrics, write_run, write_sweep
+
+from analysis.data.export import load
+from analysis.report.accuracy_tables import accuracy, before_after, grid
+from analysis.report.papers_table import papers
+from analysis.report.span_tables import importance, truth
+from analysis.report.statistics_table import statistics
+from analysis.report.table_cells import Table
+from analysis.report.tables import all_tables
+from analysis.report.training_tables import at_drift, matched_drift, sampled, steps_to_baseline
+from analysis.study.study import Study, study
+
+
+def cells(table: Table | None) -> dict[str, dict[str, str]]:
+    """The table's texts, by row and head."""
+    assert table is not None
+    return {
+        str(row[0]): dict(zip(table.head, map(str, row), strict=True)) for row in table.rows if len(row) > 1
+    }
+
+
+def right(share: float, seeds: int = 3, questions: int = 40) -> np.ndarray[Any, Any]:
+    """Answers of seeds that differ by one question each."""
+    return np.array(
+        [[index < share * questions + seed for index in range(questions)] for seed in range(seeds)]
+    )
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    root = write_sweep(
+        tmp_path_factory.mktemp("s") / "sweep", arms=("kl", "probl2", "neural_mirror"), seeds=(0, 1, 2)
+    )
+    return study(load(str(root)))
+
+
+def test_accuracy_by_arm_with_its_difference_and_verdict(sweep: Study) -> None:
+    texts = cells(accuracy(sweep))
+    assert list(texts) == ["kl", "neural_mirror", "probl2"]
+    assert (
+        texts["kl"]["accuracy, %"] == "62.5 [56.3, 68.7]" and texts["kl"]["difference from kl"] == "baseline"
+    )
+    assert (
+        texts["probl2"]["difference from kl"].startswith("+10.0 [")
+        and texts["probl2"]["verdict"] == "better"
+        and texts["probl2"]["P(better)"] == "1.00"
+    )
+
+
+def test_a_difference_can_be_measured_from_another_arm(sweep: Study) -> None:
+    table = accuracy(sweep, baseline="probl2")
+    assert (
+        cells(table)["kl"]["difference from probl2"].startswith("−10.0 [")
+        and cells(table)["kl"]["verdict"] == "worse"
+    )
+    assert table.name != accuracy(sweep).name
+
+
+def test_the_papers_numbers_stand_beside_ours(sweep: Study) -> None:
+    texts = cells(papers(sweep))
+    assert (
+        texts["probl2"]["published"] == "86.7 [V]"
+        and texts["probl2"]["published difference"] == "+5.5 [V]"
+        and texts["probl2"]["published lies"] == "inside"
+    )
+    assert (
+        texts["neural_mirror"]["published difference"] == "+3.9 [I]"
+        and texts["neural_mirror"]["published lies"] == "outside"
+    )
+    assert texts["kl"]["published difference"] == ""
+
+
+def test_papers_a_gain_and_its_words() -> None:
+    arms = {
+        "uniform": right(0.7),
+        "counterfactual": right(0.7),
+        "counterfactual_inverted": right(0.6),
+        "random_span": right(0.7),
+    }
+    texts = cells(papers(study(export_of(arms, axis="weighting"))))
+    assert set(texts) == {"uniform", "counterfactual", "counterfactual_inverted"}
+    assert (
+        texts["counterfactual"]["published difference"] == "+0.8 to +1.1 [V]"
+        and texts["counterfactual_inverted"]["published difference"] == "hurts [V]"
+    )
+
+
+def test_there_is_no_papers_table_where_no_arm_is_theirs() -> None:
+    assert papers(study(export_of({"none": right(0.5), "tsallis": right(0.6)}))) is None
+
+
+def test_weightings_by_model() -> None:
+    arms = {"uniform": right(0.5), "counterfactual": right(0.75)}
+    table = grid(study(export_of(arms, axis="weighting", model=("tiny", "qwen"))))
+    assert table is not None and table.head == ["weighting", "qwen", "tiny"] and len(table.rows) == 3
+    assert (
+        table.rows[2][1].text == "+25.0"
+        and table.rows[2][1].tone == "better"
+        and len(table.rows[2][1].runs) == 6
+    )
+    assert grid(study(export_of(arms, axis="weighting"))) is None
+
+
+def test_sampled_accuracy_spread_and_length(sweep: Study) -> None:
+    texts = cells(sampled(sweep))
+    assert texts["probl2"]["spread / baseline's"].startswith("1.00 [") and texts["probl2"][
+        "tokens an answer"
+    ].startswith("50.0")
+    assert (
+        texts["probl2"]["length, % against baseline"] == "0.0 [0.0, 0.0]"
+        and texts["kl"]["length, % against baseline"] == ""
+    )
+    # The first ten questions were sampled, and all of them are right: no question tells the arms apart.
+    assert texts["probl2"]["verdict"] == "cannot tell (no difference seen)"
+
+
+def course(root: Path, arms: dict[str, list[list[float]]], drift: dict[str, float]) -> Study:
+    for arm, seeds in arms.items():
+        for seed, values in enumerate(seeds):
+            made = manifest(seed, {"divergence": arm}, **{"config.steps": 4})
+            write_run(root / arm / f"seed={seed}", made, metrics(4, values, drift[arm]), {})
+    return study(load(str(root)))
+
+
+def test_steps_to_the_baselines_last_accuracy(tmp_path: Path) -> None:
+    fast = [[0.5, 0.9, 0.9]] * 3
+    never = [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0.5, 0.9, 0.5]]
+    texts = cells(
+        steps_to_baseline(
+            course(
+                tmp_path,
+                {"kl": [[0.5, 0.6, 0.8]] * 3, "probl2": fast, "none": never},
+                dict.fromkeys(("kl", "probl2", "none"), 0.1),
+            )
+        )
+    )
+    assert texts["kl"]["steps to it"].startswith("4.0") and texts["kl"]["goal, %"] == "80.0"
+    assert (
+        texts["probl2"]["steps to it"].startswith("2.0")
+        and texts["probl2"]["difference from kl"].startswith("−2.0")
+        and texts["probl2"]["verdict"] == "better"
+    )
+    assert texts["none"]["seeds that reach it"] == "1 of 3" and texts["none"]["steps to it"].startswith("3.3")
+
+
+def test_accuracy_where_all_have_drifted_as_far(tmp_path: Path) -> None:
+    # none drifts twice as far: at kl's end it has gone half its way.
+    texts = cells(
+        matched_drift(
+            course(
+                tmp_path,
+                {"kl": [[0.5, 0.6, 0.7]] * 3, "none": [[0.5, 0.7, 0.9]] * 3},
+                {"kl": 0.1, "none": 0.2},
+            )
+        )
+    )
+    assert texts["none"]["accuracy at the end, %"].startswith("90.0") and texts["none"][
+        "accuracy there, %"
+    ].startswith("70.0")
+    assert (
+        texts["none"]["matched drift, nats"] == "0.1000"
+        and texts["none"]["difference from kl"] == "0.0 [0.0, 0.0]"
+    )
+
+
+def test_the_score_at_a_drift_is_linear_between_evaluations() -> None:
+    assert at_drift([0.0, 0.1, 0.3], [0.5, 0.6, 1.0], 0.2) == pytest.approx(0.8)
+    assert at_drift([0.2, 0.3], [0.5, 0.6], 0.1) == 0.5 and np.isnan(at_drift([0.0, 0.1], [0.5, 0.6], 0.2))
+
+
+def test_importance_by_kind_of_span_is_of_the_last_quarter(tmp_path: Path) -> None:
+    for seed in range(2):
+        rows = metrics(8, [0.5, 0.6, 0.7])
+        for row in rows[1:]:
+            late = row["step"] > 6
+            row |= {
+                "credit/drop_calculation": 5.0 + seed if late else 0.0,
+                "credit/tokens_calculation": 0.4,
+                "credit/gradient_calculation": 0.6,
+            }
+            row |= {
+                "credit/drop_scaffolding": 1.0,
+                "credit/tokens_scaffolding": 0.5,
+                "credit/gradient_scaffolding": 0.3,
+                "credit/distractors": 0.035,
+            }
+        write_run(tmp_path / "a" / f"seed={seed}", manifest(seed, **{"config.steps": 8}), rows, {})
+    texts = cells(importance(study(load(str(tmp_path)))))
+    assert texts["calculation"]["drop, nats"].startswith("5.5") and texts["calculation"][
+        "gradient / tokens"
+    ].startswith("1.50")
+    assert texts["all spans"]["negative drops, %"].startswith("3.5")
+
+
+def test_what_re_rolled_runs_say_of_their_spans_is_a_table_each(tmp_path: Path) -> None:
+    root = write_sweep(tmp_path / "sweep", arms=("kl",))
+    spans = [
+        {
+            "uid": str(index),
+            "kind": kind,
+            "last": False,
+            "answer": drop,
+            "downstream": 2 * drop,
+            "direct": drop,
+            "before": 0.5,
+            "after": 0.75,
+        }
+        for index in range(5)
+        for kind, drop in (("calculation", 2.0), ("scaffolding", 1.0))
+    ]
+    (root / "divergence=kl" / "seed=1" / "credit_truth.jsonl").write_text(
+        "".join(json.dumps(span) + "\n" for span in spans)
+    )
+    kinds, order = truth(study(load(str(root))))
+    texts = {
+        (str(row[0]), str(row[1])): dict(zip(kinds.head, map(str, row), strict=True)) for row in kinds.rows
+    }
+    assert (
+        texts["calculation", "all"]["downstream"] == "4.00 [4.00, 4.00]"
+        and texts["scaffolding", "all"]["effect"] == "0.25 [0.25, 0.25]"
+    )
+    assert cells(order)["answer"]["calculation first"] == "1.00 [1.00, 1.00]" and len(order.runs) == 1
+
+
+def test_there_are_no_spans_where_nothing_was_scored(sweep: Study) -> None:
+    assert importance(sweep) is None and "importance" not in [table.name for table in all_tables(sweep)]
+
+
+def test_every_statistic_is_there(sweep: Study) -> None:
+    texts = cells(statistics(sweep))
+    assert (
+        texts["probl2"]["McNemar, seeds with p<.05"] == "0 of 3"
+        and texts["neural_mirror"]["McNemar, seeds with p<.05"] == "3 of 3"
+    )
+    assert (
+        texts["neural_mirror"]["both-level bootstrap"].startswith("+20.0 [")
+        and texts["neural_mirror"]["p"] <= texts["neural_mirror"]["Holm p"]
+    )
+
+
+def test_before_and_after_of_every_run(sweep: Study) -> None:
+    table = before_after(sweep)
+    assert len(table.rows) == 9
+    assert [str(cell) for cell in table.rows[0]] == [
+        "kl",
+        "0",
+        "4",
+        "40",
+        "50.0 ± 7.9",
+        "60.0 ± 7.7",
+        "+10.0",
+        "c0ffeec0f",
+    ]
+
+
+def test_arms_are_compared_on_the_seeds_that_both_have(tmp_path: Path) -> None:
+    root = write_sweep(tmp_path / "sweep", arms=("kl", "none"), seeds=(0, 1))
+    write_run(
+        root / "divergence=kl" / "seed=2",
+        manifest(2),
+        metrics(4, [0.5, 0.5, 0.1]),
+        {4: answers([True] * 4 + [False] * 36)},
+    )
+    planted = study(load(str(root)), allow=["missing"])
+    assert planted.differences()["none"].n == 2 and planted.differences()[
+        "none"
+    ].interval.estimate == pytest.approx(0.1)
+    assert any("kl" in note or "none" in note for note in accuracy(planted).notes)
+
+
+def test_without_answers_differences_are_over_seeds(tmp_path: Path) -> None:
+    for arm, gain in (("kl", 0.0), ("none", 0.1)):
+        for seed in range(3):
+            write_run(
+                tmp_path / arm / f"seed={seed}",
+                manifest(seed, {"divergence": arm}),
+                metrics(4, [0.5, 0.5, 0.6 + gain + 0.01 * seed]),
+                {},
+            )
+    planted = study(load(str(tmp_path)))
+    assert (
+        planted.differences()["none"].over == "seeds"
+        and "Student's t over the seeds' differences" in accuracy(planted).foot[1]
+    )
+
+
+def test_one_run_is_a_table_too(tmp_path: Path) -> None:
+    write_run(
+        tmp_path / "a" / "seed=0",
+        manifest(0),
+        metrics(4, [0.5, 0.6, 0.7]),
+        {4: answers([True] * 7 + [False] * 3)},
+    )
+    planted = study(load(str(tmp_path)))
+    assert cells(accuracy(planted))["kl"]["accuracy, %"] == "70.0" and all(all_tables(planted))
+
+
+def test_the_package_never_imports_torch() -> None:
+    code = (
+        "import importlib, pkgutil, sys, analysis\n"
+        "for module in pkgutil.walk_packages(analysis.__path__, 'analysis.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_runs_that_are_only_listed_need_not_be_comparable(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "a", arms=("kl",), seeds=(0, 1))
+    write_sweep(tmp_path / "b", arms=("kl", "none"), seeds=(1,), **{"config.lr": 0.1})
+    table = before_after(study(load(str(tmp_path)), compared=False))
+    assert len(table.rows) == 4 and not table.notes
+    write_run(tmp_path / "c" / "seed=0", manifest(0, state="failed"), metrics(4, [0.5, 0.5, 0.5])[:2], {})
+    with pytest.raises(ValueError, match=r"c/seed=0 .* is failed"):
+        study(load(str(tmp_path)), compared=False)
