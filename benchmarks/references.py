@@ -80,7 +80,7 @@ def first_value(test: str) -> str | None:
 def report(dataset: str, judge: CodeTests) -> None:
     """Print one dataset's figures."""
     prompts = loaded(dataset)
-    faults = judge.faults(prompts)
+    faults = judge.unjudgeable(prompts)
     print(f"{dataset}: {len(prompts) - len(faults)} of {len(prompts)} references pass all their tests")
     for uid, fault in faults.items():
         print(f"  {uid}: {fault}")

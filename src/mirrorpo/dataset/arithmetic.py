@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
@@ -137,6 +138,8 @@ class Arithmetic:
         >>> print(data.load("train")[0].demonstration.splitlines()[-1].split()[0])
         ####
     """
+
+    evaluation_only: ClassVar[bool] = False
 
     data_seed: int
     train_size: int

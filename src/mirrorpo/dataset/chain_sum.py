@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
@@ -48,6 +48,8 @@ class ChainSum:
     References:
         Stojanovski et al. 2025, https://arxiv.org/abs/2505.24760
     """
+
+    evaluation_only: ClassVar[bool] = False
 
     data_seed: int
     train_size: int

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
@@ -39,6 +39,8 @@ class Gsm8k:
     References:
         Cobbe et al. 2021, https://arxiv.org/abs/2110.14168
     """
+
+    evaluation_only: ClassVar[bool] = False
 
     root: str | None
     hub: str

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Split
@@ -35,6 +35,8 @@ class HumanEval:
     References:
         Chen et al. 2021, https://arxiv.org/abs/2107.03374
     """
+
+    evaluation_only: ClassVar[bool] = True
 
     root: str | None
     hub: str

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
@@ -47,6 +47,8 @@ class Mbpp:
         Austin et al. 2021, https://arxiv.org/abs/2108.07732
         MBPP+: Liu et al. 2023, https://arxiv.org/abs/2305.01210
     """
+
+    evaluation_only: ClassVar[bool] = False
 
     rows: Literal["full", "sanitized"]
     root: str | None

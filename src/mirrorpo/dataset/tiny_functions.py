@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Split
@@ -116,6 +117,8 @@ class TinyFunctions:
             x = x % 3
             return x
     """
+
+    evaluation_only: ClassVar[bool] = False
 
     data_seed: int
     train_size: int

@@ -84,7 +84,7 @@ def questions(
             run.
     """
     train, asked = list(components.dataset.load("train")), list(components.dataset.load(config["eval_split"]))
-    faults = components.reward.faults([*train, *asked]) if isinstance(components.reward, CodeTests) else {}
+    faults = components.reward.unjudgeable([*train, *asked]) if isinstance(components.reward, CodeTests) else {}
     for prompts in (train, asked):
         if prompts and all(prompt.uid in faults for prompt in prompts):
             raise ValueError(

@@ -188,7 +188,7 @@ def test_faults_are_found_before_anything_is_scored() -> None:
     prompts = [
         prompt("good"), prompt("row", fault="test 1 does not parse"), prompt("wrong", gold="def f(x): return x"), prompt("shown", hidden=(), visible=TESTS),
     ]  # fmt: skip
-    assert reward().faults(prompts) == {
+    assert reward().unjudgeable(prompts) == {
         "row": "test 1 does not parse",
         "wrong": "its reference fails its own tests: failed (AssertionError: )",
         "shown": "it has no hidden tests (reward.tests=hidden)",
@@ -215,7 +215,7 @@ def test_the_real_sandbox_judges_and_has_a_name() -> None:
 def test_a_reference_that_goes_on_with_the_problems_code_is_checked_as_such() -> None:
     needs_any()
     ahead = prompt("p", gold="    return x * x\n", prefix="def f(x):\n    'Square.'\n")
-    assert reward().faults([ahead]) == {}
+    assert reward().unjudgeable([ahead]) == {}
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_all_references_pass_and_their_mutations_do_not(
     register()
     judge, prompts = reward(), loaded(dataset)
     assert len(prompts) == SIZES[dataset]
-    assert judge.faults(prompts) == {}
+    assert judge.unjudgeable(prompts) == {}
     for kind in ("constant", "empty", "off by one"):
         wrong = [
             (prompt, source) for prompt in prompts if (source := mutations(prompt).get(kind)) is not None

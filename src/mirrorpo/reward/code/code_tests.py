@@ -184,10 +184,12 @@ class CodeTests:
             verdicts.append(self._verdict(*both))
         return self._shaped(texts, prompts, verdicts) if self.shaping else verdicts
 
-    def faults(self, prompts: Sequence[Prompt]) -> dict[str, str]:
-        """The problems that nothing can be judged by, with the reason: what their rows lack, or a reference
-        that fails its own tests.
-        """
+    def provenance(self) -> dict[str, object]:
+        """What the manifest says beside the version: what kept programs in."""
+        return {"sandbox": str(self.mechanism)}
+
+    def unjudgeable(self, prompts: Sequence[Prompt]) -> dict[str, str]:
+        """The reason by uid where a row lacks what it is judged by, or its reference fails its own tests."""
         out = {prompt.uid: _checks(prompt).fault or self._lacking(prompt) for prompt in prompts}
         sound = [prompt for prompt in prompts if not out[prompt.uid]]
         jobs = [

@@ -195,6 +195,14 @@ class MathAnswer:
         """The extractor's version, part of a result's identity."""
         return VERSION
 
+    def provenance(self) -> dict[str, object]:
+        """What the manifest says beside the version: answers run no program, so nothing keeps one in."""
+        return {"sandbox": None}
+
+    def unjudgeable(self, prompts: Sequence[Prompt]) -> dict[str, str]:
+        """None; a gold that cannot be read stops the run when it is first compared."""
+        return {}
+
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> list[Verdict]:
         golds = [_gold(prompt) for prompt in prompts]
         answers = [(strict_answer(text), flexible_answer(text)) for text in texts]
