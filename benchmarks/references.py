@@ -1,9 +1,8 @@
-"""Do the tests accept what is right and refuse what is wrong? Every reference of MBPP and HumanEval, and
-mutations of each.
+"""Every reference of MBPP and HumanEval, and mutations of each: do the tests tell right from wrong?
 
     MIRRORPO_DATA=/data python benchmarks/references.py
 
-Mutations are of the function that is asked for: `constant` returns the first expected value, taken from the
+Mutations are of the requested function: `constant` returns the first expected value, taken from the
 first test, whatever it is asked; `empty` has no body; `off by one` adds 1 to a number that is returned,
 denies a truth value, takes an element from what has some, and otherwise puts the value into a list. A
 mutation that passes is one that the tests cannot tell.
@@ -54,14 +53,14 @@ def mutations(prompt: Prompt) -> Mapping[str, str]:
     """The wrong programs of a problem, by kind."""
     assert prompt.checks is not None
     name, tests = prompt.checks.entry_point, (*prompt.checks.visible, *prompt.checks.hidden)
-    whole = prompt.checks.prefix + prompt.gold if prompt.checks.prefix else prompt.gold
+    source = prompt.checks.prefix + prompt.gold if prompt.checks.prefix else prompt.gold
     out = {
-        "empty": f"{whole}\n\ndef {name}(*args, **kwargs):\n    pass\n",
-        "off by one": whole + OFF_BY_ONE.format(name=name),
+        "empty": f"{source}\n\ndef {name}(*args, **kwargs):\n    pass\n",
+        "off by one": source + OFF_BY_ONE.format(name=name),
     }
     constant = first_value(tests[0])
     if constant is not None:
-        out["constant"] = f"{whole}\n\ndef {name}(*args, **kwargs):\n    return {constant}\n"
+        out["constant"] = f"{source}\n\ndef {name}(*args, **kwargs):\n    return {constant}\n"
     return out
 
 
@@ -90,13 +89,13 @@ def report(dataset: str, judge: CodeTests) -> None:
             (prompt, source) for prompt in sound if (source := mutations(prompt).get(kind)) is not None
         ]
         verdicts = judge([source for _, source in mutated], [prompt for prompt, _ in mutated])
-        told = Counter(verdict.outcome for verdict in verdicts)
+        outcomes = Counter(verdict.outcome for verdict in verdicts)
         passed = [
             prompt.uid for (prompt, _), verdict in zip(mutated, verdicts, strict=True) if verdict.correct
         ]
         print(
             f"  {kind:>10}: {len(mutated) - len(passed)} of {len(mutated)} refused "
-            f"({100 * (1 - len(passed) / len(mutated)):.1f}%), {dict(told)}"
+            f"({100 * (1 - len(passed) / len(mutated)):.1f}%), {dict(outcomes)}"
         )
         print(f"              not told: {listed(passed)}")
 

@@ -18,8 +18,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mirrorpo.reward.sandbox.pool import Sandbox
@@ -52,27 +54,29 @@ def expected(index: int) -> list[str]:
 def start(command: Sequence[str]) -> Callable[[ProgramTask], bool]:
     """One interpreter for one sample; only whether all tests passed."""
 
-    def run(job: ProgramTask) -> bool:
-        script = "\n".join([job.source, *job.tests])
-        return (
-            subprocess.run(
-                command, input=script.encode(), capture_output=True, timeout=60, check=False
-            ).returncode
-            == 0
-        )
+    def run(task: ProgramTask) -> bool:
+        script = "\n".join([task.source, *task.tests]).encode()
+        ended = subprocess.run(command, input=script, capture_output=True, timeout=60, check=False)
+        return ended.returncode == 0
 
     return run
 
 
-def per_second(run: Callable[[Sequence[ProgramTask]], object], jobs: Sequence[ProgramTask]) -> float:
+def _side_by_side(
+    threads: ThreadPoolExecutor, run: Callable[[ProgramTask], bool], tasks: Sequence[ProgramTask]
+) -> list[bool]:
+    return list(threads.map(run, tasks))
+
+
+def per_second(run: Callable[[Sequence[ProgramTask]], object], tasks: Sequence[ProgramTask]) -> float:
     """Samples a second."""
     began = time.perf_counter()
-    run(jobs)
-    return len(jobs) / (time.perf_counter() - began)
+    run(tasks)
+    return len(tasks) / (time.perf_counter() - began)
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below one."""
+    """All processes below another."""
     try:
         children = [
             int(child)
@@ -81,7 +85,7 @@ def descendants(pid: int) -> list[int]:
         ]
     except OSError:
         return []
-    return [*children, *(one for child in children for one in descendants(child))]
+    return [*children, *(pid for child in children for pid in descendants(child))]
 
 
 def left() -> dict[str, int]:
@@ -94,8 +98,73 @@ def left() -> dict[str, int]:
     }
 
 
-def main() -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timings:
+    """What the rounds measured.
+
+    Attributes:
+        speeds: samples a second by kind, one a round.
+        waits: milliseconds of each sample in the sandbox.
+        outcomes: how often each outcome of a test came.
+    """
+
+    speeds: Mapping[str, list[float]]
+    waits: list[float]
+    outcomes: Counter[str]
+
+
+def timed(sandbox: Sandbox, options: argparse.Namespace) -> Timings:
+    """Time every kind in turn, in rounds.
+
+    Raises:
+        AssertionError: if the sandbox's outcomes are not those of the samples.
+    """
+    tasks = [sample(index) for index in range(options.samples)]
+    kinds = {"bare": start([sys.executable, "-I", "-S", "-"]), "plain": start([sys.executable, "-"])}
+    timings = Timings(
+        speeds={"sandbox": [], **{name: [] for name in kinds}}, waits=[], outcomes=Counter[str]()
+    )
+    share, starts = options.samples // options.rounds, options.starts // options.rounds
+    for turn in range(options.rounds):
+        first = turn * share
+        chunk = tasks[first : first + share]
+        began = time.perf_counter()
+        reports = sandbox(chunk)
+        timings.speeds["sandbox"].append(len(chunk) / (time.perf_counter() - began))
+        wrong = [
+            task.names[0]
+            for index, (task, report) in enumerate(zip(chunk, reports, strict=True), first)
+            if list(report.outcomes) != expected(index)
+        ]
+        assert not wrong, f"unexpected outcomes: {wrong[:5]}"
+        timings.waits.extend(report.wall_s * 1000 for report in reports)
+        timings.outcomes.update(outcome for report in reports for outcome in report.outcomes)
+        with ThreadPoolExecutor(options.workers) as threads:
+            for name, run in kinds.items():
+                some = chunk[:starts]
+                timings.speeds[name].append(per_second(partial(_side_by_side, threads, run), some))
+    return timings
+
+
+def report(timings: Timings) -> None:
     """Print the ratios."""
+    waits = sorted(timings.waits)
+    print(f"samples: {len(waits)}, outcomes of their tests: {dict(timings.outcomes)}")
+    print(
+        f"latency: median {statistics.median(waits):.1f} ms, p99 {waits[int(0.99 * len(waits))]:.1f} ms, "
+        f"longest {waits[-1]:.1f} ms"
+    )
+    for name, values in timings.speeds.items():
+        ratio = statistics.median(a / b for a, b in zip(timings.speeds["sandbox"], values, strict=True))
+        rounds = ", ".join(f"{value:.0f}" for value in values)
+        print(
+            f"{name:>8}: {statistics.median(values):7.1f} samples/s (rounds {rounds})  "
+            f"sandbox is {ratio:.1f} times it"
+        )
+
+
+def main() -> None:
+    """Time, report, and look whether anything was left."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -107,45 +176,9 @@ def main() -> None:
     before = left()
     sandbox = Sandbox(options.workers, BOUNDS, "required")
     print(f"mechanism: {sandbox.mechanism}; {options.workers} workers, load {os.getloadavg()[0]:.1f}")
-    jobs = [sample(index) for index in range(options.samples)]
-    kinds = {"bare": start([sys.executable, "-I", "-S", "-"]), "plain": start([sys.executable, "-"])}
-    speeds: dict[str, list[float]] = {"sandbox": [], **{name: [] for name in kinds}}
-    waits: list[float] = []
-    outcomes: Counter[str] = Counter()
-    share, starts = options.samples // options.rounds, options.starts // options.rounds
-    for turn in range(options.rounds):
-        mine = jobs[turn * share : (turn + 1) * share]
-        began = time.perf_counter()
-        findings = sandbox(mine)
-        speeds["sandbox"].append(len(mine) / (time.perf_counter() - began))
-        wrong = [
-            job.names[0]
-            for job, finding, index in zip(mine, findings, range(turn * share, options.samples), strict=False)
-            if list(finding.outcomes) != expected(index)
-        ]
-        assert not wrong, f"unexpected findings: {wrong[:5]}"
-        waits += [finding.wall_s * 1000 for finding in findings]
-        outcomes.update(outcome for finding in findings for outcome in finding.outcomes)
-        with ThreadPoolExecutor(options.workers) as threads:
-            for name, run in kinds.items():
-                speeds[name].append(
-                    per_second(
-                        lambda some, run=run, threads=threads: list(threads.map(run, some)), mine[:starts]
-                    )
-                )
+    timings = timed(sandbox, options)
     sandbox.close()
-    waits.sort()
-    print(f"samples: {len(waits)}, outcomes of their tests: {dict(outcomes)}")
-    print(
-        f"latency: median {statistics.median(waits):.1f} ms, p99 {waits[int(0.99 * len(waits))]:.1f} ms, "
-        f"longest {waits[-1]:.1f} ms"
-    )
-    for name, values in speeds.items():
-        ratio = statistics.median(a / b for a, b in zip(speeds["sandbox"], values, strict=True))
-        print(
-            f"{name:>8}: {statistics.median(values):7.1f} samples/s (rounds "
-            f"{', '.join(f'{value:.0f}' for value in values)})  sandbox is {ratio:.1f} times it"
-        )
+    report(timings)
     print(f"left: before {before}, after {left()}")
     assert left() == before, "something was left"
 

@@ -8,13 +8,24 @@ from typing import Any
 
 import pytest
 
+from mirrorpo.dataset.arithmetic import Arithmetic
+from mirrorpo.dataset.chain_sum import ChainSum
+from mirrorpo.dataset.gsm8k import Gsm8k
 from mirrorpo.dataset.humaneval import HumanEval
+from mirrorpo.dataset.mbpp import Mbpp
+from mirrorpo.dataset.tiny_functions import TinyFunctions
 
 REAL = Path(os.environ.get("MIRRORPO_DATA") or Path(__file__).parents[3] / "shared/data")
 ROW = {
     "task_id": "HumanEval/3", "entry_point": "f", "prompt": ("import math\n\ndef f(x):\n    " "\"\"\"Double.\"\"\"\n"),
     "canonical_solution": "    return 2 * x\n", "test": ("def check(candidate):\n    assert candidate(1) == " "2\n"),
 }  # fmt: skip
+
+
+def test_it_alone_is_for_evaluation_only() -> None:
+    assert HumanEval.evaluation_only
+    for other in (Arithmetic, ChainSum, Gsm8k, Mbpp, TinyFunctions):
+        assert not other.evaluation_only, other
 
 
 def dataset(root: Path, **changes: Any) -> HumanEval:

@@ -36,35 +36,35 @@ MARKED = [
 ]
 
 
-@pytest.mark.parametrize("marked", MARKED)
-def test_the_region_and_the_answer(marked: str) -> None:
-    text = re.sub(r"[|\[\]]", "", marked)
-    answer = marked_answer(text)
-    assert answer is not None
-    found = [(answer.start, "|"), (answer.opens, "["), (answer.closes, "]"), (answer.end, "|")]
-    for place, sign in reversed(found):
-        text = text[:place] + sign + text[place:]
-    assert text == marked
-    assert answer.mark == ("hashes" if "|####" in marked else "box")
+def test_the_region_and_the_answer() -> None:
+    for marked in MARKED:
+        text = re.sub(r"[|\[\]]", "", marked)
+        answer = marked_answer(text)
+        assert answer is not None, marked
+        borders = [(answer.start, "|"), (answer.opens, "["), (answer.closes, "]"), (answer.end, "|")]
+        for position, sign in reversed(borders):
+            text = text[:position] + sign + text[position:]
+        assert text == marked
+        assert answer.mark == ("hashes" if "|####" in marked else "box"), marked
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "The answer is 18.",
-        "Final answer: 18",
-        "### 18",
-        "##### 18",
-        r"\boxed{18",
-        r"\boxed 18",
-        r"boxed{18}",
-        "}{",
-        r"\box{1}",
-    ],
-)
-def test_nothing_marked(text: str) -> None:
-    assert marked_answer(text) is None
+UNMARKED = [
+    "",
+    "The answer is 18.",
+    "Final answer: 18",
+    "### 18",
+    "##### 18",
+    r"\boxed{18",
+    r"\boxed 18",
+    r"boxed{18}",
+    "}{",
+    r"\box{1}",
+]
+
+
+def test_nothing_marked() -> None:
+    for text in UNMARKED:
+        assert marked_answer(text) is None, text
 
 
 PIECES = ["####", "#", "\\boxed{", "\\boxed {", "{", "}", "\\", "18", " ", "\n", "\u2028", "$"]

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
@@ -69,9 +70,11 @@ class Problem:
     def worked(self, habit: str, rng: random.Random) -> str:
         """A worked answer in GSM8K's format, written with the given habit.
 
-        careful: every change once, right. distracted: the number that does not matter is added
-        where it is mentioned (careful when there is none). slip: one result is off by 1 or 10 and
-        the error is carried on. direct: the answer without steps.
+        Args:
+            habit: "careful", every change once, right; "distracted", the number that does not matter is
+                added where it is mentioned (careful when there is none); "slip", one result is off by 1 or
+                10 and the error is carried on; "direct", the answer without steps.
+            rng: what draws the slip.
         """
         if habit == "direct":
             return f"#### {self.answer()}"
@@ -132,11 +135,14 @@ class Arithmetic:
         user: user turn; `{question}` stands for the question.
 
     Example:
-        >>> data = Arithmetic(data_seed=0, train_size=2, validation_size=1, test_size=1, min_steps=2, max_steps=2,
-        ...     max_value=50, distractor_share=0.0, habits={}, habits_from=0.0, system="", user="{question}")
+        >>> data = Arithmetic(data_seed=0, train_size=2, validation_size=1, test_size=1, min_steps=2,
+        ...     max_steps=2, max_value=50, distractor_share=0.0, habits={}, habits_from=0.0, system="",
+        ...     user="{question}")
         >>> print(data.load("train")[0].demonstration.splitlines()[-1].split()[0])
         ####
     """
+
+    evaluation_only: ClassVar[bool] = False
 
     data_seed: int
     train_size: int
@@ -161,8 +167,8 @@ class Arithmetic:
             )
         if not 0 <= self.habits_from <= 1:
             raise ValueError(
-                f"dataset.habits_from={self.habits_from} is a share of the training problems: give a number "
-                f"in [0, 1]"
+                f"dataset.habits_from={self.habits_from} is a share of the training problems: "
+                "give a number in [0, 1]"
             )
         check_habits(self.habits, HABITS)
 
@@ -179,7 +185,8 @@ class Arithmetic:
             question = problem.question()
             return question, partial(self._prompt, problem, question)
 
-        few = f"problems with max_value={self.max_value} and max_steps={self.max_steps}; ask for fewer or raise them"
+        limits = f"max_value={self.max_value} and max_steps={self.max_steps}"
+        few = f"problems with {limits}; ask for fewer or raise them"
         return filled(split, self._sizes[split], draw, few)
 
     def fingerprint(self, split: Split) -> str:

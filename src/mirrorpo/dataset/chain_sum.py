@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import count
-from typing import Any
+from typing import ClassVar, Protocol
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
@@ -15,13 +15,18 @@ from mirrorpo.dataset.generated import filled
 from mirrorpo.dataset.jsonl import rows_hash
 
 
+class Questions(Protocol):
+    """The library's questions by index, without an end."""
+
+    def __getitem__(self, index: int) -> Mapping[str, str]: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChainSum:
-    """reasoning-gym's chain_sum: an expression of numbers, + and -; splits are disjoint by a hash of the
-    question.
+    """reasoning-gym's chain_sum: expressions of numbers, + and -.
 
-    The gold is the value as the library gives it. There is no worked answer: a demonstration is the value
-    after `####`.
+    Splits are disjoint by a hash of the question. The gold is the value as the library gives it. There is no
+    worked answer: a demonstration is the value after `####`.
 
     Attributes:
         data_seed: seed of the questions; independent of the run's seed, so that all runs are evaluated on the
@@ -48,6 +53,8 @@ class ChainSum:
     References:
         Stojanovski et al. 2025, https://arxiv.org/abs/2505.24760
     """
+
+    evaluation_only: ClassVar[bool] = False
 
     data_seed: int
     train_size: int
@@ -95,40 +102,48 @@ class ChainSum:
     def load(self, split: Split) -> Sequence[Prompt]:
         """The questions of a split, in a fixed order; no question stands in two splits or twice in one."""
         questions = self._questions(derive(self.data_seed, "data", "chain_sum", split))
-        places = count()
+        positions = count()
 
         def draw() -> tuple[str, Callable[[float], Prompt]]:
-            row = questions[next(places)]
+            row = questions[next(positions)]
             return row["question"], partial(_prompt, row["question"], row["answer"])
 
-        few = "questions of such terms and digits; ask for fewer, or raise dataset.max_terms or dataset.max_digits"
-        tested, held_out = self.test_fraction, self.test_fraction + self.validation_fraction
-        return filled(
-            split,
-            self._sizes[split],
-            draw,
-            few,
-            {"test": (0.0, tested), "validation": (tested, held_out), "train": (held_out, 1.0)},
+        few = (
+            "questions of such terms and digits; ask for fewer, or raise dataset.max_terms "
+            "or dataset.max_digits"
         )
+        test_end, validation_end = self.test_fraction, self.test_fraction + self.validation_fraction
+        bounds: Mapping[Split, tuple[float, float]] = {
+            "test": (0.0, test_end),
+            "validation": (test_end, validation_end),
+            "train": (validation_end, 1.0),
+        }
+        return filled(split, self._sizes[split], draw, few, bounds)
 
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions and answers of a split."""
         return rows_hash((prompt.uid, prompt.question, prompt.gold) for prompt in self.load(split))
 
-    def _questions(self, seed: int) -> Any:
+    def _questions(self, seed: int) -> Questions:
         # The library imports all of its datasets, two seconds that other runs need not spend.
         try:
             library = import_module("reasoning_gym")
         except ImportError as error:
             raise ValueError(
-                f"dataset=chain_sum: reasoning-gym cannot be imported ({error}); pip install "
-                f"reasoning-gym==0.1.25"
+                f"dataset=chain_sum: reasoning-gym cannot be imported ({error}); "
+                "pip install reasoning-gym==0.1.25"
             ) from error
-        # `size` bounds only the library's own iteration; a question is made from seed + place.
+        # `size` bounds only the library's own iteration; a question is made from seed + index.
         return library.create_dataset(
-            "chain_sum", seed=seed, size=1, min_terms=self.min_terms, max_terms=self.max_terms, min_digits=self.min_digits,
-            max_digits=self.max_digits, allow_negation=self.allow_negation,
-        )  # fmt: skip
+            "chain_sum",
+            seed=seed,
+            size=1,
+            min_terms=self.min_terms,
+            max_terms=self.max_terms,
+            min_digits=self.min_digits,
+            max_digits=self.max_digits,
+            allow_negation=self.allow_negation,
+        )
 
 
 def _prompt(question: str, gold: str, progress: float) -> Prompt:

@@ -1,4 +1,4 @@
-"""Programming problems: what a row of any dataset becomes, and what is wrong with it if it can judge nothing."""
+"""Programming problems: what a row of any dataset becomes, with its fault if it can judge nothing."""
 
 import ast
 from collections.abc import Mapping, Sequence
@@ -38,19 +38,16 @@ def chosen(styles: Mapping[str, Style], style: str, visible_tests: int) -> Style
     """
     if style not in styles:
         raise ValueError(f"dataset.style={style}: choose one of {', '.join(styles)}")
-    found = styles[style]
-    if "{text}" not in found.question or found.user.count("{question}") != 1:
+    named = styles[style]
+    if "{text}" not in named.question or named.user.count("{question}") != 1:
         raise ValueError(
             f"dataset.styles.{style}: its question must hold {{text}} and its user turn {{question}} once"
         )
-    if visible_tests < 0 or found.shows_tests() != (visible_tests > 0):
-        fix = (
-            "set dataset.visible_tests=1 or more"
-            if found.shows_tests()
-            else "set dataset.visible_tests=0, since it shows none"
-        )
+    if visible_tests < 0 or named.shows_tests() != (visible_tests > 0):
+        needed = "1 or more" if named.shows_tests() else "0, since it shows none"
+        fix = f"set dataset.visible_tests={needed}"
         raise ValueError(f"dataset.visible_tests={visible_tests} with dataset.style={style}: {fix}")
-    return found
+    return named
 
 
 def problem(
@@ -64,16 +61,26 @@ def problem(
     prelude: str,
     style: Style,
 ) -> Prompt:
-    """A prompt from a row. A row that cannot judge anything becomes one too, with its fault, so that it is
-    reported.
+    """A prompt from a row; one that cannot judge anything carries its fault, so that it is reported.
+
+    Args:
+        uid: the problem's name.
+        text: what is to be written.
+        reference: a program that is right.
+        tests: each a piece of code that raises unless a program is right.
+        visible: how many of the tests, from the first on, the prompt may show.
+        setup: code that runs after a program, in its process.
+        prelude: code that the tests need, run where they are.
+        style: how the problem is put to the model.
 
     Example:
         >>> style = Style(question="{text} {signature}", system="", user="{question}", fenced=False)
         >>> code = "def twice(n): return 2 * n"
-        >>> found = problem("a/1", "Double.", code, ["assert twice(1) == 2"], visible=0, setup="", prelude="", style=style)
-        >>> found.question, found.checks.entry_point, found.checks.fault
+        >>> rest = {"visible": 0, "setup": "", "prelude": "", "style": style}
+        >>> prompt = problem("a/1", "Double.", code, ["assert twice(1) == 2"], **rest)
+        >>> prompt.question, prompt.checks.entry_point, prompt.checks.fault
         ('Double. def twice(n):', 'twice', '')
-        >>> problem("a/2", "Double.", code, ["assert twice(1) = 2"], visible=0, setup="", prelude="", style=style).checks.fault
+        >>> problem("a/2", "Double.", code, ["assert twice(1) = 2"], **rest).checks.fault
         'test 1 does not parse'
     """
     reference, setup, prelude = plain(reference), plain(setup), plain(prelude)
@@ -111,14 +118,14 @@ def plain(source: str) -> str:
 
 
 def imports(source: str) -> str:
-    """The import statements at the top of some source, which its tests may rely on; none where it does not
-    parse.
+    """The top-level import statements of some source, which its tests may rely on.
+
+    None where it does not parse.
     """
     tree = parsed(source)
-    return (
-        "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
-        if tree
-        else ""
+    statements = tree.body if tree else []
+    return "\n".join(
+        ast.unparse(node) for node in statements if isinstance(node, ast.Import | ast.ImportFrom)
     )
 
 
@@ -145,16 +152,12 @@ def entry_point(tests: Sequence[str], reference: str) -> str:
     for node in ast.walk(parsed(tests[0]) or ast.Module([], [])):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
             return node.func.id
-    raise ValueError(
-        f"the first test calls no function of the reference (it defines "
-        f"{', '.join(sorted(functions)) or 'none'})"
-    )
+    defined = ", ".join(sorted(functions)) or "none"
+    raise ValueError(f"the first test calls no function of the reference (it defines {defined})")
 
 
 def signature(source: str, name: str) -> str:
-    """The line that opens a function, without a comment or annotation of what it returns; empty where there
-    is no such function.
-    """
+    """The line that opens a function, without what it returns; empty where there is none of that name."""
     tree = parsed(source)
     for node in tree.body if tree else ():
         if isinstance(node, ast.FunctionDef) and node.name == name:

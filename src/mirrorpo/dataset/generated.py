@@ -1,6 +1,4 @@
-"""What datasets made by templates share: their sizes, splits by the question's hash, and the habits of their
-demonstrations.
-"""
+"""What datasets made by templates share: sizes, splits by the question's hash, habits of demonstrations."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -48,8 +46,14 @@ def check_habits(habits: Mapping[str, float], known: Sequence[str]) -> None:
 def habit(
     habits: Mapping[str, float], known: Sequence[str], habits_from: float, progress: float, rng: random.Random
 ) -> str:
-    """How a problem is demonstrated: by the habits' shares from a place in the split on; before it carefully,
-    and nothing is drawn.
+    """How a problem is demonstrated: carefully at first, later by the habits' shares.
+
+    Args:
+        habits: share of each habit; empty means careful throughout.
+        known: all habits, in the order they are drawn.
+        habits_from: the share of the split after which habits set in; before it nothing is drawn.
+        progress: where in the split the problem stands, from 0 to 1.
+        rng: what draws.
     """
     if not habits or progress < habits_from:
         return "careful"
@@ -68,7 +72,7 @@ def filled(
     Args:
         split: which part of the questions' hashes.
         size: how many.
-        draw: the next question, and its prompt for a place in the split from 0 to 1.
+        draw: the next question, and its prompt for where in the split it stands, from 0 to 1.
         few: what to say where there are not that many.
         bounds: where in [0, 1) the hashes of each split's questions fall.
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
@@ -25,7 +25,7 @@ class Gsm8k:
     files have no copies, and no test question is in train.)
 
     From a folder, `test` reads only the test file and the other splits only the train file. From the
-    hub, `datasets` fills its cache with every split, and only the one that was asked for is read.
+    hub, `datasets` fills its cache with every split, and only the requested one is read.
 
     Attributes:
         root: folder that holds gsm8k/train.jsonl and gsm8k/test.jsonl; None or empty: use the hub.
@@ -39,6 +39,8 @@ class Gsm8k:
     References:
         Cobbe et al. 2021, https://arxiv.org/abs/2110.14168
     """
+
+    evaluation_only: ClassVar[bool] = False
 
     root: str | None
     hub: str
@@ -77,8 +79,8 @@ class Gsm8k:
         if not prompts:
             raise ValueError(
                 f"gsm8k's {split} split is empty: {stored} has {len(rows)} rows and "
-                f"dataset.validation_fraction="
-                f"{self.validation_fraction}; change the fraction, or MIRRORPO_DATA if that is the wrong file"
+                f"dataset.validation_fraction={self.validation_fraction}; "
+                "change the fraction, or MIRRORPO_DATA if that is the wrong file"
             )
         return prompts
 
@@ -86,8 +88,8 @@ class Gsm8k:
         """sha256 of the (uid, question, answer) rows of a split, the same from a folder and from the hub."""
         return rows_hash((p.uid, p.question, p.demonstration) for p in self.load(split))
 
-    def _rows(self, stored: str) -> list[tuple[str, dict[str, Any]]]:
-        """Each row of a stored split, after the place that an error about it should name."""
+    def _rows(self, stored: str) -> list[tuple[str, dict[str, object]]]:
+        """Each row of a stored split, behind what an error about it should name."""
         if self.root:
             path = Path(self.root) / "gsm8k" / f"{stored}.jsonl"
             return [
@@ -116,15 +118,17 @@ def final_number(answer: str) -> str:
     return number
 
 
-def _prompt(row: Mapping[str, Any], uid: str, where: str) -> Prompt:
-    for key in ("question", "answer"):
-        text = row.get(key)
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(
-                f"{where}: the {key} is {text!r}; write a text that is not empty, or delete the row"
-            )
+def _prompt(row: Mapping[str, object], uid: str, where: str) -> Prompt:
+    question, answer = _text(row, "question", where), _text(row, "answer", where)
     try:
-        gold = final_number(row["answer"])
+        gold = final_number(answer)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return Prompt(uid=uid, question=row["question"], gold=gold, demonstration=row["answer"])
+    return Prompt(uid=uid, question=question, gold=gold, demonstration=answer)
+
+
+def _text(row: Mapping[str, object], key: str, where: str) -> str:
+    text = row.get(key)
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{where}: the {key} is {text!r}; write a text that is not empty, or delete the row")
+    return text

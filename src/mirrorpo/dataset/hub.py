@@ -6,6 +6,13 @@ from typing import Any
 def hub_rows(hub: str, config: str, split: str, revision: str | None, files: str) -> list[dict[str, Any]]:
     """The rows of one split of a dataset on the Hugging Face hub, or of a local copy of its repository.
 
+    Args:
+        hub: name of the dataset, or the folder of the copy.
+        config: which configuration of it.
+        split: which split, as it is stored.
+        revision: commit or tag; None: the latest.
+        files: what to put below MIRRORPO_DATA instead, for the error.
+
     Raises:
         ValueError: if it is neither reachable nor in the hub's cache on this machine.
     """
@@ -17,8 +24,7 @@ def hub_rows(hub: str, config: str, split: str, revision: str | None, files: str
     except (OSError, ValueError) as error:
         raise ValueError(
             f"cannot load {split!r} of dataset.hub={hub} (hub_config={config}, revision={revision}): "
-            f"{error}. "
-            f"Set MIRRORPO_DATA to a folder with {files}, "
+            f"{error}. Set MIRRORPO_DATA to a folder with {files}, "
             "or connect to the network once so that the hub cache is filled"
         ) from error
     return rows.to_list()

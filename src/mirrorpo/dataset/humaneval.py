@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Split
@@ -18,12 +18,12 @@ FILE = "humaneval/HumanEval.jsonl.gz"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HumanEval:
-    """HumanEval from a folder or from the Hugging Face hub. Only `test` has problems; training on it is
-    refused at compose.
+    """HumanEval from a folder or from the Hugging Face hub.
 
-    The question is the problem's own code, up to where the function's body begins. A completion may write the
-    whole function, or go on from there. Its tests are one function, so a program passes all of them or none;
-    all are hidden, but docstrings show examples.
+    Only `test` has problems; training on it is refused at compose. The question is the problem's code, up to
+    where the function's body begins. A completion may write all of the function, or go on from there. Its
+    tests are one function, so a program passes all of them or none; all are hidden, but docstrings show
+    examples.
 
     Attributes:
         root: folder that holds humaneval/HumanEval.jsonl.gz; None or empty: use the hub.
@@ -35,6 +35,8 @@ class HumanEval:
     References:
         Chen et al. 2021, https://arxiv.org/abs/2107.03374
     """
+
+    evaluation_only: ClassVar[bool] = True
 
     root: str | None
     hub: str
@@ -49,8 +51,9 @@ class HumanEval:
             )
 
     def load(self, split: Split) -> list[Prompt]:
-        """All problems for `test`, in the order of the file; none for the other splits. `uid` is
-        humaneval/<number>.
+        """All problems for `test`, in the order of the file; none for the other splits.
+
+        `uid` is humaneval/<number>.
         """
         return [_prompt(row) for row in self._rows()] if split == "test" else []
 
@@ -74,20 +77,21 @@ class HumanEval:
 
 def _prompt(row: Mapping[str, Any]) -> Prompt:
     number = int(str(row["task_id"]).rpartition("/")[2])
-    name, asked, test = row["entry_point"], row["prompt"], f"{row['test']}\n\ncheck({row['entry_point']})"
+    name, code, reference = row["entry_point"], row["prompt"], row["canonical_solution"]
+    test = f"{row['test']}\n\ncheck({name})"
     fault = ""
-    for what, source in (("prompt", asked), ("test", test), ("reference", asked + row["canonical_solution"])):
+    for what, source in (("prompt", code), ("test", test), ("reference", code + reference)):
         if parsed(source) is None:
             fault = fault or f"the {what} does not parse"
     # The prompt's own helpers are the tests' too: there, as the dataset wrote them and not as a program may
     # have changed them.
     checks = Checks(
-        entry_point=name, prefix=asked, setup="", prelude=asked, visible=[], hidden=[test], fault=fault
+        entry_point=name, prefix=code, setup="", prelude=code, visible=[], hidden=[test], fault=fault
     )
     return Prompt(
         uid=f"humaneval/{number:03d}",
-        question=asked,
-        gold=row["canonical_solution"],
-        demonstration=row["canonical_solution"],
+        question=code,
+        gold=reference,
+        demonstration=reference,
         checks=checks,
     )

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
@@ -48,6 +48,8 @@ class Mbpp:
         MBPP+: Liu et al. 2023, https://arxiv.org/abs/2305.01210
     """
 
+    evaluation_only: ClassVar[bool] = False
+
     rows: Literal["full", "sanitized"]
     root: str | None
     hub: str
@@ -82,13 +84,13 @@ class Mbpp:
         prompts = self.numbered(IDS[split], split)
         if not prompts:
             raise ValueError(
-                f"mbpp's {split} split is empty: no row has a task_id of {IDS[split]}; is that the whole "
-                f"file?"
+                f"mbpp's {split} split is empty: no row has a task_id of {IDS[split]}; "
+                "is that the whole file?"
             )
         return prompts
 
     def numbered(self, numbers: range, stored: Split) -> list[Prompt]:
-        """The problems of some numbers by number, from one split of the hub or from the one file of a folder."""
+        """The problems of some numbers in order, from a split of the hub or the one file of a folder."""
         rows = {int(row["task_id"]): row for row in self._rows(stored)}
         return [self._prompt(number, rows[number]) for number in sorted(rows) if number in numbers]
 
@@ -149,8 +151,14 @@ class Mbpp:
             prelude = "\n".join([imports(row["code"]), *(row.get("test_imports") or ())])
             prompts.append(
                 problem(
-                    f"mbpp_plus/{number:03d}", row["prompt"], row["code"], [*shown, row["test"]],
-                    visible=len(shown), setup="", prelude=prelude, style=self.styles[self.style],
+                    f"mbpp_plus/{number:03d}",
+                    row["prompt"],
+                    row["code"],
+                    [*shown, row["test"]],
+                    visible=len(shown),
+                    setup="",
+                    prelude=prelude,
+                    style=self.styles[self.style],
                 )
-            )  # fmt: skip
+            )
         return prompts

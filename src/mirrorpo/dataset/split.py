@@ -7,7 +7,7 @@ def bucket(text: str) -> float:
     r"""Where a text falls in [0, 1): its hash, uniform over texts and the same on every machine.
 
     Runs of whitespace count as one space and the ends are stripped, so a copy of a question that
-    differs in its line breaks falls on the same spot.
+    differs in its line breaks falls on the same number.
 
     >>> round(bucket("What is 1 + 1?"), 4)
     0.4491

@@ -1,9 +1,9 @@
 """Short functions made by templates, for a model that is small enough to learn to write them on a CPU.
 
 A function changes its argument a few times, a line each; the question says how. Demonstrations can be given
-*habits* (a constant that is off by one, a last step forgotten, nothing returned), as those of `arithmetic`: a
-model taught by them can write the functions and often does not, which is what reinforcement then has to find.
-It is evidence for no method.
+*habits* (a constant that is off by one, a last step forgotten, nothing returned), as those of `arithmetic`:
+a model trained on them can write the functions and often does not, which is what reinforcement then has to
+find. It is evidence for no method.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Split
@@ -19,7 +20,7 @@ from mirrorpo.core.seeds import derive
 from mirrorpo.dataset.generated import check_habits, check_sizes, filled, habit
 
 NAMES = ("change", "step", "move", "turn", "shift", "score", "count", "rate", "cost", "level")
-# Words of the question, and the expression; `{n}` is a constant or the second argument.
+# The phrase of the question, and the expression; `{n}` is a constant or the second argument.
 OPERATIONS: Mapping[str, str] = {
     "add {n}": "x + {n}",
     "subtract {n}": "x - {n}",
@@ -39,7 +40,7 @@ class Function:
 
     Attributes:
         name: its name.
-        steps: (words, what `{n}` stands for: a number or "y").
+        steps: (phrase of the question, what `{n}` stands for: a number or "y").
     """
 
     name: str
@@ -51,36 +52,41 @@ class Function:
 
     def question(self) -> str:
         """What it does, in words."""
-        return (
-            f"Write {self.signature()}: " + ", then ".join(words.format(n=n) for words, n in self.steps) + "."
-        )
+        phrases = ", then ".join(phrase.format(n=n) for phrase, n in self.steps)
+        return f"Write {self.signature()}: {phrases}."
 
     def code(self, habit: str, rng: random.Random) -> str:
-        """It written with a habit: careful; slip, one constant is off by one; hasty, without the last step;
-        silent, without a return.
+        """Its source, written with a habit.
+
+        Args:
+            habit: "careful"; "slip", one constant is off by one; "hasty", without the last step; "silent",
+                without a return.
+            rng: what draws the slip.
         """
         steps = list(self.steps)
         constants = [index for index, (_, n) in enumerate(steps) if isinstance(n, int)]
         if habit == "slip" and constants:
             index = rng.choice(constants)
-            words, n = steps[index]
+            phrase, n = steps[index]
             assert isinstance(n, int)
-            steps[index] = (words, n - 1 if n > 1 else n + 1)
+            steps[index] = (phrase, n - 1 if n > 1 else n + 1)
         if habit == "hasty":
             steps = steps[:-1]
-        lines = [f"    x = {OPERATIONS[words].format(n=n)}" for words, n in steps]
-        return "\n".join(
-            [f"def {self.signature()}:", *lines, *([] if habit == "silent" else ["    return x"])]
-        )
+        lines = [f"    x = {OPERATIONS[phrase].format(n=n)}" for phrase, n in steps]
+        end = [] if habit == "silent" else ["    return x"]
+        return "\n".join([f"def {self.signature()}:", *lines, *end])
 
     def value(self, x: int, y: int) -> int:
         """What it returns."""
-        for words, n in self.steps:
+        for phrase, n in self.steps:
             other = y if n == "y" else int(n)
             x = {
-                "add": x + other, "subtract": other - x if "from" in words else x - other, "multiply": x * other, "take": x % other,
-                "keep": max(x, other) if "larger" in words else min(x, other),
-            }[words.split()[0]]  # fmt: skip
+                "add": x + other,
+                "subtract": other - x if "from" in phrase else x - other,
+                "multiply": x * other,
+                "take": x % other,
+                "keep": max(x, other) if "larger" in phrase else min(x, other),
+            }[phrase.split()[0]]
         return x
 
 
@@ -104,8 +110,9 @@ class TinyFunctions:
         user: user turn; `{question}` stands for the question.
 
     Example:
-        >>> data = TinyFunctions(data_seed=0, train_size=1, validation_size=1, test_size=1, min_steps=2, max_steps=2, argument_share=0.5,
-        ...     tests=2, habits={}, habits_from=0.0, system="", user="{question}")
+        >>> data = TinyFunctions(data_seed=0, train_size=1, validation_size=1, test_size=1, min_steps=2,
+        ...     max_steps=2, argument_share=0.5, tests=2, habits={}, habits_from=0.0, system="",
+        ...     user="{question}")
         >>> prompt = data.load("train")[0]
         >>> print(prompt.question, *prompt.checks.hidden, prompt.gold, sep="\\n")
         Write turn(x, y): subtract y, then take the rest by 3.
@@ -116,6 +123,8 @@ class TinyFunctions:
             x = x % 3
             return x
     """
+
+    evaluation_only: ClassVar[bool] = False
 
     data_seed: int
     train_size: int
@@ -137,8 +146,7 @@ class TinyFunctions:
         if not (0 <= self.argument_share <= 1 and 0 <= self.habits_from <= 1):
             raise ValueError(
                 f"dataset.argument_share={self.argument_share} and dataset.habits_from={self.habits_from} "
-                f"are shares: give numbers in "
-                f"[0, 1]"
+                "are shares: give numbers in [0, 1]"
             )
         check_habits(self.habits, HABITS)
 
@@ -155,32 +163,23 @@ class TinyFunctions:
             question = function.question()
             return question, partial(self._prompt, function, question)
 
-        return filled(
-            split,
-            self._sizes[split],
-            draw,
-            f"functions of {self.max_steps} steps; ask for fewer or raise dataset.max_steps",
-        )
+        few = f"functions of {self.max_steps} steps; ask for fewer or raise dataset.max_steps"
+        return filled(split, self._sizes[split], draw, few)
 
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions, tests and demonstrations of a split."""
         rows = [
-            [
-                prompt.question,
-                prompt.gold,
-                prompt.demonstration,
-                *(prompt.checks.hidden if prompt.checks else ()),
-            ]
-            for prompt in self.load(split)
+            [p.question, p.gold, p.demonstration, *(p.checks.hidden if p.checks else ())]
+            for p in self.load(split)
         ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def _function(self, rng: random.Random) -> Function:
         steps: list[tuple[str, int | str]] = []
         for _ in range(rng.randint(self.min_steps, self.max_steps)):
-            words = rng.choice(tuple(OPERATIONS))
+            phrase = rng.choice(tuple(OPERATIONS))
             # A rest by 1 is always 0, and a sum with 0 nothing.
-            steps.append((words, "y" if rng.random() < self.argument_share else rng.randint(2, LARGEST)))
+            steps.append((phrase, "y" if rng.random() < self.argument_share else rng.randint(2, LARGEST)))
         return Function(rng.choice(NAMES), steps)
 
     def _prompt(self, function: Function, question: str, progress: float) -> Prompt:

@@ -54,33 +54,41 @@ class PublicShaping:
     most: float
 
     def __call__(self, texts: Sequence[str], shares: Sequence[float], outcomes: Sequence[str]) -> list[float]:
-        """The rewards of one group; a share that is NaN stays so."""
+        """The rewards of one group.
+
+        Args:
+            texts: its completions.
+            shares: of the tests that each passed; NaN where nobody can say, and the reward is NaN too.
+            outcomes: as `CodeTests` names them.
+        """
         rewards: list[float] = []
         for index, (text, share, outcome) in enumerate(zip(texts, shares, outcomes, strict=True)):
-            base = (
-                self.time_out
-                if outcome == "time_out"
-                else self.crash
-                if outcome in CRASHED and share == 0
-                else share or self.none_passed
-            )
-            base += sum(self.banned_penalty for string in self.banned if string in text)
-            base += 0.0 if text.isascii() else self.non_ascii_penalty
-            if share > 0:
-                base += (
-                    self.brief_bonus
-                    if len(text) < self.brief
-                    else self.short_bonus
-                    if len(text) < self.short
-                    else 0.0
-                )
-            base += self.copy_penalty if text in texts[:index] else 0.0
-            rewards.append(share if math.isnan(share) else base)
+            reward = self._base(share, outcome)
+            reward += sum(self.banned_penalty for string in self.banned if string in text)
+            reward += 0.0 if text.isascii() else self.non_ascii_penalty
+            reward += self._brevity(text) if share > 0 else 0.0
+            reward += self.copy_penalty if text in texts[:index] else 0.0
+            rewards.append(share if math.isnan(share) else reward)
+        self._break_ties(rewards, texts)
+        return [
+            reward if math.isnan(reward) else min(max(reward, self.least), self.most) for reward in rewards
+        ]
+
+    def _base(self, share: float, outcome: str) -> float:
+        if outcome == "time_out":
+            return self.time_out
+        if outcome in CRASHED and share == 0:
+            return self.crash
+        return share or self.none_passed
+
+    def _brevity(self, text: str) -> float:
+        if len(text) < self.brief:
+            return self.brief_bonus
+        return self.short_bonus if len(text) < self.short else 0.0
+
+    def _break_ties(self, rewards: list[float], texts: Sequence[str]) -> None:
         known = [index for index, reward in enumerate(rewards) if not math.isnan(reward)]
         if len(known) > 1 and len({rewards[index] for index in known}) == 1:
             ranked = sorted(known, key=lambda index: len(texts[index]))
             for rank, index in enumerate(ranked):
                 rewards[index] += self.tie_break * (1 - 2 * rank / (len(ranked) - 1))
-        return [
-            reward if math.isnan(reward) else min(max(reward, self.least), self.most) for reward in rewards
-        ]

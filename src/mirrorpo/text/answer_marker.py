@@ -15,7 +15,7 @@ _BRACES = re.compile(r"(?P<boxed>\\boxed\s?\{)|\\.|(?P<open>\{)|(?P<close>\})", 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MarkedAnswer:
-    r"""The answer region of a text: a mark and what it marks. All places are in characters of that text.
+    r"""The answer region of a text: a mark and what it marks. All positions are in characters of the text.
 
     Attributes:
         mark: "hashes", whose answer is the rest of their line, or "box", whose answer is what it holds.
@@ -33,8 +33,7 @@ class MarkedAnswer:
 
 
 def marked_answer(text: str) -> MarkedAnswer | None:
-    r"""The region of the answer marked last: behind `####`, or in a closed `\boxed{}`, whichever starts
-    later.
+    r"""The region of the answer marked last: `####` or a closed `\boxed{}`, whichever starts later.
 
     Only exactly four hashes are a mark. None when nothing is marked. In time linear in the text.
 

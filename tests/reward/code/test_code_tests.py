@@ -212,6 +212,12 @@ def test_the_real_sandbox_judges_and_has_a_name() -> None:
     ]
 
 
+def test_the_manifest_says_what_kept_programs_in() -> None:
+    needs_any()
+    judge = reward()
+    assert judge.provenance() == {"sandbox": str(judge.mechanism)}
+
+
 def test_a_reference_that_goes_on_with_the_problems_code_is_checked_as_such() -> None:
     needs_any()
     ahead = prompt("p", gold="    return x * x\n", prefix="def f(x):\n    'Square.'\n")

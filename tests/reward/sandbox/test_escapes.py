@@ -25,11 +25,11 @@ SECRET = "a secret of the trainer's environment"
 MARKS = (Path("/tmp/mirrorpo-escaped"), Path("/dev/shm/mirrorpo-escaped"))
 
 
-def job(source: str) -> ProgramTask:
+def task(source: str) -> ProgramTask:
     return ProgramTask(source=source, setup="", prelude="", tests=TESTS, names=["f"])
 
 
-HONEST = job("def f(x): return x * x + 1")
+HONEST = task("def f(x): return x * x + 1")
 
 
 def descendants(pid: int) -> list[int]:
@@ -131,10 +131,10 @@ def test_a_program_that_tries_something_else_earns_nothing_and_disturbs_nobody(
     found: list[ProgramReport | None] = []
     beside = threading.Thread(target=lambda: found.extend(neighbour.run(HONEST) for _ in range(3)))
     beside.start()
-    finding = attacked.run(job(filled(ESCAPES[name], {**host, "worker": attacked.process.pid})))
+    report = attacked.run(task(filled(ESCAPES[name], {**host, "worker": attacked.process.pid})))
     beside.join()
-    assert finding is not None, "the worker broke"
-    assert "passed" not in finding.outcomes, finding
+    assert report is not None, "the worker broke"
+    assert "passed" not in report.outcomes, report
     for honest in (*found, attacked.run(HONEST)):
         assert honest is not None and list(honest.outcomes) == ["passed", "passed"], honest
     assert settled(attacked, before), (held(attacked), before)
@@ -166,8 +166,8 @@ def test_the_hunters_find_tests_where_there_are_some(name: str) -> None:
 @pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
 def test_what_a_forger_passed_before_does_not_count(kind: str, pairs: Callable[[str], Pair]) -> None:
     source = "import os\ndef f(x):\n    if x == 4: os.write(4, b'passed' * 9)\n    return x * x + 1"
-    finding = pairs(kind)[0].run(job(source))
-    assert finding is not None and list(finding.outcomes) == ["forged", "forged"]
+    report = pairs(kind)[0].run(task(source))
+    assert report is not None and list(report.outcomes) == ["forged", "forged"]
 
 
 @pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
@@ -175,7 +175,7 @@ def test_a_test_that_catches_everything_does_not_hide_a_forgery(
     kind: str, pairs: Callable[[str], Pair]
 ) -> None:
     test = "try:\n    f(3)\nexcept BaseException:\n    pass"
-    finding = pairs(kind)[0].run(
+    report = pairs(kind)[0].run(
         ProgramTask(
             source="import os\nos.write(4, b'passed' * 9)\ndef f(x): return 0",
             setup="",
@@ -184,4 +184,4 @@ def test_a_test_that_catches_everything_does_not_hide_a_forgery(
             names=["f"],
         )
     )
-    assert finding is not None and list(finding.outcomes) == ["forged"]
+    assert report is not None and list(report.outcomes) == ["forged"]

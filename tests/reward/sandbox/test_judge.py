@@ -27,9 +27,9 @@ def run(
     setup: str = "",
     prelude: str = "",
 ) -> ProgramReport:
-    finding = worker.run(ProgramTask(source=source, setup=setup, prelude=prelude, tests=tests, names=names))
-    assert finding is not None
-    return finding
+    report = worker.run(ProgramTask(source=source, setup=setup, prelude=prelude, tests=tests, names=names))
+    assert report is not None
+    return report
 
 
 def outcomes(
@@ -170,8 +170,8 @@ def test_the_prelude_is_the_tests_own_and_out_of_the_programs_reach(worker: Work
     ],
 )
 def test_what_ordinary_programs_return_is_understood(worker: Worker, source: str, test: str) -> None:
-    finding = run(worker, source, test, names=["f", "g"])
-    assert list(finding.outcomes) == ["passed"], finding.detail
+    report = run(worker, source, test, names=["f", "g"])
+    assert list(report.outcomes) == ["passed"], report.detail
 
 
 def test_a_function_of_many_assertions_is_one_test(worker: Worker) -> None:

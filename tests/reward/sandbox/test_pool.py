@@ -15,7 +15,7 @@ from mirrorpo.reward.sandbox.worker import Bounds, ProgramTask, Worker
 BOUNDS = Bounds(cpu_s=2, wall_s=5.0, memory_mb=256)
 
 
-def job(source: str, *tests: str) -> ProgramTask:
+def task(source: str, *tests: str) -> ProgramTask:
     return ProgramTask(source=source, setup="", prelude="", tests=tests or ("assert f() == 1",), names=["f"])
 
 
@@ -27,29 +27,29 @@ def sandbox() -> Iterator[Sandbox]:
     found.close()
 
 
-def test_findings_come_in_the_order_of_the_jobs(sandbox: Sandbox) -> None:
+def test_reports_come_in_the_order_of_the_jobs(sandbox: Sandbox) -> None:
     # The first is by far the slowest.
-    jobs = [
-        job(
+    tasks = [
+        task(
             f"import time\ntime.sleep({0.2 if n == 0 else 0})\ndef f(): return {n}",
             f"assert f() == {n}",
             "assert f() == 5",
         )
         for n in range(12)
     ]
-    found = [list(finding.outcomes) for finding in sandbox(jobs)]
+    found = [list(report.outcomes) for report in sandbox(tasks)]
     assert found == [["passed", "passed" if n == 5 else "failed"] for n in range(12)]
 
 
 def test_workers_agree_on_hashes_and_random_draws(sandbox: Sandbox) -> None:
     source = "import random\ndef f(): return list({'a', 'b', 'c', 'd'}), random.random(), hash('x')"
-    assert len({finding.detail for finding in sandbox([job(source, "raise Exception(f())")] * 8)}) == 1
+    assert len({report.detail for report in sandbox([task(source, "raise Exception(f())")] * 8)}) == 1
 
 
 def test_a_worker_that_dies_costs_one_verdict_and_is_replaced(sandbox: Sandbox) -> None:
     # No program can do this; a test runs where the verdict is made, and can.
-    good, deadly = job("def f(): return 1"), job("def f(): return 1", "import os\nos.kill(os.getpid(), 9)")
-    found = [list(finding.outcomes) for finding in sandbox([good, deadly, good, good, good, good, deadly])]
+    good, deadly = task("def f(): return 1"), task("def f(): return 1", "import os\nos.kill(os.getpid(), 9)")
+    found = [list(report.outcomes) for report in sandbox([good, deadly, good, good, good, good, deadly])]
     assert found == [["passed"], ["unverifiable"], *[["passed"]] * 4, ["unverifiable"]]
 
 
@@ -60,7 +60,7 @@ def test_where_there_is_no_bubblewrap_the_kernels_own_locks_are_used(
     monkeypatch.setenv("PATH", "")
     other = Sandbox(1, BOUNDS, "required")
     assert str(other.mechanism).startswith("landlock") and not other.mechanism.ways_out
-    assert list(other([job("def f(): return 1")])[0].outcomes) == ["passed"]
+    assert list(other([task("def f(): return 1")])[0].outcomes) == ["passed"]
     other.close()
 
 
@@ -96,10 +96,10 @@ def test_unless_the_user_says_so_and_then_the_name_says_it_too(monkeypatch: pyte
     before = len(descendants(os.getpid()))
     unsafe = Sandbox(1, BOUNDS, "unsafe")
     assert "UNSAFE" in str(unsafe.mechanism) and "processes" in unsafe.mechanism.ways_out
-    assert list(unsafe([job("def f(): return 1")])[0].outcomes) == ["passed"]
+    assert list(unsafe([task("def f(): return 1")])[0].outcomes) == ["passed"]
     # Even there no process outlives its sample.
     daemon = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(60)\n    os._exit(0)\ndef f(): return 1"
-    unsafe([job(daemon), job("def f(): return 1")])
+    unsafe([task(daemon), task("def f(): return 1")])
     time.sleep(0.2)
     assert (
         len(descendants(os.getpid())) - before == 4
@@ -123,7 +123,7 @@ def test_nothing_is_left_behind(sandbox: Sandbox) -> None:
         len(os.listdir("/proc/self/fd")),
         len(list(Path(tempfile.gettempdir()).glob("mirrorpo-sandbox-*"))),
     )
-    sandbox([job("open('left', 'w').write('x')\ndef f(): return 1")] * 20)
+    sandbox([task("open('left', 'w').write('x')\ndef f(): return 1")] * 20)
     sandbox.close()
     after = (
         len(descendants(os.getpid())),

@@ -53,8 +53,8 @@ def test_each_lock_alone_leaves_ways_out_and_both_leave_none(
     worker = Worker(BOUNDS, bubblewrap=False, landlock=landlock, seccomp=seccomp)
     try:
         assert list(worker.mechanism().ways_out) == ways_out
-        finding = worker.run(GOOD)
-        assert finding is not None and list(finding.outcomes) == ["passed"]
+        report = worker.run(GOOD)
+        assert report is not None and list(report.outcomes) == ["passed"]
     finally:
         worker.close()
 
@@ -78,13 +78,13 @@ def test_bubblewrap_shows_the_library_and_nothing_of_the_host() -> None:
     assert "--unshare-all" in command and "--clearenv" in command and command[-2:] == ["--remount-ro", "/"]
 
 
-def test_jobs_are_answered_in_order_and_a_worker_that_is_gone_answers_no_more() -> None:
+def test_tasks_are_answered_in_order_and_a_worker_that_is_gone_answers_no_more() -> None:
     needs("landlock")
     worker = Worker(BOUNDS, bubblewrap=False)
     bad = ProgramTask(
         source="def f(): return 2", setup="", prelude="", tests=["assert f() == 1"], names=["f"]
     )
-    assert [list(finding.outcomes) for finding in worker.run_all([GOOD, bad, GOOD])] == [
+    assert [list(report.outcomes) for report in worker.run_all([GOOD, bad, GOOD])] == [
         ["passed"],
         ["failed"],
         ["passed"],
@@ -103,12 +103,12 @@ def test_a_line_that_comes_in_pieces_is_put_together(monkeypatch: pytest.MonkeyP
     long = ProgramTask(
         source="def f(): return 1", setup="", prelude="", tests=["assert f() == 1"] * 9000, names=["f"]
     )
-    finding = worker.run(long)
+    report = worker.run(long)
     worker.close()
     assert (
-        finding is not None
-        and len(finding.outcomes) == 9000
-        and len(json.dumps(list(finding.outcomes))) > 1 << 16
+        report is not None
+        and len(report.outcomes) == 9000
+        and len(json.dumps(list(report.outcomes))) > 1 << 16
     )
 
 

@@ -1,14 +1,14 @@
 """Programs, judged by running their tests: the share that passes, or whether all do.
 
-Two readings of a completion are always reported. *Strict* takes it at its word: the whole text is the
+Two readings of a completion are always reported. *Strict* takes it literally: all of the text is the
 program, or one Markdown fence and nothing around it. *Flexible* takes what stands in its Python fences,
-whatever is around them; where there is no fence, it is the whole text too.
+whatever is around them; where there is no fence, it is all of the text too.
 """
 
 import ast
 import builtins
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -31,34 +31,31 @@ def fenced(text: str) -> str | None:
         >>> fenced("So:\n```python\nx = 1\n```\nand\n```\ny = 2\n```"), fenced("x = 1")
         ('x = 1\n\ny = 2\n', None)
     """
-    found = [match["source"] for match in _FENCED.finditer(text) if match["label"].lower() in _PYTHON]
-    return "\n".join(found) if found else None
+    sources = [match["source"] for match in _FENCED.finditer(text) if match["label"].lower() in _PYTHON]
+    return "\n".join(sources) if sources else None
 
 
 def strict_program(text: str) -> str:
-    r"""The whole text, without a fence that closes all of it in.
+    r"""All of the text, without a fence that encloses it.
 
     Example:
         >>> strict_program("```python\nx = 1\n```"), strict_program("Sure!\n```\nx = 1\n```")
         ('x = 1\n', 'Sure!\n```\nx = 1\n```')
     """
-    alone = _FENCED.fullmatch(text.strip())
-    return (
-        alone["source"]
-        if alone and alone["label"].lower() in _PYTHON and "```" not in alone["source"]
-        else text
-    )
+    fence = _FENCED.fullmatch(text.strip())
+    is_program = fence and fence["label"].lower() in _PYTHON and "```" not in fence["source"]
+    return fence["source"] if fence and is_program else text
 
 
 def whole_program(source: str, checks: Checks) -> str:
-    r"""The program that runs: a completion behind the problem's own code, of which it writes the function
-    anew or goes on with it.
+    r"""The program that runs: a completion behind the code that the problem begins with.
 
-    What goes on is cut where it comes back to the margin: a model without an end mark goes on with other
-    things.
+    The completion writes the function anew or goes on with it. What goes on is cut where it comes back to
+    the margin: a model without an end mark goes on with other things.
 
     Example:
-        >>> checks = Checks(entry_point="f", prefix="def f():\n", setup="", prelude="", visible=[], hidden=[], fault="")
+        >>> checks = Checks(
+        ...     entry_point="f", prefix="def f():\n", setup="", prelude="", visible=[], hidden=[], fault="")
         >>> whole_program("    return 1\n\nprint(2)", checks)
         'def f():\n    return 1\n'
         >>> whole_program("def f(): return 1", checks)
@@ -111,8 +108,8 @@ class CodeTests:
 
     Outcomes are of the first test that does not pass: "passed" (all do), "failed" (an assertion),
     "exception", "syntax_error", "time_out", "memory", "killed" (the process ended without an answer, by its
-    own doing or by a limit), "forged" (it wrote what was not asked for; no test then counts), "bad_data" and
-    "unverifiable" (NaN: the problem has a fault; the sandbox broke).
+    doing or by a limit), "forged" (it wrote to the channel of its answers; no test then counts), "bad_data"
+    and "unverifiable" (NaN: the problem has a fault; the sandbox broke).
 
     Programs that are equal run once a call. A program's process lives through all of its tests; when it ends
     early, those that are left have not passed.
@@ -122,7 +119,7 @@ class CodeTests:
         grade: "fraction" of the tests passed, or "all" of them or nothing.
         extraction: which reading of the completion is trained on; both are always reported.
         shaping: additions to the reward, or None.
-        cpu_s: seconds of processor time for a program with all its tests, whole.
+        cpu_s: seconds of processor time for a program with all its tests.
         wall_s: seconds by the clock for the same; for a program that sleeps.
         memory_mb: of address space.
         workers: programs that run at once.
@@ -146,8 +143,7 @@ class CodeTests:
         if self.cpu_s < 1 or not self.wall_s > 0:
             raise ValueError(
                 f"reward.cpu_s={self.cpu_s}, reward.wall_s={self.wall_s}: a program needs at least 1 s of "
-                f"processor time, and some of "
-                f"the clock's"
+                "processor time, and some of the clock's"
             )
         if self.memory_mb < 128:
             raise ValueError(
@@ -163,44 +159,39 @@ class CodeTests:
 
     @property
     def mechanism(self) -> Mechanism:
-        """What keeps programs in on this machine; found out when first asked."""
+        """What keeps programs in on this machine; measured when the sandbox starts."""
         return self._sandbox().mechanism
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> list[Verdict]:
-        head_outputs = [(strict_program(text), fenced(text)) for text in texts]
-        pairs: dict[tuple[str, str], ProgramTask] = {}
-        for (strict, flexible), prompt in zip(head_outputs, prompts, strict=True):
+        readings = [_readings(text) for text in texts]
+        tasks: dict[tuple[str, str], ProgramTask] = {}
+        for sources, prompt in zip(readings, prompts, strict=True):
             checks = _checks(prompt)
             if not checks.fault:
-                for source in (strict, strict if flexible is None else flexible):
-                    pairs.setdefault((prompt.uid, source), _job(source, checks, self._chosen(prompt)))
-        found = dict(zip(pairs, self._sandbox()(list(pairs.values())), strict=True))
-        verdicts: list[Verdict] = []
-        for (strict, flexible), prompt in zip(head_outputs, prompts, strict=True):
-            both = [
-                found.get((prompt.uid, source))
-                for source in (strict, strict if flexible is None else flexible)
-            ]
-            verdicts.append(self._verdict(*both))
+                for source in sources:
+                    tasks.setdefault((prompt.uid, source), _task(source, checks, self._chosen(prompt)))
+        reports = dict(zip(tasks, self._sandbox()(list(tasks.values())), strict=True))
+        verdicts = [
+            self._verdict(reports.get((prompt.uid, strict)), reports.get((prompt.uid, flexible)))
+            for (strict, flexible), prompt in zip(readings, prompts, strict=True)
+        ]
         return self._shaped(texts, prompts, verdicts) if self.shaping else verdicts
 
-    def provenance(self) -> Mapping[str, object]:
-        """What keeps programs in on this machine."""
+    def provenance(self) -> dict[str, object]:
+        """What the manifest says beside the version: what kept programs in."""
         return {"sandbox": str(self.mechanism)}
 
-    def unjudgeable(self, prompts: Sequence[Prompt]) -> Mapping[str, str]:
-        """The problems that nothing can be judged by, with the reason: what their rows lack, or a reference
-        that fails its own tests.
-        """
+    def unjudgeable(self, prompts: Sequence[Prompt]) -> dict[str, str]:
+        """The reason by uid where a row lacks what it is judged by, or its reference fails its own tests."""
         out = {prompt.uid: _checks(prompt).fault or self._lacking(prompt) for prompt in prompts}
         sound = [prompt for prompt in prompts if not out[prompt.uid]]
-        jobs = [
-            _job(prompt.gold, _checks(prompt), (*_checks(prompt).visible, *_checks(prompt).hidden))
+        tasks = [
+            _task(prompt.gold, _checks(prompt), (*_checks(prompt).visible, *_checks(prompt).hidden))
             for prompt in sound
         ]
-        for prompt, finding in zip(sound, self._sandbox()(jobs), strict=True):
-            if _outcome(finding) != "passed":
-                out[prompt.uid] = f"its reference fails its own tests: {_outcome(finding)} ({finding.detail})"
+        for prompt, report in zip(sound, self._sandbox()(tasks), strict=True):
+            if _outcome(report) != "passed":
+                out[prompt.uid] = f"its reference fails its own tests: {_outcome(report)} ({report.detail})"
         return {uid: fault for uid, fault in out.items() if fault}
 
     def _lacking(self, prompt: Prompt) -> str:
@@ -234,7 +225,7 @@ class CodeTests:
                 reward=float("nan"), strict=False, flexible=False, correct=False, outcome="bad_data"
             )
         outcome = _outcome(trained)
-        share = sum(one == "passed" for one in trained.outcomes) / len(trained.outcomes)
+        share = sum(test == "passed" for test in trained.outcomes) / len(trained.outcomes)
         reward = share if self.grade == "fraction" else float(outcome == "passed")
         return Verdict(
             reward=float("nan") if outcome == "unverifiable" else reward,
@@ -251,15 +242,14 @@ class CodeTests:
         groups: dict[str, list[int]] = {}
         for index, prompt in enumerate(prompts):
             groups.setdefault(prompt.uid, []).append(index)
-        rewards: Mapping[int, float] = {}
+        rewards: dict[int, float] = {}
         for members in groups.values():
-            mine = [verdicts[index] for index in members]
             shaped = self.shaping(
                 [texts[index] for index in members],
-                [one.reward for one in mine],
-                [one.outcome for one in mine],
+                [verdicts[index].reward for index in members],
+                [verdicts[index].outcome for index in members],
             )
-            rewards = {**rewards, **dict(zip(members, shaped, strict=True))}
+            rewards |= zip(members, shaped, strict=True)
         return [replace(verdict, reward=rewards[index]) for index, verdict in enumerate(verdicts)]
 
 
@@ -272,7 +262,13 @@ def _checks(prompt: Prompt) -> Checks:
     return prompt.checks
 
 
-def _job(source: str, checks: Checks, tests: Sequence[str]) -> ProgramTask:
+def _readings(text: str) -> tuple[str, str]:
+    # The strict program and the flexible one.
+    strict, flexible = strict_program(text), fenced(text)
+    return strict, strict if flexible is None else flexible
+
+
+def _task(source: str, checks: Checks, tests: Sequence[str]) -> ProgramTask:
     # The entry point may have a built-in's name (task 126's is `sum`).
     names = sorted({*names_of(tests, checks.prelude), checks.entry_point})
     return ProgramTask(
@@ -284,5 +280,5 @@ def _job(source: str, checks: Checks, tests: Sequence[str]) -> ProgramTask:
     )
 
 
-def _outcome(finding: ProgramReport) -> str:
-    return next((outcome for outcome in finding.outcomes if outcome != "passed"), "passed")
+def _outcome(report: ProgramReport) -> str:
+    return next((outcome for outcome in report.outcomes if outcome != "passed"), "passed")

@@ -1,7 +1,7 @@
 r"""Maths answers: extraction from a completion and exact comparison with the gold.
 
-Two extractions are always reported. *Strict* reads the answer a completion marks as its own
-(`core.answer_marker`): the rest of the line after the last `####`, or the last closed `\boxed{}`,
+Two extractions are always reported. *Strict* reads the answer a completion marks as final
+(`text.answer_marker`): the rest of the line after the last `####`, or the last closed `\boxed{}`,
 whichever starts later. *Flexible* reads the last number of the text; it rewards
 rambling, so train on it knowingly.
 
@@ -114,15 +114,15 @@ def strict_answer(text: str) -> Answer | None:
     """
     text = text.replace("\u2212", "-")
     answer = marked_answer(text)
-    found = "" if answer is None else text[answer.opens : answer.closes]
-    if answer is None or not found.strip():
+    marked = "" if answer is None else text[answer.opens : answer.closes]
+    if answer is None or not marked.strip():
         return None
-    number = plain_number(found)
-    if number is None and _RELATION.search(found):
-        number = plain_number(_RELATION.split(found)[-1])
+    number = plain_number(marked)
+    if number is None and _RELATION.search(marked):
+        number = plain_number(_RELATION.split(marked)[-1])
     if number is None and answer.mark == "hashes":
-        number = _first_number(found)
-    return Answer(text=found.strip(), number=number)
+        number = _first_number(marked)
+    return Answer(text=marked.strip(), number=number)
 
 
 def _first_number(line: str) -> Fraction | None:
@@ -195,13 +195,13 @@ class MathAnswer:
         """The extractor's version, part of a result's identity."""
         return VERSION
 
-    def unjudgeable(self, prompts: Sequence[Prompt]) -> Mapping[str, str]:
-        """None."""
-        return {}
-
-    def provenance(self) -> Mapping[str, object]:
-        """No program runs."""
+    def provenance(self) -> dict[str, object]:
+        """What the manifest says beside the version: answers run no program, so nothing keeps one in."""
         return {"sandbox": None}
+
+    def unjudgeable(self, prompts: Sequence[Prompt]) -> dict[str, str]:
+        """None; a gold that cannot be read stops the run when it is first compared."""
+        return {}
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> list[Verdict]:
         golds = [_gold(prompt) for prompt in prompts]
@@ -212,12 +212,12 @@ class MathAnswer:
                 # The empty answer has the gold itself checked, whatever the model wrote.
                 texts_for_gold = ["", *(answer.text for answer in both if answer is not None)]
                 pairs |= {(gold, text): None for text in texts_for_gold if len(text) <= LONGEST_LATEX}
-        found = self._verify(list(pairs))
+        comparisons = self._verify(list(pairs))
         for gold, prompt in zip(golds, prompts, strict=True):
-            if isinstance(gold, str) and found[gold, ""] == "bad_gold":
+            if isinstance(gold, str) and comparisons[gold, ""] == "bad_gold":
                 raise _unreadable(prompt)
         return [
-            self._verdict(*(_outcome(gold, answer, found) for answer in both))
+            self._verdict(*(_outcome(gold, answer, comparisons) for answer in both))
             for gold, both in zip(golds, answers, strict=True)
         ]
 
@@ -239,12 +239,14 @@ class MathAnswer:
         )
 
 
-def _outcome(gold: Fraction | str, answer: Answer | None, found: Mapping[tuple[str, str], Comparison]) -> str:
+def _outcome(
+    gold: Fraction | str, answer: Answer | None, comparisons: Mapping[tuple[str, str], Comparison]
+) -> str:
     if answer is None:
         return "no_answer"
     if isinstance(gold, Fraction):
         return "right" if answer.number == gold else "wrong"
-    return found.get((gold, answer.text), "wrong")
+    return comparisons.get((gold, answer.text), "wrong")
 
 
 def _gold(prompt: Prompt) -> Fraction | str:

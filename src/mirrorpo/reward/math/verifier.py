@@ -3,7 +3,7 @@ r"""math-verify behind a wall: LaTeX answers are compared in worker processes th
 Symbolic comparison has no bound on its time (10^{10} against \log 2 does not return) and may sit in
 C, where no Python signal reaches it, so the only sure limit is to kill a process. A worker is this
 file run as a script: `multiprocessing` would import the trainer, and torch with it, into each one.
-It reads a line of JSON for each job and answers one byte, so a reply is never half there.
+It reads a line of JSON for each comparison and answers one byte, so a reply is never half there.
 """
 
 import atexit
@@ -48,7 +48,7 @@ class Worker:
             raise RuntimeError("the LaTeX verifier did not start; see stderr, and install math-verify")
 
     def ask(self, gold: str, answer: str, timeout_s: float) -> Comparison | None:
-        """What the process finds; None when it died or ran out of time, and it must be closed then."""
+        """The comparison; None when it died or ran out of time, and it must be closed then."""
         assert self.process.stdin is not None
         # A raw pipe may take part of a long line; the process is idle here, so it reads the rest.
         line = memoryview(json.dumps([gold, answer, timeout_s]).encode() + b"\n")
@@ -76,7 +76,7 @@ class Pool:
     r"""Workers that judge (gold, answer) pairs with a hard limit of time on each.
 
     A worker is started when a pair first needs it, killed when it exceeds `timeout_s`, and replaced
-    after that or after a crash; the pair it was judging is then "unverifiable". Findings come in the
+    after that or after a crash; the pair it was judging is then "unverifiable". Comparisons come in the
     order of the pairs. Everything is closed at exit.
 
     Attributes:
@@ -100,7 +100,7 @@ class Pool:
         atexit.register(self.close)
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
-        """One finding for each pair, in order."""
+        """One comparison for each pair, in order."""
         with ThreadPoolExecutor(self._size, thread_name_prefix="verifier") as threads:
             return list(threads.map(self._judge, pairs))
 
@@ -119,14 +119,14 @@ class Pool:
                 worker.close()
                 worker = None
             worker = worker or Worker(self.command)
-            finding = worker.ask(*pair, self.timeout_s)
-            if finding is None:
+            comparison = worker.ask(*pair, self.timeout_s)
+            if comparison is None:
                 log.warning(
                     "verifier killed after %s s or crashed on gold %.80r, answer %.80r", self.timeout_s, *pair
                 )
                 worker.close()
                 worker = None
-            return finding or "unverifiable"
+            return comparison or "unverifiable"
         finally:
             self._idle.put(worker)
 
@@ -137,7 +137,7 @@ def shared_pool(workers: int, timeout_s: float) -> Pool:
     return Pool(workers, timeout_s)
 
 
-def find(gold: str, answer: str) -> Comparison:
+def compare(gold: str, answer: str) -> Comparison:
     """math-verify's opinion, without any limit of time; only workers call it.
 
     An answer that does not parse is wrong; a comparison that raises is unverifiable. math-verify's own
@@ -173,7 +173,7 @@ def _parse(latex: str) -> list:
 
 
 def serve() -> None:
-    """The worker's loop; ends with its standard input, and by itself on a job no parent will end."""
+    """The worker's loop; ends with its standard input, and by itself on a comparison no parent will end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     soft = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
@@ -181,18 +181,18 @@ def serve() -> None:
     logging.disable(logging.CRITICAL)
     replies = os.dup(1)
     os.dup2(2, 1)
-    find("1", "1")
+    compare("1", "1")
     os.write(replies, READY)
     # ANTLR prints its complaints about answers; they must reach neither the replies nor the log.
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    codes = {finding: code for code, finding in REPLIES.items()}
+    codes = {comparison: code for code, comparison in REPLIES.items()}
     for line in sys.stdin:
         gold, answer, timeout_s = json.loads(line)
         # The parent kills first. If it is gone, the kernel's alarm ends even a loop in C.
         signal.alarm(int(timeout_s) + 2)
-        os.write(replies, codes[find(gold, answer)])
+        os.write(replies, codes[compare(gold, answer)])
         signal.alarm(0)
 
 

@@ -12,8 +12,7 @@ Tests are the dataset's own code and are trusted not to attack this process. Arg
 function that changes its argument in place is seen to return, not to change it. A value that is not plain
 data stays with the program; it can be passed on, and equals nothing.
 
-A worker is started as a script of its own (`sandbox.py`), so it imports the standard library and its siblings
-only.
+A worker is a script of its own (`worker.BOOT`), so it imports the standard library and its siblings only.
 """
 
 import builtins
@@ -31,13 +30,8 @@ from typing import Any
 from mirrorpo.reward.sandbox import lock, program, wire
 from mirrorpo.reward.sandbox.wire import Handle
 
-STRANGE = (
-    OSError,
-    SyntaxError,
-    UnicodeError,
-    StopIteration,
-    ImportError,
-)  # whose subclasses cannot be mixed with others
+# Their subclasses cannot be mixed with others.
+UNMIXABLE = (OSError, SyntaxError, UnicodeError, StopIteration, ImportError)
 
 
 class Stopped(BaseException):
@@ -60,7 +54,7 @@ class Raised(Exception):
 def raised(name: str) -> Raised:
     """An exception that a test can catch under the built-in name it had in the program."""
     kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, STRANGE):
+    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, UNMIXABLE):
         return type(name, (Raised, kind), {})(name)
     return Raised(name)
 
@@ -73,8 +67,10 @@ class Processes:
         self._receive()
 
     def end(self) -> tuple[int, float, bool]:
-        """Kill what runs; its wait status, its seconds of processor time, and whether it had written too
-        much.
+        """Kill what runs.
+
+        Returns:
+            Its wait status, its seconds of processor time, and whether it had written too much.
         """
         self.control.sendall(b".")
         return program.REPORT.unpack(self._receive())
@@ -87,14 +83,14 @@ class Processes:
 class Session:
     """One program's process, from its source to its end."""
 
-    def __init__(self, processes: Processes, wall_s: float, job: Mapping[str, Any]) -> None:
+    def __init__(self, processes: Processes, wall_s: float, task: Mapping[str, Any]) -> None:
         self.processes, self.calls, self.values = processes, processes.calls, processes.values
-        self.asked = False
+        self.used = False
         self.deadline = time.monotonic() + wall_s
         self.stopped: Stopped | None = None
         try:
-            # Whether it loads is told with the first answer: a question less.
-            wire.give(self.calls, "0" * wire.NONCE, {"source": job["source"], "setup": job["setup"]})
+            # Whether it loads is part of the first answer: a question less.
+            wire.give(self.calls, "0" * wire.NONCE, {"source": task["source"], "setup": task["setup"]})
         except OSError:
             self.stopped = Stopped("gone")
 
@@ -107,7 +103,7 @@ class Session:
         """
         # What stopped once stays so: a test that catches everything must not have the last word.
         if self.stopped is None:
-            self.asked = True
+            self.used = True
             try:
                 return self._answer(message)
             except TimeoutError:
@@ -138,8 +134,10 @@ class Session:
         return wire.decode(content, _inward)
 
     def end(self) -> tuple[int, float, bool]:
-        """Kill the process; its wait status, its seconds of processor time, and whether it had written too
-        much.
+        """Kill the process.
+
+        Returns:
+            Its wait status, its seconds of processor time, and whether it had written too much.
         """
         os.close(self.calls)
         os.close(self.values)
@@ -172,32 +170,42 @@ def _outward(value: Any) -> Any:
         return ["name", value.name, ""]
     name = getattr(value, "__name__", "")
     if isinstance(name, str) and name and getattr(builtins, name, None) is value:
-        return ["name", name, ""]  # a type, say, that the function is told of
+        return ["name", name, ""]  # a type, say, that the function is given
     raise TypeError(f"{type(value).__name__} cannot be passed to the program")
 
 
-def judge(job: Mapping[str, Any], processes: Processes, cpu_s: float, wall_s: float) -> dict[str, Any]:
-    """The outcome of every test of a job: a program, what it needs beside it, and its tests."""
+def judge(task: Mapping[str, Any], processes: Processes, cpu_s: float, wall_s: float) -> dict[str, Any]:
+    """Run a program's tests.
+
+    Args:
+        task: the fields of a `worker.ProgramTask`.
+        processes: where its process comes from.
+        cpu_s: seconds of processor time that the program has.
+        wall_s: seconds by the clock.
+
+    Returns:
+        The fields of a `worker.ProgramReport`.
+    """
     started = time.monotonic()
     # A test's own loops are bounded too, by the alarm.
     signal.setitimer(signal.ITIMER_REAL, wall_s + 1)
     outcomes: list[str] = []
     detail = stopped = ""
-    session = Session(processes, wall_s, job)
+    session = Session(processes, wall_s, task)
     try:
         trusted: dict[str, Any] = {"__name__": "tests"}
-        exec(compiled(job["prelude"]), trusted)
-        for test in job["tests"]:
-            namespace = trusted | {name: StandIn(session, name) for name in job["names"]}
+        exec(compiled(task["prelude"]), trusted)
+        for test in task["tests"]:
+            namespace = trusted | {name: StandIn(session, name) for name in task["names"]}
             if "random" in sys.modules:
                 sys.modules["random"].seed(0)
-            outcome, said = _run(test, namespace)
+            outcome, cause = _run(test, namespace)
             if session.stopped is not None:
                 raise session.stopped
             outcomes.append(outcome)
-            detail = detail or said
-        if not session.asked:
-            # Tests that ask nothing are passed by a program that loads.
+            detail = detail or cause
+        if not session.used:
+            # Tests that call nothing are passed by a program that loads.
             idle, outcomes = outcomes, []
             session.ask({"name": None})
             outcomes = idle
@@ -214,7 +222,7 @@ def judge(job: Mapping[str, Any], processes: Processes, cpu_s: float, wall_s: fl
         detail = f"{stopped}, ended by {by_signal}" if detail == "gone" else detail
     if stopped in ("forged", "syntax_error"):
         outcomes = []
-    outcomes += [stopped] * (len(job["tests"]) - len(outcomes))
+    outcomes += [stopped] * (len(task["tests"]) - len(outcomes))
     return {"outcomes": outcomes, "detail": detail[:300], "cpu_s": cpu, "wall_s": time.monotonic() - started}
 
 
@@ -240,16 +248,14 @@ def _kind(error: Raised) -> str:
 
 
 def numpy_stand_in() -> types.ModuleType:
-    """As much of numpy as the tests of MBPP+ use, which compare floats with it; there is no numpy in a bare
-    interpreter.
-    """
+    """As much of numpy as the tests of MBPP+ use to compare floats; a bare interpreter has none."""
 
-    def allclose(one: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
-        if isinstance(one, list | tuple) or isinstance(other, list | tuple):
-            return len(one) == len(other) and all(
-                allclose(a, b, rtol, atol) for a, b in zip(one, other, strict=True)
+    def allclose(left: Any, right: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
+        if isinstance(left, list | tuple) or isinstance(right, list | tuple):
+            return len(left) == len(right) and all(
+                allclose(a, b, rtol, atol) for a, b in zip(left, right, strict=True)
             )
-        return one == other or abs(one - other) <= atol + rtol * abs(other)
+        return left == right or abs(left - right) <= atol + rtol * abs(right)
 
     module = types.ModuleType("numpy")
     vars(module).update(
@@ -264,14 +270,12 @@ def numpy_stand_in() -> types.ModuleType:
 
 
 def main(settings: Mapping[str, Any]) -> None:
-    """A worker's life: settings first, then a job and its findings in turn, a line each, until its input
-    ends.
-    """
+    """A worker's loop: a task in, its report out, a line of JSON each, until its input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock.hide_memory()
     ours, theirs = socket.socketpair()
-    found = {"landlock": lock.landlock_version(), "seccomp": lock.has_seccomp()}
-    used = {name: value if settings[name] else 0 for name, value in found.items()}
+    available = {"landlock": lock.landlock_version(), "seccomp": lock.has_seccomp()}
+    used = {name: value if settings[name] else 0 for name, value in available.items()}
     if not used["seccomp"]:
         used["landlock"] = 0  # it isolates nothing alone, and would keep the server from its orphans
     if os.fork() == 0:
@@ -300,5 +304,5 @@ def main(settings: Mapping[str, Any]) -> None:
     os.write(replies, json.dumps(used).encode() + b"\n")
     processes = Processes(ours)
     for line in sys.stdin.buffer:
-        finding = judge(json.loads(line), processes, settings["cpu_s"], settings["wall_s"])
-        os.write(replies, json.dumps(finding).encode() + b"\n")
+        report = judge(json.loads(line), processes, settings["cpu_s"], settings["wall_s"])
+        os.write(replies, json.dumps(report).encode() + b"\n")

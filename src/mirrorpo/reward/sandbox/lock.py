@@ -17,47 +17,51 @@ from collections.abc import Mapping, Sequence
 
 libc = ctypes.CDLL(None, use_errno=True)
 
-(
-    PR_SET_PDEATHSIG,
-    PR_SET_DUMPABLE,
-    PR_CAPBSET_DROP,
-    PR_SET_SECCOMP,
-    PR_SET_CHILD_SUBREAPER,
-    PR_SET_NO_NEW_PRIVS,
-) = 1, 4, 24, 22, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP = 1, 4, 22
+PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 24, 36, 38
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 LANDLOCK_READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read a file, read a folder
-LANDLOCK_FILE = (
-    1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
-)  # what can be said of a file rather than a folder
+# What can be granted for a file rather than a folder.
+LANDLOCK_FILE = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
 LAST_CAPABILITY = 63
 
 # Everything a single-threaded Python needs that neither makes a process nor reaches one; aarch64 lacks the
 # older names.
 ALLOWED = {
     "x86_64": {
-        "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lstat": 6, "poll": 7, "lseek": 8, "mmap": 9, "mprotect": 10,
-        "munmap": 11, "brk": 12, "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15, "pread64": 17, "pwrite64": 18, "readv": 19,
-        "writev": 20, "access": 21, "pipe": 22, "select": 23, "sched_yield": 24, "mremap": 25, "msync": 26, "madvise": 28, "dup": 32, "dup2": 33,
-        "nanosleep": 35, "getitimer": 36, "setitimer": 38, "getpid": 39, "exit": 60, "uname": 63, "fsync": 74, "fdatasync": 75, "truncate": 76,
-        "ftruncate": 77, "getdents": 78, "getcwd": 79, "chdir": 80, "fchdir": 81, "rename": 82, "mkdir": 83, "rmdir": 84, "creat": 85, "link": 86,
-        "unlink": 87, "symlink": 88, "readlink": 89, "umask": 95, "gettimeofday": 96, "getrlimit": 97, "getrusage": 98, "sysinfo": 99, "times": 100,
-        "getuid": 102, "getgid": 104, "geteuid": 107, "getegid": 108, "getppid": 110, "sigaltstack": 131, "gettid": 186, "time": 201, "futex": 202,
-        "sched_getaffinity": 204, "getdents64": 217, "restart_syscall": 219, "fadvise64": 221, "clock_gettime": 228, "clock_getres": 229,
-        "clock_nanosleep": 230, "exit_group": 231, "openat": 257, "mkdirat": 258, "newfstatat": 262, "unlinkat": 263, "renameat": 264, "linkat": 265,
-        "symlinkat": 266, "readlinkat": 267, "faccessat": 269, "pselect6": 270, "ppoll": 271, "set_robust_list": 273, "dup3": 292, "pipe2": 293,
+        "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lstat": 6, "poll": 7,
+        "lseek": 8, "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "rt_sigaction": 13,
+        "rt_sigprocmask": 14, "rt_sigreturn": 15, "pread64": 17, "pwrite64": 18, "readv": 19,
+        "writev": 20, "access": 21, "pipe": 22, "select": 23, "sched_yield": 24, "mremap": 25,
+        "msync": 26, "madvise": 28, "dup": 32, "dup2": 33, "nanosleep": 35, "getitimer": 36,
+        "setitimer": 38, "getpid": 39, "exit": 60, "uname": 63, "fsync": 74, "fdatasync": 75,
+        "truncate": 76, "ftruncate": 77, "getdents": 78, "getcwd": 79, "chdir": 80, "fchdir": 81,
+        "rename": 82, "mkdir": 83, "rmdir": 84, "creat": 85, "link": 86, "unlink": 87,
+        "symlink": 88, "readlink": 89, "umask": 95, "gettimeofday": 96, "getrlimit": 97,
+        "getrusage": 98, "sysinfo": 99, "times": 100, "getuid": 102, "getgid": 104, "geteuid": 107,
+        "getegid": 108, "getppid": 110, "sigaltstack": 131, "gettid": 186, "time": 201,
+        "futex": 202, "sched_getaffinity": 204, "getdents64": 217, "restart_syscall": 219,
+        "fadvise64": 221, "clock_gettime": 228, "clock_getres": 229, "clock_nanosleep": 230,
+        "exit_group": 231, "openat": 257, "mkdirat": 258, "newfstatat": 262, "unlinkat": 263,
+        "renameat": 264, "linkat": 265, "symlinkat": 266, "readlinkat": 267, "faccessat": 269,
+        "pselect6": 270, "ppoll": 271, "set_robust_list": 273, "dup3": 292, "pipe2": 293,
         "renameat2": 316, "getrandom": 318, "statx": 332, "rseq": 334, "faccessat2": 439,
     },
     "aarch64": {
-        "getcwd": 17, "dup": 23, "dup3": 24, "mkdirat": 34, "unlinkat": 35, "symlinkat": 36, "linkat": 37, "renameat": 38, "truncate": 45,
-        "ftruncate": 46, "faccessat": 48, "chdir": 49, "fchdir": 50, "openat": 56, "close": 57, "pipe2": 59, "getdents64": 61, "lseek": 62, "read": 63,
-        "write": 64, "readv": 65, "writev": 66, "pread64": 67, "pwrite64": 68, "pselect6": 72, "ppoll": 73, "readlinkat": 78, "newfstatat": 79,
-        "fstat": 80, "fsync": 82, "fdatasync": 83, "exit": 93, "exit_group": 94, "futex": 98, "set_robust_list": 99, "nanosleep": 101,
-        "getitimer": 102, "setitimer": 103, "clock_gettime": 113, "clock_getres": 114, "clock_nanosleep": 115, "sched_getaffinity": 123,
-        "sched_yield": 124, "restart_syscall": 128, "sigaltstack": 132, "rt_sigaction": 134, "rt_sigprocmask": 135, "rt_sigreturn": 139, "times": 153,
-        "uname": 160, "getrlimit": 163, "getrusage": 165, "umask": 166, "gettimeofday": 169, "getpid": 172, "getppid": 173, "getuid": 174,
-        "geteuid": 175, "getgid": 176, "getegid": 177, "gettid": 178, "sysinfo": 179, "brk": 214, "munmap": 215, "mremap": 216, "mmap": 222,
-        "fadvise64": 223, "mprotect": 226, "msync": 227, "madvise": 233, "renameat2": 276, "getrandom": 278, "statx": 291, "rseq": 293,
+        "getcwd": 17, "dup": 23, "dup3": 24, "mkdirat": 34, "unlinkat": 35, "symlinkat": 36,
+        "linkat": 37, "renameat": 38, "truncate": 45, "ftruncate": 46, "faccessat": 48, "chdir": 49,
+        "fchdir": 50, "openat": 56, "close": 57, "pipe2": 59, "getdents64": 61, "lseek": 62,
+        "read": 63, "write": 64, "readv": 65, "writev": 66, "pread64": 67, "pwrite64": 68,
+        "pselect6": 72, "ppoll": 73, "readlinkat": 78, "newfstatat": 79, "fstat": 80, "fsync": 82,
+        "fdatasync": 83, "exit": 93, "exit_group": 94, "futex": 98, "set_robust_list": 99,
+        "nanosleep": 101, "getitimer": 102, "setitimer": 103, "clock_gettime": 113,
+        "clock_getres": 114, "clock_nanosleep": 115, "sched_getaffinity": 123, "sched_yield": 124,
+        "restart_syscall": 128, "sigaltstack": 132, "rt_sigaction": 134, "rt_sigprocmask": 135,
+        "rt_sigreturn": 139, "times": 153, "uname": 160, "getrlimit": 163, "getrusage": 165,
+        "umask": 166, "gettimeofday": 169, "getpid": 172, "getppid": 173, "getuid": 174,
+        "geteuid": 175, "getgid": 176, "getegid": 177, "gettid": 178, "sysinfo": 179, "brk": 214,
+        "munmap": 215, "mremap": 216, "mmap": 222, "fadvise64": 223, "mprotect": 226, "msync": 227,
+        "madvise": 233, "renameat2": 276, "getrandom": 278, "statx": 291, "rseq": 293,
         "faccessat2": 439,
     },
 }  # fmt: skip
@@ -89,8 +93,17 @@ def has_seccomp() -> bool:
 
 
 def landlock_rules(readable: Sequence[str], writable: Sequence[str]) -> int:
-    """A ruleset's descriptor: everything is forbidden but to read some paths and do anything below others; -1
-    without Landlock.
+    """A Landlock ruleset that forbids every use of files but these.
+
+    Args:
+        readable: paths that may be read and executed.
+        writable: folders below which everything may be done.
+
+    Returns:
+        Its descriptor; -1 without Landlock.
+
+    Raises:
+        OSError: if the kernel refuses the ruleset or a path that is there.
     """
     version = landlock_version()
     if version == 0:
@@ -116,8 +129,9 @@ def landlock_rules(readable: Sequence[str], writable: Sequence[str]) -> int:
 
 
 def seccomp_filter(machine: str) -> bytes:
-    """The filter as the kernel reads it: what is not allowed fails with EPERM, and another processor's calls
-    kill.
+    """The filter as the kernel reads it: a call that is not allowed fails with EPERM.
+
+    Calls by another processor's numbers kill.
     """
     load, equal, at_least, above, give = 0x20, 0x15, 0x35, 0x25, 0x06
     allow, refuse, kill = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
@@ -147,10 +161,10 @@ def seccomp_filter(machine: str) -> bytes:
     program += [(give, 0, 0, refuse)]
     end = len(program)
     program += [(give, 0, 0, allow), (give, 0, 0, refuse)]
-    places = {"allow": end, "refuse": end + 1}
+    labels = {"allow": end, "refuse": end + 1}
 
-    def jump(place: int | str, at: int) -> int:
-        return place if isinstance(place, int) else places[place] - at - 1
+    def jump(target: int | str, at: int) -> int:
+        return target if isinstance(target, int) else labels[target] - at - 1
 
     return b"".join(
         struct.pack("HBBI", code, jump(yes, at), jump(no, at), value)

@@ -2,9 +2,9 @@
 
 A worker (`judge`) is a bare interpreter with an empty environment: a judge that holds the tests, and a fork
 server (`program`) that gives every program a process of its own. Where the machine has them, the worker
-stands inside bubblewrap (own mounts, network, process numbers), and each program behind Landlock and seccomp
-(`lock`). What there is is found out when the sandbox starts, by a program that tries to get out, and has a
-name (`Sandbox.mechanism`) for the run's manifest.
+stands inside bubblewrap (mounts, network, process numbers), and each program behind Landlock and seccomp
+(`lock`). What the machine has is measured when the sandbox starts, by a program that tries to get out, and
+has a name (`Sandbox.mechanism`) for the run's manifest.
 """
 
 import atexit
@@ -18,13 +18,13 @@ from typing import Literal
 from mirrorpo.reward.sandbox.worker import Bounds, Mechanism, Outcome, ProgramReport, ProgramTask, Worker
 
 Policy = Literal["required", "unsafe"]
-TOGETHER = 4  # jobs that one worker takes at a time
+TASKS_PER_WORKER = 4  # that one worker takes at a time
 
 log = logging.getLogger(__name__)
 
 
 class Sandbox:
-    r"""Workers that run jobs side by side; findings come in the order of the jobs.
+    r"""Workers that run tasks side by side; reports come in the order of the tasks.
 
     Attributes:
         mechanism: what they are locked with.
@@ -35,8 +35,9 @@ class Sandbox:
     Example:
         >>> sandbox = Sandbox(workers=1, bounds=Bounds(cpu_s=2, wall_s=5.0, memory_mb=256), policy="required")
         >>> tests = ["assert double(2) == 4", "assert double('') == 0"]
-        >>> job = ProgramTask(source="def double(x):\n    return x * 2", setup="", prelude="", tests=tests, names=["double"])
-        >>> [list(finding.outcomes) for finding in sandbox([job])]
+        >>> source = "def double(x):\n    return x * 2"
+        >>> task = ProgramTask(source=source, setup="", prelude="", tests=tests, names=["double"])
+        >>> [list(report.outcomes) for report in sandbox([task])]
         [['passed', 'failed']]
         >>> sandbox.close()
     """
@@ -52,51 +53,53 @@ class Sandbox:
             self._idle.put(worker)
         atexit.register(self.close)
 
-    def __call__(self, jobs: Sequence[ProgramTask]) -> list[ProgramReport]:
-        """One finding for each job, in order."""
-        pieces = [jobs[start : start + TOGETHER] for start in range(0, len(jobs), TOGETHER)]
-        return [finding for findings in self._threads.map(self._run, pieces) for finding in findings]
+    def __call__(self, tasks: Sequence[ProgramTask]) -> list[ProgramReport]:
+        """One report for each task, in order."""
+        starts = range(0, len(tasks), TASKS_PER_WORKER)
+        chunks = [tasks[start : start + TASKS_PER_WORKER] for start in starts]
+        return [report for reports in self._threads.map(self._run, chunks) for report in reports]
 
     def close(self) -> None:
-        """End every worker, waiting for the jobs that run; the next call starts new ones."""
+        """End every worker, waiting for the tasks that run; the next call starts new ones."""
         for _ in range(self._size):
             worker = self._idle.get()
             if worker is not None:
                 worker.close()
             self._idle.put(None)
 
-    def _run(self, jobs: Sequence[ProgramTask]) -> list[ProgramReport]:
+    def _run(self, tasks: Sequence[ProgramTask]) -> list[ProgramReport]:
         worker = self._idle.get()
-        found: list[ProgramReport] = []
+        reports: list[ProgramReport] = []
         failures = 0
         try:
-            while len(found) < len(jobs):
+            while len(reports) < len(tasks):
                 worker = worker or Worker(
                     self.bounds,
                     bubblewrap=self.mechanism.bubblewrap,
                     landlock=bool(self.mechanism.landlock),
                     seccomp=self.mechanism.seccomp,
                 )
-                before = len(found)
-                found += worker.run_all(jobs[before:])
-                if len(found) == len(jobs):
+                before = len(reports)
+                reports += worker.run_all(tasks[before:])
+                if len(reports) == len(tasks):
                     break
+                broken = tasks[len(reports)]
                 log.warning(
                     "a sandbox worker broke on a program of %d characters and was replaced",
-                    len(jobs[len(found)].source),
+                    len(broken.source),
                 )
                 worker.close()
                 worker = None
                 # What ran before may have broken it; a program that breaks two, a fresh one the second time,
                 # is judged by none.
-                failures = 1 if len(found) > before else failures + 1
+                failures = 1 if len(reports) > before else failures + 1
                 if failures == 2:
-                    broken: list[Outcome] = ["unverifiable"] * len(jobs[len(found)].tests)
-                    found.append(
-                        ProgramReport(outcomes=broken, detail="the worker broke", cpu_s=0.0, wall_s=0.0)
+                    outcomes: list[Outcome] = ["unverifiable"] * len(broken.tests)
+                    reports.append(
+                        ProgramReport(outcomes=outcomes, detail="the worker broke", cpu_s=0.0, wall_s=0.0)
                     )
                     failures = 0
-            return found
+            return reports
         finally:
             self._idle.put(worker)
 

@@ -35,22 +35,13 @@ WATCH_MS = 20  # between two looks at a running program's folder
 MOST_FILES = 1000
 # What most short programs import; a child has it without reading a file. More would slow every fork down.
 PRELOADED = (
-    "collections",
-    "copy",
-    "functools",
-    "heapq",
-    "itertools",
-    "math",
-    "operator",
-    "random",
-    "re",
-    "string",
-    "typing",
-)
+    "collections", "copy", "functools", "heapq", "itertools", "math",
+    "operator", "random", "re", "string", "typing",
+)  # fmt: skip
 
 
 class Server:
-    """Makes one program's process after another, each locked before it is handed over.
+    """Makes one program's process after another, each locked before it gets any source.
 
     Attributes:
         control: to the judge.
@@ -66,12 +57,8 @@ class Server:
     def __init__(
         self, control: socket.socket, settings: Mapping[str, Any], *, landlock: bool, seccomp: bool
     ) -> None:
-        self.control, self.folder, self.folder_bytes, self.user = (
-            control,
-            settings["folder"],
-            settings["folder_bytes"],
-            settings["user"],
-        )
+        self.control, self.user = control, settings["user"]
+        self.folder, self.folder_bytes = settings["folder"], settings["folder_bytes"]
         self.cpu_s, self.limits = settings["cpu_s"], settings["limits"]
         self.rules = lock.landlock_rules(settings["readable"], [self.folder]) if landlock else -1
         self.seccomp = lock.prepared(lock.seccomp_filter(os.uname().machine)) if seccomp else None
@@ -203,7 +190,7 @@ def size(folder: str) -> int:
 
 
 def empty(folder: str) -> None:
-    """Remove everything below a folder, however deep and whatever its modes; symbolic links are not followed."""
+    """Remove everything below a folder, of any depth and mode; links are not followed."""
     while names := os.listdir(folder):
         for name in names:
             path = os.path.join(folder, name)
@@ -221,12 +208,12 @@ def empty(folder: str) -> None:
 
 
 def drive(calls: int, values: int) -> None:
-    """Run the program that arrives, then answer calls until it is killed. Nothing said here is a verdict."""
-    _, job = wire.take(calls)
+    """Run the program that arrives, then answer calls until it is killed; no answer is a verdict."""
+    _, task = wire.take(calls)
     module = types.ModuleType("program")
     sys.modules["program"] = module
     namespace = module.__dict__
-    failure = loaded(job, namespace)
+    failure = loaded(task, namespace)
     kept: list[Any] = []
 
     def other(value: Any) -> Any:
@@ -251,15 +238,15 @@ def drive(calls: int, values: int) -> None:
             answer(values, nonce, lambda call=call: called(call, named, held), other)
 
 
-def loaded(job: Any, namespace: dict[str, Any]) -> dict[str, str] | None:
+def loaded(task: Any, namespace: dict[str, Any]) -> dict[str, str] | None:
     """Run a program and the dataset's setup behind it; what to answer to every call if that fails."""
     kind = "syntax"
     try:
-        code = compile(job["source"], "program", "exec", dont_inherit=True)
+        code = compile(task["source"], "program", "exec", dont_inherit=True)
         kind = "unloaded"
         exec(code, namespace)
-        if job["setup"]:
-            exec(compile(job["setup"], "setup", "exec"), namespace)
+        if task["setup"]:
+            exec(compile(task["setup"], "setup", "exec"), namespace)
     except BaseException as error:
         return {kind: type(error).__name__}
     return None
@@ -268,7 +255,7 @@ def loaded(job: Any, namespace: dict[str, Any]) -> dict[str, str] | None:
 def called(call: Any, named: Any, held: Any) -> Any:
     """What the program's function returns."""
     if call["name"] is None:
-        return None  # asked only whether it was loaded
+        return None  # the judge only wants to know whether it was loaded
     arguments = wire.decode(call["arguments"], held)
     keywords = wire.decode(call["keywords"], held)
     return named(call["name"])(*arguments, **keywords)

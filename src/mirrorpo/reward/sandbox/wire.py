@@ -73,8 +73,9 @@ class Handle:
 
 
 class Encoder:
-    """Python values to JSON values. Subclasses are sent as the built-in type below them, so their methods are
-    never asked.
+    """Python values to JSON values.
+
+    Subclasses are sent as the built-in type below them, so their methods are never called.
 
     Example:
         >>> Encoder(repr)([1, (2.5, {"a": None})])
@@ -136,8 +137,12 @@ class Encoder:
 
 
 def decode(node: Any, held: Callable[[str, Any, Any], Any], depth: int = 0) -> Any:
-    """The value that `Encoder` was given; `held` turns ("handle", number, type) or ("name", name, "") into
-    what stands for it.
+    """The value that `Encoder` was given.
+
+    Args:
+        node: what it made of it.
+        held: what stands for ("handle", number, type) or ("name", name, "").
+        depth: how deep the node lies in the message.
 
     Raises:
         Malformed: on anything that an encoder does not write.
@@ -159,40 +164,44 @@ def decode(node: Any, held: Callable[[str, Any, Any], Any], depth: int = 0) -> A
                 return (bytes if kind == "bytes" else bytearray).fromhex(rest[0])
             case "handle" | "name":
                 return held(kind, rest[0], rest[1])
-        parts = [decode(part, held, depth + 1) for part in rest]
-        match kind:
-            case "list":
-                return parts
-            case "tuple":
-                return tuple(parts)
-            case "dict":
-                return dict(zip(parts[::2], parts[1::2], strict=True))
-            case "set":
-                return set(parts)
-            case "frozenset":
-                return frozenset(parts)
-            case "iterator":
-                return iter(parts)
-            case "complex":
-                return complex(*parts)
-            case "range":
-                return range(*parts)
-            case "decimal":
-                return importlib.import_module("decimal").Decimal(parts[0])
-            case "fraction":
-                return importlib.import_module("fractions").Fraction(*parts)
-            case "deque":
-                return collections.deque(parts)
-            case "array":
-                return importlib.import_module("array").array(parts[0], parts[1:])
+        return _assembled(kind, [decode(part, held, depth + 1) for part in rest])
     except (TypeError, ValueError, ArithmeticError, IndexError, OverflowError) as error:
         raise Malformed(f"no {kind}") from error
+
+
+def _assembled(kind: str, parts: list[Any]) -> Any:
+    match kind:
+        case "list":
+            return parts
+        case "tuple":
+            return tuple(parts)
+        case "dict":
+            return dict(zip(parts[::2], parts[1::2], strict=True))
+        case "set":
+            return set(parts)
+        case "frozenset":
+            return frozenset(parts)
+        case "iterator":
+            return iter(parts)
+        case "complex":
+            return complex(*parts)
+        case "range":
+            return range(*parts)
+        case "decimal":
+            return importlib.import_module("decimal").Decimal(parts[0])
+        case "fraction":
+            return importlib.import_module("fractions").Fraction(*parts)
+        case "deque":
+            return collections.deque(parts)
+        case "array":
+            return importlib.import_module("array").array(parts[0], parts[1:])
     raise Malformed(f"no such type {kind!r}")
 
 
 def give(pipe: int, nonce: str, message: Any) -> None:
-    """Write one message of the judge, with the number that its answer must repeat. The program has no reason
-    to mistrust it.
+    """Write one message of the judge, with the number that its answer must repeat.
+
+    It is marshalled, since the program has no reason to mistrust it.
     """
     _write(pipe, nonce.encode() + marshal.dumps(message))
 
@@ -215,7 +224,7 @@ def _read(pipe: int, count: int) -> bytes:
 
 
 def send(pipe: int, nonce: str, message: Any) -> None:
-    """Write one answer of the program, with the number of what it answers."""
+    """Write one answer of the program, with the number of the call that it answers."""
     body = nonce.encode() + "".join(_json(message, 0)).encode()
     if len(body) > LARGEST_MESSAGE:
         raise NotPlain("too large")

@@ -1,4 +1,4 @@
-"""One worker of the sandbox: how it is started, locked and asked, and what it is locked with."""
+"""One worker of the sandbox: how it is started, locked and used, and what it is locked with."""
 
 import contextlib
 import json
@@ -30,28 +30,28 @@ NOBODY = 65534
 MODULES = (lock, wire, program, judge)
 BOOT = """
 import json, sys, types
-job = json.loads(sys.stdin.buffer.readline())
+request = json.loads(sys.stdin.buffer.readline())
 for name in ("mirrorpo", "mirrorpo.reward", "mirrorpo.reward.sandbox"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = []
-for name, source in job["modules"]:
+for name, source in request["modules"]:
     module = sys.modules[name] = types.ModuleType(name)
     exec(compile(source, name, "exec"), module.__dict__)
     setattr(sys.modules["mirrorpo.reward.sandbox"], name.rpartition(".")[2], module)
-module.main(job["settings"])
+module.main(request["settings"])
 """
 # A program that names the ways out that it finds open.
 PROBE = """
 import os, socket
 
 def ways_out():
-    found = []
+    ways = []
     def attempt(name, action):
         try:
             action()
         except Exception:
             return
-        found.append(name)
+        ways.append(name)
     def process():
         if os.fork() == 0:
             os._exit(0)
@@ -60,10 +60,11 @@ def ways_out():
     attempt("processes", process)
     attempt("signals", lambda: os.kill(os.getppid(), 0))
     attempt("reading files", lambda: open("/etc/passwd").close())
-    for folder in ("/", "/tmp", "/var/tmp", "/dev/shm", os.path.expanduser("~"), os.path.dirname(os.getcwd())):
+    shared = ("/", "/tmp", "/var/tmp", "/dev/shm")
+    for folder in (*shared, os.path.expanduser("~"), os.path.dirname(os.getcwd())):
         path = os.path.join(folder, "mirrorpo-probe-%d" % os.getpid())
         attempt("writing files", lambda: (open(path, "x").close(), os.unlink(path)))
-    return sorted(set(found))
+    return sorted(set(ways))
 """
 
 
@@ -88,7 +89,7 @@ class ProgramTask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProgramReport:
-    """What came of a job.
+    """What came of a task.
 
     Attributes:
         outcomes: one for each test, in order.
@@ -148,6 +149,12 @@ class Mechanism:
 class Worker:
     """One judge with its fork server, inside bubblewrap or not.
 
+    Args:
+        bounds: limits of each program.
+        bubblewrap: whether it gets mounts, network and process numbers to itself.
+        landlock: whether Landlock is used where the kernel has it.
+        seccomp: whether system calls are filtered where the kernel can.
+
     Raises:
         RuntimeError: if it does not start.
     """
@@ -156,7 +163,7 @@ class Worker:
         self, bounds: Bounds, *, bubblewrap: bool, landlock: bool = True, seccomp: bool = True
     ) -> None:
         self.bounds, self.bubblewrap = bounds, bubblewrap
-        self._heard = b""
+        self._unread = b""
         self.folder = "/program" if bubblewrap else tempfile.mkdtemp(prefix="mirrorpo-sandbox-")
         user = NOBODY if not bubblewrap and os.geteuid() == 0 and _readable_by_all(sys.base_prefix) else -1
         if user >= 0:
@@ -165,62 +172,62 @@ class Worker:
         environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
         self.process = subprocess.Popen(
             [*_bubblewrap(environment), *command] if bubblewrap else command,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=environment, cwd="/", start_new_session=True,
-        )  # fmt: skip
-        limits = {
-            "RLIMIT_AS": bounds.memory_mb << 20, "RLIMIT_FSIZE": FILE_BYTES, "RLIMIT_NOFILE": OPEN_FILES,
-            "RLIMIT_CORE": 0, "RLIMIT_MEMLOCK": 0, "RLIMIT_MSGQUEUE": 0,
-        }  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
         settings = {
-            "limits": limits, "cpu_s": bounds.cpu_s, "wall_s": bounds.wall_s, "folder": self.folder, "folder_bytes": FOLDER_BYTES,
-            "readable": [*_readable(), "/dev/null", "/dev/urandom"], "user": user, "landlock": landlock, "seccomp": seccomp,
-        }  # fmt: skip
-        reply = self._hear(START_S) if self._tell({"modules": _modules(), "settings": settings}) else None
-        assert self.process.stderr is not None
-        if reply is None:
-            self._kill()
-            said = self.process.stderr.read().decode(errors="replace").strip().splitlines()
-            self.close()
-            raise RuntimeError(
-                f"the sandbox's worker did not start ({said[-1] if said else 'without a word'})"
-            )
-        # Started, it says nothing more there.
-        self.process.stderr.close()
+            "limits": _limits(bounds),
+            "cpu_s": bounds.cpu_s,
+            "wall_s": bounds.wall_s,
+            "folder": self.folder,
+            "folder_bytes": FOLDER_BYTES,
+            "readable": [*_readable(), "/dev/null", "/dev/urandom"],
+            "user": user,
+            "landlock": landlock,
+            "seccomp": seccomp,
+        }
+        reply = self._start(settings)
         self.landlock, self.seccomp = int(reply["landlock"]), bool(reply["seccomp"])
 
-    def run(self, job: ProgramTask) -> ProgramReport | None:
-        """What comes of a job; None when the worker is broken, and it must be closed then."""
-        return next(iter(self.run_all([job])), None)
+    def run(self, task: ProgramTask) -> ProgramReport | None:
+        """What comes of a task; None when the worker is broken, and it must be closed then."""
+        return next(iter(self.run_all([task])), None)
 
-    def run_all(self, jobs: Sequence[ProgramTask]) -> list[ProgramReport]:
-        """What comes of jobs one after another; of fewer when the worker broke on the next, and it must be
-        closed then.
+    def run_all(self, tasks: Sequence[ProgramTask]) -> list[ProgramReport]:
+        """The reports of tasks that run one after another.
+
+        Returns:
+            Fewer than there are tasks when the worker broke on the next, and it must be closed then.
         """
-        findings: list[ProgramReport] = []
-        # One is always on its way, so that the worker need not wait for this process.
-        sent = [self._tell(asdict(job)) for job in jobs[:1]]
-        while len(findings) < len(jobs) and sent[-1]:
-            sent += [self._tell(asdict(job)) for job in jobs[len(sent) : len(sent) + 1]]
-            reply = self._hear(self.bounds.wall_s + GRACE_S)
+        reports: list[ProgramReport] = []
+        # A task is always on its way, so that the worker need not wait for this process.
+        sent = [self._write(asdict(task)) for task in tasks[:1]]
+        while len(reports) < len(tasks) and sent[-1]:
+            sent += [self._write(asdict(task)) for task in tasks[len(sent) : len(sent) + 1]]
+            reply = self._read(self.bounds.wall_s + GRACE_S)
             if reply is None:
                 break
-            findings.append(ProgramReport(**reply))
-        return findings
+            reports.append(ProgramReport(**reply))
+        return reports
 
     def mechanism(self) -> Mechanism:
         """What this worker is locked with, and whether it holds."""
         test = "for way in ways_out(): print(way)\nassert not ways_out(), ways_out()"
-        finding = self.run(ProgramTask(source=PROBE, setup="", prelude="", tests=[test], names=["ways_out"]))
-        if finding is None:
+        report = self.run(ProgramTask(source=PROBE, setup="", prelude="", tests=[test], names=["ways_out"]))
+        if report is None:
             raise RuntimeError("the sandbox's worker broke at its first program")
-        found = {"passed": ""}.get(
-            finding.outcomes[0], finding.detail.removeprefix("AssertionError: ").strip("[]").replace("'", "")
-        )
+        failure = report.detail.removeprefix("AssertionError: ").strip("[]").replace("'", "")
+        ways = "" if report.outcomes[0] == "passed" else failure
         return Mechanism(
             bubblewrap=self.bubblewrap,
             landlock=self.landlock,
             seccomp=self.seccomp,
-            ways_out=found.split(", ") if found else (),
+            ways_out=ways.split(", ") if ways else (),
         )
 
     def close(self) -> None:
@@ -237,7 +244,22 @@ class Worker:
             # group.
             os.killpg(self.process.pid, signal.SIGKILL)
 
-    def _tell(self, message: Mapping[str, Any]) -> bool:
+    def _start(self, settings: Mapping[str, object]) -> Any:
+        # What it is locked with.
+        reply = self._read(START_S) if self._write({"modules": _modules(), "settings": settings}) else None
+        assert self.process.stderr is not None
+        if reply is None:
+            self._kill()
+            errors = self.process.stderr.read().decode(errors="replace").strip().splitlines()
+            self.close()
+            cause = errors[-1] if errors else "without a word"
+            raise RuntimeError(f"the sandbox's worker did not start ({cause})")
+        # Started, it writes nothing more there.
+        self.process.stderr.close()
+        return reply
+
+    def _write(self, message: Mapping[str, object]) -> bool:
+        # False when the worker is gone.
         assert self.process.stdin is not None
         line = memoryview(json.dumps(message).encode() + b"\n")
         try:
@@ -247,42 +269,28 @@ class Worker:
             return False
         return True
 
-    def _hear(self, timeout_s: float) -> Any:
+    def _read(self, timeout_s: float) -> Any:
         # The next line; None when the worker is gone or silent for too long.
         assert self.process.stdout is not None
         poller = select.poll()
         poller.register(self.process.stdout, select.POLLIN)
         deadline = time.monotonic() + timeout_s
-        while b"\n" not in self._heard:
-            chunk = (
-                self.process.stdout.read(1 << 16)
-                if poller.poll(max(deadline - time.monotonic(), 0) * 1000)
-                else None
-            )
+        while b"\n" not in self._unread:
+            ready = poller.poll(max(deadline - time.monotonic(), 0) * 1000)
+            chunk = self.process.stdout.read(1 << 16) if ready else None
             if not chunk:
                 return None
-            self._heard += chunk
-        line, _, self._heard = self._heard.partition(b"\n")
+            self._unread += chunk
+        line, _, self._unread = self._unread.partition(b"\n")
         return json.loads(line)
 
 
 def _bubblewrap(environment: Mapping[str, str]) -> list[str]:
-    found = shutil.which("bwrap")
-    if found is None:
+    program_path = shutil.which("bwrap")
+    if program_path is None:
         raise RuntimeError("there is no bwrap")
-    command = [
-        found,
-        "--unshare-all",
-        "--die-with-parent",
-        "--new-session",
-        "--uid",
-        str(NOBODY),
-        "--gid",
-        str(NOBODY),
-        "--cap-drop",
-        "ALL",
-        "--clearenv",
-    ]
+    command = [program_path, "--unshare-all", "--die-with-parent", "--new-session"]
+    command += ["--uid", str(NOBODY), "--gid", str(NOBODY), "--cap-drop", "ALL", "--clearenv"]
     for name, value in environment.items():
         command += ["--setenv", name, value]
     for path in _readable():
@@ -294,19 +302,19 @@ def _bubblewrap(environment: Mapping[str, str]) -> list[str]:
 
 def _readable() -> list[str]:
     # The interpreter, its library, and what its extension modules link to.
-    return list(
-        dict.fromkeys(
-            [
-                sys.base_prefix,
-                "/usr/lib",
-                "/usr/lib64",
-                "/lib",
-                "/lib64",
-                "/etc/ld.so.cache",
-                "/usr/share/zoneinfo",
-            ]
-        )
-    )
+    libraries = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
+    return list(dict.fromkeys((sys.base_prefix, *libraries)))
+
+
+def _limits(bounds: Bounds) -> dict[str, int]:
+    return {
+        "RLIMIT_AS": bounds.memory_mb << 20,
+        "RLIMIT_FSIZE": FILE_BYTES,
+        "RLIMIT_NOFILE": OPEN_FILES,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_MEMLOCK": 0,
+        "RLIMIT_MSGQUEUE": 0,
+    }
 
 
 def _readable_by_all(path: str) -> bool:
