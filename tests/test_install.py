@@ -1,6 +1,8 @@
 """The package as it is installed: a wheel, in an environment without the repository, in an empty folder."""
 
 import json
+import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -121,3 +123,28 @@ def test_an_empty_folder_is_enough_for_what_needs_no_run(installed: Path, empty:
     succeeded(given(installed, "estimator-table"), ["kl_exact", "probl2_corrected"])
     succeeded(given(installed, "mirror-maps", "probl2", "--out", "maps.json"), ["maps.json"])
     assert "probl2" in (empty / "maps.json").read_text()
+
+
+def test_jobs_of_a_cluster_run_the_installed_code(
+    installed: Path, empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = empty / "programs"
+    programs.mkdir()
+    said = {
+        "sbatch": "Submitted batch job 12",
+        "scontrol": "MaxArraySize = 1001",
+        "squeue": "",
+        "sacct": "",
+        "srun": "",
+    }
+    for name, text in said.items():
+        (programs / name).write_text(f"#!/bin/sh\necho '{text}'\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    succeeded(
+        given(installed, "train", "-m", "hydra/launcher=slurm", "seed=5,6"), ["submitted 2 cells as job 12"]
+    )
+    submitted = sorted(empty.rglob("12_*_submitted.pkl"))
+    commands = [pickle.loads(path.read_bytes()).args[0].command for path in submitted]
+    assert [command[1:4] for command in commands] == [["-m", "mirrorpo", "train"]] * 2
+    assert ["seed=5" in command for command in commands] == [True, False]
