@@ -1,6 +1,7 @@
 """Settings that must hold before torch is imported, and shape checks at run time."""
 
 import os
+from collections import Counter
 
 # Two busy cores and spinning threads do not go together; xdist gives the parallelism.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -34,3 +35,11 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each thing that was not tested; pytest's own -rs has one for each place in the files."""
+    skipped = terminalreporter.getreports("skipped")
+    counts = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for reason, count in sorted(counts.items()):
+        terminalreporter.write_line(f"SKIPPED [{count}] {reason}")

@@ -111,6 +111,20 @@ def test_every_config_file_opens_by_saying_what_it_is() -> None:
     assert not silent, f"the first line is a comment that says what the file is: {silent}"
 
 
+def test_every_page_of_docs_has_its_question_in_the_navigation() -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    listed = [
+        page
+        for section in nav
+        for entries in section.values()
+        for entry in entries
+        for page in entry.values()
+    ]
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} | {"results/README.md"}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == pages, f"mkdocs.yml, nav: {sorted(set(listed) ^ pages)}"
+
+
 def test_nothing_is_called_utils() -> None:
     banned = {"utils", "common", "base", "helpers", "manager"}
     names = {path.stem for root in (SRC, CONF, TESTS, ROOT / "analysis") for path in root.rglob("*")}
