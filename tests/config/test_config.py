@@ -357,18 +357,6 @@ def test_it_imports_no_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_training_on_what_has_no_training_split_is_refused_at_compose() -> None:
-    check(_config("dataset=humaneval"))
-    with pytest.raises(
-        ValueError,
-        match=(
-            r"steps=3 with dataset=HumanEval: it has no training split and is for evaluation only; use "
-            r"steps=0"
-        ),
-    ):
-        check(_config("dataset=humaneval", "steps=3"))
-
-
 def test_how_programs_are_kept_in_is_no_part_of_a_runs_identity() -> None:
     assert (
         cell_for("dataset=mbpp").hash == cell_for("dataset=mbpp", "sandbox=unsafe", "reward.workers=9").hash

@@ -233,6 +233,15 @@ def test_a_group_of_one_is_accepted_where_nothing_is_compared() -> None:
     build_components(config("algo=sft", "group_size=1"))
 
 
+def test_training_on_what_has_no_training_split_is_refused_before_data_is_read() -> None:
+    build_components(config("dataset=humaneval", "steps=0"))
+    message = (
+        r"steps=3 with dataset=HumanEval: it has no training split and is for evaluation only; use steps=0"
+    )
+    with pytest.raises(ValueError, match=message):
+        build_components(config("dataset=humaneval", "steps=3"))
+
+
 # What is said
 
 

@@ -9,9 +9,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-# Datasets without a training split.
-EVALUATION_ONLY = ("mirrorpo.dataset.humaneval.HumanEval",)
-
 
 @dataclass
 class TrainConfig:
@@ -113,12 +110,6 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(
             f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below "
             f"it"
-        )
-    if cfg.steps > 0 and cfg.dataset.get("_target_") in EVALUATION_ONLY:
-        raise ValueError(
-            f"steps={cfg.steps} with dataset={cfg.dataset._target_.rpartition('.')[2]}: it has no training "
-            f"split and is for evaluation "
-            f"only; use steps=0"
         )
     if cfg.update_window == "split" and cfg.prompts_per_step % cfg.updates_per_rollout:
         raise ValueError(
