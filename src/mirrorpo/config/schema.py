@@ -79,37 +79,11 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ValueError: naming the knob, its value and the fix.
     """
-    known = {field.name for field in fields(TrainConfig)}
-    extra = sorted(str(key) for key in cfg if key not in known)
-    if extra:
-        raise ValueError(f"unknown settings {extra}: the run-level settings are {sorted(known)}")
-    missing = sorted(_missing(cfg))
-    if missing:
-        raise ValueError(
-            f"no recipe sets {missing} for this model and dataset: give them on the command line or write "
-            f"conf/recipe/<dataset>.yaml"
-        )
-    for knob, least in MINIMUM.items():
-        if cfg[knob] < least:
-            raise ValueError(f"{knob}={cfg[knob]}: needs at least {least}")
-    for knob, choices in CHOICES.items():
-        if cfg[knob] not in choices:
-            raise ValueError(f"{knob}={cfg[knob]}: choose one of {', '.join(choices)}")
-    if not (0 <= cfg.lr < math.inf and 0 < cfg.temperature < math.inf):
-        raise ValueError(
-            f"lr={cfg.lr}, temperature={cfg.temperature}: the learning rate is not negative, and training "
-            f"samples at a temperature above "
-            f"0"
-        )
-    if not cfg.max_grad_norm >= 0:
-        raise ValueError(
-            f"max_grad_norm={cfg.max_grad_norm}: a negative norm would turn the gradient round; 0 does not "
-            f"clip"
-        )
+    _check_keys(cfg)
+    _check_values(cfg)
     if not cfg.out or not cfg.name or any(part in ("..", ".", "") for part in str(cfg.name).split("/")):
         raise ValueError(
-            f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below "
-            f"it"
+            f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below it"
         )
     if cfg.update_window == "split" and cfg.prompts_per_step % cfg.updates_per_rollout:
         raise ValueError(
@@ -120,7 +94,36 @@ def check(cfg: DictConfig) -> None:
     if cfg.eval_samples > 0 and not 0 < cfg.eval_temperature < math.inf:
         raise ValueError(
             f"eval_temperature={cfg.eval_temperature}: samples at temperature 0 are all the same; set "
-            f"eval_samples=0 for greedy only"
+            "eval_samples=0 for greedy only"
+        )
+
+
+def _check_keys(cfg: DictConfig) -> None:
+    known = {field.name for field in fields(TrainConfig)}
+    if extra := sorted(str(key) for key in cfg if key not in known):
+        raise ValueError(f"unknown settings {extra}: the run-level settings are {sorted(known)}")
+    if missing := sorted(_missing(cfg)):
+        raise ValueError(
+            f"no recipe sets {missing} for this model and dataset: give them on the command line or write "
+            "conf/recipe/<dataset>.yaml"
+        )
+
+
+def _check_values(cfg: DictConfig) -> None:
+    for knob, least in MINIMUM.items():
+        if cfg[knob] < least:
+            raise ValueError(f"{knob}={cfg[knob]}: needs at least {least}")
+    for knob, choices in CHOICES.items():
+        if cfg[knob] not in choices:
+            raise ValueError(f"{knob}={cfg[knob]}: choose one of {', '.join(choices)}")
+    if not (0 <= cfg.lr < math.inf and 0 < cfg.temperature < math.inf):
+        raise ValueError(
+            f"lr={cfg.lr}, temperature={cfg.temperature}: the learning rate is not negative, and training "
+            "samples at a temperature above 0"
+        )
+    if not cfg.max_grad_norm >= 0:
+        raise ValueError(
+            f"max_grad_norm={cfg.max_grad_norm}: a negative norm would turn the gradient round; 0 does not clip"
         )
 
 

@@ -1,0 +1,89 @@
+"""What a SLURM job of a cell gets, and how sbatch is told."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobSettings:
+    """The settings of `hydra/launcher=slurm` that are a job's.
+
+    Attributes:
+        timeout_min: a job's time limit; a run that needs longer takes several turns.
+        signal_delay_s: seconds before the limit at which the run is asked to stop: more than its longest step
+            takes.
+        partition, qos, account, constraint, exclude: as sbatch has them; None: the cluster's own.
+        nodes: of a job.
+        tasks_per_node: processes that train a cell together, each on a GPU of its own.
+        cpus_per_task, gpus_per_node, mem_gb: what a job gets; None: the cluster's own.
+        array_parallelism: jobs of the sweep that may run at once.
+        lines: further `#SBATCH` options, such as {mail-type: FAIL}; null for one without a value.
+        setup: shell commands before the run, such as `module load cuda`.
+
+    Raises:
+        SystemExit: if a run could not be asked to stop in time, or a process would have no GPU of its own.
+    """
+
+    timeout_min: int
+    signal_delay_s: int
+    partition: str | None
+    qos: str | None
+    account: str | None
+    constraint: str | None
+    exclude: str | None
+    nodes: int
+    tasks_per_node: int
+    cpus_per_task: int | None
+    gpus_per_node: int | None
+    mem_gb: float | None
+    array_parallelism: int
+    lines: Mapping[str, object]
+    setup: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.signal_delay_s < 60 * self.timeout_min:
+            raise SystemExit(
+                f"error: hydra.launcher.signal_delay_s={self.signal_delay_s}, "
+                f"hydra.launcher.timeout_min={self.timeout_min}: a run is asked to stop some seconds before its "
+                "limit; give a delay between 0 and the limit"
+            )
+        if self.gpus_per_node is not None and self.gpus_per_node < self.tasks_per_node > 1:
+            raise SystemExit(
+                f"error: hydra.launcher.tasks_per_node={self.tasks_per_node}, "
+                f"hydra.launcher.gpus_per_node={self.gpus_per_node}: each process of a cell has a GPU of its own; "
+                f"set hydra.launcher.gpus_per_node={self.tasks_per_node}"
+            )
+
+    @property
+    def devices(self) -> int:
+        """GPUs of a job."""
+        return (self.gpus_per_node or 0) * self.nodes
+
+    def parameters(self) -> dict[str, object]:
+        """Submitit's parameters, without those that are the cluster's own."""
+        parameters = {
+            "time": self.timeout_min,
+            "signal_delay_s": self.signal_delay_s,
+            "partition": self.partition,
+            "qos": self.qos,
+            "account": self.account,
+            "constraint": self.constraint,
+            "exclude": self.exclude,
+            "nodes": self.nodes,
+            "ntasks_per_node": self.tasks_per_node,
+            "cpus_per_task": self.cpus_per_task,
+            "gpus_per_node": self.gpus_per_node,
+            "mem": None if self.mem_gb is None else f"{math.ceil(1024 * self.mem_gb)}MB",
+            "array_parallelism": self.array_parallelism,
+            # The processes of a cell live and die together.
+            "srun_args": ["--kill-on-bad-exit=1"] if self.nodes * self.tasks_per_node > 1 else None,
+        }
+        return {name: value for name, value in parameters.items() if value is not None}
+
+    def further_lines(self) -> dict[str, object]:
+        """Further options of sbatch."""
+        # A node that fails must not cost the cell, whatever the cluster's default is.
+        return {"requeue": True} | {
+            name: True if value is None else value for name, value in self.lines.items()
+        }
