@@ -53,5 +53,5 @@ class Cell:
 def cell(cfg: DictConfig, choices: Mapping[str, str], baseline: Mapping[str, Any]) -> Cell:
     """The cell of a composed config; `baseline` is what its axes' choices alone compose to."""
     config = resolved(cfg)
-    settings = {key: mine for key, (mine, _) in differences(config, baseline).items() if key != "seed"}
+    settings = {key: value for key, (value, _) in differences(config, baseline).items() if key != "seed"}
     return Cell(config=config, choices={axis: choices[axis] for axis in AXES}, settings=settings)

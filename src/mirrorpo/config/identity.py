@@ -68,9 +68,9 @@ def digest(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The identity keys in which two configs differ, with both values; a missing key counts as None."""
-    a, b = identity(one), identity(other)
+    a, b = identity(first), identity(second)
     return {
         key: (a.get(key), b.get(key))
         for key in sorted(a.keys() | b.keys())

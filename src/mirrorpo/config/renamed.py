@@ -64,27 +64,27 @@ def renamed_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """A command line's overrides under today's names, and which old names stood in it.
 
     Example:
-        >>> words, found = renamed_words(["coefficient=matched_drift", "seed=1"])
-        >>> words, found
+        >>> words, old_names = renamed_words(["coefficient=matched_drift", "seed=1"])
+        >>> words, old_names
         (['beta_schedule=matched_drift', 'seed=1'], {'coefficient': 'beta_schedule'})
     """
     out: list[str] = []
-    found: dict[str, str] = {}
+    old_names: dict[str, str] = {}
     for word in words:
         sign = word[: len(word) - len(word.lstrip("+~"))]
         path, equals, value = word[len(sign) :].partition("=")
         head = path.split(".", 1)[0].split("@", 1)[0]
         if not path.startswith("-") and head in KEYS and (equals or sign == "~"):
-            found[head] = KEYS[head]
+            old_names[head] = KEYS[head]
             path = KEYS[head] + path[len(head) :]
         out.append(sign + path + equals + value)
-    return out, found
+    return out, old_names
 
 
 def accept_old_names(words: Sequence[str]) -> list[str]:
     """A command line under today's names; each old one that stood in it is named on the error stream."""
-    renamed, found = renamed_words(words)
-    for old, new in found.items():
+    renamed, old_names = renamed_words(words)
+    for old, new in old_names.items():
         print(
             f"note: {old} is called {new} now; the old name is read until the next release", file=sys.stderr
         )

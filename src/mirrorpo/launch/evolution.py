@@ -143,26 +143,26 @@ class Evolution:
         Raises:
             ValueError: if no pair is left.
         """
-        asked = self.ask(generation)
-        pairs = [asked[start : start + 2] for start in range(0, len(asked), 2)]
-        whole = [pair for pair in pairs if all(_finite(fitness.get(candidate)) for candidate in pair)]
-        if not whole:
+        candidates = self.ask(generation)
+        pairs = [candidates[start : start + 2] for start in range(0, len(candidates), 2)]
+        complete = [pair for pair in pairs if all(_finite(fitness.get(candidate)) for candidate in pair)]
+        if not complete:
             raise ValueError(
                 f"generation {generation.number}: no pair of candidates has both fitnesses; see their runs' "
                 f"errors"
             )
-        tried = [Tried(candidate, float(fitness[candidate])) for pair in whole for candidate in pair]  # type: ignore[arg-type]
+        tried = [Tried(candidate, float(fitness[candidate])) for pair in complete for candidate in pair]  # type: ignore[arg-type]
         counted = [*tried, *generation.kept]
         after = replace(
             generation,
             number=generation.number + 1,
             sigma=self.sigma * self.decay ** (generation.number + 1),
-            discarded=generation.discarded + len(asked) - len(tried),
+            discarded=generation.discarded + len(candidates) - len(tried),
             kept=(),
         )
         mean = sum(entry.fitness for entry in tried) / len(tried)
         if self.accept == "improved" and mean <= generation.best:
-            count = max(2, 2 * (len(asked) // 4 // 2))
+            count = max(2, 2 * (len(candidates) // 4 // 2))
             ranked = sorted(tried, key=lambda entry: -entry.fitness)
             return replace(after, kept=tuple(ranked[:count]) if self.keep else ())
         size = len(generation.mean)

@@ -109,13 +109,13 @@ class EvolutionSweeper(Sweeper):
         from mirrorpo.tools.plot_mirror_maps import draw_search
 
         number = generation.number
-        told = self.folder / f"result_{number:03d}.json"
-        if not told.exists():
+        result_file = self.folder / f"result_{number:03d}.json"
+        if not result_file.exists():
             fitness = self._evaluate(generation, overrides)
             after = self.rules.tell(generation, fitness)
             rows = [asdict(candidate) | {"fitness": value} for candidate, value in fitness.items()]
-            write_atomic(told, json.dumps({"candidates": rows, "after": asdict(after)}) + "\n")
-        result = json.loads(told.read_text())
+            write_atomic(result_file, json.dumps({"candidates": rows, "after": asdict(after)}) + "\n")
+        result = json.loads(result_file.read_text())
         kept = tuple(Tried(Try(**entry["candidate"]), entry["fitness"]) for entry in result["after"]["kept"])
         after = Generation(**{**result["after"], "kept": kept})
         write_atomic(self.folder / "map.json", json.dumps(self.rules.numbers(after.mean).tolist()) + "\n")
@@ -145,8 +145,8 @@ class EvolutionSweeper(Sweeper):
         compose = Composer(self._context, self.config)  # type: ignore[arg-type]
         grid = self._launch(generation, overrides)
         return {
-            one: self._fitness_of(compose(words))
-            for one, words in zip(self.rules.ask(generation), grid, strict=True)
+            candidate: self._fitness_of(compose(words))
+            for candidate, words in zip(self.rules.ask(generation), grid, strict=True)
         }
 
     def _launch(self, generation: Any, overrides: Sequence[str]) -> list[list[str]]:
@@ -172,10 +172,10 @@ class EvolutionSweeper(Sweeper):
                 *seed,
                 CANDIDATE,
                 f"{PARAMETERS}.generation={file}",
-                f"{PARAMETERS}.noise={one.noise}",
-                f"{PARAMETERS}.sign={one.sign}",
+                f"{PARAMETERS}.noise={candidate.noise}",
+                f"{PARAMETERS}.sign={candidate.sign}",
             ]
-            for one in candidates
+            for candidate in candidates
         ]
         try:
             self.launcher.launch(grid, initial_job_idx=generation.number * len(grid))
@@ -185,17 +185,17 @@ class EvolutionSweeper(Sweeper):
                 raise
         return grid
 
-    def _fitness_of(self, job: Any) -> float | None:
-        if job.cell is None or not job.folder.finished():
+    def _fitness_of(self, planned: Any) -> float | None:
+        if planned.cell is None or not planned.folder.finished():
             return None
-        found = [row[self.fitness] for row in job.folder.metrics.rows() if self.fitness in row]
-        if not found:
+        values = [row[self.fitness] for row in planned.folder.metrics.rows() if self.fitness in row]
+        if not values:
             raise ValueError(
-                f"hydra.sweeper.fitness={self.fitness}: {job.folder.path / 'metrics.jsonl'} has no such "
+                f"hydra.sweeper.fitness={self.fitness}: {planned.folder.path / 'metrics.jsonl'} has no such "
                 f"quantity; eval/greedy_accuracy "
                 f"is one"
             )
-        return float(found[-1])
+        return float(values[-1])
 
     def _own(self, arguments: Sequence[str]) -> list[str]:
         assert self.config is not None
@@ -222,7 +222,7 @@ class EvolutionSweeper(Sweeper):
 
     def _refuse_other_settings(self, overrides: Sequence[str]) -> None:
         """Check that the folder's search is this one."""
-        mine = {
+        settings = {
             "overrides": sorted(overrides),
             "fitness": self.fitness,
             "shared_seed": self.shared_seed,
@@ -231,12 +231,12 @@ class EvolutionSweeper(Sweeper):
         }
         file = self.folder / "settings.json"
         if not file.exists():
-            write_atomic(file, json.dumps(mine, indent=2) + "\n")
-        found = json.loads(file.read_text())
+            write_atomic(file, json.dumps(settings, indent=2) + "\n")
+        stored = json.loads(file.read_text())
         changed = [
-            f"{key}: was {found.get(key)!r}, is {mine.get(key)!r}"
-            for key in sorted(found.keys() | mine.keys())
-            if found.get(key) != mine.get(key)
+            f"{key}: was {stored.get(key)!r}, is {settings.get(key)!r}"
+            for key in sorted(stored.keys() | settings.keys())
+            if stored.get(key) != settings.get(key)
         ]
         if changed:
             raise ValueError(

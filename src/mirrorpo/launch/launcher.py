@@ -66,29 +66,29 @@ class CellLauncher(Launcher):
         grid = self._composer.all(job_overrides)
         words = self._states(grid)
         check = Checker()
-        grid = [check(job) if word == "" else job for job, word in zip(grid, words, strict=True)]
+        grid = [check(planned) if word == "" else planned for planned, word in zip(grid, words, strict=True)]
         for note in said_once(grid):
             self.say(note)
         if self.dry_run:
             self._show(grid, words)
         left: list[PlannedCell] = []
         failures: list[tuple[PlannedCell, str]] = []
-        for number, (job, word) in enumerate(zip(grid, words, strict=True), start=1):
-            planned = job if word or self.dry_run else _planned(job)
-            if planned.error is not None:
-                self.say(f"[{number}/{len(grid)}] {_words(job, grid)}: refused")
-                failures.append((job, planned.error))
+        for number, (planned, word) in enumerate(zip(grid, words, strict=True), start=1):
+            ready = planned if word or self.dry_run else _planned(planned)
+            if ready.error is not None:
+                self.say(f"[{number}/{len(grid)}] {_words(planned, grid)}: refused")
+                failures.append((planned, ready.error))
             elif word and not self.dry_run:
-                self.say(f"[{number}/{len(grid)}] {job.folder.path}: {word}")
+                self.say(f"[{number}/{len(grid)}] {planned.folder.path}: {word}")
             elif not word:
-                left.append(planned)
+                left.append(ready)
         if left and not self.dry_run:
             record_launch(self.sweep, self._argv())
             failures += [(left[place], reason) for place, reason in self.run(left).items()]
         if failures:
             self.say(f"\n{len(failures)} of {len(grid)} cells failed:")
-            for job, reason in failures:
-                self.say(f"  {_words(job, grid)}\n    {reason}")
+            for planned, reason in failures:
+                self.say(f"  {_words(planned, grid)}\n    {reason}")
             raise SystemExit(1)
         return [_returned(overrides) for overrides in job_overrides]
 
@@ -97,7 +97,7 @@ class CellLauncher(Launcher):
         self._console.print(text, markup=False)
         sys.stdout.flush()
 
-    def words_of(self, job: PlannedCell) -> list[str]:
+    def words_of(self, planned: PlannedCell) -> list[str]:
         """The arguments of train.py that make one cell a run of its own."""
         # hydra.mode: a sweep file that makes this a multirun must not make the cell one too.
         sources = self.config.hydra.runtime.config_sources
@@ -107,7 +107,7 @@ class CellLauncher(Launcher):
             if source.provider == "command-line"
             for word in ("--config-dir", source.path)
         ]
-        return [*folders, *job.overrides, "hydra.mode=RUN"]
+        return [*folders, *planned.overrides, "hydra.mode=RUN"]
 
     def _argv(self) -> list[str]:
         # As typed, the choice of cells and of a dry run left out.
@@ -117,7 +117,7 @@ class CellLauncher(Launcher):
     def _states(self, grid: Sequence[PlannedCell]) -> list[str]:
         """Why a cell is not to be launched, a word for each; empty for those that are."""
         try:
-            active = {path: job for path, job in jobs(self.sweep.resolve()).items() if job.active}
+            active = {path: planned for path, planned in jobs(self.sweep.resolve()).items() if planned.active}
         except SchedulerError as error:
             raise SystemExit(
                 f"error: {self.sweep} has cells that were submitted to SLURM, and what became of them cannot "
@@ -125,17 +125,17 @@ class CellLauncher(Launcher):
             ) from error
         seen: set[Path] = set()
         out = []
-        for job in grid:
-            path = None if job.cell is None else job.folder.path
+        for planned in grid:
+            path = None if planned.cell is None else planned.folder.path
             queued = None if path is None else active.get(path.resolve())
-            if path is None or job.error is not None:
+            if path is None or planned.error is not None:
                 word = ""
             elif path in seen:
                 word = "the same cell again, skipped"
             elif self.only is not None and os.path.relpath(path, self.sweep) not in self.only:
                 word = "not asked for"
-            elif job.folder.finished():
-                word = f"{job.folder.manifest()['state']} already, nothing to do"
+            elif planned.folder.finished():
+                word = f"{planned.folder.manifest()['state']} already, nothing to do"
             elif queued is not None:
                 word = f"job {queued.id} is {queued.state.lower()}, left alone"
             else:
@@ -151,44 +151,46 @@ class CellLauncher(Launcher):
         table = Table(box=None)
         for name in ("cell", "would", unit):
             table.add_column(name, overflow="fold")
-        for job, word in zip(grid, words, strict=True):
-            seconds = None if word or job.cell is None or job.error else costs.seconds(job.cell)
+        for planned, word in zip(grid, words, strict=True):
+            seconds = None if word or planned.cell is None or planned.error else costs.seconds(planned.cell)
             hours = None if seconds is None else seconds / 3600 * max(self.devices_a_cell, 1)
             known.append(hours)
-            started = job.cell is not None and any(job.folder.checkpoints.glob("step_*"))
-            told = f"be refused: {job.error}" if job.error else word or ("go on" if started else "start")
-            table.add_row(_words(job, grid), told, "" if hours is None else f"{hours:.2f}")
+            started = planned.cell is not None and any(planned.folder.checkpoints.glob("step_*"))
+            action = (
+                f"be refused: {planned.error}" if planned.error else word or ("go on" if started else "start")
+            )
+            table.add_row(_words(planned, grid), action, "" if hours is None else f"{hours:.2f}")
         self._console.print(table)
-        left = sum(not word and job.error is None for job, word in zip(grid, words, strict=True))
-        told = [hours for hours in known if hours is not None]
+        left = sum(not word and planned.error is None for planned, word in zip(grid, words, strict=True))
+        estimated = [hours for hours in known if hours is not None]
         estimate = (
-            f"about {sum(told):.2f} {unit} for {len(told)} of them, by finished siblings"
-            if told
+            f"about {sum(estimated):.2f} {unit} for {len(estimated)} of them, by finished siblings"
+            if estimated
             else "no finished sibling to estimate from"
         )
         self.say(f"{left} of {len(grid)} cells would run; {estimate}")
 
 
-def _words(job: PlannedCell, grid: Sequence[PlannedCell]) -> str:
+def _words(planned: PlannedCell, grid: Sequence[PlannedCell]) -> str:
     """What sets a cell's command line apart from the grid's others; all of it when nothing does."""
     shared = set.intersection(*(set(other.overrides) for other in grid))
-    return " ".join(word for word in job.overrides if word not in shared) or " ".join(job.overrides)
+    return " ".join(word for word in planned.overrides if word not in shared) or " ".join(planned.overrides)
 
 
-def _planned(job: PlannedCell) -> PlannedCell:
-    if job.cell is None or job.error is not None:
-        return job
+def _planned(planned: PlannedCell) -> PlannedCell:
+    if planned.cell is None or planned.error is not None:
+        return planned
     try:
-        job.folder.plan(job.cell)
+        planned.folder.plan(planned.cell)
     except OSError as error:
         return replace(
-            job,
+            planned,
             error=(
-                f"out: cannot write to {job.cell.folder} ({error}); set out= to a folder that can be "
+                f"out: cannot write to {planned.cell.folder} ({error}); set out= to a folder that can be "
                 f"written to"
             ),
         )
-    return job
+    return planned
 
 
 def _returned(overrides: Sequence[str]) -> JobReturn:

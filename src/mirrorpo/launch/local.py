@@ -45,9 +45,11 @@ class LocalLauncher(CellLauncher):
         for slot in range(self.jobs):
             slots.put(self.gpus[slot] if self.gpus else None)
         with self._stoppable(), ThreadPoolExecutor(self.jobs) as pool:
-            told = [pool.submit(self._one, place, job, len(left), slots) for place, job in enumerate(left)]
+            futures = [
+                pool.submit(self._one, place, planned, len(left), slots) for place, planned in enumerate(left)
+            ]
             try:
-                reasons = [future.result() for future in told]
+                reasons = [future.result() for future in futures]
             except KeyboardInterrupt:
                 # The terminal has interrupted the cells too; the same command goes on with them later.
                 self._stopped.set()
@@ -69,26 +71,28 @@ class LocalLauncher(CellLauncher):
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def _one(self, place: int, job: PlannedCell, count: int, slots: "queue.Queue[int | None]") -> str | None:
+    def _one(
+        self, place: int, planned: PlannedCell, count: int, slots: "queue.Queue[int | None]"
+    ) -> str | None:
         if self._stopped.is_set():
             return "not started"
         device = slots.get()
         try:
-            title = f"[{place + 1}/{count}] {job.folder.path}"
+            title = f"[{place + 1}/{count}] {planned.folder.path}"
             self.say(title if self.jobs == 1 else f"{title}: started")
             started = time.time()
-            reason = self._run(job, device)
+            reason = self._run(planned, device)
             if self.jobs > 1:
                 self.say(f"{title}: {'failed' if reason else 'done'} after {time.time() - started:.0f} s")
             return reason
         finally:
             slots.put(device)
 
-    def _run(self, job: PlannedCell, device: int | None) -> str | None:
-        started, folder = time.time(), job.folder
-        command = [sys.executable, *program(), *self.words_of(job)]
+    def _run(self, planned: PlannedCell, device: int | None) -> str | None:
+        started, folder = time.time(), planned.folder
+        command = [sys.executable, *program(), *self.words_of(planned)]
         environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": str(device)}
-        said = ""
+        message = ""
         with (folder.path / "log.txt").open("a") if self.jobs > 1 else open(os.devnull, "w") as log:
             out = log if self.jobs > 1 else None
             with subprocess.Popen(
@@ -97,7 +101,7 @@ class LocalLauncher(CellLauncher):
                 self._running.add(process)
                 for line in process.stderr or ():
                     (log if self.jobs > 1 else sys.stderr).write(line)
-                    said = line.strip() if line.startswith("error: ") else said
+                    message = line.strip() if line.startswith("error: ") else message
                 process.wait()
                 self._running.discard(process)
         if process.returncode == 0:
@@ -117,4 +121,4 @@ class LocalLauncher(CellLauncher):
             if process.returncode < 0
             else f"exit status {process.returncode}"
         )
-        return f"{said or how}; its folder is {folder.path}"
+        return f"{message or how}; its folder is {folder.path}"

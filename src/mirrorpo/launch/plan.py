@@ -73,30 +73,30 @@ class Composer:
         # Forked, because Hydra's state cannot be sent; no other thread runs yet, torch is imported later.
         with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _adopt, (self,)) as pool:
             composed = dict(zip(arms, pool.map(_arm_of, lines), strict=True))
-        found = {
-            place: job
+        composed_cells = {
+            place: planned
             for arm, places in arms.items()
-            for place, job in zip(places, composed[arm], strict=True)
+            for place, planned in zip(places, composed[arm], strict=True)
         }
-        return [found[place] for place in range(len(grid))]
+        return [composed_cells[place] for place in range(len(grid))]
 
     def __call__(self, overrides: Sequence[str]) -> PlannedCell:
         """The job of one command line; what does not compose, or holds another config's run, has its reason."""
-        job = PlannedCell(tuple(overrides), None, None)
+        planned = PlannedCell(tuple(overrides), None, None)
         seeds = [word for word in overrides if SEED.fullmatch(word)]
         try:
-            config, choices = self._arm(job.arm)
+            config, choices = self._arm(planned.arm)
             config = copy.deepcopy(config)
             if seeds:
                 config.seed = int(seeds[-1].removeprefix("seed="))
             cell = cell_of(config, choices)
             RunFolder(cell.folder).refuse_other_config(cell)
-            return replace(job, cell=cell)
+            return replace(planned, cell=cell)
         except RunError as error:
-            return replace(job, error=str(error))
+            return replace(planned, error=str(error))
         except Exception as error:
             # Whatever Hydra raises for a bad override is this cell's reason; the others still run.
-            return replace(job, error=f"{type(error).__name__}: {error}".strip().replace("\n", " "))
+            return replace(planned, error=f"{type(error).__name__}: {error}".strip().replace("\n", " "))
 
     def _arm(self, arm: tuple[str, ...]) -> tuple[DictConfig, Mapping[str, str]]:
         if arm not in self._arms:
@@ -127,14 +127,14 @@ class Checker:
         self._arms: dict[tuple[str, ...], tuple[str | None, Sequence[str]]] = {}
         self._read: dict[str, ValueError | None] = {}
 
-    def __call__(self, job: PlannedCell) -> PlannedCell:
+    def __call__(self, planned: PlannedCell) -> PlannedCell:
         """The job with its error or notes."""
-        if job.cell is None or job.error is not None:
-            return job
-        if job.arm not in self._arms:
-            self._arms[job.arm] = self._checked(job.cell)
-        error, notes = self._arms[job.arm]
-        return replace(job, error=error, notes=notes)
+        if planned.cell is None or planned.error is not None:
+            return planned
+        if planned.arm not in self._arms:
+            self._arms[planned.arm] = self._checked(planned.cell)
+        error, notes = self._arms[planned.arm]
+        return replace(planned, error=error, notes=notes)
 
     def _checked(self, cell: Cell) -> tuple[str | None, Sequence[str]]:
         # Imported here, so that a grid with nothing to do does not wait for torch.
@@ -200,5 +200,5 @@ class Siblings:
 
 def said_once(jobs: Sequence[PlannedCell]) -> list[str]:
     """The notes of all cells, each with the number of cells that it is about."""
-    counts = Counter(note for job in jobs for note in job.notes)
+    counts = Counter(note for planned in jobs for note in planned.notes)
     return [f"note, {count} of {len(jobs)} cells: {note}" for note, count in counts.items()]

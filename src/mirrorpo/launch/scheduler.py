@@ -73,11 +73,11 @@ class Batch:
 
     def log(self, index: int) -> Path | None:
         """The newest error log of a member; None before it started."""
-        wanted = (
+        pattern = (
             re.compile(rf"\d+_{index}_0_log\.err") if len(self.cells) > 1 else re.compile(r"\d+_0_log\.err")
         )
-        found = [path for path in self.folder.glob("*_log.err") if wanted.fullmatch(path.name)]
-        return max(found, key=lambda path: path.stat().st_mtime, default=None)
+        logs = [path for path in self.folder.glob("*_log.err") if pattern.fullmatch(path.name)]
+        return max(logs, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def batches(sweep: Path) -> list[Batch]:
@@ -119,7 +119,9 @@ def jobs(sweep: Path) -> dict[Path, Job]:
 
 def _queue(known: Mapping[str, Batch]) -> dict[Path, Job]:
     """Jobs in the queue, by the run folder they are for."""
-    text = _asked("squeue", "-h", "-r", "--states=all", f"--name={','.join(known)}", "-o", "%j|%F|%K|%T|%r")
+    text = _output_of(
+        "squeue", "-h", "-r", "--states=all", f"--name={','.join(known)}", "-o", "%j|%F|%K|%T|%r"
+    )
     rows = [line.split("|", 4) for line in text.splitlines()]
     return _placed(
         known,
@@ -135,7 +137,7 @@ def _ended(known: Mapping[str, Batch]) -> dict[Path, Job]:
 
 def _accounted(known: Mapping[str, Batch]) -> list[tuple[str, str, str, str, str]]:
     try:
-        text = _asked(
+        text = _output_of(
             "sacct",
             "-n",
             "-X",
@@ -158,7 +160,7 @@ def _accounted(known: Mapping[str, Batch]) -> list[tuple[str, str, str, str, str
 
 def _remembered(known: Mapping[str, Batch]) -> list[tuple[str, str, str, str, str]]:
     try:
-        text = _asked("scontrol", "-o", "show", "job")
+        text = _output_of("scontrol", "-o", "show", "job")
     except SchedulerError:
         return []
     out = []
@@ -189,9 +191,9 @@ def _placed(known: Mapping[str, Batch], rows: Sequence[tuple[str, str, str, str,
             and index < len(known[name].cells)
             and (member.isdigit() or len(known[name].cells) == 1)
         ):
-            told = "" if why in ("None", "(null)") else why
+            reason = "" if why in ("None", "(null)") else why
             out[(known[name].sweep / known[name].cells[index]).resolve()] = Job(
-                f"{array}_{member}" if member.isdigit() else array, state, told
+                f"{array}_{member}" if member.isdigit() else array, state, reason
             )
     return out
 
@@ -199,16 +201,16 @@ def _placed(known: Mapping[str, Batch], rows: Sequence[tuple[str, str, str, str,
 def cancel(ids: Sequence[str]) -> None:
     """Have SLURM end jobs."""
     if ids:
-        _asked("scancel", *ids)
+        _output_of("scancel", *ids)
 
 
 def largest_array() -> int:
     """How many members an array may have here."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _asked("scontrol", "show", "config"), re.MULTILINE)
-    return int(found.group(1)) - 1 if found else 1000
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _output_of("scontrol", "show", "config"), re.MULTILINE)
+    return int(match.group(1)) - 1 if match else 1000
 
 
-def _asked(command: str, *arguments: str) -> str:
+def _output_of(command: str, *arguments: str) -> str:
     if shutil.which(command) is None:
         raise SchedulerError(
             f"there is no {command} on this machine: log in to the cluster, or use hydra/launcher=local"

@@ -65,9 +65,9 @@ def _tree(root: Path) -> str | None:
         index = str(Path(folder) / "index")
         git(root, "read-tree", "HEAD", GIT_INDEX_FILE=index)
         git(root, "add", "--all", ".", GIT_INDEX_FILE=index)
-        whole = git(root, "write-tree", GIT_INDEX_FILE=index)
+        tree = git(root, "write-tree", GIT_INDEX_FILE=index)
         inside = git(root, "rev-parse", "--show-prefix") or ""
-    return git(root, "rev-parse", f"{whole}:{inside}")
+    return git(root, "rev-parse", f"{tree}:{inside}")
 
 
 def _extract(root: Path, tree: str, to: Path) -> None:

@@ -148,15 +148,15 @@ def _last_words(log: Path) -> str:
 # ---------------------------------------------------------------- what is shown
 
 
-def table(sweep: Path, found: Sequence[Row]) -> tuple[str, Table]:
+def table(sweep: Path, listed: Sequence[Row]) -> tuple[str, Table]:
     """What all rows share, and the rows, for a terminal."""
-    counts = Counter(row.state for row in found)
-    shared, cells = shortened([row.cell for row in found])
-    told = ", ".join(f"{counts[state]} {state}" for state in RunState if counts[state])
+    counts = Counter(row.state for row in listed)
+    shared, cells = shortened([row.cell for row in listed])
+    summary = ", ".join(f"{counts[state]} {state}" for state in RunState if counts[state])
     out = Table(box=None)
     for name in ("cell", "state", "step", "left", "job", "reason"):
         out.add_column(name, overflow="fold", no_wrap=name not in ("cell", "reason"))
-    for cell, row in zip(cells, found, strict=True):
+    for cell, row in zip(cells, listed, strict=True):
         colour = COLOURS.get(row.state, "")
         state = f"[{colour}]{row.state}[/]" if colour else str(row.state)
         out.add_row(
@@ -167,7 +167,7 @@ def table(sweep: Path, found: Sequence[Row]) -> tuple[str, Table]:
             row.job or "",
             row.error or "",
         )
-    return f"{sweep}: {told}" + (f"\n{shared}" if shared else ""), out
+    return f"{sweep}: {summary}" + (f"\n{shared}" if shared else ""), out
 
 
 def shortened(labels: Sequence[str]) -> tuple[str, list[str]]:
@@ -231,17 +231,19 @@ def launches(sweep: Path) -> list[dict[str, Any]]:
 
 def retry(sweep: Path, *, stale: bool) -> int:
     """Launch the failed cells again, with the commands that made them; stale ones from the start."""
-    found = rows(sweep)
+    listed = rows(sweep)
     if stale:
-        for row in found:
+        for row in listed:
             if row.state == RunState.STALE:
                 aside = sweep / ".stale" / timestamp() / row.cell
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 (sweep / row.cell).rename(aside)
                 (aside / "manifest.json").rename(aside / "manifest.stale.json")
                 print(f"{row.cell}: its {row.step} steps are in {aside}")
-    wanted = [row for row in found if row.state == RunState.FAILED or (stale and row.state == RunState.STALE)]
-    if not wanted:
+    chosen = [
+        row for row in listed if row.state == RunState.FAILED or (stale and row.state == RunState.STALE)
+    ]
+    if not chosen:
         print(
             "nothing to do: no cell failed" + ("" if stale else "; --stale also starts the stale ones anew")
         )
@@ -252,7 +254,7 @@ def retry(sweep: Path, *, stale: bool) -> int:
             file=sys.stderr,
         )
         return 1
-    only = "hydra.launcher.only=[" + ",".join(f"'{row.cell}'" for row in wanted) + "]"
+    only = "hydra.launcher.only=[" + ",".join(f"'{row.cell}'" for row in chosen) + "]"
     status = 0
     for entry in launches(sweep):
         status = max(
@@ -306,37 +308,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="with retry: also start cells anew whose steps are of more than one code",
     )
-    asked = parser.parse_args(arguments)
-    sweep = asked.sweep.resolve()
+    args = parser.parse_args(arguments)
+    sweep = args.sweep.resolve()
     try:
         if not sweep.is_dir() or not run_folders(sweep):
-            raise RunError(f"{asked.sweep} holds no cell; give a sweep's folder, such as outputs/single")
-        if asked.action == "retry":
-            return retry(sweep, stale=asked.stale)
-        if asked.action == "cancel":
+            raise RunError(f"{args.sweep} holds no cell; give a sweep's folder, such as outputs/single")
+        if args.action == "retry":
+            return retry(sweep, stale=args.stale)
+        if args.action == "cancel":
             return cancel_all(sweep)
-        return _show(sweep, watch=asked.watch, as_json=asked.json)
+        return _show(sweep, watch=args.watch, as_json=args.json)
     except (RunError, SchedulerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _show(sweep: Path, *, watch: bool, as_json: bool) -> int:
-    found = rows(sweep)
+    listed = rows(sweep)
     if as_json:
-        print(json.dumps([dataclasses.asdict(row) for row in found], indent=2))
+        print(json.dumps([dataclasses.asdict(row) for row in listed], indent=2))
     elif watch:
-        with Live(Group(*table(sweep, found)), refresh_per_second=1) as live:
-            while any(row.state in (RunState.QUEUED, RunState.RUNNING, RunState.REQUEUED) for row in found):
+        with Live(Group(*table(sweep, listed)), refresh_per_second=1) as live:
+            while any(row.state in (RunState.QUEUED, RunState.RUNNING, RunState.REQUEUED) for row in listed):
                 time.sleep(2)
-                found = rows(sweep)
-                live.update(Group(*table(sweep, found)))
+                listed = rows(sweep)
+                live.update(Group(*table(sweep, listed)))
     else:
-        heading, body = table(sweep, found)
+        heading, body = table(sweep, listed)
         console = Console(highlight=False)
         console.print(heading, markup=False, soft_wrap=True)
         console.print(body)
-    return int(any(row.state == RunState.FAILED for row in found))
+    return int(any(row.state == RunState.FAILED for row in listed))
 
 
 if __name__ == "__main__":

@@ -139,9 +139,9 @@ def _intact(path: Path) -> bool:
         return False
     lines = [line.split("  ", 1) for line in (path / DIGEST).read_text(errors="replace").splitlines()]
     # One process's, alone, has no name.
-    named = [(found, *name) if name else (found, STATE) for found, *name in lines]
+    named = [(digest, *name) if name else (digest, STATE) for digest, *name in lines]
     return bool(named) and all(
-        (path / name).is_file() and _digest(path / name) == found for found, name in named
+        (path / name).is_file() and _digest(path / name) == digest for digest, name in named
     )
 
 

@@ -181,7 +181,7 @@ class RunFolder:
             f"folder away"
         )
 
-    def refuse_other_circumstances(self, found: Mapping[str, Any]) -> None:
+    def refuse_other_circumstances(self, circumstances: Mapping[str, Any]) -> None:
         """Check that what a run depends on beside its config is what it started with.
 
         Raises:
@@ -190,7 +190,7 @@ class RunFolder:
         manifest = self.manifest()
         changed = [
             f"{name}: was {manifest[name]!r}, is {value!r}"
-            for name, value in found.items()
+            for name, value in circumstances.items()
             if name in manifest and manifest[name] != value
         ]
         if changed:
@@ -282,13 +282,13 @@ class RunFolder:
 
 def run_folders(root: Path) -> list[Path]:
     """Every run's folder below `root`, by name; runs may be writing to them."""
-    found = []
+    runs = []
     # Unlike `rglob`, it passes over a folder that is renamed meanwhile, as a checkpoint's is.
     for folder, below, files in os.walk(root):
         if "manifest.json" in files:
-            found.append(Path(folder))
+            runs.append(Path(folder))
             below.clear()
-    return sorted(found)
+    return sorted(runs)
 
 
 def timestamp() -> str:

@@ -83,13 +83,13 @@ def finish(folder: RunFolder, codes: list[str]) -> None:
     )
 
 
-def requeue_or_exit(handed: Preempted, folder: RunFolder, first: bool = True) -> int:
+def requeue_or_exit(preempted: Preempted, folder: RunFolder, first: bool = True) -> int:
     """Have the job of a run that handed over queued again, where there is one, by the first of its processes,
     and give the exit status.
 
     Whoever sent SIGTERM either starts the job again itself (a preemption) or does not want it (scancel).
     """
-    if handed.asked == signal.SIGTERM or not first:
+    if preempted.asked == signal.SIGTERM or not first:
         problem = None
     elif fruitless(folder.manifest()["launches"]):
         problem = "no step was finished in its last three launches: give its job more time"
@@ -98,5 +98,5 @@ def requeue_or_exit(handed: Preempted, folder: RunFolder, first: bool = True) ->
     if problem:
         folder.update_manifest(state=RunState.FAILED, error=problem)
         print(f"error: {problem}", file=sys.stderr)
-    print(f"\n{handed}")
-    return 128 + handed.asked if handed.asked == signal.SIGTERM else os.EX_TEMPFAIL
+    print(f"\n{preempted}")
+    return 128 + preempted.asked if preempted.asked == signal.SIGTERM else os.EX_TEMPFAIL

@@ -129,9 +129,9 @@ class WandBRun:
     def _mode(self) -> Literal["online", "offline", "disabled"]:
         if self.settings.mode != "auto":
             return self.settings.mode
-        asked = os.environ.get("WANDB_MODE", "")
-        if asked == "offline" or asked == "online" or asked == "disabled":
-            return asked
+        mode = os.environ.get("WANDB_MODE", "")
+        if mode == "offline" or mode == "online" or mode == "disabled":
+            return mode
         netrc = Path("~/.netrc").expanduser()
         known = bool(os.environ.get("WANDB_API_KEY")) or (netrc.exists() and "wandb" in netrc.read_text())
         return "online" if known else "offline"
