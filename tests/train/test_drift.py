@@ -49,7 +49,7 @@ def drawn(model: LanguageModel, positions: int = 64) -> Probe:
         ids(prompts),
         max_new_tokens=40,
         temperature=0.8,
-        drift_positions=positions,
+        positions=positions,
     )
     assert isinstance(probe, Probe)
     return probe
@@ -87,7 +87,7 @@ def test_drift_is_the_mean_over_states_of_each_distance_read_from_one_full_forwa
             sums["tv"] += sum(abs(a - b) for a, b in zip(p, q, strict=True)) / 2
             states += 1
     drift = probe(other)
-    assert states == int(probe.batch.present.sum()) == len(probe.places)
+    assert states == int(probe.batch.present.sum()) == len(probe.positions)
     for name, total in sums.items():
         assert total > 0
         assert drift[f"drift/{name}"] == pytest.approx(total / states, rel=1e-4)
@@ -103,9 +103,9 @@ def test_drift_grows_as_the_policy_moves_away():
 def test_fewer_positions_are_spread_evenly_over_the_answers():
     _, model, _ = tiny()
     every, some = drawn(model, 10_000), drawn(model, 12)
-    count = len(every.places)
-    assert some.places.tolist() == [index * count // 12 for index in range(12)]
-    torch.testing.assert_close(some.start, every.start[some.places])
+    count = len(every.positions)
+    assert some.positions.tolist() == [index * count // 12 for index in range(12)]
+    torch.testing.assert_close(some.start, every.start[some.positions])
 
 
 def test_the_probe_is_the_same_each_time_and_draws_from_no_global_stream():
@@ -129,8 +129,8 @@ def test_measuring_leaves_the_policy_in_its_mode_and_without_gradient():
 def test_without_questions_nothing_is_measured():
     components, model, _ = tiny()
     assert (
-        draw_probe(
-            model, components.eval_rollout, [], [], max_new_tokens=4, temperature=1.0, drift_positions=8
-        )(model)
+        draw_probe(model, components.eval_rollout, [], [], max_new_tokens=4, temperature=1.0, positions=8)(
+            model
+        )
         == {}
     )

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, TokenIds, TokenMask
+from mirrorpo.core.tensors import distinct_index
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,12 +195,8 @@ class RolloutBatch:
         return self.prompt_present.sum(dim=1) + self.present.sum(dim=1)
 
     def prompt_numbers(self) -> Int[Tensor, " B"]:
-        """Which of the batch's distinct prompts each completion answers, counted from 0; groups may share
-        one.
-        """
-        return torch.unique(
-            torch.where(self.prompt_present, self.prompt_ids, -1), dim=0, return_inverse=True
-        )[1]
+        """Which of the batch's distinct prompts each completion answers, from 0; groups may share one."""
+        return distinct_index(torch.where(self.prompt_present, self.prompt_ids, -1), dim=0)
 
     def to(self, device: torch.device | str) -> "RolloutBatch":
         """The same batch on another device."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
+from mirrorpo.core.tensors import distinct_index
 
 
 def masked(values: PerToken, mask: TokenMask) -> PerToken:
@@ -67,7 +68,7 @@ def group_mean(values: PerCompletion, group: GroupIds) -> PerCompletion:
         >>> group_mean(torch.tensor([1.0, 0.0, 5.0, float("nan")]), torch.tensor([7, 7, 3, 3]))
         tensor([0.5000, 0.5000, 5.0000, 5.0000])
     """
-    _, index = torch.unique(group, return_inverse=True)
+    index = distinct_index(group)
     known = ~values.isnan()
     total = _per_group(torch.where(known, values, torch.zeros_like(values)), index)
     count = _per_group(known.to(values.dtype), index)
@@ -76,7 +77,7 @@ def group_mean(values: PerCompletion, group: GroupIds) -> PerCompletion:
 
 def group_size(values: PerCompletion, group: GroupIds) -> PerCompletion:
     """For each completion, how many completions of its group have a value (are not NaN)."""
-    _, index = torch.unique(group, return_inverse=True)
+    index = distinct_index(group)
     return _per_group((~values.isnan()).to(values.dtype), index).to(values.dtype)[index]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +13,9 @@ from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
 from mirrorpo.core.span import ScoredSpan
 from mirrorpo.core.token_offsets import TokenOffsets
+
+# A config or a group of one, resolved; what stands under a key is for the group's class to say.
+Config: TypeAlias = Mapping[str, Any]
 
 Split = Literal["train", "validation", "test"]
 
@@ -27,7 +30,7 @@ class Assembly(Protocol):
     """
 
     @property
-    def config(self) -> Mapping[str, Any]: ...
+    def config(self) -> Config: ...
 
     @property
     def rollout(self) -> "RolloutEngine": ...
@@ -344,7 +347,7 @@ class OptimiserSpec(Protocol):
 class Tracker(Protocol):
     """A mirror of the local metric file; it may fail without consequences."""
 
-    def start(self, *, run_id: str, name: str, config: Mapping[str, Any], folder: str) -> None: ...
+    def start(self, *, run_id: str, name: str, config: Config, folder: str) -> None: ...
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
 

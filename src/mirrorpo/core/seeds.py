@@ -63,7 +63,7 @@ def seed_globals(seed: int) -> None:
     """
     random.seed(derive(seed, "python"))
     np.random.seed(derive(seed, "numpy") % 2**32)
-    torch.manual_seed(derive(seed, "torch"))
+    torch.manual_seed(derive(seed, "torch"))  # pyright: ignore[reportUnknownMemberType]
 
 
 def global_state() -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Rows from the Hugging Face hub, or from its local cache where there is no network."""
 
-from typing import Any
+from typing import cast
+
+from mirrorpo.dataset.jsonl import JsonRow
 
 
-def hub_rows(hub: str, config: str, split: str, revision: str | None, files: str) -> list[dict[str, Any]]:
+def hub_rows(hub: str, config: str, split: str, revision: str | None, files: str) -> list[JsonRow]:
     """The rows of one split of a dataset on the Hugging Face hub, or of a local copy of its repository.
 
     Args:
@@ -17,14 +19,15 @@ def hub_rows(hub: str, config: str, split: str, revision: str | None, files: str
         ValueError: if it is neither reachable nor in the hub's cache on this machine.
     """
     # Importing datasets takes half a second that a run from a folder need not spend.
-    from datasets import load_dataset
+    from datasets import Dataset, load_dataset
 
     try:
-        rows: Any = load_dataset(hub, config, split=split, revision=revision)
+        rows = load_dataset(hub, config, split=split, revision=revision)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"cannot load {split!r} of dataset.hub={hub} (hub_config={config}, revision={revision}): "
             f"{error}. Set MIRRORPO_DATA to a folder with {files}, "
             "or connect to the network once so that the hub cache is filled"
         ) from error
-    return rows.to_list()
+    # A named split is one dataset with a length.
+    return cast("Dataset", rows).to_list()

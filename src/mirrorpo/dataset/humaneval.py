@@ -2,15 +2,15 @@
 
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.dataset.hub import hub_rows
-from mirrorpo.dataset.jsonl import rows_hash
+from mirrorpo.dataset.jsonl import JsonRow, rows_hash
 from mirrorpo.text.python_source import parsed
 
 FILE = "humaneval/HumanEval.jsonl.gz"
@@ -63,7 +63,7 @@ class HumanEval:
             (p.uid, p.question, p.gold, *(p.checks.hidden if p.checks else ())) for p in self.load(split)
         )
 
-    def _rows(self) -> Sequence[Mapping[str, Any]]:
+    def _rows(self) -> Sequence[JsonRow]:
         if not self.root:
             return hub_rows(self.hub, "openai_humaneval", "test", self.revision, FILE)
         path = Path(self.root) / FILE
@@ -75,7 +75,7 @@ class HumanEval:
             return [json.loads(line) for line in file if line.strip()]
 
 
-def _prompt(row: Mapping[str, Any]) -> Prompt:
+def _prompt(row: JsonRow) -> Prompt:
     number = int(str(row["task_id"]).rpartition("/")[2])
     name, code, reference = row["entry_point"], row["prompt"], row["canonical_solution"]
     test = f"{row['test']}\n\ncheck({name})"

@@ -4,10 +4,13 @@ import json
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
+
+# One object of a JSON file, as it came; what reads it knows what stands under its keys.
+JsonRow: TypeAlias = dict[str, Any]
 
 
-def read_jsonl(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+def read_jsonl(path: Path, keys: Sequence[str]) -> list[JsonRow]:
     """The objects of a file in order; row i stands on line i + 1.
 
     Raises:
@@ -15,7 +18,7 @@ def read_jsonl(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise ValueError(f"no file {path}; put it there, or set MIRRORPO_DATA to the folder it belongs to")
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonRow] = []
     with path.open("rb") as file:
         # Decoded line by line, so that a bad byte is reported with its line too.
         for number, line in enumerate(file, start=1):
@@ -23,20 +26,20 @@ def read_jsonl(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _parse(line: bytes, keys: Sequence[str], where: str) -> dict[str, Any]:
+def _parse(line: bytes, keys: Sequence[str], where: str) -> JsonRow:
     try:
-        row: Any = json.loads(line.decode("utf-8"))
+        row: object = json.loads(line.decode("utf-8"))
     except ValueError as error:
         raise ValueError(
             f"{where} is not JSON ({error}); was the download cut short? Fetch the file again"
         ) from error
     if not isinstance(row, dict):
         raise ValueError(f"{where} is a JSON {type(row).__name__}, not an object; write one {{...}} a line")
-    row = cast("dict[str, Any]", row)
-    missing = [key for key in keys if key not in row]
+    fields = cast("JsonRow", row)
+    missing = [key for key in keys if key not in fields]
     if missing:
-        raise ValueError(f"{where} lacks the key {missing[0]!r} (it has {sorted(row)}); add or rename it")
-    return row
+        raise ValueError(f"{where} lacks the key {missing[0]!r} (it has {sorted(fields)}); add or rename it")
+    return fields
 
 
 def rows_hash(rows: Iterable[Sequence[str]]) -> str:

@@ -5,13 +5,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.dataset.code import Style, chosen, imports, problem
 from mirrorpo.dataset.hub import hub_rows
-from mirrorpo.dataset.jsonl import read_jsonl, rows_hash
+from mirrorpo.dataset.jsonl import JsonRow, read_jsonl, rows_hash
 
 # Ids 1 to 10 are for few-shot prompts.
 IDS: Mapping[Split, range] = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
@@ -107,7 +107,7 @@ class Mbpp:
             for p in self.load(split)
         )
 
-    def _rows(self, split: Split) -> Sequence[Mapping[str, Any]]:
+    def _rows(self, split: Split) -> Sequence[JsonRow]:
         if not self.root:
             files = "mbpp/mbpp.jsonl and mbpp/sanitized-mbpp.json"
             return hub_rows(self.hub, self.rows, split, self.revision, files)
@@ -120,7 +120,7 @@ class Mbpp:
             )
         return json.loads(path.read_text(encoding="utf-8"))
 
-    def _prompt(self, number: int, row: Mapping[str, Any]) -> Prompt:
+    def _prompt(self, number: int, row: JsonRow) -> Prompt:
         tests = [*row["test_list"], *(row.get("challenge_test_list") or () if self.challenge else ())]
         return problem(
             f"mbpp/{number:03d}",

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -44,14 +44,19 @@ class Primitive(torch.autograd.Function):
         return gradient * ctx.slope(p), None, None
 
 
+def with_derivative(
+    p: Tensor, value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """value(p), whose gradient is slope(p)."""
+    return cast("Tensor", Primitive.apply(p, value, slope))  # pyright: ignore[reportUnknownMemberType]
+
+
 # ---------------------------------------------------------------- the 380 numbers
 
 
 @runtime_checkable
 class Parameters(Protocol):
-    """Where a mirror map's numbers come from: v (126), w (126), b (126), a, c, and whether one may be
-    negative.
-    """
+    """Where a mirror map's numbers come from: v (126), w (126), b (126), a, c; and if they are signed."""
 
     @property
     def values(self) -> Tensor: ...
@@ -132,11 +137,8 @@ class ParametersFile:
         first = int((self.values < 0).nonzero()[0])
         raise self._error(
             f"{int((self.values < 0).sum())} of its numbers are negative, the first "
-            f"{float(self.values[first])} at "
-            f"index {first}, so its "
-            f"potential "
-            "need not be convex; clip them at 0, or set divergence.potential.parameters.signed=true for what "
-            "is then no divergence"
+            f"{float(self.values[first])} at index {first}, so its potential need not be convex; clip them "
+            "at 0, or set divergence.potential.parameters.signed=true for what is then no divergence"
         )
 
     @cached_property
@@ -144,20 +146,18 @@ class ParametersFile:
         """The numbers, [380] in float64."""
         try:
             # A whole number too long for a float becomes inf, which is refused below.
-            numbers = json.loads(map_file(self.path).read_text(encoding="utf-8"), parse_int=float)
+            content: object = json.loads(map_file(self.path).read_text(encoding="utf-8"), parse_int=float)
         except OSError as error:
             raise self._error(
                 f"cannot be read ({error.strerror}); give a JSON file with a list of {COUNT} numbers"
             ) from error
         except ValueError as error:
             raise self._error(f"is not JSON ({error}); give a file with a list of {COUNT} numbers") from error
-        if not isinstance(numbers, list) or len(numbers) != COUNT:
-            found = (
-                f"a list of {len(numbers)}" if isinstance(numbers, list) else f"a {type(numbers).__name__}"
-            )
-            raise self._error(
-                f"holds {found}; give a list of {COUNT} numbers: v (126), w (126), b (126), a, c"
-            )
+        if not isinstance(content, list):
+            raise self._wrong_content(f"a {type(content).__name__}")
+        numbers = cast("list[object]", content)
+        if len(numbers) != COUNT:
+            raise self._wrong_content(f"a list of {len(numbers)}")
         odd = [
             index
             for index, number in enumerate(numbers)
@@ -166,6 +166,11 @@ class ParametersFile:
         if odd:
             raise self._error(f"has {numbers[odd[0]]!r} at index {odd[0]}; give finite numbers")
         return torch.tensor(numbers, dtype=torch.float64)
+
+    def _wrong_content(self, content: str) -> ValueError:
+        return self._error(
+            f"holds {content}; give a list of {COUNT} numbers: v (126), w (126), b (126), a, c"
+        )
 
     def _error(self, what: str) -> ValueError:
         return ValueError(f"divergence.potential.parameters.path={self.path}: {what}")
@@ -226,8 +231,7 @@ class NeuralMirror:
         return hashlib.sha256(self.parameters.values.numpy().tobytes()).hexdigest()[:16]
 
     def f(self, p: Tensor) -> Tensor:
-        result: Any = Primitive.apply(p, self._f, self.df)
-        return result
+        return with_derivative(p, self._f, self.df)
 
     def df(self, p: Tensor) -> Tensor:
         v, w, b, a, c = self._numbers(p)

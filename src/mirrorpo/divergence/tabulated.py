@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mirrorpo.divergence.neural_mirror import Primitive
+from mirrorpo.core.tensors import chunks
+from mirrorpo.divergence.neural_mirror import with_derivative
 from mirrorpo.divergence.potentials import Potential
 
 # Elements worked on at once on a CPU, so that temporary results stay in its cache.
@@ -99,10 +100,8 @@ class Tabulated:
         least = torch.stack([c0, c0 + c1 + c2, c0 + turn * (c1 + turn * c2)]).min()
         if float(least) < -1e-12 * float(c0.abs().max()):
             raise ValueError(
-                f"divergence.potential.knots={self.knots}: the interpolated mirror map falls somewhere, so "
-                f"the table is no convex "
-                f"potential; "
-                "give more knots, or a potential that is convex (with signed parameters it need not be)"
+                f"divergence.potential.knots={self.knots}: the interpolated mirror map falls somewhere, so the "
+                "table is no convex potential; give more knots, or a potential that is convex (with signed parameters it need not be)"
             )
 
     @property
@@ -116,12 +115,10 @@ class Tabulated:
         return self.potential.log_floor
 
     def f(self, p: Tensor) -> Tensor:
-        result: Any = Primitive.apply(p, self._f, self.df)
-        return result
+        return with_derivative(p, self._f, self.df)
 
     def df(self, p: Tensor) -> Tensor:
-        result: Any = Primitive.apply(p, self._df, self._ddf)
-        return result
+        return with_derivative(p, self._df, self._ddf)
 
     def bregman(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """f(p) - f(q) - f'(q) (p - q) at every pair, in float64 and without gradient.
@@ -226,6 +223,6 @@ def primitive(table: LookupTable, at: Place) -> Tensor:
 
 
 def pieces(*flat: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors of one length in pieces; whole where there is no CPU's cache to stay in."""
+    """Tensors of one length in pieces; uncut where there is no CPU's cache to stay in."""
     size = PIECE if flat[0].device.type == "cpu" else max(len(flat[0]), 1)
-    return zip(*(part.split(size) for part in flat), strict=True)
+    return zip(*(chunks(part, size) for part in flat), strict=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,15 +11,13 @@ from torch.autograd.function import once_differentiable
 Term = Callable[[Tensor, Tensor], Tensor]
 
 # Numbers worked on at once. On a CPU, few enough for float64 results to stay in the cache, where an operation
-# takes a
-# tenth of the time it takes in memory; elsewhere enough to keep the device busy.
+# takes a tenth of the time it takes in memory; elsewhere enough to keep the device busy.
 PIECE = 2**17
 PIECE_ELSEWHERE = 2**24
 
 
 def piece_by_piece(work: Callable[[slice], None], rows: Tensor) -> None:
-    """Call `work`, without gradient, on cuts that cover the rows of a [N, V] tensor; whole rows, at least one
-    each.
+    """Call `work`, without gradient, on cuts that cover the rows of a [N, V] tensor, at least a row each.
 
     On a CPU every thread of torch takes pieces of its own. To share out each operation, as torch would,
     costs more than an operation on a piece where waiting threads sleep (OMP_WAIT_POLICY=passive).
@@ -80,7 +78,8 @@ def total(term: Term, slope: Term, log_p: Tensor, log_q: Tensor) -> Tensor:
         tensor([1.])
     """
     rows_p, rows_q = log_p.reshape(-1, log_p.shape[-1]), log_q.reshape(-1, log_q.shape[-1])
-    carried: Any = Carried.apply(rows_p, rows_q, slope)
+    result = Carried.apply(rows_p, rows_q, slope)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    carried = cast("Tensor", result)
     value = torch.empty_like(carried)
 
     def fill(cut: slice) -> None:

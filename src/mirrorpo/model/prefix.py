@@ -4,8 +4,7 @@ A batch of P distinct prompts takes P S + B T tokens, where full sequences take 
 approximated, and the gradient flows from every completion into its prompt's keys and values.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -15,11 +14,12 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Dynam
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK
+from mirrorpo.core.protocols import Config
 from mirrorpo.model.language_model import LanguageModel, recomputes
 from mirrorpo.model.past import PAST
 
 
-def prefix_requirements(config: Mapping[str, Any]) -> Iterable[str]:
+def prefix_requirements(config: Config) -> Iterable[str]:
     """What settings say against `shared_prefix=always`; the learner asks the loaded model again."""
     model = config["model"]
     if config["shared_prefix"] != "always":

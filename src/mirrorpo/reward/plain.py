@@ -1,4 +1,4 @@
-"""Rewards in the form that the trainer uses: from a class with a version, or from a function of one answer."""
+"""Rewards in the form that the trainer uses, from a class with a version or a function of one answer."""
 
 import hashlib
 import inspect
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 from mirrorpo.core.batch import Prompt, Verdict
 from mirrorpo.core.protocols import RewardFn, Verifier
@@ -26,8 +27,8 @@ class PlainReward:
     Example:
         >>> prompt = Prompt(uid="q", question="2 + 2?", gold="4", demonstration="")
         >>> reward = PlainReward(function=lambda prompt, completion: float(completion == prompt.gold))
-        >>> [(verdict.reward, verdict.correct, verdict.outcome) for verdict in reward(["4", "5"], [prompt] * 2)]
-        [(1.0, True, 'right'), (0.0, False, 'wrong')]
+        >>> [(verdict.reward, verdict.outcome) for verdict in reward(["4", "5"], [prompt] * 2)]
+        [(1.0, 'right'), (0.0, 'wrong')]
     """
 
     function: RewardFunction
@@ -48,12 +49,12 @@ class PlainReward:
             self._verdict(self.function(prompt, text)) for prompt, text in zip(prompts, texts, strict=True)
         ]
 
-    def _verdict(self, value: float) -> Verdict:
+    def _verdict(self, value: object) -> Verdict:
         # bool is a number to Python and a fine reward.
         if not isinstance(value, int | float):
             raise ValueError(
-                f"reward: the function returned {value!r}, a {type(value).__name__}; a function of a prompt and a "
-                "completion returns a number"
+                f"reward: the function returned {value!r}, a {type(value).__name__}; a function of a prompt "
+                "and a completion returns a number"
             )
         reward = float(value)
         correct = reward >= 1
@@ -63,7 +64,7 @@ class PlainReward:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """A `RewardFn` as a `Verifier`: every prompt can be judged, and there is nothing to say beside the version.
+    """A `RewardFn` as a `Verifier`: it can judge every prompt, and its provenance is its version alone.
 
     Attributes:
         reward: the verdicts.
@@ -88,7 +89,7 @@ class Judged:
         return {"sandbox": None}
 
 
-def verifier(reward: Verifier | RewardFn | RewardFunction) -> Verifier:
+def verifier(reward: object) -> Verifier:
     """A reward as the trainer uses it.
 
     Raises:
@@ -99,10 +100,11 @@ def verifier(reward: Verifier | RewardFn | RewardFunction) -> Verifier:
     if isinstance(reward, RewardFn):
         return Judged(reward=reward)
     if isinstance(reward, partial) or inspect.isfunction(reward):
-        return Judged(reward=PlainReward(function=reward))
+        return Judged(reward=PlainReward(function=cast("RewardFunction", reward)))
     raise ValueError(
-        f"reward: a {type(reward).__name__} came; give a class with `version` and `__call__(texts, prompts)` that "
-        "returns verdicts, or a function of a prompt and a completion that returns a number (with _partial_: true)"
+        f"reward: a {type(reward).__name__} came; give a class with `version` and `__call__(texts, prompts)` "
+        "that returns verdicts, or a function of a prompt and a completion that returns a number (with "
+        "_partial_: true)"
     )
 
 
@@ -110,14 +112,14 @@ def check_verdicts(reward: RewardFn, prompts: Sequence[Prompt]) -> None:
     """Have a reward judge some golds, so that one that keeps no contract is refused before a model is loaded.
 
     Raises:
-        ValueError: naming what came and what is wanted.
+        ValueError: naming what was returned and what the contract is.
     """
     verdicts = reward([prompt.gold for prompt in prompts], prompts)
     name = type(reward.reward if isinstance(reward, Judged) else reward).__name__
-    wanted = f"one Verdict for each of {len(prompts)} completions"
+    contract = f"one Verdict for each of {len(prompts)} completions"
     if not isinstance(verdicts, Sequence):
-        raise ValueError(f"reward: {name} returned a {type(verdicts).__name__}; wanted is {wanted}")
+        raise ValueError(f"reward: {name} returned a {type(verdicts).__name__}; wanted is {contract}")
     if others := sorted({type(verdict).__name__ for verdict in verdicts if not isinstance(verdict, Verdict)}):
-        raise ValueError(f"reward: {name} returned a list of {', '.join(others)}; wanted is {wanted}")
+        raise ValueError(f"reward: {name} returned a list of {', '.join(others)}; wanted is {contract}")
     if len(verdicts) != len(prompts):
-        raise ValueError(f"reward: {name} returned {len(verdicts)} verdicts; wanted is {wanted}")
+        raise ValueError(f"reward: {name} returned {len(verdicts)} verdicts; wanted is {contract}")

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -105,7 +104,7 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum()
 
 
-def _bregman(potential: Any, log_p: Tensor, log_q: Tensor) -> Tensor:
+def _bregman(potential: Potential, log_p: Tensor, log_q: Tensor) -> Tensor:
     p, q = log_p.exp(), log_q.exp()
     return (potential.f(p) - potential.f(q) - potential.df(q) * (p - q)).sum()
 
@@ -233,7 +232,7 @@ def can_be_negative(divergence: Divergence) -> bool:
     return bool((divergence(log_p, log_q, log_old) < -1e-12).any())
 
 
-def convex(potential: Any) -> bool:
+def convex(potential: Potential) -> bool:
     """Whether a potential's mirror map falls nowhere, at 200 probabilities."""
     return bool((potential.df(torch.logspace(-4, 0, 200, dtype=torch.float64)).diff() >= -1e-12).all())
 
@@ -246,7 +245,7 @@ def formula(divergence: Divergence) -> str:
     return "; ".join(f"`{part}`" for part in components if part) + warning
 
 
-def _equation(owner: Any) -> str:
+def _equation(owner: object) -> str:
     # It is the first indented line; a potential's may be the first line itself.
     first, *lines = (inspect.getdoc(type(owner)) or "").splitlines() or [""]
     if first.startswith("f("):
@@ -261,8 +260,10 @@ def _equation(owner: Any) -> str:
     return ""
 
 
-def _settings(owner: Any, prefix: str) -> list[str]:
+def _settings(owner: object, prefix: str) -> list[str]:
     out: list[str] = []
+    if not is_dataclass(owner):
+        return out
     for name in (field.name for field in fields(owner)):
         value = getattr(owner, name)
         if is_dataclass(value):

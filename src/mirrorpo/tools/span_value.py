@@ -13,10 +13,9 @@ https://arxiv.org/abs/2410.01679, section 4).
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import track
@@ -26,6 +25,7 @@ from mirrorpo.config.renamed import upgraded
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest
 from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.protocols import Config
 from mirrorpo.core.seeds import derive
 from mirrorpo.core.span import Span
 from mirrorpo.model.language_model import LanguageModel
@@ -53,7 +53,7 @@ class Rerolls:
 
     components: Components
     policy: LanguageModel
-    config: Mapping[str, Any]
+    config: Config
     rolls: int
 
     def __call__(
@@ -88,13 +88,13 @@ class Rerolls:
 
 def measure(
     components: Components,
-    config: Mapping[str, Any],
+    config: Config,
     policy: LanguageModel,
     *,
     completions: int,
     rolls: int,
     seed: int,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """One row a span: its kind, place and size, the drops, and the success rates before and behind it."""
     prompts = list(components.dataset.load("train"))[:completions]
     ids = [
@@ -131,7 +131,7 @@ def measure(
     }
     drops = {name: _drops(components, config, policy, batch, spans, *way) for name, way in ways.items()}
     reroll = Rerolls(components=components, policy=policy, config=config, rolls=rolls)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for row in track(
         sorted({row for row, _, _ in spans}), description="re-rolling", disable=not sys.stderr.isatty()
     ):
@@ -171,10 +171,10 @@ def _spans(policy: LanguageModel, drawn: Sequence[Completion]) -> list[tuple[int
 
 def _drops(
     components: Components,
-    config: Mapping[str, Any],
+    config: Config,
     policy: LanguageModel,
     batch: RolloutBatch,
-    spans: Sequence[Any],
+    spans: Sequence[tuple[int, Span, tuple[int, int]]],
     target: str,
     masking: Masking,
 ) -> list[float]:

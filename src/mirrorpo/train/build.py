@@ -1,18 +1,20 @@
 """Config groups to objects: the one `instantiate`, and what the objects say of each other.
 
-Every object is checked against the protocol of its group, whether its class is of this package or not. What an
-object refuses, or has to say, it states itself (`StatesRequirements`, `StatesNotes`).
+Every object is checked against the protocol of its group, whether its class is of this package or not.
+What an object refuses, or has to say, it states itself (`StatesRequirements`, `StatesNotes`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
+import torch
 from hydra.utils import get_object, instantiate
 
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.protocols import (
     BetaSchedule,
+    Config,
     Dataset,
     DeclaresEvaluationOnly,
     Divergence,
@@ -34,15 +36,23 @@ from mirrorpo.weighting.unscored import span_weighting
 
 T = TypeVar("T")
 
+# A reward may be a plain function. isinstance takes the type, whose own type has no name.
+CALLABLE = cast("type[object]", Callable)
+
 # What a number, a text or a switch is called in a message.
-KINDS: Mapping[type, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+KINDS: Mapping[type[object], str] = {
+    float: "a number",
+    int: "a whole number",
+    str: "a text",
+    bool: "true or false",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Components:
     """The objects that a config names; all light, no model is loaded and no data read yet."""
 
-    config: Mapping[str, Any] = field(compare=False, repr=False)
+    config: Config = field(compare=False, repr=False)
     algo: Algorithm
     penalty: Penalty
     weighting: SpanWeighting
@@ -59,11 +69,12 @@ class Components:
 
     def groups(self) -> Iterator[tuple[str, object]]:
         """The config group of each object, and the object."""
-        for name in (each.name for each in fields(self) if each.name != "config"):
+        names = [component.name for component in fields(self) if component.name != "config"]
+        for name in names:
             yield "divergence" if name == "penalty" else name, getattr(self, name)
 
 
-def build_components(config: Mapping[str, Any]) -> Components:
+def build_components(config: Config) -> Components:
     """Build every group of a resolved config.
 
     Raises:
@@ -78,7 +89,7 @@ def build_components(config: Mapping[str, Any]) -> Components:
         beta_schedule=_build(config["beta_schedule"], "beta_schedule", BetaSchedule),
         model=_build(config["model"], "model", ModelSpec),
         dataset=_build(config["dataset"], "dataset", Dataset),
-        reward=verifier(_build(config["reward"], "reward", Callable)),
+        reward=verifier(_build(config["reward"], "reward", CALLABLE)),
         rollout=_build(config["rollout"], "rollout", RolloutEngine),
         eval_rollout=_build(config["eval_rollout"], "eval_rollout", RolloutEngine),
         optim=_build(config["optim"], "optim", OptimiserSpec),
@@ -104,33 +115,33 @@ def notes(components: Components) -> list[str]:
 def _requirements(components: Components) -> Iterator[str]:
     dataset, steps = components.dataset, components.config["steps"]
     if steps > 0 and isinstance(dataset, DeclaresEvaluationOnly) and dataset.evaluation_only:
-        name = type(dataset).__name__
         yield (
-            f"steps={steps} with dataset={name}: it has no training split and is for evaluation only; use steps=0"
+            f"steps={steps} with dataset={type(dataset).__name__}: it has no training split and is for "
+            "evaluation only; use steps=0"
         )
     for group, part in components.groups():
         if isinstance(part, StatesRequirements):
             yield from part.requirements(group, components)
 
 
-def build_weighting(node: Mapping[str, Any]) -> SpanWeighting:
+def build_weighting(node: Config) -> SpanWeighting:
     """The token weights of a `weighting` group; its `scope` belongs to the penalty."""
     rest, _ = _without(node, "weighting", "scope")
     return span_weighting(_build(rest, "weighting", Weighting))
 
 
-def build_penalty(node: Mapping[str, Any], scope: Literal["credit", "loss"] = "credit") -> Penalty:
+def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> Penalty:
     """The penalty of a `divergence` group: its `beta` and `anchor`, and the divergence of everything else.
 
     Raises:
         ValueError: naming the setting.
     """
-    rest, settings = _without(node, "divergence", "beta", "anchor")
+    rest, given = _without(node, "divergence", "beta", "anchor")
     divergence = _build(rest, "divergence", Divergence)
     _check_divergence(divergence)
-    if divergence.reads == "nothing":
-        # There is nothing to weigh or to measure to.
-        settings = {"beta": 0.0, "anchor": "reference"} | settings
+    # Where nothing is read there is nothing to weigh or to measure to.
+    defaults: Config = {"beta": 0.0, "anchor": "reference"} if divergence.reads == "nothing" else {}
+    settings = {**defaults, **given}
     absent = [name for name in ("beta", "anchor") if name not in settings]
     if absent:
         raise ValueError(
@@ -143,50 +154,51 @@ def build_penalty(node: Mapping[str, Any], scope: Literal["credit", "loss"] = "c
 
 
 def _check_divergence(divergence: Divergence) -> None:
-    # Imported here, so that a launcher that only composes does not wait for it.
-    import torch
-
     table = torch.full((2, 3, 5), 0.2, dtype=torch.float64).log()
-    wanted = {"nothing": (2, 3, 5), "sampled": (2, 3, 5), "vocabulary": (2, 3)}.get(divergence.reads)
+    shape = {"nothing": [2, 3, 5], "sampled": [2, 3, 5], "vocabulary": [2, 3]}.get(divergence.reads)
     name = type(divergence).__name__
-    if wanted is None:
+    if shape is None:
         raise ValueError(
             f"divergence: {name}.reads is {divergence.reads!r}; choose nothing, sampled or vocabulary"
         )
-    value = divergence(table, table, table)
-    if not isinstance(value, torch.Tensor) or tuple(value.shape) != wanted:
-        came = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+    returned = _shape_or_class(divergence(table, table, table))
+    if returned != shape:
         raise ValueError(
-            f"divergence: {name} reads {divergence.reads!r} and returned {came} for {[*table.shape]} "
-            f"log-probabilities; wanted is {[*wanted]}"
+            f"divergence: {name} reads {divergence.reads!r} and returned {returned} for {[*table.shape]} "
+            f"log-probabilities; wanted is {shape}"
         )
 
 
-def _without(node: Mapping[str, Any], group: str, *names: str) -> tuple[Mapping[str, Any], dict[str, Any]]:
+def _shape_or_class(value: object) -> list[int] | str:
+    return list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def _without(node: object, group: str, *names: str) -> tuple[Config, Config]:
     # Some settings of a group belong to another object than the group's own class.
     if not isinstance(node, Mapping):
         raise ValueError(f"{group}={node}: give a class by _target_")
+    settings = cast("Config", node)
     return (
-        {key: value for key, value in node.items() if key not in names},
-        {key: node[key] for key in names if key in node},
+        {key: value for key, value in settings.items() if key not in names},
+        {key: settings[key] for key in names if key in settings},
     )
 
 
-def _optional(config: Mapping[str, Any], group: str, contract: type[T]) -> T | None:
+def _optional(config: Config, group: str, contract: type[T]) -> T | None:
     # A group that may be null is absent from the configs of runs that are older than it.
     node = config.get(group)
     return None if node is None else _build(node, group, contract)
 
 
-def _build(node: Any, group: str, contract: Any) -> Any:
+def _build(node: object, group: str, contract: type[T]) -> T:
     _refuse_wrong_values(node, group)
     try:
-        part = instantiate(node, _convert_="all")
+        part: object = instantiate(node, _convert_="all")
     except Exception as error:
         cause = error.__cause__ or error
         raise ValueError(f"{group}: {cause}") from error
     if not isinstance(part, contract):
-        target = node.get("_target_") if isinstance(node, Mapping) else node
+        target = cast("Config", node).get("_target_") if isinstance(node, Mapping) else node
         lacking = [name for name in _members(contract) if not hasattr(part, name)]
         raise ValueError(
             f"{group}: {target} gave a {type(part).__name__}, which is no {contract.__name__}"
@@ -195,45 +207,43 @@ def _build(node: Any, group: str, contract: Any) -> Any:
     return part
 
 
-def _members(contract: type) -> list[str]:
+def _members(contract: type[object]) -> list[str]:
     named = {
         name for base in contract.__mro__ for name in vars(base) if base.__module__.startswith("mirrorpo.")
     }
     return sorted(name for name in named if name == "__call__" or not name.startswith("_"))
 
 
-def _refuse_wrong_values(node: Any, path: str) -> None:
+def _refuse_wrong_values(node: object, path: str) -> None:
     # Group files have no schema; the annotations of the dataclasses they build are one.
     if isinstance(node, list):
-        for index, item in enumerate(node):
+        for index, item in enumerate(cast("list[object]", node)):
             _refuse_wrong_values(item, f"{path}[{index}]")
     if not isinstance(node, Mapping):
         return
-    hints = _annotations(node)
-    for key, value in node.items():
+    settings = cast("Config", node)
+    hints = _annotations(settings)
+    for key, value in settings.items():
         hint, knob = hints.get(key), f"{path}.{key}"
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise ValueError(f"{knob}={value}: choose one of {', '.join(map(str, get_args(hint)))}")
-        wanted = (
-            {float: (int, float), int: int, str: str, bool: bool}.get(hint)
-            if isinstance(hint, type)
-            else None
-        )
-        if isinstance(hint, type) and wanted is not None and not _is_a(value, hint, wanted):
+        if isinstance(hint, type) and hint in KINDS and not _is_a(value, hint):
             raise ValueError(f"{knob}={value!r}: give {KINDS[hint]}")
         _refuse_wrong_values(value, knob)
 
 
-def _is_a(value: object, hint: type, wanted: type | tuple[type, ...]) -> bool:
+def _is_a(value: object, hint: type[object]) -> bool:
     # A bool is an int to Python.
-    return isinstance(value, wanted) and not (isinstance(value, bool) and hint is not bool)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
-def _annotations(node: Mapping[str, Any]) -> Mapping[str, Any]:
+def _annotations(node: Config) -> Mapping[str, object]:
     if "_target_" not in node:
         return {}
     try:
         return get_type_hints(get_object(node["_target_"]))
     except (ImportError, ValueError, NameError, TypeError):
-        # A class that is not there is instantiate's to report, with its group; one without hints says nothing.
+        # A class that is missing is for instantiate to report, with its group; one without hints has none.
         return {}

@@ -1,10 +1,7 @@
-"""What a weighting did with a step's completions: importance by kind and place of span, and where the
-gradient went.
-"""
+"""What a weighting did with a step's completions: importance of spans, and where the gradient went."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,14 +10,15 @@ from torch import Tensor
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.shapes import PerCompletion, PerToken
 from mirrorpo.core.span import ScoredSpan
+from mirrorpo.core.tensors import integers
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collector import Answer
 from mirrorpo.weighting.spans import Arithmetic, Format, answer_span
 
-PLACES = 5
+POSITIONS = 5
 # A drop closer to zero than this says nothing: in nats, or as a change of the probability.
 NEGLIGIBLE = 0.01
-# Kinds that every run is described by, whatever it hides; found as in conf/spans, without limits.
+# Kinds that every run is described by, whatever it hides; located as in conf/spans, without limits.
 CALCULATIONS = Arithmetic(max_spans=1000, min_tokens=1, max_tokens=1000, max_backslashes=1.0, unit_words=3)
 FORMAT = Format(max_spans=1000, characters="#=-*_", min_characters=2)
 
@@ -40,30 +38,29 @@ def credit_metrics(
     """
     if not spans:
         return {}
-    kinds = sorted({one.span.kind for one in spans})
-    rows = sorted({one.row for one in spans})
+    kinds = sorted({scored.span.kind for scored in spans})
+    rows = sorted({scored.row for scored in spans})
     out = {
         "credit/spans": len(spans) / len(rows),
-        "credit/distractors": _mean([float(one.drop < -NEGLIGIBLE) for one in spans]),
+        "credit/distractors": _mean([float(scored.drop < -NEGLIGIBLE) for scored in spans]),
         **{
-            f"credit/drop_{kind}": _mean([one.drop for one in spans if one.span.kind == kind])
+            f"credit/drop_{kind}": _mean([scored.drop for scored in spans if scored.span.kind == kind])
             for kind in kinds
         },
     }
-    placed = [one for one in spans if one.span.kind in ("calculation", "statement")]
-    mine = {row: [one.drop for one in placed if one.row == row] for row in rows}
-    for place in range(PLACES):
-        if any(len(drops) > place for drops in mine.values()):
-            out[f"credit/position_{place + 1}"] = _mean(
-                [drops[place] for drops in mine.values() if len(drops) > place]
-            )
-    if placed:
-        out["credit/last"] = _mean([drops[-1] for drops in mine.values() if drops])
+    steps = [scored for scored in spans if scored.span.kind in ("calculation", "statement")]
+    drops_of = {row: [scored.drop for scored in steps if scored.row == row] for row in rows}
+    for index in range(POSITIONS):
+        drops = [row_drops[index] for row_drops in drops_of.values() if len(row_drops) > index]
+        if drops:
+            out[f"credit/position_{index + 1}"] = _mean(drops)
+    if steps:
+        out["credit/last"] = _mean([row_drops[-1] for row_drops in drops_of.values() if row_drops])
     force = _force(batch, advantages, weights)
     total, tokens = float(force[rows].sum()), float(batch.mask[rows].sum())
     inside = {kind: torch.zeros_like(batch.mask) for kind in kinds}
-    for one in spans:
-        inside[one.span.kind][one.row, one.span.start : one.span.end] = True
+    for scored in spans:
+        inside[scored.span.kind][scored.row, scored.span.start : scored.span.end] = True
     for kind, where in inside.items():
         out[f"credit/tokens_{kind}"] = float((where & batch.mask).sum()) / tokens
         out[f"credit/gradient_{kind}"] = float(force[where].sum()) / total if total > 0 else float("nan")
@@ -87,7 +84,7 @@ def gradient_shares(
     if not tokens:
         return {}
     kinds = {kind: torch.zeros_like(batch.mask) for kind in ("calculation", "format", "answer")}
-    for row in counted.any(dim=1).nonzero().flatten().tolist():
+    for row in integers(counted.any(dim=1).nonzero().flatten()):
         answer = answer_span(all_offsets[row])
         for span in (
             *CALCULATIONS(all_offsets[row]),
@@ -119,7 +116,7 @@ def credit_row(
     weights: Float[Tensor, " T"],
     spans: Sequence[ScoredSpan],
     row: int,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """One completion as the credit page shows it: its text, each token's characters and weight, its scored
     spans.
     """
@@ -133,9 +130,14 @@ def credit_row(
         "offsets": [list(interval) for interval in token_offsets.offsets],
         "weights": [round(float(weight), 4) for weight in weights[: len(token_offsets.offsets)]],
         "spans": [
-            {"start": one.span.start, "end": one.span.end, "kind": one.span.kind, "drop": one.drop}
-            for one in spans
-            if one.row == row
+            {
+                "start": scored.span.start,
+                "end": scored.span.end,
+                "kind": scored.span.kind,
+                "drop": scored.drop,
+            }
+            for scored in spans
+            if scored.row == row
         ],
     }
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from mirrorpo.core.batch import Prompt, RolloutBatch, RolloutRequest
 from mirrorpo.core.protocols import RolloutEngine
 from mirrorpo.core.seeds import derive
+from mirrorpo.core.tensors import chunks
 from mirrorpo.model.forward import completion_hidden
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
@@ -25,13 +26,13 @@ class Probe:
 
     Attributes:
         batch: the completions.
-        places: the tokens among them that are read, as indices into the real tokens in row order.
+        positions: the tokens among them that are read, as indices into the real tokens in row order.
         start: log-probabilities of the start model there, on the CPU.
         temperature: of the sampler.
     """
 
     batch: RolloutBatch
-    places: Int[Tensor, " N"]
+    positions: Int[Tensor, " N"]
     start: Float[Tensor, "N V"]
     temperature: float
 
@@ -47,8 +48,8 @@ class Probe:
         sums = {"drift/kl": 0.0, "drift/probl2": 0.0, "drift/tv": 0.0}
         # A few states at a time: in float64 all of them over a large vocabulary would take gigabytes.
         pieces = zip(
-            read(model, self.batch, self.places, self.temperature).split(16),
-            self.start.split(16),
+            chunks(read(model, self.batch, self.positions, self.temperature), 16),
+            chunks(self.start, 16),
             strict=True,
         )
         for log_p, log_q in ((p.double(), q.double()) for p, q in pieces):
@@ -56,7 +57,7 @@ class Probe:
             sums["drift/kl"] += float((log_p.exp() * (log_p - log_q)).sum())
             sums["drift/probl2"] += float(gap.square().sum())
             sums["drift/tv"] += float(gap.abs().sum() / 2)
-        return {name: total / len(self.places) for name, total in sums.items()}
+        return {name: total / len(self.positions) for name, total in sums.items()}
 
 
 def draw_probe(
@@ -76,26 +77,27 @@ def draw_probe(
     if not prompts:
         return lambda model: {}
     # The seed is no run's: all runs of a sweep are compared at the same states.
-    settings = {
-        "group_size": 1,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "seed": derive(0, "probe"),
-    }
-    answers = engine.generate(model, RolloutRequest(prompts=prompts, prompt_ids=prompt_ids, **settings))
+    request = RolloutRequest(
+        prompts=prompts,
+        prompt_ids=prompt_ids,
+        group_size=1,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=derive(0, "probe"),
+    )
+    answers = engine.generate(model, request)
     batch = collate(answers, [0.0] * len(answers), pad_id=model.pad_id, mask_truncated=False)
     count = int(batch.present.sum())
-    read_of = min(positions, count)
-    places = torch.arange(read_of) * count // read_of
-    return Probe(
-        batch=batch, places=places, start=read(model, batch, places, temperature), temperature=temperature
-    )
+    kept = min(positions, count)
+    spread = torch.arange(kept) * count // kept
+    start = read(model, batch, spread, temperature)
+    return Probe(batch=batch, positions=spread, start=start, temperature=temperature)
 
 
 def read(
-    model: LanguageModel, batch: RolloutBatch, places: Tensor, temperature: float
+    model: LanguageModel, batch: RolloutBatch, positions: Tensor, temperature: float
 ) -> Float[Tensor, "N V"]:
     """Log-probabilities over the vocabulary at some of a batch's real tokens, in eval mode, on the CPU."""
     with torch.no_grad(), evaluating(model.network):
         hidden = completion_hidden(model, batch.to(model.device))[batch.present.to(model.device)]
-        return model.head(temperature)(hidden[places.to(model.device)]).cpu()
+        return model.head(temperature)(hidden[positions.to(model.device)]).cpu()

@@ -15,6 +15,7 @@ from mirrorpo.core.masked import masked, mean_one
 from mirrorpo.core.protocols import ImportanceCorrection, Optimiser, SpanWeighting
 from mirrorpo.core.shapes import PerCompletion, PerToken, TokenMask
 from mirrorpo.core.span import ScoredSpan
+from mirrorpo.core.tensors import distinct_index
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.fsdp import full_tensor, local_shard
 from mirrorpo.divergence.penalty import Penalty
@@ -103,9 +104,9 @@ class Learner:
 
     @property
     def prefix_sharing(self) -> PrefixSharing:
-        """Whether prompts are computed once; the same for policy and reference, whose numbers are compared."""
-        wanted = self.settings.shared_prefix
-        return "never" if wanted == "never" or obstacle(self.policy) else wanted
+        """Whether prompts are computed once; the same for policy and reference, which are compared."""
+        setting = self.settings.shared_prefix
+        return "never" if setting == "never" or obstacle(self.policy) else setting
 
     @property
     def on_policy(self) -> bool:
@@ -149,7 +150,7 @@ class Learner:
         return ScoredBatch(batch=batch, anchor_head=head)
 
     def _reference_head(self, reference: LanguageModel) -> Head:
-        # Divided parameters are whole for a phase only.
+        # Divided parameters are gathered for a phase only.
         divided = self.ranks.world_size > 1
         return self._frozen_head(reference) if divided else reference.head(self.settings.temperature)
 
@@ -161,7 +162,7 @@ class Learner:
         # The rows of each update.
         if self.settings.update_window == "whole":
             return [torch.arange(len(batch))] * updates
-        _, number = torch.unique(batch.group, return_inverse=True)
+        number = distinct_index(batch.group)
         return [(number % updates == update).nonzero().flatten() for update in range(updates)]
 
     def _local(self, batch: RolloutBatch, windows: Sequence[Tensor]) -> Bool[Tensor, " B"]:
@@ -181,7 +182,7 @@ class Learner:
         acts = advantages != 0
         if self.penalty.scope == "loss" and self.penalty.measured:
             acts = torch.ones_like(acts)
-        # Asked of the whole rollout, since a group's mean is that of all its completions.
+        # Over all of the rollout, since a group's mean is that of all its completions.
         acts = acts & self.weighting.covers(batch)
         rows = (acts & batch.mask.any(dim=1)).nonzero().flatten()
         if len(rows) == 0:
@@ -197,14 +198,17 @@ class Learner:
     ) -> PolicyOutputs:
         """The live policy on a micro-batch, with gradient where it is enabled."""
         unread = torch.zeros((), device=batch.mask.device)
-        reader = None if anchor_head is None else lambda log_p, log_q: self.penalty(log_p, log_q, unread)
+
+        def reader(log_p: Tensor, log_q: Tensor) -> Tensor:
+            return self.penalty(log_p, log_q, unread)
+
         head_outputs, _ = read_completions(
             self.policy,
             batch,
             temperature=self.settings.temperature,
             logit_chunk=self.settings.logit_chunk,
             rows_per_forward=rows_per_forward,
-            reader=reader,
+            reader=None if anchor_head is None else reader,
             anchor_head=anchor_head,
         )
         logprobs = per_token(head_outputs.logprobs, batch)
@@ -253,7 +257,7 @@ class Learner:
         trained = [parameter for parameter in self.policy.network.parameters() if parameter.grad is not None]
         most = self.settings.max_grad_norm or float("inf")
         norm = float(full_tensor(torch.nn.utils.clip_grad_norm_(trained, most)))
-        if not (torch.isfinite(torch.tensor([loss, norm])).all()):
+        if not torch.isfinite(torch.tensor([loss, norm])).all():
             raise NotFinite(f"loss {loss}, gradient norm {norm} at update {update} of the rollout")
         self.optimiser.step(lr)
         self.optimiser.zero_grad()
@@ -290,7 +294,7 @@ class Learner:
                     denominator=denominator,
                 )
             if with_gradient:
-                loss.backward()
+                loss.backward()  # pyright: ignore[reportUnknownMemberType]
             total += float(loss.detach())
             update_metrics(
                 means,

@@ -14,6 +14,7 @@ from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict
 from mirrorpo.core.masked import group_mean
 from mirrorpo.core.protocols import ImportanceCorrection
 from mirrorpo.core.shapes import PerCompletion, PerToken
+from mirrorpo.core.tensors import integers
 from mirrorpo.divergence.kl import k3
 
 
@@ -21,18 +22,18 @@ from mirrorpo.divergence.kl import k3
 class RunningMeans:
     """Sums and counts that micro-batches add to, read out as means; and largest values."""
 
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, float] = field(default_factory=dict)
-    largest: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict[str, float])
+    counts: dict[str, float] = field(default_factory=dict[str, float])
+    largest: dict[str, float] = field(default_factory=dict[str, float])
 
     def add(self, name: str, values: Tensor, mask: Tensor) -> None:
-        """Add the values at True places."""
+        """Add the values where the mask is True."""
         picked = values.detach()[mask].double()
         self.sums[name] = self.sums.get(name, 0.0) + float(picked.sum())
         self.counts[name] = self.counts.get(name, 0.0) + picked.numel()
 
     def raise_to(self, name: str, values: Tensor, mask: Tensor) -> None:
-        """Keep the largest of the values at True places."""
+        """Keep the largest of the values where the mask is True."""
         picked = values.detach()[mask]
         if picked.numel():
             self.largest[name] = max(self.largest.get(name, -math.inf), float(picked.max()))
@@ -72,7 +73,8 @@ def rollout_metrics(
     lengths = batch.present.sum(dim=1).double()
     within = (batch.rewards - group_mean(batch.rewards, batch.group)).square()
     spread = group_mean(within, batch.group).sqrt()
-    groups, taught = set(batch.group.tolist()), set(batch.group[advantages != 0].tolist())
+    groups = set(integers(batch.group))
+    with_advantage = set(integers(batch.group[advantages != 0]))
     used = batch.mask.any(dim=1)
     share = weights.sum(dim=1).square() / (weights.square().sum(dim=1) * batch.mask.sum(dim=1)).clamp(
         min=1e-12
@@ -80,18 +82,14 @@ def rollout_metrics(
     out = {
         "reward/mean": _mean(rewards),
         "reward/group_std": _mean(spread.double()),
-        "reward/strict": _mean(
-            torch.tensor([float(verdict.strict) for verdict in known], dtype=torch.float64)
-        ),
-        "reward/flexible": _mean(
-            torch.tensor([float(verdict.flexible) for verdict in known], dtype=torch.float64)
-        ),
+        "reward/strict": _mean(torch.tensor([verdict.strict for verdict in known]).double()),
+        "reward/flexible": _mean(torch.tensor([verdict.flexible for verdict in known]).double()),
         "completion/length": _mean(lengths),
         "completion/length_min": float(lengths.min()),
         "completion/length_max": float(lengths.max()),
         "completion/truncated": _mean(batch.truncated.double()),
         "completion/trained": _mean(used.double()),
-        "group/zero_advantage": 1 - len(taught) / len(groups),
+        "group/zero_advantage": 1 - len(with_advantage) / len(groups),
         "weight/effective_tokens": _mean(share[used].double()),
         "weight/max": float(weights.max()),
     }

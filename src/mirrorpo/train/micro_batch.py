@@ -1,5 +1,6 @@
-"""Splitting a rollout for memory and for speed: functions of lengths and of which rows share a prompt, so
-that a relaunch splits alike.
+"""Splitting a rollout for memory and for speed.
+
+Functions of lengths and of which rows share a prompt alone, so that a relaunch splits alike.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
+from mirrorpo.core.tensors import integers
 
 PrefixSharing = Literal["auto", "always", "never"]
 
@@ -25,7 +27,7 @@ class MicroBatch:
     Attributes:
         rows: of the batch.
         rows_per_forward: how many of them are computed at once behind their prompts, run by run; empty, if
-            each row is computed whole.
+            each row is computed with its prompt.
         tokens: that are computed, padding included.
     """
 
@@ -37,7 +39,7 @@ class MicroBatch:
 def micro_batches(batch: RolloutBatch, tokens: int) -> Iterator[Tensor]:
     """Row indices of micro-batches of similar length, each at most `tokens` padded tokens or one row."""
     prompts, lengths = batch.prompt_present.sum(dim=1), batch.present.sum(dim=1)
-    order = torch.argsort(prompts + lengths, stable=True).tolist()
+    order = integers(torch.argsort(prompts + lengths, stable=True))
     rows: list[int] = []
     depth = width = 0
     for row in order:
@@ -52,8 +54,9 @@ def micro_batches(batch: RolloutBatch, tokens: int) -> Iterator[Tensor]:
 
 
 def runs_of_similar_length(lengths: Sequence[int]) -> list[int]:
-    """Falling lengths cut into runs of similar length: a run ends where filling its rows up would cost more
-    than another call.
+    """Falling lengths cut into runs of similar length.
+
+    A run ends where filling its rows up would cost more than another call.
 
     Example:
         >>> runs_of_similar_length([100, 90, 80, 10, 10])
@@ -76,19 +79,16 @@ def shared_prompts(batch: RolloutBatch, tokens: int) -> Iterator[MicroBatch]:
     Completions of a prompt stay together where they fit: prompts in order of length, and a prompt that
     does not fit beside those before it starts a micro-batch of its own.
     """
-    prompts, lengths, owner = (
-        batch.prompt_present.sum(dim=1).tolist(),
-        batch.present.sum(dim=1).tolist(),
-        batch.prompt_numbers().tolist(),
-    )
+    prompts, lengths = integers(batch.prompt_present.sum(dim=1)), integers(batch.present.sum(dim=1))
+    prompt_of = integers(batch.prompt_numbers())
     answers: dict[int, list[int]] = {}
-    for row, prompt in enumerate(owner):
+    for row, prompt in enumerate(prompt_of):
         answers.setdefault(prompt, []).append(row)
 
     def laid(rows: Sequence[int]) -> MicroBatch:
         falling = sorted(rows, key=lambda row: -lengths[row])
         rows_per_forward, start = runs_of_similar_length([lengths[row] for row in falling]), 0
-        computed = len({owner[row] for row in rows}) * max(prompts[row] for row in rows)
+        computed = len({prompt_of[row] for row in rows}) * max(prompts[row] for row in rows)
         for count in rows_per_forward:
             computed += count * lengths[falling[start]]
             start += count
@@ -111,23 +111,24 @@ def shared_prompts(batch: RolloutBatch, tokens: int) -> Iterator[MicroBatch]:
 def plan_micro_batches(
     batch: RolloutBatch, tokens: int, prefix_sharing: PrefixSharing
 ) -> Sequence[MicroBatch]:
-    """The micro-batches of a pass over the batch: whole rows, or with shared prompts; "auto" takes what
-    computes less.
+    """The micro-batches of a pass over the batch, rows by themselves or with shared prompts.
+
+    "auto" takes what computes less.
     """
     prompts, lengths = batch.prompt_present.sum(dim=1), batch.present.sum(dim=1)
-    whole = [
+    unshared = [
         MicroBatch(
             rows=rows, rows_per_forward=(), tokens=len(rows) * int(prompts[rows].max() + lengths[rows].max())
         )
         for rows in micro_batches(batch, tokens)
     ]
     if prefix_sharing == "never":
-        return whole
+        return unshared
     shared = list(shared_prompts(batch, tokens))
     if prefix_sharing == "always":
         return shared
     return min(
-        whole,
+        unshared,
         shared,
         key=lambda parts: sum(
             part.tokens + TOKENS_PER_CALL * (1 + len(part.rows_per_forward)) for part in parts

@@ -11,6 +11,7 @@ from torch import Tensor
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.shapes import PerToken
+from mirrorpo.core.tensors import integers
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.model.cuts import read_cuts
@@ -18,7 +19,7 @@ from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
 from mirrorpo.model.saliency import attention_received, gradient_times_embedding
-from mirrorpo.train.micro_batch import PrefixSharing, micro_batches, plan_micro_batches
+from mirrorpo.train.micro_batch import MicroBatch, PrefixSharing, micro_batches, plan_micro_batches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +29,7 @@ class TokenScores:
     Attributes:
         logprobs: of the batch's tokens.
         entropy: of the distribution each token is drawn from, in nats.
-        hidden: the last hidden states behind them, D = 0 unless asked for.
+        hidden: the last hidden states behind them, D = 0 unless they are kept.
     """
 
     logprobs: PerToken
@@ -38,8 +39,9 @@ class TokenScores:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForwardSettings:
-    """How a batch goes through a network without gradient: each rank passes its rows, and all get what was
-    read.
+    """How a batch goes through a network without gradient.
+
+    Each rank passes its rows, and all get what was read.
 
     Attributes:
         temperature: of the sampler; scoring uses the same.
@@ -59,22 +61,23 @@ class ForwardSettings:
         self,
         model: LanguageModel,
         batch: RolloutBatch,
-        mine: Bool[Tensor, " B"],
+        local: Bool[Tensor, " B"],
         *,
         keep_hidden: bool = False,
     ) -> TokenScores:
-        """The batch under a model in eval mode; this rank reads the rows that are `mine`, and keeps the
-        hidden states of these alone.
+        """The batch under a model in eval mode.
+
+        Args:
+            model: which reads it.
+            batch: what is read.
+            local: rows that this rank passes through the network; it keeps the hidden states of these alone.
+            keep_hidden: whether hidden states are kept.
         """
         logprobs, entropy = torch.zeros(batch.present.shape), torch.zeros(batch.present.shape)
         hidden = batch.anchor_hidden
-        own = mine.nonzero().flatten()
-        for part in (
-            plan_micro_batches(batch.rows(own), self.tokens_per_micro_batch, self.prefix_sharing)
-            if len(own)
-            else ()
-        ):
-            rows = own[part.rows]
+        local_rows = local.nonzero().flatten()
+        for part in self._parts(batch, local_rows):
+            rows = local_rows[part.rows]
             micro = batch.rows(rows).to(model.device)
             with torch.no_grad(), evaluating(model.network):
                 head_outputs, states = read_completions(
@@ -93,6 +96,11 @@ class ForwardSettings:
                 hidden[rows, :width] = states.cpu()
         self.ranks.all_reduce(logprobs, entropy)
         return TokenScores(logprobs=logprobs, entropy=entropy, hidden=hidden)
+
+    def _parts(self, batch: RolloutBatch, rows: Tensor) -> Sequence[MicroBatch]:
+        if not len(rows):
+            return ()
+        return plan_micro_batches(batch.rows(rows), self.tokens_per_micro_batch, self.prefix_sharing)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +121,7 @@ class PolicyScorer:
     def with_offsets(self, batch: RolloutBatch) -> Sequence[TokenOffsets]:
         """Every completion's text, and which characters each token wrote."""
         return [
-            self.policy.with_offsets(ids[present].tolist())
+            self.policy.with_offsets(integers(ids[present]))
             for ids, present in zip(batch.completion_ids, batch.present, strict=True)
         ]
 
@@ -133,11 +141,11 @@ class PolicyScorer:
             micro_batches(batch.rows(cut_rows), forward.tokens_per_micro_batch) if len(cut_rows) else ()
         ):
             rows = cut_rows[picked]
-            place = {row: index for index, row in enumerate(rows.tolist())}
+            place = {row: index for index, row in enumerate(integers(rows))}
             indices = [index for index, cut in enumerate(cuts) if cut.row in place]
             moved = [replace(cuts[index], row=place[cuts[index].row]) for index in indices]
             micro = batch.rows(rows).to(self.policy.device)
-            whole, hidden = read_cuts(
+            shown, hidden = read_cuts(
                 self.policy,
                 micro,
                 moved,
@@ -146,7 +154,7 @@ class PolicyScorer:
                 logit_chunk=forward.logit_chunk,
             )
             width = micro.present.shape[1]
-            before[rows, :width] = whole.cpu()
+            before[rows, :width] = shown.cpu()
             after[indices, :width] = hidden.cpu()
         forward.ranks.all_reduce(before, after)
         return before, after
@@ -156,18 +164,22 @@ class PolicyScorer:
     ) -> PerToken:
         """What the score of each completion from a token on owes to its tokens."""
         forward, out = self.forward, torch.zeros(batch.present.shape)
-        own = forward.ranks.share(batch.lengths()).nonzero().flatten()
-        for picked in micro_batches(batch.rows(own), forward.tokens_per_micro_batch) if len(own) else ():
-            rows = own[picked]
+        local = forward.ranks.share(batch.lengths()).nonzero().flatten()
+        for picked in micro_batches(batch.rows(local), forward.tokens_per_micro_batch) if len(local) else ():
+            rows = local[picked]
             micro = batch.rows(rows).to(self.policy.device)
-            here = [firsts[row] for row in rows.tolist()]
+            read_from = [firsts[row] for row in integers(rows)]
             if signal == "gradient":
-                found = gradient_times_embedding(
-                    self.policy, micro, here, temperature=forward.temperature, logit_chunk=forward.logit_chunk
+                importance = gradient_times_embedding(
+                    self.policy,
+                    micro,
+                    read_from,
+                    temperature=forward.temperature,
+                    logit_chunk=forward.logit_chunk,
                 )
             else:
-                found = attention_received(self.policy, micro, here)
-            out[rows, : found.shape[1]] = found.cpu()
+                importance = attention_received(self.policy, micro, read_from)
+            out[rows, : importance.shape[1]] = importance.cpu()
         forward.ranks.all_reduce(out)
         return out
 

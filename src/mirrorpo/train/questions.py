@@ -1,4 +1,4 @@
-"""The questions of a run: what is trained on, what is asked in evaluations, and what nothing can be judged by."""
+"""The questions of a run: of training, of evaluations, and those by which nothing can be judged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ def load_questions(components: Components) -> Questions:
     """Read both splits and have the reward judge the first golds.
 
     Raises:
-        ValueError: if nothing is left of a split, the reward keeps no contract, or this machine cannot isolate
-            programs that have to be run.
+        ValueError: if nothing is left of a split, the reward keeps no contract, or this machine cannot
+            isolate programs that have to be run.
     """
     config = components.config
     splits = [list(components.dataset.load(split)) for split in ("train", config["eval_split"])]

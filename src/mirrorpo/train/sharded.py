@@ -1,9 +1,7 @@
-"""What a run does with its ranks: a model, an engine and a verifier divided among them, and where each one
-writes.
-"""
+"""A model, an engine and a verifier divided among ranks, and where each rank writes."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,9 +35,10 @@ def sharded_reward(reward: Verifier, ranks: Ranks) -> Verifier:
 
 
 @contextmanager
-def writable_folder(folder: RunFolder, ranks: Ranks) -> Iterator[RunFolder]:
-    """Where this rank writes: rank 0 to the run's folder, which it holds, the others, which print nothing
-    either, to one that is thrown away.
+def writable_folder(folder: RunFolder, ranks: Ranks) -> Generator[RunFolder]:
+    """Where this rank writes: rank 0 to the run's folder, which it locks, the others to one that is removed.
+
+    The others print nothing either.
     """
     if ranks.first:
         with folder.locked():
@@ -51,9 +50,7 @@ def writable_folder(folder: RunFolder, ranks: Ranks) -> Iterator[RunFolder]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardedEngine:
-    """An engine of which each rank asks its share of the prompts; a server is asked by rank 0, whose weights
-    it has.
-    """
+    """An engine that answers each rank's share of the prompts."""
 
     engine: RolloutEngine
     ranks: Ranks
@@ -69,7 +66,7 @@ class ShardedEngine:
         return self.engine.serves_remotely
 
     def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]:
-        """The whole call's completions, on every rank."""
+        """The completions of all ranks, on every rank."""
         # A server is asked by rank 0, whose weights it has.
         share = (
             slice(len(request.groups) * self.ranks.first)
@@ -82,7 +79,7 @@ class ShardedEngine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardedReward:
-    """A verifier of which each rank asks its share of the completions."""
+    """A verifier that judges each rank's share of the completions."""
 
     reward: Verifier
     ranks: Ranks
@@ -101,8 +98,7 @@ class ShardedReward:
         return self.reward.provenance()
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
-        """The whole call's verdicts, on every rank."""
-        mine = self.ranks.span(len(texts))
-        return [
-            one for part in self.ranks.all_gather(self.reward(texts[mine], prompts[mine])) for one in part
-        ]
+        """The verdicts of all ranks, on every rank."""
+        share = self.ranks.span(len(texts))
+        verdicts = self.reward(texts[share], prompts[share])
+        return [verdict for part in self.ranks.all_gather(verdicts) for verdict in part]

@@ -1,5 +1,6 @@
 """The life of a run around its steps: load, resume, step, record, save, finish."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -166,7 +167,9 @@ class Trainer:
         )
         write_atomic(self.folder.path / "prompt.txt", first.text)
 
-    def _say(self, display: Display, loaded: LoadedRun, resumed: Resumed, launches: list[dict]) -> None:
+    def _say(
+        self, display: Display, loaded: LoadedRun, resumed: Resumed, launches: Sequence[Mapping[str, object]]
+    ) -> None:
         left_out = loaded.questions.left_out.items()
         for note in (*notes(self.components), *(f"{uid} is left out: {fault}" for uid, fault in left_out)):
             display.say(f"note: {note}")

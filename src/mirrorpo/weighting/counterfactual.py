@@ -16,6 +16,7 @@ from mirrorpo.core.protocols import Assembly, Scorer
 from mirrorpo.core.seeds import generator
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.core.span import ScoredSpan, Span
+from mirrorpo.core.tensors import integers
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.weighting.random import stream_of
 from mirrorpo.weighting.reasoning import Range, Regions, entire_completion, regions
@@ -58,8 +59,7 @@ class Counterfactual:
             span by span: "inverted", the most to the least important, tokens of no span among them, so that
             a span's tokens may differ; "permuted", in random order among the spans: of k spans it leaves one
             completion in k! as it was, all with one span, half with two.
-            "inverted_public" is the papers' control, which
-            mirrors the map and so has other weights.
+            "inverted_public" is the papers' control, which mirrors the map and so has other weights.
         range: from importance to weight.
 
     References:
@@ -81,8 +81,7 @@ class Counterfactual:
         if self.score == "probability" and self.target == "downstream":
             raise ValueError(
                 "weighting.score=probability with weighting.target=downstream: all that follows has "
-                "probability zero in a float; "
-                "use sum or mean"
+                "probability zero in a float; use sum or mean"
             )
         if self.region == "whole" and self.target == "answer":
             raise ValueError(
@@ -95,8 +94,8 @@ class Counterfactual:
         attention = assembly.config["model"].get("attention", "sdpa")
         if attention not in TAKE_A_MASK:
             yield (
-                f"model.attention={attention} with a weighting that hides spans: hiding needs an attention mask; "
-                "use model.attention=sdpa"
+                f"model.attention={attention} with a weighting that hides spans: hiding needs an attention "
+                "mask; use model.attention=sdpa"
             )
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
@@ -111,60 +110,61 @@ class Counterfactual:
         rows = self.covers(batch).nonzero().flatten()
         weights = torch.ones(batch.present.shape)
         if len(rows):
-            found = self.explain(batch.rows(rows), scorer, seed)[0]
-            weights[rows, : found.shape[1]] = found
+            covered, _ = self.explain(batch.rows(rows), scorer, seed)
+            weights[rows, : covered.shape[1]] = covered
         return weights
 
     def covers(self, batch: RolloutBatch) -> Bool[Tensor, " B"]:
-        """Which completions of a whole rollout the setting `completions` asks for."""
-        return (
-            batch.rewards > group_mean(batch.rewards, batch.group)
-            if self.completions == "correct"
-            else torch.ones(len(batch), dtype=torch.bool)
-        )
+        """Which completions of an entire rollout the setting `completions` names."""
+        if self.completions == "correct":
+            return batch.rewards > group_mean(batch.rewards, batch.group)
+        return torch.ones(len(batch), dtype=torch.bool)
 
     def explain(
         self, batch: RolloutBatch, scorer: Scorer, seed: int
     ) -> tuple[PerToken, Sequence[ScoredSpan]]:
-        """The weights of wanted completions, and the scored spans behind them; a completion that stands twice
-        is scored once.
+        """The weights of covered completions, and the scored spans behind them.
+
+        A completion that stands twice is scored once.
 
         Raises:
             ValueError: if a drop is not finite.
         """
         all_offsets = scorer.with_offsets(batch)
-        places = {
+        all_regions = {
             row: where
             for row, token_offsets in enumerate(all_offsets)
             if (where := self._regions(token_offsets)) is not None
         }
         # A finder may know nothing of answers (source code does not): what is no reasoning is not hidden, nor
         # what nothing follows.
-        found = {
+        hidden = {
             row: [
                 span
                 for span in self.spans(all_offsets[row])
                 if span.end <= where.reasoned and span.end < where.length
             ]
-            for row, where in places.items()
+            for row, where in all_regions.items()
         }
-        twins = _twins(batch, [row for row in places if found[row]])
-        cuts = [self._cut(row, span, places[row]) for row in twins for span in found[row]]
+        twins = _twins(batch, [row for row, spans in hidden.items() if spans])
+        cuts = [self._cut(row, span, all_regions[row]) for row in twins for span in hidden[row]]
         drops = self._drops(batch, scorer, cuts)
-        weights, scored, taken = torch.ones(batch.present.shape), [], 0
+        weights = torch.ones(batch.present.shape)
+        scored: list[ScoredSpan] = []
+        taken = 0
         for row, same in twins.items():
-            mine = drops[taken : taken + len(found[row])]
-            taken += len(found[row])
-            dealt = self._weights(
-                found[row], mine, places[row], generator(seed, "weighting", *stream_of(batch, row))
-            )
+            spans = hidden[row]
+            row_drops = drops[taken : taken + len(spans)]
+            taken += len(spans)
+            stream = generator(seed, "weighting", *stream_of(batch, row))
+            row_weights = self._weights(spans, row_drops, all_regions[row], stream)
             for twin in same:
-                weights[twin, : len(dealt)] = dealt
+                weights[twin, : len(row_weights)] = row_weights
                 scored += [
                     ScoredSpan(row=twin, span=span, drop=drop)
-                    for span, drop in zip(found[row], mine, strict=True)
+                    for span, drop in zip(spans, row_drops, strict=True)
                 ]
-        return weights, sorted(scored, key=lambda one: (one.row, one.span.start))
+        return weights, sorted(scored, key=lambda score: (score.row, score.span.start))
 
     def _regions(self, token_offsets: TokenOffsets) -> Regions | None:
         return regions(token_offsets) if self.region == "marked" else entire_completion(token_offsets)
@@ -193,11 +193,9 @@ class Counterfactual:
 
     def _score(self, logprobs: Tensor) -> float:
         total = float(logprobs.double().sum())
-        return (
-            math.exp(total)
-            if self.score == "probability"
-            else total / (len(logprobs) if self.score == "mean" else 1)
-        )
+        if self.score == "probability":
+            return math.exp(total)
+        return total / len(logprobs) if self.score == "mean" else total
 
     def _weights(
         self, spans: Sequence[Span], drops: Sequence[float], where: Regions, stream: torch.Generator
@@ -224,16 +222,16 @@ class Counterfactual:
             blocks.append((0.0, [token for token in range(where.reasoned) if token not in inside]))
             return _dealt(weights, [tokens for _, tokens in sorted(blocks, key=lambda block: block[0])])
         if self.order == "permuted":
-            order = torch.randperm(len(blocks), generator=stream).tolist()
+            order = integers(torch.randperm(len(blocks), generator=stream))
             return _dealt(weights, [blocks[index][1] for index in order])
         return weights
 
 
 def _dealt(weights: Tensor, blocks: Sequence[Sequence[int]]) -> Tensor:
     # The blocks' weights, the largest first, dealt to the blocks in the order given.
-    places = torch.tensor([token for block in blocks for token in block], dtype=torch.long)
+    positions = torch.tensor([token for block in blocks for token in block], dtype=torch.long)
     out = weights.clone()
-    out[places] = weights[places].sort(descending=True).values
+    out[positions] = weights[positions].sort(descending=True).values
     return out
 
 

@@ -8,6 +8,7 @@ from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.protocols import Scorer
 from mirrorpo.core.seeds import generator
 from mirrorpo.core.shapes import PerToken
+from mirrorpo.core.tensors import integers
 from mirrorpo.weighting.scale import check_range
 from mirrorpo.weighting.spans import SpanFinder
 
@@ -39,7 +40,7 @@ class RandomTokens:
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)
-        for row, count in enumerate(batch.present.sum(dim=1).tolist()):
+        for row, count in enumerate(integers(batch.present.sum(dim=1))):
             weights[row, :count] = draws(batch, row, count, seed, self.low, self.high)
         return weights
 
@@ -73,18 +74,17 @@ class RandomSpans:
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.full(batch.present.shape, (self.low + self.high) / 2)
         for row, token_offsets in enumerate(scorer.with_offsets(batch)):
-            found = self.spans(token_offsets)
-            for span, weight in zip(
-                found, draws(batch, row, len(found), seed, self.low, self.high), strict=True
-            ):
+            spans = self.spans(token_offsets)
+            drawn = draws(batch, row, len(spans), seed, self.low, self.high)
+            for span, weight in zip(spans, drawn, strict=True):
                 weights[row, span.start : span.end] = weight
         return weights
 
 
 def stream_of(batch: RolloutBatch, row: int) -> tuple[int | str, ...]:
-    """What names a completion wherever it stands: its prompt's tokens and its own."""
-    prompt = batch.prompt_ids[row][batch.prompt_present[row]].tolist()
-    return (*prompt, "answer", *batch.completion_ids[row][batch.present[row]].tolist())
+    """What names a completion wherever it stands: the tokens of its prompt and of itself."""
+    prompt = integers(batch.prompt_ids[row][batch.prompt_present[row]])
+    return (*prompt, "answer", *integers(batch.completion_ids[row][batch.present[row]]))
 
 
 def draws(batch: RolloutBatch, row: int, count: int, seed: int, low: float, high: float) -> torch.Tensor:

@@ -15,7 +15,7 @@ from mirrorpo.core.span import ScoredSpan
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unscored:
-    """Any weighting as a `SpanWeighting`: it weighs every completion, and there are no spans behind it.
+    """A weighting without spans as a `SpanWeighting`, which weighs every completion.
 
     Attributes:
         weighting: the weights.
@@ -28,12 +28,7 @@ class Unscored:
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = self.weighting(batch, scorer, seed)
-        if not isinstance(weights, Tensor) or weights.shape != batch.present.shape:
-            shape = f" of shape {list(weights.shape)}" if isinstance(weights, Tensor) else ""
-            raise ValueError(
-                f"weighting: {type(self.weighting).__name__} returned a {type(weights).__name__}{shape}; give a "
-                f"tensor of weights for {list(batch.present.shape)} completions and tokens"
-            )
+        _check_weights(weights, batch.present.shape, type(self.weighting).__name__)
         return weights
 
     def covers(self, batch: RolloutBatch) -> Bool[Tensor, " B"]:
@@ -45,6 +40,17 @@ class Unscored:
     ) -> tuple[PerToken, Sequence[ScoredSpan]]:
         """The weights, without a span."""
         return self(batch, scorer, seed), []
+
+
+def _check_weights(weights: object, shape: torch.Size, name: str) -> None:
+    # A class of another package may return anything.
+    if isinstance(weights, Tensor) and weights.shape == shape:
+        return
+    of_shape = f" of shape {list(weights.shape)}" if isinstance(weights, Tensor) else ""
+    raise ValueError(
+        f"weighting: {name} returned a {type(weights).__name__}{of_shape}; give a tensor of weights for "
+        f"{list(shape)} completions and tokens"
+    )
 
 
 def span_weighting(weighting: Weighting) -> SpanWeighting:

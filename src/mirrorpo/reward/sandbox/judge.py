@@ -25,10 +25,9 @@ import sys
 import time
 import types
 from collections.abc import Mapping
-from typing import Any
 
 from mirrorpo.reward.sandbox import lock, program, wire
-from mirrorpo.reward.sandbox.wire import Handle
+from mirrorpo.reward.sandbox.wire import Handle, Value
 
 # Their subclasses cannot be mixed with others.
 UNMIXABLE = (OSError, SyntaxError, UnicodeError, StopIteration, ImportError)
@@ -83,7 +82,7 @@ class Processes:
 class Session:
     """One program's process, from its source to its end."""
 
-    def __init__(self, processes: Processes, wall_s: float, task: Mapping[str, Any]) -> None:
+    def __init__(self, processes: Processes, wall_s: float, task: Mapping[str, Value]) -> None:
         self.processes, self.calls, self.values = processes, processes.calls, processes.values
         self.used = False
         self.deadline = time.monotonic() + wall_s
@@ -94,7 +93,7 @@ class Session:
         except OSError:
             self.stopped = Stopped("gone")
 
-    def ask(self, message: Mapping[str, Any]) -> Any:
+    def ask(self, message: Mapping[str, Value]) -> Value:
         """The value that answers a message.
 
         Raises:
@@ -116,7 +115,7 @@ class Session:
                 self.stopped = stop
         raise self.stopped
 
-    def _answer(self, message: Mapping[str, Any]) -> Any:
+    def _answer(self, message: Mapping[str, Value]) -> Value:
         nonce = os.urandom(wire.NONCE // 2).hex()
         wire.give(self.calls, nonce, message)
         repeated, reply = wire.receive(self.values, self.deadline)
@@ -150,20 +149,20 @@ class StandIn:
     def __init__(self, session: Session, name: str) -> None:
         self.session, self.name = session, name
 
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+    def __call__(self, *arguments: Value, **keywords: Value) -> Value:
         encoder = wire.Encoder(_outward)
         return self.session.ask(
             {"name": self.name, "arguments": encoder(arguments), "keywords": encoder(keywords)}
         )
 
 
-def _inward(kind: str, number: Any, name: Any) -> Handle:
+def _inward(kind: str, number: Value, name: Value) -> Handle:
     if kind != "handle" or not isinstance(number, int):
         raise wire.Malformed("no handle")
     return Handle(number, str(name))
 
 
-def _outward(value: Any) -> Any:
+def _outward(value: Value) -> Value:
     if isinstance(value, Handle):
         return ["handle", value.number, ""]
     if isinstance(value, StandIn):
@@ -174,7 +173,7 @@ def _outward(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be passed to the program")
 
 
-def judge(task: Mapping[str, Any], processes: Processes, cpu_s: float, wall_s: float) -> dict[str, Any]:
+def judge(task: Mapping[str, Value], processes: Processes, cpu_s: float, wall_s: float) -> dict[str, Value]:
     """Run a program's tests.
 
     Args:
@@ -193,7 +192,7 @@ def judge(task: Mapping[str, Any], processes: Processes, cpu_s: float, wall_s: f
     detail = stopped = ""
     session = Session(processes, wall_s, task)
     try:
-        trusted: dict[str, Any] = {"__name__": "tests"}
+        trusted: dict[str, Value] = {"__name__": "tests"}
         exec(compiled(task["prelude"]), trusted)
         for test in task["tests"]:
             namespace = trusted | {name: StandIn(session, name) for name in task["names"]}
@@ -226,7 +225,7 @@ def judge(task: Mapping[str, Any], processes: Processes, cpu_s: float, wall_s: f
     return {"outcomes": outcomes, "detail": detail[:300], "cpu_s": cpu, "wall_s": time.monotonic() - started}
 
 
-def _run(test: str, namespace: dict[str, Any]) -> tuple[str, str]:
+def _run(test: str, namespace: dict[str, Value]) -> tuple[str, str]:
     try:
         exec(compiled(test), namespace)
     except Raised as error:
@@ -250,7 +249,7 @@ def _kind(error: Raised) -> str:
 def numpy_stand_in() -> types.ModuleType:
     """As much of numpy as the tests of MBPP+ use to compare floats; a bare interpreter has none."""
 
-    def allclose(left: Any, right: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
+    def allclose(left: Value, right: Value, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
         if isinstance(left, list | tuple) or isinstance(right, list | tuple):
             return len(left) == len(right) and all(
                 allclose(a, b, rtol, atol) for a, b in zip(left, right, strict=True)
@@ -269,7 +268,7 @@ def numpy_stand_in() -> types.ModuleType:
     return module
 
 
-def main(settings: Mapping[str, Any]) -> None:
+def main(settings: Mapping[str, Value]) -> None:
     """A worker's loop: a task in, its report out, a line of JSON each, until its input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock.hide_memory()
@@ -297,7 +296,7 @@ def main(settings: Mapping[str, Any]) -> None:
         lock.restrict(lock.landlock_rules(settings["readable"], []))
     sys.modules.setdefault("numpy", numpy_stand_in())
 
-    def alarm(number: int, frame: Any) -> None:
+    def alarm(number: int, frame: Value) -> None:
         raise Stopped("time_out")
 
     signal.signal(signal.SIGALRM, alarm)

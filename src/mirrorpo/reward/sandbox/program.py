@@ -25,9 +25,9 @@ import struct
 import sys
 import types
 from collections.abc import Mapping
-from typing import Any
 
 from mirrorpo.reward.sandbox import lock, wire
+from mirrorpo.reward.sandbox.wire import Value
 
 REPORT = struct.Struct("<id?")  # wait status, seconds of processor time, whether its folder was too full
 CALLS, VALUES = 3, 4  # a program's descriptors
@@ -55,7 +55,7 @@ class Server:
     """
 
     def __init__(
-        self, control: socket.socket, settings: Mapping[str, Any], *, landlock: bool, seccomp: bool
+        self, control: socket.socket, settings: Mapping[str, Value], *, landlock: bool, seccomp: bool
     ) -> None:
         self.control, self.user = control, settings["user"]
         self.folder, self.folder_bytes = settings["folder"], settings["folder_bytes"]
@@ -214,16 +214,16 @@ def drive(calls: int, values: int) -> None:
     sys.modules["program"] = module
     namespace = module.__dict__
     failure = loaded(task, namespace)
-    kept: list[Any] = []
+    kept: list[Value] = []
 
-    def other(value: Any) -> Any:
+    def other(value: Value) -> Value:
         kept.append(value)
         return ["handle", len(kept) - 1, type(value).__name__]
 
-    def held(kind: str, key: Any, _: Any) -> Any:
+    def held(kind: str, key: Value, _: Value) -> Value:
         return kept[key] if kind == "handle" else named(key)
 
-    def named(name: str) -> Any:
+    def named(name: str) -> Value:
         if name in namespace:
             return namespace[name]
         if hasattr(builtins, name):
@@ -238,7 +238,7 @@ def drive(calls: int, values: int) -> None:
             answer(values, nonce, lambda call=call: called(call, named, held), other)
 
 
-def loaded(task: Any, namespace: dict[str, Any]) -> dict[str, str] | None:
+def loaded(task: Value, namespace: dict[str, Value]) -> dict[str, str] | None:
     """Run a program and the dataset's setup behind it; what to answer to every call if that fails."""
     kind = "syntax"
     try:
@@ -252,7 +252,7 @@ def loaded(task: Any, namespace: dict[str, Any]) -> dict[str, str] | None:
     return None
 
 
-def called(call: Any, named: Any, held: Any) -> Any:
+def called(call: Value, named: Value, held: Value) -> Value:
     """What the program's function returns."""
     if call["name"] is None:
         return None  # the judge only wants to know whether it was loaded
@@ -261,7 +261,7 @@ def called(call: Any, named: Any, held: Any) -> Any:
     return named(call["name"])(*arguments, **keywords)
 
 
-def answer(values: int, nonce: str, action: Any, other: Any) -> None:
+def answer(values: int, nonce: str, action: Value, other: Value) -> None:
     """Send what an action returns, or the name of what it raises, be it an exit."""
     try:
         wire.send(values, nonce, {"value": wire.Encoder(other)(action())})

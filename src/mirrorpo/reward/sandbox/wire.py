@@ -18,7 +18,10 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
+
+# A value of a program, or a name, a key or a message that carries one: it may be of any type.
+Value: TypeAlias = Any
 
 LARGEST_MESSAGE = 1 << 20  # bytes; a longer answer is none
 LARGEST_COUNT = 100_000  # values inside a value, and items of an iterator that are read
@@ -82,11 +85,11 @@ class Encoder:
         ['list', 1, ['tuple', 2.5, ['dict', 'a', None]]]
     """
 
-    def __init__(self, other: Callable[[Any], Any]) -> None:
+    def __init__(self, other: Callable[[Value], Value]) -> None:
         self.other = other  # what is written for a value of any other type
         self._left = LARGEST_COUNT
 
-    def __call__(self, value: Any, depth: int = 0) -> Any:
+    def __call__(self, value: Value, depth: int = 0) -> Value:
         self._left -= 1
         if self._left < 0 or depth > DEEPEST:
             raise NotPlain("too large" if self._left < 0 else "too deep")
@@ -114,7 +117,7 @@ class Encoder:
             return ["frozenset", *(self(item, depth) for item in frozenset.__iter__(value))]
         return self._rarer(value, kind, depth)
 
-    def _rarer(self, value: Any, kind: type, depth: int) -> Any:
+    def _rarer(self, value: Value, kind: type, depth: int) -> Value:
         if kind is bytes or kind is bytearray:
             return [kind.__name__, value.hex()]
         if kind is complex:
@@ -136,7 +139,7 @@ class Encoder:
         return self.other(value)
 
 
-def decode(node: Any, held: Callable[[str, Any, Any], Any], depth: int = 0) -> Any:
+def decode(node: Value, held: Callable[[str, Value, Value], Value], depth: int = 0) -> Value:
     """The value that `Encoder` was given.
 
     Args:
@@ -169,7 +172,7 @@ def decode(node: Any, held: Callable[[str, Any, Any], Any], depth: int = 0) -> A
         raise Malformed(f"no {kind}") from error
 
 
-def _assembled(kind: str, parts: list[Any]) -> Any:
+def _assembled(kind: str, parts: list[Value]) -> Value:
     match kind:
         case "list":
             return parts
@@ -198,7 +201,7 @@ def _assembled(kind: str, parts: list[Any]) -> Any:
     raise Malformed(f"no such type {kind!r}")
 
 
-def give(pipe: int, nonce: str, message: Any) -> None:
+def give(pipe: int, nonce: str, message: Value) -> None:
     """Write one message of the judge, with the number that its answer must repeat.
 
     It is marshalled, since the program has no reason to mistrust it.
@@ -206,7 +209,7 @@ def give(pipe: int, nonce: str, message: Any) -> None:
     _write(pipe, nonce.encode() + marshal.dumps(message))
 
 
-def take(pipe: int) -> tuple[str, Any]:
+def take(pipe: int) -> tuple[str, Value]:
     """What the judge gave."""
     (length,) = _LENGTH.unpack(_read(pipe, _LENGTH.size))
     body = _read(pipe, length)
@@ -223,7 +226,7 @@ def _read(pipe: int, count: int) -> bytes:
     return data
 
 
-def send(pipe: int, nonce: str, message: Any) -> None:
+def send(pipe: int, nonce: str, message: Value) -> None:
     """Write one answer of the program, with the number of the call that it answers."""
     body = nonce.encode() + "".join(_json(message, 0)).encode()
     if len(body) > LARGEST_MESSAGE:
@@ -237,7 +240,7 @@ def _write(pipe: int, body: bytes) -> None:
         left = left[os.write(pipe, left) :]
 
 
-def receive(pipe: int, deadline: float) -> tuple[str, Any]:
+def receive(pipe: int, deadline: float) -> tuple[str, Value]:
     """One answer's nonce and content.
 
     Raises:
