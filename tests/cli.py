@@ -21,9 +21,18 @@ TRAIN = ROOT / "train.py"
 
 # Seconds long: the shipped model, few and short answers.
 SMALL = (
-    "steps=3", "prompts_per_step=3", "group_size=4", "max_new_tokens=40", "eval_max_new_tokens=60", "eval_questions=12",
-    "eval_sampled_questions=4", "eval_every=2", "checkpoint_every=1", "threads=1", "tracking=none",
-)  # fmt: skip
+    "steps=3",
+    "prompts_per_step=3",
+    "group_size=4",
+    "max_new_tokens=40",
+    "eval_max_new_tokens=60",
+    "eval_questions=12",
+    "eval_sampled_questions=4",
+    "eval_every=2",
+    "checkpoint_every=1",
+    "threads=1",
+    "tracking=none",
+)
 
 
 def command(*overrides: str) -> list[str]:

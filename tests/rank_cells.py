@@ -60,7 +60,8 @@ def run(overrides: list[str], how: int | str | None, ranks: Ranks) -> None:
 
 
 if __name__ == "__main__":
-    # torchrun ends the other ranks by SIGTERM once one has failed; as in train.py, rank 0 outlives the first one
+    # torchrun ends the other ranks by SIGTERM once one has failed; as in train.py, rank 0 outlives the first
+    # one
     # and writes down why.
     StopRequest().listen()
     with init_process_group() as ranks:

@@ -60,25 +60,48 @@ class Accounting:
     @property
     def lines(self) -> str:
         """What slurm.conf says of it, in place of no accounting."""
-        return f"AccountingStorageType=accounting_storage/slurmdbd\nAccountingStorageHost=127.0.0.1\nAccountingStoragePort={self.port}"
+        return (
+            f"AccountingStorageType=accounting_storage/slurmdbd\nAccountingStorageHost=127.0.0.1\n"
+            f"AccountingStoragePort={self.port}"
+        )
 
     def start(self, environment: dict[str, str], cluster: str) -> None:
         """The database, then slurmdbd, then the cluster's entry in it."""
         data, socket, user = self.folder / "mysql", self.folder / "mysql.sock", getpass.getuser()
         made = subprocess.run(
-            ["mariadb-install-db", "--no-defaults", f"--user={user}", f"--datadir={data}", "--auth-root-authentication-method=socket", "--skip-test-db"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [
+                "mariadb-install-db",
+                "--no-defaults",
+                f"--user={user}",
+                f"--datadir={data}",
+                "--auth-root-authentication-method=socket",
+                "--skip-test-db",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert made.returncode == 0, made.stdout + made.stderr
         words = [
-            "mariadbd", "--no-defaults", f"--user={user}", f"--datadir={data}", f"--socket={socket}", "--bind-address=127.0.0.1",
-            f"--port={self.storage_port}", "--skip-name-resolve", "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0",
-        ]  # fmt: skip
+            "mariadbd",
+            "--no-defaults",
+            f"--user={user}",
+            f"--datadir={data}",
+            f"--socket={socket}",
+            "--bind-address=127.0.0.1",
+            f"--port={self.storage_port}",
+            "--skip-name-resolve",
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-flush-log-at-trx-commit=0",
+        ]
         with (self.folder / "mariadbd.log").open("wb") as log:
             self._database = subprocess.Popen(words, stdout=log, stderr=log)
         say = ["mariadb", "--no-defaults", f"--socket={socket}", "-e"]
         _until([*say, "select 1"], environment, self.folder / "mariadbd.log")
-        grant = "create database slurm_acct_db; create user slurm@127.0.0.1 identified by 'tests'; grant all on slurm_acct_db.* to slurm@127.0.0.1"
+        grant = (
+            "create database slurm_acct_db; create user slurm@127.0.0.1 identified by 'tests'; "
+            "grant all on slurm_acct_db.* to slurm@127.0.0.1"
+        )
         subprocess.run([*say, grant], check=True, capture_output=True)
         config = self.folder / "slurmdbd.conf"
         config.write_text(

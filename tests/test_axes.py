@@ -424,9 +424,14 @@ def answers() -> RolloutBatch:
     program, and one that is not trained.
     """
     texts = (
-        "2 + 3 = 5. So 5 * 2 = 10\n#### 10", "1 + 1 = 2 and that is it.\n2 * 10 = 20\n#### 20", ("7 * 7 = 49\n49 - 9 = 40\nSo " "there are forty.\n#### 40"),
-        "2 + 3 = 5. So 5 * 2 = 10\n#### 10", "3 + 3 = 6, no mark", "x = 1\ny = x + 2\nprint(y)\n", "1 + 2 = 3\n#### 3",
-    )  # fmt: skip
+        "2 + 3 = 5. So 5 * 2 = 10\n#### 10",
+        "1 + 1 = 2 and that is it.\n2 * 10 = 20\n#### 20",
+        ("7 * 7 = 49\n49 - 9 = 40\nSo there are forty.\n#### 40"),
+        "2 + 3 = 5. So 5 * 2 = 10\n#### 10",
+        "3 + 3 = 6, no mark",
+        "x = 1\ny = x + 2\nprint(y)\n",
+        "1 + 2 = 3\n#### 3",
+    )
     batch = worked.batch(*texts, rewards=[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0], groups=[4, 4, 4, 4, 2, 2, 2])
     mask = batch.mask.clone()
     mask[6] = False

@@ -20,7 +20,10 @@ from mirrorpo.config.identity import config_hash, differences, flat
 from mirrorpo.config.schema import TrainConfig, check, resolved
 
 # Written out again: what changes no number in metrics.jsonl.
-NOT_IDENTITY = r"out|name|tracking\..*|progress|checkpoint_every|keep_checkpoints|shown_completions|dataset\.root|sandbox|reward\.sandbox|reward\.workers"
+NOT_IDENTITY = (
+    r"out|name|tracking\..*|progress|checkpoint_every|keep_checkpoints|shown_completions|dataset\.root|"
+    r"sandbox|reward\.sandbox|reward\.workers"
+)
 
 
 @cache
@@ -54,9 +57,17 @@ def test_every_whole_number_is_refused_when_negative(knob: str) -> None:
 
 
 POSITIVE = (
-    "prompts_per_step", "group_size", "updates_per_rollout", "max_new_tokens", "threads", "tokens_per_micro_batch", "logit_chunk", "eval_max_new_tokens",
-    "checkpoint_every", "keep_checkpoints",
-)  # fmt: skip
+    "prompts_per_step",
+    "group_size",
+    "updates_per_rollout",
+    "max_new_tokens",
+    "threads",
+    "tokens_per_micro_batch",
+    "logit_chunk",
+    "eval_max_new_tokens",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
 
 
 @pytest.mark.parametrize("knob", POSITIVE)

@@ -15,9 +15,19 @@ from mirrorpo.core.protocols import Dataset, Split
 from mirrorpo.dataset.arithmetic import Arithmetic
 
 SETTINGS: Mapping[str, Any] = {
-    "data_seed": 0, "train_size": 600, "validation_size": 200, "test_size": 200, "min_steps": 2, "max_steps": 3, "max_value": 50,
-    "distractor_share": 0.5, "habits": {}, "habits_from": 0.0, "system": "", "user": "{question}",
-}  # fmt: skip
+    "data_seed": 0,
+    "train_size": 600,
+    "validation_size": 200,
+    "test_size": 200,
+    "min_steps": 2,
+    "max_steps": 3,
+    "max_value": 50,
+    "distractor_share": 0.5,
+    "habits": {},
+    "habits_from": 0.0,
+    "system": "",
+    "user": "{question}",
+}
 SPLITS: Sequence[Split] = ("train", "validation", "test")
 SENTENCES = {
     "+": r"NAME (?:buys|finds|gets) (\d+) more\.",

@@ -14,9 +14,20 @@ from mirrorpo.dataset.chain_sum import ChainSum
 from mirrorpo.dataset.split import bucket
 
 SETTINGS: Mapping[str, Any] = {
-    "data_seed": 0, "train_size": 300, "validation_size": 100, "test_size": 50, "validation_fraction": 0.3, "test_fraction": 0.1, "min_terms": 2,
-    "max_terms": 4, "min_digits": 1, "max_digits": 2, "allow_negation": False, "system": "", "user": "{question}",
-}  # fmt: skip
+    "data_seed": 0,
+    "train_size": 300,
+    "validation_size": 100,
+    "test_size": 50,
+    "validation_fraction": 0.3,
+    "test_fraction": 0.1,
+    "min_terms": 2,
+    "max_terms": 4,
+    "min_digits": 1,
+    "max_digits": 2,
+    "allow_negation": False,
+    "system": "",
+    "user": "{question}",
+}
 SPLITS: Sequence[Split] = ("train", "validation", "test")
 QUESTION = re.compile(
     r"State the final answer to the following arithmetic problem: (-?\d+(?: [+-] -?\d+)*) ="

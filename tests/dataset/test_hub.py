@@ -1,4 +1,6 @@
-"""Without network or cache the error says what to do; that the hub's rows are the files' is in `test_gsm8k`."""
+"""Without network or cache the error says what to do; that the hub's rows are the files' is in
+`test_gsm8k`.
+"""
 
 import pytest
 
@@ -9,6 +11,9 @@ def test_a_repository_that_is_not_there_names_every_setting_and_the_fix(
     tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    fix = r"cannot load 'train' of dataset\.hub=nobody/nothing \(hub_config=full, revision=abc\).*Set MIRRORPO_DATA to a folder with mbpp/mbpp\.jsonl"
+    fix = (
+        r"cannot load 'train' of dataset\.hub=nobody/nothing \(hub_config=full, revision=abc\).*Set "
+        r"MIRRORPO_DATA to a folder with mbpp/mbpp\.jsonl"
+    )
     with pytest.raises(ValueError, match=fix):
         hub_rows("nobody/nothing", "full", "train", "abc", "mbpp/mbpp.jsonl")

@@ -17,9 +17,12 @@ from mirrorpo.dataset.tiny_functions import TinyFunctions
 
 REAL = Path(os.environ.get("MIRRORPO_DATA") or Path(__file__).parents[3] / "shared/data")
 ROW = {
-    "task_id": "HumanEval/3", "entry_point": "f", "prompt": ("import math\n\ndef f(x):\n    " "\"\"\"Double.\"\"\"\n"),
-    "canonical_solution": "    return 2 * x\n", "test": ("def check(candidate):\n    assert candidate(1) == " "2\n"),
-}  # fmt: skip
+    "task_id": "HumanEval/3",
+    "entry_point": "f",
+    "prompt": ('import math\n\ndef f(x):\n    """Double."""\n'),
+    "canonical_solution": "    return 2 * x\n",
+    "test": ("def check(candidate):\n    assert candidate(1) == 2\n"),
+}
 
 
 def test_it_alone_is_for_evaluation_only() -> None:

@@ -55,8 +55,16 @@ def written(root: Path, *changed: dict[str, Any]) -> Path:
 
 def dataset(root: Path, **changes: Any) -> Mbpp:
     settings: dict[str, Any] = {
-        "rows": "full", "root": str(root), "hub": "", "revision": None, "plus": None, "visible_tests": 0, "challenge": True, "style": "bare", "styles": STYLES,
-    }  # fmt: skip
+        "rows": "full",
+        "root": str(root),
+        "hub": "",
+        "revision": None,
+        "plus": None,
+        "visible_tests": 0,
+        "challenge": True,
+        "style": "bare",
+        "styles": STYLES,
+    }
     return Mbpp(**settings | changes)
 
 
@@ -106,10 +114,18 @@ def test_bad_rows_are_loaded_with_their_fault(tmp_path: Path) -> None:
 
 
 def plus_row(number: int) -> dict[str, Any]:
-    script = f"import numpy as np\ninputs = [[1], [2]]\nfor one in inputs:\n    assert f{number}(*one) == one[0] + {number}"
+    script = (
+        f"import numpy as np\ninputs = [[1], [2]]\nfor one in inputs:\n"
+        f"    assert f{number}(*one) == one[0] + {number}"
+    )
     return {
-        "task_id": number, "prompt": f"Add {number}.", "code": row(number)["code"], "test_imports": [], "test_list": row(number)["test_list"], "test": script,
-    }  # fmt: skip
+        "task_id": number,
+        "prompt": f"Add {number}.",
+        "code": row(number)["code"],
+        "test_imports": [],
+        "test_list": row(number)["test_list"],
+        "test": script,
+    }
 
 
 def test_the_test_split_may_be_mbpp_plus_without_what_lies_in_other_splits(

@@ -13,9 +13,19 @@ from mirrorpo.core.protocols import Dataset
 from mirrorpo.dataset.tiny_functions import OPERATIONS, Function, TinyFunctions
 
 SETTINGS: Mapping[str, Any] = {
-    "data_seed": 0, "train_size": 300, "validation_size": 60, "test_size": 60, "min_steps": 1, "max_steps": 3, "argument_share": 0.3, "tests": 3,
-    "habits": {}, "habits_from": 0.0, "system": "", "user": "{question}",
-}  # fmt: skip
+    "data_seed": 0,
+    "train_size": 300,
+    "validation_size": 60,
+    "test_size": 60,
+    "min_steps": 1,
+    "max_steps": 3,
+    "argument_share": 0.3,
+    "tests": 3,
+    "habits": {},
+    "habits_from": 0.0,
+    "system": "",
+    "user": "{question}",
+}
 DATA = TinyFunctions(**SETTINGS)
 
 
@@ -91,11 +101,14 @@ def test_splits_share_no_question_and_are_the_same_every_time() -> None:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"min_steps": 0}, "min_steps=0"), ({"tests": 0}, "dataset.tests=0"), ({"train_size": 0}, "dataset.train_size=0"),
+        ({"min_steps": 0}, "min_steps=0"),
+        ({"tests": 0}, "dataset.tests=0"),
+        ({"train_size": 0}, "dataset.train_size=0"),
         ({"argument_share": 2.0}, "argument_share=2.0"),
-        ({"habits": {"careful": 0.5}}, "sum to one"), ({"habits": {"other": 1.0}}, "give shares of"),
+        ({"habits": {"careful": 0.5}}, "sum to one"),
+        ({"habits": {"other": 1.0}}, "give shares of"),
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         TinyFunctions(**{**SETTINGS, **changes})

@@ -145,7 +145,9 @@ def test_a_sweep_of_twelve_under_everything_that_happens_to_jobs_ends_as_if_noth
         return manifest(run)["job"]
 
     def next_cell(kind: str) -> Path:
-        """A running cell that nothing has happened to yet, stopped where it is, so that it cannot end first."""
+        """A running cell that nothing has happened to yet, stopped where it is, so that it cannot end
+        first.
+        """
         found: list[Path] = []
 
         def look() -> bool:
@@ -254,9 +256,17 @@ def test_bad_cells_are_named_with_their_reasons_and_the_others_finish(launch, tm
     # has.
     cell = (*(word for word in CELL if not word.startswith("group_size")), "steps=1")
     result = launch(
-        "-m", "algo.rollout_rule.max_draws=1,1.5", "dataset=arithmetic,gsm8k", "group_size=4,20000", *cell,
-        *SLURM, "hydra.launcher.mem_gb=1.6", "hydra.launcher.wait=true", "hydra.launcher.poll_s=0.5", MIRRORPO_DATA=str(tmp_path),
-    )  # fmt: skip
+        "-m",
+        "algo.rollout_rule.max_draws=1,1.5",
+        "dataset=arithmetic,gsm8k",
+        "group_size=4,20000",
+        *cell,
+        *SLURM,
+        "hydra.launcher.mem_gb=1.6",
+        "hydra.launcher.wait=true",
+        "hydra.launcher.poll_s=0.5",
+        MIRRORPO_DATA=str(tmp_path),
+    )
     assert result.returncode == 1 and "7 of 8 cells failed" in result.stdout, result.stdout + result.stderr
     _, _, reasons = result.stdout.partition("7 of 8 cells failed:\n")
     failed = dict(
@@ -367,10 +377,21 @@ def test_a_search_for_a_mirror_map_that_is_killed_in_its_second_generation_ends_
     # With a strong penalty, and judged by how far candidates drift, so that candidates differ after two
     # steps.
     search = (
-        "-m", "hydra/sweeper=es", "divergence=neural_mirror", "divergence.beta=100", *CELL, "steps=2", "name=search", "hydra.sweeper.generations=2",
-        "hydra.sweeper.search.pairs=1", "hydra.sweeper.search.accept=always", "hydra.sweeper.search.step=1", "hydra.sweeper.search.sigma=0.1",
-        "hydra.sweeper.search.shaping=ranks", "hydra.sweeper.fitness=drift/tv",
-    )  # fmt: skip
+        "-m",
+        "hydra/sweeper=es",
+        "divergence=neural_mirror",
+        "divergence.beta=100",
+        *CELL,
+        "steps=2",
+        "name=search",
+        "hydra.sweeper.generations=2",
+        "hydra.sweeper.search.pairs=1",
+        "hydra.sweeper.search.accept=always",
+        "hydra.sweeper.search.step=1",
+        "hydra.sweeper.search.sigma=0.1",
+        "hydra.sweeper.search.shaping=ranks",
+        "hydra.sweeper.fitness=drift/tv",
+    )
     jobs = (*SLURM, "hydra.launcher.poll_s=0.5")
     words = [sys.executable, str(TRAIN), *search, *jobs, f"out={tmp_path / 'out'}"]
     killed = subprocess.Popen(

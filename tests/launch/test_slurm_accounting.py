@@ -86,8 +86,11 @@ def test_ended_jobs_are_known_by_sacct_and_a_later_batch_has_the_last_word(
             until(lambda: "idle" in cluster.run("sinfo", "-h", "-o", "%T", check=False))
             assert cluster.run("scontrol", "-o", "show", "job", check=False) in ("", "No jobs in the system")
             assert told(sweep) == {
-                "cell=0": Job(f"{array}_0", "COMPLETED", ""), "cell=1": Job(again, "CANCELLED", ""), "cell=2": Job(f"{array}_2", "FAILED", ""),
-                "cell=3": Job(f"{array}_3", "CANCELLED", ""), "cell=4": Job(f"{array}_4", "CANCELLED", ""),
-            }  # fmt: skip
+                "cell=0": Job(f"{array}_0", "COMPLETED", ""),
+                "cell=1": Job(again, "CANCELLED", ""),
+                "cell=2": Job(f"{array}_2", "FAILED", ""),
+                "cell=3": Job(f"{array}_3", "CANCELLED", ""),
+                "cell=4": Job(f"{array}_4", "CANCELLED", ""),
+            }
         finally:
             cluster.stop()

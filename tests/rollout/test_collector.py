@@ -25,14 +25,22 @@ NAN = float("nan")
 
 # The gold of a prompt says how its group will do, and each member's reward.
 FATES: Mapping[str, Sequence[float]] = {
-    "mixed": (1.0, 0.0), "solved": (1.0, 1.0), "hopeless": (0.0, 0.0), "unknown": (NAN, NAN), "half": (NAN, 1.0),
-    "three of four": (1.0, 1.0, 0.0, 1.0), "one silent": (1.0, NAN, 0.0, 1.0), "three silent": (NAN, NAN, NAN, 1.0),
-}  # fmt: skip
+    "mixed": (1.0, 0.0),
+    "solved": (1.0, 1.0),
+    "hopeless": (0.0, 0.0),
+    "unknown": (NAN, NAN),
+    "half": (NAN, 1.0),
+    "three of four": (1.0, 1.0, 0.0, 1.0),
+    "one silent": (1.0, NAN, 0.0, 1.0),
+    "three silent": (NAN, NAN, NAN, 1.0),
+}
 
 
 @dataclass
 class Engine:
-    """Completions whose text is a number drawn from the seed, and whose length is one more than the member's."""
+    """Completions whose text is a number drawn from the seed, and whose length is one more than the
+    member's.
+    """
 
     calls: list[dict[str, Any]] = field(default_factory=list)
 

@@ -37,9 +37,18 @@ def answered(
 
 def test_the_distribution_is_cut_by_nothing_but_the_settings(model: LanguageModel):
     settings = sampling_settings(REQUEST, model, 0, 0.9)
-    assert {key: settings[key] for key in ("n", "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")} == {
-        "n": 3, "max_tokens": 4, "temperature": 0.7, "top_p": 0.9, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
-    }  # fmt: skip
+    assert {
+        key: settings[key]
+        for key in ("n", "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    } == {
+        "n": 3,
+        "max_tokens": 4,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+    }
 
 
 def test_completions_end_where_the_policy_says_and_vllm_knows_no_id_beyond_the_vocabulary(

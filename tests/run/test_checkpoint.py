@@ -346,8 +346,9 @@ KILLS = """
             last = [int(line) for line in lines.read().splitlines() if line]
         state = newest(folder)
         print(json.dumps({
-            "signal": os.WTERMSIG(status), "start": start, "completed": max(last, default=start), "newest": state["step"],
-            "whole": bool((state["weights"] == state["step"]).all()), "unfinished": len(list(folder.glob(".step_*"))),
+            "signal": os.WTERMSIG(status), "start": start, "completed": max(last, default=start),
+            "newest": state["step"], "whole": bool((state["weights"] == state["step"]).all()),
+            "unfinished": len(list(folder.glob(".step_*"))),
         }))
 """
 

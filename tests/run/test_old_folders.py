@@ -1,7 +1,7 @@
 """A run folder that was made before modules and settings were renamed is the same run today.
 
-`made_at_47d2e08` holds a small random model, a run of it that commit 47d2e08 began and stopped on request after
-step 2 of 4, and the metrics of the same run undisturbed.
+`made_at_47d2e08` holds a small random model, a run of it that commit 47d2e08 began and stopped on request
+after step 2 of 4, and the metrics of the same run undisturbed.
 """
 
 import json

@@ -42,14 +42,20 @@ def test_sigterm_stands_over_a_later_request_to_be_queued_again() -> None:
 
 
 def test_a_second_sigterm_ends_the_process_at_once() -> None:
-    code = "import os, signal, time; from mirrorpo.run.preemption import StopRequest; StopRequest().listen()\nfor _ in range(2): os.kill(os.getpid(), 15)\nprint('alive')"
+    code = (
+        "import os, signal, time; from mirrorpo.run.preemption import StopRequest; "
+        "StopRequest().listen()\nfor _ in range(2): os.kill(os.getpid(), 15)\nprint('alive')"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == -signal.SIGTERM and result.stdout == ""
 
 
 def test_a_request_at_the_very_end_does_not_end_the_process() -> None:
     # Python gives its handlers back while it shuts down, which with torch takes a second.
-    code = "import os, signal; from mirrorpo.run.preemption import StopRequest; StopRequest().listen().close(); os.kill(os.getpid(), signal.SIGUSR2); print('ended')"
+    code = (
+        "import os, signal; from mirrorpo.run.preemption import StopRequest; StopRequest().listen().close(); "
+        "os.kill(os.getpid(), signal.SIGUSR2); print('ended')"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout
         == "ended\n"
@@ -62,7 +68,8 @@ def test_a_request_that_comes_before_the_run_listens_waits_for_it() -> None:
         import os, sys
         from mirrorpo.launch.job import Become
         after = "from mirrorpo.run.preemption import StopRequest; print(StopRequest().listen().asked.name)"
-        before = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); import sys; os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
+        before = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); import sys; "
+        before += "os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
         Become([sys.executable, "-c", before, after])()
     """)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -24,9 +24,15 @@ from mirrorpo.train.questions import load_questions
 
 CONF = Path(__file__).parents[2] / "conf"
 ROLES = {
-    "algo": Algorithm, "penalty": Penalty, "weighting": SpanWeighting, "model": ModelSpec, "dataset": Dataset, "reward": Verifier,
-    "rollout": RolloutEngine, "eval_rollout": RolloutEngine,
-}  # fmt: skip
+    "algo": Algorithm,
+    "penalty": Penalty,
+    "weighting": SpanWeighting,
+    "model": ModelSpec,
+    "dataset": Dataset,
+    "reward": Verifier,
+    "rollout": RolloutEngine,
+    "eval_rollout": RolloutEngine,
+}
 
 
 def choices(axis: str) -> list[str]:

@@ -66,11 +66,18 @@ def test_every_token_with_an_advantage_is_of_one_kind_whatever_is_scored():
     found = gradient_shares(all_offsets, batch(*map(len, texts)), torch.tensor([1.0, -1.0, 0.0]), weights)
     # Of 19 + 6 tokens: the equation has 5, the rule 3, the two answers 6 each; the third completion moves
     # nothing.
-    assert found == pytest.approx({
-        "credit/all_tokens_calculation": 5 / 25, "credit/all_tokens_format": 3 / 25, "credit/all_tokens_answer": 12 / 25, "credit/all_tokens_other": 5 / 25,
-        "credit/all_gradient_calculation": 10 / 30, "credit/all_gradient_format": 3 / 30, "credit/all_gradient_answer": 12 / 30,
-        "credit/all_gradient_other": 5 / 30,
-    })  # fmt: skip
+    assert found == pytest.approx(
+        {
+            "credit/all_tokens_calculation": 5 / 25,
+            "credit/all_tokens_format": 3 / 25,
+            "credit/all_tokens_answer": 12 / 25,
+            "credit/all_tokens_other": 5 / 25,
+            "credit/all_gradient_calculation": 10 / 30,
+            "credit/all_gradient_format": 3 / 30,
+            "credit/all_gradient_answer": 12 / 30,
+            "credit/all_gradient_other": 5 / 30,
+        }
+    )
     assert gradient_shares(all_offsets, batch(*map(len, texts)), torch.zeros(3), weights) == {}
 
 
@@ -110,9 +117,16 @@ def test_a_row_of_the_page_is_plain_data_with_a_missing_verdict_as_null():
         0,
     )
     assert json.loads(json.dumps(row, allow_nan=False)) == {
-        "uid": "q", "question": "?", "gold": "2", "outcome": "unverifiable", "reward": None, "text": "ab", "offsets": [[0, 1], [1, 2]],
-        "weights": [1.0, 0.1235], "spans": [{"start": 0, "end": 2, "kind": "calculation", "drop": 4.0}],
-    }  # fmt: skip
+        "uid": "q",
+        "question": "?",
+        "gold": "2",
+        "outcome": "unverifiable",
+        "reward": None,
+        "text": "ab",
+        "offsets": [[0, 1], [1, 2]],
+        "weights": [1.0, 0.1235],
+        "spans": [{"start": 0, "end": 2, "kind": "calculation", "drop": 4.0}],
+    }
 
 
 def test_a_run_logs_importance_by_place_and_leaves_weights_to_look_at(tmp_path: Path):

@@ -1,4 +1,6 @@
-"""The probe against a naive reading of the same completions; the facts that make it one measure for all arms."""
+"""The probe against a naive reading of the same completions; the facts that make it one measure for all
+arms.
+"""
 
 import copy
 import math

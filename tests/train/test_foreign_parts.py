@@ -1,4 +1,6 @@
-"""A part from outside the package works like one from inside, or is refused in a line before a model is loaded."""
+"""A part from outside the package works like one from inside, or is refused in a line before a model is
+loaded.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -62,7 +64,10 @@ def test_a_reward_that_keeps_no_contract_is_refused(reward: dict[str, Any], mess
         ({"divergence": named("nothing", beta=0.1, anchor="old")}, r"^divergence: .*NoneType.*lacks .*reads"),
         (
             {"divergence": named("Summed", scale=1.0, beta=0.1, anchor="old")},
-            r"^divergence: Summed reads 'sampled' and returned \[\] for \[2, 3, 5\] log-probabilities; wanted",
+            (
+                r"^divergence: Summed reads 'sampled' and returned \[\] for \[2, 3, 5\] log-probabilities; "
+                r"wanted"
+            ),
         ),
         (
             {"divergence": named("Scaled", scale=1.0, reads="tokens", beta=0.1, anchor="old")},

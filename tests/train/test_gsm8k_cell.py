@@ -13,9 +13,17 @@ needs_data = pytest.mark.skipif(
     reason="NOT TESTED: training on real GSM8K; set MIRRORPO_DATA to a folder with gsm8k/train.jsonl",
 )
 SHORT = (
-    "steps=2", "prompts_per_step=2", "group_size=2", "max_new_tokens=12", "eval_questions=3", "eval_sampled_questions=1", "eval_samples=2",
-    "threads=1", "tokens_per_micro_batch=512", "logit_chunk=7",
-)  # fmt: skip
+    "steps=2",
+    "prompts_per_step=2",
+    "group_size=2",
+    "max_new_tokens=12",
+    "eval_questions=3",
+    "eval_sampled_questions=1",
+    "eval_samples=2",
+    "threads=1",
+    "tokens_per_micro_batch=512",
+    "logit_chunk=7",
+)
 
 
 @pytest.fixture(scope="module")

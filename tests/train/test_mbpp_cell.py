@@ -14,9 +14,19 @@ needs_data = pytest.mark.skipif(
     reason="NOT TESTED: training on real MBPP; set MIRRORPO_DATA to a folder with mbpp/mbpp.jsonl",
 )
 SHORT = (
-    "steps=2", "prompts_per_step=2", "group_size=2", "max_new_tokens=12", "eval_max_new_tokens=12", "eval_questions=3", "eval_sampled_questions=1",
-    "eval_samples=2", "threads=1", "tokens_per_micro_batch=1024", "logit_chunk=7", "tracking=none",
-)  # fmt: skip
+    "steps=2",
+    "prompts_per_step=2",
+    "group_size=2",
+    "max_new_tokens=12",
+    "eval_max_new_tokens=12",
+    "eval_questions=3",
+    "eval_sampled_questions=1",
+    "eval_samples=2",
+    "threads=1",
+    "tokens_per_micro_batch=1024",
+    "logit_chunk=7",
+    "tracking=none",
+)
 
 
 @pytest.fixture(scope="module")

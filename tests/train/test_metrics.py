@@ -289,9 +289,7 @@ def test_a_later_update_measures_neither_sampler_nor_reference() -> None:
     } & set(updated(first=False, anchored=True))
 
 
-def test_the_ratio_of_old_policy_and_sampler_is_measured_by_its_mean_its_maximum_and_the_share_above_the_cap() -> (
-    None
-):
+def test_the_ratio_of_old_policy_and_sampler_has_a_mean_a_maximum_and_a_share_above_the_cap() -> None:
     b = tokens((2, 1)).with_(old_logprobs=torch.tensor([[-1.0, -1.5], [-2.0, NAN]]))
     outputs = PolicyOutputs(
         logprobs=torch.tensor(LIVE), entropy=torch.zeros(2, 2), divergence=torch.zeros(2, 2)

@@ -1,4 +1,6 @@
-"""Passes without gradient: what each rank reads of its rows, put together, is what one process reads of all."""
+"""Passes without gradient: what each rank reads of its rows, put together, is what one process reads of
+all.
+"""
 
 from dataclasses import dataclass
 from typing import Any

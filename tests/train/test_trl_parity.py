@@ -84,9 +84,20 @@ def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = word_tokenizer(["a b c"])
     config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
-        max_position_embeddings=32, tie_word_embeddings=False, initializer_range=0.3, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=32,
+        tie_word_embeddings=False,
+        initializer_range=0.3,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         Qwen3ForCausalLM(config).save_pretrained(folder)
@@ -104,10 +115,20 @@ def global_generators_as_they_were() -> Iterator[None]:
 
 def grpo_trainer(saved: Path, folder: Path, parts: int, **settings: Any) -> GRPOTrainer:
     args = GRPOConfig(
-        output_dir=str(folder), epsilon=0.2, use_bias_correction_kl=False, temperature=TEMPERATURE, max_completion_length=LONGEST, num_generations=3,
-        per_device_train_batch_size=len(COMPLETIONS) // parts, gradient_accumulation_steps=parts, use_cpu=True, bf16=False, gradient_checkpointing=False,
-        report_to=[], **settings,
-    )  # fmt: skip
+        output_dir=str(folder),
+        epsilon=0.2,
+        use_bias_correction_kl=False,
+        temperature=TEMPERATURE,
+        max_completion_length=LONGEST,
+        num_generations=3,
+        per_device_train_batch_size=len(COMPLETIONS) // parts,
+        gradient_accumulation_steps=parts,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        **settings,
+    )
     prompts = Dataset.from_dict({"prompt": ["a", "b"]})
     trainer = GRPOTrainer(
         model=str(saved),

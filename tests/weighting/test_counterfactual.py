@@ -16,9 +16,17 @@ from mirrorpo.weighting.counterfactual import Counterfactual
 from mirrorpo.weighting.spans import Statements
 
 SETTINGS: dict[str, Any] = {
-    "spans": SPANS, "target": "answer", "region": "marked", "masking": "pad", "score": "sum", "spread": "share", "negative": "keep", "completions": "all",
-    "order": "importance", "range": RANGE,
-}  # fmt: skip
+    "spans": SPANS,
+    "target": "answer",
+    "region": "marked",
+    "masking": "pad",
+    "score": "sum",
+    "spread": "share",
+    "negative": "keep",
+    "completions": "all",
+    "order": "importance",
+    "range": RANGE,
+}
 
 
 def weights(loss: dict[int, float], text: str = WORKED, seed: int = 0, **settings: Any) -> torch.Tensor:

@@ -1,4 +1,6 @@
-"""Drops through the real scorer against one plain forward pass a span: no cache, no padding, a batch of one."""
+"""Drops through the real scorer against one plain forward pass a span: no cache, no padding, a batch of
+one.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -220,7 +222,9 @@ def mark(kind: str, answer: Sequence[int]) -> int:
 def logprobs(
     model: LanguageModel, prompt: list[int], answer: list[int], hidden: range, masking: Masking, since: int
 ) -> dict[int, float]:
-    """By token, of all that are left, in one pass over prompt and completion; what is read begins at `since`."""
+    """By token, of all that are left, in one pass over prompt and completion; what is read begins at
+    `since`.
+    """
     left = [t for t in range(len(answer)) if masking in ("pad", "direct") or t not in hidden]
     there = left if masking == "delete" else list(range(len(answer)))
     ids = [*prompt, *(model.pad_id if masking == "pad" and t in hidden else answer[t] for t in there)]

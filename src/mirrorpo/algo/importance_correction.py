@@ -59,7 +59,8 @@ class TruncatedImportance:
         """There has to be a sampler."""
         if not assembly.rollout.samples:
             yield (
-                f"{group}=truncated with rollout=demonstrations: nothing was sampled, so no sampler's probability "
+                f"{group}=truncated with rollout=demonstrations: nothing was sampled, so no sampler's "
+                f"probability "
                 f"can be corrected; set {group}=null"
             )
 

@@ -39,7 +39,8 @@ class Algorithm:
         rewards = torch.arange(float(size)).remainder(2)
         if not bool(self.advantage(rewards, torch.zeros(size, dtype=torch.long)).any()):
             yield (
-                f"group_size={size}: algo.advantage gives every completion advantage zero, so nothing would be "
+                f"group_size={size}: algo.advantage gives every completion advantage zero, so nothing would "
+                f"be "
                 "learned; use group_size=2 or more"
             )
 
@@ -47,7 +48,8 @@ class Algorithm:
         """Ratio and surrogate that have no effect."""
         if assembly.config["updates_per_rollout"] == 1 and self.departs_from_reinforce():
             yield (
-                "updates_per_rollout=1: the ratio is exactly 1, so algo.ratio and algo.surrogate act as the plain "
+                "updates_per_rollout=1: the ratio is exactly 1, so algo.ratio and algo.surrogate act as the "
+                "plain "
                 "policy gradient; arms that differ only in them are the same run"
             )
 

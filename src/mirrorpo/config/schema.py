@@ -1,4 +1,6 @@
-"""The run-level settings, and everything that can be said of a config without building it. Imports no torch."""
+"""The run-level settings, and everything that can be said of a config without building it. Imports no
+torch.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -83,7 +85,8 @@ def check(cfg: DictConfig) -> None:
     _check_values(cfg)
     if not cfg.out or not cfg.name or any(part in ("..", ".", "") for part in str(cfg.name).split("/")):
         raise ValueError(
-            f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below it"
+            f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below "
+            f"it"
         )
     if cfg.update_window == "split" and cfg.prompts_per_step % cfg.updates_per_rollout:
         raise ValueError(
@@ -123,7 +126,8 @@ def _check_values(cfg: DictConfig) -> None:
         )
     if not cfg.max_grad_norm >= 0:
         raise ValueError(
-            f"max_grad_norm={cfg.max_grad_norm}: a negative norm would turn the gradient round; 0 does not clip"
+            f"max_grad_norm={cfg.max_grad_norm}: a negative norm would turn the gradient round; 0 does not "
+            f"clip"
         )
 
 
@@ -140,11 +144,26 @@ def _missing(cfg: DictConfig, prefix: str = "") -> list[str]:
 
 
 MINIMUM: Mapping[str, int] = {
-    "steps": 0, "prompts_per_step": 1, "group_size": 1, "updates_per_rollout": 1, "max_new_tokens": 1, "threads": 1,
-    "tokens_per_micro_batch": 1, "logit_chunk": 1, "eval_every": 0, "eval_questions": 0, "eval_max_new_tokens": 1,
-    "eval_sampled_questions": 0, "eval_samples": 0, "drift_questions": 0, "drift_positions": 1,
-    "checkpoint_every": 1, "keep_checkpoints": 1, "shown_completions": 0, "seed": 0,
-}  # fmt: skip
+    "steps": 0,
+    "prompts_per_step": 1,
+    "group_size": 1,
+    "updates_per_rollout": 1,
+    "max_new_tokens": 1,
+    "threads": 1,
+    "tokens_per_micro_batch": 1,
+    "logit_chunk": 1,
+    "eval_every": 0,
+    "eval_questions": 0,
+    "eval_max_new_tokens": 1,
+    "eval_sampled_questions": 0,
+    "eval_samples": 0,
+    "drift_questions": 0,
+    "drift_positions": 1,
+    "checkpoint_every": 1,
+    "keep_checkpoints": 1,
+    "shown_completions": 0,
+    "seed": 0,
+}
 CHOICES: Mapping[str, Sequence[str]] = {
     "update_window": ("whole", "split"),
     "shared_prefix": ("auto", "always", "never"),

@@ -49,7 +49,9 @@ class StatesRequirements(Protocol):
 
 @runtime_checkable
 class StatesNotes(Protocol):
-    """A part that has something to say of a run that is allowed: an arm without effect, a cost for nothing."""
+    """A part that has something to say of a run that is allowed: an arm without effect, a cost for
+    nothing.
+    """
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]: ...
 
@@ -283,7 +285,8 @@ class Weighting(Protocol):
 
 @runtime_checkable
 class SpanWeighting(Weighting, Protocol):
-    """A weighting that scores spans, and the form that the trainer uses; `weighting.unscored` makes one of any.
+    """A weighting that scores spans, and the form that the trainer uses; `weighting.unscored` makes one of
+    any.
 
     `covers` says, asked of a whole rollout, which completions it weighs; the others keep ones. `explain`
     gives the weights of covered completions, and the scored spans behind them.

@@ -42,9 +42,10 @@ class MatchedDrift:
         most_beta: nor rise above this.
 
     Example:
-        >>> steer = MatchedDrift(measure="drift/kl", target=0.1, gain=0.5, most=2.0, least_beta=1e-6, most_beta=1e6)
-        >>> steer.after(1.0, {"drift/kl": 0.4}), steer.after(1.0, {"drift/kl": 0.1}), steer.after(1.0, {"drift/kl": 0.0})
-        (2.0, 1.0, 0.5)
+        >>> bounds = {"most": 2.0, "least_beta": 1e-6, "most_beta": 1e6}
+        >>> steer = MatchedDrift(measure="drift/kl", target=0.1, gain=0.5, **bounds)
+        >>> [steer.after(1.0, {"drift/kl": drift}) for drift in (0.4, 0.1, 0.0)]
+        [2.0, 1.0, 0.5]
 
     References:
         Ziegler et al. 2019, section 2.2 (a proportional controller in log beta), https://arxiv.org/abs/1909.08593
@@ -81,7 +82,8 @@ class MatchedDrift:
             )
         elif divergence.get("anchor") != "reference":
             yield (
-                f"divergence.anchor=old with {group}=matched_drift: a pull to the previous policy does not hold "
+                f"divergence.anchor=old with {group}=matched_drift: a pull to the previous policy does not "
+                f"hold "
                 "the drift from the start model"
             )
         if assembly.config["drift_questions"] == 0:

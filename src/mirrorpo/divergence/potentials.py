@@ -43,7 +43,8 @@ class HasPotential(Protocol):
 
 @runtime_checkable
 class SumsItself(Protocol):
-    """A potential that has a quicker form of its divergence's terms than `f` and `df`, all in log-probabilities.
+    """A potential that has a quicker form of its divergence's terms than `f` and `df`, all in
+    log-probabilities.
 
     `bregman` is d(p, q), `bregman_slope` its derivative with respect to log p.
     """

@@ -100,8 +100,10 @@ class Tabulated:
         least = torch.stack([c0, c0 + c1 + c2, c0 + turn * (c1 + turn * c2)]).min()
         if float(least) < -1e-12 * float(c0.abs().max()):
             raise ValueError(
-                f"divergence.potential.knots={self.knots}: the interpolated mirror map falls somewhere, so the "
-                "table is no convex potential; give more knots, or a potential that is convex (with signed parameters it need not be)"
+                f"divergence.potential.knots={self.knots}: the interpolated mirror map falls somewhere, so "
+                f"the "
+                "table is no convex potential; give more knots, or a potential that is convex (with signed "
+                "parameters it need not be)"
             )
 
     @property

@@ -1,4 +1,6 @@
-"""What every launcher of cells does around running them: compose, check, skip what is done, name what failed."""
+"""What every launcher of cells does around running them: compose, check, skip what is done, name what
+failed.
+"""
 
 import os
 import sys

@@ -115,7 +115,10 @@ class LocalLauncher(CellLauncher):
         if written:
             return f"{written} (traceback: {folder.path / 'error.txt'})"
         if process.returncode in (os.EX_TEMPFAIL, 128 + signal.SIGTERM):
-            return f"it was asked to stop and has a checkpoint of where it was; the same command goes on. Its folder is {folder.path}"
+            return (
+                "it was asked to stop and has a checkpoint of where it was; the same command goes on. "
+                f"Its folder is {folder.path}"
+            )
         how = (
             f"killed by signal {-process.returncode}"
             if process.returncode < 0

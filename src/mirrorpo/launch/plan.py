@@ -81,7 +81,9 @@ class Composer:
         return [composed_cells[place] for place in range(len(grid))]
 
     def __call__(self, overrides: Sequence[str]) -> PlannedCell:
-        """The job of one command line; what does not compose, or holds another config's run, has its reason."""
+        """The job of one command line; what does not compose, or holds another config's run, has its
+        reason.
+        """
         planned = PlannedCell(tuple(overrides), None, None)
         seeds = [word for word in overrides if SEED.fullmatch(word)]
         try:

@@ -85,7 +85,8 @@ class Pretrained:
         """Dropout makes the policy that is updated another one than that which sampled."""
         if self.lora is not None and self.lora.dropout:
             yield (
-                f"{group}.lora.dropout > 0: the policy that is updated drops activations, the one that sampled "
+                f"{group}.lora.dropout > 0: the policy that is updated drops activations, the one that "
+                f"sampled "
                 "did not; the sampler and the trainer then differ, which kl/sampler shows"
             )
 

@@ -98,67 +98,113 @@ class Native:
         group_size: int,
         temperature: float,
     ) -> tuple[list[list[int]], list[list[float]]]:
-        device = model.device
-        rows, steps = uniform.shape
-        uniform = uniform.to(device)
-        ids = pad(prompt_ids, model.pad_id, left=True).to(device)
-        present = pad([[1] * len(row) for row in prompt_ids], 0, left=True).to(device)
-        ends = torch.tensor(sorted(model.eos_ids), device=device)
-        tokens = torch.zeros(rows, steps, dtype=torch.long, device=device)
-        logprobs = torch.zeros(rows, steps, device=device)
+        steps = uniform.shape[1]
         with model.computing():
-            output = model.network(
-                input_ids=ids,
-                attention_mask=present,
-                position_ids=(present.cumsum(1) - 1).clamp(min=0),
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            logits = output.logits[:, -1].repeat_interleave(group_size, dim=0)
-            cache = in_blocks(output[model.cache_argument], group_size, self.cache_block)
-            position = present.sum(dim=1).repeat_interleave(group_size)[:, None]
-            seen = torch.cat([present, present.new_ones(len(present), steps)], dim=1).repeat_interleave(
-                group_size, dim=0
-            )
-            mask = _additive(seen, logits.dtype) if _takes_additive(model.network, cache) else seen
-            # Rows stand in any order and finished ones drop out; `alive` says which rows they are.
-            alive, numbers = torch.arange(rows, device=device), uniform
-            done = torch.zeros(rows, dtype=torch.bool, device=device)
+            logits, rows = self._prefilled(model, prompt_ids, uniform.to(model.device), group_size)
             drawn: list[tuple[Tensor, Tensor]] = []
             for step in range(steps):
-                drawn.append(draw(logits, numbers[:, step], temperature, self.top_p))
+                drawn.append(draw(logits, rows.numbers[:, step], temperature, self.top_p))
                 token, last = drawn[-1][0], step == steps - 1
                 if last or len(drawn) == self.check_every:
-                    columns = slice(step + 1 - len(drawn), step + 1)
-                    new = torch.stack([each for each, _ in drawn], dim=1)
-                    tokens[alive, columns], logprobs[alive, columns] = (
-                        new,
-                        torch.stack([each for _, each in drawn], dim=1),
-                    )
+                    finished = rows.write(step, drawn)
                     drawn = []
-                    done = done | torch.isin(new, ends).any(dim=1)
-                    # The one place that waits for the device.
-                    finished = int(done.sum())
-                    if last or finished == len(done):
+                    if last or finished == len(rows.done):
                         break
-                    if finished and finished >= self.compact_at * len(done):
-                        keep = _closed_up(done)
-                        cache.batch_select_indices(keep)
-                        alive, numbers, token, mask, position, done = (
-                            each[keep] for each in (alive, numbers, token, mask, position, done)
-                        )
+                    if finished and finished >= self.compact_at * len(rows.done):
+                        token = rows.compact(token)
                 logits = model.network(
                     input_ids=token[:, None],
-                    attention_mask=mask[..., : ids.shape[1] + step + 1],
-                    position_ids=position + step,
+                    attention_mask=rows.mask[..., : rows.depth + step + 1],
+                    position_ids=rows.position + step,
                     use_cache=True,
-                    **{model.cache_argument: cache},
+                    **{model.cache_argument: rows.cache},
                 ).logits[:, -1]
-        ended = torch.isin(tokens, ends)
-        counts = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, steps).tolist()
+        return rows.results()
+
+    def _prefilled(
+        self, model: GenerativeModel, prompt_ids: Sequence[Sequence[int]], numbers: Tensor, group_size: int
+    ) -> tuple[Tensor, "_Rows"]:
+        # Each prompt computed once, and its logits and cache repeated for its group.
+        device, (count, steps) = model.device, numbers.shape
+        ids = pad(prompt_ids, model.pad_id, left=True).to(device)
+        present = pad([[1] * len(row) for row in prompt_ids], 0, left=True).to(device)
+        output = model.network(
+            input_ids=ids,
+            attention_mask=present,
+            position_ids=(present.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits = output.logits[:, -1].repeat_interleave(group_size, dim=0)
+        cache = in_blocks(output[model.cache_argument], group_size, self.cache_block)
+        seen = torch.cat([present, present.new_ones(len(present), steps)], dim=1)
+        seen = seen.repeat_interleave(group_size, dim=0)
+        rows = _Rows(
+            cache=cache,
+            depth=ids.shape[1],
+            numbers=numbers,
+            mask=_additive(seen, logits.dtype) if _takes_additive(model.network, cache) else seen,
+            position=present.sum(dim=1).repeat_interleave(group_size)[:, None],
+            ends=torch.tensor(sorted(model.eos_ids), device=device),
+            alive=torch.arange(count, device=device),
+            done=torch.zeros(count, dtype=torch.bool, device=device),
+            tokens=torch.zeros(count, steps, dtype=torch.long, device=device),
+            logprobs=torch.zeros(count, steps, device=device),
+        )
+        return logits, rows
+
+
+@dataclass(kw_only=True, slots=True)
+class _Rows:
+    """Completions that are being sampled: in any order, finished ones dropped.
+
+    Attributes:
+        cache: keys and values of the rows that are left.
+        depth: width of the prompts.
+        numbers, mask, position: of the rows that are left.
+        ends: ids that end a completion.
+        alive: which rows of the results these are.
+        done: which of them have ended.
+        tokens, logprobs: the results, of all rows.
+    """
+
+    cache: Any
+    depth: int
+    numbers: Tensor
+    mask: Tensor
+    position: Tensor
+    ends: Tensor
+    alive: Tensor
+    done: Tensor
+    tokens: Tensor
+    logprobs: Tensor
+
+    def write(self, step: int, drawn: Sequence[tuple[Tensor, Tensor]]) -> int:
+        """Put what was drawn up to a step into the results; how many rows have ended."""
+        columns = slice(step + 1 - len(drawn), step + 1)
+        new = torch.stack([token for token, _ in drawn], dim=1)
+        self.tokens[self.alive, columns] = new
+        self.logprobs[self.alive, columns] = torch.stack([logprob for _, logprob in drawn], dim=1)
+        self.done = self.done | torch.isin(new, self.ends).any(dim=1)
+        # The one place that waits for the device.
+        return int(self.done.sum())
+
+    def compact(self, token: Tensor) -> Tensor:
+        """Drop the rows that have ended; the last tokens of those that are left."""
+        keep = _closed_up(self.done)
+        self.cache.batch_select_indices(keep)
+        self.alive, self.numbers, self.mask, self.position, self.done = (
+            each[keep] for each in (self.alive, self.numbers, self.mask, self.position, self.done)
+        )
+        return token[keep]
+
+    def results(self) -> tuple[list[list[int]], list[list[float]]]:
+        """Ids and log-probabilities of each row, up to and with its end."""
+        ended = torch.isin(self.tokens, self.ends)
+        counts = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, self.tokens.shape[1]).tolist()
         return (
-            [row[:count] for row, count in zip(tokens.tolist(), counts, strict=True)],
-            [row[:count] for row, count in zip(logprobs.tolist(), counts, strict=True)],
+            [row[:count] for row, count in zip(self.tokens.tolist(), counts, strict=True)],
+            [row[:count] for row, count in zip(self.logprobs.tolist(), counts, strict=True)],
         )
 
 

@@ -73,7 +73,8 @@ class Colocated:
         index = device.partition(":")[2]
         if index not in ("", "0"):
             yield (
-                f"device={device} with {group}=vllm: the engine in this process takes the first device it sees; "
+                f"device={device} with {group}=vllm: the engine in this process takes the first device it "
+                f"sees; "
                 f"set device=cuda and CUDA_VISIBLE_DEVICES={index}"
             )
         if self.sleep and device == "cpu":

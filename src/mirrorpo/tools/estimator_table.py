@@ -201,7 +201,9 @@ def estimated(divergence: Divergence, on: Measured) -> str:
 
 
 def cell(taken: Measured, part: str, target: str) -> str:
-    """In words, what a value or a gradient is: zero, a functional, or how it lies to the one it stands for."""
+    """In words, what a value or a gradient is: zero, a functional, or how it lies to the one it stands
+    for.
+    """
     if all(
         bool((getattr(value_and_gradient, part).abs() <= 1e-12).all()) for value_and_gradient in taken.ours
     ):

@@ -13,7 +13,8 @@ https://arxiv.org/abs/2410.01679, section 4).
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,16 @@ from mirrorpo.run import checkpoint
 from mirrorpo.run.folder import RunFolder
 from mirrorpo.train.build import Components, build_components
 from mirrorpo.train.learner import Learner
+from mirrorpo.train.loaded import render
 from mirrorpo.weighting.reasoning import regions
 from mirrorpo.weighting.spans import Arithmetic, Scaffolding
 
+# What is scored, and from what a span is hidden.
+WAYS: Mapping[str, tuple[str, Masking]] = {
+    "answer": ("answer", "pad"),
+    "downstream": ("downstream", "pad"),
+    "direct": ("answer", "direct"),
+}
 KINDS = Arithmetic(max_spans=10, min_tokens=1, max_tokens=50, max_backslashes=0.3, unit_words=3)
 
 
@@ -97,60 +105,50 @@ def measure(
 ) -> list[dict[str, object]]:
     """One row a span: its kind, place and size, the drops, and the success rates before and behind it."""
     prompts = list(components.dataset.load("train"))[:completions]
-    ids = [
-        list(
-            components.model.prompt(
-                policy.tokenizer,
-                system=components.dataset.system,
-                user=components.dataset.user,
-                question=prompt.question,
-            ).ids
-        )
-        for prompt in prompts
-    ]
-    settings = {"max_new_tokens": config["max_new_tokens"], "temperature": config["temperature"]}
-    drawn = components.eval_rollout.generate(
-        policy,
-        RolloutRequest(
-            prompts=prompts,
-            prompt_ids=ids,
-            group_size=1,
-            seed=derive(seed, "evaluation", "truth"),
-            **settings,
-        ),
+    ids = [list(render(components, policy, prompt).ids) for prompt in prompts]
+    request = RolloutRequest(
+        prompts=prompts,
+        prompt_ids=ids,
+        group_size=1,
+        seed=derive(seed, "evaluation", "truth"),
+        max_new_tokens=config["max_new_tokens"],
+        temperature=config["temperature"],
     )
-    verdicts = components.reward([one.text for one in drawn], prompts)
-    batch = collate(
-        drawn, [verdict.reward for verdict in verdicts], pad_id=policy.pad_id, mask_truncated=False
-    )
-    spans = _spans(policy, drawn)
-    ways: dict[str, tuple[str, Masking]] = {
-        "answer": ("answer", "pad"),
-        "downstream": ("downstream", "pad"),
-        "direct": ("answer", "direct"),
-    }
-    drops = {name: _drops(components, config, policy, batch, spans, *way) for name, way in ways.items()}
+    answers = components.eval_rollout.generate(policy, request)
+    verdicts = components.reward([answer.text for answer in answers], prompts)
+    rewards = [verdict.reward for verdict in verdicts]
+    batch = collate(answers, rewards, pad_id=policy.pad_id, mask_truncated=False)
+    spans = _spans(policy, answers)
+    drops = {name: _drops(components, config, policy, batch, spans, *way) for name, way in WAYS.items()}
     reroll = Rerolls(components=components, policy=policy, config=config, rolls=rolls)
     rows: list[dict[str, object]] = []
-    for row in track(
-        sorted({row for row, _, _ in spans}), description="re-rolling", disable=not sys.stderr.isatty()
-    ):
-        mine = [(index, span) for index, (owner, span, _) in enumerate(spans) if owner == row]
-        answer = drawn[row].ids
-        begun = [answer[:place] for _, span in mine for place in (span.start, span.end)]
-        rates = reroll(prompts[row], ids[row], begun, derive(seed, "sampling", "truth", row))
-        seen: dict[str, int] = {}
-        last = {span.kind: index for index, span in mine}
-        for place, (index, span) in enumerate(mine):
-            seen[span.kind] = seen.get(span.kind, 0) + 1
-            rows.append(
-                {
-                    "uid": prompts[row].uid, "right": verdicts[row].reward == 1.0, "kind": span.kind, "position": seen[span.kind],
-                    "last": last[span.kind] == index, "tokens": span.end - span.start, **{name: found[index] for name, found in drops.items()},
-                    "before": rates[2 * place], "after": rates[2 * place + 1],
-                }
-            )  # fmt: skip
+    shown = sorted({row for row, _, _ in spans})
+    for row in track(shown, description="re-rolling", disable=not sys.stderr.isatty()):
+        of_row = [(index, span) for index, (owner, span, _) in enumerate(spans) if owner == row]
+        beginnings = [answers[row].ids[:end] for _, span in of_row for end in (span.start, span.end)]
+        rates = reroll(prompts[row], ids[row], beginnings, derive(seed, "sampling", "truth", row))
+        about = {"uid": prompts[row].uid, "right": rewards[row] == 1.0}
+        rows += [about | span_row for span_row in _rows(of_row, drops, rates)]
     return rows
+
+
+def _rows(
+    spans: Sequence[tuple[int, Span]], drops: Mapping[str, Sequence[float]], rates: Sequence[float]
+) -> Iterator[dict[str, object]]:
+    # Of one completion, with the success rates before and behind each span.
+    seen: Counter[str] = Counter()
+    last = {span.kind: index for index, span in spans}
+    for place, (index, span) in enumerate(spans):
+        seen[span.kind] += 1
+        yield {
+            "kind": span.kind,
+            "position": seen[span.kind],
+            "last": last[span.kind] == index,
+            "tokens": span.end - span.start,
+            **{name: of_way[index] for name, of_way in drops.items()},
+            "before": rates[2 * place],
+            "after": rates[2 * place + 1],
+        }
 
 
 def _spans(policy: LanguageModel, drawn: Sequence[Completion]) -> list[tuple[int, Span, tuple[int, int]]]:

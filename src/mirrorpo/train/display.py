@@ -52,9 +52,16 @@ class Display:
         self._steps = steps
         self._last: dict[str, float] = {}
         self._progress = Progress(
-            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"), console=self._console, disable=not self._bar,
-        )  # fmt: skip
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=self._console,
+            disable=not self._bar,
+        )
         self._task: TaskID = self._progress.add_task("", total=max(steps, 1), completed=done, numbers="")
 
     def __enter__(self) -> Self:

@@ -18,9 +18,16 @@ from mirrorpo.reward.code.code_tests import CodeTests, fenced, names_of, strict_
 from mirrorpo.reward.sandbox.worker import ProgramReport, ProgramTask
 
 SETTINGS: dict[str, Any] = {
-    "tests": "hidden", "grade": "fraction", "extraction": "strict", "shaping": None, "cpu_s": 1, "wall_s": 2.0,
-    "memory_mb": 256, "workers": 1, "sandbox": "required",
-}  # fmt: skip
+    "tests": "hidden",
+    "grade": "fraction",
+    "extraction": "strict",
+    "shaping": None,
+    "cpu_s": 1,
+    "wall_s": 2.0,
+    "memory_mb": 256,
+    "workers": 1,
+    "sandbox": "required",
+}
 TESTS = ("assert f(1) == 1", "assert f(2) == 4", "assert f(3) == 9")
 CHECKS = Checks(
     entry_point="f", prefix="", setup="", prelude="", visible=TESTS[:1], hidden=TESTS[1:], fault=""
@@ -186,8 +193,11 @@ def test_a_question_without_tests_is_an_error_that_names_the_fix(recorded: Recor
 def test_faults_are_found_before_anything_is_scored() -> None:
     needs_any()
     prompts = [
-        prompt("good"), prompt("row", fault="test 1 does not parse"), prompt("wrong", gold="def f(x): return x"), prompt("shown", hidden=(), visible=TESTS),
-    ]  # fmt: skip
+        prompt("good"),
+        prompt("row", fault="test 1 does not parse"),
+        prompt("wrong", gold="def f(x): return x"),
+        prompt("shown", hidden=(), visible=TESTS),
+    ]
     assert reward().unjudgeable(prompts) == {
         "row": "test 1 does not parse",
         "wrong": "its reference fails its own tests: failed (AssertionError: )",

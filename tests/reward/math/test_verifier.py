@@ -209,7 +209,10 @@ def test_a_comparison_that_raises_is_unverifiable(monkeypatch: pytest.MonkeyPatc
 
 def script(body: str) -> subprocess.Popen[str]:
     source = Path(verifier.__file__).parents[2]
-    code = f"import sys; sys.path.insert(0, {str(source)!r})\nfrom mirrorpo.reward.math.verifier import *\n{body}"
+    code = (
+        f"import sys; sys.path.insert(0, {str(source)!r})\nfrom mirrorpo.reward.math.verifier import *\n"
+        f"{body}"
+    )
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 

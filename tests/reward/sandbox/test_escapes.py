@@ -93,9 +93,16 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, obje
             listener.bind(name)
             listener.listen()
         yield {
-            "trainer": os.getpid(), "port": server.getsockname()[1], "unix": str(folder / "unix"), "abstract": abstract, "canary": str(canary),
-            "folder": str(folder), "test_file": __file__, "secret": SECRET, "home": str(Path.home()),
-        }  # fmt: skip
+            "trainer": os.getpid(),
+            "port": server.getsockname()[1],
+            "unix": str(folder / "unix"),
+            "abstract": abstract,
+            "canary": str(canary),
+            "folder": str(folder),
+            "test_file": __file__,
+            "secret": SECRET,
+            "home": str(Path.home()),
+        }
     del os.environ["MIRRORPO_TEST_SECRET"]
 
 

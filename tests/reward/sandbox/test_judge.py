@@ -81,7 +81,10 @@ def test_a_source_may_be_long(worker: Worker) -> None:
 
 
 def test_a_process_lives_through_all_tests_and_what_it_does_not_answer_has_not_passed(worker: Worker) -> None:
-    source = "import os\nseen = []\ndef f(x):\n    seen.append(x)\n    if x == 9: os._exit(0)\n    return len(seen)"
+    source = (
+        "import os\nseen = []\ndef f(x):\n    seen.append(x)\n    if x == 9: os._exit(0)\n"
+        "    return len(seen)"
+    )
     assert outcomes(worker, source, "assert f(1) == 1", "assert f(1) == 2", "assert f(9)", "assert f(1)") == [
         "passed",
         "passed",
@@ -125,7 +128,10 @@ def test_setup_runs_behind_the_program_and_its_names_can_be_passed(worker: Worke
 
 
 def test_an_object_of_the_program_can_be_passed_on_and_equals_nothing(worker: Worker) -> None:
-    source = "class A:\n    def __eq__(self, other): return True\ndef make(): return A()\ndef f(a): return type(a).__name__"
+    source = (
+        "class A:\n    def __eq__(self, other): return True\n"
+        "def make(): return A()\ndef f(a): return type(a).__name__"
+    )
     tests = ("a = make()\nassert f(a) == 'A'", "assert make() == make()", "assert make() == 1")
     assert outcomes(worker, source, *tests, names=["f", "make"]) == ["passed", "failed", "failed"]
 

@@ -98,7 +98,10 @@ def test_unless_the_user_says_so_and_then_the_name_says_it_too(monkeypatch: pyte
     assert "UNSAFE" in str(unsafe.mechanism) and "processes" in unsafe.mechanism.ways_out
     assert list(unsafe([task("def f(): return 1")])[0].outcomes) == ["passed"]
     # Even there no process outlives its sample.
-    daemon = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(60)\n    os._exit(0)\ndef f(): return 1"
+    daemon = (
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+        "        time.sleep(60)\n    os._exit(0)\ndef f(): return 1"
+    )
     unsafe([task(daemon), task("def f(): return 1")])
     time.sleep(0.2)
     assert (
