@@ -6,6 +6,7 @@ Naive: each sequence alone and unpadded, its full logits, and the loops of `orac
 
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -348,15 +349,34 @@ def test_the_old_policy_is_far_enough_for_every_trust_region(world):
     assert bool(((ratios > 1.2) & (ratios < 1.28) & up).any())
 
 
-@pytest.mark.parametrize("algo", names("algo"))
-@pytest.mark.parametrize("divergence", names("divergence"))
+def crossed(parity: int) -> list[Any]:
+    """Every algorithm with every divergence, half of them slow.
+
+    Of algorithm, divergence and on- or off-policy every two choices meet in `make test`: the halves
+    of both tests are the two colours of a chessboard. `make test-slow` has the full product.
+    """
+    pairs = product(enumerate(names("algo")), enumerate(names("divergence")))
+    return [
+        pytest.param(algo, divergence, marks=[pytest.mark.slow] * ((row + column) % 2 != parity))
+        for (row, algo), (column, divergence) in pairs
+    ]
+
+
+def test_every_two_of_algorithm_divergence_and_policy_meet_without_the_slow_half():
+    kept = {(parity, *case.values[:2]) for parity in (0, 1) for case in crossed(parity) if not case.marks}
+    algos, divergences = names("algo"), names("divergence")
+    assert {(algo, divergence) for _, algo, divergence in kept} == set(product(algos, divergences))
+    assert {(parity, algo) for parity, algo, _ in kept} == set(product((0, 1), algos))
+    assert {(parity, divergence) for parity, _, divergence in kept} == set(product((0, 1), divergences))
+
+
+@pytest.mark.parametrize(("algo", "divergence"), crossed(0))
 def test_on_policy_the_gradient_is_the_naive_one(world, algo, divergence):
     (ours,) = our_gradients(world, algo, divergence)
     assert_equal(ours, naive_gradient(world, algo, divergence))
 
 
-@pytest.mark.parametrize("algo", names("algo"))
-@pytest.mark.parametrize("divergence", names("divergence"))
+@pytest.mark.parametrize(("algo", "divergence"), crossed(1))
 def test_off_policy_every_updates_gradient_is_the_naive_one(world, algo, divergence):
     expected = naive_gradient(world, algo, divergence, updates=2)
     for ours in our_gradients(world, algo, divergence, updates=2):
