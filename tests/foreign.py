@@ -16,6 +16,11 @@ def exact_match(prompt: Prompt, completion: str, *, bonus: float = 0.0) -> float
     return float(completion.strip().endswith(prompt.gold)) + bonus
 
 
+def scaled_match(prompt: Prompt, completion: str, *, scale: float) -> float:
+    """A reward with a setting of its own."""
+    return scale * exact_match(prompt, completion)
+
+
 def a_word(prompt: Prompt, completion: str) -> str:
     """Returns no number."""
     return "good"

@@ -114,6 +114,16 @@ def test_a_plain_function_is_a_reward_with_a_version_of_its_source_and_its_argum
     assert plain.provenance() == {"sandbox": None} and plain.unjudgeable([prompt]) == {}
 
 
+def test_a_setting_that_a_function_lacks_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"^reward: scaled_match cannot be called .*'scale'.* keys of its YAML$"
+    ):
+        built(reward=named("scaled_match", _partial_=True))
+    assert built(reward=named("scaled_match", _partial_=True, scale=2.0)).reward.version.startswith(
+        "function "
+    )
+
+
 def test_a_second_reward_of_programs_leaves_out_what_it_cannot_judge_and_names_its_jail() -> None:
     components = built(reward=named("Programs"))
     questions = load_questions(components)

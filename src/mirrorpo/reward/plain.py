@@ -40,7 +40,8 @@ class PlainReward:
         try:
             source = inspect.getsource(bound.func)
         except (OSError, TypeError):
-            source = repr(bound.func)
+            # Of a function without source, as of a built-in, the name is all there is that lasts.
+            source = f"{bound.func.__module__}.{bound.func.__qualname__}"
         text = "\n".join([source, repr(bound.args), repr(sorted(bound.keywords.items()))])
         return "function " + hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -85,7 +86,7 @@ class Judged:
         return {}
 
     def provenance(self) -> Mapping[str, object]:
-        """Nothing."""
+        """No program runs."""
         return {"sandbox": None}
 
 
@@ -100,12 +101,25 @@ def verifier(reward: object) -> Verifier:
     if isinstance(reward, RewardFn):
         return Judged(reward=reward)
     if isinstance(reward, partial) or inspect.isfunction(reward):
+        _check_arguments(reward)
         return Judged(reward=PlainReward(function=cast("RewardFunction", reward)))
     raise ValueError(
         f"reward: a {type(reward).__name__} came; give a class with `version` and `__call__(texts, prompts)` "
         "that returns verdicts, or a function of a prompt and a completion that returns a number (with "
         "_partial_: true)"
     )
+
+
+def _check_arguments(function: Callable[..., object]) -> None:
+    # What the YAML does not set is named here, and not in the middle of a run.
+    name = (function.func if isinstance(function, partial) else function).__name__
+    try:
+        inspect.signature(function).bind(None, "")
+    except TypeError as error:
+        raise ValueError(
+            f"reward: {name} cannot be called with a prompt and a completion ({error}); give its further "
+            "arguments as keys of its YAML"
+        ) from error
 
 
 def check_verdicts(reward: RewardFn, prompts: Sequence[Prompt]) -> None:
