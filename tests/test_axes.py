@@ -1,12 +1,13 @@
 """The suite that every file of conf/algo, conf/divergence and conf/weighting joins by existing.
 
 What a divergence's docstring states of its expected value and gradient is written down once for its
-class, in `STATED`; a new class adds its line there.
+class, in `STATED`; a new class adds its line there. Whatever a new file has to enter elsewhere is named
+by one test, `test_every_row_stands_in_every_table`; the other suites leave the file out until it has.
 """
 
+import re
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import oracles
@@ -15,6 +16,8 @@ import torch
 import worked
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from rows import CONF, names
 from torch import Tensor
 
 from mirrorpo.config.schema import register, resolved
@@ -31,14 +34,10 @@ from mirrorpo.train.loss import policy_loss
 from mirrorpo.weighting.entropy import TopEntropy
 from mirrorpo.weighting.unscored import Unscored
 
-CONF = Path(__file__).parents[1] / "conf"
+DOCS = CONF.parent / "docs"
 LONGEST = 12
 NAN, INF = float("nan"), float("inf")
 NO_PENALTY = Penalty(divergence=NoDivergence(), beta=0.0, anchor="reference", scope="credit")
-
-
-def names(axis: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / axis).glob("*.yaml"))
 
 
 @cache
@@ -133,11 +132,19 @@ STATED = {
 SINGLE_TERMS_MAY_BE_NEGATIVE = {"K1"}
 
 
-@divergences
+def class_of(name: str) -> str:
+    """Of the file, or of the one that it is another name for."""
+    node = OmegaConf.load(CONF / "divergence" / f"{name}.yaml")
+    return node["_target_"].rpartition(".")[-1] if "_target_" in node else class_of(node["defaults"][0])
+
+
+stated = {name for name in names("divergence") if class_of(name) in STATED}
+
+
+@pytest.mark.parametrize("name", sorted(stated))
 def test_a_divergence_has_the_expected_value_and_gradient_that_its_docstring_states(name):
     divergence = choice("divergence", name)
     kind = type(divergence).__name__
-    assert kind in STATED, f"write what the docstring of {kind} states into STATED"
     for seed in range(5):
         logits, log_q = five_tokens(seed)
         logits.requires_grad_()
@@ -270,9 +277,8 @@ def loss_and_gradient(
     return loss.detach(), torch.autograd.grad(loss, leaf)[0]
 
 
-@algorithms
+@pytest.mark.parametrize("name", names("algo", oracles.ALGORITHMS))
 def test_an_algorithm_equals_its_oracle(name):
-    assert name in oracles.ALGORITHMS, f"write {name} into oracles.ALGORITHMS, from its paper"
     for seed in range(5):
         batch, live, weights = rollout(seed)
         leaf = live.clone().requires_grad_()
@@ -535,3 +541,39 @@ def test_what_is_under_the_mask_changes_no_weight(name):
     assert torch.equal(
         masked(weighting(batch, Dirty(), 3), batch.mask), masked(weighting(batch, clean, 3), batch.mask)
     )
+
+
+# ---------------------------------------------------------------- what a new file has to enter
+
+
+def written(page: str) -> set[str]:
+    return set(re.findall(r"\w+", (DOCS / page).read_text()))
+
+
+def documented_divergences() -> set[str]:
+    """A page that names a family names its members, whose suffixes it explains."""
+    page, suffix = written("divergences.md"), re.compile(r"_(corrected|exact)$")
+    return {name for name in names("divergence") if {name, suffix.sub("", name)} & page}
+
+
+def test_every_row_stands_in_every_table():
+    tables = [
+        ("divergence", "STATED in tests/test_axes.py", stated),
+        ("divergence", "DIVERGENCES in tests/oracles.py", oracles.DIVERGENCES),
+        ("divergence", "docs/divergences.md", documented_divergences()),
+        ("divergence", "docs/algorithms.md (mirrorpo.tools.estimator_table)", written("algorithms.md")),
+        ("algo", "ALGORITHMS in tests/oracles.py", oracles.ALGORITHMS),
+        ("algo", "the table of rows of docs/algorithms.md", written("algorithms.md")),
+        ("algo", "Methods of docs/papers.md", written("papers.md")),
+        ("weighting", "docs/weightings.md", written("weightings.md")),
+        ("dataset", "docs/data.md", written("data.md")),
+        ("reward", "docs/rewards.md", written("rewards.md")),
+        ("model", "docs/models.md", written("models.md")),
+    ]
+    missing = [
+        f"conf/{axis}/{name}.yaml has no entry in {table}"
+        for axis, table, entries in tables
+        for name in names(axis)
+        if name not in entries
+    ]
+    assert not missing, "\n".join(missing)

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from kernel import needs_any
 from omegaconf import open_dict
+from rows import CONF, names
 
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.config.identity import config_hash
@@ -22,7 +22,6 @@ from mirrorpo.reward.code.code_tests import CodeTests
 from mirrorpo.train.build import build_components, notes
 from mirrorpo.train.questions import load_questions
 
-CONF = Path(__file__).parents[2] / "conf"
 ROLES = {
     "algo": Algorithm,
     "penalty": Penalty,
@@ -33,10 +32,6 @@ ROLES = {
     "rollout": RolloutEngine,
     "eval_rollout": RolloutEngine,
 }
-
-
-def choices(axis: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / axis).glob("*.yaml"))
 
 
 @cache
@@ -59,7 +54,7 @@ def said(*overrides: str, **changes: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("divergence", ["none", "kl", "probl2_exact"])
-@pytest.mark.parametrize("algo", choices("algo"))
+@pytest.mark.parametrize("algo", names("algo"))
 def test_every_algorithm_is_assembled_with(algo: str, divergence: str) -> None:
     build_components(config(f"algo={algo}", f"divergence={divergence}"))
 

@@ -7,7 +7,6 @@ Naive: each sequence alone and unpadded, its full logits, and the loops of `orac
 from dataclasses import replace
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import oracles
@@ -15,6 +14,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from rows import CONF, names
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -30,7 +30,8 @@ from mirrorpo.train.micro_batch import micro_batches, plan_micro_batches
 from mirrorpo.weighting.uniform import Uniform
 from mirrorpo.weighting.unscored import Unscored
 
-CONF = Path(__file__).parents[2] / "conf"
+ALGORITHMS = names("algo", oracles.ALGORITHMS)
+DIVERGENCES = names("divergence", oracles.DIVERGENCES)
 LONGEST = 6
 TEMPERATURE = 0.7
 BETA = 0.3  # far above the files' own, so that no penalty hides below the tolerance
@@ -47,10 +48,6 @@ ROLLOUT = [
     ([5], [9, 1, 3], 2, float("nan")),
     ([4, 4, 10, 6], [10], 5, 0.25),
 ]
-
-
-def names(axis: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / axis).glob("*.yaml"))
 
 
 @cache
@@ -280,8 +277,6 @@ def naive_gradient(
     updates: int = 1,
     groups: tuple[int, ...] = (8, 5, 2),
 ) -> list[Tensor]:
-    assert algo in oracles.ALGORITHMS, f"write {algo} into oracles.ALGORITHMS, from its paper"
-    assert divergence in oracles.DIVERGENCES, f"write {divergence} into oracles.DIVERGENCES, from its paper"
     log_q = anchor(world, divergence, updates)
     table: dict[str, list[list[Any]]] = {
         key: [] for key in ("logprobs", "old_logprobs", "divergences", "mask", "weights")
@@ -355,7 +350,7 @@ def crossed(parity: int) -> list[Any]:
     Of algorithm, divergence and on- or off-policy every two choices meet in `make test`: the halves
     of both tests are the two colours of a chessboard. `make test-slow` has the full product.
     """
-    pairs = product(enumerate(names("algo")), enumerate(names("divergence")))
+    pairs = product(enumerate(ALGORITHMS), enumerate(DIVERGENCES))
     return [
         pytest.param(algo, divergence, marks=[pytest.mark.slow] * ((row + column) % 2 != parity))
         for (row, algo), (column, divergence) in pairs
@@ -364,10 +359,9 @@ def crossed(parity: int) -> list[Any]:
 
 def test_every_two_of_algorithm_divergence_and_policy_meet_without_the_slow_half():
     kept = {(parity, *case.values[:2]) for parity in (0, 1) for case in crossed(parity) if not case.marks}
-    algos, divergences = names("algo"), names("divergence")
-    assert {(algo, divergence) for _, algo, divergence in kept} == set(product(algos, divergences))
-    assert {(parity, algo) for parity, algo, _ in kept} == set(product((0, 1), algos))
-    assert {(parity, divergence) for parity, _, divergence in kept} == set(product((0, 1), divergences))
+    assert {(algo, divergence) for _, algo, divergence in kept} == set(product(ALGORITHMS, DIVERGENCES))
+    assert {(parity, algo) for parity, algo, _ in kept} == set(product((0, 1), ALGORITHMS))
+    assert {(parity, divergence) for parity, _, divergence in kept} == set(product((0, 1), DIVERGENCES))
 
 
 @pytest.mark.parametrize(("algo", "divergence"), crossed(0))
@@ -383,13 +377,13 @@ def test_off_policy_every_updates_gradient_is_the_naive_one(world, algo, diverge
         assert_equal(ours, expected)
 
 
-@pytest.mark.parametrize("divergence", names("divergence"))
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_with_scope_loss_the_gradient_is_the_naive_one(world, divergence):
     (ours,) = our_gradients(world, "dapo", divergence, scope="loss")
     assert_equal(ours, naive_gradient(world, "dapo", divergence, scope="loss"))
 
 
-@pytest.mark.parametrize("algo", names("algo"))
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_split_updates_take_the_naive_gradients_of_their_own_groups(world, algo):
     # Groups in order of their name: 2 and 8 go to the first update, 5 to the second.
     first, second = our_gradients(world, algo, "kl_exact", updates=2, window="split")
@@ -403,7 +397,7 @@ def test_an_update_that_gets_no_group_is_left_out(world):
 
 
 @pytest.mark.parametrize("updates", [1, 2])
-@pytest.mark.parametrize("algo", names("algo"))
+@pytest.mark.parametrize("algo", ALGORITHMS)
 @pytest.mark.parametrize("divergence", ["none", "kl", "kl_exact"])
 def test_with_shared_prompts_every_updates_gradient_is_the_naive_one(world, algo, divergence, updates):
     expected = naive_gradient(world, algo, divergence, updates=updates)
@@ -419,7 +413,7 @@ def test_this_rollout_shares_prompts_in_pieces_and_splits_a_group(world):
     )
 
 
-@pytest.mark.parametrize("algo", names("algo"))
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_rows_of_advantage_zero_and_rows_without_a_trained_token_cost_no_backward_pass(
     world, algo, monkeypatch
 ):

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import combinations, product
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from rows import CONF, names
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -48,7 +48,6 @@ from mirrorpo.train.build import build_penalty, build_weighting
 from mirrorpo.train.learner import Learner, TokenCredit
 from mirrorpo.train.old_policy import PolicyScorer
 
-CONF = Path(__file__).parents[2] / "conf"
 AXES = ("algo", "divergence", "weighting")
 
 ONE, TWO, TALK, MARK = "1 + 0 = 1\n", "1 + 1 = 2\n", "let me see\n", "####"
@@ -89,10 +88,6 @@ class Arm(NamedTuple):
     algo: str
     divergence: str
     weighting: str
-
-
-def names(axis: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / axis).glob("*.yaml"))
 
 
 @cache
