@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from analysis.data.runs import manifests
 from mirrorpo.config.cell import AXES, Cell
 from mirrorpo.run.folder import JsonLines, RunError, RunFolder, RunState, run_folders, timestamp, write_atomic
 from mirrorpo.run.provenance import provenance
@@ -451,3 +452,11 @@ def test_run_folders_are_found_at_any_depth_and_nothing_inside_of_one_is(tmp_pat
         (tmp_path / name / "manifest.json").write_text("{}")
     assert run_folders(tmp_path) == [tmp_path / "a/seed=0", tmp_path / "b/seed=1"]
     assert run_folders(tmp_path / "nowhere") == []
+
+
+def test_a_run_that_the_code_of_a_sweep_holds_is_none_of_the_sweeps(tmp_path: Path) -> None:
+    for run in ("cell/seed=0", ".code/93609daf/tests/old/seed=0"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "manifest.json").write_text("{}")
+    assert run_folders(tmp_path) == [tmp_path / "cell/seed=0"]
+    assert manifests(tmp_path) == [tmp_path / "cell/seed=0" / "manifest.json"]

@@ -281,13 +281,17 @@ class RunFolder:
 
 
 def run_folders(root: Path) -> list[Path]:
-    """Every run's folder below `root`, by name; runs may be writing to them."""
+    """Every run's folder below `root`, by name; runs may be writing to them.
+
+    Hidden folders are a sweep's own: the code that its jobs run may hold finished runs, as its tests do.
+    """
     runs = []
     # Unlike `rglob`, it passes over a folder that is renamed meanwhile, as a checkpoint's is.
     for folder, below, files in os.walk(root):
         if "manifest.json" in files:
             runs.append(Path(folder))
             below.clear()
+        below[:] = [name for name in below if not name.startswith(".")]
     return sorted(runs)
 
 
