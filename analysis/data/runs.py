@@ -13,6 +13,7 @@ import pyarrow.json
 import yaml
 
 from analysis.data.schema import JsonObject, empty_metrics, metrics_table, questions_table, run_row
+from mirrorpo.run.folder import run_folders
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,8 @@ def load_metrics(run: Path) -> pd.DataFrame:
 
 
 def manifests(root: Path) -> list[Path]:
-    """The manifests below a folder, those in W&B's own and in hidden folders left out.
-
-    A sweep's `.code` is a copy of the repository, whose tests hold a finished run.
-    """
-    return sorted(
-        path
-        for path in root.rglob("manifest.json")
-        if not any(part == "wandb" or part.startswith(".") for part in path.relative_to(root).parts)
-    )
+    """The manifests below a folder, those in W&B's own folders left out."""
+    return [run / "manifest.json" for run in run_folders(root) if "wandb" not in run.relative_to(root).parts]
 
 
 def json_lines(path: Path) -> pa.Table | None:
