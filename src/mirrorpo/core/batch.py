@@ -1,6 +1,5 @@
 """The data that flows through one step: frozen, new out of old, never mutated."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -126,11 +125,6 @@ class Verdict:
     flexible: bool
     correct: bool
     outcome: str
-
-    @property
-    def unverified(self) -> bool:
-        """Whether the verifier could not say."""
-        return math.isnan(self.reward)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
