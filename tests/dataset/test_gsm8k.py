@@ -303,8 +303,7 @@ def from_hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         # The hub's own layout: the card names each configuration's files.
         (top / name / "README.md").write_text(
             "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: main/train-*\n  "
-            "- split: test\n    path: "
-            "main/test-*\n---\n"
+            "- split: test\n    path: main/test-*\n---\n"
         )
         for split, rows in splits.items():
             pq.write_table(pa.Table.from_pylist(rows), top / name / f"main/{split}-00000-of-00001.parquet")

@@ -23,8 +23,7 @@ def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         script = folder / name
         script.write_text(
             f'#!/bin/sh\necho "$@" >> {folder}/{name}.asked\ncat {folder}/{name}.txt\n[ {status} = 0 ] || '
-            f"echo went wrong >&2\nexit "
-            f"{status}\n"
+            f"echo went wrong >&2\nexit {status}\n"
         )
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         return folder / f"{name}.asked"
@@ -96,8 +95,7 @@ def test_without_accounting_slurmctld_is_asked_while_it_remembers(tmp_path: Path
         "scontrol",
         (
             "JobId=14 ArrayJobId=12 ArrayTaskId=1 JobName=s.aa UserId=u JobState=NODE_FAIL "
-            "Reason=NodeDown\nJobId=15 "
-            "JobName=x JobState=FAILED\n"
+            "Reason=NodeDown\nJobId=15 JobName=x JobState=FAILED\n"
         ),
     )
     assert jobs(tmp_path) == {tmp_path / "b": Job("12_1", "NODE_FAIL", "NodeDown")}

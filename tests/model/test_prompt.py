@@ -20,23 +20,18 @@ SYSTEM, USER, QUESTION = "Work step by step.", "Solve: {question}", "What is 2 +
 # The shape of Qwen3's template: the flag is on unless it is switched off, and off means an empty block.
 QWEN = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + "
-    "'<|im_end|>\\n' }}{%- endfor "
-    "%}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
-    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' "
-    "}}{%- endif %}{%- endif %}"
+    "'<|im_end|>\\n' }}{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- if "
+    "enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif "
+    "%}{%- endif %}"
 )
 # The shape of Llama 3.2's: a BOS, and today's date unless one is given.
 LLAMA = (
     "{{- bos_token }}{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') "
-    "%}{%- endif %}"
-    "{{- '<|im_start|>system\\nToday Date: ' + date_string + '\\n' }}"
-    "{%- if messages[0].role == 'system' %}{{- messages[0].content }}{%- set messages = messages[1:] %}{%- "
-    "endif %}{{- '<|im_end|>\\n' }}"
-    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + "
-    "'<|im_end|>\\n' }}{%- endfor "
-    "%}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+    "%}{%- endif %}{{- '<|im_start|>system\\nToday Date: ' + date_string + '\\n' }}{%- if messages[0].role "
+    "== 'system' %}{{- messages[0].content }}{%- set messages = messages[1:] %}{%- endif %}{{- "
+    "'<|im_end|>\\n' }}{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + "
+    "message.content + '<|im_end|>\\n' }}{%- endfor %}{%- if add_generation_prompt %}{{- "
+    "'<|im_start|>assistant\\n' }}{%- endif %}"
 )
 
 

@@ -60,8 +60,7 @@ class TruncatedImportance:
         if not assembly.rollout.samples:
             yield (
                 f"{group}=truncated with rollout=demonstrations: nothing was sampled, so no sampler's "
-                f"probability "
-                f"can be corrected; set {group}=null"
+                f"probability can be corrected; set {group}=null"
             )
 
     def __call__(self, old_logprobs: PerToken, sampler_logprobs: PerToken, mask: TokenMask) -> PerToken:

@@ -40,8 +40,7 @@ class Algorithm:
         if not bool(self.advantage(rewards, torch.zeros(size, dtype=torch.long)).any()):
             yield (
                 f"group_size={size}: algo.advantage gives every completion advantage zero, so nothing would "
-                f"be "
-                "learned; use group_size=2 or more"
+                "be learned; use group_size=2 or more"
             )
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
@@ -49,8 +48,7 @@ class Algorithm:
         if assembly.config["updates_per_rollout"] == 1 and self.departs_from_reinforce():
             yield (
                 "updates_per_rollout=1: the ratio is exactly 1, so algo.ratio and algo.surrogate act as the "
-                "plain "
-                "policy gradient; arms that differ only in them are the same run"
+                "plain policy gradient; arms that differ only in them are the same run"
             )
 
     def departs_from_reinforce(self) -> bool:

@@ -67,9 +67,8 @@ class MatchedDrift:
         ):
             raise ValueError(
                 f"beta_schedule: target={self.target}, gain={self.gain}, most={self.most}, "
-                f"least_beta={self.least_beta}, "
-                f"most_beta={self.most_beta}: target, gain and least_beta are above 0, most above 1, "
-                f"most_beta above least_beta"
+                f"least_beta={self.least_beta}, most_beta={self.most_beta}: target, gain and least_beta are "
+                "above 0, most above 1, most_beta above least_beta"
             )
 
     def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
@@ -83,8 +82,7 @@ class MatchedDrift:
         elif divergence.get("anchor") != "reference":
             yield (
                 f"divergence.anchor=old with {group}=matched_drift: a pull to the previous policy does not "
-                f"hold "
-                "the drift from the start model"
+                "hold the drift from the start model"
             )
         if assembly.config["drift_questions"] == 0:
             yield (

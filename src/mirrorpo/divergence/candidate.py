@@ -106,7 +106,6 @@ class Candidate:
         if not good:
             raise ValueError(
                 f"{where}: needs 380 finite means, a sigma and a positivity of {', '.join(POSITIVITY)}; "
-                f"hydra/sweeper=es writes these "
-                f"files"
+                "hydra/sweeper=es writes these files"
             )
         return found

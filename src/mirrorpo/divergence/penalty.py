@@ -79,20 +79,17 @@ class Penalty:
         if assembly.config["updates_per_rollout"] == 1 and self.reads_old:
             yield (
                 "updates_per_rollout=1 with divergence.anchor=old: the policy is its own anchor, the "
-                "divergence "
-                "is zero with zero gradient"
+                "divergence is zero with zero gradient"
             )
         if self.measured and self.beta == 0:
             yield (
                 "divergence.beta=0: the divergence is measured at the cost of the anchor's forward and "
-                "changes "
-                "nothing; divergence=none is free"
+                "changes nothing; divergence=none is free"
             )
         if isinstance(self.divergence, HasPotential) and not self.divergence.potential.convex:
             yield (
                 "divergence.potential.parameters.signed=true: the mirror map need not rise, so the penalty "
-                "is "
-                "no divergence; it may be negative and push away from the anchor"
+                "is no divergence; it may be negative and push away from the anchor"
             )
         if isinstance(self.divergence, StatesNotes):
             yield from self.divergence.notes(group, assembly)

@@ -101,9 +101,8 @@ class Tabulated:
         if float(least) < -1e-12 * float(c0.abs().max()):
             raise ValueError(
                 f"divergence.potential.knots={self.knots}: the interpolated mirror map falls somewhere, so "
-                f"the "
-                "table is no convex potential; give more knots, or a potential that is convex (with signed "
-                "parameters it need not be)"
+                "the table is no convex potential; give more knots, or a potential that is convex (with "
+                "signed parameters it need not be)"
             )
 
     @property

@@ -100,8 +100,7 @@ class Evolution:
         ):
             raise ValueError(
                 f"hydra.sweeper: pairs={self.pairs}, sigma={self.sigma}, decay={self.decay}, "
-                f"step={self.step}: "
-                "give at least one pair, a positive sigma and step, and a decay in (0, 1]"
+                f"step={self.step}: give at least one pair, a positive sigma and step, and a decay in (0, 1]"
             )
         if (
             self.shaping not in ("raw", "ranks")

@@ -210,8 +210,7 @@ class EvolutionSweeper(Sweeper):
         if self.config.eval_split != "validation":
             raise SystemExit(
                 f"error: eval_split={self.config.eval_split}: a map chosen by the test questions could not "
-                f"be tested on them; use "
-                f"validation"
+                "be tested on them; use validation"
             )
         if self.config.eval_questions == 0:
             raise SystemExit(

@@ -46,15 +46,13 @@ class JobSettings:
             raise SystemExit(
                 f"error: hydra.launcher.signal_delay_s={self.signal_delay_s}, "
                 f"hydra.launcher.timeout_min={self.timeout_min}: a run is asked to stop some seconds before "
-                f"its "
-                "limit; give a delay between 0 and the limit"
+                "its limit; give a delay between 0 and the limit"
             )
         if self.gpus_per_node is not None and self.gpus_per_node < self.tasks_per_node > 1:
             raise SystemExit(
                 f"error: hydra.launcher.tasks_per_node={self.tasks_per_node}, "
                 f"hydra.launcher.gpus_per_node={self.gpus_per_node}: each process of a cell has a GPU of its "
-                f"own; "
-                f"set hydra.launcher.gpus_per_node={self.tasks_per_node}"
+                f"own; set hydra.launcher.gpus_per_node={self.tasks_per_node}"
             )
 
     @property

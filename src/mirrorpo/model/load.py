@@ -86,8 +86,7 @@ class Pretrained:
         if self.lora is not None and self.lora.dropout:
             yield (
                 f"{group}.lora.dropout > 0: the policy that is updated drops activations, the one that "
-                f"sampled "
-                "did not; the sampler and the trainer then differ, which kl/sampler shows"
+                "sampled did not; the sampler and the trainer then differ, which kl/sampler shows"
             )
 
     def _read(self, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

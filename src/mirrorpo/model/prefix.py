@@ -27,15 +27,13 @@ def prefix_requirements(config: Config) -> Iterable[str]:
     if model.get("gradient_checkpointing"):
         yield (
             "shared_prefix=always with model.gradient_checkpointing=true: recomputed layers run without the "
-            "cache "
-            "that holds the prompts; set model.gradient_checkpointing=false or shared_prefix=auto"
+            "cache that holds the prompts; set model.gradient_checkpointing=false or shared_prefix=auto"
         )
     attention = model.get("attention", "sdpa")
     if attention not in TAKE_A_MASK:
         yield (
             f"shared_prefix=always with model.attention={attention}: completions behind a prompt need a "
-            f"mask; "
-            "use model.attention=sdpa"
+            "mask; use model.attention=sdpa"
         )
 
 

@@ -8,6 +8,5 @@ def cut_distribution_notes(group: str, top_p: float) -> Iterable[str]:
     if group == "rollout" and top_p < 1:
         yield (
             f"rollout.top_p={top_p}: completions come from a cut distribution, ratios and divergences are of "
-            f"the "
-            "whole one"
+            "the whole one"
         )

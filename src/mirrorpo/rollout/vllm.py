@@ -74,8 +74,7 @@ class Colocated:
         if index not in ("", "0"):
             yield (
                 f"device={device} with {group}=vllm: the engine in this process takes the first device it "
-                f"sees; "
-                f"set device=cuda and CUDA_VISIBLE_DEVICES={index}"
+                f"sees; set device=cuda and CUDA_VISIBLE_DEVICES={index}"
             )
         if self.sleep and device == "cpu":
             yield (f"{group}.sleep=true with device=cpu: vLLM cannot sleep on a CPU; set {group}.sleep=false")

@@ -53,8 +53,7 @@ class Served:
         if self.connections < 1 or not self.timeout > 0 or not 0 < self.top_p <= 1:
             raise ValueError(
                 f"rollout.connections={self.connections}, rollout.timeout={self.timeout}, "
-                f"rollout.top_p={self.top_p}: "
-                "give at least 1, seconds above 0, and a share in (0, 1]"
+                f"rollout.top_p={self.top_p}: give at least 1, seconds above 0, and a share in (0, 1]"
             )
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:

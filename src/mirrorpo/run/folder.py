@@ -196,8 +196,7 @@ class RunFolder:
         if changed:
             raise RunError(
                 f"{self.path} was begun under other circumstances ({'; '.join(changed)}). Restore them, or "
-                f"run under another name= or "
-                f"out="
+                "run under another name= or out="
             )
 
     def recorded(self, step: int, evaluates: Callable[[int], bool]) -> bool:

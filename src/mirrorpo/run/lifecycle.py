@@ -72,8 +72,7 @@ def finish(folder: RunFolder, codes: list[str]) -> None:
     mixed = (
         (
             f"its steps are of {len(codes)} versions of the code or its packages; `launches` in "
-            f"manifest.json "
-            f"has each"
+            "manifest.json has each"
         )
         if len(codes) > 1
         else None

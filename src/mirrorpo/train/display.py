@@ -177,8 +177,7 @@ def readable(step: int, answers: Sequence[Answer]) -> str:
         parts.append(
             f"## {prompt.uid}: reward {answer.reward:g} ({verdict.outcome}, {len(completion.ids)} "
             f"tokens{cut}), gold "
-            f"{one_line(prompt.gold)}\n\n"
-            f"~~~~\n{answer.rendered}\n~~~~\n\n~~~~\n{completion.text}\n~~~~\n"
+            f"{one_line(prompt.gold)}\n\n~~~~\n{answer.rendered}\n~~~~\n\n~~~~\n{completion.text}\n~~~~\n"
         )
     return "\n".join(parts)
 

@@ -308,10 +308,8 @@ def test_one_run_is_a_table_too(tmp_path: Path) -> None:
 
 def test_the_package_never_imports_torch() -> None:
     code = (
-        "import importlib, pkgutil, sys, analysis\n"
-        "for module in pkgutil.walk_packages(analysis.__path__, 'analysis.'):\n"
-        "    importlib.import_module(module.name)\n"
-        "sys.exit('torch' in sys.modules)"
+        "import importlib, pkgutil, sys, analysis\nfor module in pkgutil.walk_packages(analysis.__path__, "
+        "'analysis.'):\n    importlib.import_module(module.name)\nsys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

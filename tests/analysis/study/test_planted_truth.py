@@ -62,8 +62,7 @@ def test_a_planted_effect_is_found_as_often_as_power_says_and_never_with_the_wro
     stated, rate = power(effect / spread, 5), counts["better"] / 400
     print(
         f"\n+{effect} points, 5 seeds, spread {spread:.2f}: found in {rate:.1%} of sweeps, power says "
-        f"{stated:.1%}; wrong sign in "
-        f"{counts['worse']}"
+        f"{stated:.1%}; wrong sign in {counts['worse']}"
     )
     assert abs(rate - stated) < 0.09 and counts["worse"] <= 1
 
