@@ -26,7 +26,7 @@ from mirrorpo.config.renamed import upgraded
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest
 from mirrorpo.core.cut import Cut, Masking
-from mirrorpo.core.protocols import Config
+from mirrorpo.core.protocols import Config, Scorer
 from mirrorpo.core.seeds import derive
 from mirrorpo.core.span import Span
 from mirrorpo.model.language_model import LanguageModel
@@ -34,8 +34,8 @@ from mirrorpo.rollout.collate import collate
 from mirrorpo.run import checkpoint
 from mirrorpo.run.folder import RunFolder
 from mirrorpo.train.build import Components, build_components
-from mirrorpo.train.learner import Learner
 from mirrorpo.train.loaded import render
+from mirrorpo.train.old_policy import policy_scorer
 from mirrorpo.weighting.reasoning import regions
 from mirrorpo.weighting.spans import Arithmetic, Scaffolding
 
@@ -119,7 +119,8 @@ def measure(
     rewards = [verdict.reward for verdict in verdicts]
     batch = collate(answers, rewards, pad_id=policy.pad_id, mask_truncated=False)
     spans = _spans(policy, answers)
-    drops = {name: _drops(components, config, policy, batch, spans, *way) for name, way in WAYS.items()}
+    scorer = policy_scorer(policy, UpdateSettings.of(config))
+    drops = {name: _drops(scorer, batch, spans, *way) for name, way in WAYS.items()}
     reroll = Rerolls(components=components, policy=policy, config=config, rolls=rolls)
     rows: list[dict[str, object]] = []
     shown = sorted({row for row, _, _ in spans})
@@ -168,23 +169,12 @@ def _spans(policy: LanguageModel, drawn: Sequence[Completion]) -> list[tuple[int
 
 
 def _drops(
-    components: Components,
-    config: Config,
-    policy: LanguageModel,
+    scorer: Scorer,
     batch: RolloutBatch,
     spans: Sequence[tuple[int, Span, tuple[int, int]]],
     target: str,
     masking: Masking,
 ) -> list[float]:
-    learner = Learner(
-        policy=policy,
-        reference=None,
-        optimiser=components.optim.build(policy.network),
-        algo=components.algo,
-        penalty=components.penalty,
-        weighting=components.weighting,
-        settings=UpdateSettings.of(config),
-    )
     cuts = [
         Cut(
             row=row,
@@ -195,7 +185,7 @@ def _drops(
         )
         for row, span, (first, length) in spans
     ]
-    before, after = learner.old_policy.cut(batch, cuts, masking)
+    before, after = scorer.cut(batch, cuts, masking)
     return [
         float((before[cut.row] - after[index])[cut.first : cut.last].double().sum())
         for index, cut in enumerate(cuts)

@@ -25,8 +25,8 @@ from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.train.loss import policy_loss
 from mirrorpo.train.metrics import RunningMeans, update_metrics
-from mirrorpo.train.micro_batch import PrefixSharing, plan_micro_batches
-from mirrorpo.train.old_policy import ForwardSettings, PolicyScorer
+from mirrorpo.train.micro_batch import plan_micro_batches
+from mirrorpo.train.old_policy import PolicyScorer, policy_scorer
 
 
 class NotFinite(FloatingPointError):
@@ -103,12 +103,6 @@ class Learner:
             raise ValueError(f"shared_prefix=always: {reason}; change that, or set shared_prefix=auto")
 
     @property
-    def prefix_sharing(self) -> PrefixSharing:
-        """Whether prompts are computed once; the same for policy and reference, which are compared."""
-        setting = self.settings.shared_prefix
-        return "never" if setting == "never" or obstacle(self.policy) else setting
-
-    @property
     def on_policy(self) -> bool:
         """One update per rollout: the live policy is the old one, and so are its log-probabilities."""
         return self.settings.updates_per_rollout == 1
@@ -116,14 +110,7 @@ class Learner:
     @property
     def old_policy(self) -> PolicyScorer:
         """The policy as it is now, for weightings that ask it."""
-        forward = ForwardSettings(
-            temperature=self.settings.temperature,
-            logit_chunk=self.settings.logit_chunk,
-            tokens_per_micro_batch=self.settings.tokens_per_micro_batch,
-            prefix_sharing=self.prefix_sharing,
-            ranks=self.ranks,
-        )
-        return PolicyScorer(policy=self.policy, forward=forward)
+        return policy_scorer(self.policy, self.settings, self.ranks)
 
     def rescore(self, batch: RolloutBatch) -> ScoredBatch:
         """A rollout with old and anchor log-probabilities, as far as somebody reads them.
@@ -319,7 +306,7 @@ class Learner:
             if len(rows):
                 part = window.scored.batch.rows(rows)
                 budget = self.settings.tokens_per_micro_batch
-                for micro in plan_micro_batches(part, budget, self.prefix_sharing):
+                for micro in plan_micro_batches(part, budget, self.old_policy.forward.prefix_sharing):
                     yield rows[micro.rows], micro.rows_per_forward, with_gradient
 
     def _has_gradient(self, mask: TokenMask, advantages: PerCompletion) -> Bool[Tensor, " B"]:

@@ -8,16 +8,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.core.tensors import integers
 from mirrorpo.core.token_offsets import TokenOffsets
-from mirrorpo.distributed.collectives import Ranks
+from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
+from mirrorpo.model.prefix import obstacle
 from mirrorpo.model.saliency import attention_received, gradient_times_embedding
 from mirrorpo.train.micro_batch import MicroBatch, PrefixSharing, micro_batches, plan_micro_batches
 
@@ -185,3 +187,19 @@ class PolicyScorer:
 
     def _scores(self, batch: RolloutBatch) -> TokenScores:
         return self.forward.score(self.policy, batch, self.forward.ranks.share(batch.lengths()))
+
+
+def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks = ALONE) -> PolicyScorer:
+    """A policy's scorer with the passes that a run's settings describe."""
+    # The same for policy and reference, which are compared.
+    sharing = "never" if obstacle(policy) else settings.shared_prefix
+    return PolicyScorer(
+        policy=policy,
+        forward=ForwardSettings(
+            temperature=settings.temperature,
+            logit_chunk=settings.logit_chunk,
+            tokens_per_micro_batch=settings.tokens_per_micro_batch,
+            prefix_sharing=sharing,
+            ranks=ranks,
+        ),
+    )
