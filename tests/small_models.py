@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from completions import completion_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
 
@@ -70,17 +71,7 @@ def rollout() -> RolloutBatch:
     for group, prompt, lengths in [(3, 0, (9, 2)), (0, 1, (14, 14, 5)), (7, 2, (11,)), (8, 0, (6, 9))]:
         for length in lengths:
             ids = [draw.randrange(VOCABULARY) for _ in range(length)]
-            completions.append(
-                Completion(
-                    uid="",
-                    group=group,
-                    prompt_ids=prompts[prompt],
-                    ids=ids,
-                    logprobs=[0.0] * length,
-                    text="",
-                    truncated=False,
-                )
-            )
+            completions.append(completion_of(ids, group=group, prompt_ids=prompts[prompt]))
     return collate(completions, [0.0] * len(completions), pad_id=PAD, mask_truncated=False)
 
 

@@ -14,6 +14,7 @@ import oracles
 import pytest
 import torch
 import worked
+from completions import completion_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -21,7 +22,7 @@ from rows import CONF, names
 from torch import Tensor
 
 from mirrorpo.config.schema import register, resolved
-from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch
+from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.masked import masked, mean_one
 from mirrorpo.core.token_offsets import TokenOffsets
@@ -238,15 +239,7 @@ def rollout(seed: int = 0) -> tuple[RolloutBatch, Tensor, Tensor]:
     """
     draw = torch.Generator().manual_seed(seed)
     completions = [
-        Completion(
-            uid="",
-            group=group,
-            prompt_ids=[1, 2],
-            ids=list(range(2, 2 + length)),
-            logprobs=[0.0] * length,
-            text="",
-            truncated=length == 6,
-        )
+        completion_of(list(range(2, 2 + length)), group=group, prompt_ids=[1, 2], truncated=length == 6)
         for group, length in [(5, 4), (2, 6), (5, 1), (2, 3), (9, 2), (9, 5), (2, 6), (9, 3)]
     ]
     batch = collate(completions, [1.0, 0.0, 0.0, 1.0, 0.5, 0.5, 0.25, NAN], pad_id=0, mask_truncated=False)

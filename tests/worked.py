@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import torch
+from completions import completion_of
 
-from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collate import collate
@@ -22,15 +23,7 @@ def batch(
     *texts: str, rewards: Sequence[float] | None = None, groups: Sequence[int] | None = None
 ) -> RolloutBatch:
     completions = [
-        Completion(
-            uid="",
-            group=group,
-            prompt_ids=[1],
-            ids=[*map(ord, text), 0],
-            logprobs=[0.0] * (len(text) + 1),
-            text=text,
-            truncated=False,
-        )
+        completion_of([*map(ord, text), 0], group=group, text=text)
         for text, group in zip(texts, groups or [0] * len(texts), strict=True)
     ]
     return collate(completions, rewards or [1.0] * len(texts), pad_id=0, mask_truncated=False)

@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 from cli import ROOT
+from completions import completion_of
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from mirrorpo.algo.importance_correction import TruncatedImportance, sampler_ratio
-from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch
+from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
 from mirrorpo.divergence.kl import K2
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.rollout.collate import collate
@@ -26,16 +27,7 @@ def draw(seed: int = 0) -> tuple[RolloutBatch, Tensor, Tensor]:
     """
     generator = torch.Generator().manual_seed(seed)
     completions = [
-        Completion(
-            uid="",
-            group=group,
-            prompt_ids=[1],
-            ids=[2] * length,
-            logprobs=[0.0] * length,
-            text="",
-            truncated=False,
-        )
-        for group, length in [(0, 5), (0, 2), (1, 4), (1, 3)]
+        completion_of([2] * length, group=group) for group, length in [(0, 5), (0, 2), (1, 4), (1, 3)]
     ]
     batch = collate(completions, [1.0, 0.0, 0.0, 1.0], pad_id=0, mask_truncated=False)
     old, live, divergences, gap = (

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from completions import completion_of
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.model.forward import completion_hidden, per_token, read_completions
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import finish
@@ -55,15 +56,7 @@ def tiny(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0) -> L
 
 def batch_of(sequences: Sequence[tuple[Sequence[int], Sequence[int]]] = SEQUENCES) -> RolloutBatch:
     completions = [
-        Completion(
-            uid=str(i),
-            group=i,
-            prompt_ids=prompt,
-            ids=ids,
-            logprobs=[0.0] * len(ids),
-            text="",
-            truncated=False,
-        )
+        completion_of(ids, group=i, prompt_ids=prompt, uid=str(i))
         for i, (prompt, ids) in enumerate(sequences)
     ]
     return collate(completions, [0.0] * len(completions), pad_id=0, mask_truncated=False)

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from completions import completion_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3ForCausalLM
 
-from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import Lora, Pretrained, Scratch, compute_dtype, finish, reference
@@ -94,15 +95,7 @@ def logits(model: LanguageModel) -> Tensor:
 
 def batch() -> RolloutBatch:
     completions = [
-        Completion(
-            uid=str(i),
-            group=i,
-            prompt_ids=row[:cut],
-            ids=row[cut:],
-            logprobs=[0.0] * (len(row) - cut),
-            text="",
-            truncated=False,
-        )
+        completion_of(row[cut:], group=i, prompt_ids=row[:cut], uid=str(i))
         for i, (row, cut) in enumerate(zip(IDS.tolist(), (2, 4), strict=True))
     ]
     return collate(completions, [0.0, 0.0], pad_id=0, mask_truncated=False)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from cli import SMALL, folder, rows, succeeded, train
+from completions import completion_of
 
-from mirrorpo.core.batch import Completion, Prompt, Verdict
+from mirrorpo.core.batch import Prompt, Verdict
 from mirrorpo.core.span import ScoredSpan, Span
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collate import collate
@@ -15,12 +16,7 @@ from mirrorpo.train.credit_metrics import credit_metrics, credit_row, gradient_s
 
 
 def batch(*lengths: int, logprob: float = math.log(0.75)):
-    completions = [
-        Completion(
-            uid="", group=0, prompt_ids=[1], ids=[2] * n, logprobs=[logprob] * n, text="", truncated=False
-        )
-        for n in lengths
-    ]
+    completions = [completion_of([2] * n, logprob=logprob) for n in lengths]
     return collate(completions, [1.0] * len(lengths), pad_id=0, mask_truncated=False)
 
 
@@ -98,9 +94,7 @@ def test_nothing_scored_says_nothing():
 
 def test_a_row_of_the_page_is_plain_data_with_a_missing_verdict_as_null():
     prompt = Prompt(uid="q", question="?", gold="2", demonstration="")
-    completion = Completion(
-        uid="q", group=0, prompt_ids=[1], ids=[2, 3], logprobs=[0.0, 0.0], text="ab", truncated=False
-    )
+    completion = completion_of([2, 3], uid="q", text="ab")
     verdict = Verdict(reward=math.nan, strict=False, flexible=False, correct=False, outcome="unverifiable")
     answer = Answer(
         prompt=prompt,

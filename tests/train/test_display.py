@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from completions import completion_of
 
-from mirrorpo.core.batch import Completion, Prompt, Verdict
+from mirrorpo.core.batch import Prompt, Verdict
 from mirrorpo.rollout.collector import Answer
 from mirrorpo.train.display import Display, readable, sample_rows, write_text
 
@@ -188,14 +189,8 @@ def answer(*, reward: float = 1.0, truncated: bool = False) -> Answer:
     return Answer(
         prompt=Prompt(uid="arithmetic/1", question="How many?", gold="18", demonstration=""),
         rendered="<user>How many?</user>",
-        completion=Completion(
-            uid="arithmetic/1",
-            group=0,
-            prompt_ids=[1],
-            ids=[1, 2, 3],
-            logprobs=[0.0] * 3,
-            text="9 + 9 = 18\n#### 18",
-            truncated=truncated,
+        completion=completion_of(
+            [1, 2, 3], uid="arithmetic/1", text="9 + 9 = 18\n#### 18", truncated=truncated
         ),
         verdict=Verdict(reward=1.0, strict=True, flexible=True, correct=True, outcome="right"),
         reward=reward,

@@ -1,6 +1,7 @@
 import oracles
 import pytest
 import torch
+from completions import completion_of
 
 from mirrorpo.algo.advantage import GroupMean, GroupStandardised
 from mirrorpo.algo.aggregate import FixedLength, SequenceMean, TokenMean
@@ -8,7 +9,7 @@ from mirrorpo.algo.ratio import TokenRatio
 from mirrorpo.algo.rollout_rule import RolloutRule
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.algo.surrogate import Clipped
-from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch
+from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
 from mirrorpo.core.masked import mean_one
 from mirrorpo.divergence.kl import K2
 from mirrorpo.divergence.penalty import Penalty
@@ -46,16 +47,7 @@ def draw(seed: int) -> tuple[RolloutBatch, torch.Tensor, torch.Tensor, torch.Ten
     """
     generator = torch.Generator().manual_seed(seed)
     completions = [
-        Completion(
-            uid="",
-            group=group,
-            prompt_ids=[1],
-            ids=[2] * length,
-            logprobs=[0.0] * length,
-            text="",
-            truncated=False,
-        )
-        for group, length in [(4, 5), (1, 2), (4, 1), (1, 4), (1, 3)]
+        completion_of([2] * length, group=group) for group, length in [(4, 5), (1, 2), (4, 1), (1, 4), (1, 3)]
     ]
     batch = collate(completions, [1.0, 0.0, 0.25, 1.0, NAN], pad_id=0, mask_truncated=False)
     mask = batch.mask.clone()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from completions import completion_of
 from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from mirrorpo.algo.importance_correction import TruncatedImportance
 from mirrorpo.algo.row import Algorithm
-from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch, Verdict
+from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.metrics import RunningMeans, finite, k3, pass_at_k, rollout_metrics, update_metrics
 
@@ -118,15 +119,7 @@ VERDICTS = [
 
 def batch() -> RolloutBatch:
     completions = [
-        Completion(
-            uid="",
-            group=group,
-            prompt_ids=[5],
-            ids=[6] * length,
-            logprobs=[-1.0] * length,
-            text="",
-            truncated=truncated,
-        )
+        completion_of([6] * length, group=group, prompt_ids=[5], logprob=-1.0, truncated=truncated)
         for group, length, truncated in zip(GROUPS, LENGTHS, TRUNCATED, strict=True)
     ]
     return collate(completions, REWARDS, pad_id=0, mask_truncated=True)
@@ -215,15 +208,7 @@ LIVE = [[-1.0, -1.0 + math.log(1.5)], [-1.0 + math.log(0.5), 0.0]]
 def tokens(lengths: Sequence[int], logprob: float = -1.5) -> RolloutBatch:
     """Completions of these lengths, one a group, right and wrong in turn."""
     completions = [
-        Completion(
-            uid="",
-            group=i,
-            prompt_ids=[5],
-            ids=[6] * length,
-            logprobs=[logprob] * length,
-            text="",
-            truncated=False,
-        )
+        completion_of([6] * length, group=i, prompt_ids=[5], logprob=logprob)
         for i, length in enumerate(lengths)
     ]
     return collate(completions, [1.0, 0.0][: len(lengths)], pad_id=0, mask_truncated=False)

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from completions import completion_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.micro_batch import (
     TOKENS_PER_CALL,
@@ -28,15 +29,7 @@ budgets = st.integers(1, 120)
 def batch_of(rows: Lengths, fill: int = 5) -> RolloutBatch:
     """Prompts and completions of the given lengths."""
     completions = [
-        Completion(
-            uid=str(i),
-            group=i,
-            prompt_ids=[fill] * prompt,
-            ids=[fill] * length,
-            logprobs=[0.0] * length,
-            text="",
-            truncated=False,
-        )
+        completion_of([fill] * length, group=i, prompt_ids=[fill] * prompt, uid=str(i))
         for i, (prompt, length) in enumerate(rows)
     ]
     return collate(completions, [0.0] * len(rows), pad_id=0, mask_truncated=False)
@@ -147,15 +140,7 @@ def asked(asks: Groups, order: Sequence[int] | None = None, fill: int = 5) -> Ro
     """A group a prompt, no two prompts alike, in any order of rows."""
     rows = [(index, prompt, length) for index, (prompt, answers) in enumerate(asks) for length in answers]
     completions = [
-        Completion(
-            uid="",
-            group=0,
-            prompt_ids=[20 + index] * prompt,
-            ids=[fill] * length,
-            logprobs=[0.0] * length,
-            text="",
-            truncated=False,
-        )
+        completion_of([fill] * length, prompt_ids=[20 + index] * prompt)
         for index, prompt, length in ([rows[place] for place in order] if order else rows)
     ]
     return collate(completions, [0.0] * len(rows), pad_id=0, mask_truncated=False)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import oracles
 import pytest
 import torch
+from completions import completion_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from rows import CONF, names
@@ -20,7 +21,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.config.settings import UpdateSettings
-from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.masked import mean_one
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
@@ -130,18 +131,7 @@ class World(NamedTuple):
 def world() -> World:
     policy, reference = network(0), near(network(0), seed=2)
     old = near(policy, seed=24)
-    completions = [
-        Completion(
-            uid="",
-            group=group,
-            prompt_ids=prompt,
-            ids=ids,
-            logprobs=[0.0] * len(ids),
-            text="",
-            truncated=False,
-        )
-        for prompt, ids, group, _ in ROLLOUT
-    ]
+    completions = [completion_of(ids, group=group, prompt_ids=prompt) for prompt, ids, group, _ in ROLLOUT]
     batch = collate(completions, [reward for _, _, _, reward in ROLLOUT], pad_id=0, mask_truncated=False)
     mask = batch.mask.clone()
     mask[3, 2] = False  # present, not trained

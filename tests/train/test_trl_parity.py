@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from completions import completion_of
 from datasets import Dataset
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -16,7 +17,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from mirrorpo.config.settings import UpdateSettings
-from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.seeds import global_state, restore_global_state
 from mirrorpo.divergence.kl import K3
 from mirrorpo.divergence.none import NoDivergence
@@ -51,15 +52,7 @@ def algorithm(name: str) -> Any:
 def rollout(network: Qwen3ForCausalLM) -> RolloutBatch:
     """Two groups of three; the old and the anchor log-probabilities stand a little off the network's own."""
     completions = [
-        Completion(
-            uid="",
-            group=row // 3,
-            prompt_ids=PROMPTS[row // 3],
-            ids=ids,
-            logprobs=[0.0] * len(ids),
-            text="",
-            truncated=False,
-        )
+        completion_of(ids, group=row // 3, prompt_ids=PROMPTS[row // 3])
         for row, ids in enumerate(COMPLETIONS)
     ]
     batch = collate(completions, REWARDS, pad_id=0, mask_truncated=False)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from cli import ROOT
+from completions import completion_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from small_models import ARCHITECTURES
@@ -18,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.config.settings import UpdateSettings
-from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import Masking
 from mirrorpo.core.span import ScoredSpan
 from mirrorpo.model.language_model import LanguageModel
@@ -168,17 +169,7 @@ def batch(kind: str) -> RolloutBatch:
     completions = []
     for row, one in enumerate(written(kind)):
         prompt, answer = encoded(kind, row)
-        completions.append(
-            Completion(
-                uid="",
-                group=0,
-                prompt_ids=prompt,
-                ids=answer,
-                logprobs=[0.0] * len(answer),
-                text=one.text,
-                truncated=not one.ended,
-            )
-        )
+        completions.append(completion_of(answer, prompt_ids=prompt, text=one.text, truncated=not one.ended))
     return collate(completions, [1.0] * len(completions), pad_id=policy(kind).pad_id, mask_truncated=False)
 
 

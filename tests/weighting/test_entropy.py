@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from completions import completion_of
 
-from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.rollout.collate import collate
 from mirrorpo.weighting.entropy import SoftEntropy, TopEntropy
 
@@ -22,10 +23,7 @@ class Known:
 
 
 def batch(*lengths: int) -> RolloutBatch:
-    completions = [
-        Completion(uid="", group=0, prompt_ids=[1], ids=[2] * n, logprobs=[0.0] * n, text="", truncated=False)
-        for n in lengths
-    ]
+    completions = [completion_of([2] * n) for n in lengths]
     return collate(completions, [1.0] * len(lengths), pad_id=0, mask_truncated=False)
 
 

@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from completions import completion_of
 
-from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.span import Span
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collate import collate
@@ -18,12 +19,7 @@ class Unread:
 
 
 def batch(*ids: list[int]) -> RolloutBatch:
-    completions = [
-        Completion(
-            uid="", group=0, prompt_ids=[1], ids=row, logprobs=[0.0] * len(row), text="", truncated=False
-        )
-        for row in ids
-    ]
+    completions = [completion_of(row) for row in ids]
     return collate(completions, [1.0] * len(ids), pad_id=0, mask_truncated=False)
 
 

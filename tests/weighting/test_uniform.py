@@ -1,4 +1,5 @@
 import torch
+from completions import completion_of
 
 from mirrorpo.algo.advantage import GroupMean
 from mirrorpo.algo.aggregate import SequenceMean
@@ -6,7 +7,7 @@ from mirrorpo.algo.ratio import TokenRatio
 from mirrorpo.algo.rollout_rule import RolloutRule
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.algo.surrogate import Clipped
-from mirrorpo.core.batch import Completion, PolicyOutputs, RolloutBatch
+from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
 from mirrorpo.core.masked import mean_one
 from mirrorpo.divergence.kl import K3
 from mirrorpo.divergence.penalty import Penalty
@@ -36,18 +37,7 @@ class Unread:
 
 def batch() -> RolloutBatch:
     draw = torch.Generator().manual_seed(0)
-    completions = [
-        Completion(
-            uid="",
-            group=group,
-            prompt_ids=[1],
-            ids=[2] * length,
-            logprobs=[0.0] * length,
-            text="",
-            truncated=False,
-        )
-        for group, length in [(0, 2), (0, 3), (1, 3)]
-    ]
+    completions = [completion_of([2] * length, group=group) for group, length in [(0, 2), (0, 3), (1, 3)]]
     rollout = collate(completions, [1.0, 0.0, float("nan")], pad_id=0, mask_truncated=False)
     return rollout.with_(
         old_logprobs=-torch.rand(3, 3, generator=draw), anchor_logprobs=-torch.rand(3, 3, generator=draw)
