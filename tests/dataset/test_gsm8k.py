@@ -12,19 +12,14 @@ from typing import Any
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from real_data import DATA, needs
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.dataset.gsm8k import Gsm8k, final_number
 
 REPOSITORY = Path(__file__).parents[2]
 CONF = REPOSITORY / "conf/dataset/gsm8k.yaml"
-REAL = Path(os.environ.get("MIRRORPO_DATA") or REPOSITORY.parent / "shared/data")
-needs_real_data = pytest.mark.skipif(
-    not (REAL / "gsm8k/train.jsonl").is_file(),
-    reason=(
-        f"no real GSM8K in {REAL}: set MIRRORPO_DATA to a folder with gsm8k/train.jsonl and gsm8k/test.jsonl"
-    ),
-)
+needs_real_data = needs("gsm8k/train.jsonl")
 
 TRAIN = [
     {"question": f"What is {i} + {i}?", "answer": f"{i}+{i}=<<{i}+{i}={2 * i}>>{2 * i}\n#### {2 * i}"}
@@ -252,7 +247,7 @@ def test_the_yaml_makes_the_dataset_and_takes_its_folder_from_the_environment(
 
 @needs_real_data
 def test_real_files_have_their_published_size_and_share_no_question() -> None:
-    data = dataset(REAL, validation_fraction=0.1)
+    data = dataset(DATA, validation_fraction=0.1)
     train, validation, test = (data.load(split) for split in ("train", "validation", "test"))
     assert len(train) + len(validation) == 7473
     assert len(validation) == 716
@@ -267,7 +262,7 @@ def test_real_files_have_their_published_size_and_share_no_question() -> None:
 def test_real_test_split_has_the_fingerprint_that_its_rows_give() -> None:
     # Lets a user of the hub see that the rows are those of the published files.
     golden = "268432ef4c0ce40dba846b2ddb5f7dcaf0d9101f727521390181619d1ed1c4c1"
-    assert dataset(REAL).fingerprint("test") == golden
+    assert dataset(DATA).fingerprint("test") == golden
 
 
 # The hub without a network, in its own process with its own empty cache.

@@ -2,11 +2,11 @@
 
 import gzip
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import DATA, needs
 
 from mirrorpo.dataset.arithmetic import Arithmetic
 from mirrorpo.dataset.chain_sum import ChainSum
@@ -15,7 +15,6 @@ from mirrorpo.dataset.humaneval import HumanEval
 from mirrorpo.dataset.mbpp import Mbpp
 from mirrorpo.dataset.tiny_functions import TinyFunctions
 
-REAL = Path(os.environ.get("MIRRORPO_DATA") or Path(__file__).parents[3] / "shared/data")
 ROW = {
     "task_id": "HumanEval/3",
     "entry_point": "f",
@@ -91,12 +90,9 @@ def test_what_is_missing_is_an_error_with_the_fix(tmp_path: Path) -> None:
         dataset(tmp_path, user="")
 
 
-@pytest.mark.skipif(
-    not (REAL / "humaneval/HumanEval.jsonl.gz").is_file(),
-    reason=f"no real HumanEval in {REAL}: set MIRRORPO_DATA",
-)
+@needs("humaneval/HumanEval.jsonl.gz")
 def test_the_real_file_has_164_sound_problems() -> None:
-    prompts = dataset(REAL).load("test")
+    prompts = dataset(DATA).load("test")
     assert len(prompts) == 164 and not [
         prompt.uid for prompt in prompts if prompt.checks and prompt.checks.fault
     ]

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,14 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from real_data import DATA, needs
 
 from mirrorpo.config.schema import register
 from mirrorpo.dataset.code import Style
 from mirrorpo.dataset.mbpp import Mbpp
 
 REPOSITORY = Path(__file__).parents[2]
-REAL = Path(os.environ.get("MIRRORPO_DATA") or REPOSITORY.parent / "shared/data")
-needs_real_data = pytest.mark.skipif(
-    not (REAL / "mbpp/mbpp.jsonl").is_file(),
-    reason=(
-        f"no real MBPP in {REAL}: set MIRRORPO_DATA to a folder with mbpp/mbpp.jsonl and "
-        f"mbpp/sanitized-mbpp.json"
-    ),
-)
+needs_real_data = needs("mbpp/mbpp.jsonl")
 STYLES = {
     "bare": Style(question="{text}", system="S", user="U {question}", fenced=False),
     "tests": Style(question="{text}\n{tests}", system="", user="{question}", fenced=True),
@@ -180,7 +173,7 @@ def test_what_is_missing_or_unknown_is_an_error_with_the_fix(tmp_path: Path) -> 
 def test_the_real_files_as_they_are_configured(
     name: str, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MIRRORPO_DATA", str(REAL))
+    monkeypatch.setenv("MIRRORPO_DATA", str(DATA))
     register()
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         cfg = compose("train", [f"dataset={name}"])

@@ -1,17 +1,13 @@
 """The papers' cell on a local Qwen3 folder and real GSM8K questions, as far as it goes without a network."""
 
-import os
 from pathlib import Path
 
 import pytest
-from cli import ROOT, folder, folders, manifest, rows, succeeded, train
+from cli import folder, folders, manifest, rows, succeeded, train
+from real_data import DATA, needs
 from small_models import write_qwen3
 
-DATA = Path(os.environ.get("MIRRORPO_DATA") or ROOT.parent / "shared" / "data")
-needs_data = pytest.mark.skipif(
-    not (DATA / "gsm8k" / "train.jsonl").exists(),
-    reason="NOT TESTED: training on real GSM8K; set MIRRORPO_DATA to a folder with gsm8k/train.jsonl",
-)
+needs_data = needs("gsm8k/train.jsonl")
 SHORT = (
     "steps=2",
     "prompts_per_step=2",

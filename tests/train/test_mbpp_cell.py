@@ -1,18 +1,14 @@
 """Paper B's second task on a local Qwen3 folder and real problems, as far as it goes without a network."""
 
-import os
 from pathlib import Path
 
 import pytest
-from cli import ROOT, folder, manifest, rows, succeeded, train
+from cli import folder, manifest, rows, succeeded, train
 from kernel import needs_any
+from real_data import DATA, needs
 from small_models import write_qwen3
 
-DATA = Path(os.environ.get("MIRRORPO_DATA") or ROOT.parent / "shared" / "data")
-needs_data = pytest.mark.skipif(
-    not (DATA / "mbpp" / "mbpp.jsonl").exists(),
-    reason="NOT TESTED: training on real MBPP; set MIRRORPO_DATA to a folder with mbpp/mbpp.jsonl",
-)
+needs_data = needs("mbpp/mbpp.jsonl")
 SHORT = (
     "steps=2",
     "prompts_per_step=2",

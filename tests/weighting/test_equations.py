@@ -2,21 +2,16 @@
 
 import importlib.util
 import json
-import os
 import re
 import time
-from pathlib import Path
 
-import pytest
-from cli import ROOT
 from hypothesis import example, given
 from hypothesis import strategies as st
+from real_data import DATA, needs
 
 from mirrorpo.dataset.arithmetic import Arithmetic
 from mirrorpo.weighting import equations
 from mirrorpo.weighting.equations import calculations
-
-DATA = Path(os.environ.get("MIRRORPO_DATA") or ROOT.parent / "shared" / "data")
 
 
 def texts(text: str, unit_words: int = 3) -> list[str]:
@@ -215,10 +210,7 @@ def test_every_step_of_the_tiny_models_demonstrations_is_found() -> None:
         ]
 
 
-@pytest.mark.skipif(
-    not (DATA / "gsm8k" / "train.jsonl").exists(),
-    reason=f"no real GSM8K in {DATA}: set MIRRORPO_DATA to a folder with gsm8k/train.jsonl",
-)
+@needs("gsm8k/train.jsonl")
 def test_nearly_every_annotated_step_of_gsm8k_is_found_with_and_without_its_annotation() -> None:
     lines = (DATA / "gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     kept, stripped, answers = [], [], []

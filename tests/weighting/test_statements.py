@@ -4,21 +4,16 @@ import ast
 import importlib.util
 import itertools
 import json
-import os
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
-from cli import ROOT
 from hypothesis import example, given
 from hypothesis import strategies as st
+from real_data import DATA, needs
 
 from mirrorpo.weighting import statements as module
 from mirrorpo.weighting.statements import statements
-
-DATA = Path(os.environ.get("MIRRORPO_DATA") or ROOT.parent / "shared" / "data")
-MBPP = DATA / "mbpp" / "mbpp.jsonl"
 
 
 def texts(text: str) -> list[str]:
@@ -135,13 +130,11 @@ def test_no_text_raises_and_statements_are_in_order(text: str) -> None:
         before = end
 
 
-@pytest.mark.skipif(
-    not MBPP.exists(), reason=f"no real MBPP in {DATA}: set MIRRORPO_DATA to a folder with mbpp/mbpp.jsonl"
-)
+@needs("mbpp/mbpp.jsonl")
 @pytest.mark.filterwarnings("ignore")
 def test_every_statement_of_mbpps_solutions_is_found_and_nothing_is_left() -> None:
     head = "Here it is.\n```python\n"
-    for line in MBPP.read_text(encoding="utf-8").splitlines()[:150]:
+    for line in (DATA / "mbpp" / "mbpp.jsonl").read_text(encoding="utf-8").splitlines()[:150]:
         code = json.loads(line)["code"].replace("\r\n", "\n")
         intervals = [
             (start - len(head), end - len(head)) for start, end in statements(f"{head}{code}\n```\nIt works.")

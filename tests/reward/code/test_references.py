@@ -1,22 +1,18 @@
 """Every published reference passes its own tests in the sandbox, and the tests tell most of what is wrong."""
 
-import os
 import sys
 from pathlib import Path
 
 import pytest
 from kernel import needs_any
+from real_data import DATA, needs
 
 ROOT = Path(__file__).parents[3]
-DATA = Path(os.environ.get("MIRRORPO_DATA") or ROOT.parent / "shared" / "data")
 SIZES = {"mbpp": 974, "mbpp_sanitized": 427, "humaneval": 164}
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (DATA / "mbpp/mbpp.jsonl").is_file(),
-    reason=f"NOT TESTED: references; no real MBPP and HumanEval in {DATA}: set MIRRORPO_DATA",
-)
+@needs("mbpp/mbpp.jsonl")
 @pytest.mark.parametrize("dataset", SIZES)
 def test_all_references_pass_and_their_mutations_do_not(
     dataset: str, monkeypatch: pytest.MonkeyPatch
