@@ -17,7 +17,7 @@ from mirrorpo.config.cell import Cell
 from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.schema import register
 from mirrorpo.run.folder import RunFolder
-from mirrorpo.run.mirror import leaving_hung_calls
+from mirrorpo.run.mirror import bounded_exit
 from mirrorpo.run.preemption import Preempted, StopRequest
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     sys.path.append(os.getcwd())
     sys.argv = accept_old_names(sys.argv)
     register()
-    with leaving_hung_calls():
+    with bounded_exit():
         hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(run)()
 
 
