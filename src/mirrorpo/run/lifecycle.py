@@ -42,22 +42,7 @@ def lifecycle(
         mirror: closed at the end, with the exit status; what kept it from its work is entered too.
         stop_request: of the process that has its job queued again when the run hands over; None: another's.
     """
-    manifest = folder.manifest()
-    folder.update_manifest(
-        state=RunState.REQUEUED if folder.metrics.path.exists() else RunState.RUNNING,
-        config_hash=cell.hash,
-        wandb_id=cell.run_id,
-        choices=dict(cell.choices),
-        settings=dict(cell.settings),
-        config=cell.config,
-        started=manifest.get("started") or launch["time"],
-        ended=None,
-        error=None,
-        launches=[*manifest.get("launches", []), dict(launch)],
-        **launch,
-    )
-    write_atomic(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(cell.config))))
-    (folder.path / "error.txt").unlink(missing_ok=True)
+    _enter_launch(cell, folder, launch)
     status = 1
     try:
         yield
@@ -85,6 +70,25 @@ def lifecycle(
         mirror.finish(status)
         if mirror.problem:
             folder.update_manifest(mirror=mirror.problem)
+
+
+def _enter_launch(cell: Cell, folder: RunFolder, launch: Mapping[str, object]) -> None:
+    manifest = folder.manifest()
+    folder.update_manifest(
+        state=RunState.REQUEUED if folder.metrics.path.exists() else RunState.RUNNING,
+        config_hash=cell.hash,
+        wandb_id=cell.run_id,
+        choices=dict(cell.choices),
+        settings=dict(cell.settings),
+        config=cell.config,
+        started=manifest.get("started") or launch["time"],
+        ended=None,
+        error=None,
+        launches=[*manifest.get("launches", []), dict(launch)],
+        **launch,
+    )
+    write_atomic(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(cell.config))))
+    (folder.path / "error.txt").unlink(missing_ok=True)
 
 
 def enter(folder: RunFolder, step: int, codes: list[str]) -> None:
