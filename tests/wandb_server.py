@@ -6,6 +6,7 @@ GraphQL for runs and files, `file_stream` for history, PUT and GET for files. No
 import gzip
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -428,3 +429,12 @@ def serve(delay_s: float = 0.0) -> Iterator[Server]:
         yield server
         http.shutdown()
         thread.join()
+
+
+def main() -> None:
+    """A server as a process: prints its address, then every run's state and steps for each line that it reads."""
+    with serve() as server:
+        print(server.url, flush=True)
+        for _ in sys.stdin:
+            for run in server.runs.values():
+                print(run["state"], *(row["_step"] for row in run["history"]), flush=True)

@@ -13,6 +13,10 @@ from omegaconf import OmegaConf
 from mirrorpo.config.cell import Cell
 from mirrorpo.run.folder import RunFolder, RunState, timestamp, write_atomic
 from mirrorpo.run.preemption import STOP_SIGNAL, Preempted, StopRequest, fruitless, requeue
+from mirrorpo.run.provenance import job_id
+
+# Seconds that a mirror has at most before its job is queued again.
+CLOSING_S = 5.0
 
 
 class ClosesAtEnd(Protocol):
@@ -21,7 +25,7 @@ class ClosesAtEnd(Protocol):
     @property
     def problem(self) -> str | None: ...
 
-    def finish(self, exit_code: int) -> None: ...
+    def finish(self, exit_code: int, within_s: float | None = None) -> None: ...
 
 
 @contextmanager
@@ -53,8 +57,9 @@ def lifecycle(
         folder.update_manifest(
             state=RunState.INTERRUPTED if interrupted else RunState.REQUEUED, ended=timestamp()
         )
-        # Before the mirror, which may take its time.
         if stop_request is not None:
+            # SLURM ends W&B's processes with the job that it queues again, so those that answer come first.
+            _close(mirror, folder, status, CLOSING_S if job_id() else None)
             hand_over(folder, stop_request)
         raise
     except KeyboardInterrupt:
@@ -67,9 +72,13 @@ def lifecycle(
         folder.update_manifest(state=RunState.FAILED, ended=timestamp(), error=reason)
         raise
     finally:
-        mirror.finish(status)
-        if mirror.problem:
-            folder.update_manifest(mirror=mirror.problem)
+        _close(mirror, folder, status)
+
+
+def _close(mirror: ClosesAtEnd, folder: RunFolder, status: int, within_s: float | None = None) -> None:
+    mirror.finish(status, within_s)
+    if mirror.problem:
+        folder.update_manifest(mirror=mirror.problem)
 
 
 def _enter_launch(cell: Cell, folder: RunFolder, launch: Mapping[str, object]) -> None:

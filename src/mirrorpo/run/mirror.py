@@ -55,15 +55,14 @@ class Mirror:
         self._calls: queue.SimpleQueue[tuple[Callable[[], None], threading.Event]] = queue.SimpleQueue()
         self._pending: list[tuple[float, threading.Event]] = []
         self._thread: threading.Thread | None = None
-        self._closing: tuple[float, threading.Event] | None = None
-        self._broken = False
+        self._broken = self._closed = False
         self.problem: str | None = None
 
     def start(self, *, run_id: str, name: str, config: Config, folder: str) -> None:
         """Open the tracker."""
         done = self._call(lambda: self._tracker.start(run_id=run_id, name=name, config=config, folder=folder))
         if not done.wait(self._limit_s):
-            self._behind("does not answer")
+            self._behind("does not answer", self._limit_s)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Mirror one step."""
@@ -71,23 +70,23 @@ class Mirror:
         self._call(lambda: self._tracker.log(step, row))
         self._pending = [(since, done) for since, done in self._pending if not done.is_set()]
         if self._pending and time.monotonic() - self._pending[0][0] > self._limit_s:
-            self._behind("takes no rows")
+            self._behind("takes no rows", self._limit_s)
 
-    def close(self, exit_code: int, within_s: float) -> None:
-        """Close the tracker after the rows before, and wait for that a while; `finish` waits on."""
-        if self._closing is None:
-            done = self._call(lambda: self._tracker.finish(exit_code))
-            self._closing = time.monotonic() + self._limit_s, done
-        if self._closing[1].wait(max(0.0, within_s)) and not self._broken:
+    def finish(self, exit_code: int, within_s: float | None = None) -> None:
+        """Close the tracker, after the rows before; a second call does nothing.
+
+        Args:
+            exit_code: of the run.
+            within_s: how long to wait, where that is less than the limit.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        limit_s = self._limit_s if within_s is None else min(within_s, self._limit_s)
+        if not self._call(lambda: self._tracker.finish(exit_code)).wait(limit_s):
+            self._behind("does not answer", limit_s)
+        elif not self._broken:
             _unclosed.clear()
-
-    def finish(self, exit_code: int) -> None:
-        """Close the tracker, after the rows before."""
-        self.close(exit_code, 0)
-        until, done = self._closing or (0.0, threading.Event())
-        self.close(exit_code, until - time.monotonic())
-        if not done.is_set():
-            self._behind("does not answer")
 
     def _call(self, call: Callable[[], None]) -> threading.Event:
         done = threading.Event()
@@ -114,8 +113,8 @@ class Mirror:
             finally:
                 done.set()
 
-    def _behind(self, how: str) -> None:
-        self._say(f"the tracker is behind: it {how} within {self._limit_s:g} s")
+    def _behind(self, how: str, within_s: float) -> None:
+        self._say(f"the tracker is behind: it {how} within {within_s:g} s")
 
     def _say(self, problem: str) -> None:
         if self.problem is None:
