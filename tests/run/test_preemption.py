@@ -119,32 +119,38 @@ def test_a_scontrol_that_is_ended_with_its_job_has_queued_it_again(
     assert (requeue() is not None) == problem
 
 
+# Without a checkpoint of its own before the end.
+FIVE_STEPS = (*SMALL, "steps=5", "eval_questions=0", "checkpoint_every=100")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The metrics of a run that nobody asked to stop."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    succeeded(train(*FIVE_STEPS, f"out={out}", cwd=out))
+    return (folder(out) / "metrics.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize(
     "signum, status", [(STOP_SIGNAL, os.EX_TEMPFAIL), (signal.SIGTERM, 128 + signal.SIGTERM)]
 )
 def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(
-    tmp_path: Path, signum: signal.Signals, status: int
+    tmp_path: Path, undisturbed: bytes, signum: signal.Signals, status: int
 ) -> None:
-    # Without a checkpoint of its own before the end.
-    overrides = (*SMALL, "steps=5", "checkpoint_every=100")
+    overrides = (*FIVE_STEPS, f"out={tmp_path}")
     process = subprocess.Popen(
-        command(*overrides, f"out={tmp_path / 'asked'}"),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
+        command(*overrides), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
     )
     while process.poll() is None and not any(
-        '"step": 1' in path.read_text() for path in (tmp_path / "asked").rglob("metrics.jsonl")
+        '"step": 1' in path.read_text() for path in tmp_path.rglob("metrics.jsonl")
     ):
         time.sleep(0.02)
     process.send_signal(signum)
     said, _ = process.communicate(timeout=60)
-    run = folder(tmp_path / "asked")
+    run = folder(tmp_path)
     assert process.returncode == status and f"stopped by {signum.name} after step" in said
     assert manifest(run)["state"] == "requeued" and len(list(run.glob("checkpoints/step_*"))) == 1
 
-    succeeded(train(*overrides, f"out={tmp_path / 'asked'}", cwd=tmp_path), said=["resuming after step"])
-    succeeded(train(*overrides, f"out={tmp_path / 'whole'}", cwd=tmp_path))
-    assert (run / "metrics.jsonl").read_bytes() == (folder(tmp_path / "whole") / "metrics.jsonl").read_bytes()
+    succeeded(train(*overrides, cwd=tmp_path), said=["resuming after step"])
+    assert (run / "metrics.jsonl").read_bytes() == undisturbed
     assert manifest(run)["launches"][0]["from_step"] == 0 < manifest(run)["launches"][1]["from_step"]
