@@ -334,7 +334,7 @@ class Optimiser(Protocol):
 
     def zero_grad(self) -> None: ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> Config: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -362,3 +362,18 @@ class TrackerSpec(Protocol):
     """What a `conf/tracking/<name>.yaml` builds: a tracker."""
 
     def build(self) -> Tracker: ...
+
+
+@runtime_checkable
+class LimitsCalls(Protocol):
+    """A tracker's spec that says how many seconds a run may wait for one of its calls."""
+
+    @property
+    def limit_s(self) -> float: ...
+
+
+@runtime_checkable
+class CatchesUp(Protocol):
+    """A tracker whose missing rows can be sent later; `catch_up` is the command."""
+
+    def catch_up(self) -> str: ...
