@@ -53,8 +53,9 @@ def test_settings_name_files_and_texts_name_nothing(tmp_path: Path, monkeypatch:
     config: dict[str, Any] = {
         "model": {"path": "model", "attention": "sdpa", "tokenizer": str(tmp_path / "tokens")},
         "divergence": {"potential": {"parts": [{"path": "map.json"}]}},
-        # Long, with characters that no path has, and plumbing.
-        "dataset": {"system": "x/" * 9000, "user": "\0/", "root": str(tmp_path)},
+        # No paths; what is told by content; plumbing.
+        "reward": {"rubric": "x/" * 9000, "other": "\0/", "sum": "1/2"},
+        "dataset": {"root": str(tmp_path), "plus": str(tmp_path / "map.json")},
         "tracking": {"file": "log.txt", "_target_": "yaml.YAMLObject"},
     }
     assert sorted(file_inputs(config)) == [

@@ -14,6 +14,7 @@ from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.inputs import (
     DATASET,
     PROMPTS,
+    SHIPPED,
     InputFiles,
     changes,
     file_inputs,
@@ -169,7 +170,4 @@ def _moved(manifest: JsonObject, cell: Cell) -> list[str]:
 
 
 def _absent(value: str) -> bool:
-    try:
-        return not Path(value).exists()
-    except (OSError, ValueError):
-        return False
+    return not value.startswith(SHIPPED) and not Path(value).exists()

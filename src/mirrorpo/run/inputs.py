@@ -195,7 +195,10 @@ def _is_dotted_name(value: str) -> bool:
 
 
 def _files(setting: str, value: str) -> Iterator[tuple[str, Path]]:
-    # The files behind a setting: the one that it names, or those of the model's folder that it names.
+    # The files behind a setting: the one that it names, or those of the model's folder that it names. A
+    # dataset is told by its content.
+    if setting.startswith("dataset."):
+        return
     path = _shipped(setting, value) if value.startswith(SHIPPED) else Path(value)
     separated = os.sep in value or value.startswith(SHIPPED)
     with suppress(OSError, ValueError):
