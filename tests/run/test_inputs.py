@@ -8,6 +8,7 @@ import pytest
 
 from mirrorpo.run.folder import RunError, RunFolder
 from mirrorpo.run.inputs import (
+    InputReader,
     changes,
     file_inputs,
     hub_commit,
@@ -58,7 +59,7 @@ def test_settings_name_files_and_texts_name_nothing(tmp_path: Path, monkeypatch:
         "dataset": {"root": str(tmp_path), "plus": str(tmp_path / "map.json")},
         "tracking": {"file": "log.txt", "_target_": "yaml.YAMLObject"},
     }
-    assert sorted(file_inputs(config)) == [
+    assert sorted(file_inputs(config, InputReader())) == [
         "divergence.potential.parts[0].path",
         "model.path/config.json",
         "model.tokenizer/tokenizer.json",
@@ -70,7 +71,7 @@ def test_what_ships_with_the_package_is_hashed_too() -> None:
         "model": {"path": "mirrorpo:tiny"},
         "divergence": {"potential": {"parameters": {"path": "mirrorpo:negative_entropy"}}},
     }
-    names = file_inputs(shipped).keys()
+    names = file_inputs(shipped, InputReader()).keys()
     assert {"model.path/model.safetensors", "divergence.potential.parameters.path"} <= names
 
 
@@ -78,7 +79,7 @@ def test_code_is_named_by_a_target_or_by_a_path(tmp_path: Path, monkeypatch: pyt
     write(tmp_path, "inputs_a.py", "inputs_b.py")
     monkeypatch.syspath_prepend(tmp_path)
     reward = {"_target_": "hydra.utils.get_method", "path": "inputs_b.reward"}
-    assert file_inputs({"rollout": {"_target_": "inputs_a.X"}, "reward": reward}).keys() == {
+    assert file_inputs({"rollout": {"_target_": "inputs_a.X"}, "reward": reward}, InputReader()).keys() == {
         "code inputs_a",
         "code inputs_b",
     }

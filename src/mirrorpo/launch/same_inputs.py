@@ -1,7 +1,6 @@
 """Whether a folder's run is made of what its cell would be made of today. Imports no torch unless it must."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -9,13 +8,13 @@ from mirrorpo.config import paths
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.identity import digest
 from mirrorpo.config.values import JsonObject
-from mirrorpo.run.file_hash import file_hash
 from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.inputs import (
     DATASET,
     PROMPTS,
     SHIPPED,
     InputFiles,
+    InputReader,
     changes,
     file_inputs,
     hub_commit,
@@ -37,9 +36,8 @@ class SameInputs:
     """Refuses a begun run whose data, weights or outside code are others now; reads each thing once."""
 
     def __init__(self) -> None:
-        self._by_settings: dict[str, dict[str, str]] = {}
+        self._reader = InputReader()
         self._by_dataset: dict[str, str] = {}
-        self._by_path: dict[Path, str | None] = {}
 
     def __call__(self, cell: Cell, folder: RunFolder) -> list[str]:
         """What is to be said of a run that is not refused.
@@ -95,10 +93,7 @@ class SameInputs:
             and not name.startswith(DATASET)
             and setting_of(name, manifest["config"]) not in gone
         }
-        key = digest(dict(texts(cell.config)))
-        if key not in self._by_settings:
-            self._by_settings[key] = file_inputs(cell.config)
-        return changes(recorded, self._by_settings[key])
+        return changes(recorded, file_inputs(cell.config, self._reader))
 
     def _changed_commit(self, manifest: JsonObject, cell: Cell) -> list[str]:
         before, now = manifest.get("model_commit"), hub_commit(cell.config)
@@ -138,14 +133,11 @@ class SameInputs:
         return bool(settings) and settings <= gone.keys()
 
     def _hash(self, path: Path | None) -> str | None:
-        if path is None:
+        try:
+            return None if path is None else self._reader.file(path)
+        except OSError:
+            # For the dataset to refuse.
             return None
-        if path not in self._by_path:
-            self._by_path[path] = None
-            # What cannot be read is for the dataset to refuse.
-            with suppress(OSError):
-                self._by_path[path] = file_hash(path)
-        return self._by_path[path]
 
     def _content(self, name: str, cell: Cell) -> str:
         key = digest({"dataset": cell.config["dataset"], "name": name})

@@ -15,8 +15,9 @@ without loading the data.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -54,7 +55,32 @@ BESIDE_A_MODEL = {
 SHOWN = 5
 
 
-def file_inputs(config: Config) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class InputReader:
+    """Hashes of files and of outside code, each read once."""
+
+    _files: dict[Path, str] = field(default_factory=dict)
+    _code: dict[frozenset[str], Mapping[str, str]] = field(default_factory=dict)
+
+    def file(self, path: Path) -> str:
+        """The hash of a file.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        if path not in self._files:
+            self._files[path] = file_hash(path)
+        return self._files[path]
+
+    def code(self, targets: Iterable[str]) -> Mapping[str, str]:
+        """The hashes of what holds some classes and functions, by module or package."""
+        named = frozenset(targets)
+        if named not in self._code:
+            self._code[named] = outside_code(named)
+        return self._code[named]
+
+
+def file_inputs(config: Config, reader: InputReader) -> dict[str, str]:
     """The inputs that can be told from settings alone: files, folders of models, outside code.
 
     Raises:
@@ -67,16 +93,16 @@ def file_inputs(config: Config) -> dict[str, str]:
         if not _names_code(setting, value)
         for name, path in _files(setting, value)
     }
-    code = outside_code(value for setting, value in settings if _names_code(setting, value))
+    code = reader.code(value for setting, value in settings if _names_code(setting, value))
     return {
-        **{name: _hash(name, path) for name, path in files.items()},
+        **{name: _hash(name, path, reader) for name, path in files.items()},
         **{CODE + name: value for name, value in code.items()},
     }
 
 
-def _hash(name: str, path: Path) -> str:
+def _hash(name: str, path: Path, reader: InputReader) -> str:
     try:
-        return file_hash(path)
+        return reader.file(path)
     except OSError as error:
         raise ValueError(f"{name}: {path} cannot be read ({error.strerror}); make it readable") from error
 

@@ -10,7 +10,7 @@ from mirrorpo.config.values import Config
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Dataset, DeclaresFiles, Split
 from mirrorpo.run.file_hash import file_hash
-from mirrorpo.run.inputs import DATASET, PROMPTS, InputFiles, file_inputs, texts
+from mirrorpo.run.inputs import DATASET, PROMPTS, InputFiles, InputReader, file_inputs, texts
 from mirrorpo.train.build import build_dataset
 
 
@@ -41,7 +41,7 @@ def loaded_inputs(config: Config, content: Mapping[Split, str], prompts: str) ->
         prompts: the hash of the rendered prompts.
     """
     of_splits = {DATASET + split: value for split, value in content.items()}
-    return {**of_splits, **file_inputs(config), PROMPTS: prompts}
+    return {**of_splits, **file_inputs(config, InputReader()), PROMPTS: prompts}
 
 
 def input_files(dataset: Dataset, config: Config, splits: Iterable[Split]) -> InputFiles:
