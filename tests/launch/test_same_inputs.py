@@ -247,6 +247,27 @@ SOURCES = {
 }
 
 
+SILENT = """from dataclasses import dataclass
+from pathlib import Path
+
+from mirrorpo.core.batch import Prompt
+
+
+@dataclass(frozen=True)
+class Questions:
+    system: str
+    user: str
+    folder: str
+
+    def load(self, split):
+        text = (Path(self.folder) / "questions.txt").read_text()
+        return [Prompt(uid=split, question=text, gold="2", demonstration="")]
+
+    def fingerprint(self, split):
+        return split
+"""
+
+
 class World:
     """A finished run's folder whose inputs are files that can be changed."""
 
@@ -265,20 +286,23 @@ class World:
             "divergence": {"_target_": "packed.Own", "potential": {"path": str(root / "own/map.json")}},
             "out": str(root / "runs"),
         }
-        self.cell = Cell(config={**base.config, **own}, choices=dict.fromkeys(AXES, "own"), settings={})
+        self.finish({**base.config, **own})
+
+    def finish(self, config: dict[str, Any]) -> None:
+        """Have a run of a config done."""
+        self.cell = Cell(config=config, choices=dict.fromkeys(AXES, "own"), settings={})
         self.folder = RunFolder(self.cell.folder)
-        dataset = build_dataset(self.cell.config)
-        splits = ("train", "validation")
+        dataset, splits = build_dataset(config), ("train", "validation")
         content = {split: content_hash(dataset.load(split)) for split in splits}  # type: ignore[arg-type]
-        self.inputs = loaded_inputs(self.cell.config, content, "prompts' hash")  # type: ignore[arg-type]
-        self.folder.policy.mkdir(parents=True)
+        self.inputs = loaded_inputs(config, content, "prompts' hash")  # type: ignore[arg-type]
+        self.folder.policy.mkdir(parents=True, exist_ok=True)
         self.folder.update_manifest(
             state="done",
             files={},
-            config=self.cell.config,
+            config=config,
             config_hash=self.cell.hash,
             inputs=self.inputs,
-            input_files=input_files(dataset, self.cell.config, splits),  # type: ignore[arg-type]
+            input_files=input_files(dataset, config, splits),  # type: ignore[arg-type]
         )
 
     def outcome(self, cell: Cell | None = None) -> str:
@@ -357,6 +381,19 @@ def test_fifty_random_changes_of_one_input_are_never_taken_for_the_same_run(fift
         path.write_bytes(kept[path])
         assert fifty.outcome() == "silent", f"{number}: {what} was put back and is taken for another"
     assert kinds == 40
+
+
+def test_a_dataset_that_does_not_say_its_files_is_read(fifty: World) -> None:
+    questions = fifty.root / "questions.txt"
+    questions.write_text("1 + 1")
+    (fifty.root / "own/silent.py").write_text(SILENT)
+    dataset = {"_target_": "silent.Questions", "system": "", "user": "{question}", "folder": str(fifty.root)}
+    fifty.finish({**fifty.cell.config, "dataset": dataset})
+    assert fifty.folder.manifest()["input_files"] is None and fifty.outcome() == "silent"
+    questions.write_text("1 + 2")
+    assert fifty.outcome() == "refused"
+    questions.unlink()
+    assert fifty.outcome() == "refused"
 
 
 def test_prompts_and_versions_are_inputs_too(fifty: World, monkeypatch: pytest.MonkeyPatch) -> None:
