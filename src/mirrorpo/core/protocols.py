@@ -373,3 +373,18 @@ class TrackerSpec(Protocol):
     """What a `conf/tracking/<name>.yaml` builds: a tracker."""
 
     def build(self) -> Tracker: ...
+
+
+@runtime_checkable
+class LimitsCalls(Protocol):
+    """A tracker's spec that says how many seconds a run may wait for one of its calls."""
+
+    @property
+    def limit_s(self) -> float: ...
+
+
+@runtime_checkable
+class CatchesUp(Protocol):
+    """A tracker whose missing rows can be sent later; `catch_up` is the command."""
+
+    def catch_up(self) -> str: ...

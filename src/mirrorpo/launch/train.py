@@ -18,7 +18,7 @@ from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.schema import register
 from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.folder import RunFolder
-from mirrorpo.run.lifecycle import requeue_or_exit
+from mirrorpo.run.mirror import leaving_hung_calls
 from mirrorpo.run.preemption import Preempted, StopRequest
 
 
@@ -31,7 +31,8 @@ def main() -> None:
     sys.path.append(os.getcwd())
     sys.argv = accept_old_names(sys.argv)
     register()
-    hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(run)()
+    with leaving_hung_calls():
+        hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(run)()
 
 
 def run(cfg: DictConfig) -> None:
@@ -75,4 +76,5 @@ def _train(cell: Cell, folder: RunFolder, stop_request: StopRequest) -> int | No
                 ranks=ranks,
             ).run()
         except Preempted as preempted:
-            return requeue_or_exit(preempted, writable, ranks.first)
+            print(f"\n{preempted}")
+            return preempted.status

@@ -181,7 +181,8 @@ def main() -> None:
                 divergences[name] = build_components(resolved(cfg)).penalty.divergence
             except (HydraException, ValueError) as error:
                 # Hydra goes on for lines about where it looked.
-                sys.exit(f"error: divergence={name}: {str(error).splitlines()[0]}")
+                reason = " ".join(str(error).partition("Config search path")[0].split())
+                sys.exit(f"error: divergence={name}: {reason}")
     if args.out.suffix == ".json":
         args.out.write_text(json.dumps(numbers(divergences)))
     else:

@@ -8,7 +8,7 @@ from signal import Signals
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.identity import digest
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
-from mirrorpo.core.protocols import Tracker
+from mirrorpo.core.protocols import CatchesUp, LimitsCalls
 from mirrorpo.core.seeds import seed_globals
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.device import device_name, named_device, prepare, stopwatch
@@ -17,6 +17,7 @@ from mirrorpo.run import checkpoint
 from mirrorpo.run.folder import RunFolder, timestamp, write_atomic
 from mirrorpo.run.inputs import refuse_other_inputs
 from mirrorpo.run.lifecycle import enter, finish, lifecycle
+from mirrorpo.run.mirror import LIMIT_S, Mirror
 from mirrorpo.run.preemption import Preempted, StopRequest
 from mirrorpo.run.provenance import provenance
 from mirrorpo.run.tracking import NoTracker
@@ -64,17 +65,21 @@ class Trainer:
             "ranks": self.ranks.world_size,
             **made_by,
         }
-        tracker = (self.components.tracking if self.ranks.first else NoTracker()).build()
-        with lifecycle(self.cell, self.folder, launch, tracker), self.ranks.propagate_failure(Preempted):
+        mirror = self._mirror()
+        requeues = self.stop_request if self.ranks.first else None
+        with (
+            lifecycle(self.cell, self.folder, launch, mirror, requeues),
+            self.ranks.propagate_failure(Preempted),
+        ):
             run = RunSettings.of(self.cell.config)
             prepare(threads=run.threads, deterministic=run.deterministic)
             seed_globals(run.seed)
             loaded = Loader(components=self.components, device=device, ranks=self.ranks).load()
             self._identify(loaded)
-            self._start(tracker)
-            self._train(loaded, run, tracker, made_by["code"])
+            self._start(mirror)
+            self._train(loaded, run, mirror, made_by["code"])
 
-    def _train(self, loaded: LoadedRun, run: RunSettings, tracker: Tracker, code: str) -> None:
+    def _train(self, loaded: LoadedRun, run: RunSettings, mirror: Mirror, code: str) -> None:
         evaluation = EvaluationSettings.of(self.cell.config)
         checkpoints = self._checkpoints(loaded, run, evaluation)
         resumed = checkpoints.resume(self.folder, code)
@@ -85,7 +90,7 @@ class Trainer:
             self._say(display, loaded, resumed, launches)
             recorder = Recorder(
                 folder=self.folder,
-                tracker=tracker,
+                tracker=mirror,
                 display=display,
                 loaded=loaded,
                 evaluation=evaluation,
@@ -138,9 +143,18 @@ class Trainer:
             evaluation=evaluation,
         )
 
-    def _start(self, tracker: Tracker) -> None:
+    def _mirror(self) -> Mirror:
+        spec = self.components.tracking if self.ranks.first else NoTracker()
+        tracker = spec.build()
+        return Mirror(
+            tracker,
+            limit_s=spec.limit_s if isinstance(spec, LimitsCalls) else LIMIT_S,
+            catch_up=tracker.catch_up if isinstance(tracker, CatchesUp) else None,
+        )
+
+    def _start(self, mirror: Mirror) -> None:
         name = f"{self.cell.label}/seed={self.cell.config['seed']}"
-        tracker.start(
+        mirror.start(
             run_id=self.cell.run_id, name=name, config=self.cell.config, folder=str(self.folder.path)
         )
 
