@@ -422,7 +422,9 @@ def test_what_changes_no_input_makes_no_other_run(fifty: World) -> None:
         lambda: (root / "model/training_args.bin").write_bytes(b"1"),
         lambda: (root / "own/unrelated.py").write_text("x = 1\n"),
         moved,
-        lambda: replace(fifty.cell, config=dict(reversed(fifty.cell.config.items()))),
+        lambda: replace(
+            fifty.cell, config={key: fifty.cell.config[key] for key in reversed([*fifty.cell.config])}
+        ),
     ]
     for number, change in enumerate(same):
         cell = change()

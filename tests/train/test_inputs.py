@@ -43,9 +43,8 @@ def of(name: str, **settings: Any) -> Any:
 
 def read(name: str) -> dict[str, Any]:
     node = OmegaConf.load(CONF / f"{name}.yaml")
-    node.pop("defaults", None)
-    node.root = None
-    return OmegaConf.to_container(node)  # type: ignore[return-value]
+    settings: Any = OmegaConf.to_container(node)
+    return {key: value for key, value in settings.items() if key != "defaults"} | {"root": None}
 
 
 def test_datasets_say_which_files_they_read(tmp_path: Path) -> None:
