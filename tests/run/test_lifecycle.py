@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import ROOT, SMALL, environment, folder, manifest, succeeded
+from cli import ROOT, SMALL, environment, folder, manifest, succeeded, train
 
 from mirrorpo.config.cell import Cell
 from mirrorpo.run.folder import RunFolder, RunState
@@ -188,6 +188,11 @@ def test_a_job_that_is_cancelled_while_its_run_hands_over_stays_cancelled(
 
 
 def test_a_cell_resumed_under_other_code_ends_stale_and_is_started_anew_on_request(tmp_path: Path) -> None:
+    cell = (*SMALL, "steps=2", "eval_questions=0", f"out={tmp_path / 'out'}")
+    succeeded(train(*cell, cwd=tmp_path))
+    run = folder(tmp_path / "out")
+    assert manifest(run)["state"] == "done" and len(manifest(run)["codes"]) == 1
+
     copy = tmp_path / "copy"
     kept = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("src", "conf", "sweeps"):
@@ -206,19 +211,15 @@ def test_a_cell_resumed_under_other_code_ends_stale_and_is_started_anew_on_reque
             check=False,
         )
 
-    grid = (str(copy / "train.py"), "-m", "seed=0", *SMALL, "eval_questions=0", f"out={tmp_path / 'out'}")
-    succeeded(go(*grid, "steps=3"))
-    run = folder(tmp_path / "out")
-    assert manifest(run)["state"] == "done" and len(manifest(run)["codes"]) == 1
-
-    # As if killed behind step 2, and the code then edited.
-    shutil.rmtree(run / "checkpoints" / "step_000003")
+    # As if killed behind step 1, and the code then edited.
+    shutil.rmtree(run / "checkpoints" / "step_000002")
     RunFolder(run).update_manifest(state=RunState.RUNNING)
     with (copy / "src" / "mirrorpo" / "loss.py").open("a") as file:
         file.write("# edited\n")
-    succeeded(go(*grid, "steps=3"))
+    grid = (str(copy / "train.py"), "-m", "seed=0", *cell)
+    succeeded(go(*grid), said=["resuming after step 1 of 2"])
     assert manifest(run)["state"] == "stale" and len(manifest(run)["codes"]) == 2
-    assert go(*grid, "steps=3").stdout.count("stale already, nothing to do") == 1
+    assert go(*grid).stdout.count("stale already, nothing to do") == 1
 
     status = ("-m", "mirrorpo.status", str(tmp_path / "out" / "single"))
     assert "stale" in go(*status).stdout and "nothing to do" in go(*status, "retry").stdout

@@ -130,7 +130,7 @@ def test_a_scontrol_that_is_ended_with_its_job_has_queued_it_again(
 
 
 # Without a checkpoint of its own before the end.
-OVERRIDES = (*SMALL, "steps=5", "checkpoint_every=100")
+OVERRIDES = (*SMALL, "steps=5", "eval_questions=0", "checkpoint_every=100")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -82,6 +83,16 @@ class DeclaresEvaluationOnly(Protocol):
 
     @property
     def evaluation_only(self) -> bool: ...
+
+
+@runtime_checkable
+class DeclaresFiles(Protocol):
+    """A dataset that says which files a split is read from; none where it is made by templates or by the hub.
+
+    A finished run is then recognised by their bytes, and its data need not be loaded for that.
+    """
+
+    def files(self, split: Split) -> Sequence[Path]: ...
 
 
 @runtime_checkable

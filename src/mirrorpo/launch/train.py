@@ -16,6 +16,7 @@ from mirrorpo.config import compose, paths
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.schema import register
+from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.mirror import bounded_exit
 from mirrorpo.run.preemption import Preempted, StopRequest
@@ -41,6 +42,8 @@ def run(cfg: DictConfig) -> None:
         cell = compose.cell_of(cfg)
         folder = RunFolder(cell.folder)
         folder.refuse_other_config(cell)
+        for note in SameInputs()(cell, folder):
+            print(f"note: {note}")
         if folder.finished():
             print(f"{folder.manifest()['state']} already, nothing to do: {folder.path}")
             return

@@ -15,6 +15,7 @@ from mirrorpo.distributed.device import device_name, named_device, prepare, stop
 from mirrorpo.distributed.fsdp import full_state_dict
 from mirrorpo.run import checkpoint
 from mirrorpo.run.folder import RunFolder, timestamp, write_atomic
+from mirrorpo.run.inputs import refuse_other_inputs
 from mirrorpo.run.lifecycle import enter, finish, lifecycle
 from mirrorpo.run.mirror import LIMIT_S, Mirror
 from mirrorpo.run.preemption import Preempted, StopRequest
@@ -22,6 +23,7 @@ from mirrorpo.run.provenance import provenance
 from mirrorpo.run.tracking import NoTracker
 from mirrorpo.train.build import Components, notes
 from mirrorpo.train.display import Display
+from mirrorpo.train.inputs import input_files, loaded_inputs
 from mirrorpo.train.loaded import LoadedRun, Loader, circumstances, render
 from mirrorpo.train.recorder import Recorder
 from mirrorpo.train.state import Checkpoints, Resumed
@@ -159,10 +161,19 @@ class Trainer:
     def _identify(self, loaded: LoadedRun) -> None:
         # What the numbers depend on beside the config is written down; a resumed run has to find the same.
         depends_on = circumstances(self.components, loaded, loaded.policy.device, self.ranks)
-        if checkpoint.complete_names(RunFolder(self.cell.folder).checkpoints):
-            self.folder.refuse_other_circumstances(depends_on)
         questions, reward = loaded.questions, self.components.reward
         first = render(self.components, loaded.policy, [*questions.train, *questions.evaluation][0])
+        prompts = digest({"prompts": [*(prompt.text for prompt in loaded.rendered), first.text]})
+        config, dataset = self.cell.config, self.components.dataset
+        inputs, files = self.ranks.broadcast_from_rank0(
+            lambda: (
+                loaded_inputs(config, questions.content, prompts),
+                input_files(dataset, config, questions.content),
+            )
+        )
+        if checkpoint.complete_names(RunFolder(self.cell.folder).checkpoints):
+            self.folder.refuse_other_circumstances(depends_on)
+            refuse_other_inputs(self.folder, inputs)
         parameters = list(loaded.policy.network.parameters())
         self.folder.update_manifest(
             **depends_on,
@@ -172,8 +183,10 @@ class Trainer:
             prompt={
                 "example": first.text,
                 "ids": first.ids,
-                "hash": digest({"prompts": [*(prompt.text for prompt in loaded.rendered), first.text]}),
+                "hash": prompts,
             },
+            inputs=inputs,
+            input_files=files,
             parameters={
                 "all": sum(parameter.numel() for parameter in parameters),
                 "trained": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
