@@ -432,9 +432,16 @@ def serve(delay_s: float = 0.0) -> Iterator[Server]:
 
 
 def main() -> None:
-    """A server as a process: prints its address, then every run's state and steps for each line that it reads."""
-    with serve() as server:
+    """A server as a process, every answer of which takes the seconds that it is given.
+
+    Prints its address, then every run's state and steps for each line that it reads.
+    """
+    with serve(delay_s=float(sys.argv[1])) as server:
         print(server.url, flush=True)
         for _ in sys.stdin:
             for run in server.runs.values():
                 print(run["state"], *(row["_step"] for row in run["history"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

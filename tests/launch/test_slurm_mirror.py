@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-LOGGED = "import sys; from wandb_server import main; main()"
 CELL = (
     *(word for word in SMALL if word != "tracking=none"),
     "tracking.mode=online",
@@ -93,11 +92,10 @@ def until(condition: Callable[[], object], what: str, seconds: float = 240) -> f
 def running(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     monkeypatch.setenv("SLURM_CONF", str(cluster.config))
     with subprocess.Popen(
-        [sys.executable, "-c", LOGGED],
+        [sys.executable, str(TRAIN.parent / "tests" / "wandb_server.py"), "0"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     ) as server:
         try:
             assert server.stdout is not None

@@ -137,7 +137,7 @@ class WandBRun:
     def catch_up(self) -> str:
         """The command that sends what the server lacks."""
         here = Path(self.run.dir).parent if self.run is not None else self.folder / "wandb" / "*run-*"
-        return f"`wandb sync {here}`"
+        return f"`wandb sync --include-online {here}`"
 
     def _mode(self) -> Literal["online", "offline", "disabled"]:
         if self.settings.mode != "auto":
