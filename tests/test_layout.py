@@ -22,6 +22,7 @@ TESTED_BY = {
     "config/identity": "config/test_config.py",
     "config/schema": "config/test_config.py",
     "core/shapes": "conftest.py",
+    "core/network": "model/test_load.py",
     "core/protocols": "test_axes.py",
     "launch/evolution_sweeper": "launch/test_evolution.py",
     "launch/grid": "launch/test_launcher.py",

@@ -16,14 +16,14 @@ from completions import completion_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from rows import CONF, names
+from small_models import TINY, model_of, network_of
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.masked import mean_one
-from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import build_penalty
 from mirrorpo.train.learner import Learner, ScoredBatch, TokenCredit
@@ -62,28 +62,12 @@ def choice(axis: str, name: str) -> Any:
     return build_penalty(node) if axis == "divergence" else instantiate(node, _convert_="all")
 
 
-def network(seed: int) -> Qwen3ForCausalLM:
-    config = Qwen3Config(
-        vocab_size=11,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=32,
-        tie_word_embeddings=False,
-        initializer_range=0.3,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Qwen3ForCausalLM._from_config(config, dtype=torch.float64, attn_implementation="sdpa")
+def network(seed: int) -> PreTrainedModel:
+    shape = {**TINY, "vocab_size": 11, "tie_word_embeddings": False, "initializer_range": 0.3}
+    return network_of("qwen3", seed, dtype=torch.float64, **shape)
 
 
-def near(start: Qwen3ForCausalLM, seed: int) -> Qwen3ForCausalLM:
+def near(start: PreTrainedModel, seed: int) -> PreTrainedModel:
     """A policy some updates away."""
     moved, draw = network(0), torch.Generator().manual_seed(seed)
     moved.load_state_dict(start.state_dict())
@@ -93,19 +77,7 @@ def near(start: Qwen3ForCausalLM, seed: int) -> Qwen3ForCausalLM:
     return moved
 
 
-def language_model(net: Qwen3ForCausalLM) -> LanguageModel:
-    # float32 stands for "no autocast"; the network itself computes in float64.
-    return LanguageModel(
-        network=net,
-        tokenizer=None,
-        eos_ids=frozenset({1}),
-        pad_id=0,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
-
-
-def naive_logprobs(net: Qwen3ForCausalLM) -> list[Tensor]:
+def naive_logprobs(net: PreTrainedModel) -> list[Tensor]:
     """For each completion, [tokens, vocabulary]: the full logits of one unpadded sequence."""
     out = []
     for prompt, completion, _, _ in ROLLOUT:
@@ -117,9 +89,9 @@ def naive_logprobs(net: Qwen3ForCausalLM) -> list[Tensor]:
 class World(NamedTuple):
     """The networks and what the naive reference reads off them, once for all cells."""
 
-    policy: Qwen3ForCausalLM
-    reference: Qwen3ForCausalLM
-    old: Qwen3ForCausalLM
+    policy: PreTrainedModel
+    reference: PreTrainedModel
+    old: PreTrainedModel
     batch: RolloutBatch
     weights: Tensor
     log_p: list[Tensor]
@@ -154,7 +126,7 @@ def world() -> World:
 class Recorder:
     """An optimiser that keeps every update's gradient and moves nothing."""
 
-    def __init__(self, net: Qwen3ForCausalLM) -> None:
+    def __init__(self, net: PreTrainedModel) -> None:
         self.net, self.gradients = net, []
 
     def step(self, lr: float) -> None:
@@ -172,7 +144,7 @@ class Recorder:
 
 def learner(
     world: World,
-    live: Qwen3ForCausalLM,
+    live: PreTrainedModel,
     algo: str,
     divergence: str,
     *,
@@ -182,8 +154,8 @@ def learner(
     prefix_sharing: str,
 ) -> Learner:
     return Learner(
-        policy=language_model(live),
-        reference=language_model(world.reference),
+        policy=model_of(live),
+        reference=model_of(world.reference),
         optimiser=Recorder(live),
         algo=choice("algo", algo),
         penalty=replace(choice("divergence", divergence), scope=scope),

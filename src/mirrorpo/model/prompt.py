@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from mirrorpo.core.network import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +25,7 @@ class ChatPrompt:
 
     template: Mapping[str, object]
 
-    def __call__(self, tokenizer: Any, *, system: str, user: str, question: str) -> Rendered:
+    def __call__(self, tokenizer: Tokenizer, *, system: str, user: str, question: str) -> Rendered:
         if not tokenizer.chat_template:
             raise ValueError(
                 "model.prompt is ChatPrompt, but the tokenizer has no chat template: use "
@@ -56,7 +57,7 @@ class PlainPrompt:
 
     instruct: bool
 
-    def __call__(self, tokenizer: Any, *, system: str, user: str, question: str) -> Rendered:
+    def __call__(self, tokenizer: Tokenizer, *, system: str, user: str, question: str) -> Rendered:
         text = question + "\n"
         if self.instruct:
             parts = (system, user.replace("{question}", question))

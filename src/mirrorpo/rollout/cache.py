@@ -1,10 +1,17 @@
 """A key-value cache that grows in blocks, where the one of `transformers` copies itself at every token."""
 
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
+
+
+@runtime_checkable
+class Repeats(Protocol):
+    """A layer of a cache whose rows can be repeated."""
+
+    def batch_repeat_interleave(self, repeats: int) -> None: ...
 
 
 class Blocks(DynamicLayer):
@@ -16,9 +23,10 @@ class Blocks(DynamicLayer):
         block: places that are added when there are none left.
     """
 
-    def __init__(self, layer: Any, repeats: int, block: int) -> None:
+    def __init__(self, layer: DynamicLayer, repeats: int, block: int) -> None:
         super().__init__()
         self.block, self.is_initialized = block, True
+        assert layer.keys is not None and layer.values is not None
         self._stores = [
             self._store(filled, filled.shape[0] * repeats, block) for filled in (layer.keys, layer.values)
         ]
@@ -27,7 +35,7 @@ class Blocks(DynamicLayer):
         self._shown = self._show(len(self._stores[0]), layer.keys.shape[2])
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """The keys and values with the new ones behind them, [B, heads, length, size]."""
         rows, _, length, _ = self._shown[0].shape
@@ -63,7 +71,7 @@ class Blocks(DynamicLayer):
         return keys, values
 
 
-def in_blocks(cache: Any, repeats: int, block: int) -> Cache:
+def in_blocks(cache: Cache, repeats: int, block: int) -> Cache:
     """A filled cache with each of its rows `repeats` times, its plain layers growing in blocks from here on.
 
     Layers of another kind, that slide or keep a state, only have their rows repeated.
@@ -73,6 +81,7 @@ def in_blocks(cache: Any, repeats: int, block: int) -> Cache:
         if type(layer) is DynamicLayer:
             layers.append(Blocks(layer, repeats, block))
         else:
+            assert isinstance(layer, Repeats)
             layer.batch_repeat_interleave(repeats)
             layers.append(layer)
     return Cache(layers=layers)

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from mirrorpo.core.batch import Completion, RolloutRequest
 from mirrorpo.core.cut import TAKE_A_MASK
@@ -14,6 +15,7 @@ from mirrorpo.rollout.cache import Blocks, in_blocks
 from mirrorpo.rollout.collate import pad
 from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.sampling import draw
+from mirrorpo.rollout.weights import network_config, plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,7 +145,7 @@ class Native:
             cache=cache,
             depth=ids.shape[1],
             numbers=numbers,
-            mask=_additive(seen, logits.dtype) if _takes_additive(model.network, cache) else seen,
+            mask=_additive(seen, logits.dtype) if _takes_additive(model, cache) else seen,
             position=present.sum(dim=1).repeat_interleave(group_size)[:, None],
             ends=torch.tensor(sorted(model.eos_ids), device=device),
             alive=torch.arange(count, device=device),
@@ -168,7 +170,7 @@ class _Rows:
         tokens, logprobs: the results, of all rows.
     """
 
-    cache: Any
+    cache: Cache
     depth: int
     numbers: Tensor
     mask: Tensor
@@ -216,12 +218,12 @@ def _closed_up(done: Tensor) -> Tensor:
     return order
 
 
-def _takes_additive(network: Any, cache: Any) -> bool:
+def _takes_additive(model: GenerativeModel, cache: Cache) -> bool:
     # One mask for all layers, and a decoder that reads nothing else (positions, ALiBi) off it.
     return (
         all(type(layer) is Blocks for layer in cache.layers)
-        and network.config._attn_implementation in TAKE_A_MASK
-        and bool(getattr(network, "_supports_attention_backend", False))
+        and network_config(model)._attn_implementation in TAKE_A_MASK
+        and bool(getattr(plain(model), "_supports_attention_backend", False))
     )
 
 
