@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -33,6 +33,13 @@ def noise(seed: int, count: int) -> Tensor:
     return torch.randn(count, dtype=torch.float64, generator=generator(seed, "es"))
 
 
+class _Generation(TypedDict):
+    # What is read of a generation's file.
+    mean: list[float]
+    sigma: float
+    positivity: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """380 numbers from a search's generation: positive(mean + sign sigma noise).
@@ -49,9 +56,9 @@ class Candidate:
         ValueError: if the file cannot be read or is no generation, or for another sign.
 
     Example:
-        >>> one = Candidate(generation="mirrorpo:generation", noise=1, sign=1)
-        >>> other = Candidate(generation="mirrorpo:generation", noise=1, sign=-1)
-        >>> bool((one.values > 0).all() and (one.values != other.values).any()), one.signed
+        >>> plus = Candidate(generation="mirrorpo:generation", noise=1, sign=1)
+        >>> minus = Candidate(generation="mirrorpo:generation", noise=1, sign=-1)
+        >>> bool((plus.values > 0).all() and (plus.values != minus.values).any()), plus.signed
         (True, False)
 
     References:
@@ -85,16 +92,17 @@ class Candidate:
         return forward(mean + self.sign * file["sigma"] * noise(self.noise, len(mean)))
 
     @cached_property
-    def _file(self) -> dict[str, Any]:
+    def _file(self) -> _Generation:
         where = f"divergence.potential.parameters.generation={self.generation}"
         try:
-            found = json.loads(map_file(self.generation).read_text(encoding="utf-8"))
+            content = json.loads(map_file(self.generation).read_text(encoding="utf-8"))
+            generation = cast("_Generation", content)
             good = (
-                len(found["mean"]) == 380
-                and all(map(math.isfinite, found["mean"]))
-                and 0 <= found["sigma"] < math.inf
+                len(generation["mean"]) == 380
+                and all(map(math.isfinite, generation["mean"]))
+                and 0 <= generation["sigma"] < math.inf
+                and generation["positivity"] in POSITIVITY
             )
-            good = good and found["positivity"] in POSITIVITY
         except OSError as error:
             raise ValueError(
                 f"{where}: cannot be read ({error.strerror}); hydra/sweeper=es writes these files"
@@ -108,4 +116,4 @@ class Candidate:
                 f"{where}: needs 380 finite means, a sigma and a positivity of {', '.join(POSITIVITY)}; "
                 "hydra/sweeper=es writes these files"
             )
-        return found
+        return generation

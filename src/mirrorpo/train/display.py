@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -182,7 +182,7 @@ def readable(step: int, answers: Sequence[Answer]) -> str:
     return "\n".join(parts)
 
 
-def sample_rows(rows: Sequence[Mapping[str, Any]], count: int) -> str:
+def sample_rows(rows: Sequence[Mapping[str, object]], count: int) -> str:
     """The first answers of an evaluation, one right and one wrong among them where there are."""
     right = [row for row in rows if row["right"]]
     wrong = [row for row in rows if not row["right"]]
@@ -191,7 +191,7 @@ def sample_rows(rows: Sequence[Mapping[str, Any]], count: int) -> str:
     return "\n".join(
         (
             f"--- {row['uid']}: {'right' if row['right'] else 'wrong'}, gold "
-            f"{one_line(row['gold'])}\n{row['completion']}"
+            f"{one_line(str(row['gold']))}\n{row['completion']}"
         )
         for row in picked
     )
