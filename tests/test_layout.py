@@ -29,6 +29,8 @@ TESTED_BY = {
     "core/span": "weighting/test_spans.py",
     "divergence/penalty": "train/test_build.py",
     "launch/job_settings": "launch/test_slurm.py",
+    "reward/idle_workers": "reward/sandbox/test_pool.py",
+    "reward/math/comparison": "reward/math/test_verifier.py",
     "reward/plain": "train/test_foreign_parts.py",
     "rollout/nucleus": "train/test_build.py",
     "train/loaded": "train/test_trainer.py",
