@@ -98,5 +98,5 @@ def restore_global_state(state: GlobalState) -> None:
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
     # It may have been taken where there were more devices, or fewer.
-    for device, taken in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
-        torch.cuda.set_rng_state(taken, device)
+    for device, rng_state in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(rng_state, device)

@@ -93,11 +93,11 @@ class Candidate:
 
     @cached_property
     def _file(self) -> _Generation:
-        where = f"divergence.potential.parameters.generation={self.generation}"
+        setting = f"divergence.potential.parameters.generation={self.generation}"
         try:
             content = json.loads(map_file(self.generation).read_text(encoding="utf-8"))
             generation = cast("_Generation", content)
-            good = (
+            valid = (
                 len(generation["mean"]) == 380
                 and all(map(math.isfinite, generation["mean"]))
                 and 0 <= generation["sigma"] < math.inf
@@ -105,15 +105,15 @@ class Candidate:
             )
         except OSError as error:
             raise ValueError(
-                f"{where}: cannot be read ({error.strerror}); hydra/sweeper=es writes these files"
+                f"{setting}: cannot be read ({error.strerror}); hydra/sweeper=es writes these files"
             ) from error
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"{where}: is no generation of a search ({error}); hydra/sweeper=es writes these files"
+                f"{setting}: is no generation of a search ({error}); hydra/sweeper=es writes these files"
             ) from error
-        if not good:
+        if not valid:
             raise ValueError(
-                f"{where}: needs 380 finite means, a sigma and a positivity of {', '.join(POSITIVITY)}; "
+                f"{setting}: needs 380 finite means, a sigma and a positivity of {', '.join(POSITIVITY)}; "
                 "hydra/sweeper=es writes these files"
             )
         return generation

@@ -160,10 +160,10 @@ class LanguageModel:
         present = torch.ones_like(ids, dtype=torch.bool)
         with torch.no_grad(), evaluating(self.network), self.computing():
             output = self.network(input_ids=ids, attention_mask=present.long(), use_cache=False)
-            theirs = output.logits[0].float()
+            network_logits = output.logits[0].float()
             positions = torch.arange(8, device=self.device)[None]
-            ours = self.head(1.0).logits(self.hidden(ids, present, positions)[0])
-        gap = float((ours - theirs).abs().max())
+            head_logits = self.head(1.0).logits(self.hidden(ids, present, positions)[0])
+        gap = float((head_logits - network_logits).abs().max())
         if gap > (1e-3 if self.dtype == torch.float32 else 0.25):
             name = type(self.causal_lm).__name__
             raise ValueError(

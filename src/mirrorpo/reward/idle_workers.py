@@ -18,8 +18,8 @@ Worker = TypeVar("Worker", bound=Closes)
 
 
 @dataclass(slots=True)
-class Place(Generic[Worker]):
-    """Room for a worker; without one, whoever holds the place may start one and leave it there."""
+class Slot(Generic[Worker]):
+    """Room for a worker; without one, whoever holds the slot may start one and leave it there."""
 
     worker: Worker | None
 
@@ -31,38 +31,38 @@ class Place(Generic[Worker]):
 
 
 class IdleWorkers(Generic[Worker]):
-    """So many places, handed out to one thread each; every worker is closed at exit.
+    """So many slots, handed out to one thread each; every worker is closed at exit.
 
     Example:
         >>> class Process:
         ...     def close(self) -> None:
         ...         print("closed")
         >>> workers: IdleWorkers[Process] = IdleWorkers([None])
-        >>> with workers.place() as place:
-        ...     place.worker = place.worker or Process()
+        >>> with workers.slot() as slot:
+        ...     slot.worker = slot.worker or Process()
         >>> workers.close()
         closed
     """
 
     def __init__(self, workers: Iterable[Worker | None]) -> None:
-        self._idle: queue.SimpleQueue[Place[Worker]] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[Slot[Worker]] = queue.SimpleQueue()
         for worker in workers:
-            self._idle.put(Place(worker))
+            self._idle.put(Slot(worker))
         self._size = self._idle.qsize()
         atexit.register(self.close)
 
     @contextmanager
-    def place(self) -> Iterator[Place[Worker]]:
-        """The next idle place, waiting for one; idle again when the block ends."""
-        place = self._idle.get()
+    def slot(self) -> Iterator[Slot[Worker]]:
+        """The next idle slot, waiting for one; idle again when the block ends."""
+        slot = self._idle.get()
         try:
-            yield place
+            yield slot
         finally:
-            self._idle.put(place)
+            self._idle.put(slot)
 
     def close(self) -> None:
-        """End every worker, waiting for those in use; whoever takes a place then may start a new one."""
+        """End every worker, waiting for those in use; whoever takes a slot then may start a new one."""
         for _ in range(self._size):
-            place = self._idle.get()
-            place.close()
-            self._idle.put(place)
+            slot = self._idle.get()
+            slot.close()
+            self._idle.put(slot)

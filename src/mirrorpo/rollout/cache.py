@@ -32,39 +32,39 @@ class Blocks(DynamicLayer):
         ]
         for store, filled in zip(self._stores, (layer.keys, layer.values), strict=True):
             store.unflatten(0, (-1, repeats))[:, :, :, : filled.shape[2]] = filled[:, None]
-        self._shown = self._show(len(self._stores[0]), layer.keys.shape[2])
+        self._views = self._view(len(self._stores[0]), layer.keys.shape[2])
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """The keys and values with the new ones behind them, [B, heads, length, size]."""
-        rows, _, length, _ = self._shown[0].shape
+        rows, _, length, _ = self._views[0].shape
         longer = length + key_states.shape[2]
         if longer > self._stores[0].shape[2]:
             grown = [
-                self._store(filled, rows, key_states.shape[2] - 1 + self.block) for filled in self._shown
+                self._store(filled, rows, key_states.shape[2] - 1 + self.block) for filled in self._views
             ]
-            for store, filled in zip(grown, self._shown, strict=True):
+            for store, filled in zip(grown, self._views, strict=True):
                 store[:, :, :length] = filled
             self._stores = grown
         for store, new in zip(self._stores, (key_states, value_states), strict=True):
             store[:rows, :, length:longer] = new
-        self._shown = self._show(rows, longer)
-        return self._shown
+        self._views = self._view(rows, longer)
+        return self._views
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Only the rows at `indices`; those that keep their place are not moved."""
         moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero().squeeze(1)
-        length = self._shown[0].shape[2]
+        length = self._views[0].shape[2]
         for store in self._stores:
             store[moved, :, :length] = store[indices[moved], :, :length]
-        self._shown = self._show(len(indices), length)
+        self._views = self._view(len(indices), length)
 
     @staticmethod
     def _store(filled: Tensor, rows: int, spare: int) -> Tensor:
         return filled.new_empty(rows, filled.shape[1], filled.shape[2] + spare, filled.shape[3])
 
-    def _show(self, rows: int, length: int) -> tuple[Tensor, Tensor]:
+    def _view(self, rows: int, length: int) -> tuple[Tensor, Tensor]:
         keys, values = (store[:rows, :, :length] for store in self._stores)
         # What the rest of a cache reads.
         self.keys, self.values = keys, values

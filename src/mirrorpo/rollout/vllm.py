@@ -148,7 +148,7 @@ class Colocated:
                 return []
             if self.sleep and running.weights is not None:
                 running.llm.wake_up()
-            self._give(running, model)
+            self._load_weights(running, model)
             answers = running.llm.generate(
                 [{"prompt_token_ids": list(request.prompt_ids[group])} for group in groups],
                 [
@@ -182,15 +182,15 @@ class Colocated:
             _STARTED[key] = Running(llm=_start(self, model), weights=None)
         return _STARTED[key]
 
-    def _give(self, running: Running, model: GenerativeModel) -> None:
-        now = fingerprint(model)
-        if now != running.weights:
+    def _load_weights(self, running: Running, model: GenerativeModel) -> None:
+        current = fingerprint(model)
+        if current != running.weights:
             running.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": merged(model)})
             if model.device.type == "cpu":
                 running.llm.apply_model(_pack_head)
             # Keys and values of the prompts are the old weights'.
             running.llm.reset_prefix_cache()
-            running.weights = now
+            running.weights = current
 
 
 def _library(device: str) -> ModuleType:

@@ -20,7 +20,7 @@ from mirrorpo.rollout.request import group_completions, sampling_settings
 from mirrorpo.rollout.weights import fingerprint, merged, network_config
 
 # What each server was given last, by this process; another process's server is no concern of it.
-_GIVEN: dict[str, tuple[int, ...]] = {}
+_SERVER_WEIGHTS: dict[str, tuple[int, ...]] = {}
 
 
 class _Logprobs(TypedDict):
@@ -90,9 +90,9 @@ class Served:
         groups = request.groups
         if not groups:
             return []
-        self._give(model)
+        self._send_weights(model)
 
-        def ask(group: int) -> list[tuple[list[int], list[float]]]:
+        def sample(group: int) -> list[tuple[list[int], list[float]]]:
             body = sampling_settings(request, model, group, self.top_p) | {
                 "prompt": list(request.prompt_ids[group]),
                 "add_special_tokens": False,
@@ -103,7 +103,7 @@ class Served:
             return [(choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices]
 
         with ThreadPoolExecutor(self.connections) as pool:
-            answers = list(pool.map(ask, groups))
+            answers = list(pool.map(sample, groups))
         if self.sleep:
             self._post("/sleep?level=1", {})
         completions: list[Completion] = []
@@ -111,13 +111,13 @@ class Served:
             completions += group_completions(request, model, group, drawn)
         return completions
 
-    def _give(self, model: GenerativeModel) -> None:
-        if self.url not in _GIVEN:
+    def _send_weights(self, model: GenerativeModel) -> None:
+        if self.url not in _SERVER_WEIGHTS:
             self._refuse_other_settings(model)
         elif self.sleep:
             self._post("/wake_up", {})
-        now = fingerprint(model)
-        if now == _GIVEN.get(self.url):
+        current = fingerprint(model)
+        if current == _SERVER_WEIGHTS.get(self.url):
             return
         folder = Path(self.weights).absolute()
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ class Served:
         self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
         # Keys and values of the prompts are the old weights'.
         self._post("/reset_prefix_cache", {})
-        _GIVEN[self.url] = now
+        _SERVER_WEIGHTS[self.url] = current
 
     def _refuse_other_settings(self, model: GenerativeModel) -> None:
         config = cast("_ServerInfo", self._post("/server_info?config_format=json", None))["vllm_config"]

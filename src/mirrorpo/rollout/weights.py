@@ -53,11 +53,11 @@ def merged(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
     }
     with model.computing():
         on = {name for name, module in adapted.items() if not module.disable_adapters}
-    seen: set[int] = set()
+    pointers: set[int] = set()
     for key, tensor in weights(network).items():
-        if ".lora_" in key or tensor.data_ptr() in seen:
+        if ".lora_" in key or tensor.data_ptr() in pointers:
             continue
-        seen.add(tensor.data_ptr())
+        pointers.add(tensor.data_ptr())
         name = key.replace(".base_layer.", ".")
         if name in on:
             module = adapted[name]

@@ -88,7 +88,7 @@ def requeue_or_exit(preempted: Preempted, folder: RunFolder, first: bool = True)
 
     Whoever sent SIGTERM either starts the job again itself (a preemption) or does not want it (scancel).
     """
-    if preempted.asked == signal.SIGTERM or not first:
+    if preempted.requested == signal.SIGTERM or not first:
         problem = None
     elif fruitless(folder.manifest()["launches"]):
         problem = "no step was finished in its last three launches: give its job more time"
@@ -98,4 +98,4 @@ def requeue_or_exit(preempted: Preempted, folder: RunFolder, first: bool = True)
         folder.update_manifest(state=RunState.FAILED, error=problem)
         print(f"error: {problem}", file=sys.stderr)
     print(f"\n{preempted}")
-    return 128 + preempted.asked if preempted.asked == signal.SIGTERM else os.EX_TEMPFAIL
+    return 128 + preempted.requested if preempted.requested == signal.SIGTERM else os.EX_TEMPFAIL

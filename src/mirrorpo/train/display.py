@@ -92,8 +92,8 @@ class Display:
             or any(name.startswith("eval/") for name in numbers)
         )
         if self._enabled and not self._bar and due:
-            left = (self._steps - step) * seconds
-            self.say(f"step {step}/{self._steps}  {text}  {seconds:.1f} s/step  left {left:.0f} s")
+            remaining_s = (self._steps - step) * seconds
+            self.say(f"step {step}/{self._steps}  {text}  {seconds:.1f} s/step  left {remaining_s:.0f} s")
 
     def close(
         self,

@@ -108,7 +108,7 @@ class Checkpoints:
         return resumed
 
     def _recorded(self, folder: RunFolder, step: int) -> bool:
-        return folder.recorded(step, lambda done: self.evaluation.due(done, self.run.steps))
+        return folder.recorded(step, lambda recorded: self.evaluation.due(recorded, self.run.steps))
 
     def _restored(self, state: RunState, code: str) -> Resumed:
         self.learner.policy.network.load_state_dict(state["weights"], strict=False)

@@ -191,8 +191,8 @@ def test_a_real_hang_is_killed() -> None:
 def test_a_worker_is_light(pool: Pool) -> None:
     before = children()
     pool([("1", "1")])
-    with pool._workers.place() as place:
-        worker = place.worker
+    with pool._workers.slot() as slot:
+        worker = slot.worker
     assert worker is not None and worker.process.pid in before | children()
     proc = Path(f"/proc/{worker.process.pid}")
     assert "torch" not in (proc / "maps").read_text()
@@ -238,8 +238,8 @@ def test_no_worker_outlives_its_program(ending: str, answer: str) -> None:
 import os, threading, time
 pool = Pool(1, 1.0)
 pool([("5", "5")])
-with pool._workers.place() as place:
-    worker = place.worker
+with pool._workers.slot() as slot:
+    worker = slot.worker
 print(worker.process.pid, flush=True)
 threading.Thread(target=pool, args=([("5", {answer!r})],)).start()
 time.sleep(0.5)

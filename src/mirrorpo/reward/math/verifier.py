@@ -98,16 +98,16 @@ class Pool:
         self._workers.close()
 
     def _judge(self, pair: tuple[str, str]) -> Comparison:
-        with self._workers.place() as place:
-            if place.worker is not None and place.worker.process.poll() is not None:
-                place.close()
-            worker = place.worker = place.worker or Worker(self.command)
+        with self._workers.slot() as slot:
+            if slot.worker is not None and slot.worker.process.poll() is not None:
+                slot.close()
+            worker = slot.worker = slot.worker or Worker(self.command)
             comparison = worker.ask(*pair, self.timeout_s)
             if comparison is None:
                 log.warning(
                     "verifier killed after %s s or crashed on gold %.80r, answer %.80r", self.timeout_s, *pair
                 )
-                place.close()
+                slot.close()
             return comparison or "unverifiable"
 
 

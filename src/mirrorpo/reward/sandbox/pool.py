@@ -61,9 +61,9 @@ class Sandbox:
     def _run(self, tasks: Sequence[ProgramTask]) -> list[ProgramReport]:
         reports: list[ProgramReport] = []
         failures = 0
-        with self._workers.place() as place:
+        with self._workers.slot() as slot:
             while len(reports) < len(tasks):
-                worker = place.worker = place.worker or Worker(
+                worker = slot.worker = slot.worker or Worker(
                     self.bounds,
                     bubblewrap=self.mechanism.bubblewrap,
                     landlock=bool(self.mechanism.landlock),
@@ -78,7 +78,7 @@ class Sandbox:
                     "a sandbox worker broke on a program of %d characters and was replaced",
                     len(broken.source),
                 )
-                place.close()
+                slot.close()
                 # What ran before may have broken it; a program that breaks two, a fresh one the second time,
                 # is judged by none.
                 failures = 1 if len(reports) > before else failures + 1
