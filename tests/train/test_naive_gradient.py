@@ -183,32 +183,21 @@ def our_gradients(
     prefix_sharing: str = "never",
 ) -> list[list[Tensor]]:
     """Each update's gradient; with one update the old policy is the live one, else it is `world.old`."""
-    at_rollout = world.policy if updates == 1 else world.old
-    scored = learner(
-        world,
-        at_rollout,
-        algo,
-        divergence,
-        scope=scope,
-        updates=updates,
-        window=window,
-        prefix_sharing=prefix_sharing,
-    ).rescore(world.batch)
+    settings = {
+        "algo": algo,
+        "divergence": divergence,
+        "scope": scope,
+        "updates": updates,
+        "window": window,
+        "prefix_sharing": prefix_sharing,
+    }
+    scored = learner(world, world.policy if updates == 1 else world.old, **settings).rescore(world.batch)
     batch = scored.batch
     if updates > 1:
         batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
     if choice("divergence", divergence).reads == "sampled":
         batch = batch.with_(anchor_logprobs=in_float64(anchor(world, divergence, updates), batch))
-    student = learner(
-        world,
-        world.policy,
-        algo,
-        divergence,
-        scope=scope,
-        updates=updates,
-        window=window,
-        prefix_sharing=prefix_sharing,
-    )
+    student = learner(world, world.policy, **settings)
     advantages = student.algo.advantage(batch.rewards, batch.group)
     credit = TokenCredit(advantages=advantages, weights=world.weights)
     student.learn(replace(scored, batch=batch), credit, lrs=[1.0] * updates)
@@ -230,6 +219,35 @@ def in_float64(logprobs: list[Tensor], batch: RolloutBatch) -> Tensor:
     return out
 
 
+def naive_table(world: World, divergence: str, updates: int, rows: list[int]) -> dict[str, list[list[Any]]]:
+    """What the loops of `oracles` read of each row, token by token."""
+    log_q = anchor(world, divergence, updates)
+    measure = oracles.DIVERGENCES[divergence]
+    table: dict[str, list[list[Any]]] = {
+        key: [] for key in ("logprobs", "old_logprobs", "divergences", "mask", "weights")
+    }
+    for row in rows:
+        _, completion, _, reward = ROLLOUT[row]
+        tokens = list(enumerate(completion))
+        live = [world.log_p[row][place, token] for place, token in tokens]
+        old = (
+            [value.detach() for value in live]
+            if updates == 1
+            else [world.log_old[row][place, token] for place, token in tokens]
+        )
+        table["logprobs"].append(live)
+        table["old_logprobs"].append(old)
+        table["divergences"].append(
+            [
+                measure(list(world.log_p[row][place]), list(log_q[row][place]), token, old[place])
+                for place, token in tokens
+            ]
+        )
+        table["mask"].append([reward == reward and (row, place) != (3, 2) for place, _ in tokens])
+        table["weights"].append(world.weights[row].tolist()[: len(completion)])
+    return table
+
+
 def naive_gradient(
     world: World,
     algo: str,
@@ -239,35 +257,8 @@ def naive_gradient(
     updates: int = 1,
     groups: tuple[int, ...] = (8, 5, 2),
 ) -> list[Tensor]:
-    log_q = anchor(world, divergence, updates)
-    table: dict[str, list[list[Any]]] = {
-        key: [] for key in ("logprobs", "old_logprobs", "divergences", "mask", "weights")
-    }
     rows = [row for row, (_, _, group, _) in enumerate(ROLLOUT) if group in groups]
-    for row in rows:
-        _, completion, _, reward = ROLLOUT[row]
-        live = [world.log_p[row][place, token] for place, token in enumerate(completion)]
-        table["logprobs"].append(live)
-        table["old_logprobs"].append(
-            [value.detach() for value in live]
-            if updates == 1
-            else [world.log_old[row][place, token] for place, token in enumerate(completion)]
-        )
-        table["divergences"].append(
-            [
-                oracles.DIVERGENCES[divergence](
-                    list(world.log_p[row][place]),
-                    list(log_q[row][place]),
-                    token,
-                    table["old_logprobs"][-1][place],
-                )
-                for place, token in enumerate(completion)
-            ]
-        )
-        table["mask"].append(
-            [reward == reward and (row, place) != (3, 2) for place in range(len(completion))]
-        )
-        table["weights"].append(world.weights[row].tolist()[: len(completion)])
+    table = naive_table(world, divergence, updates, rows)
     advantages = oracles.ALGORITHMS[algo][0]([row[3] for row in ROLLOUT], [row[2] for row in ROLLOUT])
     loss = oracles.loss(
         algo,
