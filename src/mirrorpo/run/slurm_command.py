@@ -1,9 +1,10 @@
 """SLURM's commands, given again while its controller does not answer. Imports no torch.
 
-A controller that is busy, restarts or fails over answers nothing for seconds to minutes. That says nothing about
-a job, so whoever asks waits and asks again, within the time that it has.
+A controller that is busy, restarts or fails over answers nothing for seconds to minutes. That says nothing
+about a job, so whoever asks waits and asks again, within the time that it has.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -115,8 +116,12 @@ def reason(result: subprocess.CompletedProcess[str]) -> str:
 
 def _tried(command: Sequence[str], limit_s: float) -> tuple[subprocess.CompletedProcess[str] | None, str]:
     """One try: its result if that is an answer, else None and what stood in the way."""
+    # An array's members in full, however many.
+    environment = {**os.environ, "SLURM_BITSTR_LEN": "0"}
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=limit_s, check=False, env=environment
+        )
     except subprocess.TimeoutExpired as error:
         printed = error.stderr.decode(errors="replace").strip() if isinstance(error.stderr, bytes) else ""
         return None, printed.splitlines()[-1] if printed else f"nothing within {limit_s:.0f} s"
