@@ -23,6 +23,7 @@ from analysis.report import render
 from analysis.report.table_cells import Table
 from analysis.study.guards import KINDS
 from analysis.study.study import METRIC, study
+from mirrorpo.config.paths import command
 
 COMMANDS = ("export", "report", "compare", "before_after", "credit", "importance")
 FORMATS: Mapping[str, Callable[[Table], str]] = {
@@ -40,7 +41,7 @@ ALLOW = f"guards to pass over, named in every table's foot: {','.join(KINDS)}"
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     out = argparse.ArgumentParser(
-        prog="python -m analysis", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=command("analysis"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = out.add_argument
     add("what", choices=COMMANDS)

@@ -31,7 +31,7 @@ class Disturbed:
     steps: int = -1
 
     @property
-    def asked(self) -> signal.Signals | None:
+    def signum(self) -> signal.Signals | None:
         self.steps += 1
         if self.how == "error" and self.steps == 1 and self.ranks.rank == self.ranks.world_size - 1:
             raise OSError("no space left on its device")

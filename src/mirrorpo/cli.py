@@ -80,7 +80,8 @@ def main() -> int | None:
     # clone that is installed as editable, analysis/ lies outside of src/.
     sys.path[:0] = [folder for folder in _import_folders() if folder not in sys.path]
     command = COMMANDS[name]
-    sys.argv = [f"mirrorpo {name}", *command.first, *arguments]
+    # A name that comes first among the arguments is not said twice in the usage line.
+    sys.argv = ["mirrorpo" if command.first else f"mirrorpo {name}", *command.first, *arguments]
     return import_module(command.module).main()
 
 

@@ -3,7 +3,7 @@
 from hydra.utils import get_class
 
 from mirrorpo.config.identity import config_hash, differences
-from mirrorpo.config.renamed import KEYS, TARGETS, first_named, renamed_words, upgraded
+from mirrorpo.config.renamed import KEYS, TARGETS, first_named, renamed_arguments, upgraded
 
 OLD = {
     "seed": 1,
@@ -37,4 +37,4 @@ def test_hashes_are_over_the_first_names() -> None:
 
 def test_words_of_the_command_line_keep_what_is_not_renamed() -> None:
     words = ["-m", "--config-dir", "mismatch", "seed=1", "algo.surrogate.high=0.3"]
-    assert renamed_words(words) == (words, {})
+    assert renamed_arguments(words) == (words, {})

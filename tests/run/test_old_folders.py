@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cli import ROOT, folder, manifest, rows, succeeded, train
 
-from mirrorpo.config.renamed import renamed_words
+from mirrorpo.config.renamed import renamed_arguments
 
 MADE = Path(__file__).parent / "made_at_47d2e08"
 
@@ -32,7 +32,7 @@ def typed(run: Path, root: Path) -> list[str]:
 def test_it_resumes_to_the_numbers_of_an_undisturbed_run(old: Path, tmp_path: Path, names: str) -> None:
     before, begun = manifest(old), (old / "metrics.jsonl").read_bytes()
     command = typed(old, tmp_path / "runs")
-    renamed, notes = renamed_words(command)
+    renamed, notes = renamed_arguments(command)
     assert set(notes) == {"coefficient", "optimiser", "tile", "logger"}
     # The model's path is relative to the repository's root.
     result = train(*(command if names == "old" else renamed), cwd=ROOT)

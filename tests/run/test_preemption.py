@@ -24,21 +24,21 @@ def handlers_as_they_were() -> Iterator[None]:
 
 
 def test_nobody_asked() -> None:
-    assert StopRequest().listen().asked is None
+    assert StopRequest().listen().signum is None
 
 
 @pytest.mark.parametrize("signum", [STOP_SIGNAL, signal.SIGTERM])
 def test_a_signal_is_noted_and_nothing_else_happens(signum: signal.Signals) -> None:
     stop_request = StopRequest().listen()
     os.kill(os.getpid(), signum)
-    assert stop_request.asked == signum
+    assert stop_request.signum == signum
 
 
 def test_sigterm_stands_over_a_later_request_to_be_queued_again() -> None:
     stop_request = StopRequest().listen()
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), STOP_SIGNAL)
-    assert stop_request.asked == signal.SIGTERM
+    assert stop_request.signum == signal.SIGTERM
 
 
 def test_a_second_sigterm_ends_the_process_at_once() -> None:
@@ -67,7 +67,7 @@ def test_a_request_that_comes_before_the_run_listens_waits_for_it() -> None:
     code = textwrap.dedent("""
         import os, sys
         from mirrorpo.launch.job import Become
-        after = "from mirrorpo.run.preemption import StopRequest; print(StopRequest().listen().asked.name)"
+        after = "from mirrorpo.run.preemption import StopRequest; print(StopRequest().listen().signum.name)"
         before = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); import sys; "
         before += "os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
         Become([sys.executable, "-c", before, after])()

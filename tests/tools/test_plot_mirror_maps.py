@@ -74,6 +74,7 @@ def test_what_does_not_compose_is_refused_with_its_reason(
     arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["mirror_maps", *arguments, "--out", str(tmp_path / "maps.png")])
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(SystemExit, match=said) as refused:
         main()
+    assert "\n" not in str(refused.value), "the report quotes its last line"
     assert not (tmp_path / "maps.png").exists()

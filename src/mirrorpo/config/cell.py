@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from mirrorpo.config.identity import config_hash, differences, digest
 from mirrorpo.config.renamed import first_named
 from mirrorpo.config.schema import resolved
+from mirrorpo.config.values import Config
 
 AXES = ("algo", "divergence", "weighting", "model", "dataset")
 
@@ -24,9 +24,9 @@ class Cell:
         settings: what differs from the named choices' own settings, the seed apart.
     """
 
-    config: Mapping[str, Any]
+    config: Config
     choices: Mapping[str, str]
-    settings: Mapping[str, Any]
+    settings: Config
 
     @property
     def label(self) -> str:
@@ -50,7 +50,7 @@ class Cell:
         return digest({"config": self.hash, "name": self.config["name"]})[:16]
 
 
-def cell(cfg: DictConfig, choices: Mapping[str, str], baseline: Mapping[str, Any]) -> Cell:
+def cell(cfg: DictConfig, choices: Mapping[str, str], baseline: Config) -> Cell:
     """The cell of a composed config; `baseline` is what its axes' choices alone compose to."""
     config = resolved(cfg)
     settings = {key: value for key, (value, _) in differences(config, baseline).items() if key != "seed"}

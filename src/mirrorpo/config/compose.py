@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, open_dict
 
 from mirrorpo.config.cell import AXES, Cell, cell
 from mirrorpo.config.schema import check, resolved
+from mirrorpo.config.values import JsonObject
 
 
 def cell_of(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> Cell:
@@ -26,7 +26,7 @@ def cell_of(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> Cell:
 
 
 @cache
-def baseline(axes: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+def baseline(axes: tuple[tuple[str, str], ...]) -> JsonObject:
     """What the choices on the axes compose to with no other setting."""
     overrides = [f"{axis}={name}" for axis, name in axes]
     loader = GlobalHydra.instance().config_loader()

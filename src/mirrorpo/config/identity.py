@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from mirrorpo.config.renamed import first_named, upgraded
+from mirrorpo.config.values import Config, JsonObject
 
 # What changes no number in metrics.jsonl is not part of a run's identity.
 NOT_IDENTITY = (
@@ -23,14 +23,14 @@ NOT_IDENTITY = (
 )
 
 
-def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(data: Config, prefix: str = "") -> JsonObject:
     """Nested settings as dotted keys.
 
     Example:
         >>> flat({"algo": {"low": 0.2}, "seed": 1})
         {'algo.low': 0.2, 'seed': 1}
     """
-    out: dict[str, Any] = {}
+    out: JsonObject = {}
     for key, value in data.items():
         if isinstance(value, Mapping) and value:
             out |= flat(value, f"{prefix}{key}.")
@@ -39,7 +39,7 @@ def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def identity(data: Mapping[str, Any]) -> dict[str, Any]:
+def identity(data: Config) -> JsonObject:
     """The settings that make a run what it is: all but the plumbing, as dotted keys.
 
     1 and 1.0 are one value; null is the same as absent.
@@ -52,23 +52,23 @@ def identity(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _canonical(value) for key, value in kept.items() if value is not None}
 
 
-def _canonical(value: Any) -> Any:
+def _canonical(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_canonical(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def config_hash(data: Mapping[str, Any]) -> str:
+def config_hash(data: Config) -> str:
     """16 hexadecimal digits over a config's identity; independent of key order."""
     return digest(first_named(identity(data)))[:16]
 
 
-def digest(data: Mapping[str, Any]) -> str:
+def digest(data: Mapping[str, object]) -> str:
     """sha256 over sorted JSON."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(first: Config, second: Config) -> dict[str, tuple[object, object]]:
     """The identity keys in which two configs differ, with both values; a missing key counts as None."""
     a, b = identity(first), identity(second)
     return {

@@ -29,4 +29,4 @@ def sweeps() -> Path:
 
 def command(module: str) -> str:
     """How a usage line names a command: `mirrorpo NAME` where it was started so, else `python -m MODULE`."""
-    return sys.argv[0] if sys.argv[0].startswith("mirrorpo ") else f"python -m {module}"
+    return sys.argv[0] if sys.argv[0].split(" ")[0] == "mirrorpo" else f"python -m {module}"

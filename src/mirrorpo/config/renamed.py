@@ -6,7 +6,8 @@ with it its folder, is over the names that its settings had first, so that a ren
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from mirrorpo.config.values import Config, JsonObject
 
 # Run-level settings and groups: old -> new.
 KEYS: Mapping[str, str] = {
@@ -36,7 +37,7 @@ _FIRST_KEYS = {new: old for old, new in KEYS.items()}
 _FIRST_TARGETS = {new: old for old, new in TARGETS.items()}
 
 
-def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
+def upgraded(config: Config) -> JsonObject:
     """A nested config, of any age, under today's names.
 
     Example:
@@ -46,7 +47,7 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     return {KEYS.get(key, key): _with_targets(value, TARGETS) for key, value in config.items()}
 
 
-def first_named(settings: Mapping[str, Any]) -> dict[str, Any]:
+def first_named(settings: Config) -> JsonObject:
     """Dotted settings under the names that they had first: what hashes are over."""
     out = {}
     for key, value in settings.items():
@@ -60,19 +61,19 @@ def first_named(settings: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def renamed_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def renamed_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """A command line's overrides under today's names, and which old names stood in it.
 
     Example:
-        >>> words, old_names = renamed_words(["coefficient=matched_drift", "seed=1"])
-        >>> words, old_names
+        >>> arguments, old_names = renamed_arguments(["coefficient=matched_drift", "seed=1"])
+        >>> arguments, old_names
         (['beta_schedule=matched_drift', 'seed=1'], {'coefficient': 'beta_schedule'})
     """
     out: list[str] = []
     old_names: dict[str, str] = {}
-    for word in words:
-        sign = word[: len(word) - len(word.lstrip("+~"))]
-        path, equals, value = word[len(sign) :].partition("=")
+    for argument in arguments:
+        sign = argument[: len(argument) - len(argument.lstrip("+~"))]
+        path, equals, value = argument[len(sign) :].partition("=")
         head = path.split(".", 1)[0].split("@", 1)[0]
         if not path.startswith("-") and head in KEYS and (equals or sign == "~"):
             old_names[head] = KEYS[head]
@@ -81,9 +82,9 @@ def renamed_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return out, old_names
 
 
-def accept_old_names(words: Sequence[str]) -> list[str]:
+def accept_old_names(arguments: Sequence[str]) -> list[str]:
     """A command line under today's names; each old one that stood in it is named on the error stream."""
-    renamed, old_names = renamed_words(words)
+    renamed, old_names = renamed_arguments(arguments)
     for old, new in old_names.items():
         print(
             f"note: {old} is called {new} now; the old name is read until the next release", file=sys.stderr
@@ -91,7 +92,7 @@ def accept_old_names(words: Sequence[str]) -> list[str]:
     return renamed
 
 
-def _with_targets(value: Any, names: Mapping[str, str]) -> Any:
+def _with_targets(value: object, names: Mapping[str, str]) -> object:
     if isinstance(value, Mapping):
         return {
             key: names.get(item, item) if key == "_target_" else _with_targets(item, names)

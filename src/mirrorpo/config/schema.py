@@ -5,32 +5,37 @@ torch.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from mirrorpo.config.values import JsonObject
+
+# What OmegaConf takes for a node of any keys.
+Group: TypeAlias = Any
 
 
 @dataclass
 class TrainConfig:
     """Every top-level setting of a run; a key that is not here fails at compose.
 
-    Groups are typed Any: their files fix their keys.
+    A group has no type: its file fixes its keys.
     """
 
-    algo: Any = MISSING
-    divergence: Any = MISSING
-    weighting: Any = MISSING
-    beta_schedule: Any = MISSING
-    model: Any = MISSING
-    dataset: Any = MISSING
-    reward: Any = MISSING
-    rollout: Any = MISSING
-    eval_rollout: Any = MISSING
-    optim: Any = MISSING
-    schedule: Any = MISSING
-    tracking: Any = MISSING
+    algo: Group = MISSING
+    divergence: Group = MISSING
+    weighting: Group = MISSING
+    beta_schedule: Group = MISSING
+    model: Group = MISSING
+    dataset: Group = MISSING
+    reward: Group = MISSING
+    rollout: Group = MISSING
+    eval_rollout: Group = MISSING
+    optim: Group = MISSING
+    schedule: Group = MISSING
+    tracking: Group = MISSING
     importance_correction: Any = None
 
     seed: int = MISSING
@@ -173,7 +178,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
 }
 
 
-def resolved(cfg: DictConfig) -> dict[str, Any]:
+def resolved(cfg: DictConfig) -> JsonObject:
     """The config as plain data, interpolations filled in.
 
     Raises:

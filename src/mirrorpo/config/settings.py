@@ -1,8 +1,9 @@
 """The run-level settings that belong together, as types. Imports no torch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from typing import Literal, Self
+
+from mirrorpo.config.values import Config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -10,7 +11,7 @@ class Settings:
     """Settings under the names that they have in a config."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Self:
+    def of(cls, config: Config) -> Self:
         """Those of a resolved config."""
         return cls(**{field.name: config[field.name] for field in fields(cls)})
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -196,7 +195,7 @@ class RolloutBatch:
         """The same batch on another device."""
         return RolloutBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
-    def with_(self, **changes: Any) -> "RolloutBatch":
+    def with_(self, **changes: object) -> "RolloutBatch":
         """A copy in which the named fields are replaced."""
         return replace(self, **changes)
 

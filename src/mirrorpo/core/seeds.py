@@ -66,7 +66,7 @@ def seed_globals(seed: int) -> None:
     torch.manual_seed(derive(seed, "torch"))  # pyright: ignore[reportUnknownMemberType]
 
 
-def global_state() -> dict[str, Any]:
+def global_state() -> dict[str, object]:
     """The state of every global generator, for a checkpoint."""
     numpy_state: Any = np.random.get_state()
     name, keys, *rest = numpy_state

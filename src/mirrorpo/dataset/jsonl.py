@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
+
+from mirrorpo.config.values import JsonObject
 
 # One object of a JSON file, as it came; what reads it knows what stands under its keys.
-JsonRow: TypeAlias = dict[str, Any]
+JsonRow: TypeAlias = JsonObject
 
 
 def read_jsonl(path: Path, keys: Sequence[str]) -> list[JsonRow]:

@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from mirrorpo.config.values import JsonObject
 from mirrorpo.core.seeds import generator
 from mirrorpo.divergence.map_file import map_file
 
@@ -85,16 +85,16 @@ class Candidate:
         return forward(mean + self.sign * file["sigma"] * noise(self.noise, len(mean)))
 
     @cached_property
-    def _file(self) -> dict[str, Any]:
+    def _file(self) -> JsonObject:
         where = f"divergence.potential.parameters.generation={self.generation}"
         try:
-            found = json.loads(map_file(self.generation).read_text(encoding="utf-8"))
+            content = json.loads(map_file(self.generation).read_text(encoding="utf-8"))
             good = (
-                len(found["mean"]) == 380
-                and all(map(math.isfinite, found["mean"]))
-                and 0 <= found["sigma"] < math.inf
+                len(content["mean"]) == 380
+                and all(map(math.isfinite, content["mean"]))
+                and 0 <= content["sigma"] < math.inf
             )
-            good = good and found["positivity"] in POSITIVITY
+            good = good and content["positivity"] in POSITIVITY
         except OSError as error:
             raise ValueError(
                 f"{where}: cannot be read ({error.strerror}); hydra/sweeper=es writes these files"
@@ -108,4 +108,4 @@ class Candidate:
                 f"{where}: needs 380 finite means, a sigma and a positivity of {', '.join(POSITIVITY)}; "
                 "hydra/sweeper=es writes these files"
             )
-        return found
+        return content

@@ -3,10 +3,10 @@
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -14,8 +14,13 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mirrorpo.launch.plan import Composer
+from mirrorpo.config.values import Config
+from mirrorpo.launch.plan import Composer, PlannedCell
 from mirrorpo.run.folder import write_atomic
+
+if TYPE_CHECKING:
+    # It imports torch.
+    from mirrorpo.launch.evolution import Generation, Try
 
 # What the search chooses itself.
 OWN = re.compile(r"\+*(divergence|divergence\.potential\..*|eval_split)=.*|hydra[./].*")
@@ -45,9 +50,9 @@ class EvolutionSweeper(Sweeper):
         generations: int,
         fitness: str,
         shared_seed: bool,
-        start: Mapping[str, Any],
-        search: Mapping[str, Any],
-        **unused: Any,
+        start: Config,
+        search: Config,
+        **unused: object,
     ) -> None:
         if unused.get("params"):
             raise SystemExit(
@@ -70,7 +75,7 @@ class EvolutionSweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def sweep(self, arguments: list[str]) -> list[object]:
         """Run the search, or go on with it.
 
         Raises:
@@ -104,7 +109,7 @@ class EvolutionSweeper(Sweeper):
         )
         return []
 
-    def _generation(self, generation: Any, overrides: Sequence[str]) -> Any:
+    def _generation(self, generation: "Generation", overrides: Sequence[str]) -> "Generation":
         from mirrorpo.launch.evolution import Generation, Tried, Try
         from mirrorpo.tools.plot_mirror_maps import draw_search
 
@@ -141,15 +146,15 @@ class EvolutionSweeper(Sweeper):
         )
         return after
 
-    def _evaluate(self, generation: Any, overrides: Sequence[str]) -> dict[Any, float | None]:
+    def _evaluate(self, generation: "Generation", overrides: Sequence[str]) -> "dict[Try, float | None]":
         compose = Composer(self._context, self.config)  # type: ignore[arg-type]
         grid = self._launch(generation, overrides)
         return {
-            candidate: self._fitness_of(compose(words))
-            for candidate, words in zip(self.rules.ask(generation), grid, strict=True)
+            candidate: self._fitness_of(compose(overrides_of))
+            for candidate, overrides_of in zip(self.rules.ask(generation), grid, strict=True)
         }
 
-    def _launch(self, generation: Any, overrides: Sequence[str]) -> list[list[str]]:
+    def _launch(self, generation: "Generation", overrides: Sequence[str]) -> list[list[str]]:
         """Run a generation's candidates; their command lines."""
         file = self.folder / f"generation_{generation.number:03d}.json"
         write_atomic(
@@ -185,7 +190,7 @@ class EvolutionSweeper(Sweeper):
                 raise
         return grid
 
-    def _fitness_of(self, planned: Any) -> float | None:
+    def _fitness_of(self, planned: PlannedCell) -> float | None:
         if planned.cell is None or not planned.folder.finished():
             return None
         values = [row[self.fitness] for row in planned.folder.metrics.rows() if self.fitness in row]

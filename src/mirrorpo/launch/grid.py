@@ -4,7 +4,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import open_dict
@@ -15,16 +14,18 @@ from mirrorpo.config.renamed import accept_old_names
 class GridSweeper(BasicSweeper):
     """Hydra's own sweeper, which would refuse a whole grid for one bad cell."""
 
-    def __init__(self, *, max_batch_size: int | None, params: dict[str, str] | None, **search: Any) -> None:
+    def __init__(
+        self, *, max_batch_size: int | None, params: dict[str, str] | None, **search: object
+    ) -> None:
         if search:
             sys.exit(
                 f"error: this sweep sets hydra.sweeper.{', hydra.sweeper.'.join(search)}: it is a search, "
                 f"add hydra/sweeper=es"
             )
-        words = accept_old_names([f"{key}={value}" for key, value in (params or {}).items()])
-        super().__init__(max_batch_size, dict(word.split("=", 1) for word in words))
+        arguments = accept_old_names([f"{key}={value}" for key, value in (params or {}).items()])
+        super().__init__(max_batch_size, dict(argument.split("=", 1) for argument in arguments))
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def sweep(self, arguments: list[str]) -> None:
         """Run the grid; its folder gets multirun.yaml, what was asked for."""
         assert self.config is not None
         if self.config.hydra.launcher.get("dry_run"):

@@ -66,23 +66,23 @@ class CellLauncher(Launcher):
             )
         self.say(f"{len(job_overrides)} cells")
         grid = self._composer.all(job_overrides)
-        words = self._states(grid)
+        skips = self._states(grid)
         check = Checker()
-        grid = [check(planned) if word == "" else planned for planned, word in zip(grid, words, strict=True)]
+        grid = [check(planned) if skip == "" else planned for planned, skip in zip(grid, skips, strict=True)]
         for note in said_once(grid):
             self.say(note)
         if self.dry_run:
-            self._show(grid, words)
+            self._show(grid, skips)
         left: list[PlannedCell] = []
         failures: list[tuple[PlannedCell, str]] = []
-        for number, (planned, word) in enumerate(zip(grid, words, strict=True), start=1):
-            ready = planned if word or self.dry_run else _planned(planned)
+        for number, (planned, skip) in enumerate(zip(grid, skips, strict=True), start=1):
+            ready = planned if skip or self.dry_run else _planned(planned)
             if ready.error is not None:
-                self.say(f"[{number}/{len(grid)}] {_words(planned, grid)}: refused")
+                self.say(f"[{number}/{len(grid)}] {_distinct_overrides(planned, grid)}: refused")
                 failures.append((planned, ready.error))
-            elif word and not self.dry_run:
-                self.say(f"[{number}/{len(grid)}] {planned.folder.path}: {word}")
-            elif not word:
+            elif skip and not self.dry_run:
+                self.say(f"[{number}/{len(grid)}] {planned.folder.path}: {skip}")
+            elif not skip:
                 left.append(ready)
         if left and not self.dry_run:
             record_launch(self.sweep, self._argv())
@@ -90,7 +90,7 @@ class CellLauncher(Launcher):
         if failures:
             self.say(f"\n{len(failures)} of {len(grid)} cells failed:")
             for planned, reason in failures:
-                self.say(f"  {_words(planned, grid)}\n    {reason}")
+                self.say(f"  {_distinct_overrides(planned, grid)}\n    {reason}")
             raise SystemExit(1)
         return [_returned(overrides) for overrides in job_overrides]
 
@@ -99,25 +99,25 @@ class CellLauncher(Launcher):
         self._console.print(text, markup=False)
         sys.stdout.flush()
 
-    def words_of(self, planned: PlannedCell) -> list[str]:
+    def arguments_of(self, planned: PlannedCell) -> list[str]:
         """The arguments of train.py that make one cell a run of its own."""
         # hydra.mode: a sweep file that makes this a multirun must not make the cell one too.
         sources = self.config.hydra.runtime.config_sources
         folders = [
-            word
+            argument
             for source in sources
             if source.provider == "command-line"
-            for word in ("--config-dir", source.path)
+            for argument in ("--config-dir", source.path)
         ]
         return [*folders, *planned.overrides, "hydra.mode=RUN"]
 
     def _argv(self) -> list[str]:
         # As typed, the choice of cells and of a dry run left out.
         left_out = ("hydra.launcher.only=", "hydra.launcher.dry_run=")
-        return [*program(), *(word for word in sys.argv[1:] if not word.startswith(left_out))]
+        return [*program(), *(argument for argument in sys.argv[1:] if not argument.startswith(left_out))]
 
     def _states(self, grid: Sequence[PlannedCell]) -> list[str]:
-        """Why a cell is not to be launched, a word for each; empty for those that are."""
+        """Why a cell is not to be launched, one for each; empty for those that are."""
         try:
             active = {path: planned for path, planned in jobs(self.sweep.resolve()).items() if planned.active}
         except SchedulerError as error:
@@ -131,39 +131,39 @@ class CellLauncher(Launcher):
             path = None if planned.cell is None else planned.folder.path
             queued = None if path is None else active.get(path.resolve())
             if path is None or planned.error is not None:
-                word = ""
+                skip = ""
             elif path in seen:
-                word = "the same cell again, skipped"
+                skip = "the same cell again, skipped"
             elif self.only is not None and os.path.relpath(path, self.sweep) not in self.only:
-                word = "not asked for"
+                skip = "not asked for"
             elif planned.folder.finished():
-                word = f"{planned.folder.manifest()['state']} already, nothing to do"
+                skip = f"{planned.folder.manifest()['state']} already, nothing to do"
             elif queued is not None:
-                word = f"job {queued.id} is {queued.state.lower()}, left alone"
+                skip = f"job {queued.id} is {queued.state.lower()}, left alone"
             else:
-                word = ""
+                skip = ""
             seen |= {path} if path else set()
-            out.append(word)
+            out.append(skip)
         return out
 
-    def _show(self, grid: Sequence[PlannedCell], words: Sequence[str]) -> None:
+    def _show(self, grid: Sequence[PlannedCell], skips: Sequence[str]) -> None:
         costs, known = Siblings(self.sweep), []
         unit = "GPU hours" if self.devices_a_cell else "hours"
         self.say("dry run, nothing is started")
         table = Table(box=None)
         for name in ("cell", "would", unit):
             table.add_column(name, overflow="fold")
-        for planned, word in zip(grid, words, strict=True):
-            seconds = None if word or planned.cell is None or planned.error else costs.seconds(planned.cell)
+        for planned, skip in zip(grid, skips, strict=True):
+            seconds = None if skip or planned.cell is None or planned.error else costs.seconds(planned.cell)
             hours = None if seconds is None else seconds / 3600 * max(self.devices_a_cell, 1)
             known.append(hours)
             started = planned.cell is not None and any(planned.folder.checkpoints.glob("step_*"))
             action = (
-                f"be refused: {planned.error}" if planned.error else word or ("go on" if started else "start")
+                f"be refused: {planned.error}" if planned.error else skip or ("go on" if started else "start")
             )
-            table.add_row(_words(planned, grid), action, "" if hours is None else f"{hours:.2f}")
+            table.add_row(_distinct_overrides(planned, grid), action, "" if hours is None else f"{hours:.2f}")
         self._console.print(table)
-        left = sum(not word and planned.error is None for planned, word in zip(grid, words, strict=True))
+        left = sum(not skip and planned.error is None for planned, skip in zip(grid, skips, strict=True))
         estimated = [hours for hours in known if hours is not None]
         estimate = (
             f"about {sum(estimated):.2f} {unit} for {len(estimated)} of them, by finished siblings"
@@ -173,10 +173,11 @@ class CellLauncher(Launcher):
         self.say(f"{left} of {len(grid)} cells would run; {estimate}")
 
 
-def _words(planned: PlannedCell, grid: Sequence[PlannedCell]) -> str:
+def _distinct_overrides(planned: PlannedCell, grid: Sequence[PlannedCell]) -> str:
     """What sets a cell's command line apart from the grid's others; all of it when nothing does."""
     shared = set.intersection(*(set(other.overrides) for other in grid))
-    return " ".join(word for word in planned.overrides if word not in shared) or " ".join(planned.overrides)
+    distinct = [override for override in planned.overrides if override not in shared]
+    return " ".join(distinct or planned.overrides)
 
 
 def _planned(planned: PlannedCell) -> PlannedCell:

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
+from mirrorpo.config.values import JsonObject
 from mirrorpo.launch.launcher import CellLauncher
 from mirrorpo.launch.plan import PlannedCell
 from mirrorpo.launch.program import program
@@ -59,8 +60,8 @@ class LocalLauncher(CellLauncher):
         return {place: reason for place, reason in enumerate(reasons) if reason}
 
     @contextmanager
-    def _stoppable(self) -> Any:
-        def stop(signum: int, frame: Any) -> None:
+    def _stoppable(self) -> Iterator[None]:
+        def stop(signum: int, frame: FrameType | None) -> None:
             self._stopped.set()
             for process in list(self._running):
                 process.terminate()
@@ -90,7 +91,7 @@ class LocalLauncher(CellLauncher):
 
     def _run(self, planned: PlannedCell, device: int | None) -> str | None:
         started, folder = time.time(), planned.folder
-        command = [sys.executable, *program(), *self.words_of(planned)]
+        command = [sys.executable, *program(), *self.arguments_of(planned)]
         environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": str(device)}
         message = ""
         with (folder.path / "log.txt").open("a") if self.jobs > 1 else open(os.devnull, "w") as log:
@@ -106,7 +107,7 @@ class LocalLauncher(CellLauncher):
                 self._running.discard(process)
         if process.returncode == 0:
             return None
-        manifest: dict[str, Any] = folder.manifest()
+        manifest: JsonObject = folder.manifest()
         written = (
             manifest.get("error")
             if manifest.get("ended") and folder.manifest_path.stat().st_mtime >= started

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
@@ -19,7 +19,12 @@ from omegaconf import DictConfig, open_dict
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.compose import cell_of
 from mirrorpo.config.identity import digest
+from mirrorpo.config.values import Config
 from mirrorpo.run.folder import RunError, RunFolder, run_folders
+
+if TYPE_CHECKING:
+    # It imports torch.
+    from mirrorpo.core.protocols import Dataset
 
 SEED = re.compile(r"seed=\d+")
 
@@ -149,7 +154,7 @@ class Checker:
         except ValueError as error:
             return f"{type(error).__name__}: {error}", ()
 
-    def _data(self, dataset: Any, config: Mapping[str, Any]) -> None:
+    def _data(self, dataset: "Dataset", config: Config) -> None:
         # Read here, so that data that is missing costs no job; nodes without a network find it in the hub's
         # cache.
         for split in ("train", config["eval_split"]):

@@ -89,7 +89,7 @@ class SlurmLauncher(CellLauncher):
             additional_parameters=self._job.further_lines(),
             **self._job.parameters(),
         )
-        commands = [[sys.executable, *start, *self.words_of(cell)] for cell in cells]
+        commands = [[sys.executable, *start, *self.arguments_of(cell)] for cell in cells]
         jobs = executor.map_array(operator.call, [Become(command) for command in commands])
         self.say(f"submitted {len(cells)} cells as job {jobs[0].job_id.partition('_')[0]}")
 

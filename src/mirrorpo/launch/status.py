@@ -14,16 +14,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from mirrorpo.config.paths import command
+from mirrorpo.config.values import Config, JsonObject
 from mirrorpo.launch.program import is_launch
 from mirrorpo.launch.scheduler import Batch, Job, SchedulerError, cancel, jobs, newest
 from mirrorpo.run.folder import RunError, RunFolder, RunState, run_folders, timestamp, write_atomic
@@ -74,9 +74,7 @@ def rows(sweep: Path) -> list[Row]:
     return [_row(sweep, RunFolder(path), known.get(path), submitted.get(path)) for path in run_folders(sweep)]
 
 
-def reconcile(
-    manifest: Mapping[str, Any], finished: bool, held: bool, job: Job | None
-) -> tuple[RunState, str | None]:
+def reconcile(manifest: Config, finished: bool, held: bool, job: Job | None) -> tuple[RunState, str | None]:
     """A cell's state and reason, from its manifest, whether its files are all there, whether a process holds
     it, and its job.
     """
@@ -122,8 +120,8 @@ def _row(sweep: Path, folder: RunFolder, job: Job | None, submitted: tuple[Batch
     if state == RunState.FAILED:
         log = traceback if traceback.exists() else submitted[0].log(submitted[1]) if submitted else None
         # What the run itself could not write down, its job's log may say.
-        words = _last_words(log) if log is not None and manifest.get("state") != RunState.FAILED else ""
-        error = f"{error}: {words}" if words else error
+        last_line = _last_line(log) if log is not None and manifest.get("state") != RunState.FAILED else ""
+        error = f"{error}: {last_line}" if last_line else error
     return Row(
         cell=str(folder.path.relative_to(sweep)),
         state=state,
@@ -138,7 +136,7 @@ def _row(sweep: Path, folder: RunFolder, job: Job | None, submitted: tuple[Batch
     )
 
 
-def _last_words(log: Path) -> str:
+def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     causes = [line for line in lines if "memory limit" in line or "oom" in line.lower() or "DUE TO" in line]
     errors = [line for line in lines if "error:" in line.lower()]
@@ -223,7 +221,7 @@ def record_launch(sweep: Path, argv: Sequence[str]) -> None:
     write_atomic(sweep / LAUNCHES, json.dumps([*kept, entry], indent=2) + "\n")
 
 
-def launches(sweep: Path) -> list[dict[str, Any]]:
+def launches(sweep: Path) -> list[JsonObject]:
     """The distinct commands that made this sweep, the last one given at the end."""
     file = sweep / LAUNCHES
     return json.loads(file.read_text()) if file.exists() else []

@@ -27,7 +27,7 @@ class Blocks(DynamicLayer):
         self._shown = self._show(len(self._stores[0]), layer.keys.shape[2])
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """The keys and values with the new ones behind them, [B, heads, length, size]."""
         rows, _, length, _ = self._shown[0].shape

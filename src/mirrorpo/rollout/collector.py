@@ -121,8 +121,8 @@ class Collector:
                 seed=derive(self.seed, "sampling", step, draw),
             ),
         )
-        asked = [taken[completion.group] for completion in completions]
-        verdicts = self.reward([completion.text for completion in completions], asked)
+        prompts = [taken[completion.group] for completion in completions]
+        verdicts = self.reward([completion.text for completion in completions], prompts)
         rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float32)
         lengths = torch.tensor([float(len(completion.ids)) for completion in completions])
         shaped = self.rule.shape(rewards, lengths, self.max_new_tokens).tolist()
@@ -134,7 +134,9 @@ class Collector:
                 verdict=verdict,
                 reward=reward,
             )
-            for prompt, completion, verdict, reward in zip(asked, completions, verdicts, shaped, strict=True)
+            for prompt, completion, verdict, reward in zip(
+                prompts, completions, verdicts, shaped, strict=True
+            )
         ]
 
     def _teaching(self, answers: Sequence[Answer]) -> list[Answer]:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from mirrorpo.core.batch import Completion, RolloutRequest
 from mirrorpo.core.cut import TAKE_A_MASK
@@ -168,7 +169,7 @@ class _Rows:
         tokens, logprobs: the results, of all rows.
     """
 
-    cache: Any
+    cache: Cache
     depth: int
     numbers: Tensor
     mask: Tensor
@@ -216,7 +217,7 @@ def _closed_up(done: Tensor) -> Tensor:
     return order
 
 
-def _takes_additive(network: Any, cache: Any) -> bool:
+def _takes_additive(network: Any, cache: Cache) -> bool:
     # One mask for all layers, and a decoder that reads nothing else (positions, ALiBi) off it.
     return (
         all(type(layer) is Blocks for layer in cache.layers)

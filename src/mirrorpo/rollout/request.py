@@ -1,8 +1,8 @@
 """A request in vLLM's words, in this process or over HTTP, and its answers as completions."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from mirrorpo.config.values import JsonObject
 from mirrorpo.core.batch import Completion, RolloutRequest
 from mirrorpo.core.protocols import GenerativeModel
 from mirrorpo.core.seeds import derive
@@ -13,7 +13,7 @@ ABSENT = "is not installed in this environment; vLLM pins its own torch, so make
 
 def sampling_settings(
     request: RolloutRequest, model: GenerativeModel, group: int, top_p: float
-) -> dict[str, Any]:
+) -> JsonObject:
     """Of one group, in the words that vLLM's `SamplingParams` and its HTTP API share.
 
     vLLM gives completion i of a request the seed + i, so that a completion depends on its place.

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -146,7 +147,7 @@ class Colocated:
             running.weights = now
 
 
-def _library(device: str) -> Any:
+def _library(device: str) -> ModuleType:
     # The engine has to live in this process to be handed tensors.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     # On a CPU vLLM would pin the process, and with it the trainer, to cores of its choice.
@@ -199,7 +200,7 @@ def _start(settings: Colocated, model: GenerativeModel) -> Any:
         )
 
 
-def _pack_head(network: Any) -> None:
+def _pack_head(network: torch.nn.Module) -> None:
     # vLLM's CPU build computes the head from a packed copy, and does not pack one again that is tied to
     # reloaded embeddings.
     head = getattr(network, "lm_head", None)

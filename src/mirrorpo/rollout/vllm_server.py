@@ -131,7 +131,7 @@ class Served:
                 "use rollout=vllm, which packs it again, or a server on GPUs"
             )
 
-    def _post(self, path: str, body: Mapping[str, Any] | None) -> Any:
+    def _post(self, path: str, body: Mapping[str, object] | None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         call = urllib.request.Request(
             self.url.rstrip("/") + path, data=data, headers={"Content-Type": "application/json"}

@@ -9,15 +9,15 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only
 
+from mirrorpo.config.values import Config, JsonObject
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.fsdp import empty_shard, is_sharded, shape_only, sharded
 from mirrorpo.run.folder import sync_folder, write_atomic
@@ -30,7 +30,7 @@ STATE, DIGEST = "state.pt", "sha256"
 DIVIDED = ("weights", "optimiser")
 
 
-def save(folder: Path, step: int, state: Mapping[str, Any], keep: int, ranks: Ranks = ALONE) -> None:
+def save(folder: Path, step: int, state: Config, keep: int, ranks: Ranks = ALONE) -> None:
     """Write the checkpoint of a step beside, sync it, rename it; then drop all but the newest `keep`.
 
     A kill at any instant leaves the older checkpoints as they were.
@@ -51,7 +51,7 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int, ranks: Ra
     ranks.all_gather(None)
 
 
-def _complete(beside: Path, final: Path, state: Mapping[str, Any], keep: int, *, sharded: bool) -> None:
+def _complete(beside: Path, final: Path, state: Config, keep: int, *, sharded: bool) -> None:
     folder = final.parent
     with (beside / STATE).open("wb") as file:
         # What lies divided is named here by its shape alone.
@@ -75,7 +75,7 @@ def complete_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("step_*")) if folder.exists() else []
 
 
-def newest(folder: Path, ranks: Ranks = ALONE, kind: str = "cpu") -> dict[str, Any] | None:
+def newest(folder: Path, ranks: Ranks = ALONE, kind: str = "cpu") -> JsonObject | None:
     """The newest checkpoint whose content is what was written, on the CPU; None when there is none.
 
     For several ranks, the tensors of `weights` and `optimiser` are divided among their devices of a kind,
@@ -126,7 +126,7 @@ def _newest_intact(folder: Path) -> Path | None:
     return None
 
 
-def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def _tensors(state: Config) -> dict[str, Tensor]:
     return {
         keystr(path): value
         for path, value in tree_flatten_with_path(dict(state))[0]

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.identity import differences
+from mirrorpo.config.values import JsonObject
 
 
 class RunState(StrEnum):
@@ -60,7 +60,7 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[JsonObject]:
         """The complete rows; a last line that a kill left unfinished is not one."""
         if not self.path.exists():
             return []
@@ -80,7 +80,7 @@ class JsonLines:
         if kept or self.path.exists():
             write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, object]) -> None:
         """Add one row, on disk before a checkpoint of the same step can be."""
         with self.path.open("a") as file:
             file.write(json.dumps(dict(row)) + "\n")
@@ -123,7 +123,7 @@ class RunFolder:
         """The evaluation after a step, one row a question."""
         return self.path / "eval" / f"step_{step:06d}.jsonl"
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> JsonObject:
         """What the manifest says; empty before the first launch.
 
         Raises:
@@ -138,7 +138,7 @@ class RunFolder:
                 f"{self.manifest_path} is not JSON ({error}): move the folder away and launch again"
             ) from error
 
-    def update_manifest(self, **changes: Any) -> None:
+    def update_manifest(self, **changes: object) -> None:
         """Change some of the manifest's entries, atomically."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomic(
@@ -181,7 +181,7 @@ class RunFolder:
             f"folder away"
         )
 
-    def refuse_other_circumstances(self, circumstances: Mapping[str, Any]) -> None:
+    def refuse_other_circumstances(self, circumstances: Mapping[str, object]) -> None:
         """Check that what a run depends on beside its config is what it started with.
 
         Raises:

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Protocol
 
 from omegaconf import OmegaConf
 
@@ -15,8 +15,16 @@ from mirrorpo.run.folder import RunFolder, RunState, timestamp, write_atomic
 from mirrorpo.run.preemption import Preempted, fruitless, requeue
 
 
+class Finishes(Protocol):
+    """What is told how the run ended, such as a tracker."""
+
+    def finish(self, exit_code: int) -> None: ...
+
+
 @contextmanager
-def lifecycle(cell: Cell, folder: RunFolder, launch: Mapping[str, Any], tracker: Any) -> Iterator[None]:
+def lifecycle(
+    cell: Cell, folder: RunFolder, launch: Mapping[str, object], tracker: Finishes
+) -> Iterator[None]:
     """Enter a launch in the manifest, and whatever ends it: done by the body itself, requeued, or failed with
     its reason.
 
@@ -88,7 +96,7 @@ def requeue_or_exit(preempted: Preempted, folder: RunFolder, first: bool = True)
 
     Whoever sent SIGTERM either starts the job again itself (a preemption) or does not want it (scancel).
     """
-    if preempted.asked == signal.SIGTERM or not first:
+    if preempted.signum == signal.SIGTERM or not first:
         problem = None
     elif fruitless(folder.manifest()["launches"]):
         problem = "no step was finished in its last three launches: give its job more time"
@@ -98,4 +106,4 @@ def requeue_or_exit(preempted: Preempted, folder: RunFolder, first: bool = True)
         folder.update_manifest(state=RunState.FAILED, error=problem)
         print(f"error: {problem}", file=sys.stderr)
     print(f"\n{preempted}")
-    return 128 + preempted.asked if preempted.asked == signal.SIGTERM else os.EX_TEMPFAIL
+    return 128 + preempted.signum if preempted.signum == signal.SIGTERM else os.EX_TEMPFAIL

@@ -19,9 +19,9 @@ FRUITLESS_LAUNCHES = 3
 class Preempted(Exception):
     """A run stopped at a step boundary because it was asked to, with a checkpoint of that step on disk."""
 
-    def __init__(self, step: int, asked: signal.Signals) -> None:
-        super().__init__(f"stopped by {asked.name} after step {step}; the same command goes on from there")
-        self.step, self.asked = step, asked
+    def __init__(self, step: int, signum: signal.Signals) -> None:
+        super().__init__(f"stopped by {signum.name} after step {step}; the same command goes on from there")
+        self.step, self.signum = step, signum
 
 
 @dataclass(slots=True)
@@ -29,10 +29,10 @@ class StopRequest:
     """The request to stop; a handler only notes it, the training loop reads it between two steps.
 
     Attributes:
-        asked: the signal that asked, or None.
+        signum: the signal that asked, or None.
     """
 
-    asked: signal.Signals | None = None
+    signum: signal.Signals | None = None
 
     def listen(self) -> "StopRequest":
         """Take SIGUSR2 and SIGTERM as requests; a second SIGTERM ends the process at once, as it would
@@ -55,7 +55,7 @@ class StopRequest:
         if signum == signal.SIGTERM:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         # After SIGTERM nobody waits for a requeue: whoever preempts queues the job again itself.
-        self.asked = signal.Signals(signum) if self.asked != signal.SIGTERM else self.asked
+        self.signum = signal.Signals(signum) if self.signum != signal.SIGTERM else self.signum
 
 
 def requeue() -> str | None:

@@ -9,10 +9,10 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from mirrorpo import __version__
 from mirrorpo.config import paths
+from mirrorpo.config.values import JsonObject
 
 PACKAGES = (
     "torch",
@@ -34,7 +34,7 @@ SNAPSHOT = ".snapshot.json"
 NUMERIC = ("torch", "transformers", "tokenizers", "numpy")
 
 
-def provenance(root: Path) -> dict[str, Any]:
+def provenance(root: Path) -> JsonObject:
     """Commit, code, package versions, hardware and job, for the manifest.
 
     Args:
@@ -79,7 +79,7 @@ def code_hash(root: Path) -> str:
     return hashlib.sha256(json.dumps([files, versions], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def taken_from(root: Path) -> dict[str, Any]:
+def taken_from(root: Path) -> JsonObject:
     """The commit behind the code at `root`, and whether files differed from it."""
     snapshot = root / SNAPSHOT
     if snapshot.exists():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mirrorpo.config.values import Config
 from mirrorpo.core.protocols import Tracker
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class NoTracker:
 class Silent:
     """Takes everything and keeps nothing."""
 
-    def start(self, *, run_id: str, name: str, config: Mapping[str, Any], folder: str) -> None:
+    def start(self, *, run_id: str, name: str, config: Config, folder: str) -> None:
         """Nothing."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -68,7 +69,7 @@ class WandBRun:
     run: Any = field(default=None)
     folder: Path = field(default=Path())
 
-    def start(self, *, run_id: str, name: str, config: Mapping[str, Any], folder: str) -> None:
+    def start(self, *, run_id: str, name: str, config: Config, folder: str) -> None:
         """Open the run under the id that the config gives it; a resumed run continues it."""
         # Flushing every second keeps the offline file of a killed run; the default loses its last 15 s.
         os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "1")

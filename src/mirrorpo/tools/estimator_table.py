@@ -94,8 +94,8 @@ def expectation(divergence: Divergence, at: FiveTokenState) -> ValueAndGradient:
     """
 
     def average(log_p: Tensor) -> Tensor:
-        said = divergence(log_p, at.log_q, at.log_old)
-        return said if divergence.reads == "vocabulary" else (at.log_old.exp() * said).sum()
+        terms = divergence(log_p, at.log_q, at.log_old)
+        return terms if divergence.reads == "vocabulary" else (at.log_old.exp() * terms).sum()
 
     return value_and_gradient(average, at.log_p)
 
@@ -208,9 +208,9 @@ def cell(taken: Measured, part: str, target: str) -> str:
         bool((getattr(value_and_gradient, part).abs() <= 1e-12).all()) for value_and_gradient in taken.ours
     ):
         return "0"
-    found = taken.same(part)
-    if found is not None:
-        name, factor = found
+    match = taken.same(part)
+    if match is not None:
+        name, factor = match
         return (
             name
             if abs(factor - 1) < 1e-9

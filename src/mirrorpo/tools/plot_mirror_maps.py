@@ -1,9 +1,8 @@
 """Pictures of mirror maps: h, h' and D(p, q) of configured divergences beside KL and L2.
 
     python -m mirrorpo.tools.plot_mirror_maps neural_mirror tsallis
-    python -m mirrorpo.tools.plot_mirror_maps neural_mirror divergence.potential.parameters.seed=7 --out
-    maps.pdf python -m mirrorpo.tools.plot_mirror_maps neural_mirror --out maps.json     # the curves as
-    numbers
+    python -m mirrorpo.tools.plot_mirror_maps neural_mirror --out maps.pdf
+    python -m mirrorpo.tools.plot_mirror_maps neural_mirror --out maps.json     # the curves as numbers
 
 Names are files of conf/divergence; a setting with "=" applies to all of them. Left, the potential h and
 its mirror map h', less an affine part that no divergence sees and over h''(1/2), so that shapes can be
@@ -14,10 +13,10 @@ of a coin, (p, 1 - p) against (q, 1 - q), where it reads the vocabulary, else at
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import matplotlib
 import torch
@@ -27,7 +26,10 @@ from torch import Tensor
 
 from mirrorpo.config.paths import command, conf
 from mirrorpo.config.schema import register, resolved
+from mirrorpo.config.values import JsonObject
+from mirrorpo.core.protocols import Divergence
 from mirrorpo.divergence.neural_mirror import NeuralMirror
+from mirrorpo.divergence.potentials import HasPotential, Potential
 from mirrorpo.train.build import build_components
 
 matplotlib.use("Agg")
@@ -37,16 +39,16 @@ BESIDE = ("kl_exact", "probl2_exact")
 ANCHORS = (0.5, 0.05)
 
 
-def curves(divergence: Any, p: Tensor, q: float) -> Tensor:
+def curves(divergence: Divergence, p: Tensor, q: float) -> Tensor:
     """D at every p against one q: of a coin, or of the sampled token."""
     log_q = torch.full_like(p, q).log()
     if divergence.reads == "vocabulary":
-        coins = [torch.stack([log, torch.log1p(-log.exp())], dim=-1) for log in (p.log(), log_q)]
-        return divergence(*coins, coins[0])
+        coin, other = (torch.stack([log, torch.log1p(-log.exp())], dim=-1) for log in (p.log(), log_q))
+        return divergence(coin, other, coin)
     return divergence(p.log(), log_q, p.log())
 
 
-def shape(potential: Any, p: Tensor) -> tuple[Tensor, Tensor]:
+def shape(potential: Potential, p: Tensor) -> tuple[Tensor, Tensor]:
     """h and h' with h(1/2) = h'(1/2) = 0 and h''(1/2) = 1; not divided where it is zero."""
     middle = torch.tensor(0.5, dtype=p.dtype).requires_grad_()
     slope = potential.df(middle)
@@ -59,11 +61,11 @@ def shape(potential: Any, p: Tensor) -> tuple[Tensor, Tensor]:
 P = torch.linspace(1e-4, 1 - 1e-4, 400, dtype=torch.float64)
 
 
-def numbers(divergences: dict[str, Any]) -> dict[str, Any]:
+def numbers(divergences: Mapping[str, Divergence]) -> JsonObject:
     """What `draw` draws, as lists: p, and for each divergence its h, h' and D(p, q)."""
-    out: dict[str, Any] = {"p": P.tolist(), "anchors": list(ANCHORS), "curves": {}}
+    out: JsonObject = {"p": P.tolist(), "anchors": list(ANCHORS), "curves": {}}
     for name, divergence in divergences.items():
-        potential = getattr(divergence, "potential", None)
+        potential = divergence.potential if isinstance(divergence, HasPotential) else None
         h, slope = (
             (None, None)
             if potential is None
@@ -77,7 +79,7 @@ def numbers(divergences: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def draw(divergences: dict[str, Any], out: Path) -> None:
+def draw(divergences: Mapping[str, Divergence], out: Path) -> None:
     """The four panels, into one file."""
     p = P
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
@@ -89,7 +91,7 @@ def draw(divergences: dict[str, Any], out: Path) -> None:
             "color": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"][index % 7],
             "ls": styles[index % 4],
         }
-        potential = getattr(divergence, "potential", None)
+        potential = divergence.potential if isinstance(divergence, HasPotential) else None
         if potential is not None:
             h, slope = shape(potential, p)
             axes[0][0].plot(p, h.detach(), **line)
@@ -120,7 +122,7 @@ def draw_search(numbers: Sequence[Tensor], fitness: Sequence[Sequence[float | No
     figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
     colours = matplotlib.colormaps["viridis"]
     for index, values in enumerate(numbers):
-        h, slope = shape(NeuralMirror(parameters=Numbers(values)), p)
+        h, slope = shape(cast(Potential, NeuralMirror(parameters=Numbers(values))), p)
         label = {0: "start", len(numbers) - 1: f"after generation {len(numbers) - 2}"}.get(index)
         line = {
             "color": colours(0.9 * index / max(len(numbers) - 1, 1)),
@@ -129,8 +131,8 @@ def draw_search(numbers: Sequence[Tensor], fitness: Sequence[Sequence[float | No
         }
         left.plot(p, h.detach(), **line)
         middle.plot(p, slope.detach(), **line)
-    for generation, found in enumerate(fitness):
-        known = [value for value in found if value is not None]
+    for generation, values in enumerate(fitness):
+        known = [value for value in values if value is not None]
         right.scatter([generation] * len(known), known, s=14, color="#0072B2", alpha=0.6)
         right.scatter([generation], [sum(known) / len(known)], marker="_", s=300, color="#D55E00")
     left.set(title="h, scaled to h''(1/2) = 1", xlabel="p")
@@ -165,25 +167,27 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("mirror_maps.png"), help="png, pdf or svg; json for the numbers"
     )
-    asked = parser.parse_args()
-    settings = [name for name in asked.names if "=" in name]
-    names = [*(name for name in asked.names if "=" not in name), *BESIDE]
+    args = parser.parse_args()
+    settings = [name for name in args.names if "=" in name]
+    names = [*(name for name in args.names if "=" not in name), *BESIDE]
     register()
-    found: dict[str, Any] = {}
+    divergences: dict[str, Divergence] = {}
     with initialize_config_dir(str(conf()), version_base="1.3"):
         for name in dict.fromkeys(names):
             try:
                 cfg = compose(
                     "train", overrides=[f"divergence={name}", *(settings if name not in BESIDE else [])]
                 )
-                found[name] = build_components(resolved(cfg)).penalty.divergence
+                divergences[name] = build_components(resolved(cfg)).penalty.divergence
             except (HydraException, ValueError) as error:
-                sys.exit(f"error: divergence={name}: {error}")
-    if asked.out.suffix == ".json":
-        asked.out.write_text(json.dumps(numbers(found)))
+                # Hydra goes on for lines about where it looked.
+                reason = " ".join(str(error).partition("Config search path")[0].split())
+                sys.exit(f"error: divergence={name}: {reason}")
+    if args.out.suffix == ".json":
+        args.out.write_text(json.dumps(numbers(divergences)))
     else:
-        draw(found, asked.out)
-    print(asked.out)
+        draw(divergences, args.out)
+    print(args.out)
 
 
 if __name__ == "__main__":

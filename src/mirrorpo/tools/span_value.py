@@ -68,14 +68,14 @@ class Rerolls:
         self, prompt: Prompt, prompt_ids: Sequence[int], begun: Sequence[Sequence[int]], seed: int
     ) -> list[float]:
         """The success rate of each beginning; the same for two that are equal."""
-        asked = list(dict.fromkeys(tuple(ids) for ids in begun))
+        beginnings = list(dict.fromkeys(tuple(ids) for ids in begun))
         budget = self.config["max_new_tokens"]
-        shortest = min((len(ids) for ids in asked), default=0)
+        shortest = min((len(ids) for ids in beginnings), default=0)
         drawn = self.components.eval_rollout.generate(
             self.policy,
             RolloutRequest(
-                prompts=[prompt] * len(asked),
-                prompt_ids=[[*prompt_ids, *ids] for ids in asked],
+                prompts=[prompt] * len(beginnings),
+                prompt_ids=[[*prompt_ids, *ids] for ids in beginnings],
                 group_size=self.rolls,
                 max_new_tokens=max(budget - shortest, 1),
                 temperature=self.config["temperature"],
@@ -83,15 +83,18 @@ class Rerolls:
             ),
         )
         # Every whole answer has the budget that the policy was trained with, wherever it was begun.
-        texts = [self.policy.decode([*asked[one.group], *one.ids][:budget]) for one in drawn]
+        texts = [
+            self.policy.decode([*beginnings[completion.group], *completion.ids][:budget])
+            for completion in drawn
+        ]
         rewards = [verdict.reward for verdict in self.components.reward(texts, [prompt] * len(texts))]
         # No verdict counts as no success.
         wins = [reward if reward == reward else 0.0 for reward in rewards]
         rates = [
             sum(wins[index * self.rolls : (index + 1) * self.rolls]) / self.rolls
-            for index in range(len(asked))
+            for index in range(len(beginnings))
         ]
-        return [rates[asked.index(tuple(ids))] for ids in begun]
+        return [rates[beginnings.index(tuple(ids))] for ids in begun]
 
 
 def measure(
@@ -160,10 +163,10 @@ def _spans(policy: LanguageModel, drawn: Sequence[Completion]) -> list[tuple[int
         token_offsets = policy.with_offsets(one.ids)
         where = regions(token_offsets)
         if where is not None:
-            found = [*KINDS(token_offsets), *Scaffolding(around=KINDS, min_tokens=2)(token_offsets)]
+            spans = [*KINDS(token_offsets), *Scaffolding(around=KINDS, min_tokens=2)(token_offsets)]
             out += [
                 (row, span, (where.reasoned + 1, where.length))
-                for span in sorted(found, key=lambda span: span.start)
+                for span in sorted(spans, key=lambda span: span.start)
             ]
     return out
 
@@ -208,13 +211,13 @@ def main() -> None:
     )
     parser.add_argument("--rolls", type=int, default=8, help="continuations from each place")
     parser.add_argument("--start", action="store_true", help="the start model in place of the run's policy")
-    asked = parser.parse_args()
-    folder = RunFolder(asked.run)
+    args = parser.parse_args()
+    folder = RunFolder(args.run)
     config = upgraded(folder.manifest().get("config") or {})
     newest = checkpoint.newest(folder.checkpoints)
-    if not config or not (asked.start or newest):
+    if not config or not (args.start or newest):
         sys.exit(
-            f"error: {asked.run} is no finished run: it has no manifest.json with a config, or no checkpoint "
+            f"error: {args.run} is no finished run: it has no manifest.json with a config, or no checkpoint "
             f"(--start needs none)"
         )
     torch.set_num_threads(config["threads"])
@@ -222,13 +225,13 @@ def main() -> None:
     train = components.dataset.load("train")
     corpus = (text for prompt in train for text in (prompt.question + "\n", prompt.demonstration))
     policy = components.model.load(torch.device("cpu"), config["seed"], lambda: corpus)
-    if newest and not asked.start:
+    if newest and not args.start:
         # As a resumed run does, so that adapters and models from scratch are what was trained.
         policy.network.load_state_dict(newest["weights"], strict=False)
     rows = measure(
-        components, config, policy, completions=asked.completions, rolls=asked.rolls, seed=config["seed"]
+        components, config, policy, completions=args.completions, rolls=args.rolls, seed=config["seed"]
     )
-    path = asked.run / ("credit_truth_start.jsonl" if asked.start else "credit_truth.jsonl")
+    path = args.run / ("credit_truth_start.jsonl" if args.start else "credit_truth.jsonl")
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(path)
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mirrorpo.config.values import Config
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.rollout.collector import Answer
 from mirrorpo.run.folder import JsonLines, RunFolder
@@ -182,7 +183,7 @@ def readable(step: int, answers: Sequence[Answer]) -> str:
     return "\n".join(parts)
 
 
-def sample_rows(rows: Sequence[Mapping[str, Any]], count: int) -> str:
+def sample_rows(rows: Sequence[Config], count: int) -> str:
     """The first answers of an evaluation, one right and one wrong among them where there are."""
     right = [row for row in rows if row["right"]]
     wrong = [row for row in rows if not row["right"]]

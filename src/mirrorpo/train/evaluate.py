@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from mirrorpo.config.values import JsonObject
 from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
 from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine
 from mirrorpo.core.seeds import derive
@@ -23,7 +23,7 @@ class Evaluation:
     """
 
     metrics: dict[str, float]
-    rows: list[dict[str, Any]]
+    rows: list[JsonObject]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +73,7 @@ class Evaluator:
             )
         return Evaluation(metrics=metrics | self._sampled(model, rows, step), rows=rows)
 
-    def _sampled(self, model: GenerativeModel, rows: list[dict[str, Any]], step: int) -> dict[str, float]:
+    def _sampled(self, model: GenerativeModel, rows: list[JsonObject], step: int) -> dict[str, float]:
         count = min(self.sampled_questions, len(rows))
         if count == 0 or self.samples == 0:
             return {}
@@ -104,12 +104,12 @@ class Evaluator:
                 seed=derive(self.seed, "evaluation", step, group_size),
             ),
         )
-        asked = [prompts[completion.group] for completion in completions]
-        verdicts = self.reward([completion.text for completion in completions], asked)
+        answered = [prompts[completion.group] for completion in completions]
+        verdicts = self.reward([completion.text for completion in completions], answered)
         return list(zip(completions, verdicts, strict=True))
 
 
-def _row(prompt: Prompt, completion: Completion, verdict: Verdict) -> dict[str, Any]:
+def _row(prompt: Prompt, completion: Completion, verdict: Verdict) -> JsonObject:
     return {
         "uid": prompt.uid,
         "question": prompt.question,

@@ -1,12 +1,12 @@
 """What a checkpoint holds of a run, and how a run takes it up again."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
+from mirrorpo.config.values import Config
 from mirrorpo.core.seeds import global_state, restore_global_state
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.run import checkpoint
@@ -93,7 +93,7 @@ class Checkpoints:
     def _recorded(self, folder: RunFolder, step: int) -> bool:
         return folder.recorded(step, lambda done: self.evaluation.due(done, self.run.steps))
 
-    def _restored(self, state: Mapping[str, Any], code: str) -> Resumed:
+    def _restored(self, state: Config, code: str) -> Resumed:
         self.learner.policy.network.load_state_dict(state["weights"], strict=False)
         self.learner.optimiser.load_state_dict(state["optimiser"])
         restore_global_state(state["random"])

@@ -93,10 +93,10 @@ class Trainer:
                 recorder.start()
             saved, progress = resumed.step, resumed.progress
             for step in range(resumed.step + 1, run.steps + 1):
-                if asked := self._asked_to_stop():
+                if signum := self._requested_stop():
                     if step - 1 > saved:
                         checkpoints.save(step - 1, progress, resumed.codes)
-                    raise Preempted(step - 1, asked)
+                    raise Preempted(step - 1, signum)
                 with stopwatch() as clock:
                     result = step_of(step, progress)
                 progress = result.progress
@@ -105,9 +105,9 @@ class Trainer:
                     saved = checkpoints.save(step, progress, resumed.codes)
         self._finish(loaded, resumed, display)
 
-    def _asked_to_stop(self) -> Signals | None:
+    def _requested_stop(self) -> Signals | None:
         # SIGTERM, which stands over SIGUSR2, is the larger number.
-        signum = max(self.ranks.all_gather(self.stop_request.asked or 0))
+        signum = max(self.ranks.all_gather(self.stop_request.signum or 0))
         return Signals(signum) if signum else None
 
     def _step(self, loaded: LoadedRun, run: RunSettings) -> TrainStep:
