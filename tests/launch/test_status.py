@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import re
 import threading
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import pytest
 
 from mirrorpo.launch.scheduler import Job
-from mirrorpo.launch.status import duration, launches, main, reconcile, record_launch, rows, shortened
+from mirrorpo.launch.launches import record_launch
+from mirrorpo.launch.status import duration, main, reconcile, rows, shortened
 from mirrorpo.run.folder import RunFolder, RunState
 
 LAUNCHED: dict[str, Any] = {"launches": [{"from_step": 0}]}
@@ -133,17 +133,9 @@ def test_retry_without_a_recorded_launch_says_what_to_do(
     assert "launch its command again" in capsys.readouterr().err
 
 
-def test_a_command_is_recorded_once(sweep: Path) -> None:
-    for argv in (["train.py", "a"], ["train.py", "b"], ["train.py", "a"]):
-        record_launch(sweep, argv)
-    assert [entry["argv"][1] for entry in launches(sweep)] == ["b", "a"] and launches(sweep)[0][
-        "pid"
-    ] == os.getpid()
-
-
 def test_cancel_with_nothing_to_cancel(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # This process is no launch of train.py: its id alone does not make it one.
-    record_launch(sweep, ["train.py"])
+    record_launch(sweep, ["train.py"], ["arm/seed=0"])
     assert main([str(sweep), "cancel"]) == 0
     assert "nothing to cancel" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""The commands that made a sweep, for `retry`, and the launchers of it that run, for `cancel`. Imports no torch."""
+"""The commands that made a sweep, for `retry`, and its launchers that run, for `cancel`. Imports no torch."""
 
 import json
 import os
@@ -72,6 +72,26 @@ def record_launch(sweep: Path, argv: Sequence[str], cells: Sequence[str]) -> Non
     sweep.mkdir(parents=True, exist_ok=True)
     text = json.dumps([asdict(entry) for entry in (*kept, launch)], indent=2)
     write_atomic(sweep / LAUNCHES, text + "\n")
+
+
+def commands_for(given: Sequence[Launch], cells: Sequence[str]) -> list[tuple[Launch, list[str]]]:
+    """The commands that make cells, each with those for which it is the last one that does.
+
+    A command that did not note its cells may make any of them.
+
+    >>> first, second = (Launch([name], "", "", cells) for name, cells in (("a", ["1", "2"]), ("b", ["2"])))
+    >>> [(launch.argv, cells) for launch, cells in commands_for([first, second], ["1", "2", "3"])]
+    [(['a'], ['1']), (['b'], ['2'])]
+    """
+    out, left = [], list(cells)
+    for launch in reversed(given):
+        known = set(left if launch.cells is None else launch.cells)
+        made = [cell for cell in left if cell in known]
+        if launch.cells is not None:
+            left = [cell for cell in left if cell not in known]
+        if made:
+            out.append((launch, made))
+    return out[::-1]
 
 
 @dataclass(frozen=True, slots=True)

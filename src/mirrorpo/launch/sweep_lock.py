@@ -10,9 +10,10 @@ LOCK = ".launching"
 
 @contextmanager
 def sweep_lock(sweep: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold a sweep from asking what is left of it until that is submitted; waits for another launcher that does.
+    """Hold a sweep from asking what is left of it until that is submitted.
 
-    The lock goes with the process, however it ends. On a file system without locks there is none, which is said.
+    It waits for another launcher that holds it. The lock goes with the process, however it ends. On a file
+    system without locks there is none, which is said.
 
     Args:
         sweep: its folder, which exists.
@@ -26,7 +27,7 @@ def sweep_lock(sweep: Path, say: Callable[[str], None]) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             say(
-                f"note: {sweep} is on a file system without locks ({error.strerror}): two launchers at the same "
-                "time would submit its cells twice; start one after the other"
+                f"note: {sweep} is on a file system without locks ({error.strerror}): two launchers at the "
+                "same time would submit its cells twice; start one after the other"
             )
         yield

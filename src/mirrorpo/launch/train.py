@@ -16,6 +16,7 @@ from mirrorpo.config import compose, paths
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.schema import register
+from mirrorpo.launch.errors import one_line
 from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.lifecycle import requeue_or_exit
 from mirrorpo.run.preemption import Preempted, StopRequest
@@ -30,7 +31,8 @@ def main() -> None:
     sys.path.append(os.getcwd())
     sys.argv = accept_old_names(sys.argv)
     register()
-    hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(run)()
+    with one_line():
+        hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(run)()
 
 
 def run(cfg: DictConfig) -> None:

@@ -8,7 +8,8 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 def started(pid: int) -> str | None:
     """When a process of this machine was started, as a word that no other process of that id has.
 
-    It is the machine's start and the kernel's ticks since then; None where there is no such process, or no /proc.
+    It is the machine's start and the kernel's ticks since then; None where there is no such process, or no
+    /proc.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
