@@ -212,9 +212,9 @@ class EvolutionSweeper(Sweeper):
         grid = [str(override.input_line) for override in parsed if override.is_sweep_override()]
         if grid:
             raise LaunchError(f"{', '.join(grid)}: a search has no grid; give one value to each setting")
-        if self.config.eval_split != "validation":
+        if (split := self.config.get("eval_split")) != "validation":
             raise LaunchError(
-                f"eval_split={self.config.eval_split}: a map chosen by the test questions could not "
+                f"eval_split={split}: a map chosen by the test questions could not "
                 "be tested on them; use validation"
             )
         if self.config.eval_questions == 0:

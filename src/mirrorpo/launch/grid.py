@@ -23,7 +23,10 @@ class GridSweeper(BasicSweeper):
                 f"add hydra/sweeper=es"
             )
         arguments = accept_old_names([f"{key}={value}" for key, value in (params or {}).items()])
-        super().__init__(max_batch_size, dict(argument.split("=", 1) for argument in arguments))
+        # In place of BasicSweeper's own, which breaks once Hydra has scanned for plug-ins a second time in a
+        # process: it loads that class anew, and `super` of the new one takes no instance of this one.
+        self.overrides, self.batch_index, self.max_batch_size = None, 0, max_batch_size
+        self.params = dict(argument.split("=", 1) for argument in arguments)
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the grid; its folder gets multirun.yaml, what was asked for."""

@@ -40,6 +40,9 @@ LAUNCH_PATIENCE_S = 600.0
 # Names and job ids that go into one command.
 AT_ONCE = 500
 
+# What SLURM writes for the member of a record that is of no member alone.
+REST = "4294967294"
+
 # Letters that stand for themselves in every command of SLURM's: `--name=` splits at commas, records at spaces
 # and at `|`.
 UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
@@ -225,14 +228,17 @@ def members_of(text: str, count: int) -> Sequence[int]:
     Members that wait, or were cancelled while they waited, share a record.
 
     Args:
-        text: SLURM's `3`, `[0-2,7%4]` or `0-6:2`; empty, or `N/A`, for what is no array.
+        text: SLURM's `3`, `[0-2,7%4]` or `0-6:2`; its largest number for all without a record of their own;
+            empty, or `N/A`, for what is no array.
         count: members that the array has.
 
     >>> [members_of(text, 8) for text in ("3", "[0-2,7%4]", "0-6:2", "9")]
     [[3], [0, 1, 2, 7], [0, 2, 4, 6], []]
-    >>> members_of("", 1), members_of("N/A", 1), members_of("", 8)
-    ([0], [0], [])
+    >>> members_of("", 1), members_of("N/A", 1), members_of("", 8), members_of(REST, 3)
+    ([0], [0], [], [0, 1, 2])
     """
+    if text == REST:
+        return [*range(count)]
     out = []
     for first, last, stride in re.findall(r"(\d+)(?:-(\d+))?(?::(\d+))?", text.partition("%")[0]):
         out += range(int(first), int(last or first) + 1, int(stride or 1))
@@ -245,7 +251,7 @@ def _by_folder(known: Mapping[str, Batch], records: Sequence[_Record]) -> dict[P
     # Oldest batch first, so that a later one's word stands.
     order = {name: place for place, name in enumerate(known)}
     out: dict[Path, Job] = {}
-    for record in sorted(records, key=lambda record: order.get(record.name, -1)):
+    for record in sorted(records, key=lambda record: (order.get(record.name, -1), record.members != REST)):
         if record.name not in known:
             continue
         batch = known[record.name]
