@@ -124,7 +124,7 @@ class LocalLauncher(CellLauncher):
         written = manifest.get("error") if entered and manifest.get("ended") else None
         if written:
             return f"{written} (traceback: {folder.path / 'error.txt'})"
-        if process.returncode in (os.EX_TEMPFAIL, 128 + signal.SIGTERM):
+        if process.returncode in (os.EX_TEMPFAIL, 128 + signal.SIGTERM, 128 + signal.SIGINT):
             return (
                 "it was asked to stop and has a checkpoint of where it was; the same command goes on. "
                 f"Its folder is {folder.path}"

@@ -40,6 +40,7 @@ COLOURS = {
     RunState.FAILED: "red",
     RunState.STALE: "magenta",
     RunState.REQUEUED: "yellow",
+    RunState.INTERRUPTED: "yellow",
     RunState.QUEUED: "yellow",
 }
 
@@ -127,6 +128,8 @@ def reconcile(manifest: Config, finished: bool, held: bool, job: Job | None) -> 
         )
     if written == RunState.FAILED:
         return RunState.FAILED, manifest.get("error")
+    if written == RunState.INTERRUPTED:
+        return RunState.INTERRUPTED, "by Ctrl-C; the same command goes on"
     if job is not None:
         went = f"its job is {job.state}{f' ({job.why})' if job.why else ''}"
         return RunState.FAILED, went if begun else f"{went}, before it began"
@@ -280,7 +283,7 @@ def _to_launch(sweep: Path, state: RunState, stale: bool) -> bool:
     if state == RunState.PLANNED:
         # Its job was cancelled while it waited, or it was never begun; unless a launcher is about to.
         return not launchers(sweep)
-    return state == RunState.FAILED or (stale and state == RunState.STALE)
+    return state in (RunState.FAILED, RunState.INTERRUPTED) or (stale and state == RunState.STALE)
 
 
 def cancel_all(sweep: Path) -> int:

@@ -17,8 +17,9 @@ from mirrorpo.config.cell import Cell
 from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.schema import register
 from mirrorpo.launch.errors import one_line
+from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.folder import RunFolder
-from mirrorpo.run.lifecycle import requeue_or_exit
+from mirrorpo.run.mirror import leaving_hung_calls
 from mirrorpo.run.preemption import Preempted, StopRequest
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     sys.path.append(os.getcwd())
     sys.argv = accept_old_names(sys.argv)
     register()
-    with one_line():
+    with one_line(), leaving_hung_calls():
         hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(run)()
 
 
@@ -42,6 +43,8 @@ def run(cfg: DictConfig) -> None:
         cell = compose.cell_of(cfg)
         folder = RunFolder(cell.folder)
         folder.refuse_other_config(cell)
+        for note in SameInputs()(cell, folder):
+            print(f"note: {note}")
         if folder.finished():
             print(f"{folder.manifest()['state']} already, nothing to do: {folder.path}")
             return
@@ -74,4 +77,5 @@ def _train(cell: Cell, folder: RunFolder, stop_request: StopRequest) -> int | No
                 ranks=ranks,
             ).run()
         except Preempted as preempted:
-            return requeue_or_exit(preempted, writable, ranks.first)
+            print(f"\n{preempted}")
+            return preempted.status
