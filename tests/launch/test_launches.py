@@ -88,6 +88,38 @@ def test_cancel_signals_no_process_that_has_the_id_of_one_that_ended(
     assert sleeper.wait(30) == -15
 
 
+def test_a_run_whose_launcher_passes_the_signal_on_is_signalled_once(
+    tmp_path: Path, sleeper: "subprocess.Popen[str]", capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Twice, it would end without a checkpoint. The launcher here passes nothing on, so its run goes on.
+    script = tmp_path / "elsewhere" / "launcher" / "train.py"
+    script.parent.mkdir()
+    script.write_text(
+        "import signal, subprocess, sys\n"
+        f"run = subprocess.Popen([sys.executable, {str(tmp_path / 'elsewhere' / 'train.py')!r}], "
+        "stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "run.stdout.readline()\nsignal.signal(15, lambda *_: print('stopped', flush=True))\n"
+        "print(run.pid, flush=True)\ninput()\nrun.kill()\nrun.wait()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as launcher:
+        assert launcher.stdout is not None
+        pid, host = int(launcher.stdout.readline()), socket.gethostname()
+        sweep = tmp_path / "sweep"
+        run = RunFolder(sweep / "arm" / "seed=0")
+        start = started(pid)
+        run.update_manifest(state="running", launches=[{}], pid=pid, pid_start=start, machine={"host": host})
+        (sweep / LAUNCHERS).mkdir()
+        entry = {"host": host, "pid": launcher.pid, "start": started(launcher.pid)}
+        (sweep / LAUNCHERS / "entry.json").write_text(json.dumps(entry))
+        with (run.path / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert main([str(sweep), "cancel"]) == 0
+        assert launcher.stdout.readline() == "stopped\n" and started(pid) == start
+        assert launcher.communicate("\n", timeout=60)[0] == ""
+
+
 def test_a_launcher_of_another_machine_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     RunFolder(tmp_path / "arm" / "seed=0").update_manifest(state="planned")
     (tmp_path / LAUNCHERS).mkdir()

@@ -196,7 +196,7 @@ def test_a_cell_that_is_a_link_has_its_job_and_is_not_listed_twice(
         ("arm/seed=1", "planned"),
     ]
     ids: list[str] = []
-    monkeypatch.setattr("mirrorpo.launch.status.cancel", ids.extend)
+    monkeypatch.setattr("mirrorpo.launch.status.cancel", lambda given, **_: ids.extend(given))
     assert main([str(sweep), "cancel"]) == 0 and ids == ["7_0"]
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from mirrorpo.config.values import JsonObject
 from mirrorpo.launch.errors import LaunchError
@@ -30,8 +29,16 @@ class LocalLauncher(CellLauncher):
         gpus: devices to deal out, one to each of the cells that run at once; empty: each sees all.
     """
 
-    def __init__(self, *, jobs: int, gpus: Sequence[int], **cells: Any) -> None:
-        super().__init__(**cells)
+    def __init__(
+        self,
+        *,
+        jobs: int,
+        gpus: Sequence[int],
+        only: Sequence[str] | str | None,
+        dry_run: bool,
+        fitness: str | None,
+    ) -> None:
+        super().__init__(only=only, dry_run=dry_run, fitness=fitness)
         if jobs < 1 or (gpus and len(gpus) < jobs):
             raise LaunchError(
                 f"hydra.launcher.jobs={jobs}, hydra.launcher.gpus={list(gpus)}: run at least one cell "

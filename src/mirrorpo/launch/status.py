@@ -31,7 +31,10 @@ from mirrorpo.launch.program import is_launch
 from mirrorpo.launch.scheduler import LOOK_PATIENCE_S, Batch, Job, SchedulerError, cancel, jobs, newest
 from mirrorpo.launch.sweeps import last_written, own_runs, sweeps
 from mirrorpo.run.folder import RunError, RunFolder, RunState, timestamp
-from mirrorpo.run.process import started
+from mirrorpo.run.process import parent, started
+
+# Seconds for a controller that does not answer while jobs are cancelled.
+CANCEL_PATIENCE_S = 60.0
 
 ACTIVE = (RunState.QUEUED, RunState.RUNNING, RunState.REQUEUED)
 COLOURS = {
@@ -288,19 +291,20 @@ def _to_launch(sweep: Path, state: RunState, stale: bool) -> bool:
 
 def cancel_all(sweep: Path) -> int:
     """Stop what runs or waits; each cell keeps its last checkpoint, and a later launch goes on from there."""
-    stopped, problems, active = [], [], {}
+    stopped, problems, active, stopping = [], [], {}, set[int]()
     runs = own_runs(sweep)
     try:
         names = {path.resolve(): str(path.relative_to(sweep)) for path in runs}
-        active = {path: job for path, job in jobs(sweep).items() if job.active}
-        cancel([job.id for job in active.values()])
+        known = jobs(sweep, patience_s=CANCEL_PATIENCE_S)
+        active = {path: job for path, job in known.items() if job.active}
+        cancel([job.id for job in active.values()], patience_s=CANCEL_PATIENCE_S)
         stopped += [names.get(path, str(path)) for path in active]
     except SchedulerError as error:
         problems.append(f"jobs on SLURM may go on: {error}")
     for launcher in launchers(sweep):
         if launcher.here and _is_launch(launcher.pid, launcher.start):
-            # It passes it on to its cells.
             os.kill(launcher.pid, signal.SIGTERM)
+            stopping.add(launcher.pid)
             stopped.append(f"the launcher, process {launcher.pid}")
         elif launcher.host != socket.gethostname():
             problems.append(
@@ -315,6 +319,8 @@ def cancel_all(sweep: Path) -> int:
             and not of_a_job
             and manifest.get("machine", {}).get("host") == socket.gethostname()
             and _is_launch(manifest["pid"], manifest.get("pid_start"))
+            # Its launcher passes the signal on; a second one would end the run without a checkpoint.
+            and parent(manifest["pid"]) not in stopping
         ):
             os.kill(manifest["pid"], signal.SIGTERM)
             stopped.append(str(path.relative_to(sweep)))

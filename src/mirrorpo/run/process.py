@@ -12,10 +12,23 @@ def started(pid: int) -> str | None:
     /proc.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = BOOT.read_text().strip()
     except OSError:
         return None
-    state, ticks = fields[0], fields[19]
+    fields = _stat(pid)
     # A zombie has ended, and waits for its parent only.
-    return None if state in ("Z", "X") else f"{boot}:{ticks}"
+    return None if not fields or fields[0] in ("Z", "X") else f"{boot}:{fields[19]}"
+
+
+def parent(pid: int) -> int | None:
+    """The process that started a process of this machine; None where there is none."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields else None
+
+
+def _stat(pid: int) -> list[str]:
+    """What the kernel says of a process behind its name, which may hold anything."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
