@@ -235,7 +235,8 @@ def test_while_slurm_is_silent_cells_are_where_they_last_wrote(
 
 def test_twelve_hundred_failed_cells_are_launched_again_by_one_command(tmp_path: Path) -> None:
     # More names than one argument may hold; the grid has others, so that nothing is checked and it is quick.
-    label = "algo=grpo,divergence=kl,weighting=uniform,model=tiny,dataset=arithmetic"
+    axes = "algo=grpo,divergence=neural_mirror_learned,weighting=counterfactual_inverted"
+    label = f"{axes},model=tiny,dataset=arithmetic,settings=01234567"
     cells = [f"{label}/seed={seed}" for seed in range(1200)]
     sweep = tmp_path / "out" / "single"
     for cell in cells:

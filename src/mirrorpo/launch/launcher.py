@@ -76,7 +76,7 @@ class CellLauncher(Launcher):
             elsewhere: cells of the same launch that were running or queued already.
 
         Returns:
-            The reasons of those of `left` that failed, by their place.
+            The reasons of those that failed, by their place among both, one after the other.
         """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -108,10 +108,11 @@ class CellLauncher(Launcher):
                     record_launch(self.sweep, self._argv(), self._names(grid))
                     failures |= {left[place]: reason for place, reason in self.submit(cells).items()}
             started = [place for place in left if place not in failures]
-            elsewhere = [grid[place] for place, skip in enumerate(skips) if skip.endswith(LEFT_ALONE)]
-            if (started or elsewhere) and not self.dry_run:
-                reasons = self.run([grid[place] for place in started], elsewhere)
-                failures |= {started[place]: reason for place, reason in reasons.items()}
+            elsewhere = [place for place, skip in enumerate(skips) if skip.endswith(LEFT_ALONE)]
+            places = [*started, *elsewhere]
+            if places and not self.dry_run:
+                reasons = self.run([grid[place] for place in started], [grid[place] for place in elsewhere])
+                failures |= {places[place]: reason for place, reason in reasons.items()}
         return self._returned(job_overrides, grid, failures)
 
     def _checked(self, grid: Sequence[PlannedCell]) -> tuple[list[PlannedCell], list[str]]:

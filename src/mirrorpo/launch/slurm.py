@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -170,11 +170,10 @@ class SlurmLauncher(CellLauncher):
 
     def _waited(self, left: Sequence[PlannedCell], elsewhere: Sequence[PlannedCell]) -> Mapping[int, str]:
         name = partial(os.path.relpath, start=self.sweep)
-        places = {name(cell.folder.path): place for place, cell in enumerate(left)}
-        watched = places.keys() | {name(cell.folder.path) for cell in elsewhere}
+        places = {name(cell.folder.path): place for place, cell in enumerate([*left, *elsewhere])}
         shown = ""
         while True:
-            waited_for = self._look(watched)
+            waited_for = self._look(places.keys())
             if waited_for is not None:
                 counts = {state: sum(row.state == state for row in waited_for) for state in RunState}
                 summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
@@ -185,11 +184,11 @@ class SlurmLauncher(CellLauncher):
                     return {
                         places[row.cell]: row.error or str(row.state)
                         for row in waited_for
-                        if row.cell in places and row.state not in (RunState.DONE, RunState.STALE)
+                        if row.state not in (RunState.DONE, RunState.STALE)
                     }
             time.sleep(self.poll_s)
 
-    def _look(self, watched: "set[str]") -> list[Row] | None:
+    def _look(self, watched: Collection[str]) -> list[Row] | None:
         """The rows of cells that are waited for; None while SLURM does not answer, which ends no job."""
         try:
             return [row for row in rows(self.sweep.resolve()) if row.cell in watched]

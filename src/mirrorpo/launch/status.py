@@ -270,8 +270,10 @@ def retry(sweep: Path, *, stale: bool) -> int:
             file=sys.stderr,
         )
         return 1
-    status = 0
-    for launch, cells in commands_for(launches(sweep), chosen):
+    status, given = 0, commands_for(launches(sweep), chosen)
+    if lost := set(chosen).difference(*(cells for _, cells in given)):
+        print(f"note: no command of {LAUNCHES} makes {', '.join(sorted(lost))}", file=sys.stderr)
+    for launch, cells in given:
         # In a file: a thousand names are more than one argument may be long.
         with tempfile.NamedTemporaryFile("w", dir=sweep, prefix=".only.") as file:
             file.write("".join(f"{cell}\n" for cell in cells))
@@ -285,7 +287,7 @@ def retry(sweep: Path, *, stale: bool) -> int:
 def _to_launch(sweep: Path, state: RunState, stale: bool) -> bool:
     if state == RunState.PLANNED:
         # Its job was cancelled while it waited, or it was never begun; unless a launcher is about to.
-        return not launchers(sweep)
+        return not any(launcher.here for launcher in launchers(sweep))
     return state in (RunState.FAILED, RunState.INTERRUPTED) or (stale and state == RunState.STALE)
 
 
