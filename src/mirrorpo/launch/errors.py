@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
-from hydra._internal import utils as hydra_command_line
-
 T = TypeVar("T")
 
 
@@ -32,6 +30,9 @@ def one_line() -> Iterator[None]:
 
     Of cells that failed the launcher has said everything: exit status 1 and no more.
     """
+    # Imported here, so that whoever only names an error does not wait for Hydra.
+    from hydra._internal import utils as hydra_command_line
+
     report = hydra_command_line.run_and_report
 
     def run_and_report(function: Callable[[], T]) -> T:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from mirrorpo.launch.errors import LaunchError
 from mirrorpo.run.folder import timestamp, write_atomic
 from mirrorpo.run.process import started
 
@@ -119,11 +120,20 @@ class Launcher:
 
 @contextmanager
 def entered(sweep: Path) -> Iterator[None]:
-    """This process is a launcher of the sweep."""
+    """This process is a launcher of the sweep.
+
+    Raises:
+        LaunchError: if the sweep's folder cannot be written to.
+    """
     host, pid = socket.gethostname(), os.getpid()
     file = sweep / LAUNCHERS / f"{host}.{pid}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, json.dumps({"host": host, "pid": pid, "start": started(pid)}) + "\n")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps({"host": host, "pid": pid, "start": started(pid)}) + "\n")
+    except OSError as error:
+        raise LaunchError(
+            f"out: cannot write to {sweep} ({error}); set out= to a folder that can be written to"
+        ) from error
     try:
         yield
     finally:
