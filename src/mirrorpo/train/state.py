@@ -4,10 +4,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired, TypedDict, cast
+
+from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
-from mirrorpo.config.values import Config
-from mirrorpo.core.seeds import global_state, restore_global_state
+from mirrorpo.core.seeds import GlobalState, global_state, restore_global_state
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.run import checkpoint
 from mirrorpo.run.folder import RunFolder
@@ -15,6 +18,19 @@ from mirrorpo.train.learner import Learner
 from mirrorpo.train.step import Progress
 
 log = logging.getLogger(__name__)
+
+
+class RunState(TypedDict):
+    """What a checkpoint holds: the step that is done, what the next one needs, and who made the steps."""
+
+    step: int
+    position: int
+    beta: float
+    config_hash: str
+    codes: NotRequired[list[str]]
+    weights: dict[str, Tensor]
+    optimiser: StateDict
+    random: GlobalState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +76,7 @@ class Checkpoints:
         """Write the checkpoint of a step; the step."""
         network = self.learner.policy.network
         trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-        state = {
+        state: RunState = {
             "step": step,
             "position": progress.position,
             "beta": progress.beta,
@@ -75,7 +91,8 @@ class Checkpoints:
 
     def resume(self, folder: RunFolder, code: str) -> Resumed:
         """Take up the newest checkpoint, or start over where there is none; metric files are cut to it."""
-        state = checkpoint.newest(self.path, self.ranks, self.learner.policy.device.type)
+        newest = checkpoint.newest(self.path, self.ranks, self.learner.policy.device.type)
+        state = cast("RunState | None", newest)
         if state is not None and self.ranks.broadcast_from_rank0(
             lambda: self._recorded(folder, state["step"])
         ):
@@ -91,9 +108,9 @@ class Checkpoints:
         return resumed
 
     def _recorded(self, folder: RunFolder, step: int) -> bool:
-        return folder.recorded(step, lambda done: self.evaluation.due(done, self.run.steps))
+        return folder.recorded(step, lambda recorded: self.evaluation.due(recorded, self.run.steps))
 
-    def _restored(self, state: Config, code: str) -> Resumed:
+    def _restored(self, state: RunState, code: str) -> Resumed:
         self.learner.policy.network.load_state_dict(state["weights"], strict=False)
         self.learner.optimiser.load_state_dict(state["optimiser"])
         restore_global_state(state["random"])

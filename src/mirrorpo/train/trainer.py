@@ -211,7 +211,6 @@ class Trainer:
     def _finish(self, loaded: LoadedRun, resumed: Resumed, display: Display) -> None:
         weights = full_state_dict(loaded.policy.network)
         if self.ranks.first:
-            loaded.policy.network.save_pretrained(self.folder.policy, state_dict=weights)
-            loaded.policy.tokenizer.save_pretrained(self.folder.policy)
+            loaded.policy.save(self.folder.policy, weights)
             finish(self.folder, resumed.codes)
             display.conclude(self.folder)
