@@ -24,7 +24,9 @@ TESTED_BY = {
     "core/shapes": "conftest.py",
     "core/network": "model/test_load.py",
     "core/protocols": "test_axes.py",
+    "launch/errors": "launch/test_hydra_suite.py",
     "launch/evolution_sweeper": "launch/test_evolution.py",
+    "launch/fitness": "launch/test_launcher.py",
     "launch/grid": "launch/test_launcher.py",
     "core/span": "weighting/test_spans.py",
     "divergence/penalty": "train/test_build.py",
@@ -43,6 +45,8 @@ TESTED_BY = {
     "launch/local": "launch/test_launcher.py",
     "launch/plan": "launch/test_launcher.py",
     "launch/train": "launch/test_launcher.py",
+    "launch/sweep_lock": "launch/test_launches.py",
+    "launch/sweeps": "launch/test_status.py",
     "launch/sweeps_path": "launch/test_launcher.py",
     "model/language_model": "model/test_load.py",
     "config/values": "config/test_config.py",  # names of types

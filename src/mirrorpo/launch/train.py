@@ -16,6 +16,7 @@ from mirrorpo.config import compose, paths
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.schema import register
+from mirrorpo.launch.errors import one_line
 from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.mirror import bounded_exit
@@ -31,7 +32,7 @@ def main() -> None:
     sys.path.append(os.getcwd())
     sys.argv = accept_old_names(sys.argv)
     register()
-    with bounded_exit():
+    with bounded_exit(), one_line():
         hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(run)()
 
 
