@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mirrorpo.config.values import Config
 from mirrorpo.launch.plan import Composer, PlannedCell
-from mirrorpo.run.folder import write_atomic
+from mirrorpo.run.disk import write_atomic
 
 if TYPE_CHECKING:
     # It imports torch.

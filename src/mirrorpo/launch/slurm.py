@@ -22,7 +22,8 @@ from mirrorpo.launch.program import MODULE, SCRIPT
 from mirrorpo.launch.scheduler import BATCHES, SchedulerError, largest_array
 from mirrorpo.launch.snapshot import DirtyTree, snapshot
 from mirrorpo.launch.status import rows
-from mirrorpo.run.folder import RunState, timestamp, write_atomic
+from mirrorpo.run.disk import write_atomic
+from mirrorpo.run.folder import RunState, timestamp
 
 
 class SlurmLauncher(CellLauncher):

@@ -26,7 +26,10 @@ from mirrorpo.config.paths import command
 from mirrorpo.config.values import Config, JsonObject
 from mirrorpo.launch.program import is_launch
 from mirrorpo.launch.scheduler import Batch, Job, SchedulerError, cancel, jobs, newest
-from mirrorpo.run.folder import RunError, RunFolder, RunState, run_folders, timestamp, write_atomic
+from mirrorpo.run.disk import write_atomic
+from mirrorpo.run.errors import RunError
+from mirrorpo.run.folder import RunFolder, run_folders, seconds, timestamp
+from mirrorpo.run.manifest import RunState, read_manifest
 
 LAUNCHES = "launches.json"
 COLOURS = {
@@ -35,6 +38,7 @@ COLOURS = {
     RunState.FAILED: "red",
     RunState.STALE: "magenta",
     RunState.REQUEUED: "yellow",
+    RunState.INTERRUPTED: "yellow",
     RunState.QUEUED: "yellow",
 }
 
@@ -95,8 +99,10 @@ def reconcile(manifest: Config, finished: bool, held: bool, job: Job | None) -> 
             RunState.FAILED,
             "files that it had when it ended are missing or cut; launch again to make them",
         )
-    if written == RunState.FAILED:
-        return RunState.FAILED, manifest.get("error")
+    if written in (RunState.FAILED, RunState.INTERRUPTED):
+        return written, manifest.get("error") or (
+            None if written == RunState.FAILED else "launch again to go on"
+        )
     if job is not None:
         went = f"its job is {job.state}{f' ({job.why})' if job.why else ''}"
         return RunState.FAILED, went if begun else f"{went}, before it began"
@@ -110,28 +116,36 @@ def reconcile(manifest: Config, finished: bool, held: bool, job: Job | None) -> 
 
 
 def _row(sweep: Path, folder: RunFolder, job: Job | None, submitted: tuple[Batch, int] | None) -> Row:
-    manifest = folder.manifest()
-    state, error = reconcile(manifest, folder.finished(), folder.held(), job)
+    try:
+        manifest = read_manifest(folder.manifest_path)
+        state, error = reconcile(manifest, folder.finished(), folder.held(), job)
+        timings, damaged = folder.timings.steps()
+    except RunError as fault:
+        # The others' rows must not suffer; what is left of it, a launch makes whole again or refuses.
+        manifest, timings, damaged = {}, [], []
+        state = RunState.RUNNING if folder.held() else RunState.FAILED
+        error = f"{fault}; launch again"
+    if damaged and not error:
+        error = f"{folder.timings.path.name}: line {damaged[0]} is damaged"
     steps = manifest.get("config", {}).get("steps")
-    timings = [row for row in folder.timings.rows() if row["step"] > 0]
+    timings = [row for row in timings if row["step"] > 0]
     done = timings[-1]["step"] if timings else 0
-    spent = [row.get("seconds", 0.0) + row.get("eval_s", 0.0) for row in timings[-10:]]
+    spent = [seconds(row) for row in timings[-10:]]
     traceback, log = folder.path / "error.txt", None
     if state == RunState.FAILED:
         log = traceback if traceback.exists() else submitted[0].log(submitted[1]) if submitted else None
         # What the run itself could not write down, its job's log may say.
         last_line = _last_line(log) if log is not None and manifest.get("state") != RunState.FAILED else ""
         error = f"{error}: {last_line}" if last_line else error
+    left = state == RunState.RUNNING and isinstance(steps, int) and spent
     return Row(
         cell=str(folder.path.relative_to(sweep)),
         state=state,
         step=done,
         steps=steps,
-        left_s=sum(spent) / len(spent) * (steps - done)
-        if state == RunState.RUNNING and steps and spent
-        else None,
+        left_s=sum(spent) / len(spent) * (steps - done) if left else None,
         job=job.id if job else manifest.get("job"),
-        error=error,
+        error=None if error is None else str(error),
         log=str(log) if log else None,
     )
 
@@ -239,7 +253,9 @@ def retry(sweep: Path, *, stale: bool) -> int:
                 (aside / "manifest.json").rename(aside / "manifest.stale.json")
                 print(f"{row.cell}: its {row.step} steps are in {aside}")
     chosen = [
-        row for row in listed if row.state == RunState.FAILED or (stale and row.state == RunState.STALE)
+        row
+        for row in listed
+        if row.state in (RunState.FAILED, RunState.INTERRUPTED) or (stale and row.state == RunState.STALE)
     ]
     if not chosen:
         print(
@@ -273,7 +289,7 @@ def cancel_all(sweep: Path) -> int:
             os.kill(entry["pid"], signal.SIGTERM)
             stopped.append(f"the launcher, process {entry['pid']}")
     for path in run_folders(sweep):
-        folder, manifest = RunFolder(path), RunFolder(path).manifest()
+        folder, manifest = RunFolder(path), _readable(RunFolder(path))
         if (
             folder.held()
             and path not in active
@@ -284,6 +300,14 @@ def cancel_all(sweep: Path) -> int:
             stopped.append(str(path.relative_to(sweep)))
     print("\n".join(["cancelled:", *stopped]) if stopped else "nothing to cancel")
     return 0
+
+
+def _readable(folder: RunFolder) -> JsonObject:
+    # Whoever runs in a folder whose manifest says nothing is left alone.
+    try:
+        return folder.manifest()
+    except RunError:
+        return {}
 
 
 def _is_launch(pid: int) -> bool:

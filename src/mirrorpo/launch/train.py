@@ -40,7 +40,7 @@ def run(cfg: DictConfig) -> None:
         cell = compose.cell_of(cfg)
         folder = RunFolder(cell.folder)
         folder.refuse_other_config(cell)
-        if folder.finished():
+        if folder.finished(verify=True):
             print(f"{folder.manifest()['state']} already, nothing to do: {folder.path}")
             return
         if status := _train(cell, folder, stop_request):

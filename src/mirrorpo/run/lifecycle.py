@@ -5,13 +5,15 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from omegaconf import OmegaConf
 
 from mirrorpo.config.cell import Cell
-from mirrorpo.run.folder import RunFolder, RunState, timestamp, write_atomic
+from mirrorpo.run.disk import release, write_atomic
+from mirrorpo.run.errors import DiskError, RunError
+from mirrorpo.run.folder import RunFolder, RunState, timestamp
 from mirrorpo.run.preemption import Preempted, fruitless, requeue
 
 
@@ -52,17 +54,34 @@ def lifecycle(
     (folder.path / "error.txt").unlink(missing_ok=True)
     try:
         yield
-    except Preempted:
-        folder.update_manifest(state=RunState.REQUEUED, ended=timestamp())
+    except Preempted as preempted:
+        by_hand = preempted.signum == signal.SIGINT
+        folder.update_manifest(
+            state=RunState.INTERRUPTED if by_hand else RunState.REQUEUED, ended=timestamp()
+        )
         tracker.finish(os.EX_TEMPFAIL)
         raise
     except BaseException as error:
-        (folder.path / "error.txt").write_text(traceback.format_exc())
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        folder.update_manifest(state=RunState.FAILED, ended=timestamp(), error=reason)
+        _fail(folder, error)
         tracker.finish(1)
         raise
     tracker.finish(0)
+
+
+def _fail(folder: RunFolder, error: BaseException) -> None:
+    # On a full disk the reserve is the room for this; where nothing can be written, the error itself is what
+    # has to be seen.
+    release(folder.path)
+    named = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    reason = str(error) if isinstance(error, DiskError) else named
+    by_hand = isinstance(error, KeyboardInterrupt)
+    with suppress(OSError, RunError):
+        folder.update_manifest(
+            state=RunState.INTERRUPTED if by_hand else RunState.FAILED,
+            ended=timestamp(),
+            error="stopped at once by a second Ctrl-C" if by_hand else reason,
+        )
+        (folder.path / "error.txt").write_text(traceback.format_exc())
 
 
 def enter(folder: RunFolder, step: int, codes: list[str]) -> None:
@@ -86,7 +105,11 @@ def finish(folder: RunFolder, codes: list[str]) -> None:
         else None
     )
     folder.update_manifest(
-        state=RunState.STALE if mixed else RunState.DONE, error=mixed, ended=timestamp(), files=folder.sizes()
+        state=RunState.STALE if mixed else RunState.DONE,
+        error=mixed,
+        ended=timestamp(),
+        files=folder.sizes(),
+        sha256=folder.digests(),
     )
 
 
@@ -94,9 +117,11 @@ def requeue_or_exit(preempted: Preempted, folder: RunFolder, first: bool = True)
     """Have the job of a run that handed over queued again, where there is one, by the first of its processes,
     and give the exit status.
 
-    Whoever sent SIGTERM either starts the job again itself (a preemption) or does not want it (scancel).
+    Whoever sent SIGTERM either starts the job again itself (a preemption) or does not want it (scancel);
+    after Ctrl-C it is a person who does.
     """
-    if preempted.signum == signal.SIGTERM or not first:
+    final = preempted.signum in (signal.SIGTERM, signal.SIGINT)
+    if final or not first:
         problem = None
     elif fruitless(folder.manifest()["launches"]):
         problem = "no step was finished in its last three launches: give its job more time"
@@ -106,4 +131,4 @@ def requeue_or_exit(preempted: Preempted, folder: RunFolder, first: bool = True)
         folder.update_manifest(state=RunState.FAILED, error=problem)
         print(f"error: {problem}", file=sys.stderr)
     print(f"\n{preempted}")
-    return 128 + preempted.signum if preempted.signum == signal.SIGTERM else os.EX_TEMPFAIL
+    return 128 + preempted.signum if final else os.EX_TEMPFAIL

@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -35,12 +37,12 @@ class StopRequest:
     signum: signal.Signals | None = None
 
     def listen(self) -> "StopRequest":
-        """Take SIGUSR2 and SIGTERM as requests; a second SIGTERM ends the process at once, as it would
-        without this.
+        """Take SIGUSR2, SIGTERM and SIGINT, which is Ctrl-C, as requests.
 
-        A launcher may block SIGUSR2 before it starts the run, so that one that comes early waits until here.
+        A second SIGTERM, or a second Ctrl-C, ends the process at once, as the first would without this. A
+        launcher may block SIGUSR2 before it starts the run, so that one that comes early waits until here.
         """
-        for signum in (STOP_SIGNAL, signal.SIGTERM):
+        for signum in (STOP_SIGNAL, signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._note)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {STOP_SIGNAL})
         return self
@@ -54,8 +56,19 @@ class StopRequest:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGTERM:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # After SIGTERM nobody waits for a requeue: whoever preempts queues the job again itself.
-        self.signum = signal.Signals(signum) if self.signum != signal.SIGTERM else self.signum
+        elif signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.write(sys.stderr.fileno(), b"\nstopping after this step; Ctrl-C again stops at once\n")
+        self.signum = strongest([self.signum, signal.Signals(signum)])
+
+
+def strongest(signums: Sequence[signal.Signals | None]) -> signal.Signals | None:
+    """Which of several requests stands, and of two alike the first: Ctrl-C or SIGTERM over SIGUSR2.
+
+    After those two nobody waits for a requeue: whoever preempts queues the job again itself.
+    """
+    sent = [signum for signum in signums if signum is not None]
+    return next((signum for signum in sent if signum != STOP_SIGNAL), sent[0] if sent else None)
 
 
 def requeue() -> str | None:
