@@ -88,6 +88,18 @@ def json_lines(path: Path) -> pa.Table | None:
         ) from error
 
 
+def _metrics(path: Path) -> pa.Table:
+    rows = json_lines(path)
+    if rows is None:
+        return empty_metrics()
+    try:
+        return metrics_table(rows)
+    except (KeyError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} has rows without a step, or values that are no numbers ({error})"
+        ) from error
+
+
 def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
     """Every run below a folder: its row, metrics and answers.
 
@@ -114,8 +126,7 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
 
 def _tables(path: Path, root: Path, *, questions: bool) -> RunTables:
     manifest = read_manifest(path)
-    rows = json_lines(path.parent / "metrics.jsonl")
-    metrics = metrics_table(rows) if rows is not None else empty_metrics()
+    metrics = _metrics(path.parent / "metrics.jsonl")
     answers = evaluations(path.parent / "eval") if questions else None
     return RunTables(_row(manifest, metrics, path, root), metrics, answers)
 

@@ -208,12 +208,6 @@ def test_an_update_leaves_the_other_entries(tmp_path: Path) -> None:
     assert folder.manifest() == {"state": "done", "commit": "abc"}
 
 
-def test_a_manifest_that_is_not_json_is_named(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"state": ')
-    with pytest.raises(RunError, match=rf"{tmp_path}/manifest.json is not JSON .*move the folder away"):
-        RunFolder(tmp_path).manifest()
-
-
 def test_a_planned_cell_is_entered_with_its_identity(tmp_path: Path) -> None:
     folder, planned = RunFolder(tmp_path / "run"), cell()
     folder.plan(planned)

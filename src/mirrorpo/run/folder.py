@@ -72,7 +72,7 @@ class JsonLines:
             elif row["step"] <= step:
                 kept += line + b"\n"
         if damaged or keep:
-            copy_aside(self.path, "damaged")
+            copy_aside(self.path, "damaged" if damaged else "before_restart")
         write_atomic(self.path, kept.decode())
         return damaged
 
@@ -305,10 +305,14 @@ class RunFolder:
             ) from error
         try:
             self._take(handle)
+        except RunError:
+            os.close(handle)
+            raise
+        try:
             with reserve(self.path):
                 yield
         finally:
-            os.close(handle)
+            lock.drop(handle)
 
     def _take(self, handle: int) -> None:
         try:

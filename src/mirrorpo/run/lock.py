@@ -16,7 +16,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 # Lustre without `-o flock`, NFS without its lock daemon, some FUSE file systems.
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 # Where the kernel has locks of another kind behind flock, a held one is EACCES.
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
@@ -42,6 +42,12 @@ def take(handle: int, path: Path) -> None:
         log.warning("%s: this file system has no locks; start this run in one process at a time", path.parent)
     os.ftruncate(handle, 0)
     os.pwrite(handle, json.dumps(_this_process()).encode(), 0)
+
+
+def drop(handle: int) -> None:
+    """Close the file, and with it give up the lock."""
+    os.ftruncate(handle, 0)
+    os.close(handle)
 
 
 def is_held(path: Path) -> bool:

@@ -139,19 +139,19 @@ def _step(path: Path) -> int:
 def _cut(folder: RunFolder, step: int | None, faults: Sequence[str]) -> None:
     # To the step that the run goes on after; None: it starts over.
     checkpoints = checkpoint_folders(folder.checkpoints)
+    later = [path for path in checkpoints if step is not None and _step(path) > step]
     if step is None and (checkpoints or "files" in folder.manifest()):
         _set_aside(folder, faults)
     elif faults:
-        later = [path for path in checkpoints if _step(path) > (step or 0)]
         for path in later:
-            path.rename(aside(path.with_name(f"set_aside_{path.name}"), "again"))
+            path.rename(aside(path.with_name("kept"), path.name))
         log.warning(
             "%s: going on after step %s; the file and later checkpoints are kept under other names",
             faults[-1],
             step,
         )
     for file in (folder.metrics, folder.timings):
-        damaged = file.cut_after(-1 if step is None else step, keep=bool(faults) and file.path.exists())
+        damaged = file.cut_after(-1 if step is None else step, keep=bool(faults or later))
         if damaged and not faults:
             log.warning(
                 "%s is damaged in line %d: cut after step %d, kept as it was under another name",
