@@ -4,8 +4,8 @@ python benchmarks/kill_and_damage.py --rounds 50        a table of outcomes, one
 
 Each round starts the same small cell in a fresh folder, sends it a signal at a random instant, damages one
 file of its folder and gives the same command again. An outcome is good when metrics, evaluations and policy
-are what an undisturbed run has, byte for byte, or when the launch ends with one line that names the file or its
-folder. The step that the run went on after must be the last one that all that is whole allows.
+are what an undisturbed run has, byte for byte, or when the launch ends with one line that names the file or
+its folder. The step that the run went on after must be the last one that all that is whole allows.
 """
 
 import argparse

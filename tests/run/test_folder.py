@@ -302,6 +302,20 @@ def test_a_run_whose_file_has_another_size_is_not_finished(done: RunFolder, text
     assert not done.finished()
 
 
+def test_a_run_whose_file_was_written_to_since_is_read_where_it_matters(
+    done: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    done.update_manifest(sha256=done.digests())
+    assert set(done.digests()) == {"metrics.jsonl", "policy/config.json"}
+    later = done.manifest_path.stat().st_mtime_ns + 1
+    os.utime(done.metrics.path, ns=(later, later))
+    assert done.finished(verify=True), "touched only, as a copy is"
+    done.metrics.path.write_text('{"step": 2}\n')
+    os.utime(done.metrics.path, ns=(later, later))
+    assert done.finished() and not done.finished(verify=True)
+    assert f"{done.metrics.path} is not what it was" in caplog.text
+
+
 @pytest.mark.parametrize(
     "state", [state for state in RunState if state not in (RunState.DONE, RunState.STALE)]
 )

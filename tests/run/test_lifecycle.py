@@ -1,5 +1,6 @@
 """A run's states from launch to end, as a reader of the manifest sees them."""
 
+import errno
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 from cli import ROOT, SMALL, environment, folder, manifest, succeeded
 
 from mirrorpo.config.cell import Cell
+from mirrorpo.run.disk import writing_to
+from mirrorpo.run.errors import DiskError
 from mirrorpo.run.folder import RunFolder, RunState
 from mirrorpo.run.lifecycle import enter, finish, lifecycle, requeue_or_exit
 from mirrorpo.run.preemption import Preempted
@@ -86,6 +89,37 @@ def test_a_failure_leaves_its_reason_and_traceback(run: tuple[Cell, RunFolder, C
     assert "Traceback" in (where.path / "error.txt").read_text()
     with lifecycle(cell, where, LAUNCH, tracker):
         assert not (where.path / "error.txt").exists()
+
+
+def test_a_full_disk_is_a_failure_with_its_line_alone(run: tuple[Cell, RunFolder, Closed]) -> None:
+    cell, where, tracker = run
+    with pytest.raises(DiskError), lifecycle(cell, where, LAUNCH, tracker), writing_to(where.path):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+    line = f"out: disk quota exceeded, {where.path}, resume with the same command"
+    assert (where.manifest()["state"], where.manifest()["error"]) == ("failed", line)
+
+
+def test_where_nothing_can_be_written_the_error_itself_is_what_is_seen(
+    run: tuple[Cell, RunFolder, Closed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, where, tracker = run
+    with pytest.raises(KeyError, match="gone"), lifecycle(cell, where, LAUNCH, tracker):
+        monkeypatch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        raise KeyError("gone")
+    assert tracker.exit_code == 1
+
+
+def test_ctrl_c_interrupts_a_run_and_a_second_one_is_no_failure_either(
+    run: tuple[Cell, RunFolder, Closed],
+) -> None:
+    cell, where, tracker = run
+    for error in (Preempted(2, signal.SIGINT), KeyboardInterrupt()):
+        with pytest.raises(type(error)), lifecycle(cell, where, LAUNCH, tracker):
+            raise error
+        assert where.manifest()["state"] == "interrupted", error
+    assert "second Ctrl-C" in where.manifest()["error"]
+    where.update_manifest(launches=[])
+    assert requeue_or_exit(Preempted(2, signal.SIGINT), where) == 130
 
 
 def test_a_run_that_hands_over_is_requeued_not_failed(run: tuple[Cell, RunFolder, Closed]) -> None:

@@ -192,6 +192,13 @@ def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(
     assert process.returncode == status and f"stopped by {signum.name} after step" in output
     assert manifest(run)["state"] == state and len(list(run.glob("checkpoints/step_*"))) == 1
 
-    succeeded(train(*STOPPED, f"out={tmp_path}", cwd=tmp_path), said=["resuming after step"])
+    if signum == signal.SIGTERM:
+        # As after a machine that died: damage that a checkpoint makes good.
+        (run / "manifest.json").write_bytes((run / "manifest.json").read_bytes()[:100])
+        with (run / "metrics.jsonl").open("ab") as file:
+            file.write(b"\0" * 100 + b"\n")
+    again = train(*STOPPED, f"out={tmp_path}", cwd=tmp_path)
+    succeeded(again, said=["resuming after step"])
+    assert len(again.stderr.splitlines()) == (2 if signum == signal.SIGTERM else 0), again.stderr
     assert (run / "metrics.jsonl").read_bytes() == undisturbed
     assert manifest(run)["launches"][0]["from_step"] == 0 < manifest(run)["launches"][1]["from_step"]

@@ -72,7 +72,7 @@ def recovered(folder: Path) -> tuple[JsonObject, str] | None:
 
 def checkpoint_folders(folder: Path) -> list[Path]:
     """The renamed checkpoints, oldest first."""
-    return sorted(folder.glob("step_*")) if folder.exists() else []
+    return sorted(path for path in folder.glob("step_*") if path.name.removeprefix("step_").isdigit())
 
 
 def named_digests(checkpoint: Path) -> Iterator[tuple[str, str]]:

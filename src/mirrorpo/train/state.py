@@ -154,10 +154,10 @@ def _cut(folder: RunFolder, step: int | None, faults: Sequence[str]) -> None:
         damaged = file.cut_after(-1 if step is None else step, keep=bool(faults or later))
         if damaged and not faults:
             log.warning(
-                "%s is damaged in line %d: cut after step %d, kept as it was under another name",
+                "%s is damaged in line %d: %s; what it was is kept under another name",
                 file.path,
                 damaged[0],
-                step or 0,
+                "made again from the start" if step is None else f"cut after step {step}",
             )
 
 
