@@ -102,9 +102,12 @@ def test_a_full_disk_is_a_failure_with_its_line_alone(run: tuple[Cell, RunFolder
 def test_where_nothing_can_be_written_the_error_itself_is_what_is_seen(
     run: tuple[Cell, RunFolder, Closed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def refuse(path: Path, *arguments: object, **options: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
     cell, where, tracker = run
     with pytest.raises(KeyError, match="gone"), lifecycle(cell, where, LAUNCH, tracker):
-        monkeypatch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        monkeypatch.setattr(Path, "open", refuse)
         raise KeyError("gone")
     assert tracker.exit_code == 1
 
