@@ -151,15 +151,15 @@ def test_a_scontrol_that_is_ended_with_its_job_has_queued_it_again(
 
 
 # Without a checkpoint of its own before the end.
-STOPPED = (*SMALL, "steps=5", "checkpoint_every=100")
+OVERRIDES = (*SMALL, "steps=5", "eval_questions=0", "checkpoint_every=100")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The metrics of a run that nobody stopped."""
-    out = tmp_path_factory.mktemp("undisturbed")
-    succeeded(train(*STOPPED, f"out={out}", cwd=out))
-    return (folder(out) / "metrics.jsonl").read_bytes()
+    """The metrics of a run that nobody stops."""
+    path = tmp_path_factory.mktemp("undisturbed")
+    succeeded(train(*OVERRIDES, f"out={path}", cwd=path))
+    return (folder(path) / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -171,11 +171,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     ],
 )
 def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(
-    tmp_path: Path, undisturbed: bytes, signum: signal.Signals, status: int, state: str
+    tmp_path: Path, signum: signal.Signals, status: int, state: str, undisturbed: bytes
 ) -> None:
     # In a group of its own, which gets the signal as a terminal sends it: to helpers too.
     process = subprocess.Popen(
-        command(*STOPPED, f"out={tmp_path}"),
+        command(*OVERRIDES, f"out={tmp_path / 'stopped'}"),
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -183,13 +183,13 @@ def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(
         process_group=0,
     )
     while process.poll() is None and not any(
-        '"step": 1' in path.read_text() for path in tmp_path.rglob("metrics.jsonl")
+        '"step": 1' in path.read_text() for path in (tmp_path / "stopped").rglob("metrics.jsonl")
     ):
         time.sleep(0.02)
     os.killpg(process.pid, signum)
-    output, _ = process.communicate(timeout=60)
-    run = folder(tmp_path)
-    assert process.returncode == status and f"stopped by {signum.name} after step" in output
+    said, _ = process.communicate(timeout=60)
+    run = folder(tmp_path / "stopped")
+    assert process.returncode == status and f"stopped by {signum.name} after step" in said
     assert manifest(run)["state"] == state and len(list(run.glob("checkpoints/step_*"))) == 1
 
     if signum == signal.SIGTERM:
@@ -197,7 +197,7 @@ def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(
         (run / "manifest.json").write_bytes((run / "manifest.json").read_bytes()[:100])
         with (run / "metrics.jsonl").open("ab") as file:
             file.write(b"\0" * 100 + b"\n")
-    again = train(*STOPPED, f"out={tmp_path}", cwd=tmp_path)
+    again = train(*OVERRIDES, f"out={tmp_path / 'stopped'}", cwd=tmp_path)
     succeeded(again, said=["resuming after step"])
     assert len(again.stderr.splitlines()) == (2 if signum == signal.SIGTERM else 0), again.stderr
     assert (run / "metrics.jsonl").read_bytes() == undisturbed

@@ -20,6 +20,7 @@ from mirrorpo.config.cell import Cell
 from mirrorpo.config.compose import cell_of
 from mirrorpo.config.identity import digest
 from mirrorpo.config.values import Config
+from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import RunFolder, run_folders, seconds
 from mirrorpo.run.manifest import MANIFEST, read_manifest
@@ -64,6 +65,7 @@ class Composer:
 
     def __init__(self, context: HydraContext, config: DictConfig) -> None:
         self._context, self._config = context, config
+        self._same_inputs = SameInputs()
         self._arms: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, str]]] = {}
 
     def all(self, grid: Sequence[Sequence[str]]) -> list[PlannedCell]:
@@ -99,8 +101,9 @@ class Composer:
             if seeds:
                 config.seed = int(seeds[-1].removeprefix("seed="))
             cell = cell_of(config, choices)
-            RunFolder(cell.folder).refuse_other_config(cell)
-            return replace(planned, cell=cell)
+            folder = RunFolder(cell.folder)
+            folder.refuse_other_config(cell)
+            return replace(planned, cell=cell, notes=self._same_inputs(cell, folder))
         except RunError as error:
             return replace(planned, error=str(error))
         except Exception as error:
@@ -143,7 +146,7 @@ class Checker:
         if planned.arm not in self._arms:
             self._arms[planned.arm] = self._checked(planned.cell)
         error, notes = self._arms[planned.arm]
-        return replace(planned, error=error, notes=notes)
+        return replace(planned, error=error, notes=[*planned.notes, *notes])
 
     def _checked(self, cell: Cell) -> tuple[str | None, Sequence[str]]:
         # Imported here, so that a grid with nothing to do does not wait for torch.

@@ -99,10 +99,10 @@ def reconcile(manifest: Config, finished: bool, held: bool, job: Job | None) -> 
             RunState.FAILED,
             "files that it had when it ended are missing or cut; launch again to make them",
         )
-    if written in (RunState.FAILED, RunState.INTERRUPTED):
-        return written, manifest.get("error") or (
-            None if written == RunState.FAILED else "launch again to go on"
-        )
+    if written == RunState.FAILED:
+        return RunState.FAILED, manifest.get("error")
+    if written == RunState.INTERRUPTED:
+        return RunState.INTERRUPTED, manifest.get("error") or "by Ctrl-C; the same command goes on"
     if job is not None:
         went = f"its job is {job.state}{f' ({job.why})' if job.why else ''}"
         return RunState.FAILED, went if begun else f"{went}, before it began"
@@ -252,11 +252,8 @@ def retry(sweep: Path, *, stale: bool) -> int:
                 (sweep / row.cell).rename(aside)
                 (aside / "manifest.json").rename(aside / "manifest.stale.json")
                 print(f"{row.cell}: its {row.step} steps are in {aside}")
-    chosen = [
-        row
-        for row in listed
-        if row.state in (RunState.FAILED, RunState.INTERRUPTED) or (stale and row.state == RunState.STALE)
-    ]
+    again = (RunState.FAILED, RunState.INTERRUPTED, *([RunState.STALE] if stale else []))
+    chosen = [row for row in listed if row.state in again]
     if not chosen:
         print(
             "nothing to do: no cell failed" + ("" if stale else "; --stale also starts the stale ones anew")

@@ -14,18 +14,25 @@ from mirrorpo.config.cell import Cell
 from mirrorpo.run.disk import release, write_atomic
 from mirrorpo.run.errors import DiskError, RunError
 from mirrorpo.run.folder import RunFolder, RunState, timestamp
-from mirrorpo.run.preemption import Preempted, fruitless, requeue
+from mirrorpo.run.preemption import STOP_SIGNAL, Preempted, StopRequest, fruitless, requeue
 
 
-class Finishes(Protocol):
-    """What is told how the run ended, such as a tracker."""
+class ClosesAtEnd(Protocol):
+    """What is told how a run ended, and has no time to lose over it: a `Mirror`."""
+
+    @property
+    def problem(self) -> str | None: ...
 
     def finish(self, exit_code: int) -> None: ...
 
 
 @contextmanager
 def lifecycle(
-    cell: Cell, folder: RunFolder, launch: Mapping[str, object], tracker: Finishes
+    cell: Cell,
+    folder: RunFolder,
+    launch: Mapping[str, object],
+    mirror: ClosesAtEnd,
+    stop_request: StopRequest | None = None,
 ) -> Iterator[None]:
     """Enter a launch in the manifest, and whatever ends it: done by the body itself, requeued, or failed with
     its reason.
@@ -34,8 +41,35 @@ def lifecycle(
         cell: what runs.
         folder: where.
         launch: time, provenance and device of this launch.
-        tracker: closed at the end, with the exit status.
+        mirror: closed at the end, with the exit status; what kept it from its work is entered too.
+        stop_request: of the process that has its job queued again when the run hands over; None: another's.
     """
+    _enter_launch(cell, folder, launch)
+    status = 1
+    try:
+        yield
+        status = 0
+    except Preempted as preempted:
+        status = os.EX_TEMPFAIL
+        interrupted = preempted.signum == signal.SIGINT
+        folder.update_manifest(
+            state=RunState.INTERRUPTED if interrupted else RunState.REQUEUED, ended=timestamp()
+        )
+        # Before the mirror, which may take its time.
+        if stop_request is not None:
+            hand_over(folder, stop_request)
+        raise
+    except BaseException as error:
+        _fail(folder, error)
+        raise
+    finally:
+        mirror.finish(status)
+        if mirror.problem:
+            with suppress(OSError, RunError):
+                folder.update_manifest(mirror=mirror.problem)
+
+
+def _enter_launch(cell: Cell, folder: RunFolder, launch: Mapping[str, object]) -> None:
     manifest = folder.manifest()
     folder.update_manifest(
         state=RunState.REQUEUED if folder.metrics.path.exists() else RunState.RUNNING,
@@ -52,20 +86,6 @@ def lifecycle(
     )
     write_atomic(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(cell.config))))
     (folder.path / "error.txt").unlink(missing_ok=True)
-    try:
-        yield
-    except Preempted as preempted:
-        by_hand = preempted.signum == signal.SIGINT
-        folder.update_manifest(
-            state=RunState.INTERRUPTED if by_hand else RunState.REQUEUED, ended=timestamp()
-        )
-        tracker.finish(os.EX_TEMPFAIL)
-        raise
-    except BaseException as error:
-        _fail(folder, error)
-        tracker.finish(1)
-        raise
-    tracker.finish(0)
 
 
 def _fail(folder: RunFolder, error: BaseException) -> None:
@@ -113,22 +133,18 @@ def finish(folder: RunFolder, codes: list[str]) -> None:
     )
 
 
-def requeue_or_exit(preempted: Preempted, folder: RunFolder, first: bool = True) -> int:
-    """Have the job of a run that handed over queued again, where there is one, by the first of its processes,
-    and give the exit status.
+def hand_over(folder: RunFolder, stop_request: StopRequest) -> None:
+    """Have the job of a run that was asked to hand over queued again, where there is one.
 
-    Whoever sent SIGTERM either starts the job again itself (a preemption) or does not want it (scancel);
-    after Ctrl-C it is a person who does.
+    Whoever sent SIGTERM, also since, either starts the job again itself (a preemption) or does not want it
+    (scancel); whoever sent SIGINT sits before it.
     """
-    final = preempted.signum in (signal.SIGTERM, signal.SIGINT)
-    if final or not first:
-        problem = None
-    elif fruitless(folder.manifest()["launches"]):
+    if stop_request.signum != STOP_SIGNAL:
+        return
+    if fruitless(folder.manifest()["launches"]):
         problem = "no step was finished in its last three launches: give its job more time"
     else:
-        problem = requeue()
+        problem = requeue(lambda: stop_request.signum != STOP_SIGNAL)
     if problem:
         folder.update_manifest(state=RunState.FAILED, error=problem)
         print(f"error: {problem}", file=sys.stderr)
-    print(f"\n{preempted}")
-    return 128 + preempted.signum if final else os.EX_TEMPFAIL

@@ -16,7 +16,16 @@ MANIFEST, CONFIG = "manifest.json", "config.yaml"
 CHECKPOINTS, RECORDS, DIGESTS = "checkpoints", "records.json", "sha256"
 
 # What others rely on: the types of the entries that every reader takes for granted.
-TYPES = {"config": dict, "choices": dict, "settings": dict, "launches": list, "files": dict, "machine": dict}
+TYPES = {
+    "config": dict,
+    "choices": dict,
+    "settings": dict,
+    "launches": list,
+    "files": dict,
+    "machine": dict,
+    "prompt": dict,
+    "inputs": dict,
+}
 
 
 class RunState(StrEnum):
