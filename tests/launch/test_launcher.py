@@ -1,6 +1,7 @@
 """A multirun on this machine: a process a cell, every failure named, nothing done twice."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,19 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cli import SMALL, appeared, cell_here, command, environment, folder, folders, manifest, succeeded, train
+from cli import (
+    SMALL,
+    appeared,
+    cell_here,
+    command,
+    environment,
+    folder,
+    folders,
+    manifest,
+    rows,
+    succeeded,
+    train,
+)
 
 from mirrorpo.launch.errors import LaunchError
 from mirrorpo.launch.local import LocalLauncher
@@ -143,6 +156,55 @@ def test_a_cell_that_another_process_holds_is_refused_alone_and_left_alone_in_a_
     finally:
         busy.kill()
         busy.wait()
+
+
+def interrupted(tmp_path: Path, steps: int, times: int) -> tuple[int, str, str]:
+    """A grid of two cells at once, sent Ctrl-C as a terminal does after some steps; how it ends."""
+    grid = ("-m", "seed=0,1,2", *SMALL, "steps=5000", "eval_questions=0", "checkpoint_every=5000")
+    process = subprocess.Popen(
+        command(*grid, "hydra.launcher.jobs=2", f"out={tmp_path}"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    running: list[Path] = []
+    while process.poll() is None and len(running) < 2:
+        running = [
+            path for path in tmp_path.rglob("timings.jsonl") if f'"step": {steps},' in path.read_text()
+        ]
+        time.sleep(0.02)
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.01)
+    output, errors = process.communicate(timeout=120)
+    return process.returncode, output, errors
+
+
+def test_ctrl_c_ends_each_cell_at_its_step_and_a_second_one_at_once(tmp_path: Path) -> None:
+    status, output, errors = interrupted(tmp_path, steps=1, times=1)
+    first, second, third = folders(tmp_path)
+    assert status == 130 and "3 of 3 cells are not done" in output and "Traceback" not in errors, errors
+    assert [manifest(run)["state"] for run in (first, second, third)] == [
+        "interrupted",
+        "interrupted",
+        "planned",
+    ]
+    steps = [rows(run / "metrics.jsonl")[-1]["step"] for run in (first, second)]
+    assert all(
+        (run / f"checkpoints/step_{step:06d}").exists()
+        for run, step in zip((first, second), steps, strict=True)
+    )
+
+    status, output, errors = interrupted(tmp_path, steps=max(steps) + 1, times=2)
+    assert status == 130 and "Traceback" not in errors, errors
+    again = [manifest(run) for run in (first, second)]
+    assert [entry["state"] for entry in again] == ["interrupted"] * 2
+    assert [entry["launches"][-1]["from_step"] for entry in again] == steps
+    # One of them may have ended its step between the two.
+    assert any("second Ctrl-C" in (entry["error"] or "") for entry in again), again
 
 
 def test_a_sweep_file_is_found_from_anywhere_and_can_be_narrowed_and_the_same_cell_twice_runs_once(

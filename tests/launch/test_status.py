@@ -53,6 +53,8 @@ CASES = [
     ),
     # A failed cell that was submitted again.
     ({"state": "failed", "error": "old", **LAUNCHED}, False, False, PENDING, "requeued", "Resources"),
+    ({"state": "interrupted", "ended": "t", **LAUNCHED}, False, False, None, "interrupted", "launch again"),
+    ({"state": "interrupted", **LAUNCHED}, False, True, None, "running", None),
     ({"state": "done", **LAUNCHED}, True, False, Job("7_0", "COMPLETED", ""), "done", None),
     ({"state": "done", **LAUNCHED}, False, False, None, "failed", "missing or cut"),
     ({"state": "stale", "error": "2 versions", **LAUNCHED}, True, False, None, "stale", "2 versions"),
@@ -123,6 +125,62 @@ def test_the_table_counts_states_and_names_reasons(sweep: Path, capsys: pytest.C
     main([str(sweep)])
     said = capsys.readouterr().out
     assert "1 planned, 2 failed" in said and "NotFinite" in said and "4/10" in said
+
+
+BROKEN = {
+    "manifest.json": [
+        b"",
+        b"null",
+        b"[]",
+        b"\0" * 50,
+        b'{"state":"\xe9"}',
+        b'{"state":"paused"}',
+        b'{"config":[]}',
+    ],
+    "timings.jsonl": [
+        b'{"a": 1}\n',
+        b"\0" * 40 + b"\n",
+        b'{"step": "\xe9"}\n',
+        b"[]\n",
+        b'{"st\n{"step": 3}\n',
+    ],
+}
+
+
+def test_a_broken_cell_is_a_row_that_names_it_and_the_others_are_as_they_are(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell, before = sweep / "arm" / "seed=1", rows(sweep)
+    kept = {name: (cell / name).read_bytes() for name in BROKEN}
+    for name, contents in BROKEN.items():
+        for content in contents:
+            (cell / name).write_bytes(content)
+            planned, broken, failed = rows(sweep)
+            assert (planned, failed) == (before[0], before[2]), content
+            assert broken.state == "failed", content
+            assert name == "timings.jsonl" or name in (broken.error or ""), content
+            assert main([str(sweep)]) == 1 and main([str(sweep), "cancel"]) == 0
+            assert "3 failed" not in capsys.readouterr().out
+        (cell / name).write_bytes(kept[name])
+    RunFolder(cell).update_manifest(state=RunState.DONE, files={})
+    (cell / "timings.jsonl").write_bytes(kept["timings.jsonl"] + b"\xff\n")
+    row = rows(sweep)[1]
+    assert (row.state, row.step, row.error) == ("done", 4, "timings.jsonl: line 5 is damaged")
+    RunFolder(cell).timings.append({"step": 5, "seconds": "long"})
+    with RunFolder(cell).locked():
+        RunFolder(cell).update_manifest(state=RunState.RUNNING)
+        assert rows(sweep)[1].step == 5
+
+
+def test_an_interrupted_cell_is_retried_and_is_no_failure(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, state in enumerate((RunState.PLANNED, RunState.INTERRUPTED, RunState.PLANNED)):
+        RunFolder(sweep / "arm" / f"seed={seed}").update_manifest(state=state, launches=[{}], error=None)
+        RunFolder(sweep / "arm" / f"seed={seed}").update_manifest(launches=[{}] * (seed % 2))
+    assert main([str(sweep)]) == 0 and "1 interrupted" in capsys.readouterr().out
+    # There is a cell to retry, and no command to retry it with.
+    assert main([str(sweep), "retry"]) == 1 and "launch its command again" in capsys.readouterr().err
 
 
 def test_a_folder_without_cells_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """A run's states from launch to end, as a reader of the manifest sees them."""
 
+import errno
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 from cli import ROOT, SMALL, environment, folder, manifest, succeeded, train
 
 from mirrorpo.config.cell import Cell
+from mirrorpo.run.disk import writing_to
+from mirrorpo.run.errors import DiskError
 from mirrorpo.run.folder import RunFolder, RunState
 from mirrorpo.run.lifecycle import CLOSING_S, enter, finish, hand_over, lifecycle
 from mirrorpo.run.preemption import Preempted, StopRequest
@@ -90,6 +93,27 @@ def test_a_failure_leaves_its_reason_and_traceback(run: tuple[Cell, RunFolder, C
         assert not (where.path / "error.txt").exists()
 
 
+def test_a_full_disk_is_a_failure_with_its_line_alone(run: tuple[Cell, RunFolder, Closed]) -> None:
+    cell, where, tracker = run
+    with pytest.raises(DiskError), lifecycle(cell, where, LAUNCH, tracker), writing_to(where.path):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+    line = f"out: disk quota exceeded, {where.path}, resume with the same command"
+    assert (where.manifest()["state"], where.manifest()["error"]) == ("failed", line)
+
+
+def test_where_nothing_can_be_written_the_error_itself_is_what_is_seen(
+    run: tuple[Cell, RunFolder, Closed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *arguments: object, **options: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    cell, where, tracker = run
+    with pytest.raises(KeyError, match="gone"), lifecycle(cell, where, LAUNCH, tracker):
+        monkeypatch.setattr(Path, "open", refuse)
+        raise KeyError("gone")
+    assert tracker.exit_code == 1
+
+
 def test_a_run_that_hands_over_is_requeued_not_failed(run: tuple[Cell, RunFolder, Closed]) -> None:
     cell, where, tracker = run
     with pytest.raises(Preempted), lifecycle(cell, where, LAUNCH, tracker):
@@ -146,7 +170,7 @@ def test_a_second_interruption_is_no_failure(
     cell, where, mirror = run
     with pytest.raises(KeyboardInterrupt), lifecycle(cell, where, LAUNCH, mirror):
         raise KeyboardInterrupt
-    assert where.manifest()["state"] == "interrupted" and where.manifest()["error"] is None
+    assert where.manifest()["state"] == "interrupted" and "second Ctrl-C" in where.manifest()["error"]
 
 
 def test_after_three_launches_without_a_step_a_job_is_not_queued_again(

@@ -18,7 +18,7 @@ from mirrorpo.config.values import Config
 from mirrorpo.launch.errors import CellsFailed, LaunchError
 from mirrorpo.launch.fitness import fitness_of
 from mirrorpo.launch.plan import Composer, PlannedCell
-from mirrorpo.run.folder import write_atomic
+from mirrorpo.run.disk import write_atomic
 
 if TYPE_CHECKING:
     # It imports torch.

@@ -24,6 +24,7 @@ from mirrorpo.launch.plan import Checker, Composer, PlannedCell, Siblings, said_
 from mirrorpo.launch.program import program
 from mirrorpo.launch.scheduler import LAUNCH_PATIENCE_S, SchedulerError, jobs
 from mirrorpo.launch.sweep_lock import sweep_lock
+from mirrorpo.run.errors import RunError
 
 LEFT_ALONE = "left alone"
 
@@ -236,7 +237,7 @@ class CellLauncher(Launcher):
                 skip = "the same cell again, skipped"
             elif self.only is not None and os.path.relpath(path, self.sweep) not in self.only:
                 skip = "not asked for"
-            elif planned.folder.finished():
+            elif planned.folder.finished(verify=True):
                 skip = f"{planned.folder.manifest()['state']} already, nothing to do"
             elif queued is not None:
                 skip = f"job {queued.id} is {queued.state.lower()}, {LEFT_ALONE}"
@@ -287,6 +288,8 @@ def _planned(planned: PlannedCell) -> PlannedCell:
         return planned
     try:
         planned.folder.plan(planned.cell)
+    except RunError as error:
+        return replace(planned, error=str(error))
     except OSError as error:
         return replace(
             planned,

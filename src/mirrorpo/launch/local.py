@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from mirrorpo.config.values import JsonObject
@@ -17,6 +17,10 @@ from mirrorpo.launch.errors import LaunchError
 from mirrorpo.launch.launcher import LEFT_ALONE, CellLauncher
 from mirrorpo.launch.plan import PlannedCell
 from mirrorpo.launch.program import program
+from mirrorpo.run.errors import RunError
+
+# Until a cell that was interrupted a second time is ended from outside.
+SECONDS_TO_END = 5.0
 
 
 class LocalLauncher(CellLauncher):
@@ -48,6 +52,7 @@ class LocalLauncher(CellLauncher):
         self.devices_a_cell = int(bool(gpus))
         self._running: set[subprocess.Popen[str]] = set()
         self._stopped = threading.Event()
+        self._signum: signal.Signals | None = None
 
     def run(self, left: Sequence[PlannedCell], elsewhere: Sequence[PlannedCell]) -> Mapping[int, str]:
         """Run the cells; a signal that ends the launcher ends them at their next step."""
@@ -58,28 +63,39 @@ class LocalLauncher(CellLauncher):
             futures = [
                 pool.submit(self._one, place, planned, len(left), slots) for place, planned in enumerate(left)
             ]
-            try:
-                reasons = [future.result() for future in futures]
-            except KeyboardInterrupt:
-                # The terminal has interrupted the cells too; the same command goes on with them later.
-                self._stopped.set()
-                raise SystemExit(130) from None
-        if self._stopped.is_set():
-            raise SystemExit(128 + signal.SIGTERM)
+            reasons = [future.result() for future in futures]
+        if self._signum is not None:
+            left_over = sum(reason is not None for reason in reasons)
+            self.say(f"\n{left_over} of {len(left)} cells are not done; the same command goes on with them")
+            raise SystemExit(128 + self._signum)
         return {place: reason for place, reason in enumerate(reasons) if reason}
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        def stop(signum: int, frame: FrameType | None) -> None:
-            self._stopped.set()
-            for process in list(self._running):
-                process.terminate()
-
-        before = signal.signal(signal.SIGTERM, stop)
+        """SIGTERM and Ctrl-C stop the cells at their next step, and a second one at once."""
+        before = {signum: signal.signal(signum, self._stop) for signum in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self._signum is not None:
+            # The terminal has sent it to the cells too, which end at once unless they hang.
+            os.write(sys.stderr.fileno(), b"\nstopping at once\n")
+            threading.Timer(SECONDS_TO_END, self._terminate).start()
+            return
+        if signum == signal.SIGINT:
+            os.write(sys.stderr.fileno(), b"\nstopping when each cell has ended its step\n")
+        self._signum = self._signum or signal.Signals(signum)
+        self._stopped.set()
+        # A cell that the terminal has interrupted takes this for the same request.
+        self._terminate()
+
+    def _terminate(self) -> None:
+        for process in list(self._running):
+            process.terminate()
 
     def _one(
         self, place: int, planned: PlannedCell, count: int, slots: "queue.Queue[int | None]"
@@ -100,6 +116,9 @@ class LocalLauncher(CellLauncher):
                     f"{title}: {'failed' if reason else 'done'} after {time.monotonic() - started:.0f} s"
                 )
             return reason
+        except (OSError, RunError) as error:
+            # Such as a full disk, which keeps its log from being written; the other cells go on.
+            return str(error)
         finally:
             slots.put(device)
 
@@ -115,8 +134,11 @@ class LocalLauncher(CellLauncher):
                 command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment
             ) as process:
                 self._running.add(process)
+                if self._stopped.is_set():
+                    process.terminate()
                 for line in process.stderr or ():
-                    (log if self.jobs > 1 else sys.stderr).write(line)
+                    with suppress(OSError):
+                        (log if self.jobs > 1 else sys.stderr).write(line)
                     message = line.strip() if line.startswith("error: ") else message
                 process.wait()
                 self._running.discard(process)

@@ -32,7 +32,8 @@ from mirrorpo.launch.scheduler import (
 )
 from mirrorpo.launch.snapshot import DirtyTree, snapshot
 from mirrorpo.launch.status import Row, rows
-from mirrorpo.run.folder import RunState, timestamp, write_atomic
+from mirrorpo.run.disk import write_atomic
+from mirrorpo.run.folder import RunState, timestamp
 
 # Where the job's command goes in a script.
 COMMAND = "@command@"

@@ -25,12 +25,14 @@ from rich.live import Live
 from rich.table import Table
 
 from mirrorpo.config.paths import command
-from mirrorpo.config.values import Config
+from mirrorpo.config.values import Config, JsonObject
 from mirrorpo.launch.launches import LAUNCHES, commands_for, launchers, launches
 from mirrorpo.launch.program import is_launch
 from mirrorpo.launch.scheduler import LOOK_PATIENCE_S, Batch, Job, SchedulerError, cancel, jobs, newest
 from mirrorpo.launch.sweeps import last_written, own_runs, sweeps
-from mirrorpo.run.folder import RunError, RunFolder, RunState, timestamp
+from mirrorpo.run.errors import RunError
+from mirrorpo.run.folder import RunFolder, seconds, timestamp
+from mirrorpo.run.manifest import RunState, read_manifest
 from mirrorpo.run.process import parent, started
 
 # Seconds for a controller that does not answer while jobs are cancelled.
@@ -132,7 +134,7 @@ def reconcile(manifest: Config, finished: bool, held: bool, job: Job | None) -> 
     if written == RunState.FAILED:
         return RunState.FAILED, manifest.get("error")
     if written == RunState.INTERRUPTED:
-        return RunState.INTERRUPTED, "by Ctrl-C; the same command goes on"
+        return RunState.INTERRUPTED, manifest.get("error") or "by Ctrl-C; the same command goes on"
     if job is not None:
         went = f"its job is {job.state}{f' ({job.why})' if job.why else ''}"
         return RunState.FAILED, went if begun else f"{went}, before it began"
@@ -146,28 +148,36 @@ def reconcile(manifest: Config, finished: bool, held: bool, job: Job | None) -> 
 
 
 def _row(sweep: Path, folder: RunFolder, job: Job | None, submitted: tuple[Batch, int] | None) -> Row:
-    manifest = folder.manifest()
-    state, error = reconcile(manifest, folder.finished(), folder.held(), job)
+    try:
+        manifest = read_manifest(folder.manifest_path)
+        state, error = reconcile(manifest, folder.finished(), folder.held(), job)
+        timings, damaged = folder.timings.steps()
+    except RunError as fault:
+        # The others' rows must not suffer; what is left of it, a launch makes whole again or refuses.
+        manifest, timings, damaged = {}, [], []
+        state = RunState.RUNNING if folder.held() else RunState.FAILED
+        error = f"{fault}; launch again"
+    if damaged and not error:
+        error = f"{folder.timings.path.name}: line {damaged[0]} is damaged"
     steps = manifest.get("config", {}).get("steps")
-    timings = [row for row in folder.timings.rows() if row["step"] > 0]
+    timings = [row for row in timings if row["step"] > 0]
     done = timings[-1]["step"] if timings else 0
-    spent = [row.get("seconds", 0.0) + row.get("eval_s", 0.0) for row in timings[-10:]]
+    spent = [seconds(row) for row in timings[-10:]]
     traceback, log = folder.path / "error.txt", None
     if state == RunState.FAILED:
         log = traceback if traceback.exists() else submitted[0].log(submitted[1]) if submitted else None
         # What the run itself could not write down, its job's log may say.
         last_line = _last_line(log) if log is not None and manifest.get("state") != RunState.FAILED else ""
         error = f"{error}: {last_line}" if last_line else error
+    left = state == RunState.RUNNING and isinstance(steps, int) and spent
     return Row(
         cell=str(folder.path.relative_to(sweep)),
         state=state,
         step=done,
         steps=steps,
-        left_s=sum(spent) / len(spent) * (steps - done)
-        if state == RunState.RUNNING and steps and spent
-        else None,
+        left_s=sum(spent) / len(spent) * (steps - done) if left else None,
         job=job.id if job else manifest.get("job"),
-        error=error,
+        error=None if error is None else str(error),
         log=str(log) if log else None,
     )
 
@@ -314,7 +324,7 @@ def cancel_all(sweep: Path) -> int:
                 f"remove {launcher.file} if it does not"
             )
     for path in runs:
-        folder, manifest = RunFolder(path), RunFolder(path).manifest()
+        folder, manifest = RunFolder(path), _readable(RunFolder(path))
         of_a_job = path.resolve() in active or (problems and manifest.get("job"))
         if (
             folder.held()
@@ -330,6 +340,14 @@ def cancel_all(sweep: Path) -> int:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 2 if problems else 0
+
+
+def _readable(folder: RunFolder) -> JsonObject:
+    # Whoever runs in a folder whose manifest says nothing is left alone.
+    try:
+        return folder.manifest()
+    except RunError:
+        return {}
 
 
 def _is_launch(pid: int, start: str | None) -> bool:

@@ -45,7 +45,7 @@ def run(cfg: DictConfig) -> None:
         folder.refuse_other_config(cell)
         for note in SameInputs()(cell, folder):
             print(f"note: {note}")
-        if folder.finished():
+        if folder.finished(verify=True):
             print(f"{folder.manifest()['state']} already, nothing to do: {folder.path}")
             return
         if status := _train(cell, folder, stop_request):

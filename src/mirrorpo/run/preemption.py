@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -14,8 +14,6 @@ from mirrorpo.run.slurm_command import SchedulerError, completed, reason
 # Sent by SLURM ahead of a job's time limit, and before a preemption; submitit asks for this one.
 STOP_SIGNAL = signal.SIGUSR2
 
-# The later of two of these has the word.
-STANDS_OVER = (STOP_SIGNAL, signal.SIGINT, signal.SIGTERM)
 INTERRUPTED = (
     b"\ninterrupted: the run stops behind this step, with a checkpoint; once more stops it at once\n"
 )
@@ -51,10 +49,10 @@ class StopRequest:
     signum: signal.Signals | None = None
 
     def listen(self) -> "StopRequest":
-        """Take SIGUSR2, SIGTERM and SIGINT (Ctrl-C) as requests; a second SIGTERM or SIGINT ends the process
-        at once, as it would without this.
+        """Take SIGUSR2, SIGTERM and SIGINT (Ctrl-C) as requests.
 
-        A launcher may block SIGUSR2 before it starts the run, so that one that comes early waits until here.
+        A second SIGTERM, or a second Ctrl-C, ends the process at once, as the first would without this. A
+        launcher may block SIGUSR2 before it starts the run, so that one that comes early waits until here.
         """
         for signum in (STOP_SIGNAL, signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._note)
@@ -70,12 +68,19 @@ class StopRequest:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGTERM:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if signum == signal.SIGINT:
+        elif signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.write(sys.stderr.fileno(), INTERRUPTED)
-        # After SIGTERM nobody waits for a requeue: whoever preempts queues the job again itself.
-        if self.signum is None or STANDS_OVER.index(signum) > STANDS_OVER.index(self.signum):
-            self.signum = signal.Signals(signum)
+        self.signum = strongest([self.signum, signal.Signals(signum)])
+
+
+def strongest(signums: Sequence[signal.Signals | None]) -> signal.Signals | None:
+    """Which of several requests stands, and of two alike the first: Ctrl-C or SIGTERM over SIGUSR2.
+
+    After those two nobody waits for a requeue: whoever preempts queues the job again itself.
+    """
+    sent = [signum for signum in signums if signum is not None]
+    return next((signum for signum in sent if signum != STOP_SIGNAL), sent[0] if sent else None)
 
 
 def requeue(unwanted: Callable[[], bool] = lambda: False) -> str | None:
