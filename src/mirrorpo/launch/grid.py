@@ -9,6 +9,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import open_dict
 
 from mirrorpo.config.renamed import accept_old_names
+from mirrorpo.config.typed import with_new_keys
+from mirrorpo.launch.arguments import quoted_paths
 
 
 class GridSweeper(BasicSweeper):
@@ -23,6 +25,7 @@ class GridSweeper(BasicSweeper):
                 f"add hydra/sweeper=es"
             )
         arguments = accept_old_names([f"{key}={value}" for key, value in (params or {}).items()])
+        arguments = with_new_keys(quoted_paths(arguments))
         super().__init__(max_batch_size, dict(argument.split("=", 1) for argument in arguments))
 
     def sweep(self, arguments: list[str]) -> None:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from mirrorpo.config.cell import Cell
 from mirrorpo.run.folder import RunFolder, RunState, timestamp, write_atomic
 from mirrorpo.run.preemption import Preempted, fruitless, requeue
+from mirrorpo.run.settings_file import write_settings
 
 
 class Finishes(Protocol):
@@ -38,7 +39,6 @@ def lifecycle(
     folder.update_manifest(
         state=RunState.REQUEUED if folder.metrics.path.exists() else RunState.RUNNING,
         config_hash=cell.hash,
-        wandb_id=cell.run_id,
         choices=dict(cell.choices),
         settings=dict(cell.settings),
         config=cell.config,
@@ -48,6 +48,7 @@ def lifecycle(
         launches=[*manifest.get("launches", []), dict(launch)],
         **launch,
     )
+    write_settings(cell, folder)
     write_atomic(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(cell.config))))
     (folder.path / "error.txt").unlink(missing_ok=True)
     try:

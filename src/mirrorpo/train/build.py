@@ -17,8 +17,10 @@ from mirrorpo.core.protocols import (
     Config,
     Dataset,
     DeclaresEvaluationOnly,
+    DeclaresInert,
     Divergence,
     ImportanceCorrection,
+    Inert,
     LearningRateSchedule,
     OptimiserSpec,
     RolloutEngine,
@@ -109,6 +111,16 @@ def notes(components: Components) -> list[str]:
         for group, part in components.groups()
         if isinstance(part, StatesNotes)
         for note in part.notes(group, components)
+    ]
+
+
+def inert(components: Components) -> list[Inert]:
+    """Which settings have no effect in a run of these parts."""
+    return [
+        entry
+        for group, part in components.groups()
+        if isinstance(part, DeclaresInert)
+        for entry in part.inert(group, components)
     ]
 
 
