@@ -45,13 +45,13 @@ class CellLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `launch`."""
         self.config = config
+        # Cells are composed here as they are in their own processes.
+        os.environ.update(environment_of(config))
         self.sweep = Path(config.hydra.sweep.dir)
         try:
             self._for_each_cell = for_each_cell(config)
         except ValueError as error:
             raise SystemExit(f"error: {error}") from error
-        # Cells are composed here as they are in their own processes.
-        os.environ.update(environment_of(config))
         self._composer = Composer(hydra_context, config)
         self._console = Console(highlight=False, soft_wrap=True)
 

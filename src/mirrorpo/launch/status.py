@@ -24,6 +24,7 @@ from rich.table import Table
 
 from mirrorpo.config.paths import command
 from mirrorpo.config.values import Config, JsonObject
+from mirrorpo.launch.cell_settings import settings_of, told_apart
 from mirrorpo.launch.program import is_launch
 from mirrorpo.launch.scheduler import Batch, Job, SchedulerError, cancel, jobs, newest
 from mirrorpo.run.folder import RunError, RunFolder, RunState, run_folders, timestamp, write_atomic
@@ -149,7 +150,10 @@ def _last_line(log: Path) -> str:
 def table(sweep: Path, listed: Sequence[Row]) -> tuple[str, Table]:
     """What all rows share, and the rows, for a terminal."""
     counts = Counter(row.state for row in listed)
-    shared, cells = shortened([row.cell for row in listed])
+    shared, labels = shortened([row.cell for row in listed])
+    of_all, others = told_apart([settings_of(sweep / row.cell) for row in listed])
+    cells = [" ".join([label, *settings]) for label, settings in zip(labels, others, strict=True)]
+    shared = "\n".join(filter(None, (shared, " ".join(of_all))))
     summary = ", ".join(f"{counts[state]} {state}" for state in RunState if counts[state])
     out = Table(box=None)
     for name in ("cell", "state", "step", "left", "job", "reason"):

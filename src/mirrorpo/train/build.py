@@ -12,6 +12,7 @@ import torch
 from hydra.utils import get_object, instantiate
 
 from mirrorpo.algo.row import Algorithm
+from mirrorpo.config.typed import parameters
 from mirrorpo.core.protocols import (
     BetaSchedule,
     Config,
@@ -208,7 +209,7 @@ def _build(node: object, group: str, contract: type[T]) -> T:
         part: object = instantiate(node, _convert_="all")
     except Exception as error:
         cause = error.__cause__ or error
-        raise ValueError(f"{group}: {cause}") from error
+        raise ValueError(f"{group}: {cause}{_leftover_settings(node, group)}") from error
     if not isinstance(part, contract):
         target = cast("Config", node).get("_target_") if isinstance(node, Mapping) else node
         lacking = [name for name in _members(contract) if not hasattr(part, name)]
@@ -217,6 +218,24 @@ def _build(node: object, group: str, contract: type[T]) -> T:
             + (f": it lacks {', '.join(lacking)}" if lacking else "")
         )
     return part
+
+
+def _leftover_settings(node: object, path: str) -> str:
+    """What to do where a node has settings that its class does not take; empty where it has none."""
+    if not isinstance(node, Mapping):
+        return ""
+    settings = cast("Config", node)
+    accepted = parameters(str(settings.get("_target_")))
+    extra = [key for key in settings if not key.startswith("_") and key not in (accepted or settings)]
+    if extra:
+        target = settings["_target_"]
+        return (
+            f". {path} has {', '.join(extra)}, which {target} does not take: a file that names another class "
+            f"keeps the settings of the one before; {path}={{_target_: {target}}} on the command line drops "
+            "them, and so does a group's file of your own with the entire node"
+        )
+    below = (_leftover_settings(value, f"{path}.{key}") for key, value in settings.items())
+    return next((text for text in below if text), "")
 
 
 def _members(contract: type[object]) -> list[str]:
