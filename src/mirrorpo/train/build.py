@@ -226,7 +226,8 @@ def _leftover_settings(node: object, path: str) -> str:
         return ""
     settings = cast("Config", node)
     accepted = parameters(str(settings.get("_target_")))
-    extra = [key for key in settings if not key.startswith("_") and key not in (accepted or settings)]
+    taken = settings.keys() if accepted is None else accepted
+    extra = [key for key in settings if not key.startswith("_") and key not in taken]
     if extra:
         target = settings["_target_"]
         return (
