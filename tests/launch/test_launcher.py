@@ -1,32 +1,40 @@
 """A multirun on this machine: a process a cell, every failure named, nothing done twice."""
 
+import signal
 import subprocess
 import time
 from pathlib import Path
 
-from cli import SMALL, command, environment, folders, manifest, succeeded, train
+from cli import SMALL, appeared, command, environment, folder, folders, manifest, succeeded, train
 
 GRID = ("-m", "algo=grpo", "divergence=probl2,kl", "seed=0,1")
 TWO_STEPS = (*SMALL, "steps=2")
 
 
-def test_a_grid_makes_a_folder_a_cell_and_typed_again_does_nothing_and_then_resumes_only_what_is_damaged(
+def test_a_grid_runs_some_cells_at_a_time_and_typed_again_does_nothing_and_then_resumes_only_what_is_damaged(
     tmp_path: Path,
 ) -> None:
-    succeeded(train(*GRID, *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path), said=["4 cells"])
+    grid = (*GRID, *TWO_STEPS, "eval_questions=0", f"out={tmp_path}")
+    first = train(*grid, "hydra.launcher.jobs=2", cwd=tmp_path)
+    succeeded(first, said=["4 cells"])
+    assert first.stdout.count(": started") == 4 and first.stdout.count(": done after") == 4
+    # Two had begun before one had ended.
+    events = [line.rpartition(": ")[2] for line in first.stdout.splitlines() if line.startswith("[")]
+    assert events[:2] == ["started", "started"] and events[2].startswith("done")
     runs = folders(tmp_path)
     assert len(runs) == 4 and all(manifest(run)["state"] == "done" for run in runs)
     assert len({manifest(run)["config_hash"] for run in runs}) == 4
+    assert all("step 2/2" in (run / "log.txt").read_text() for run in runs)
     before = {run: (run / "metrics.jsonl").read_bytes() for run in runs}
 
-    again = train(*GRID, *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path)
+    again = train(*grid, cwd=tmp_path)
     succeeded(again)
     assert again.stdout.count("done already, nothing to do") == 4
 
     damaged = runs[1]
     state = damaged / "checkpoints" / "step_000002" / "state.pt"
     state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
-    third = train(*GRID, *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path)
+    third = train(*grid, cwd=tmp_path)
     succeeded(third, said=["resuming after step 1 of 2"])
     assert third.stdout.count("done already, nothing to do") == 3 and third.stdout.count("resuming") == 1
     assert {run: (run / "metrics.jsonl").read_bytes() for run in runs} == before
@@ -45,49 +53,38 @@ def test_cells_that_fail_do_not_stop_the_others_and_each_is_named_with_its_reaso
     assert states == ["done", "failed"]
 
 
-def test_a_cell_that_another_process_holds_is_reported_in_its_own_words(tmp_path: Path) -> None:
-    busy = subprocess.Popen(
-        command(*SMALL, "steps=60", f"out={tmp_path}"),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-    )
+def test_a_cell_that_another_process_holds_is_refused_in_its_own_words_alone_and_in_a_grid(
+    tmp_path: Path,
+) -> None:
+    cell = (*SMALL, "steps=60", f"out={tmp_path}")
+    busy = subprocess.Popen(command(*cell), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
     try:
-        while busy.poll() is None and not any(tmp_path.rglob("metrics.jsonl")):
+        while busy.poll() is None and not appeared(tmp_path, "metrics.jsonl"):
             time.sleep(0.02)
-        result = train("-m", "seed=0", *SMALL, "steps=60", f"out={tmp_path}", cwd=tmp_path)
-        assert result.returncode == 1 and "is being run by another process" in result.stdout
+        # It holds its folder while it is stopped, and leaves the others the processor.
+        busy.send_signal(signal.SIGSTOP)
+        alone = train(*cell, cwd=tmp_path)
+        assert alone.returncode == 1 and "is being run by another process" in alone.stderr
+        in_grid = train("-m", "seed=0", *cell, cwd=tmp_path)
+        assert in_grid.returncode == 1 and "is being run by another process" in in_grid.stdout
     finally:
         busy.kill()
         busy.wait()
 
 
-def test_a_sweep_file_is_found_from_anywhere_and_can_be_narrowed(tmp_path: Path) -> None:
-    result = train("sweep=tiny_divergence", "seed=7", *TWO_STEPS, "steps=0", f"out={tmp_path}", cwd=tmp_path)
-    succeeded(result, said=["3 cells"])
-    assert [run.parent.parent.name for run in folders(tmp_path)] == ["tiny_divergence"] * 3
-    assert {manifest(run)["choices"]["divergence"] for run in folders(tmp_path)} == {"none", "kl", "probl2"}
+def test_a_sweep_file_is_found_from_anywhere_and_can_be_narrowed_and_the_same_cell_twice_runs_once(
+    tmp_path: Path,
+) -> None:
+    sweep = ("sweep=tiny_divergence", *TWO_STEPS, "steps=0", f"out={tmp_path}")
+    planned = train(*sweep, "seed=7", "hydra.launcher.dry_run=true", cwd=tmp_path, COLUMNS="200")
+    succeeded(planned, said=["3 of 3 cells would run"])
+    cells = [line.split()[0] for line in planned.stdout.splitlines() if line.startswith(" divergence=")]
+    assert sorted(cells) == ["divergence=kl", "divergence=none", "divergence=probl2"], planned.stdout
 
-
-def test_the_same_cell_twice_in_a_grid_runs_once(tmp_path: Path) -> None:
-    result = train("-m", "seed=0,0", *TWO_STEPS, "steps=0", f"out={tmp_path}", cwd=tmp_path)
-    succeeded(result)
-    assert len(folders(tmp_path)) == 1
-
-
-def test_cells_run_some_at_a_time_with_their_output_in_their_folders(tmp_path: Path) -> None:
-    result = train(
-        "-m", "seed=0,1,2", *TWO_STEPS, "steps=1", "hydra.launcher.jobs=2", f"out={tmp_path}", cwd=tmp_path
-    )
-    succeeded(result, said=["3 cells"])
-    assert result.stdout.count(": started") == 3 and result.stdout.count(": done after") == 3
-    # Two had begun before one had ended.
-    events = [line.rpartition(": ")[2] for line in result.stdout.splitlines() if line.startswith("[")]
-    assert events[:2] == ["started", "started"] and events[2].startswith("done")
-    assert all(
-        manifest(run)["state"] == "done" and "step 1/1" in (run / "log.txt").read_text()
-        for run in folders(tmp_path)
-    )
+    succeeded(train(*sweep, "seed=7,7", "divergence=kl", cwd=tmp_path), said=["2 cells"])
+    run = folder(tmp_path)
+    assert run.name == "seed=7" and run.parent.parent.name == "tiny_divergence"
+    assert manifest(run)["choices"]["divergence"] == "kl" and len(manifest(run)["launches"]) == 1
 
 
 def test_each_of_the_cells_that_run_at_once_has_its_own_device(tmp_path: Path) -> None:
@@ -113,7 +110,7 @@ def test_a_dry_run_shows_every_cell_and_leaves_nothing_behind(tmp_path: Path) ->
     )
     assert "be refused" in result.stdout and not (tmp_path / "out").exists()
 
-    succeeded(train(*grid[:1], *grid[2:], "algo=grpo", "seed=0", cwd=tmp_path))
+    succeeded(train(*TWO_STEPS, f"out={tmp_path / 'out'}", cwd=tmp_path))
     again = train(*grid, "hydra.launcher.dry_run=true", cwd=tmp_path, COLUMNS="200")
     assert (
         "1 of 4 cells would run; about 0.00 hours for 1 of them, by finished siblings" in again.stdout

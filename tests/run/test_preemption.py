@@ -17,7 +17,7 @@ from mirrorpo.run.preemption import FRUITLESS_LAUNCHES, STOP_SIGNAL, StopRequest
 
 @pytest.fixture(autouse=True)
 def handlers_as_they_were() -> Iterator[None]:
-    before = {signum: signal.getsignal(signum) for signum in (STOP_SIGNAL, signal.SIGTERM)}
+    before = {signum: signal.getsignal(signum) for signum in (STOP_SIGNAL, signal.SIGTERM, signal.SIGINT)}
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
@@ -48,6 +48,16 @@ def test_a_second_sigterm_ends_the_process_at_once() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == -signal.SIGTERM and result.stdout == ""
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
+    code = (
+        "import os; from mirrorpo.run.preemption import StopRequest; StopRequest().listen()\n"
+        "os.kill(os.getpid(), 2)\nprint('goes on', flush=True)\nos.kill(os.getpid(), 2)\nprint('alive')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout == "goes on\n" and "once more stops it at once" in result.stderr
+    assert result.stderr.endswith("KeyboardInterrupt\n")
 
 
 def test_a_request_at_the_very_end_does_not_end_the_process() -> None:
@@ -119,32 +129,46 @@ def test_a_scontrol_that_is_ended_with_its_job_has_queued_it_again(
     assert (requeue() is not None) == problem
 
 
+# Without a checkpoint of its own before the end.
+OVERRIDES = (*SMALL, "steps=5", "eval_questions=0", "checkpoint_every=100")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The metrics of a run that nobody stops."""
+    path = tmp_path_factory.mktemp("undisturbed")
+    succeeded(train(*OVERRIDES, f"out={path}", cwd=path))
+    return (folder(path) / "metrics.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize(
-    "signum, status", [(STOP_SIGNAL, os.EX_TEMPFAIL), (signal.SIGTERM, 128 + signal.SIGTERM)]
+    "signum, status, state",
+    [
+        (STOP_SIGNAL, os.EX_TEMPFAIL, "requeued"),
+        (signal.SIGTERM, 128 + signal.SIGTERM, "requeued"),
+        (signal.SIGINT, 128 + signal.SIGINT, "interrupted"),
+    ],
 )
 def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(
-    tmp_path: Path, signum: signal.Signals, status: int
+    tmp_path: Path, signum: signal.Signals, status: int, state: str, undisturbed: bytes
 ) -> None:
-    # Without a checkpoint of its own before the end.
-    overrides = (*SMALL, "steps=5", "checkpoint_every=100")
     process = subprocess.Popen(
-        command(*overrides, f"out={tmp_path / 'asked'}"),
+        command(*OVERRIDES, f"out={tmp_path / 'stopped'}"),
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
         text=True,
     )
     while process.poll() is None and not any(
-        '"step": 1' in path.read_text() for path in (tmp_path / "asked").rglob("metrics.jsonl")
+        '"step": 1' in path.read_text() for path in (tmp_path / "stopped").rglob("metrics.jsonl")
     ):
         time.sleep(0.02)
     process.send_signal(signum)
     said, _ = process.communicate(timeout=60)
-    run = folder(tmp_path / "asked")
+    run = folder(tmp_path / "stopped")
     assert process.returncode == status and f"stopped by {signum.name} after step" in said
-    assert manifest(run)["state"] == "requeued" and len(list(run.glob("checkpoints/step_*"))) == 1
+    assert manifest(run)["state"] == state and len(list(run.glob("checkpoints/step_*"))) == 1
 
-    succeeded(train(*overrides, f"out={tmp_path / 'asked'}", cwd=tmp_path), said=["resuming after step"])
-    succeeded(train(*overrides, f"out={tmp_path / 'whole'}", cwd=tmp_path))
-    assert (run / "metrics.jsonl").read_bytes() == (folder(tmp_path / "whole") / "metrics.jsonl").read_bytes()
+    succeeded(train(*OVERRIDES, f"out={tmp_path / 'stopped'}", cwd=tmp_path), said=["resuming after step"])
+    assert (run / "metrics.jsonl").read_bytes() == undisturbed
     assert manifest(run)["launches"][0]["from_step"] == 0 < manifest(run)["launches"][1]["from_step"]

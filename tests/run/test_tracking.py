@@ -33,7 +33,13 @@ def wandb(**changes: Any) -> WandB:
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No key, no netrc; and what a tracker sets is taken back afterwards."""
-    for name in ("WANDB_API_KEY", "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "WANDB_SILENT"):
+    for name in (
+        "NETRC",
+        "WANDB_BASE_URL",
+        "WANDB_API_KEY",
+        "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL",
+        "WANDB_SILENT",
+    ):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -318,6 +324,78 @@ def test_auto_is_offline_with_an_empty_key(monkeypatch: pytest.MonkeyPatch) -> N
 def test_auto_looks_for_a_login_in_netrc(tmp_path: Path, machine: str, expected: str) -> None:
     (tmp_path / "home" / ".netrc").write_text(f"machine {machine} login user password secret\n")
     assert mode() == expected
+
+
+NETRC = "machine {host}\n  login user\n  password {key}\n"
+
+
+@pytest.mark.usefixtures("unasked")
+@pytest.mark.parametrize(
+    ("base_url", "host", "expected"),
+    [
+        ("https://wandb.lab.example:8443", "wandb.lab.example", "online"),
+        ("https://Tracking.Lab.example", "tracking.lab.EXAMPLE", "online"),
+        ("https://wandb.lab.example", "api.wandb.ai", "offline"),
+        ("", "wandb.lab.example", "offline"),
+    ],
+)
+def test_auto_looks_for_the_login_of_the_server_that_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base_url: str, host: str, expected: str
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", base_url)
+    (tmp_path / "home" / "_netrc").write_text(NETRC.format(host=host, key="a" * 40))
+    assert mode() == expected
+
+
+@pytest.mark.usefixtures("unasked")
+def test_auto_reads_the_netrc_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").write_text(NETRC.format(host="api.wandb.ai", key="a" * 40))
+    monkeypatch.setenv("NETRC", str(tmp_path / "elsewhere"))
+    assert mode() == "online"
+
+
+@pytest.mark.usefixtures("unasked")
+def test_auto_knows_the_server_that_wandb_login_stored(tmp_path: Path) -> None:
+    stored = tmp_path / "home" / ".config" / "wandb"
+    stored.mkdir(parents=True)
+    (stored / "settings").write_text("[default]\nbase_url = https://wandb.lab.example\n")
+    (tmp_path / "home" / ".netrc").write_text(NETRC.format(host="wandb.lab.example", key="a" * 40))
+    assert mode() == "online"
+
+
+@pytest.mark.usefixtures("unasked")
+def test_a_netrc_that_cannot_be_read_is_no_login(tmp_path: Path) -> None:
+    (tmp_path / "home" / ".netrc").write_text("machine\n")
+    assert mode() == "offline"
+
+
+@pytest.mark.usefixtures("unasked")
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("WANDB_DISABLED", "true", "disabled"),
+        ("WANDB_DISABLED", "false", "online"),
+        ("WANDB_MODE", "dryrun", "offline"),
+    ],
+)
+def test_auto_knows_wandbs_older_names(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv(name, value)
+    assert mode() == expected
+
+
+def test_a_mirror_that_is_disabled_does_not_load_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    tracked_run = WandBRun(wandb(mode="auto"))
+    tracked_run.start(run_id="r", name="n", config={}, folder=str(tmp_path))
+    assert tracked_run.run is None and not (tmp_path / "wandb").exists()
 
 
 @pytest.mark.parametrize("asked", ["online", "offline"])

@@ -1,4 +1,4 @@
-"""A done run goes on to more steps, byte for byte as the run that had them from the start, or says why not."""
+"""A done run goes on to more steps, byte for byte as the longer run from the start, or says why not."""
 
 import json
 from collections.abc import Mapping

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -108,6 +109,16 @@ class DeclaresEvaluationOnly(Protocol):
 
     @property
     def evaluation_only(self) -> bool: ...
+
+
+@runtime_checkable
+class DeclaresFiles(Protocol):
+    """A dataset that says which files a split is read from; none where it is made by templates or by the hub.
+
+    A finished run is then recognised by their bytes, and its data need not be loaded for that.
+    """
+
+    def files(self, split: Split) -> Sequence[Path]: ...
 
 
 @runtime_checkable
@@ -388,3 +399,18 @@ class TrackerSpec(Protocol):
     """What a `conf/tracking/<name>.yaml` builds: a tracker."""
 
     def build(self) -> Tracker: ...
+
+
+@runtime_checkable
+class LimitsCalls(Protocol):
+    """A tracker's spec that says how many seconds a run may wait for one of its calls."""
+
+    @property
+    def limit_s(self) -> float: ...
+
+
+@runtime_checkable
+class CatchesUp(Protocol):
+    """A tracker whose missing rows can be sent later; `catch_up` is the command."""
+
+    def catch_up(self) -> str: ...

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import count
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 from mirrorpo.core.batch import Prompt
@@ -119,6 +120,10 @@ class ChainSum:
             "train": (validation_end, 1.0),
         }
         return filled(split, self._sizes[split], draw, few, bounds)
+
+    def files(self, split: Split) -> Sequence[Path]:
+        """None: the questions are made."""
+        return []
 
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions and answers of a split."""

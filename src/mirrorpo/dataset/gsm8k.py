@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
-from mirrorpo.dataset.hub import hub_rows
+from mirrorpo.dataset.hub import hub_files, hub_rows
 from mirrorpo.dataset.jsonl import read_jsonl, rows_hash
 from mirrorpo.dataset.split import held_out
 
@@ -84,14 +84,21 @@ class Gsm8k:
             )
         return prompts
 
+    def files(self, split: Split) -> list[Path]:
+        """The file that a split is read from, or those of a local copy of the hub's repository."""
+        return [self._file(STORED[split])] if self.root else hub_files(self.hub)
+
     def fingerprint(self, split: Split) -> str:
         """sha256 of the (uid, question, answer) rows of a split, the same from a folder and from the hub."""
         return rows_hash((p.uid, p.question, p.demonstration) for p in self.load(split))
 
+    def _file(self, stored: str) -> Path:
+        return Path(self.root or "") / "gsm8k" / f"{stored}.jsonl"
+
     def _rows(self, stored: str) -> list[tuple[str, dict[str, object]]]:
         """Each row of a stored split, behind what an error about it should name."""
         if self.root:
-            path = Path(self.root) / "gsm8k" / f"{stored}.jsonl"
+            path = self._file(stored)
             return [
                 (f"{path}, line {n}", row)
                 for n, row in enumerate(read_jsonl(path, ("question", "answer")), 1)

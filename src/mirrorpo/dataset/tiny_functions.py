@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 from mirrorpo.core.batch import Checks, Prompt
@@ -165,6 +166,10 @@ class TinyFunctions:
 
         few = f"functions of {self.max_steps} steps; ask for fewer or raise dataset.max_steps"
         return filled(split, self._sizes[split], draw, few)
+
+    def files(self, split: Split) -> Sequence[Path]:
+        """None: the questions are made."""
+        return []
 
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions, tests and demonstrations of a split."""

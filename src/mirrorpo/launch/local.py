@@ -115,7 +115,7 @@ class LocalLauncher(CellLauncher):
         )
         if written:
             return f"{written} (traceback: {folder.path / 'error.txt'})"
-        if process.returncode in (os.EX_TEMPFAIL, 128 + signal.SIGTERM):
+        if process.returncode in (os.EX_TEMPFAIL, 128 + signal.SIGTERM, 128 + signal.SIGINT):
             return (
                 "it was asked to stop and has a checkpoint of where it was; the same command goes on. "
                 f"Its folder is {folder.path}"

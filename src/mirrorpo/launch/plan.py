@@ -20,8 +20,9 @@ from mirrorpo.config.cell import Cell
 from mirrorpo.config.compose import cell_of
 from mirrorpo.config.identity import digest
 from mirrorpo.config.values import Config
+from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.folder import RunError, RunFolder, run_folders
-from mirrorpo.run.siblings import shorter_run_note
+from mirrorpo.run.siblings import folder_to_go_on_from, shorter_run_note
 
 if TYPE_CHECKING:
     # It imports torch.
@@ -64,6 +65,7 @@ class Composer:
 
     def __init__(self, context: HydraContext, config: DictConfig) -> None:
         self._context, self._config = context, config
+        self._same_inputs = SameInputs()
         self._arms: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
 
     def all(self, grid: Sequence[Sequence[str]]) -> list[PlannedCell]:
@@ -104,8 +106,9 @@ class Composer:
                 overrides=list(hydra.overrides.task),
                 searchpath=list(hydra.searchpath),
             )
-            RunFolder(cell.folder).refuse_other_config(cell)
-            return replace(planned, cell=cell)
+            folder = RunFolder(cell.folder)
+            folder.refuse_other_config(cell)
+            return replace(planned, cell=cell, notes=self._same_inputs(cell, folder_to_go_on_from(cell)))
         except RunError as error:
             return replace(planned, error=str(error))
         except Exception as error:

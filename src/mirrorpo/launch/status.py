@@ -36,6 +36,7 @@ COLOURS = {
     RunState.FAILED: "red",
     RunState.STALE: "magenta",
     RunState.REQUEUED: "yellow",
+    RunState.INTERRUPTED: "yellow",
     RunState.QUEUED: "yellow",
 }
 
@@ -98,6 +99,8 @@ def reconcile(manifest: Config, finished: bool, held: bool, job: Job | None) -> 
         )
     if written == RunState.FAILED:
         return RunState.FAILED, manifest.get("error")
+    if written == RunState.INTERRUPTED:
+        return RunState.INTERRUPTED, "by Ctrl-C; the same command goes on"
     if job is not None:
         went = f"its job is {job.state}{f' ({job.why})' if job.why else ''}"
         return RunState.FAILED, went if begun else f"{went}, before it began"
@@ -242,9 +245,8 @@ def retry(sweep: Path, *, stale: bool) -> int:
                 (sweep / row.cell).rename(aside)
                 (aside / "manifest.json").rename(aside / "manifest.stale.json")
                 print(f"{row.cell}: its {row.step} steps are in {aside}")
-    chosen = [
-        row for row in listed if row.state == RunState.FAILED or (stale and row.state == RunState.STALE)
-    ]
+    again = (RunState.FAILED, RunState.INTERRUPTED, *([RunState.STALE] if stale else []))
+    chosen = [row for row in listed if row.state in again]
     if not chosen:
         print(
             "nothing to do: no cell failed" + ("" if stale else "; --stale also starts the stale ones anew")

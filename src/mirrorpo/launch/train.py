@@ -21,10 +21,11 @@ from mirrorpo.config.schema import register
 from mirrorpo.config.typed import with_new_keys
 from mirrorpo.launch.arguments import quoted_paths
 from mirrorpo.launch.planned import Planned
+from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.folder import RunFolder
-from mirrorpo.run.lifecycle import requeue_or_exit
+from mirrorpo.run.mirror import leaving_hung_calls
 from mirrorpo.run.preemption import Preempted, StopRequest
-from mirrorpo.run.siblings import shorter_run_note
+from mirrorpo.run.siblings import folder_to_go_on_from, shorter_run_note
 from mirrorpo.run.unused import remove_unused
 
 
@@ -43,7 +44,8 @@ def main() -> None:
     def task(cfg: DictConfig) -> None:
         run(cfg, planned)
 
-    hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(task)()
+    with leaving_hung_calls():
+        hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(task)()
 
 
 def _refuse_options(arguments: Sequence[str]) -> None:
@@ -60,6 +62,8 @@ def run(cfg: DictConfig, planned: Planned | None = None) -> None:
             planned.refuse_other(cell)
         folder = RunFolder(cell.folder)
         folder.refuse_other_config(cell)
+        for note in SameInputs()(cell, folder_to_go_on_from(cell)):
+            print(f"note: {note}")
         if folder.finished():
             print(f"{folder.manifest()['state']} already, nothing to do: {folder.path}")
             return
@@ -100,7 +104,8 @@ def _train(cell: Cell, folder: RunFolder, stop_request: StopRequest) -> int | No
                     ranks=ranks,
                 ).run()
             except Preempted as preempted:
-                return requeue_or_exit(preempted, writable, ranks.first)
+                print(f"\n{preempted}")
+                return preempted.status
     finally:
         remove_unused(folder)
     return None

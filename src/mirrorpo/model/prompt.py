@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+# What chat templates call to have the time, and a definition that stands before a template in its place.
+CLOCK = "strftime_now"
+SET_CLOCK = "{% macro strftime_now(format) %}{{ clock_reading }}{% endmacro %}\n"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
@@ -20,6 +24,7 @@ class ChatPrompt:
     Attributes:
         template: variables of the template, passed on as they are: `enable_thinking: false` for
             Qwen3, `date_string` for Llama 3.2, whose template otherwise prints today's date.
+            `strftime_now` is a text that stands wherever the template would ask the clock.
     """
 
     template: Mapping[str, object]
@@ -39,11 +44,28 @@ class ChatPrompt:
             )
         turns = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": user.replace("{question}", question)})
-        text = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, **self.template
-        )
+        text = self._rendered(tokenizer, turns)
         # The template has written the special tokens already; adding them again would double the BOS.
         return Rendered(text=text, ids=tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _rendered(self, tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> str:
+        settings = {"tokenize": False, "add_generation_prompt": True}
+        if CLOCK not in str(tokenizer.chat_template):
+            return tokenizer.apply_chat_template(turns, **settings, **self.template)
+        settings["chat_template"] = SET_CLOCK + tokenizer.get_chat_template()
+        variables = {name: value for name, value in self.template.items() if name != CLOCK}
+        readings = [self.template[CLOCK]] * 2 if CLOCK in self.template else ["1999", "2077"]
+        text, later = (
+            tokenizer.apply_chat_template(turns, **settings, **variables, clock_reading=reading)
+            for reading in readings
+        )
+        if text != later:
+            raise ValueError(
+                "model.prompt.template: this tokenizer's chat template reads the clock, so that another day "
+                "gives other prompts; set the date, by a variable of the template such as date_string or by "
+                "'+model.prompt.template.strftime_now=\"26 July 2024\"'"
+            )
+        return text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,7 @@ class RunState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     REQUEUED = "requeued"
+    INTERRUPTED = "interrupted"
     FAILED = "failed"
     DONE = "done"
     STALE = "stale"

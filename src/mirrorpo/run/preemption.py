@@ -3,14 +3,22 @@
 import os
 import shutil
 import signal
-import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
 from mirrorpo.run.provenance import job_id
+from mirrorpo.run.slurm_command import SlurmError, slurm
 
 # Sent by SLURM ahead of a job's time limit, and before a preemption; submitit asks for this one.
 STOP_SIGNAL = signal.SIGUSR2
+
+# The later of two of these has the word.
+STANDS_OVER = (STOP_SIGNAL, signal.SIGINT, signal.SIGTERM)
+INTERRUPTED = (
+    b"\ninterrupted: the run stops behind this step, with a checkpoint; once more stops it at once\n"
+)
 
 # A job that has been started so often in a row without finishing a step is not queued again.
 FRUITLESS_LAUNCHES = 3
@@ -22,6 +30,11 @@ class Preempted(Exception):
     def __init__(self, step: int, signum: signal.Signals) -> None:
         super().__init__(f"stopped by {signum.name} after step {step}; the same command goes on from there")
         self.step, self.signum = step, signum
+
+    @property
+    def status(self) -> int:
+        """The process's exit status: that of a temporary failure, or what the signal would have left."""
+        return os.EX_TEMPFAIL if self.signum == STOP_SIGNAL else 128 + self.signum
 
 
 @dataclass(slots=True)
@@ -35,12 +48,12 @@ class StopRequest:
     signum: signal.Signals | None = None
 
     def listen(self) -> "StopRequest":
-        """Take SIGUSR2 and SIGTERM as requests; a second SIGTERM ends the process at once, as it would
-        without this.
+        """Take SIGUSR2, SIGTERM and SIGINT (Ctrl-C) as requests; a second SIGTERM or SIGINT ends the process
+        at once, as it would without this.
 
         A launcher may block SIGUSR2 before it starts the run, so that one that comes early waits until here.
         """
-        for signum in (STOP_SIGNAL, signal.SIGTERM):
+        for signum in (STOP_SIGNAL, signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._note)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {STOP_SIGNAL})
         return self
@@ -54,31 +67,35 @@ class StopRequest:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGTERM:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.write(sys.stderr.fileno(), INTERRUPTED)
         # After SIGTERM nobody waits for a requeue: whoever preempts queues the job again itself.
-        self.signum = signal.Signals(signum) if self.signum != signal.SIGTERM else self.signum
+        if self.signum is None or STANDS_OVER.index(signum) > STANDS_OVER.index(self.signum):
+            self.signum = signal.Signals(signum)
 
 
-def requeue() -> str | None:
+def requeue(unwanted: Callable[[], bool] = lambda: False) -> str | None:
     """Queue this process's SLURM job again, under its id; None when done or outside of a job, else why it
     could not be.
 
     The run is found again by its folder, so the job starts as it did the first time.
+
+    Args:
+        unwanted: whether the job was cancelled since; looked at before each try.
     """
     job = job_id()
     if job is None:
         return None
     if shutil.which("scontrol") is None:
         return f"job {job} cannot be queued again from its node: there is no scontrol; launch the sweep again"
-    result = subprocess.run(
-        ["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False, env=os.environ
-    )
-    # A job that is queued again is ended at once, at times with the scontrol that asked for it before that
-    # could say so.
-    return (
-        None
-        if result.returncode <= 0
-        else f"job {job} could not be queued again ({result.stderr.strip()}); launch the sweep again"
-    )
+    try:
+        # A job that is queued again is ended at once, at times with the scontrol that asked for it before
+        # that could say so.
+        slurm("scontrol", "requeue", job, unwanted=unwanted)
+    except SlurmError as error:
+        return f"job {job} could not be queued again ({error}); launch the sweep again"
+    return None
 
 
 def fruitless(launches: list[dict]) -> bool:

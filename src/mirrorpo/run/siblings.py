@@ -28,6 +28,15 @@ def longest_shorter_run(cell: Cell) -> ShorterRun | None:
     return max(shorter, key=lambda run: run.steps, default=None)
 
 
+def folder_to_go_on_from(cell: Cell) -> RunFolder:
+    """The folder whose steps a launch would go on from: the cell's, or that of the run which it extends."""
+    folder = RunFolder(cell.folder)
+    if not cell.config["extend"] or any(folder.checkpoints.glob("step_*")):
+        return folder
+    shorter = longest_shorter_run(cell)
+    return folder if shorter is None else shorter.folder
+
+
 def _done_runs(cell: Cell) -> Iterator[ShorterRun]:
     # Settings beyond the axes are in a folder's name by their hash only.
     sweep, seed = cell.folder.parents[1], cell.folder.name

@@ -1,17 +1,23 @@
 """Mirrors of the local metric file; they may fail, the run goes on."""
 
+import configparser
 import logging
+import netrc
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from mirrorpo.config.values import Config
 from mirrorpo.core.protocols import Tracker
 
 log = logging.getLogger(__name__)
+
+# Where a login is kept, in the home folder.
+NETRC = (".netrc", "_netrc")
 
 # Under another name: what looks for runs by their manifests must not take the copy for a run.
 PROVENANCE = {"manifest.json": "provenance.json"}
@@ -49,12 +55,14 @@ class WandB:
         mode: auto is online with an API key and offline without; offline runs lie in the run's
             folder until `wandb sync`.
         init_timeout_s: how long a silent server may hold up the start.
+        limit_s: how long the run waits for any call, the start and the end among them.
     """
 
     project: str
     entity: str | None
     mode: Literal["auto", "online", "offline"]
     init_timeout_s: float
+    limit_s: float = 30.0
 
     def build(self) -> Tracker:
         """A tracker that has not started."""
@@ -71,6 +79,10 @@ class WandBRun:
 
     def start(self, *, run_id: str, name: str, config: Config, folder: str) -> None:
         """Open the run under the id that the config gives it; a resumed run continues it."""
+        self.folder = Path(folder)
+        mode = self._mode()
+        if mode == "disabled":
+            return
         # Flushing every second keeps the offline file of a killed run; the default loses its last 15 s.
         os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "1")
         os.environ.setdefault("WANDB_SILENT", "true")
@@ -85,10 +97,9 @@ class WandBRun:
                 config=dict(config),
                 dir=folder,
                 resume="allow",
-                mode=self._mode(),
+                mode=mode,
                 settings=wandb.Settings(init_timeout=self.settings.init_timeout_s),
             )
-            self.folder = Path(folder)
             self._keep(PROVENANCE)
         except Exception as error:
             self._gone(error)
@@ -118,6 +129,10 @@ class WandBRun:
             except Exception as error:
                 self._gone(error)
 
+    def catch_up(self) -> str:
+        """The command that sends what the server lacks."""
+        return f"`wandb sync {self.folder / 'wandb'}/run-*`"
+
     def _keep(self, files: Mapping[str, str]) -> None:
         # Copies: a link out of W&B's folder breaks when that folder is moved.
         for name, kept in files.items():
@@ -130,12 +145,13 @@ class WandBRun:
     def _mode(self) -> Literal["online", "offline", "disabled"]:
         if self.settings.mode != "auto":
             return self.settings.mode
-        mode = os.environ.get("WANDB_MODE", "")
+        mode = os.environ.get("WANDB_MODE", "").lower()
         if mode == "offline" or mode == "online" or mode == "disabled":
             return mode
-        netrc = Path("~/.netrc").expanduser()
-        known = bool(os.environ.get("WANDB_API_KEY")) or (netrc.exists() and "wandb" in netrc.read_text())
-        return "online" if known else "offline"
+        if mode == "dryrun" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+            # wandb's older names.
+            return "offline" if mode == "dryrun" else "disabled"
+        return "online" if os.environ.get("WANDB_API_KEY") or _login() else "offline"
 
     def _gone(self, error: Exception) -> None:
         # A dead network or a full disk on W&B's side must not cost a run; the local files have everything.
@@ -145,3 +161,28 @@ class WandBRun:
             error,
         )
         self.run = None
+
+
+def _login() -> bool:
+    """Whether a netrc file has an entry for the server that wandb would use."""
+    server = urlsplit(os.environ.get("WANDB_BASE_URL") or _stored_url() or "https://api.wandb.ai").hostname
+    paths = [Path(named)] if (named := os.environ.get("NETRC")) else [Path.home() / name for name in NETRC]
+    for path in paths:
+        try:
+            hosts = netrc.netrc(path.expanduser()).hosts
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if any(host.lower() == server for host in hosts):
+            return True
+    return False
+
+
+def _stored_url() -> str | None:
+    # `wandb login --host URL` writes it.
+    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
+    settings = configparser.ConfigParser(interpolation=None)
+    try:
+        settings.read(folder / "settings")
+        return settings.get("default", "base_url", fallback=None)
+    except configparser.Error:
+        return None

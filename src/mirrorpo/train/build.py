@@ -91,7 +91,7 @@ def build_components(config: Config) -> Components:
         weighting=build_weighting(config["weighting"]),
         beta_schedule=_build(config["beta_schedule"], "beta_schedule", BetaSchedule),
         model=_build(config["model"], "model", ModelSpec),
-        dataset=_build(config["dataset"], "dataset", Dataset),
+        dataset=build_dataset(config),
         reward=verifier(_build(config["reward"], "reward", CALLABLE)),
         rollout=_build(config["rollout"], "rollout", RolloutEngine),
         eval_rollout=_build(config["eval_rollout"], "eval_rollout", RolloutEngine),
@@ -103,6 +103,15 @@ def build_components(config: Config) -> Components:
     for reason in _requirements(components):
         raise ValueError(reason)
     return components
+
+
+def build_dataset(config: Config) -> Dataset:
+    """The dataset of a resolved config.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    return _build(config["dataset"], "dataset", Dataset)
 
 
 def notes(components: Components) -> list[str]:
