@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cli import SMALL, cell_here, folder, manifest, train
+from cli import ROOT, SMALL, cell_here, folder, manifest, train
 
 from mirrorpo.launch.planned import Planned
 from mirrorpo.run.folder import RunFolder
@@ -31,8 +31,7 @@ def test_a_cell_composes_what_its_launcher_did(tmp_path: Path) -> None:
     for path in (primary, group):
         path.parent.mkdir(parents=True)
     primary.write_text("defaults:\n  - train\n  - _self_\ntemperature: 0.5\n")
-    group.write_text("_target_: mirrorpo.divergence.kl.KL\nestimator: k3\nbeta: 0.5\nanchor: reference\n")
-    group.write_text((Path(__file__).parents[2] / "conf" / "divergence" / "probl2.yaml").read_text())
+    group.write_text((ROOT / "conf" / "divergence" / "probl2.yaml").read_text())
     result = train(
         "--config-dir",
         "extra",
