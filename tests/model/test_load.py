@@ -27,6 +27,7 @@ from mirrorpo.model.load import Lora, Pretrained, Scratch, compute_dtype, finish
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.collate import collate
+from mirrorpo.train.display import policy_line
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -242,6 +243,18 @@ def test_training_an_adapter_moves_the_policy(folder: Path) -> None:
     model = load(folder, lora=LORA)
     train_step(model)
     assert float((logits(model) - logits(load(folder))).abs().max()) > 0.01
+
+
+def test_an_adapters_folder_loads_as_its_base_with_the_adapter_added(folder: Path, tmp_path: Path) -> None:
+    trained = load(folder, lora=LORA)
+    train_step(trained)
+    trained.network.save_pretrained(tmp_path)
+    trained.tokenizer.save_pretrained(tmp_path)
+    model = load(tmp_path)
+    torch.testing.assert_close(logits(model), logits(trained), rtol=1e-5, atol=1e-5)
+    assert all(parameter.requires_grad for parameter in model.network.parameters())
+    assert "the adapter alone" in policy_line(tmp_path) and str(folder) in policy_line(tmp_path)
+    assert policy_line(folder) == str(folder)
 
 
 def test_with_the_adapter_off_a_trained_policy_is_the_start_model(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -57,6 +58,31 @@ class StatesNotes(Protocol):
     """
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Inert:
+    """Settings of a run that have no effect.
+
+    Attributes:
+        settings: dotted, with all that stands below them.
+        reason: why, with the setting that makes them so.
+        cure: the setting under which they would have one.
+    """
+
+    settings: tuple[str, ...]
+    reason: str
+    cure: str
+
+
+@runtime_checkable
+class DeclaresInert(Protocol):
+    """A part that has settings without effect in some runs.
+
+    Two runs that differ in such settings alone are one run.
+    """
+
+    def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]: ...
 
 
 @runtime_checkable

@@ -8,6 +8,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import open_dict
 
 from mirrorpo.config.renamed import accept_old_names
+from mirrorpo.config.typed import with_new_keys
+from mirrorpo.launch.arguments import quoted_paths
 from mirrorpo.launch.errors import LaunchError
 
 
@@ -23,6 +25,7 @@ class GridSweeper(BasicSweeper):
                 f"add hydra/sweeper=es"
             )
         arguments = accept_old_names([f"{key}={value}" for key, value in (params or {}).items()])
+        arguments = with_new_keys(quoted_paths(arguments))
         # In place of BasicSweeper's own, which breaks once Hydra has scanned for plug-ins a second time in a
         # process: it loads that class anew, and `super` of the new one takes no instance of this one.
         self.overrides, self.batch_index, self.max_batch_size = None, 0, max_batch_size

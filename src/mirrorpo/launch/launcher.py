@@ -17,14 +17,18 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from mirrorpo.launch.arguments import config_options, environment_of, for_each_cell
+from mirrorpo.launch.equal_arms import refuse_equal_arms
 from mirrorpo.launch.errors import CellsFailed, LaunchError
 from mirrorpo.launch.fitness import fitness_of
 from mirrorpo.launch.launches import entered, record_launch
 from mirrorpo.launch.plan import Checker, Composer, PlannedCell, Siblings, said_once
+from mirrorpo.launch.planned import Planned
 from mirrorpo.launch.program import program
 from mirrorpo.launch.scheduler import LAUNCH_PATIENCE_S, SchedulerError, jobs
 from mirrorpo.launch.sweep_lock import sweep_lock
 from mirrorpo.run.errors import RunError
+from mirrorpo.run.settings_file import write_settings
 
 LEFT_ALONE = "left alone"
 
@@ -56,7 +60,13 @@ class CellLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `launch`."""
         self.config = config
+        # Cells are composed here as they are in their own processes.
+        os.environ.update(environment_of(config))
         self.sweep = Path(config.hydra.sweep.dir)
+        try:
+            self._for_each_cell = for_each_cell(config)
+        except ValueError as error:
+            raise LaunchError(str(error)) from error
         self._composer = Composer(hydra_context, config)
         self._console = Console(highlight=False, soft_wrap=True)
 
@@ -121,7 +131,8 @@ class CellLauncher(Launcher):
         skips = self._states(grid)
         check = Checker()
         checked = [check(cell) if skip == "" else cell for cell, skip in zip(grid, skips, strict=True)]
-        for note in said_once(checked):
+        equal = self._equal_arms(checked, check) if "" in skips else []
+        for note in (*said_once(checked), *equal):
             self.say(note)
         if self.dry_run:
             self._show(checked, skips)
@@ -201,15 +212,22 @@ class CellLauncher(Launcher):
 
     def arguments_of(self, planned: PlannedCell) -> list[str]:
         """The arguments of train.py that make one cell a run of its own."""
-        # hydra.mode: a sweep file that makes this a multirun must not make the cell one too.
-        sources = self.config.hydra.runtime.config_sources
-        folders = [
-            argument
-            for source in sources
-            if source.provider == "command-line"
-            for argument in ("--config-dir", source.path)
+        assert planned.cell is not None
+        return [
+            Planned.of(planned.cell).argument,
+            *config_options(self.config),
+            *planned.overrides,
+            *self._for_each_cell,
+            # A sweep file that makes this a multirun must not make the cell one too.
+            "hydra.mode=RUN",
         ]
-        return [*folders, *planned.overrides, "hydra.mode=RUN"]
+
+    def _equal_arms(self, grid: Sequence[PlannedCell], check: Checker) -> list[str]:
+        """Notes on arms that are one run, where that is allowed."""
+        try:
+            return [f"note: {note}" for note in refuse_equal_arms(grid, check)]
+        except ValueError as error:
+            raise LaunchError(str(error)) from error
 
     def _argv(self) -> list[str]:
         # As typed, the choice of cells and of a dry run left out.
@@ -288,6 +306,7 @@ def _planned(planned: PlannedCell) -> PlannedCell:
         return planned
     try:
         planned.folder.plan(planned.cell)
+        write_settings(planned.cell, planned.folder)
     except RunError as error:
         return replace(planned, error=str(error))
     except OSError as error:

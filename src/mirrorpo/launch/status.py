@@ -26,6 +26,7 @@ from rich.table import Table
 
 from mirrorpo.config.paths import command
 from mirrorpo.config.values import Config, JsonObject
+from mirrorpo.launch.cell_settings import settings_of, told_apart
 from mirrorpo.launch.launches import LAUNCHES, commands_for, launchers, launches
 from mirrorpo.launch.program import is_launch
 from mirrorpo.launch.scheduler import LOOK_PATIENCE_S, Batch, Job, SchedulerError, cancel, jobs, newest
@@ -194,7 +195,10 @@ def _last_line(log: Path) -> str:
 
 def table(sweep: Path, listed: Sequence[Row]) -> tuple[str, Table]:
     """What all rows share, and the rows, for a terminal."""
-    shared, cells = shortened([row.cell for row in listed])
+    shared, labels = shortened([row.cell for row in listed])
+    of_all, others = told_apart([settings_of(sweep / row.cell) for row in listed])
+    cells = [" ".join([label, *settings]) for label, settings in zip(labels, others, strict=True)]
+    shared = "\n".join(filter(None, (shared, " ".join(of_all))))
     out = Table(box=None)
     for name in ("cell", "state", "step", "left", "job", "reason"):
         out.add_column(name, overflow="fold", no_wrap=name not in ("cell", "reason"))

@@ -23,7 +23,7 @@ from mirrorpo.core.protocols import Assembly
 from mirrorpo.core.seeds import derive
 from mirrorpo.distributed.fsdp import Unsharded
 from mirrorpo.model.language_model import LanguageModel, recomputes
-from mirrorpo.model.lora import Lora
+from mirrorpo.model.lora import Lora, adapter_base, merged
 from mirrorpo.model.prefix import prefix_requirements
 from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
 from mirrorpo.model.words import word_tokenizer
@@ -97,8 +97,9 @@ class Pretrained:
             path = str(files("mirrorpo.model") / path.removeprefix(SHIPPED))
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, revision=self.revision, trust_remote_code=False)
+            base = adapter_base(path) or path
             loaded = AutoModelForCausalLM.from_pretrained(
-                path,
+                base,
                 revision=self.revision,
                 dtype=dtype,
                 attn_implementation=self.attention,
@@ -119,7 +120,7 @@ class Pretrained:
                 f"model.path={self.path}: the weights lack {sorted(information['missing_keys'])[:5]}; "
                 "the files are incomplete or of another architecture"
             )
-        return network, tokenizer
+        return network if base == path else merged(network, path), tokenizer
 
     def _unloadable(self, error: Exception) -> ValueError:
         reason = str(error).splitlines()[0]

@@ -16,6 +16,7 @@ from mirrorpo.run.errors import DiskError, RunError
 from mirrorpo.run.folder import RunFolder, RunState, timestamp
 from mirrorpo.run.preemption import STOP_SIGNAL, Preempted, StopRequest, fruitless, requeue
 from mirrorpo.run.provenance import job_id
+from mirrorpo.run.settings_file import write_settings
 
 # Seconds that a mirror has at most before its job is queued again.
 CLOSING_S = 5.0
@@ -83,7 +84,6 @@ def _enter_launch(cell: Cell, folder: RunFolder, launch: Mapping[str, object]) -
     folder.update_manifest(
         state=RunState.REQUEUED if folder.metrics.path.exists() else RunState.RUNNING,
         config_hash=cell.hash,
-        wandb_id=cell.run_id,
         choices=dict(cell.choices),
         settings=dict(cell.settings),
         config=cell.config,
@@ -93,6 +93,7 @@ def _enter_launch(cell: Cell, folder: RunFolder, launch: Mapping[str, object]) -
         launches=[*manifest.get("launches", []), dict(launch)],
         **launch,
     )
+    write_settings(cell, folder)
     write_atomic(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(cell.config))))
     (folder.path / "error.txt").unlink(missing_ok=True)
 

@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from mirrorpo.core.token_offsets import TokenOffsets
+from mirrorpo.model.lora import adapter_base
 from mirrorpo.rollout.collector import Answer
 from mirrorpo.run.folder import JsonLines, RunFolder
 from mirrorpo.train.credit_metrics import credit_row
@@ -139,9 +140,17 @@ class Display:
                 "metrics": str(path / "metrics.jsonl"),
                 "answers": str(last),
                 "completions": str(path / "completions"),
-                "policy": str(folder.policy),
+                "policy": policy_line(folder.policy),
             }
             self.close(evaluated[0], evaluated[-1], listed, sample_rows(JsonLines(last).rows(), 3))
+
+
+def policy_line(policy: Path) -> str:
+    """Where the trained policy is, and what of it is there."""
+    base = adapter_base(policy)
+    if base is None:
+        return str(policy)
+    return f"{policy}: the adapter alone; its base is {base}, and model.path= of this folder merges the two"
 
 
 def write_completions(
