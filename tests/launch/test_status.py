@@ -53,7 +53,14 @@ CASES = [
     ),
     # A failed cell that was submitted again.
     ({"state": "failed", "error": "old", **LAUNCHED}, False, False, PENDING, "requeued", "Resources"),
-    ({"state": "interrupted", "ended": "t", **LAUNCHED}, False, False, None, "interrupted", "launch again"),
+    (
+        {"state": "interrupted", "ended": "t", **LAUNCHED},
+        False,
+        False,
+        None,
+        "interrupted",
+        "command goes on",
+    ),
     ({"state": "interrupted", **LAUNCHED}, False, True, None, "running", None),
     ({"state": "done", **LAUNCHED}, True, False, Job("7_0", "COMPLETED", ""), "done", None),
     ({"state": "done", **LAUNCHED}, False, False, None, "failed", "missing or cut"),
