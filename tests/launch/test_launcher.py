@@ -1,11 +1,33 @@
 """A multirun on this machine: a process a cell, every failure named, nothing done twice."""
 
+import json
+import os
 import signal
 import subprocess
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
-from cli import SMALL, appeared, command, environment, folder, folders, manifest, succeeded, train
+import pytest
+from cli import (
+    SMALL,
+    appeared,
+    cell_here,
+    command,
+    environment,
+    folder,
+    folders,
+    manifest,
+    rows,
+    succeeded,
+    train,
+)
+
+from mirrorpo.launch.errors import LaunchError
+from mirrorpo.launch.local import LocalLauncher
+from mirrorpo.launch.plan import PlannedCell
+from mirrorpo.run.folder import RunFolder
 
 GRID = ("-m", "algo=grpo", "divergence=probl2,kl", "seed=0,1")
 TWO_STEPS = (*SMALL, "steps=2")
@@ -53,7 +75,71 @@ def test_cells_that_fail_do_not_stop_the_others_and_each_is_named_with_its_reaso
     assert states == ["done", "failed"]
 
 
-def test_a_cell_that_another_process_holds_is_refused_in_its_own_words_alone_and_in_a_grid(
+@pytest.mark.slow
+def test_the_same_command_in_a_second_terminal_leaves_alone_what_runs(tmp_path: Path) -> None:
+    grid = command("-m", "seed=0,1", *SMALL, "steps=4", f"out={tmp_path}")
+    both = [
+        subprocess.Popen(grid, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    printed = [process.communicate(timeout=280)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert "another process runs it, left alone" in "".join(printed), printed
+    assert [manifest(run)["state"] for run in folders(tmp_path)] == ["done"] * 2
+    assert [len(manifest(run)["launches"]) for run in folders(tmp_path)] == [1, 1]
+
+
+def test_a_reason_is_of_this_launch_whatever_the_file_servers_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(cell_here(f"out={tmp_path}").folder)
+    planned = PlannedCell((), cell_here(f"out={tmp_path}"), None)
+    launcher = LocalLauncher(jobs=1, gpus=[], only=None, dry_run=False, fitness=None)
+    monkeypatch.setattr(launcher, "arguments_of", lambda _: [])
+    script = tmp_path / "train.py"
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    old = {"state": "failed", "error": "an old reason", "ended": "t", "launches": [{}]}
+    new = {"state": "failed", "error": "NotFinite: now", "ended": "t", "launches": [{}, {}]}
+    for after, clock, reason in ((new, 0, "NotFinite: now"), (old, time.time() + 3600, "exit status 1")):
+        folder.update_manifest(**old)
+        script.write_text(
+            f"import json, os, pathlib, sys\nfile = {str(folder.manifest_path)!r}\n"
+            f"pathlib.Path(file).write_text({json.dumps(after)!r})\nos.utime(file, ({clock}, {clock}))\n"
+            "sys.exit(1)\n"
+        )
+        assert (launcher._run(planned, None) or "").startswith(reason)
+
+
+def test_cells_return_their_fitness_to_the_sweeper(tmp_path: Path) -> None:
+    launcher = LocalLauncher(jobs=1, gpus=[], only=None, dry_run=False, fitness="eval/greedy_accuracy")
+    returned = partial(launcher._job_return, ["seed=0"], PlannedCell((), cell_here(f"out={tmp_path}"), None))
+    folder = RunFolder(cell_here(f"out={tmp_path}").folder)
+    for failure, reason in ((None, "is not done"), ("NotFinite", "NotFinite")):
+        out = returned(failure)
+        with pytest.raises(LaunchError, match=reason):
+            _ = out.return_value
+    folder.update_manifest(state="done", files={})
+    with pytest.raises(
+        LaunchError, match=r"hydra\.launcher\.fitness=eval/greedy_accuracy: .* no such quantity"
+    ):
+        returned(None)
+    for row in ({"eval/greedy_accuracy": 0.25}, {"eval/greedy_accuracy": 0.5}, {"train/loss": 1.0}):
+        folder.metrics.append({"step": 1, **row})
+    assert returned(None).return_value == 0.5
+    assert returned(None).working_dir == str(folder.path)
+
+
+def test_cells_can_be_chosen_by_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "only"
+    file.write_text("arm/seed=0\narm/seed=1\n")
+    launcher = LocalLauncher(jobs=1, gpus=[], only=f"@{file}", dry_run=False, fitness=None)
+    assert launcher.only == {"arm/seed=0", "arm/seed=1"}
+    for only, reason in (("arm", "give a list of cells, or @FILE"), ("@nowhere", "No such file")):
+        with pytest.raises(LaunchError, match=reason):
+            LocalLauncher(jobs=1, gpus=[], only=only, dry_run=False, fitness=None)
+
+
+def test_a_cell_that_another_process_holds_is_refused_alone_and_left_alone_in_a_grid(
     tmp_path: Path,
 ) -> None:
     cell = (*SMALL, "steps=60", f"out={tmp_path}")
@@ -66,10 +152,59 @@ def test_a_cell_that_another_process_holds_is_refused_in_its_own_words_alone_and
         alone = train(*cell, cwd=tmp_path)
         assert alone.returncode == 1 and "is being run by another process" in alone.stderr
         in_grid = train("-m", "seed=0", *cell, cwd=tmp_path)
-        assert in_grid.returncode == 1 and "is being run by another process" in in_grid.stdout
+        succeeded(in_grid, said=["another process runs it, left alone"])
     finally:
         busy.kill()
         busy.wait()
+
+
+def interrupted(tmp_path: Path, steps: int, times: int) -> tuple[int, str, str]:
+    """A grid of two cells at once, sent Ctrl-C as a terminal does after some steps; how it ends."""
+    grid = ("-m", "seed=0,1,2", *SMALL, "steps=5000", "eval_questions=0", "checkpoint_every=5000")
+    process = subprocess.Popen(
+        command(*grid, "hydra.launcher.jobs=2", f"out={tmp_path}"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    running: list[Path] = []
+    while process.poll() is None and len(running) < 2:
+        running = [
+            path for path in tmp_path.rglob("timings.jsonl") if f'"step": {steps},' in path.read_text()
+        ]
+        time.sleep(0.02)
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.01)
+    output, errors = process.communicate(timeout=120)
+    return process.returncode, output, errors
+
+
+def test_ctrl_c_ends_each_cell_at_its_step_and_a_second_one_at_once(tmp_path: Path) -> None:
+    status, output, errors = interrupted(tmp_path, steps=1, times=1)
+    first, second, third = folders(tmp_path)
+    assert status == 130 and "3 of 3 cells are not done" in output and "Traceback" not in errors, errors
+    assert [manifest(run)["state"] for run in (first, second, third)] == [
+        "interrupted",
+        "interrupted",
+        "planned",
+    ]
+    steps = [rows(run / "metrics.jsonl")[-1]["step"] for run in (first, second)]
+    assert all(
+        (run / f"checkpoints/step_{step:06d}").exists()
+        for run, step in zip((first, second), steps, strict=True)
+    )
+
+    status, output, errors = interrupted(tmp_path, steps=max(steps) + 1, times=2)
+    assert status == 130 and "Traceback" not in errors, errors
+    again = [manifest(run) for run in (first, second)]
+    assert [entry["state"] for entry in again] == ["interrupted"] * 2
+    assert [entry["launches"][-1]["from_step"] for entry in again] == steps
+    # One of them may have ended its step between the two.
+    assert any("second Ctrl-C" in (entry["error"] or "") for entry in again), again
 
 
 def test_a_sweep_file_is_found_from_anywhere_and_can_be_narrowed_and_the_same_cell_twice_runs_once(

@@ -1,5 +1,6 @@
 """A run's states from launch to end, as a reader of the manifest sees them."""
 
+import errno
 import shutil
 import signal
 import subprocess
@@ -11,8 +12,10 @@ import pytest
 from cli import ROOT, SMALL, environment, folder, manifest, succeeded, train
 
 from mirrorpo.config.cell import Cell
+from mirrorpo.run.disk import writing_to
+from mirrorpo.run.errors import DiskError
 from mirrorpo.run.folder import RunFolder, RunState
-from mirrorpo.run.lifecycle import enter, finish, hand_over, lifecycle
+from mirrorpo.run.lifecycle import CLOSING_S, enter, finish, hand_over, lifecycle
 from mirrorpo.run.preemption import Preempted, StopRequest
 
 CHOICES = {
@@ -29,7 +32,7 @@ class Closed:
 
     problem: str | None = None
 
-    def finish(self, exit_code: int) -> None:
+    def finish(self, exit_code: int, within_s: float | None = None) -> None:
         self.exit_code = exit_code
 
 
@@ -90,6 +93,27 @@ def test_a_failure_leaves_its_reason_and_traceback(run: tuple[Cell, RunFolder, C
         assert not (where.path / "error.txt").exists()
 
 
+def test_a_full_disk_is_a_failure_with_its_line_alone(run: tuple[Cell, RunFolder, Closed]) -> None:
+    cell, where, tracker = run
+    with pytest.raises(DiskError), lifecycle(cell, where, LAUNCH, tracker), writing_to(where.path):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+    line = f"out: disk quota exceeded, {where.path}, resume with the same command"
+    assert (where.manifest()["state"], where.manifest()["error"]) == ("failed", line)
+
+
+def test_where_nothing_can_be_written_the_error_itself_is_what_is_seen(
+    run: tuple[Cell, RunFolder, Closed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *arguments: object, **options: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    cell, where, tracker = run
+    with pytest.raises(KeyError, match="gone"), lifecycle(cell, where, LAUNCH, tracker):
+        monkeypatch.setattr(Path, "open", refuse)
+        raise KeyError("gone")
+    assert tracker.exit_code == 1
+
+
 def test_a_run_that_hands_over_is_requeued_not_failed(run: tuple[Cell, RunFolder, Closed]) -> None:
     cell, where, tracker = run
     with pytest.raises(Preempted), lifecycle(cell, where, LAUNCH, tracker):
@@ -109,16 +133,24 @@ def test_what_kept_the_mirror_from_its_work_is_in_the_manifest(run: tuple[Cell, 
     assert where.manifest()["mirror"] == "the tracker is behind"
 
 
-def test_a_run_is_queued_again_before_its_mirror_is_waited_for(
+def test_a_mirror_has_seconds_before_its_job_is_queued_again_and_ends_with_it(
     run: tuple[Cell, RunFolder, Closed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell, where, mirror = run
-    done: list[str] = []
-    monkeypatch.setattr("mirrorpo.run.lifecycle.requeue", lambda unwanted: done.append("queued"))
-    monkeypatch.setattr(mirror, "finish", lambda status: done.append(f"closed {status}"))
+    done: list[object] = []
+
+    def finish(status: int, within_s: float | None = None) -> None:
+        done.append((status, within_s))
+        mirror.problem = "the tracker is behind"
+
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(
+        "mirrorpo.run.lifecycle.requeue", lambda unwanted: done.append(where.manifest()["mirror"])
+    )
+    monkeypatch.setattr(mirror, "finish", finish)
     with pytest.raises(Preempted), lifecycle(cell, where, LAUNCH, mirror, StopRequest(signal.SIGUSR2)):
         raise Preempted(2, signal.SIGUSR2)
-    assert done == ["queued", "closed 75"]
+    assert done[:2] == [(75, CLOSING_S), "the tracker is behind"] and CLOSING_S <= 5
 
 
 def test_a_run_that_was_interrupted_says_so_and_queues_nothing(
@@ -138,7 +170,7 @@ def test_a_second_interruption_is_no_failure(
     cell, where, mirror = run
     with pytest.raises(KeyboardInterrupt), lifecycle(cell, where, LAUNCH, mirror):
         raise KeyboardInterrupt
-    assert where.manifest()["state"] == "interrupted" and where.manifest()["error"] is None
+    assert where.manifest()["state"] == "interrupted" and "second Ctrl-C" in where.manifest()["error"]
 
 
 def test_after_three_launches_without_a_step_a_job_is_not_queued_again(

@@ -9,9 +9,11 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest, Verdict
 from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.network import Tokenizer
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
 from mirrorpo.core.span import ScoredSpan
 from mirrorpo.core.token_offsets import TokenOffsets
@@ -157,10 +159,10 @@ class GenerativeModel(Protocol):
     """
 
     @property
-    def network(self) -> Any: ...
+    def network(self) -> torch.nn.Module: ...
 
     @property
-    def tokenizer(self) -> Any: ...
+    def tokenizer(self) -> Tokenizer: ...
 
     @property
     def eos_ids(self) -> frozenset[int]: ...
@@ -371,9 +373,9 @@ class Optimiser(Protocol):
 
     def zero_grad(self) -> None: ...
 
-    def state_dict(self) -> Config: ...
+    def state_dict(self) -> StateDict: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: StateDict) -> None: ...
 
 
 @runtime_checkable

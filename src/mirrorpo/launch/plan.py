@@ -21,7 +21,9 @@ from mirrorpo.config.compose import cell_of
 from mirrorpo.config.identity import digest
 from mirrorpo.config.values import Config
 from mirrorpo.launch.same_inputs import SameInputs
-from mirrorpo.run.folder import RunError, RunFolder, run_folders
+from mirrorpo.run.errors import RunError
+from mirrorpo.run.folder import RunFolder, run_folders, seconds
+from mirrorpo.run.manifest import MANIFEST, read_manifest
 from mirrorpo.run.siblings import folder_to_go_on_from, shorter_run_note
 
 if TYPE_CHECKING:
@@ -232,8 +234,8 @@ class Siblings:
             ("model", "dataset"),
         ):
             alike = [
-                seconds
-                for choices, seconds in self._finished
+                cost
+                for choices, cost in self._finished
                 if all(choices[axis] == cell.choices[axis] for axis in axes)
             ]
             if alike:
@@ -244,10 +246,13 @@ class Siblings:
     def _finished(self) -> list[tuple[Mapping[str, str], float]]:
         out = []
         for path in run_folders(self._sweep):
-            folder = RunFolder(path)
-            manifest = folder.manifest()
+            try:
+                manifest, timings = read_manifest(path / MANIFEST), RunFolder(path).timings.steps()[0]
+            except RunError as error:
+                print(f"note: {error}", file=sys.stderr)
+                continue
             if manifest.get("ended") and not manifest.get("error") and manifest["config"]["steps"] > 0:
-                spent = sum(row.get("seconds", 0.0) + row.get("eval_s", 0.0) for row in folder.timings.rows())
+                spent = sum(seconds(row) for row in timings)
                 out.append((manifest["choices"], spent / manifest["config"]["steps"]))
         return out
 

@@ -20,10 +20,11 @@ from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.schema import register
 from mirrorpo.config.typed import with_new_keys
 from mirrorpo.launch.arguments import quoted_paths
+from mirrorpo.launch.errors import one_line
 from mirrorpo.launch.planned import Planned
 from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.folder import RunFolder
-from mirrorpo.run.mirror import leaving_hung_calls
+from mirrorpo.run.mirror import bounded_exit
 from mirrorpo.run.preemption import Preempted, StopRequest
 from mirrorpo.run.siblings import folder_to_go_on_from, shorter_run_note
 from mirrorpo.run.unused import remove_unused
@@ -44,7 +45,7 @@ def main() -> None:
     def task(cfg: DictConfig) -> None:
         run(cfg, planned)
 
-    with leaving_hung_calls():
+    with bounded_exit(), one_line():
         hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(task)()
 
 
@@ -64,7 +65,7 @@ def run(cfg: DictConfig, planned: Planned | None = None) -> None:
         folder.refuse_other_config(cell)
         for note in SameInputs()(cell, folder_to_go_on_from(cell)):
             print(f"note: {note}")
-        if folder.finished():
+        if folder.finished(verify=True):
             print(f"{folder.manifest()['state']} already, nothing to do: {folder.path}")
             return
         for note in (*cell.notes, *shorter_run_note(cell)):

@@ -5,15 +5,21 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from omegaconf import OmegaConf
 
 from mirrorpo.config.cell import Cell
-from mirrorpo.run.folder import RunFolder, RunState, timestamp, write_atomic
+from mirrorpo.run.disk import release, write_atomic
+from mirrorpo.run.errors import DiskError, RunError
+from mirrorpo.run.folder import RunFolder, RunState, timestamp
 from mirrorpo.run.preemption import STOP_SIGNAL, Preempted, StopRequest, fruitless, requeue
+from mirrorpo.run.provenance import job_id
 from mirrorpo.run.settings_file import write_settings
+
+# Seconds that a mirror has at most before its job is queued again.
+CLOSING_S = 5.0
 
 
 class ClosesAtEnd(Protocol):
@@ -22,7 +28,7 @@ class ClosesAtEnd(Protocol):
     @property
     def problem(self) -> str | None: ...
 
-    def finish(self, exit_code: int) -> None: ...
+    def finish(self, exit_code: int, within_s: float | None = None) -> None: ...
 
 
 @contextmanager
@@ -54,22 +60,22 @@ def lifecycle(
         folder.update_manifest(
             state=RunState.INTERRUPTED if interrupted else RunState.REQUEUED, ended=timestamp()
         )
-        # Before the mirror, which may take its time.
         if stop_request is not None:
+            # SLURM ends W&B's processes with the job that it queues again, so those that answer come first.
+            _close(mirror, folder, status, CLOSING_S if job_id() else None)
             hand_over(folder, stop_request)
         raise
-    except KeyboardInterrupt:
-        # The second one: there was no time for a checkpoint.
-        folder.update_manifest(state=RunState.INTERRUPTED, ended=timestamp())
-        raise
     except BaseException as error:
-        (folder.path / "error.txt").write_text(traceback.format_exc())
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        folder.update_manifest(state=RunState.FAILED, ended=timestamp(), error=reason)
+        _fail(folder, error)
         raise
     finally:
-        mirror.finish(status)
-        if mirror.problem:
+        _close(mirror, folder, status)
+
+
+def _close(mirror: ClosesAtEnd, folder: RunFolder, status: int, within_s: float | None = None) -> None:
+    mirror.finish(status, within_s)
+    if mirror.problem:
+        with suppress(OSError, RunError):
             folder.update_manifest(mirror=mirror.problem)
 
 
@@ -90,6 +96,22 @@ def _enter_launch(cell: Cell, folder: RunFolder, launch: Mapping[str, object]) -
     write_settings(cell, folder)
     write_atomic(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(cell.config))))
     (folder.path / "error.txt").unlink(missing_ok=True)
+
+
+def _fail(folder: RunFolder, error: BaseException) -> None:
+    # On a full disk the reserve is the room for this; where nothing can be written, the error itself is what
+    # has to be seen.
+    release(folder.path)
+    named = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    reason = str(error) if isinstance(error, DiskError) else named
+    by_hand = isinstance(error, KeyboardInterrupt)
+    with suppress(OSError, RunError):
+        folder.update_manifest(
+            state=RunState.INTERRUPTED if by_hand else RunState.FAILED,
+            ended=timestamp(),
+            error="stopped at once by a second Ctrl-C" if by_hand else reason,
+        )
+        (folder.path / "error.txt").write_text(traceback.format_exc())
 
 
 def enter(folder: RunFolder, step: int, codes: list[str]) -> None:
@@ -113,7 +135,11 @@ def finish(folder: RunFolder, codes: list[str]) -> None:
         else None
     )
     folder.update_manifest(
-        state=RunState.STALE if mixed else RunState.DONE, error=mixed, ended=timestamp(), files=folder.sizes()
+        state=RunState.STALE if mixed else RunState.DONE,
+        error=mixed,
+        ended=timestamp(),
+        files=folder.sizes(),
+        sha256=folder.digests(),
     )
 
 

@@ -148,8 +148,8 @@ def _requirements(components: Components) -> Iterator[str]:
 
 def build_weighting(node: Config) -> SpanWeighting:
     """The token weights of a `weighting` group; its `scope` belongs to the penalty."""
-    rest, _ = _without(node, "weighting", "scope")
-    return span_weighting(_build(rest, "weighting", Weighting))
+    class_settings, _ = _without(node, "weighting", "scope")
+    return span_weighting(_build(class_settings, "weighting", Weighting))
 
 
 def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> Penalty:
@@ -158,12 +158,12 @@ def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> 
     Raises:
         ValueError: naming the setting.
     """
-    rest, given = _without(node, "divergence", "beta", "anchor")
-    divergence = _build(rest, "divergence", Divergence)
+    class_settings, penalty_settings = _without(node, "divergence", "beta", "anchor")
+    divergence = _build(class_settings, "divergence", Divergence)
     _check_divergence(divergence)
     # Where nothing is read there is nothing to weigh or to measure to.
     defaults: Config = {"beta": 0.0, "anchor": "reference"} if divergence.reads == "nothing" else {}
-    settings = {**defaults, **given}
+    settings = {**defaults, **penalty_settings}
     absent = [name for name in ("beta", "anchor") if name not in settings]
     if absent:
         raise ValueError(

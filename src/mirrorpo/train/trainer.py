@@ -15,11 +15,12 @@ from mirrorpo.distributed.device import device_name, named_device, prepare, stop
 from mirrorpo.distributed.fsdp import full_state_dict
 from mirrorpo.run import checkpoint
 from mirrorpo.run.attempt import enter_attempt
-from mirrorpo.run.folder import RunFolder, timestamp, write_atomic
+from mirrorpo.run.disk import write_atomic, writing_to
+from mirrorpo.run.folder import RunFolder, timestamp
 from mirrorpo.run.inputs import refuse_other_inputs
 from mirrorpo.run.lifecycle import enter, finish, lifecycle
 from mirrorpo.run.mirror import LIMIT_S, Mirror
-from mirrorpo.run.preemption import Preempted, StopRequest
+from mirrorpo.run.preemption import Preempted, StopRequest, strongest
 from mirrorpo.run.provenance import provenance
 from mirrorpo.run.tracking import NoTracker
 from mirrorpo.train.build import Components, notes
@@ -116,9 +117,7 @@ class Trainer:
         self._finish(loaded, resumed, display)
 
     def _requested_stop(self) -> Signals | None:
-        # SIGTERM, which stands over SIGUSR2, is the larger number.
-        signum = max(self.ranks.all_gather(self.stop_request.signum or 0))
-        return Signals(signum) if signum else None
+        return strongest(self.ranks.all_gather(self.stop_request.signum))
 
     def _step(self, loaded: LoadedRun, run: RunSettings) -> TrainStep:
         return TrainStep(
@@ -227,7 +226,7 @@ class Trainer:
     def _finish(self, loaded: LoadedRun, resumed: Resumed, display: Display) -> None:
         weights = full_state_dict(loaded.policy.network)
         if self.ranks.first:
-            loaded.policy.network.save_pretrained(self.folder.policy, state_dict=weights)
-            loaded.policy.tokenizer.save_pretrained(self.folder.policy)
+            with writing_to(self.folder.path):
+                loaded.policy.save(self.folder.policy, weights)
             finish(self.folder, resumed.codes)
             display.conclude(self.folder)
