@@ -6,7 +6,8 @@ Imports no torch.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mirrorpo.run.folder import RunError, RunFolder
+from mirrorpo.run.errors import RunError
+from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.settings_file import NAME
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirrorpo.config.identity import differences, digest, identity
+from mirrorpo.launch.errors import LaunchError
 from mirrorpo.launch.plan import Checker, PlannedCell
 
 if TYPE_CHECKING:
@@ -68,13 +69,13 @@ def refuse_equal_arms(grid: Sequence[PlannedCell], check: Checker) -> list[str]:
         Notes on those that are allowed.
 
     Raises:
-        ValueError: naming the arms and the settings that would part them.
+        LaunchError: naming the arms and the settings that would part them.
     """
     notes: list[str] = []
     for arms in equal_arms(grid, check):
         allowed = all(cell.cell is not None and cell.cell.config["allow_equal_arms"] for cell in arms.cells)
         if not allowed:
-            raise ValueError(arms.describe())
+            raise LaunchError(arms.describe())
         notes.append(arms.describe())
     return notes
 

@@ -131,8 +131,8 @@ class CellLauncher(Launcher):
         skips = self._states(grid)
         check = Checker()
         checked = [check(cell) if skip == "" else cell for cell, skip in zip(grid, skips, strict=True)]
-        equal = self._equal_arms(checked, check) if "" in skips else []
-        for note in (*said_once(checked), *equal):
+        equal = refuse_equal_arms(grid, check) if "" in skips else []
+        for note in (*said_once(checked), *(f"note: {note}" for note in equal)):
             self.say(note)
         if self.dry_run:
             self._show(checked, skips)
@@ -221,13 +221,6 @@ class CellLauncher(Launcher):
             # A sweep file that makes this a multirun must not make the cell one too.
             "hydra.mode=RUN",
         ]
-
-    def _equal_arms(self, grid: Sequence[PlannedCell], check: Checker) -> list[str]:
-        """Notes on arms that are one run, where that is allowed."""
-        try:
-            return [f"note: {note}" for note in refuse_equal_arms(grid, check)]
-        except ValueError as error:
-            raise LaunchError(str(error)) from error
 
     def _argv(self) -> list[str]:
         # As typed, the choice of cells and of a dry run left out.

@@ -1,7 +1,8 @@
 """`settings.txt` beside a cell's seeds: what the hash in its folder's name stands for. Imports no torch."""
 
 from mirrorpo.config.cell import Cell
-from mirrorpo.run.folder import RunFolder, write_atomic
+from mirrorpo.run.disk import write_atomic
+from mirrorpo.run.folder import RunFolder
 
 NAME = "settings.txt"
 

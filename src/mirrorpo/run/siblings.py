@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.identity import differences
-from mirrorpo.run.folder import RunError, RunFolder, RunState
+from mirrorpo.run.errors import RunError
+from mirrorpo.run.folder import RunFolder
+from mirrorpo.run.manifest import RunState
 
 
 @dataclass(frozen=True, slots=True)

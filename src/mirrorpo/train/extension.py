@@ -7,8 +7,10 @@ from pathlib import Path
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
 from mirrorpo.config.values import JsonObject
-from mirrorpo.run import checkpoint
-from mirrorpo.run.folder import JsonLines, RunFolder, RunState, write_atomic
+from mirrorpo.run import checkpoint, records
+from mirrorpo.run.disk import write_atomic
+from mirrorpo.run.folder import JsonLines, RunFolder
+from mirrorpo.run.manifest import RunState
 from mirrorpo.run.siblings import ShorterRun, longest_shorter_run
 from mirrorpo.train.build import Components
 
@@ -32,6 +34,11 @@ def extend(cell: Cell, components: Components) -> None:
     if not cell.config["extend"] or checkpoint.complete_names(folder.checkpoints):
         return
     source = extendable(cell, components)
+    if not source.folder.finished(verify=True):
+        raise ValueError(
+            f"extend=true: {source.folder.path} lacks some of what it had when it ended; launching it again "
+            "makes it whole"
+        )
     state = checkpoint.newest(source.folder.checkpoints)
     if state is None or state["step"] != source.steps:
         raise ValueError(
@@ -41,7 +48,13 @@ def extend(cell: Cell, components: Components) -> None:
     _copy_record(cell, source, folder)
     # Last, since it makes the others count.
     state |= {"config_hash": cell.hash}
-    checkpoint.save(folder.checkpoints, source.steps, state, RunSettings.of(cell.config).keep_checkpoints)
+    checkpoint.save(
+        folder.checkpoints,
+        source.steps,
+        state,
+        RunSettings.of(cell.config).keep_checkpoints,
+        records=lambda: records.records(folder, source.steps),
+    )
     print(f"extending {source.folder.path}: its {source.steps} steps are the first of this run's")
 
 
