@@ -15,7 +15,7 @@ import pytest
 
 from mirrorpo.launch.launches import LAUNCHERS, LAUNCHES, entered, launchers, launches, record_launch
 from mirrorpo.launch.status import main
-from mirrorpo.launch.sweep_lock import sweep_lock
+from mirrorpo.launch.sweep_lock import claimed, sweep_lock
 from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.process import started
 
@@ -152,6 +152,13 @@ def test_a_launcher_waits_for_another_that_starts_cells_of_the_sweep(tmp_path: P
     ]
 
 
+def test_a_run_is_one_launchers_until_it_ends(tmp_path: Path) -> None:
+    with claimed(tmp_path) as first, claimed(tmp_path) as second:
+        assert (first, second) == (True, False)
+    with claimed(tmp_path) as free:
+        assert free
+
+
 def test_a_file_system_without_locks_is_named_and_the_launch_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,4 +169,6 @@ def test_a_file_system_without_locks_is_named_and_the_launch_goes_on(
     lines: list[str] = []
     with sweep_lock(tmp_path, lines.append):
         pass
+    with claimed(tmp_path) as free:
+        assert free
     assert "without locks (Function not implemented)" in lines[0]

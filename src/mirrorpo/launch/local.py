@@ -17,6 +17,7 @@ from mirrorpo.launch.errors import LaunchError
 from mirrorpo.launch.launcher import LEFT_ALONE, CellLauncher
 from mirrorpo.launch.plan import PlannedCell
 from mirrorpo.launch.program import program
+from mirrorpo.launch.sweep_lock import claimed
 from mirrorpo.run.errors import RunError
 
 # Until a cell that was interrupted a second time is ended from outside.
@@ -105,22 +106,24 @@ class LocalLauncher(CellLauncher):
         device = slots.get()
         try:
             title = f"[{place + 1}/{count}] {planned.folder.path}"
-            if skip := _meanwhile(planned):
-                self.say(f"{title}: {skip}")
-                return None
-            self.say(title if self.jobs == 1 else f"{title}: started")
-            started = time.monotonic()
-            reason = self._run(planned, device)
-            if self.jobs > 1:
-                self.say(
-                    f"{title}: {'failed' if reason else 'done'} after {time.monotonic() - started:.0f} s"
-                )
-            return reason
+            with claimed(planned.folder.path) as free:
+                if skip := _meanwhile(planned, free):
+                    self.say(f"{title}: {skip}")
+                    return None
+                return self._timed(title, planned, device)
         except (OSError, RunError) as error:
             # Such as a full disk, which keeps its log from being written; the other cells go on.
             return str(error)
         finally:
             slots.put(device)
+
+    def _timed(self, title: str, planned: PlannedCell, device: int | None) -> str | None:
+        self.say(title if self.jobs == 1 else f"{title}: started")
+        started = time.monotonic()
+        reason = self._run(planned, device)
+        if self.jobs > 1:
+            self.say(f"{title}: {'failed' if reason else 'done'} after {time.monotonic() - started:.0f} s")
+        return reason
 
     def _run(self, planned: PlannedCell, device: int | None) -> str | None:
         folder = planned.folder
@@ -166,8 +169,8 @@ class LocalLauncher(CellLauncher):
         return f"{message or how}; its folder is {folder.path}"
 
 
-def _meanwhile(planned: PlannedCell) -> str | None:
-    """What another launcher did with a cell since this one asked."""
+def _meanwhile(planned: PlannedCell, free: bool) -> str | None:
+    """What another launcher did with a cell since this one asked; `free`: whether none has it."""
     if planned.folder.finished():
         return f"{planned.folder.manifest()['state']} meanwhile, nothing to do"
-    return f"another process runs it, {LEFT_ALONE}" if planned.folder.held() else None
+    return f"another process runs it, {LEFT_ALONE}" if not free or planned.folder.held() else None

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = ".launching"
+CLAIM = ".launcher"
 
 
 @contextmanager
@@ -31,3 +32,24 @@ def sweep_lock(sweep: Path, say: Callable[[str], None]) -> Iterator[None]:
                 "same time would submit its cells twice; start one after the other"
             )
         yield
+
+
+@contextmanager
+def claimed(run: Path) -> Iterator[bool]:
+    """Whether this launcher may start a run: another one that started it has it until it ends.
+
+    The run's own lock comes seconds later, when it has loaded what it needs.
+
+    Args:
+        run: its folder, which exists.
+    """
+    with (run / CLAIM).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            # A file system without locks.
+            pass
+        yield True
