@@ -49,7 +49,8 @@ def read_manifest(path: Path) -> JsonObject:
     """
     try:
         manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        # Below a file there is no manifest either; whoever writes there says so.
         return {}
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not JSON ({error})") from error
