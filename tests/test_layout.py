@@ -149,9 +149,9 @@ def test_the_global_seed_function_is_called_in_one_place() -> None:
         for path in SRC.rglob("*.py")
         if path.name != "seeds.py" and any(calls.search(line) for line in path.read_text().splitlines())
     ]
-    # Building a network draws from the global generator; load.py forks it first.
-    assert [path.name for path in outside] == ["load.py"]
-    assert "fork_rng" in (SRC / "model" / "load.py").read_text()
+    assert not outside
+    # Building a network draws from the global generator, which is forked first.
+    assert "with undisturbed():" in (SRC / "core" / "seeds.py").read_text()
 
 
 def test_train_py_holds_nothing_that_could_change_a_number() -> None:

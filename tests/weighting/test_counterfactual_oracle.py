@@ -21,9 +21,10 @@ from mirrorpo.config.schema import register, resolved
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import Masking
+from mirrorpo.core.seeds import init_draws
 from mirrorpo.core.span import ScoredSpan
 from mirrorpo.model.language_model import LanguageModel
-from mirrorpo.model.load import finish, init_draws
+from mirrorpo.model.load import finish
 from mirrorpo.optim.adamw import AdamW
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import build_penalty, build_weighting

@@ -17,9 +17,11 @@ from mirrorpo.core.protocols import (
     Config,
     Dataset,
     DeclaresEvaluationOnly,
+    DeclaresModelNeeds,
     Divergence,
     ImportanceCorrection,
     LearningRateSchedule,
+    ModelNeed,
     OptimiserSpec,
     RolloutEngine,
     SpanWeighting,
@@ -110,6 +112,16 @@ def notes(components: Components) -> list[str]:
         if isinstance(part, StatesNotes)
         for note in part.notes(group, components)
     ]
+
+
+def model_needs(components: Components) -> set[ModelNeed]:
+    """In which ways the parts will read the model, beyond what every model allows."""
+    return {
+        need
+        for _, part in components.groups()
+        if isinstance(part, DeclaresModelNeeds)
+        for need in part.model_needs()
+    }
 
 
 def _requirements(components: Components) -> Iterator[str]:

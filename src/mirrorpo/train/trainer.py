@@ -13,6 +13,7 @@ from mirrorpo.core.seeds import seed_globals
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.device import device_name, named_device, prepare, stopwatch
 from mirrorpo.distributed.fsdp import full_state_dict
+from mirrorpo.model.adapter import adaptation
 from mirrorpo.run import checkpoint
 from mirrorpo.run.folder import RunFolder, timestamp, write_atomic
 from mirrorpo.run.lifecycle import enter, finish, lifecycle
@@ -160,6 +161,8 @@ class Trainer:
                 "ids": first.ids,
                 "hash": digest({"prompts": [*(prompt.text for prompt in loaded.rendered), first.text]}),
             },
+            model_check=loaded.model_check.record(),
+            adapter=adaptation(loaded.policy.network),
             parameters={
                 "all": sum(parameter.numel() for parameter in parameters),
                 "trained": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
@@ -171,7 +174,8 @@ class Trainer:
         self, display: Display, loaded: LoadedRun, resumed: Resumed, launches: Sequence[Mapping[str, object]]
     ) -> None:
         left_out = loaded.questions.left_out.items()
-        for note in (*notes(self.components), *(f"{uid} is left out: {fault}" for uid, fault in left_out)):
+        faults = [f"{uid} is left out: {fault}" for uid, fault in left_out]
+        for note in (*notes(self.components), *loaded.policy.notes, *faults):
             display.say(f"note: {note}")
         if resumed.step > 0:
             display.say(f"resuming after step {resumed.step} of {self.cell.config['steps']}")
@@ -184,7 +188,6 @@ class Trainer:
     def _finish(self, loaded: LoadedRun, resumed: Resumed, display: Display) -> None:
         weights = full_state_dict(loaded.policy.network)
         if self.ranks.first:
-            loaded.policy.network.save_pretrained(self.folder.policy, state_dict=weights)
-            loaded.policy.tokenizer.save_pretrained(self.folder.policy)
+            loaded.policy.save(self.folder.policy, weights)
             finish(self.folder, resumed.codes)
             display.conclude(self.folder)
