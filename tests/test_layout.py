@@ -42,6 +42,7 @@ TESTED_BY = {
     "launch/train": "launch/test_launcher.py",
     "launch/sweeps_path": "launch/test_launcher.py",
     "model/language_model": "model/test_load.py",
+    "model/plain": "train/test_architectures.py",
     "model/lora": "model/test_load.py",
     "optim/adamw": "optim/test_optim.py",
     "optim/muon": "optim/test_optim.py",

@@ -18,9 +18,9 @@ from mirrorpo.model.lora import Lora
 # The adapter as it was when the run began, where an adapter goes on: the reference.
 START = "start"
 FILE = "adapter_config.json"
-# Of mixtures of experts: what chooses among them is left as it is.
-ROUTERS = ("gate", "router", "shared_expert_gate")
-# Mamba's fused kernels read this weight past an adapter; peft refuses it.
+# No targets: what chooses among experts, and what Mamba's scans read past an adapter.
+LEFT_ALONE = ("gate", "router", "classifier", "shared_expert_gate", "dt_proj")
+# Their fused kernels read this one past it too; peft refuses it there.
 NOT_IN_MAMBA = "out_proj"
 MAMBA = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
 
@@ -173,7 +173,7 @@ def projections(causal_lm: Any) -> dict[str, Tensor]:
     prefix = next(name for name, module in causal_lm.named_modules() if module is decoder)
     for name, module in decoder.named_modules(prefix=prefix):
         leaf = plain_name(name).rpartition(".")[2]
-        if ".lora_" in name or module is head or leaf in ROUTERS:
+        if ".lora_" in name or module is head or leaf in LEFT_ALONE:
             continue
         if isinstance(module, torch.nn.Linear | Conv1D):
             out[plain_name(name)] = module.weight
@@ -194,7 +194,7 @@ def all_projections(causal_lm: Any) -> tuple[list[str], list[str]]:
     return [name for name in names if name in modules], [name for name in names if name not in modules]
 
 
-def adaptation(network: Any) -> Mapping[str, object] | None:
+def adaptation(network: Any) -> Mapping[str, Any] | None:
     """How much of a network an adapter adapts, for the manifest; None where there is none.
 
     Returns:

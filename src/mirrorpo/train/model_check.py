@@ -45,7 +45,7 @@ LOGIT_CHUNK = 5
 VANISHED = 1e-3
 # Sampling as it is tried: every fourth id ends a completion, rows are dropped at once, the cache grows often.
 TRIED = Native(rows_at_once=64, compact_at=1e-6, check_every=1, cache_block=2, top_p=1.0)
-TRIED_TOKENS, ENDS, FLAT = 10, 4, 4.0
+TRIED_TOKENS, ENDS, FLAT = 10, 4, 32.0
 
 # What to do where a way is not open.
 CURES: Mapping[Way, str] = {
@@ -115,9 +115,16 @@ def checked(
     left_out = {"train"} if train_noise else set[str]()
     left_out |= {"shared"} if shared_prefix == "never" else set[str]()
     always: Sequence[Way] = ("padded", "train", "shared")
-    check = model_check(model, [way for way in WAYS if way in needs or way in {*always} - left_out])
+    # What a run saves of an adapter is merged by whoever reads it.
+    adapted = hasattr(model.network, "get_base_model")
+    needed = {*always} - left_out | {*needs} | ({"merge"} if adapted else set[str]())
+    check = model_check(model, [way for way in WAYS if way in needed])
     name = type(model.causal_lm).__name__
     for way, reason in check.closed.items():
+        if way == "merge" and adapted:
+            raise ValueError(
+                f"model.lora.targets: {name} reads weights past its adapter: {reason}; name other projections"
+            )
         if way != "shared":
             raise ValueError(f"model.path: {name} does not allow {MEANS[way]}: {reason}; {CURES[way]}")
     if (fault := check.closed.get("shared")) and not obstacle(model):
@@ -197,7 +204,7 @@ def _tried(way: Way, model: LanguageModel, probe: _Probe) -> float:
     half = model.dtype != torch.float32
     gap = float(difference.mean() if half else difference.max()) if len(difference) else 0.0
     if not gap <= (NEAR if half else CLOSE):
-        raise _Closed(f"it is {gap:.2g} away from the network alone")
+        raise _Closed(f"it gives other numbers than the network alone (gap {gap:.2g})")
     return gap
 
 
@@ -317,15 +324,17 @@ def _merge(model: LanguageModel, probe: _Probe) -> tuple[Tensor, Tensor]:
         # A fresh adapter is the identity, with which anything would agree.
         for parameter in adapters:
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw).to(parameter.device))
-        given = dict(merged(model))
+        own = {key.replace(".base_layer", ""): tensor.dtype for key, tensor in weights(causal_lm).items()}
+        # As they come, since in float32 they would be as large again.
+        given = {name: tensor.to(own.get(name, tensor.dtype)) for name, tensor in merged(model)}
         if strange := sorted(given.keys() ^ _names(causal_lm)):
             raise _Closed(f"names that are missing or too many: {', '.join(strange[:3])}")
         ids = torch.tensor([[*probe.prompts[1], *probe.completions[3].ids]], device=model.device)
         with model.computing():
             live = network(input_ids=ids, use_cache=False).logits
         replaced = {
-            key: given[name].to(tensor.dtype)
-            for key, tensor in weights(causal_lm).items()
+            key: given[name]
+            for key in weights(causal_lm)
             if (name := key.replace(".base_layer", "")) in given and ".lora_" not in key
         }
         off = model.without_adapter() if adapters else model
