@@ -85,8 +85,9 @@ def naive_cut(network: Any, done: Completion, cut: Cut, masking: str) -> Tensor:
         seen = torch.ones(ids.shape[1], ids.shape[1]).tril().bool()
         seen[len(prompt) + cut.first - 1 :, len(prompt) + cut.start : len(prompt) + cut.end] = False
         mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
-    if masking == "block":
-        assert "position_ids" in inspect.signature(type(network.get_decoder()).forward).parameters
+    takes_positions = "position_ids" in inspect.signature(type(network.get_decoder()).forward).parameters
+    assert takes_positions or masking != "block"
+    if takes_positions and masking in ("block", "direct"):
         named = {"position_ids": torch.tensor([[*range(len(prompt)), *(p for p, _, _ in tokens)]])}
     with torch.no_grad():
         logits = network(input_ids=ids, attention_mask=mask, use_cache=False, **named).logits[0].float() / T
@@ -238,7 +239,11 @@ class Matrix:
             live = adapted.network(input_ids=ids).logits
             other = copy.deepcopy(self.alone)
             result = other.load_state_dict(dict(merged(adapted)), strict=False)
-            assert not result.unexpected_keys and not any("proj" in name for name in result.missing_keys)
+            assert not result.unexpected_keys
+            # A head that is tied goes by its first name.
+            weights = other.state_dict()
+            pointers = [tensor.data_ptr() for tensor in weights.values()]
+            assert all(pointers.count(weights[name].data_ptr()) > 1 for name in result.missing_keys)
             assert float((live - self.alone(input_ids=ids).logits).abs().max()) > 1e-3, "no effect"
             return max(start, float((other(input_ids=ids).logits - live).abs().max()))
 

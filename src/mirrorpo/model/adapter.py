@@ -97,7 +97,7 @@ def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
         ]
         if unmatched:
             raise _unmatched(causal_lm, lora, unmatched)
-    return adapted
+    return _with_extent(adapted)
 
 
 def with_saved_adapter(model: LanguageModel, path: str, revision: str | None, seed: int) -> LanguageModel:
@@ -109,8 +109,10 @@ def with_saved_adapter(model: LanguageModel, path: str, revision: str | None, se
     from peft import LoraConfig, PeftConfig
 
     config = cast(LoraConfig, PeftConfig.from_pretrained(path, revision=revision))
-    config.inference_mode = False
+    config.inference_mode, base = False, config.base_model_name_or_path
     adapted = _adapted(model, config, seed)
+    # peft writes down where the base was found on this machine.
+    adapted.network.peft_config[ADAPTER].base_model_name_or_path = base
     for name in (ADAPTER, START):
         # The second call adds the adapter, frozen; the first finds it there.
         with init_draws(seed):
@@ -123,7 +125,7 @@ def with_saved_adapter(model: LanguageModel, path: str, revision: str | None, se
                 f"model.path={path}: the adapter's weights do not fit its config on this base ({foreign[:3]})"
             )
     adapted.network.set_adapter(ADAPTER)
-    return replace(adapted, start_adapter=START)
+    return replace(_with_extent(adapted), start_adapter=START)
 
 
 def merged_adapter(network: PreTrainedModel, path: str, revision: str | None) -> PreTrainedModel:
@@ -138,7 +140,9 @@ def merged_adapter(network: PreTrainedModel, path: str, revision: str | None) ->
         except UserWarning as warning:
             reason = str(warning).splitlines()[0]
             raise ValueError(f"model.path={path}: the adapter does not fit its base ({reason})") from warning
-    return cast(PreTrainedModel, cast(Any, adapted).merge_and_unload())
+    merged = cast(PreTrainedModel, cast(Any, adapted).merge_and_unload())
+    # peft has frozen what it was put on.
+    return merged.requires_grad_(True)
 
 
 def _adapted(model: LanguageModel, config: Any, seed: int) -> LanguageModel:
@@ -149,6 +153,11 @@ def _adapted(model: LanguageModel, config: Any, seed: int) -> LanguageModel:
         # peft 0.21 reads transformers' old name of the property.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         # GPT-2's layers hold their weights the other way round, which peft sees by itself.
+        warnings.filterwarnings(
+            "ignore", message=".*base_model_name_or_path. was renamed", category=UserWarning
+        )
+        # The doubled rank of experts in one tensor, which is no module.
+        warnings.filterwarnings("ignore", message=".*_pattern keys did not match", category=RuntimeWarning)
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
         network = get_peft_model(model.network, config)
     base = cast(PreTrainedModel, network.get_base_model())
@@ -213,6 +222,17 @@ def adaptation(network: Any) -> Mapping[str, Any] | None:
         "share": round(share, 4),
         "left_out": _leaves(name for name in everything if name not in adapted),
     }
+
+
+def _with_extent(model: LanguageModel) -> LanguageModel:
+    extent = adaptation(model.network)
+    if extent is None or not extent["left_out"]:
+        return model
+    note = (
+        f"model.lora adapts {extent['adapted']} of {extent['projections']} projections, "
+        f"{100 * extent['share']:.0f}% of their weights; not {', '.join(extent['left_out'])}"
+    )
+    return replace(model, notes=(*model.notes, note))
 
 
 def _adapters(causal_lm: Any) -> Iterator[str]:
