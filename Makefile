@@ -14,7 +14,7 @@ quickstart: .venv/.installed ## set up, then watch a tiny language model learn a
 	$(BIN)/python train.py
 
 test: .venv/.dev ## set up, then run the tests (5 minutes on two cores)
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not slurm"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not slurm"
 
 test-slurm: .venv/.dev ## sweeps on a real SLURM that the tests start (apt-get install slurm-wlm slurmdbd mariadb-server; about 5 minutes)
 	$(BIN)/python -m pytest -q -m slurm

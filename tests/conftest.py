@@ -37,6 +37,19 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest tests come first, so that no worker is left alone with one at the end: those that may take
+    longer than the others.
+    """
+    limit = float(config.getini("timeout"))
+
+    def usual(item: pytest.Item) -> bool:
+        marker = item.get_closest_marker("timeout")
+        return marker is None or marker.args[0] <= limit
+
+    items.sort(key=usual)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One line for each thing that was not tested; pytest's own -rs has one for each place in the files."""
     skipped = terminalreporter.getreports("skipped")

@@ -6,7 +6,9 @@ GraphQL for runs and files, `file_stream` for history, PUT and GET for files. No
 import gzip
 import json
 import re
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -195,6 +197,7 @@ class Server:
         runs: by run id.
         files: by run id and name.
         requests: names of the operations and paths that clients asked for.
+        delay_s: that every answer takes.
     """
 
     url: str = ""
@@ -202,6 +205,7 @@ class Server:
     files: dict[tuple[str, str], bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     lock: Any = field(default_factory=threading.RLock)
+    delay_s: float = 0.0
 
     def execute(self, text: str, variables: Json) -> Any:
         query = Query(text, variables)
@@ -370,6 +374,7 @@ class Handler(BaseHTTPRequestHandler):
         return gzip.decompress(data) if self.headers.get("content-encoding") == "gzip" else data
 
     def reply(self, status: int, data: bytes) -> None:
+        time.sleep(self.logged.delay_s)
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
@@ -412,9 +417,10 @@ class Quiet(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve() -> Iterator[Server]:
-    """A server on a free port, until the block ends."""
+def serve(delay_s: float = 0.0) -> Iterator[Server]:
+    """A server on a free port, until the block ends; every answer takes its delay."""
     server = Server()
+    server.delay_s = delay_s
     handler = type("OneServer", (Handler,), {"logged": server})
     with Quiet(("127.0.0.1", 0), handler) as http:
         server.url = f"http://127.0.0.1:{http.server_port}"
@@ -423,3 +429,19 @@ def serve() -> Iterator[Server]:
         yield server
         http.shutdown()
         thread.join()
+
+
+def main() -> None:
+    """A server as a process, every answer of which takes the seconds that it is given.
+
+    Prints its address, then every run's state and steps for each line that it reads.
+    """
+    with serve(delay_s=float(sys.argv[1])) as server:
+        print(server.url, flush=True)
+        for _ in sys.stdin:
+            for run in server.runs.values():
+                print(run["state"], *(row["_step"] for row in run["history"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 
 from analysis.data.schema import JsonObject, empty_metrics, metrics_table, questions_table, run_row
 from mirrorpo.run.folder import run_folders
+from mirrorpo.run.manifest import read_manifest
 
 
 @dataclass(frozen=True)
@@ -86,31 +88,60 @@ def json_lines(path: Path) -> pa.Table | None:
         ) from error
 
 
+def _metrics(path: Path) -> pa.Table:
+    rows = json_lines(path)
+    if rows is None:
+        return empty_metrics()
+    try:
+        return metrics_table(rows)
+    except (KeyError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} has rows without a step, or values that are no numbers ({error})"
+        ) from error
+
+
 def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
     """Every run below a folder: its row, metrics and answers.
 
+    One that cannot be read is a failed run with its reason.
+
     Raises:
-        ValueError: if there is no run, or one cannot be read.
+        ValueError: if there is no run.
     """
     paths = manifests(root)
     if not paths:
         raise ValueError(f"{root}: no run below it (a run is a folder with manifest.json)")
     for path in paths:
         try:
-            manifest = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
-        folder = path.parent
-        rows = json_lines(folder / "metrics.jsonl")
-        metrics = metrics_table(rows) if rows is not None else empty_metrics()
-        run = manifest.get("wandb_id") or manifest.get("config_hash") or str(folder.relative_to(root))
-        nested = len(folder.relative_to(root).parts) > 1
-        sweep = str(folder.parents[1].relative_to(root.parent)) if nested else root.name
-        row = run_row(manifest, metrics, run=str(run), sweep=sweep, came_from="folder", source=str(folder))
-        if row["seed"] is None and folder.name.startswith("seed="):
-            # A run that is planned has no config yet; its folder says for which seed.
-            row["seed"] = int(folder.name.removeprefix("seed="))
-        yield RunTables(row, metrics, evaluations(folder / "eval") if questions else None)
+            yield _tables(path, root, questions=questions)
+        except ValueError as error:
+            # The others are read; guards name this one and keep it out of the tables.
+            print(f"note: {error}", file=sys.stderr)
+            yield RunTables(
+                _row({"state": "failed", "error": str(error)}, empty_metrics(), path, root),
+                empty_metrics(),
+                None,
+            )
+
+
+def _tables(path: Path, root: Path, *, questions: bool) -> RunTables:
+    manifest = read_manifest(path)
+    metrics = _metrics(path.parent / "metrics.jsonl")
+    answers = evaluations(path.parent / "eval") if questions else None
+    return RunTables(_row(manifest, metrics, path, root), metrics, answers)
+
+
+def _row(manifest: JsonObject, metrics: pa.Table, path: Path, root: Path) -> JsonObject:
+    folder = path.parent
+    run = manifest.get("wandb_id") or manifest.get("config_hash") or str(folder.relative_to(root))
+    nested = len(folder.relative_to(root).parts) > 1
+    sweep = str(folder.parents[1].relative_to(root.parent)) if nested else root.name
+    row = run_row(manifest, metrics, run=str(run), sweep=sweep, came_from="folder", source=str(folder))
+    seed = folder.name.removeprefix("seed=")
+    if row["seed"] is None and seed.isdigit():
+        # A run that is planned has no config yet; its folder says for which seed.
+        row["seed"] = int(seed)
+    return row
 
 
 def evaluations(folder: Path) -> pa.Table | None:

@@ -46,6 +46,7 @@ RUNS = pa.schema(
         ("dirty", pa.bool_()),
         ("commits", pa.string()),  # of every launch
         ("codes", pa.string()),  # digests of the code that made its steps, where the run recorded them
+        ("inputs", pa.string()),  # hashes of data, weights, outside code and prompts, where it recorded them
         ("versions", pa.string()),
         ("machine", pa.string()),
         ("computed_in", pa.string()),
@@ -93,7 +94,7 @@ COPIED = (
     "started",
     "ended",
 )
-COPIED_AS_JSON = ("settings", "codes", "versions", "machine", "data", "mirror_map", "command")
+COPIED_AS_JSON = ("settings", "codes", "inputs", "versions", "machine", "data", "mirror_map", "command")
 # What a question contributes to a metric; of other metrics only the run's mean is known.
 PER_QUESTION = {
     "eval/greedy_accuracy": "right",

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from analysis.data.export import Export
 from analysis.data.schema import PER_QUESTION, Json
 from analysis.study.design import Design, Run
+from mirrorpo.run.inputs import CODE, DATASET, PROMPTS
 
 KINDS: Mapping[str, str] = {
     "missing": "a seed that one arm has and another has not, or that the sweep's command names",
     "unfinished": "a run that is not done, or whose rows do not reach its configured steps",
     "duplicated": "several runs of one arm and seed",
-    "stale": "runs of different code, or marked stale",
+    "stale": "runs of different code, data or weights, or marked stale",
     "mixed": "settings that differ beside the compared axis",
     "prompt": "different rendered prompts",
     "extractor": "different versions of the answer extraction",
@@ -58,6 +59,7 @@ def findings(export: Export, design: Design, metric: str) -> list[Finding]:
         *(Finding("unfinished", f"{run} {problem}") for run in runs if (problem := unfinished(run.row))),
         *_duplicated(runs),
         *_stale(runs),
+        *_other_inputs(runs),
         *_mixed(design),
         *_differing(
             "prompt",
@@ -207,6 +209,43 @@ def _stale(runs: Sequence[Run]) -> list[Finding]:
         lambda run: ", ".join(_versions(run, column)) or None,
         lambda run: None,
     )
+
+
+def _other_inputs(runs: Sequence[Run]) -> list[Finding]:
+    """Runs that were made of other outside code, data or weights than the settings that they share say."""
+    # A run that recorded none is of an older version, and says nothing.
+    known = [run for run in runs if _inputs(run)]
+    names = sorted({name for run in known for name in _inputs(run)} - {PROMPTS})
+    return [
+        Finding("stale", f"{name} is {finding.text}")
+        for name in names
+        for finding in _other_input(name, known)
+    ]
+
+
+def _other_input(name: str, runs: Sequence[Run]) -> list[Finding]:
+    # Arms may use other classes and other splits; a file that one run's folder of a model lacks is a
+    # difference.
+    def value(run: Run) -> str | None:
+        return _inputs(run).get(name)
+
+    def or_absent(run: Run) -> str:
+        return value(run) or "absent"
+
+    if name.startswith(CODE):
+        anywhere = _differing("stale", runs, value, lambda run: None)
+        return anywhere or _differing("stale", runs, or_absent, lambda run: (run.block, run.arm))
+    group = "dataset" if name.startswith(DATASET) else name.partition(".")[0]
+
+    def settings(run: Run) -> str:
+        return repr([item for item in sorted(run.settings.items()) if item[0].partition(".")[0] == group])
+
+    return _differing("stale", runs, value if name.startswith(DATASET) else or_absent, settings)
+
+
+def _inputs(run: Run) -> Mapping[str, str]:
+    # Exports of an older version have no such column.
+    return json.loads(run.row.get("inputs") or "{}")
 
 
 def _versions(run: Run, column: str) -> list[str]:

@@ -1,32 +1,62 @@
 """A multirun on this machine: a process a cell, every failure named, nothing done twice."""
 
+import json
+import os
+import signal
 import subprocess
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
-from cli import SMALL, command, environment, folders, manifest, succeeded, train
+import pytest
+from cli import (
+    SMALL,
+    appeared,
+    cell_here,
+    command,
+    environment,
+    folder,
+    folders,
+    manifest,
+    rows,
+    succeeded,
+    train,
+)
+
+from mirrorpo.launch.errors import LaunchError
+from mirrorpo.launch.local import LocalLauncher
+from mirrorpo.launch.plan import PlannedCell
+from mirrorpo.run.folder import RunFolder
 
 GRID = ("-m", "algo=grpo", "divergence=probl2,kl", "seed=0,1")
 TWO_STEPS = (*SMALL, "steps=2")
 
 
-def test_a_grid_makes_a_folder_a_cell_and_typed_again_does_nothing_and_then_resumes_only_what_is_damaged(
+def test_a_grid_runs_some_cells_at_a_time_and_typed_again_does_nothing_and_then_resumes_only_what_is_damaged(
     tmp_path: Path,
 ) -> None:
-    succeeded(train(*GRID, *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path), said=["4 cells"])
+    grid = (*GRID, *TWO_STEPS, "eval_questions=0", f"out={tmp_path}")
+    first = train(*grid, "hydra.launcher.jobs=2", cwd=tmp_path)
+    succeeded(first, said=["4 cells"])
+    assert first.stdout.count(": started") == 4 and first.stdout.count(": done after") == 4
+    # Two had begun before one had ended.
+    events = [line.rpartition(": ")[2] for line in first.stdout.splitlines() if line.startswith("[")]
+    assert events[:2] == ["started", "started"] and events[2].startswith("done")
     runs = folders(tmp_path)
     assert len(runs) == 4 and all(manifest(run)["state"] == "done" for run in runs)
     assert len({manifest(run)["config_hash"] for run in runs}) == 4
+    assert all("step 2/2" in (run / "log.txt").read_text() for run in runs)
     before = {run: (run / "metrics.jsonl").read_bytes() for run in runs}
 
-    again = train(*GRID, *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path)
+    again = train(*grid, cwd=tmp_path)
     succeeded(again)
     assert again.stdout.count("done already, nothing to do") == 4
 
     damaged = runs[1]
     state = damaged / "checkpoints" / "step_000002" / "state.pt"
     state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
-    third = train(*GRID, *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path)
+    third = train(*grid, cwd=tmp_path)
     succeeded(third, said=["resuming after step 1 of 2"])
     assert third.stdout.count("done already, nothing to do") == 3 and third.stdout.count("resuming") == 1
     assert {run: (run / "metrics.jsonl").read_bytes() for run in runs} == before
@@ -45,49 +75,151 @@ def test_cells_that_fail_do_not_stop_the_others_and_each_is_named_with_its_reaso
     assert states == ["done", "failed"]
 
 
-def test_a_cell_that_another_process_holds_is_reported_in_its_own_words(tmp_path: Path) -> None:
-    busy = subprocess.Popen(
-        command(*SMALL, "steps=60", f"out={tmp_path}"),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-    )
+@pytest.mark.slow
+def test_the_same_command_in_a_second_terminal_leaves_alone_what_runs(tmp_path: Path) -> None:
+    grid = command("-m", "seed=0,1", *SMALL, "steps=4", f"out={tmp_path}")
+    both = [
+        subprocess.Popen(grid, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    printed = [process.communicate(timeout=280)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert "another process runs it, left alone" in "".join(printed), printed
+    assert [manifest(run)["state"] for run in folders(tmp_path)] == ["done"] * 2
+    assert [len(manifest(run)["launches"]) for run in folders(tmp_path)] == [1, 1]
+
+
+def test_a_reason_is_of_this_launch_whatever_the_file_servers_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(cell_here(f"out={tmp_path}").folder)
+    planned = PlannedCell((), cell_here(f"out={tmp_path}"), None)
+    launcher = LocalLauncher(jobs=1, gpus=[], only=None, dry_run=False, fitness=None)
+    monkeypatch.setattr(launcher, "arguments_of", lambda _: [])
+    script = tmp_path / "train.py"
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    old = {"state": "failed", "error": "an old reason", "ended": "t", "launches": [{}]}
+    new = {"state": "failed", "error": "NotFinite: now", "ended": "t", "launches": [{}, {}]}
+    for after, clock, reason in ((new, 0, "NotFinite: now"), (old, time.time() + 3600, "exit status 1")):
+        folder.update_manifest(**old)
+        script.write_text(
+            f"import json, os, pathlib, sys\nfile = {str(folder.manifest_path)!r}\n"
+            f"pathlib.Path(file).write_text({json.dumps(after)!r})\nos.utime(file, ({clock}, {clock}))\n"
+            "sys.exit(1)\n"
+        )
+        assert (launcher._run(planned, None) or "").startswith(reason)
+
+
+def test_cells_return_their_fitness_to_the_sweeper(tmp_path: Path) -> None:
+    launcher = LocalLauncher(jobs=1, gpus=[], only=None, dry_run=False, fitness="eval/greedy_accuracy")
+    returned = partial(launcher._job_return, ["seed=0"], PlannedCell((), cell_here(f"out={tmp_path}"), None))
+    folder = RunFolder(cell_here(f"out={tmp_path}").folder)
+    for failure, reason in ((None, "is not done"), ("NotFinite", "NotFinite")):
+        out = returned(failure)
+        with pytest.raises(LaunchError, match=reason):
+            _ = out.return_value
+    folder.update_manifest(state="done", files={})
+    with pytest.raises(
+        LaunchError, match=r"hydra\.launcher\.fitness=eval/greedy_accuracy: .* no such quantity"
+    ):
+        returned(None)
+    for row in ({"eval/greedy_accuracy": 0.25}, {"eval/greedy_accuracy": 0.5}, {"train/loss": 1.0}):
+        folder.metrics.append({"step": 1, **row})
+    assert returned(None).return_value == 0.5
+    assert returned(None).working_dir == str(folder.path)
+
+
+def test_cells_can_be_chosen_by_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "only"
+    file.write_text("arm/seed=0\narm/seed=1\n")
+    launcher = LocalLauncher(jobs=1, gpus=[], only=f"@{file}", dry_run=False, fitness=None)
+    assert launcher.only == {"arm/seed=0", "arm/seed=1"}
+    for only, reason in (("arm", "give a list of cells, or @FILE"), ("@nowhere", "No such file")):
+        with pytest.raises(LaunchError, match=reason):
+            LocalLauncher(jobs=1, gpus=[], only=only, dry_run=False, fitness=None)
+
+
+def test_a_cell_that_another_process_holds_is_refused_alone_and_left_alone_in_a_grid(
+    tmp_path: Path,
+) -> None:
+    cell = (*SMALL, "steps=60", f"out={tmp_path}")
+    busy = subprocess.Popen(command(*cell), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
     try:
-        while busy.poll() is None and not any(tmp_path.rglob("metrics.jsonl")):
+        while busy.poll() is None and not appeared(tmp_path, "metrics.jsonl"):
             time.sleep(0.02)
-        result = train("-m", "seed=0", *SMALL, "steps=60", f"out={tmp_path}", cwd=tmp_path)
-        assert result.returncode == 1 and "is being run by another process" in result.stdout
+        # It holds its folder while it is stopped, and leaves the others the processor.
+        busy.send_signal(signal.SIGSTOP)
+        alone = train(*cell, cwd=tmp_path)
+        assert alone.returncode == 1 and "is being run by another process" in alone.stderr
+        in_grid = train("-m", "seed=0", *cell, cwd=tmp_path)
+        succeeded(in_grid, said=["another process runs it, left alone"])
     finally:
         busy.kill()
         busy.wait()
 
 
-def test_a_sweep_file_is_found_from_anywhere_and_can_be_narrowed(tmp_path: Path) -> None:
-    result = train("sweep=tiny_divergence", "seed=7", *TWO_STEPS, "steps=0", f"out={tmp_path}", cwd=tmp_path)
-    succeeded(result, said=["3 cells"])
-    assert [run.parent.parent.name for run in folders(tmp_path)] == ["tiny_divergence"] * 3
-    assert {manifest(run)["choices"]["divergence"] for run in folders(tmp_path)} == {"none", "kl", "probl2"}
-
-
-def test_the_same_cell_twice_in_a_grid_runs_once(tmp_path: Path) -> None:
-    result = train("-m", "seed=0,0", *TWO_STEPS, "steps=0", f"out={tmp_path}", cwd=tmp_path)
-    succeeded(result)
-    assert len(folders(tmp_path)) == 1
-
-
-def test_cells_run_some_at_a_time_with_their_output_in_their_folders(tmp_path: Path) -> None:
-    result = train(
-        "-m", "seed=0,1,2", *TWO_STEPS, "steps=1", "hydra.launcher.jobs=2", f"out={tmp_path}", cwd=tmp_path
+def interrupted(tmp_path: Path, steps: int, times: int) -> tuple[int, str, str]:
+    """A grid of two cells at once, sent Ctrl-C as a terminal does after some steps; how it ends."""
+    grid = ("-m", "seed=0,1,2", *SMALL, "steps=5000", "eval_questions=0", "checkpoint_every=5000")
+    process = subprocess.Popen(
+        command(*grid, "hydra.launcher.jobs=2", f"out={tmp_path}"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
     )
-    succeeded(result, said=["3 cells"])
-    assert result.stdout.count(": started") == 3 and result.stdout.count(": done after") == 3
-    # Two had begun before one had ended.
-    events = [line.rpartition(": ")[2] for line in result.stdout.splitlines() if line.startswith("[")]
-    assert events[:2] == ["started", "started"] and events[2].startswith("done")
+    running: list[Path] = []
+    while process.poll() is None and len(running) < 2:
+        running = [
+            path for path in tmp_path.rglob("timings.jsonl") if f'"step": {steps},' in path.read_text()
+        ]
+        time.sleep(0.02)
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.01)
+    output, errors = process.communicate(timeout=120)
+    return process.returncode, output, errors
+
+
+def test_ctrl_c_ends_each_cell_at_its_step_and_a_second_one_at_once(tmp_path: Path) -> None:
+    status, output, errors = interrupted(tmp_path, steps=1, times=1)
+    first, second, third = folders(tmp_path)
+    assert status == 130 and "3 of 3 cells are not done" in output and "Traceback" not in errors, errors
+    assert [manifest(run)["state"] for run in (first, second, third)] == [
+        "interrupted",
+        "interrupted",
+        "planned",
+    ]
+    steps = [rows(run / "metrics.jsonl")[-1]["step"] for run in (first, second)]
     assert all(
-        manifest(run)["state"] == "done" and "step 1/1" in (run / "log.txt").read_text()
-        for run in folders(tmp_path)
+        (run / f"checkpoints/step_{step:06d}").exists()
+        for run, step in zip((first, second), steps, strict=True)
     )
+
+    status, output, errors = interrupted(tmp_path, steps=max(steps) + 1, times=2)
+    assert status == 130 and "Traceback" not in errors, errors
+    again = [manifest(run) for run in (first, second)]
+    assert [entry["state"] for entry in again] == ["interrupted"] * 2
+    assert [entry["launches"][-1]["from_step"] for entry in again] == steps
+    # One of them may have ended its step between the two.
+    assert any("second Ctrl-C" in (entry["error"] or "") for entry in again), again
+
+
+def test_a_sweep_file_is_found_from_anywhere_and_can_be_narrowed_and_the_same_cell_twice_runs_once(
+    tmp_path: Path,
+) -> None:
+    sweep = ("sweep=tiny_divergence", *TWO_STEPS, "steps=0", f"out={tmp_path}")
+    planned = train(*sweep, "seed=7", "hydra.launcher.dry_run=true", cwd=tmp_path, COLUMNS="200")
+    succeeded(planned, said=["3 of 3 cells would run"])
+    cells = [line.split()[0] for line in planned.stdout.splitlines() if line.startswith(" divergence=")]
+    assert sorted(cells) == ["divergence=kl", "divergence=none", "divergence=probl2"], planned.stdout
+
+    succeeded(train(*sweep, "seed=7,7", "divergence=kl", cwd=tmp_path), said=["2 cells"])
+    run = folder(tmp_path)
+    assert run.name == "seed=7" and run.parent.parent.name == "tiny_divergence"
+    assert manifest(run)["choices"]["divergence"] == "kl" and len(manifest(run)["launches"]) == 1
 
 
 def test_each_of_the_cells_that_run_at_once_has_its_own_device(tmp_path: Path) -> None:
@@ -113,7 +245,7 @@ def test_a_dry_run_shows_every_cell_and_leaves_nothing_behind(tmp_path: Path) ->
     )
     assert "be refused" in result.stdout and not (tmp_path / "out").exists()
 
-    succeeded(train(*grid[:1], *grid[2:], "algo=grpo", "seed=0", cwd=tmp_path))
+    succeeded(train(*TWO_STEPS, f"out={tmp_path / 'out'}", cwd=tmp_path))
     again = train(*grid, "hydra.launcher.dry_run=true", cwd=tmp_path, COLUMNS="200")
     assert (
         "1 of 4 cells would run; about 0.00 hours for 1 of them, by finished siblings" in again.stdout

@@ -16,8 +16,9 @@ import pytest
 import torch
 from completions import completion_of
 from safetensors.torch import load_file, save_file
+from small_models import TINY, network_of
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.model.forward import per_token, read_completions
@@ -33,31 +34,11 @@ CPU = torch.device("cpu")
 TEXTS = ["a b c d"]
 IDS = torch.tensor([[5, 9, 4, 7, 13, 2], [8, 3, 3, 12, 6, 10]])
 LORA = Lora(rank=2, alpha=4, dropout=0.0, targets=["q_proj", "v_proj", "down_proj"])
-SMALL: Mapping[str, Any] = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.4,
-}
 
 
 def build(model_type: str = "qwen3", attention: str = "sdpa", **settings: Any) -> Any:
-    special = {
-        "vocab_size": len(word_tokenizer(TEXTS)),
-        "eos_token_id": 1,
-        "pad_token_id": 0,
-        "bos_token_id": None,
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(model_type, **(dict(SMALL) | special | settings))
-        return AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=attention
-        ).eval()
+    shape = {**TINY, "vocab_size": len(word_tokenizer(TEXTS))} | settings
+    return network_of(model_type, attention=attention, **shape)
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +228,7 @@ def test_only_the_adapter_trains_and_in_float32(folder: Path, dtype: str) -> Non
         for name, p in load(folder, lora=LORA, dtype=dtype).network.named_parameters()
         if p.requires_grad
     }
-    assert len(trained) == 2 * 3 * SMALL["num_hidden_layers"]
+    assert len(trained) == 2 * 3 * TINY["num_hidden_layers"]
     assert all("lora_" in name and dtype == torch.float32 for name, dtype in trained.items())
 
 
@@ -443,7 +424,7 @@ def test_the_heads_check_restores_the_networks_mode(folder: Path) -> None:
 
 def scratch(seed: int = 0, texts: Iterable[str] = TEXTS) -> LanguageModel:
     spec = Scratch(
-        architecture={"model_type": "qwen3", **SMALL, "tie_word_embeddings": True},
+        architecture={"model_type": "qwen3", **TINY, "tie_word_embeddings": True},
         prompt=PlainPrompt(instruct=False),
     )
     return spec.load(CPU, seed, lambda: texts)

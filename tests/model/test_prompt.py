@@ -131,8 +131,32 @@ def test_a_given_date_stands_in_for_todays() -> None:
     assert "Today Date: 26 Jul 2024\n" in chat(byte_tokenizer(LLAMA), {"date_string": "26 Jul 2024"}).text
 
 
-def test_without_a_given_date_the_template_prints_todays() -> None:
-    assert f"Today Date: {datetime.now().astimezone():%d %b %Y}\n" in chat(byte_tokenizer(LLAMA), {}).text
+# The shape of SmolLM3's: the date is the clock's, whatever variables are given.
+ALWAYS_TODAY = "\n {{- '<s>' }}Today: {{ strftime_now('%d %B %Y') }}\n{{ messages[-1].content }}"
+
+
+@pytest.mark.parametrize("template", [LLAMA, ALWAYS_TODAY, {"default": LLAMA, "rag": QWEN}])
+def test_a_template_that_reads_the_clock_is_refused(template: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"^model\.prompt\.template: .* reads the clock.*strftime_now"
+    ) as error:
+        chat(byte_tokenizer(template), {})
+    assert "\n" not in str(error.value)
+
+
+def test_a_text_may_stand_for_the_clock() -> None:
+    assert "Today Date: 26 July 2024\n" in chat(byte_tokenizer(LLAMA), {"strftime_now": "26 July 2024"}).text
+    text = chat(byte_tokenizer(ALWAYS_TODAY), {"strftime_now": "{{ 26 }}"}, system="").text
+    # But for the date it is what the template writes anyway, blanks included.
+    todays = byte_tokenizer(ALWAYS_TODAY).apply_chat_template(
+        [{"role": "user", "content": f"Solve: {QUESTION}"}], tokenize=False
+    )
+    assert text == todays.replace(f"{datetime.now().astimezone():%d %B %Y}", "{{ 26 }}")
+
+
+def test_a_template_whose_text_does_not_depend_on_the_clock_is_no_matter() -> None:
+    unused = "{% if strftime_now is defined %}{% set today = strftime_now('%Y') %}{% endif %}" + QWEN
+    assert chat(byte_tokenizer(unused), {}).text == chat(byte_tokenizer(QWEN), {}).text
 
 
 @pytest.mark.parametrize("name", ["llama", "llama3_2_1b"])

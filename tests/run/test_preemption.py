@@ -12,12 +12,19 @@ from pathlib import Path
 import pytest
 from cli import SMALL, command, environment, folder, manifest, succeeded, train
 
-from mirrorpo.run.preemption import FRUITLESS_LAUNCHES, STOP_SIGNAL, StopRequest, fruitless, requeue
+from mirrorpo.run.preemption import (
+    FRUITLESS_LAUNCHES,
+    STOP_SIGNAL,
+    StopRequest,
+    fruitless,
+    requeue,
+    strongest,
+)
 
 
 @pytest.fixture(autouse=True)
 def handlers_as_they_were() -> Iterator[None]:
-    before = {signum: signal.getsignal(signum) for signum in (STOP_SIGNAL, signal.SIGTERM)}
+    before = {signum: signal.getsignal(signum) for signum in (STOP_SIGNAL, signal.SIGTERM, signal.SIGINT)}
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
@@ -27,7 +34,7 @@ def test_nobody_asked() -> None:
     assert StopRequest().listen().signum is None
 
 
-@pytest.mark.parametrize("signum", [STOP_SIGNAL, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [STOP_SIGNAL, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_noted_and_nothing_else_happens(signum: signal.Signals) -> None:
     stop_request = StopRequest().listen()
     os.kill(os.getpid(), signum)
@@ -39,6 +46,30 @@ def test_sigterm_stands_over_a_later_request_to_be_queued_again() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), STOP_SIGNAL)
     assert stop_request.signum == signal.SIGTERM
+
+
+def test_ctrl_c_stands_over_a_request_to_be_queued_again_and_of_two_ends_the_first_stands() -> None:
+    stop, terminate, interrupt = STOP_SIGNAL, signal.SIGTERM, signal.SIGINT
+    for sent, stands in (
+        ([None, None], None),
+        ([None, stop], stop),
+        ([stop, interrupt], interrupt),
+        ([interrupt, stop], interrupt),
+        ([interrupt, terminate], interrupt),
+        ([terminate, interrupt], terminate),
+    ):
+        assert strongest(sent) == stands, sent
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
+    code = (
+        "import os; from mirrorpo.run.preemption import StopRequest; StopRequest().listen()\n"
+        "os.kill(os.getpid(), 2)\n"
+        "try: os.kill(os.getpid(), 2)\n"
+        "except KeyboardInterrupt: print('at once')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout == "at once\n" and "Ctrl-C again stops at once" in result.stderr
 
 
 def test_a_second_sigterm_ends_the_process_at_once() -> None:
@@ -119,32 +150,55 @@ def test_a_scontrol_that_is_ended_with_its_job_has_queued_it_again(
     assert (requeue() is not None) == problem
 
 
+# Without a checkpoint of its own before the end.
+OVERRIDES = (*SMALL, "steps=5", "eval_questions=0", "checkpoint_every=100")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The metrics of a run that nobody stops."""
+    path = tmp_path_factory.mktemp("undisturbed")
+    succeeded(train(*OVERRIDES, f"out={path}", cwd=path))
+    return (folder(path) / "metrics.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize(
-    "signum, status", [(STOP_SIGNAL, os.EX_TEMPFAIL), (signal.SIGTERM, 128 + signal.SIGTERM)]
+    "signum, status, state",
+    [
+        (STOP_SIGNAL, os.EX_TEMPFAIL, "requeued"),
+        (signal.SIGTERM, 128 + signal.SIGTERM, "requeued"),
+        (signal.SIGINT, 128 + signal.SIGINT, "interrupted"),
+    ],
 )
 def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(
-    tmp_path: Path, signum: signal.Signals, status: int
+    tmp_path: Path, signum: signal.Signals, status: int, state: str, undisturbed: bytes
 ) -> None:
-    # Without a checkpoint of its own before the end.
-    overrides = (*SMALL, "steps=5", "checkpoint_every=100")
+    # In a group of its own, which gets the signal as a terminal sends it: to helpers too.
     process = subprocess.Popen(
-        command(*overrides, f"out={tmp_path / 'asked'}"),
+        command(*OVERRIDES, f"out={tmp_path / 'stopped'}"),
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
         text=True,
+        process_group=0,
     )
     while process.poll() is None and not any(
-        '"step": 1' in path.read_text() for path in (tmp_path / "asked").rglob("metrics.jsonl")
+        '"step": 1' in path.read_text() for path in (tmp_path / "stopped").rglob("metrics.jsonl")
     ):
         time.sleep(0.02)
-    process.send_signal(signum)
+    os.killpg(process.pid, signum)
     said, _ = process.communicate(timeout=60)
-    run = folder(tmp_path / "asked")
+    run = folder(tmp_path / "stopped")
     assert process.returncode == status and f"stopped by {signum.name} after step" in said
-    assert manifest(run)["state"] == "requeued" and len(list(run.glob("checkpoints/step_*"))) == 1
+    assert manifest(run)["state"] == state and len(list(run.glob("checkpoints/step_*"))) == 1
 
-    succeeded(train(*overrides, f"out={tmp_path / 'asked'}", cwd=tmp_path), said=["resuming after step"])
-    succeeded(train(*overrides, f"out={tmp_path / 'whole'}", cwd=tmp_path))
-    assert (run / "metrics.jsonl").read_bytes() == (folder(tmp_path / "whole") / "metrics.jsonl").read_bytes()
+    if signum == signal.SIGTERM:
+        # As after a machine that died: damage that a checkpoint makes good.
+        (run / "manifest.json").write_bytes((run / "manifest.json").read_bytes()[:100])
+        with (run / "metrics.jsonl").open("ab") as file:
+            file.write(b"\0" * 100 + b"\n")
+    again = train(*OVERRIDES, f"out={tmp_path / 'stopped'}", cwd=tmp_path)
+    succeeded(again, said=["resuming after step"])
+    assert len(again.stderr.splitlines()) == (2 if signum == signal.SIGTERM else 0), again.stderr
+    assert (run / "metrics.jsonl").read_bytes() == undisturbed
     assert manifest(run)["launches"][0]["from_step"] == 0 < manifest(run)["launches"][1]["from_step"]

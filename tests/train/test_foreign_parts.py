@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import worked
-from cli import SMALL, cell_here, folder, manifest, rows, succeeded, train
+from cli import SMALL, cell_here, folder, manifest, rows, succeeded, train_in_new_python
 from foreign import Remote
 
 from mirrorpo.core.batch import Prompt, RolloutRequest
@@ -177,8 +177,8 @@ def launched(tmp_path: Path) -> Callable[..., Path]:
             path.write_text(text)
         choices = [name.replace("__", "=") for name in files]
         own = ("--config-dir", str(tmp_path / "own"))
-        result = train(*own, *SMALL, "steps=2", *choices, cwd=tmp_path, PYTHONPATH=TESTS)
-        succeeded(result)
+        overrides = (*own, *SMALL, "steps=2", *choices)
+        succeeded(train_in_new_python(*overrides, cwd=tmp_path, PYTHONPATH=TESTS))
         return folder(tmp_path / "outputs")
 
     return launch

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from cli import folder, folders, manifest, rows, succeeded, train
+from cli import folder, folders, manifest, rows, succeeded, train, train_in_new_python
 from real_data import DATA, needs
 from small_models import write_qwen3
 
@@ -73,7 +73,7 @@ def test_adapters_train_and_the_reference_is_the_adapter_switched_off(
 
 def test_without_a_network_the_error_says_what_to_do(tmp_path: Path) -> None:
     empty = {"HF_HOME": str(tmp_path / "hub"), "MIRRORPO_DATA": ""}
-    result = train(
+    result = train_in_new_python(
         "-m",
         "algo=grpo",
         "divergence=probl2,kl",
@@ -90,7 +90,8 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path: Path) -> None:
 @needs_data
 def test_without_the_weights_the_error_names_the_model_and_the_fix(tmp_path: Path) -> None:
     empty = {"HF_HOME": str(tmp_path / "hub"), "MIRRORPO_DATA": str(DATA)}
-    result = train("model=qwen", "tracking=none", f"out={tmp_path}", cwd=tmp_path, **empty)
+    cell = ("model=qwen", "tracking=none", f"out={tmp_path}")
+    result = train_in_new_python(*cell, cwd=tmp_path, **empty)
     assert result.returncode == 1
     assert (
         "model.path=Qwen/Qwen3-1.7B: cannot be loaded" in result.stderr

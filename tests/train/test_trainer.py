@@ -20,6 +20,7 @@ from cli import (
     rows,
     succeeded,
     train,
+    train_in_new_python,
     whole_rows,
 )
 from hydra.errors import ConfigCompositionException
@@ -30,7 +31,8 @@ from mirrorpo.train.build import build_components
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished")
-    succeeded(train(*SMALL, f"out={out}", cwd=out), said=["held-out questions", "metrics.jsonl"])
+    result = train_in_new_python(*SMALL, f"out={out}", cwd=out)
+    succeeded(result, said=["held-out questions", "metrics.jsonl"])
     return out
 
 
@@ -90,7 +92,8 @@ def test_a_second_launch_does_nothing_and_says_so(finished: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(finished: Path, tmp_path: Path) -> None:
-    succeeded(train(*SMALL, f"out={tmp_path / 'again'}", cwd=tmp_path))
+    # With another hash seed than the first one's.
+    succeeded(train_in_new_python(*SMALL, f"out={tmp_path / 'again'}", cwd=tmp_path))
     succeeded(train(*SMALL, "seed=1", f"out={tmp_path / 'other'}", cwd=tmp_path))
     first, again, other = (
         (folder(root) / "metrics.jsonl").read_bytes()
@@ -224,16 +227,8 @@ def test_a_run_killed_at_ten_random_instants_ends_as_if_it_had_not_been(tmp_path
         assert process.poll() is None, f"the run ended before ten kills, after {reached}"
         process.kill()
         process.wait()
-        reached.append(
-            max(
-                (
-                    row["step"]
-                    for path in (tmp_path / "killed").rglob("metrics.jsonl")
-                    for row in whole_rows(path)
-                ),
-                default=-1,
-            )
-        )
+        paths = (tmp_path / "killed").rglob("metrics.jsonl")
+        reached.append(max((row["step"] for path in paths for row in whole_rows(path)), default=-1))
     print(f"killed with {reached} as the last step on disk")
     assert len(set(reached)) > 3
     succeeded(train(*overrides, f"out={tmp_path / 'killed'}", cwd=tmp_path))
@@ -255,23 +250,6 @@ def test_drift_is_measured_for_every_arm_from_zero_and_the_coefficient_follows_i
         assert all(row["drift/kl"] > 0 and row["drift/probl2"] > 0 and row["drift/tv"] > 0 for row in run[1:])
     assert [row["divergence/beta"] for row in free[1:]] == [0.0, 0.0, 0.0]
     assert [row["divergence/beta"] for row in held[1:]] == pytest.approx([1e-4, 1.5e-4, 2.25e-4])
-
-
-def test_a_second_process_on_a_running_folder_is_turned_away(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        command(*SMALL, "steps=40", f"out={tmp_path}"),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        while process.poll() is None and not appeared(tmp_path, "metrics.jsonl"):
-            time.sleep(0.02)
-        result = train(*SMALL, "steps=40", f"out={tmp_path}", cwd=tmp_path)
-        assert result.returncode == 1 and "is being run by another process" in result.stderr
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_batch_dumped(tmp_path: Path) -> None:

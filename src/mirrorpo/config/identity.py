@@ -44,12 +44,18 @@ def identity(data: Config) -> JsonObject:
 
     1 and 1.0 are one value; null is the same as absent.
     """
-    kept = {
-        key: value
-        for key, value in flat(upgraded(data)).items()
-        if not any(key == p or key.startswith(p + ".") for p in NOT_IDENTITY)
-    }
+    kept = {key: value for key, value in flat(upgraded(data)).items() if is_identity(key)}
     return {key: _canonical(value) for key, value in kept.items() if value is not None}
+
+
+def is_identity(key: str) -> bool:
+    """Whether a dotted setting is part of what makes a run.
+
+    Example:
+        >>> is_identity("model.path"), is_identity("tracking.project")
+        (True, False)
+    """
+    return not any(key == plumbing or key.startswith(plumbing + ".") for plumbing in NOT_IDENTITY)
 
 
 def _canonical(value: object) -> object:

@@ -2,14 +2,17 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest, Verdict
 from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.network import Tokenizer
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
 from mirrorpo.core.span import ScoredSpan
 from mirrorpo.core.token_offsets import TokenOffsets
@@ -99,6 +102,16 @@ class DeclaresEvaluationOnly(Protocol):
 
 
 @runtime_checkable
+class DeclaresFiles(Protocol):
+    """A dataset that says which files a split is read from; none where it is made by templates or by the hub.
+
+    A finished run is then recognised by their bytes, and its data need not be loaded for that.
+    """
+
+    def files(self, split: Split) -> Sequence[Path]: ...
+
+
+@runtime_checkable
 class RewardFn(Protocol):
     """Judges completions against their prompts' gold answers; one verdict each, in order.
 
@@ -134,10 +147,10 @@ class GenerativeModel(Protocol):
     """
 
     @property
-    def network(self) -> Any: ...
+    def network(self) -> torch.nn.Module: ...
 
     @property
-    def tokenizer(self) -> Any: ...
+    def tokenizer(self) -> Tokenizer: ...
 
     @property
     def eos_ids(self) -> frozenset[int]: ...
@@ -348,9 +361,9 @@ class Optimiser(Protocol):
 
     def zero_grad(self) -> None: ...
 
-    def state_dict(self) -> Config: ...
+    def state_dict(self) -> StateDict: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: StateDict) -> None: ...
 
 
 @runtime_checkable
@@ -376,3 +389,18 @@ class TrackerSpec(Protocol):
     """What a `conf/tracking/<name>.yaml` builds: a tracker."""
 
     def build(self) -> Tracker: ...
+
+
+@runtime_checkable
+class LimitsCalls(Protocol):
+    """A tracker's spec that says how many seconds a run may wait for one of its calls."""
+
+    @property
+    def limit_s(self) -> float: ...
+
+
+@runtime_checkable
+class CatchesUp(Protocol):
+    """A tracker whose missing rows can be sent later; `catch_up` is the command."""
+
+    def catch_up(self) -> str: ...

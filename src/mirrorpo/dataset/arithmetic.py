@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 from mirrorpo.core.batch import Prompt
@@ -188,6 +189,10 @@ class Arithmetic:
         limits = f"max_value={self.max_value} and max_steps={self.max_steps}"
         few = f"problems with {limits}; ask for fewer or raise them"
         return filled(split, self._sizes[split], draw, few)
+
+    def files(self, split: Split) -> Sequence[Path]:
+        """None: the questions are made."""
+        return []
 
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions and demonstrations of a split."""

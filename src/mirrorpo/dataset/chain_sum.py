@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import count
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 from mirrorpo.core.batch import Prompt
@@ -71,13 +72,14 @@ class ChainSum:
     user: str
 
     def __post_init__(self) -> None:
-        for what, least, most in (
+        for quantity, least, most in (
             ("terms", self.min_terms, self.max_terms),
             ("digits", self.min_digits, self.max_digits),
         ):
             if not 1 <= least <= most:
                 raise ValueError(
-                    f"dataset.min_{what}={least} and max_{what}={most}: need 1 <= min_{what} <= max_{what}"
+                    f"dataset.min_{quantity}={least} and max_{quantity}={most}: "
+                    f"need 1 <= min_{quantity} <= max_{quantity}"
                 )
         for split, size in self._sizes.items():
             if size < 1:
@@ -119,6 +121,10 @@ class ChainSum:
             "train": (validation_end, 1.0),
         }
         return filled(split, self._sizes[split], draw, few, bounds)
+
+    def files(self, split: Split) -> Sequence[Path]:
+        """None: the questions are made."""
+        return []
 
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions and answers of a split."""

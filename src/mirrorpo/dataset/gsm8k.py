@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
-from mirrorpo.dataset.hub import hub_rows
+from mirrorpo.dataset.hub import hub_files, hub_rows
 from mirrorpo.dataset.jsonl import read_jsonl, rows_hash
 from mirrorpo.dataset.split import held_out
 
@@ -71,7 +71,8 @@ class Gsm8k:
         stored = STORED[split]
         rows = self._rows(stored)
         prompts = [
-            _prompt(row, f"gsm8k/{stored}/{index:05d}", where) for index, (where, row) in enumerate(rows)
+            _prompt(row, f"gsm8k/{stored}/{index:05d}", location)
+            for index, (location, row) in enumerate(rows)
         ]
         if stored == "train":
             validation = split == "validation"
@@ -84,14 +85,21 @@ class Gsm8k:
             )
         return prompts
 
+    def files(self, split: Split) -> list[Path]:
+        """The file that a split is read from, or those of a local copy of the hub's repository."""
+        return [self._file(STORED[split])] if self.root else hub_files(self.hub)
+
     def fingerprint(self, split: Split) -> str:
         """sha256 of the (uid, question, answer) rows of a split, the same from a folder and from the hub."""
         return rows_hash((p.uid, p.question, p.demonstration) for p in self.load(split))
 
+    def _file(self, stored: str) -> Path:
+        return Path(self.root or "") / "gsm8k" / f"{stored}.jsonl"
+
     def _rows(self, stored: str) -> list[tuple[str, dict[str, object]]]:
         """Each row of a stored split, behind what an error about it should name."""
         if self.root:
-            path = Path(self.root) / "gsm8k" / f"{stored}.jsonl"
+            path = self._file(stored)
             return [
                 (f"{path}, line {n}", row)
                 for n, row in enumerate(read_jsonl(path, ("question", "answer")), 1)
@@ -118,17 +126,19 @@ def final_number(answer: str) -> str:
     return number
 
 
-def _prompt(row: Mapping[str, object], uid: str, where: str) -> Prompt:
-    question, answer = _text(row, "question", where), _text(row, "answer", where)
+def _prompt(row: Mapping[str, object], uid: str, location: str) -> Prompt:
+    question, answer = _text(row, "question", location), _text(row, "answer", location)
     try:
         gold = final_number(answer)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{location}: {error}") from error
     return Prompt(uid=uid, question=question, gold=gold, demonstration=answer)
 
 
-def _text(row: Mapping[str, object], key: str, where: str) -> str:
+def _text(row: Mapping[str, object], key: str, location: str) -> str:
     text = row.get(key)
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{where}: the {key} is {text!r}; write a text that is not empty, or delete the row")
+        raise ValueError(
+            f"{location}: the {key} is {text!r}; write a text that is not empty, or delete the row"
+        )
     return text

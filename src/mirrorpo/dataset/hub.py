@@ -1,5 +1,6 @@
 """Rows from the Hugging Face hub, or from its local cache where there is no network."""
 
+from pathlib import Path
 from typing import cast
 
 from mirrorpo.dataset.jsonl import JsonRow
@@ -31,3 +32,12 @@ def hub_rows(hub: str, config: str, split: str, revision: str | None, files: str
         ) from error
     # A named split is one dataset with a length.
     return cast("Dataset", rows).to_list()
+
+
+def hub_files(hub: str) -> list[Path]:
+    """The files of a local copy of a dataset's repository; none where it is the hub that is named."""
+    copy = Path(hub)
+    hidden = (".git", ".cache")
+    return sorted(
+        path for path in copy.rglob("*") if path.is_file() and not any(part in hidden for part in path.parts)
+    )

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Split
-from mirrorpo.dataset.hub import hub_rows
+from mirrorpo.dataset.hub import hub_files, hub_rows
 from mirrorpo.dataset.jsonl import JsonRow, rows_hash
 from mirrorpo.text.python_source import parsed
 
@@ -57,16 +57,26 @@ class HumanEval:
         """
         return [_prompt(row) for row in self._rows()] if split == "test" else []
 
+    def files(self, split: Split) -> list[Path]:
+        """The file that `test` is read from, or those of a local copy of the hub's repository."""
+        if split != "test":
+            return []
+        return [self._file] if self.root else hub_files(self.hub)
+
     def fingerprint(self, split: Split) -> str:
         """sha256 of the rows of a split, the same from a folder and from the hub."""
         return rows_hash(
             (p.uid, p.question, p.gold, *(p.checks.hidden if p.checks else ())) for p in self.load(split)
         )
 
+    @property
+    def _file(self) -> Path:
+        return Path(self.root or "") / FILE
+
     def _rows(self) -> Sequence[JsonRow]:
         if not self.root:
             return hub_rows(self.hub, "openai_humaneval", "test", self.revision, FILE)
-        path = Path(self.root) / FILE
+        path = self._file
         if not path.is_file():
             raise ValueError(
                 f"no file {path}; put it there, or set MIRRORPO_DATA to the folder it belongs to"
@@ -80,9 +90,9 @@ def _prompt(row: JsonRow) -> Prompt:
     name, code, reference = row["entry_point"], row["prompt"], row["canonical_solution"]
     test = f"{row['test']}\n\ncheck({name})"
     fault = ""
-    for what, source in (("prompt", code), ("test", test), ("reference", code + reference)):
+    for part, source in (("prompt", code), ("test", test), ("reference", code + reference)):
         if parsed(source) is None:
-            fault = fault or f"the {what} does not parse"
+            fault = fault or f"the {part} does not parse"
     # The prompt's own helpers are the tests' too: there, as the dataset wrote them and not as a program may
     # have changed them.
     checks = Checks(

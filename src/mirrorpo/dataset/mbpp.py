@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.dataset.code import Style, chosen, imports, problem
-from mirrorpo.dataset.hub import hub_rows
+from mirrorpo.dataset.hub import hub_files, hub_rows
 from mirrorpo.dataset.jsonl import JsonRow, read_jsonl, rows_hash
 
 # Ids 1 to 10 are for few-shot prompts.
@@ -94,6 +94,12 @@ class Mbpp:
         rows = {int(row["task_id"]): row for row in self._rows(stored)}
         return [self._prompt(number, rows[number]) for number in sorted(rows) if number in numbers]
 
+    def files(self, split: Split) -> list[Path]:
+        """The file that a split is read from, or those of a local copy of the hub's repository."""
+        if self.plus and split == "test":
+            return [Path(self.plus)]
+        return [self._file] if self.root else hub_files(self.hub)
+
     def fingerprint(self, split: Split) -> str:
         """sha256 of a split's rows as they are used, the same from a folder and from the hub."""
         return rows_hash(
@@ -107,11 +113,15 @@ class Mbpp:
             for p in self.load(split)
         )
 
+    @property
+    def _file(self) -> Path:
+        return Path(self.root or "") / "mbpp" / FILES[self.rows]
+
     def _rows(self, split: Split) -> Sequence[JsonRow]:
         if not self.root:
             files = "mbpp/mbpp.jsonl and mbpp/sanitized-mbpp.json"
             return hub_rows(self.hub, self.rows, split, self.revision, files)
-        path = Path(self.root) / "mbpp" / FILES[self.rows]
+        path = self._file
         if self.rows == "full":
             return read_jsonl(path, ("task_id", "text", "code", "test_list"))
         if not path.is_file():
@@ -136,26 +146,26 @@ class Mbpp:
     def _plus(self, path: str) -> list[Prompt]:
         rows = read_jsonl(Path(path), ("task_id", "prompt", "code", "test_list", "test"))
         numbered = {int(str(row["task_id"]).rpartition("/")[2]): row for row in rows}
-        kept = [number for number in sorted(numbered) if number in IDS["test"]]
-        if len(kept) < len(numbered):
+        numbers = [number for number in sorted(numbered) if number in IDS["test"]]
+        if len(numbers) < len(numbered):
             log.warning(
                 "%s: %d of %d problems are of another split of MBPP and were dropped",
                 path,
-                len(numbered) - len(kept),
+                len(numbered) - len(numbers),
                 len(numbered),
             )
         prompts = []
-        for number in kept:
+        for number in numbers:
             row = numbered[number]
-            shown = list(row["test_list"])[: self.visible_tests]
+            visible = list(row["test_list"])[: self.visible_tests]
             prelude = "\n".join([imports(row["code"]), *(row.get("test_imports") or ())])
             prompts.append(
                 problem(
                     f"mbpp_plus/{number:03d}",
                     row["prompt"],
                     row["code"],
-                    [*shown, row["test"]],
-                    visible=len(shown),
+                    [*visible, row["test"]],
+                    visible=len(visible),
                     setup="",
                     prelude=prelude,
                     style=self.styles[self.style],

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 from mirrorpo.core.batch import Checks, Prompt
@@ -79,13 +80,13 @@ class Function:
     def value(self, x: int, y: int) -> int:
         """What it returns."""
         for phrase, n in self.steps:
-            other = y if n == "y" else int(n)
+            operand = y if n == "y" else int(n)
             x = {
-                "add": x + other,
-                "subtract": other - x if "from" in phrase else x - other,
-                "multiply": x * other,
-                "take": x % other,
-                "keep": max(x, other) if "larger" in phrase else min(x, other),
+                "add": x + operand,
+                "subtract": operand - x if "from" in phrase else x - operand,
+                "multiply": x * operand,
+                "take": x % operand,
+                "keep": max(x, operand) if "larger" in phrase else min(x, operand),
             }[phrase.split()[0]]
         return x
 
@@ -165,6 +166,10 @@ class TinyFunctions:
 
         few = f"functions of {self.max_steps} steps; ask for fewer or raise dataset.max_steps"
         return filled(split, self._sizes[split], draw, few)
+
+    def files(self, split: Split) -> Sequence[Path]:
+        """None: the questions are made."""
+        return []
 
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions, tests and demonstrations of a split."""

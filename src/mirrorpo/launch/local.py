@@ -9,13 +9,18 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from mirrorpo.config.values import JsonObject
-from mirrorpo.launch.launcher import CellLauncher
+from mirrorpo.launch.errors import LaunchError
+from mirrorpo.launch.launcher import LEFT_ALONE, CellLauncher
 from mirrorpo.launch.plan import PlannedCell
 from mirrorpo.launch.program import program
+from mirrorpo.run.errors import RunError
+
+# Until a cell that was interrupted a second time is ended from outside.
+SECONDS_TO_END = 5.0
 
 
 class LocalLauncher(CellLauncher):
@@ -28,19 +33,28 @@ class LocalLauncher(CellLauncher):
         gpus: devices to deal out, one to each of the cells that run at once; empty: each sees all.
     """
 
-    def __init__(self, *, jobs: int, gpus: Sequence[int], only: Sequence[str] | None, dry_run: bool) -> None:
-        super().__init__(only=only, dry_run=dry_run)
+    def __init__(
+        self,
+        *,
+        jobs: int,
+        gpus: Sequence[int],
+        only: Sequence[str] | str | None,
+        dry_run: bool,
+        fitness: str | None,
+    ) -> None:
+        super().__init__(only=only, dry_run=dry_run, fitness=fitness)
         if jobs < 1 or (gpus and len(gpus) < jobs):
-            raise SystemExit(
-                f"error: hydra.launcher.jobs={jobs}, hydra.launcher.gpus={list(gpus)}: run at least one cell "
+            raise LaunchError(
+                f"hydra.launcher.jobs={jobs}, hydra.launcher.gpus={list(gpus)}: run at least one cell "
                 f"at a time, on a device each"
             )
         self.jobs, self.gpus = jobs, list(gpus)
         self.devices_a_cell = int(bool(gpus))
         self._running: set[subprocess.Popen[str]] = set()
         self._stopped = threading.Event()
+        self._signum: signal.Signals | None = None
 
-    def run(self, left: Sequence[PlannedCell]) -> Mapping[int, str]:
+    def run(self, left: Sequence[PlannedCell], elsewhere: Sequence[PlannedCell]) -> Mapping[int, str]:
         """Run the cells; a signal that ends the launcher ends them at their next step."""
         slots: queue.Queue[int | None] = queue.Queue()
         for slot in range(self.jobs):
@@ -49,28 +63,39 @@ class LocalLauncher(CellLauncher):
             futures = [
                 pool.submit(self._one, place, planned, len(left), slots) for place, planned in enumerate(left)
             ]
-            try:
-                reasons = [future.result() for future in futures]
-            except KeyboardInterrupt:
-                # The terminal has interrupted the cells too; the same command goes on with them later.
-                self._stopped.set()
-                raise SystemExit(130) from None
-        if self._stopped.is_set():
-            raise SystemExit(128 + signal.SIGTERM)
+            reasons = [future.result() for future in futures]
+        if self._signum is not None:
+            left_over = sum(reason is not None for reason in reasons)
+            self.say(f"\n{left_over} of {len(left)} cells are not done; the same command goes on with them")
+            raise SystemExit(128 + self._signum)
         return {place: reason for place, reason in enumerate(reasons) if reason}
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        def stop(signum: int, frame: FrameType | None) -> None:
-            self._stopped.set()
-            for process in list(self._running):
-                process.terminate()
-
-        before = signal.signal(signal.SIGTERM, stop)
+        """SIGTERM and Ctrl-C stop the cells at their next step, and a second one at once."""
+        before = {signum: signal.signal(signum, self._stop) for signum in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self._signum is not None:
+            # The terminal has sent it to the cells too, which end at once unless they hang.
+            os.write(sys.stderr.fileno(), b"\nstopping at once\n")
+            threading.Timer(SECONDS_TO_END, self._terminate).start()
+            return
+        if signum == signal.SIGINT:
+            os.write(sys.stderr.fileno(), b"\nstopping when each cell has ended its step\n")
+        self._signum = self._signum or signal.Signals(signum)
+        self._stopped.set()
+        # A cell that the terminal has interrupted takes this for the same request.
+        self._terminate()
+
+    def _terminate(self) -> None:
+        for process in list(self._running):
+            process.terminate()
 
     def _one(
         self, place: int, planned: PlannedCell, count: int, slots: "queue.Queue[int | None]"
@@ -80,17 +105,26 @@ class LocalLauncher(CellLauncher):
         device = slots.get()
         try:
             title = f"[{place + 1}/{count}] {planned.folder.path}"
+            if skip := _meanwhile(planned):
+                self.say(f"{title}: {skip}")
+                return None
             self.say(title if self.jobs == 1 else f"{title}: started")
-            started = time.time()
+            started = time.monotonic()
             reason = self._run(planned, device)
             if self.jobs > 1:
-                self.say(f"{title}: {'failed' if reason else 'done'} after {time.time() - started:.0f} s")
+                self.say(
+                    f"{title}: {'failed' if reason else 'done'} after {time.monotonic() - started:.0f} s"
+                )
             return reason
+        except (OSError, RunError) as error:
+            # Such as a full disk, which keeps its log from being written; the other cells go on.
+            return str(error)
         finally:
             slots.put(device)
 
     def _run(self, planned: PlannedCell, device: int | None) -> str | None:
-        started, folder = time.time(), planned.folder
+        folder = planned.folder
+        before = len(folder.manifest().get("launches", []))
         command = [sys.executable, *program(), *self.arguments_of(planned)]
         environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": str(device)}
         message = ""
@@ -100,22 +134,26 @@ class LocalLauncher(CellLauncher):
                 command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment
             ) as process:
                 self._running.add(process)
+                if self._stopped.is_set():
+                    process.terminate()
                 for line in process.stderr or ():
-                    (log if self.jobs > 1 else sys.stderr).write(line)
+                    with suppress(OSError):
+                        (log if self.jobs > 1 else sys.stderr).write(line)
                     message = line.strip() if line.startswith("error: ") else message
                 process.wait()
                 self._running.discard(process)
         if process.returncode == 0:
             return None
+        if folder.held():
+            self.say(f"{folder.path}: another process runs it, {LEFT_ALONE}")
+            return None
         manifest: JsonObject = folder.manifest()
-        written = (
-            manifest.get("error")
-            if manifest.get("ended") and folder.manifest_path.stat().st_mtime >= started
-            else None
-        )
+        # Of this launch, by their number: the file server's clock may be another one.
+        entered = len(manifest.get("launches", [])) > before
+        written = manifest.get("error") if entered and manifest.get("ended") else None
         if written:
             return f"{written} (traceback: {folder.path / 'error.txt'})"
-        if process.returncode in (os.EX_TEMPFAIL, 128 + signal.SIGTERM):
+        if process.returncode in (os.EX_TEMPFAIL, 128 + signal.SIGTERM, 128 + signal.SIGINT):
             return (
                 "it was asked to stop and has a checkpoint of where it was; the same command goes on. "
                 f"Its folder is {folder.path}"
@@ -126,3 +164,10 @@ class LocalLauncher(CellLauncher):
             else f"exit status {process.returncode}"
         )
         return f"{message or how}; its folder is {folder.path}"
+
+
+def _meanwhile(planned: PlannedCell) -> str | None:
+    """What another launcher did with a cell since this one asked."""
+    if planned.folder.finished():
+        return f"{planned.folder.manifest()['state']} meanwhile, nothing to do"
+    return f"another process runs it, {LEFT_ALONE}" if planned.folder.held() else None

@@ -20,7 +20,10 @@ from mirrorpo.config.cell import Cell
 from mirrorpo.config.compose import cell_of
 from mirrorpo.config.identity import digest
 from mirrorpo.config.values import Config
-from mirrorpo.run.folder import RunError, RunFolder, run_folders
+from mirrorpo.launch.same_inputs import SameInputs
+from mirrorpo.run.errors import RunError
+from mirrorpo.run.folder import RunFolder, run_folders, seconds
+from mirrorpo.run.manifest import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
     # It imports torch.
@@ -62,6 +65,7 @@ class Composer:
 
     def __init__(self, context: HydraContext, config: DictConfig) -> None:
         self._context, self._config = context, config
+        self._same_inputs = SameInputs()
         self._arms: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, str]]] = {}
 
     def all(self, grid: Sequence[Sequence[str]]) -> list[PlannedCell]:
@@ -97,8 +101,9 @@ class Composer:
             if seeds:
                 config.seed = int(seeds[-1].removeprefix("seed="))
             cell = cell_of(config, choices)
-            RunFolder(cell.folder).refuse_other_config(cell)
-            return replace(planned, cell=cell)
+            folder = RunFolder(cell.folder)
+            folder.refuse_other_config(cell)
+            return replace(planned, cell=cell, notes=self._same_inputs(cell, folder))
         except RunError as error:
             return replace(planned, error=str(error))
         except Exception as error:
@@ -141,7 +146,7 @@ class Checker:
         if planned.arm not in self._arms:
             self._arms[planned.arm] = self._checked(planned.cell)
         error, notes = self._arms[planned.arm]
-        return replace(planned, error=error, notes=notes)
+        return replace(planned, error=error, notes=[*planned.notes, *notes])
 
     def _checked(self, cell: Cell) -> tuple[str | None, Sequence[str]]:
         # Imported here, so that a grid with nothing to do does not wait for torch.
@@ -185,8 +190,8 @@ class Siblings:
             ("model", "dataset"),
         ):
             alike = [
-                seconds
-                for choices, seconds in self._finished
+                cost
+                for choices, cost in self._finished
                 if all(choices[axis] == cell.choices[axis] for axis in axes)
             ]
             if alike:
@@ -197,10 +202,13 @@ class Siblings:
     def _finished(self) -> list[tuple[Mapping[str, str], float]]:
         out = []
         for path in run_folders(self._sweep):
-            folder = RunFolder(path)
-            manifest = folder.manifest()
+            try:
+                manifest, timings = read_manifest(path / MANIFEST), RunFolder(path).timings.steps()[0]
+            except RunError as error:
+                print(f"note: {error}", file=sys.stderr)
+                continue
             if manifest.get("ended") and not manifest.get("error") and manifest["config"]["steps"] > 0:
-                spent = sum(row.get("seconds", 0.0) + row.get("eval_s", 0.0) for row in folder.timings.rows())
+                spent = sum(seconds(row) for row in timings)
                 out.append((manifest["choices"], spent / manifest["config"]["steps"]))
         return out
 

@@ -16,8 +16,10 @@ from mirrorpo.config import compose, paths
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.schema import register
+from mirrorpo.launch.errors import one_line
+from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.folder import RunFolder
-from mirrorpo.run.lifecycle import requeue_or_exit
+from mirrorpo.run.mirror import bounded_exit
 from mirrorpo.run.preemption import Preempted, StopRequest
 
 
@@ -30,7 +32,8 @@ def main() -> None:
     sys.path.append(os.getcwd())
     sys.argv = accept_old_names(sys.argv)
     register()
-    hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(run)()
+    with bounded_exit(), one_line():
+        hydra.main(config_path=str(paths.conf()), config_name="train", version_base="1.3")(run)()
 
 
 def run(cfg: DictConfig) -> None:
@@ -40,7 +43,9 @@ def run(cfg: DictConfig) -> None:
         cell = compose.cell_of(cfg)
         folder = RunFolder(cell.folder)
         folder.refuse_other_config(cell)
-        if folder.finished():
+        for note in SameInputs()(cell, folder):
+            print(f"note: {note}")
+        if folder.finished(verify=True):
             print(f"{folder.manifest()['state']} already, nothing to do: {folder.path}")
             return
         if status := _train(cell, folder, stop_request):
@@ -72,4 +77,5 @@ def _train(cell: Cell, folder: RunFolder, stop_request: StopRequest) -> int | No
                 ranks=ranks,
             ).run()
         except Preempted as preempted:
-            return requeue_or_exit(preempted, writable, ranks.first)
+            print(f"\n{preempted}")
+            return preempted.status

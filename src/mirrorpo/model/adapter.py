@@ -1,7 +1,7 @@
 """Low-rank adapters on a network: fresh ones, one that goes on, one that is merged; and what they adapt."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file
 
+from mirrorpo.core.network import Adapted, CausalLM
 from mirrorpo.core.seeds import init_draws
 from mirrorpo.model.language_model import ADAPTER, LanguageModel, recomputes
 from mirrorpo.model.lora import Lora
@@ -111,12 +112,14 @@ def with_saved_adapter(model: LanguageModel, path: str, revision: str | None, se
     config = cast(LoraConfig, PeftConfig.from_pretrained(path, revision=revision))
     config.inference_mode, base = False, config.base_model_name_or_path
     adapted = _adapted(model, config, seed)
-    # peft writes down where the base was found on this machine.
-    adapted.network.peft_config[ADAPTER].base_model_name_or_path = base
+    # peft writes down where the base lies on this machine.
+    name_base(adapted, base)
+    network = adapted.network
+    assert isinstance(network, Adapted)
     for name in (ADAPTER, START):
         # The second call adds the adapter, frozen; the first finds it there.
         with init_draws(seed):
-            result = adapted.network.load_adapter(
+            result = network.load_adapter(
                 path, name, is_trainable=name == ADAPTER, torch_device=str(model.device), revision=revision
             )
         foreign = sorted([*result.missing_keys, *result.unexpected_keys])
@@ -124,7 +127,7 @@ def with_saved_adapter(model: LanguageModel, path: str, revision: str | None, se
             raise ValueError(
                 f"model.path={path}: the adapter's weights do not fit its config on this base ({foreign[:3]})"
             )
-    adapted.network.set_adapter(ADAPTER)
+    network.set_adapter(ADAPTER)
     return replace(_with_extent(adapted), start_adapter=START)
 
 
@@ -169,17 +172,23 @@ def _adapted(model: LanguageModel, config: Any, seed: int) -> LanguageModel:
     return replace(model, network=network)
 
 
+def name_base(model: LanguageModel, base: str | None) -> None:
+    """Write down which model the trained adapter belongs to, for whoever loads it."""
+    assert isinstance(model.network, Adapted)
+    model.network.peft_config[ADAPTER].base_model_name_or_path = base
+
+
 def plain_name(name: str) -> str:
     """A module's or weight's name as it is without adapters."""
     return name.replace(".base_layer", "")
 
 
-def projections(causal_lm: Any) -> dict[str, Tensor]:
+def projections(causal_lm: CausalLM) -> dict[str, Tensor]:
     """The weight matrices that an adapter could adapt, by plain name; not the head, nor routers."""
     head = causal_lm.get_output_embeddings()
     out: dict[str, Tensor] = {}
     decoder = causal_lm.get_decoder()
-    prefix = next(name for name, module in causal_lm.named_modules() if module is decoder)
+    prefix = next(name for name, module in _modules(causal_lm) if module is decoder)
     for name, module in decoder.named_modules(prefix=prefix):
         leaf = plain_name(name).rpartition(".")[2]
         if ".lora_" in name or module is head or leaf in LEFT_ALONE:
@@ -193,26 +202,26 @@ def projections(causal_lm: Any) -> dict[str, Tensor]:
     return out
 
 
-def all_projections(causal_lm: Any) -> tuple[list[str], list[str]]:
+def all_projections(causal_lm: CausalLM) -> tuple[list[str], list[str]]:
     """The default targets of an architecture: names of modules, and of parameters that hold fused experts."""
     mamba = causal_lm.config.get_text_config().model_type in MAMBA
     names = [
         name for name in projections(causal_lm) if not (mamba and name.rpartition(".")[2] == NOT_IN_MAMBA)
     ]
-    modules = {name for name, _ in causal_lm.named_modules()}
+    modules = {name for name, _ in _modules(causal_lm)}
     return [name for name in names if name in modules], [name for name in names if name not in modules]
 
 
-def adaptation(network: Any) -> Mapping[str, Any] | None:
+def adaptation(network: torch.nn.Module) -> Mapping[str, Any] | None:
     """How much of a network an adapter adapts, for the manifest; None where there is none.
 
     Returns:
         Projections that are adapted and that there are, the adapted share of their weights, and the names of
         those left out.
     """
-    if not hasattr(network, "get_base_model"):
+    if not isinstance(network, Adapted):
         return None
-    causal_lm = network.get_base_model()
+    causal_lm = cast("CausalLM", network.get_base_model())
     everything, adapted = projections(causal_lm), set(_adapters(causal_lm))
     weights = sum(weight.numel() for weight in everything.values())
     share = sum(weight.numel() for name, weight in everything.items() if name in adapted) / max(weights, 1)
@@ -235,25 +244,29 @@ def _with_extent(model: LanguageModel) -> LanguageModel:
     return replace(model, notes=(*model.notes, note))
 
 
-def _adapters(causal_lm: Any) -> Iterator[str]:
+def _modules(causal_lm: CausalLM) -> Iterator[tuple[str, torch.nn.Module]]:
+    return cast("torch.nn.Module", causal_lm).named_modules()
+
+
+def _adapters(causal_lm: CausalLM) -> Iterator[str]:
     # Plain names of the modules and parameters that have an adapter.
     from peft.tuners.lora import LoraLayer
     from peft.tuners.lora.layer import ParamWrapper
 
-    for name, module in causal_lm.named_modules():
+    for name, module in _modules(causal_lm):
         if isinstance(module, ParamWrapper):
             yield f"{plain_name(name)}.{module.parameter_name}"
         elif isinstance(module, LoraLayer):
             yield plain_name(name)
 
 
-def _leaves(names: Any) -> list[str]:
+def _leaves(names: Iterable[str]) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in names})
 
 
-def _refuse_outer(causal_lm: Any, targets: Any) -> None:
+def _refuse_outer(causal_lm: CausalLM, targets: Sequence[str]) -> None:
     outer = (causal_lm.get_output_embeddings(), causal_lm.get_input_embeddings())
-    modules = causal_lm.named_modules()
+    modules = _modules(causal_lm)
     names = {name.rpartition(".")[2] for name, module in modules if any(module is part for part in outer)}
     if names & set(targets):
         raise ValueError(
@@ -262,7 +275,7 @@ def _refuse_outer(causal_lm: Any, targets: Any) -> None:
         )
 
 
-def _unmatched(causal_lm: Any, lora: Lora, unmatched: Any) -> ValueError:
+def _unmatched(causal_lm: CausalLM, lora: Lora, unmatched: Sequence[str]) -> ValueError:
     names = ", ".join(_leaves(projections(causal_lm)))
     return ValueError(
         f"model.lora.targets={list(lora.targets or ())}: {', '.join(unmatched)} match nothing in "
@@ -271,7 +284,7 @@ def _unmatched(causal_lm: Any, lora: Lora, unmatched: Any) -> ValueError:
     )
 
 
-def _impossible(causal_lm: Any, lora: Lora, error: ValueError) -> ValueError:
+def _impossible(causal_lm: CausalLM, lora: Lora, error: ValueError) -> ValueError:
     from peft import NoMatchingPeftModuleError
 
     if isinstance(error, NoMatchingPeftModuleError):

@@ -82,16 +82,7 @@ def read_cuts(
     Raises:
         ValueError: if the model has a `cut_obstacle`, or attends by an implementation that takes no mask.
     """
-    attention = model.causal_lm.config._attn_implementation
-    if attention not in TAKE_A_MASK:
-        raise ValueError(
-            f"model.attention={attention}: hiding spans needs an attention mask; use model.attention=sdpa"
-        )
-    if reason := cut_obstacle(model):
-        raise ValueError(
-            f"model.path: {type(model.causal_lm).__name__} {reason}; spans cannot be hidden from it, choose "
-            "a weighting that hides none"
-        )
+    _refuse_uncuttable(model)
 
     def logprobs(states: Tensor, tokens: Tensor) -> Float[Tensor, " reads"]:
         # The head computes in float32, whatever the rest does.
@@ -117,12 +108,25 @@ def read_cuts(
             states, token = _suffixes(model, batch, chosen, prefixes, masking)
             bounds = [[cut.row, cut.first, cut.last] for cut in chosen]
             rows, first, last = torch.tensor(bounds, device=device).unbind(dim=1)
-            which, column = ((token >= first[:, None]) & (token < last[:, None])).nonzero(as_tuple=True)
-            token = token[which, column]
-            after[indices[which], token] = logprobs(
-                states[which, column], batch.completion_ids[rows[which], token]
+            cut_index, column = ((token >= first[:, None]) & (token < last[:, None])).nonzero(as_tuple=True)
+            token = token[cut_index, column]
+            after[indices[cut_index], token] = logprobs(
+                states[cut_index, column], batch.completion_ids[rows[cut_index], token]
             )
     return before, after
+
+
+def _refuse_uncuttable(model: LanguageModel) -> None:
+    attention = model.causal_lm.config._attn_implementation
+    if attention not in TAKE_A_MASK:
+        raise ValueError(
+            f"model.attention={attention}: hiding spans needs an attention mask; use model.attention=sdpa"
+        )
+    if reason := cut_obstacle(model):
+        raise ValueError(
+            f"model.path: {type(model.causal_lm).__name__} {reason}; spans cannot be hidden from it, choose "
+            "a weighting that hides none"
+        )
 
 
 def _completions(model: LanguageModel, batch: RolloutBatch) -> _Prefixes:
@@ -175,8 +179,8 @@ def _mask(
     # sees are left out.
     rows, device = len(seen), seen.device
     column = torch.arange(int(seen.max()), device=device)[None]
-    shown = (column < seen[:, None]) & ((column < start[:, None]) | (column >= end[:, None]))
-    prefix = torch.cat([prompt, shown], dim=1)[:, None].expand(-1, length, -1)
+    visible = (column < seen[:, None]) & ((column < start[:, None]) | (column >= end[:, None]))
+    prefix = torch.cat([prompt, visible], dim=1)[:, None].expand(-1, length, -1)
     suffix = torch.ones(length, length, dtype=torch.bool, device=device).tril().expand(rows, -1, -1)
     hidden = ~torch.cat([prefix, suffix], dim=2)
     # Additive, since not every attention implementation takes a boolean mask.

@@ -1,16 +1,17 @@
 """A causal language model with what the rest needs to know of it."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mirrorpo.core.network import Adapted, CausalLM, Saveable, Tokenizer
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.fsdp import Unsharded
 from mirrorpo.model.head import Head
@@ -24,16 +25,22 @@ FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, Runtim
 ADAPTER = "default"
 
 
-def recomputes(network: torch.nn.Module) -> bool:
+def recomputes(network: torch.nn.Module | CausalLM) -> bool:
     """Whether a `transformers` model makes its activations again in the backward pass."""
     # transformers below 5.20, which vLLM pins, has the older name.
-    if hasattr(network, "is_activation_checkpointing"):
-        return bool(network.is_activation_checkpointing)
-    return bool(network.is_gradient_checkpointing)
+    named = getattr(network, "is_activation_checkpointing", None)
+    return bool(getattr(network, "is_gradient_checkpointing", False) if named is None else named)
+
+
+def embedded(causal_lm: CausalLM) -> int:
+    """How many ids have an embedding."""
+    weight = causal_lm.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return len(weight)
 
 
 @cache
-def _offset_finder(tokenizer: Hashable) -> OffsetFinder:
+def _offset_finder(tokenizer: Tokenizer) -> OffsetFinder:
     # It remembers what it has looked up, and a frozen model cannot hold it.
     return OffsetFinder(tokenizer)
 
@@ -56,8 +63,8 @@ class LanguageModel:
         shards: whether the parameters lie in this process alone, or have to be gathered from several.
     """
 
-    network: Any
-    tokenizer: Any
+    network: torch.nn.Module
+    tokenizer: Tokenizer
     eos_ids: frozenset[int]
     pad_id: int
     dtype: torch.dtype
@@ -69,20 +76,25 @@ class LanguageModel:
     shards: Unsharded = Unsharded()  # noqa: RUF009 - it keeps nothing
 
     @property
-    def causal_lm(self) -> Any:
+    def causal_lm(self) -> CausalLM:
         """The `transformers` model, unwrapped from an adapter."""
-        return self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
+        network = self.network.get_base_model() if isinstance(self.network, Adapted) else self.network
+        return cast("CausalLM", network)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
         """The compute dtype, and the adapter switched off where this is the reference."""
         mixed = self.dtype != torch.float32
         autocast = torch.autocast(self.device.type, dtype=self.dtype) if mixed else nullcontext()
-        with autocast, self._other_adapter() if self.adapter_off else nullcontext():
+        with autocast, self._adapter():
             yield
 
     @contextmanager
-    def _other_adapter(self) -> Iterator[None]:
+    def _adapter(self) -> Iterator[None]:
+        if not self.adapter_off:
+            yield
+            return
+        assert isinstance(self.network, Adapted)
         if self.start_adapter is None:
             with self.network.disable_adapter():
                 yield
@@ -138,23 +150,24 @@ class LanguageModel:
         """Text of a completion, and which of its characters each id wrote."""
         return _offset_finder(self.tokenizer)(ids)
 
+    def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write network and tokenizer into a folder, in the format of their library.
+
+        Args:
+            folder: made where it is missing.
+            weights: the full parameters by name, which this process need not hold all of.
+        """
+        assert isinstance(self.network, Saveable)
+        settings: dict[str, object] = {}
+        if isinstance(self.network, Adapted):
+            # No adapter is on the embeddings, for which peft would otherwise look up the base's config.
+            settings = {"selected_adapters": [ADAPTER], "save_embedding_layers": False}
+        self.network.save_pretrained(folder, state_dict=weights, **settings)
+        self.tokenizer.save_pretrained(folder)
+
     def without_adapter(self) -> "LanguageModel":
         """The same network read with its adapter off."""
         return replace(self, adapter_off=True)
-
-    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """Write the policy as a Hugging Face folder: the model, or the adapter that was trained.
-
-        Args:
-            folder: where.
-            weights: the full `state_dict`.
-        """
-        settings: dict[str, object] = {"state_dict": weights}
-        if hasattr(self.network, "get_base_model"):
-            # No adapter is on the embeddings, for which peft would otherwise look up the base's config.
-            settings |= {"selected_adapters": [ADAPTER], "save_embedding_layers": False}
-        self.network.save_pretrained(folder, **settings)
-        self.tokenizer.save_pretrained(folder)
 
     def check_context(self, tokens: int) -> None:
         """Refuse a prompt and answer of `tokens` tokens that the model has no positions for.
@@ -218,7 +231,7 @@ class LanguageModel:
         return ours, output.logits[0].float()
 
 
-def _rescaled_positions(config: Any) -> Iterator[tuple[str, int]]:
+def _rescaled_positions(config: object) -> Iterator[tuple[str, int]]:
     # Rotary embeddings that are others in a longer batch: their kind, and up to where they are not.
     settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     # Some models have one for each kind of layer.
@@ -227,4 +240,4 @@ def _rescaled_positions(config: Any) -> Iterator[tuple[str, int]]:
         if kind in ("dynamic", "longrope"):
             original = rope.get("original_max_position_embeddings")
             original = original or getattr(config, "original_max_position_embeddings", None)
-            yield kind, int(original or config.max_position_embeddings)
+            yield kind, int(original or getattr(config, "max_position_embeddings", 0))

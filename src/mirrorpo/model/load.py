@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -17,11 +17,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from mirrorpo.core.network import CausalLM, Tokenizer
 from mirrorpo.core.protocols import Assembly
 from mirrorpo.core.seeds import init_draws
 from mirrorpo.distributed.fsdp import Unsharded
-from mirrorpo.model.adapter import base_of, merged_adapter, with_adapter, with_saved_adapter
-from mirrorpo.model.language_model import ADAPTER, LanguageModel
+from mirrorpo.model.adapter import base_of, merged_adapter, name_base, with_adapter, with_saved_adapter
+from mirrorpo.model.language_model import LanguageModel, embedded
 from mirrorpo.model.lora import Continue, Lora
 from mirrorpo.model.prefix import prefix_requirements
 from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
@@ -96,7 +97,7 @@ class Pretrained:
         model = with_adapter(model, self.lora, seed)
         # What a saved adapter names as its base: not where it lies on this machine, if it ships with us.
         base = Path(self.path).resolve() if Path(self.path).is_dir() else self.path
-        model.network.peft_config[ADAPTER].base_model_name_or_path = str(base)
+        name_base(model, str(base))
         return model
 
     def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
@@ -257,8 +258,8 @@ def compute_dtype(name: Dtype, device: torch.device) -> torch.dtype:
 
 
 def finish(
-    network: Any,
-    tokenizer: Any,
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     dtype: torch.dtype,
     device: torch.device,
@@ -284,33 +285,39 @@ def finish(
         notes.append(
             f"model.path: {named} set to zero, since sampling has none of it; model.train_noise=own leaves it"
         )
-    network.to(device)
+    # What its type says allows for several texts, and for ids by other names.
+    one_text = cast("Tokenizer", tokenizer)
     if checkpointing:
         # The older name is that of transformers below 5.20.
         enable = getattr(network, "activation_checkpointing_enable", None)
         (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
     model = LanguageModel(
         network=network,
-        tokenizer=tokenizer,
+        tokenizer=one_text,
         eos_ids=frozenset(ends),
         pad_id=pad,
         dtype=dtype,
         device=device,
         notes=tuple(notes),
     )
+    model.network.to(device)
     model.check_head()
     return model
 
 
-def _special_ids(network: Any, tokenizer: Any) -> tuple[set[int], int, list[str]]:
+def _special_ids(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[set[int], int, list[str]]:
     # What ends a completion, what fills up a row, and what there is to say of it.
-    ends: set[int] = set()
     generation, config = network.generation_config, network.config
-    for named in (generation.eos_token_id, config.eos_token_id, tokenizer.eos_token_id):
+    ends = {
+        index
+        for named in (generation.eos_token_id, config.eos_token_id, tokenizer.eos_token_id)
         # A model may name none, one or several.
-        ends |= set(named) if isinstance(named, list | tuple) else {named}
-    ends.discard(None)
-    count = network.get_input_embeddings().num_embeddings
+        for index in (named if isinstance(named, list | tuple) else [named])
+        if isinstance(index, int)
+    }
+    count = embedded(cast("CausalLM", network))
     inside = {end for end in ends if 0 <= end < count}
     if not inside:
         raise ValueError(
@@ -318,7 +325,7 @@ def _special_ids(network: Any, tokenizer: Any) -> tuple[set[int], int, list[str]
             + (f" among the {count} that have an embedding (named: {sorted(ends)})" if ends else "")
             + "; completions could never end"
         )
-    pad = tokenizer.pad_token_id
+    pad = cast("Tokenizer", tokenizer).pad_token_id
     if pad is None:
         return ends, min(inside), []
     if 0 <= pad < count:

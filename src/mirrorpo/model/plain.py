@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.cut import TAKE_A_MASK, Cut, Masking
 from mirrorpo.model.language_model import LanguageModel
 
 
@@ -25,6 +25,16 @@ def ordinary_ids(model: LanguageModel) -> list[int]:
         if name.endswith(("_token_id", "_token_index")) and isinstance(value, int)
     }
     return [index for index in range(min(text.vocab_size, 1024)) if index not in special | {model.pad_id}]
+
+
+def vocabulary(model: LanguageModel) -> int:
+    """Ids that the model gives a logit."""
+    return int(model.causal_lm.config.get_text_config().vocab_size)
+
+
+def takes_a_mask(model: LanguageModel) -> bool:
+    """Whether its attention implementation can be shown a mask with a hole in it; such take float32 too."""
+    return model.causal_lm.config._attn_implementation in TAKE_A_MASK
 
 
 def plain_logprobs(

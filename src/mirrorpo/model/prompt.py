@@ -2,9 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jinja2 import TemplateError
+
+from mirrorpo.core.network import Tokenizer
+
+# What chat templates call to have the time, and a definition that stands before a template in its place.
+CLOCK = "strftime_now"
+SET_CLOCK = "{% macro strftime_now(format) %}{{ clock_reading }}{% endmacro %}\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,11 +27,12 @@ class ChatPrompt:
     Attributes:
         template: variables of the template, passed on as they are: `enable_thinking: false` for
             Qwen3, `date_string` for Llama 3.2, whose template otherwise prints today's date.
+            `strftime_now` is a text that stands wherever the template would ask the clock.
     """
 
     template: Mapping[str, object]
 
-    def __call__(self, tokenizer: Any, *, system: str, user: str, question: str) -> Rendered:
+    def __call__(self, tokenizer: Tokenizer, *, system: str, user: str, question: str) -> Rendered:
         if not tokenizer.chat_template:
             raise ValueError(
                 "model.prompt is ChatPrompt, but the tokenizer has no chat template: use "
@@ -42,9 +48,7 @@ class ChatPrompt:
         turns = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": user.replace("{question}", question)})
         try:
-            text = tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, **self.template
-            )
+            text = self._rendered(tokenizer, turns)
         except TemplateError as error:
             cure = "set dataset.system='', which has the dataset's words" if system else "give another model"
             raise ValueError(
@@ -54,6 +58,28 @@ class ChatPrompt:
         # The template has written the special tokens already; adding them again would double the BOS.
         ids = tokenizer(text, add_special_tokens=False).input_ids
         return _verified(Rendered(text=text, ids=ids), system=system, question=question, user=user)
+
+    def _rendered(self, tokenizer: Tokenizer, turns: Sequence[Mapping[str, str]]) -> str:
+        def render(**variables: object) -> str:
+            return tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, **variables
+            )
+
+        if CLOCK not in str(tokenizer.chat_template):
+            return render(**self.template)
+        template = SET_CLOCK + tokenizer.get_chat_template()
+        variables = {name: value for name, value in self.template.items() if name != CLOCK}
+        readings = [self.template[CLOCK]] * 2 if CLOCK in self.template else ["1999", "2077"]
+        text, later = (
+            render(chat_template=template, clock_reading=reading, **variables) for reading in readings
+        )
+        if text != later:
+            raise ValueError(
+                "model.prompt.template: this tokenizer's chat template reads the clock, so that another day "
+                "gives other prompts; set the date, by a variable of the template such as date_string or by "
+                "'+model.prompt.template.strftime_now=\"26 July 2024\"'"
+            )
+        return text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +92,7 @@ class PlainPrompt:
 
     instruct: bool
 
-    def __call__(self, tokenizer: Any, *, system: str, user: str, question: str) -> Rendered:
+    def __call__(self, tokenizer: Tokenizer, *, system: str, user: str, question: str) -> Rendered:
         text = question + "\n"
         if self.instruct:
             parts = (system, user.replace("{question}", question))

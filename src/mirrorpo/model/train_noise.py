@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Iterator, MutableMapping
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 # attention_dropout, resid_pdrop, layerdrop, router_jitter_noise; not those of heads that no causal LM has.
 NOISE = re.compile(r"(?!summary_|classifier_).*(dropout|pdrop|drop_path|layerdrop|jitter)")
 
 
-def silence(network: Any) -> dict[str, float]:
+def silence(network: PreTrainedModel) -> dict[str, float]:
     """Set dropout and jitter of a `transformers` model to zero, in its config and in its modules.
 
     Returns:
@@ -27,13 +27,13 @@ def silence(network: Any) -> dict[str, float]:
     return silenced
 
 
-def _zeroed(settings: MutableMapping[str, Any]) -> dict[str, float]:
+def _zeroed(settings: MutableMapping[str, object]) -> dict[str, float]:
     noisy = dict(_noise(settings))
     settings.update(dict.fromkeys(noisy, 0.0))
     return noisy
 
 
-def _noise(settings: MutableMapping[str, Any]) -> Iterator[tuple[str, float]]:
+def _noise(settings: MutableMapping[str, object]) -> Iterator[tuple[str, float]]:
     for name, value in settings.items():
         if isinstance(value, float) and value > 0 and NOISE.match(name):
             yield name, value

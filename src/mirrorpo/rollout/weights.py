@@ -3,19 +3,42 @@ whether they changed.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
+from mirrorpo.core.network import Adapted, CausalLM
 from mirrorpo.core.protocols import GenerativeModel
 from mirrorpo.distributed.fsdp import weights
 
 
-def plain(model: GenerativeModel) -> Any:
+@runtime_checkable
+class AdapterLayer(Protocol):
+    """A layer that an adapter of `peft` adds something to."""
+
+    @property
+    def disable_adapters(self) -> bool: ...
+
+    @property
+    def active_adapters(self) -> Sequence[str]: ...
+
+    @property
+    def lora_A(self) -> torch.nn.ModuleDict: ...
+
+    def get_delta_weight(self, adapter: str) -> Tensor: ...
+
+
+def plain(model: GenerativeModel) -> torch.nn.Module:
     """The `transformers` model, unwrapped from an adapter."""
     network = model.network
-    return network.get_base_model() if hasattr(network, "get_base_model") else network
+    return network.get_base_model() if isinstance(network, Adapted) else network
+
+
+def network_config(model: GenerativeModel) -> PreTrainedConfig:
+    """The config of the `transformers` model."""
+    return cast("CausalLM", plain(model)).config
 
 
 def merged(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
@@ -29,11 +52,11 @@ def merged(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
     adapted = _adapters(network)
     with model.computing():
         active = {name: _active(module) for name, module in adapted.items()}
-    seen: set[int] = set()
+    pointers: set[int] = set()
     for key, tensor in weights(network).items():
-        if ".lora_" in key or tensor.data_ptr() in seen:
+        if ".lora_" in key or tensor.data_ptr() in pointers:
             continue
-        seen.add(tensor.data_ptr())
+        pointers.add(tensor.data_ptr())
         name = _unwrapped(key)
         if active.get(name):
             with torch.no_grad():
@@ -43,17 +66,17 @@ def merged(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
         yield name, tensor
 
 
-def _adapters(network: Any) -> dict[str, Any]:
+def _adapters(network: torch.nn.Module) -> dict[str, AdapterLayer]:
     # peft's module around each adapted weight, by the weight's name; experts in one tensor have one too,
     # around their module, and a second parameter of that module one around that.
     return {
         f"{_unwrapped(name)}.{getattr(module, 'parameter_name', 'weight')}": module
         for name, module in network.named_modules()
-        if hasattr(module, "get_delta_weight")
+        if isinstance(module, AdapterLayer)
     }
 
 
-def _active(module: Any) -> Sequence[str]:
+def _active(module: AdapterLayer) -> Sequence[str]:
     return () if module.disable_adapters else tuple(module.active_adapters)
 
 

@@ -4,12 +4,12 @@ One process writes all of its state to `state.pt`. Of several ranks each writes 
 tensors beside it (torch.distributed.checkpoint), and any number of ranks can go on from either.
 """
 
-import hashlib
+import json
 import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,21 +20,52 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only
 from mirrorpo.config.values import Config, JsonObject
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.fsdp import empty_shard, is_sharded, shape_only, sharded
-from mirrorpo.run.folder import sync_folder, write_atomic
+from mirrorpo.run.disk import file_digest, sync_folder, write_atomic, writing_to
+from mirrorpo.run.manifest import DIGESTS, RECORDS, checkpoint_folders, named_digests
 
 log = logging.getLogger(__name__)
 
-STATE, DIGEST = "state.pt", "sha256"
+STATE = "state.pt"
 
 # What may be as large as the network.
 DIVIDED = ("weights", "optimiser")
 
 
-def save(folder: Path, step: int, state: Config, keep: int, ranks: Ranks = ALONE) -> None:
+def save(
+    folder: Path,
+    step: int,
+    state: Config,
+    keep: int,
+    ranks: Ranks = ALONE,
+    records: Callable[[], JsonObject] | None = None,
+) -> None:
     """Write the checkpoint of a step beside, sync it, rename it; then drop all but the newest `keep`.
 
     A kill at any instant leaves the older checkpoints as they were.
+
+    Args:
+        folder: of the checkpoints.
+        step: that is done.
+        state: what the run is at that step.
+        keep: how many stay.
+        ranks: that train together.
+        records: what is to be kept of the run's other files; called by rank 0.
+
+    Raises:
+        DiskError: if there is no room, or the like.
     """
+    with writing_to(folder.parent):
+        _save(folder, step, state, keep, ranks, records)
+
+
+def _save(
+    folder: Path,
+    step: int,
+    state: Config,
+    keep: int,
+    ranks: Ranks,
+    records: Callable[[], JsonObject] | None,
+) -> None:
     beside = folder / f".step_{step:06d}"
     if ranks.first:
         shutil.rmtree(beside, ignore_errors=True)
@@ -47,18 +78,23 @@ def save(folder: Path, step: int, state: Config, keep: int, ranks: Ranks = ALONE
         with _spoken():
             checkpoint.save(shares, checkpoint_id=beside)
     if ranks.first:
-        _complete(beside, folder / f"step_{step:06d}", state, keep, sharded=bool(shares))
+        kept = None if records is None else records()
+        _complete(beside, folder / f"step_{step:06d}", state, keep, kept, sharded=bool(shares))
     ranks.all_gather(None)
 
 
-def _complete(beside: Path, final: Path, state: Config, keep: int, *, sharded: bool) -> None:
+def _complete(
+    beside: Path, final: Path, state: Config, keep: int, records: JsonObject | None, *, sharded: bool
+) -> None:
     folder = final.parent
     with (beside / STATE).open("wb") as file:
         # What lies divided is named here by its shape alone.
         torch.save(tree_map_only(Tensor, shape_only, dict(state)) if sharded else dict(state), file)
         file.flush()
         os.fsync(file.fileno())
-    write_atomic(beside / DIGEST, sums(beside, sharded=sharded))
+    if records is not None:
+        write_atomic(beside / RECORDS, json.dumps(records, default=str) + "\n")
+    write_atomic(beside / DIGESTS, sums(beside, sharded=sharded))
     # A damaged checkpoint of the same step was passed over at resume; a rename cannot replace it.
     shutil.rmtree(final, ignore_errors=True)
     beside.rename(final)
@@ -72,16 +108,27 @@ def _complete(beside: Path, final: Path, state: Config, keep: int, *, sharded: b
 
 def complete_names(folder: Path) -> list[str]:
     """Names of the renamed checkpoints, oldest first; their content is verified by `newest`."""
-    return sorted(path.name for path in folder.glob("step_*")) if folder.exists() else []
+    return [path.name for path in checkpoint_folders(folder)]
 
 
-def newest(folder: Path, ranks: Ranks = ALONE, kind: str = "cpu") -> JsonObject | None:
+def newest(
+    folder: Path,
+    ranks: Ranks = ALONE,
+    kind: str = "cpu",
+    accepts: Callable[[Path], bool] = lambda path: True,
+) -> JsonObject | None:
     """The newest checkpoint whose content is what was written, on the CPU; None when there is none.
 
     For several ranks, the tensors of `weights` and `optimiser` are divided among their devices of a kind,
     whoever wrote them. A damaged checkpoint is passed over with a warning.
+
+    Args:
+        folder: of the checkpoints.
+        ranks: that go on together.
+        kind: of their devices.
+        accepts: whether the run can go on from an intact checkpoint; called by rank 0, from the newest on.
     """
-    path = ranks.broadcast_from_rank0(lambda: _newest_intact(folder))
+    path = ranks.broadcast_from_rank0(lambda: _newest_intact(folder, accepts))
     if path is None:
         return None
     state = torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=ranks.world_size > 1)
@@ -118,11 +165,12 @@ def newest(folder: Path, ranks: Ranks = ALONE, kind: str = "cpu") -> JsonObject 
     return state
 
 
-def _newest_intact(folder: Path) -> Path | None:
-    for name in reversed(complete_names(folder)):
-        if _intact(folder / name):
-            return folder / name
-        log.warning("checkpoint %s is damaged; going on from the one before", folder / name)
+def _newest_intact(folder: Path, accepts: Callable[[Path], bool]) -> Path | None:
+    for path in reversed(checkpoint_folders(folder)):
+        if not _intact(path):
+            log.warning("checkpoint %s is damaged; going on from the one before", path)
+        elif accepts(path):
+            return path
     return None
 
 
@@ -135,13 +183,11 @@ def _tensors(state: Config) -> dict[str, Tensor]:
 
 
 def _intact(path: Path) -> bool:
-    if not (path / DIGEST).exists():
+    if not (path / DIGESTS).is_file():
         return False
-    lines = [line.split("  ", 1) for line in (path / DIGEST).read_text(errors="replace").splitlines()]
-    # One process's, alone, has no name.
-    named = [(digest, *name) if name else (digest, STATE) for digest, *name in lines]
+    named = list(named_digests(path))
     return bool(named) and all(
-        (path / name).is_file() and _digest(path / name) == digest for digest, name in named
+        (path / name).is_file() and file_digest(path / name) == digest for name, digest in named
     )
 
 
@@ -152,8 +198,9 @@ def sums(path: Path, *, sharded: bool) -> str:
     Raises:
         RuntimeError: if a rank's shares are not there.
     """
+    kept = [RECORDS] if (path / RECORDS).exists() else []
     if not sharded:
-        return _digest(path / STATE) + "\n"
+        return file_digest(path / STATE) + "\n" + _named_sums(path, kept)
     from torch.distributed.checkpoint import FileSystemReader
 
     shares = {place.relative_path for place in FileSystemReader(path).read_metadata().storage_data.values()}
@@ -162,7 +209,11 @@ def sums(path: Path, *, sharded: bool) -> str:
             f"{path}: the shares {', '.join(absent)} are not there; set out= to a folder that every node of "
             f"the run shares"
         )
-    return "".join(f"{_digest(path / name)}  {name}\n" for name in (STATE, ".metadata", *sorted(shares)))
+    return _named_sums(path, [STATE, ".metadata", *sorted(shares), *kept])
+
+
+def _named_sums(path: Path, names: Sequence[str]) -> str:
+    return "".join(f"{file_digest(path / name)}  {name}\n" for name in names)
 
 
 @contextmanager
@@ -185,8 +236,3 @@ def _remove(path: Path) -> None:
         # What is kept is complete already; a file that somebody has open on a network disk must not end the
         # run.
         log.warning("the old checkpoint %s cannot be removed", path)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,89 +3,111 @@
 Imports no torch.
 """
 
-import fcntl
 import json
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.identity import differences
 from mirrorpo.config.values import JsonObject
+from mirrorpo.run import lock
+from mirrorpo.run.disk import aside, copy_aside, file_digest, reserve, write_atomic, writing_to
+from mirrorpo.run.errors import RunError
+from mirrorpo.run.manifest import MANIFEST, RunState, read_manifest, recovered
 
-
-class RunState(StrEnum):
-    """Where a run is in its life."""
-
-    PLANNED = "planned"
-    QUEUED = "queued"
-    RUNNING = "running"
-    REQUEUED = "requeued"
-    FAILED = "failed"
-    DONE = "done"
-    STALE = "stale"
-
-
-class RunError(ValueError):
-    """A run folder that cannot be used as asked."""
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a machine that dies, sees the old or the new one whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+log = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """An append-only file of one JSON object a line, cut back to a step when a run resumes."""
+    """An append-only file of one JSON object a line, cut back to a step when a run resumes.
+
+    A last line without its end is what a kill left of a row, and is none.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def rows(self) -> list[JsonObject]:
-        """The complete rows; a last line that a kill left unfinished is not one."""
+        """The complete rows.
+
+        Raises:
+            RunError: naming the file and the line, if one is damaged.
+        """
+        rows = [(number, _json_object(line)) for number, line in self._lines()]
+        if damaged := [number for number, row in rows if row is None]:
+            raise RunError(
+                f"{self.path}: line {damaged[0]} is damaged; move the run's folder away, or launch it again"
+            )
+        return [row for _, row in rows if row is not None]
+
+    def steps(self) -> tuple[list[JsonObject], list[int]]:
+        """The rows that are whole and have a step, and the numbers of the lines that are not.
+
+        Raises:
+            RunError: if the file cannot be read at all.
+        """
+        rows = [(number, _row(line)) for number, line in self._lines()]
+        return [row for _, row in rows if row is not None], [number for number, row in rows if row is None]
+
+    def cut_after(self, step: int, *, keep: bool = False) -> list[int]:
+        """Drop rows of later steps, damaged lines and any unfinished one; the numbers of the damaged ones.
+
+        Args:
+            step: the last one that stays.
+            keep: keep the file as it is under another name; one that has damaged lines is always kept.
+        """
         if not self.path.exists():
             return []
-        text = self.path.read_text()
-        lines = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
-        try:
-            return [json.loads(line) for line in lines]
-        except json.JSONDecodeError as error:
-            raise RunError(
-                f"{self.path} has a line that is not JSON ({error}): move the run's folder away and launch "
-                f"again"
-            ) from error
-
-    def cut_after(self, step: int) -> None:
-        """Drop rows of later steps and any unfinished line."""
-        kept = [row for row in self.rows() if row["step"] <= step]
-        if kept or self.path.exists():
-            write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        kept, damaged = b"", []
+        for number, line in self._lines():
+            row = _row(line)
+            if row is None:
+                damaged.append(number)
+            elif row["step"] <= step:
+                kept += line + b"\n"
+        if damaged or keep:
+            copy_aside(self.path, "damaged" if damaged else "before_restart")
+        write_atomic(self.path, kept.decode())
+        return damaged
 
     def append(self, row: Mapping[str, object]) -> None:
-        """Add one row, on disk before a checkpoint of the same step can be."""
-        with self.path.open("a") as file:
+        """Add one row, on disk before a checkpoint of the same step can be.
+
+        Raises:
+            DiskError: if there is no room for it, or the like.
+        """
+        with writing_to(self.path.parent), self.path.open("a") as file:
             file.write(json.dumps(dict(row)) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def _lines(self) -> list[tuple[int, bytes]]:
+        try:
+            complete = self.path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be read ({error})") from error
+        return list(enumerate(complete, start=1))
+
+
+def _json_object(line: bytes) -> JsonObject | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _row(line: bytes) -> JsonObject | None:
+    row = _json_object(line)
+    return row if row is not None and type(row.get("step")) is int else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +119,7 @@ class RunFolder:
     @property
     def manifest_path(self) -> Path:
         """State, identity and provenance."""
-        return self.path / "manifest.json"
+        return self.path / MANIFEST
 
     @property
     def metrics(self) -> JsonLines:
@@ -126,24 +148,41 @@ class RunFolder:
     def manifest(self) -> JsonObject:
         """What the manifest says; empty before the first launch.
 
+        One that is damaged or gone is made again from the newest checkpoint or the config.
+
         Raises:
-            RunError: if the file cannot be read.
+            RunError: if it is damaged and nothing is left to make it from.
         """
-        if not self.manifest_path.exists():
-            return {}
+        manifest, fault = {}, None
         try:
-            return json.loads(self.manifest_path.read_text())
-        except json.JSONDecodeError as error:
-            raise RunError(
-                f"{self.manifest_path} is not JSON ({error}): move the folder away and launch again"
-            ) from error
+            if manifest := read_manifest(self.manifest_path):
+                return manifest
+        except RunError as error:
+            fault = error
+        source = recovered(self.path)
+        if source is None:
+            if fault is not None:
+                raise RunError(
+                    f"{fault}, and neither a checkpoint nor config.yaml is left to make it from: move the "
+                    f"folder away and launch again"
+                )
+            return manifest
+        _warn_once(f"{fault or f'{self.manifest_path} is gone'}; going on from what {source[1]} says")
+        return source[0]
 
     def update_manifest(self, **changes: object) -> None:
-        """Change some of the manifest's entries, atomically."""
+        """Change some of the manifest's entries, atomically; a damaged one is kept under another name.
+
+        Raises:
+            DiskError: if there is no room for it, or the like.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(
-            self.manifest_path, json.dumps({**self.manifest(), **changes}, indent=2, default=str) + "\n"
-        )
+        manifest = self.manifest()
+        try:
+            read_manifest(self.manifest_path)
+        except RunError:
+            self.manifest_path.rename(aside(self.manifest_path, "damaged"))
+        write_atomic(self.manifest_path, json.dumps({**manifest, **changes}, indent=2, default=str) + "\n")
 
     def plan(self, cell: Cell) -> None:
         """Enter a cell that nobody has launched yet."""
@@ -199,42 +238,56 @@ class RunFolder:
                 "run under another name= or out="
             )
 
-    def recorded(self, step: int, evaluates: Callable[[int], bool]) -> bool:
-        """Whether every row up to a step is there, and every evaluation of a step that `evaluates` says has
-        one.
-
-        One that is gone cannot be made from a later checkpoint.
-        """
-        steps = [row["step"] for row in self.metrics.rows() if row["step"] <= step]
-        evaluated = [self.evaluation(done) for done in steps if evaluates(done)]
-        return steps == list(range(0 if evaluates(0) else 1, step + 1)) and all(
-            path.exists() for path in evaluated
-        )
-
-    def sizes(self) -> dict[str, int]:
-        """The files that make a run's results, with their sizes in bytes."""
+    def results(self) -> list[Path]:
+        """The files that make a run's results."""
         kept = [
             self.metrics.path,
-            *self.policy.iterdir(),
+            *self.policy.glob("*"),
             *self.checkpoints.glob("step_*/*"),
             *self.path.glob("eval/*"),
         ]
-        return {str(path.relative_to(self.path)): path.stat().st_size for path in kept if path.is_file()}
+        return [path for path in kept if path.is_file()]
 
-    def finished(self) -> bool:
-        """Done or stale, and nothing that this promised has been taken away since."""
+    def sizes(self) -> dict[str, int]:
+        """The files that make a run's results, with their sizes in bytes."""
+        return {str(path.relative_to(self.path)): path.stat().st_size for path in self.results()}
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of the results; checkpoints have their own."""
+        return {
+            str(path.relative_to(self.path)): file_digest(path)
+            for path in self.results()
+            if self.checkpoints not in path.parents
+        }
+
+    def finished(self, *, verify: bool = False) -> bool:
+        """Done or stale, and nothing that this promised has been taken away since.
+
+        Args:
+            verify: also read the files that were written to since, and say which is another one now.
+        """
         manifest = self.manifest()
-        if manifest.get("state") not in (RunState.DONE, RunState.STALE):
+        files = manifest.get("files")
+        if manifest.get("state") not in (RunState.DONE, RunState.STALE) or files is None:
             return False
-        files = manifest["files"]
         if not any(self.checkpoints.glob("step_*")):
             # A run that is done needs none; removing them all to save disk is no damage, and must not cost
             # the run.
             files = {name: size for name, size in files.items() if not name.startswith("checkpoints/")}
-        return all(
+        whole = all(
             (self.path / name).exists() and (self.path / name).stat().st_size == size
             for name, size in files.items()
         )
+        return whole and not (verify and self._changed(manifest.get("sha256") or {}))
+
+    def _changed(self, digests: Mapping[str, str]) -> bool:
+        written = self.manifest_path.stat().st_mtime_ns
+        for name, digest in digests.items():
+            path = self.path / name
+            if path.stat().st_mtime_ns > written and file_digest(path) != digest:
+                log.warning("%s is not what it was when the run ended; making it again", path)
+                return True
+        return False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -245,38 +298,47 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise RunError(
                 f"out: cannot write to {self.path} ({error}); set out= to a folder that can be written to"
             ) from error
-        with lock as file:
-            try:
-                # Twice: whoever asks `held` has the lock for an instant.
-                for last in (False, True):
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except OSError:
-                        if last:
-                            raise
-                        time.sleep(0.2)
-            except OSError as error:
-                raise RunError(
-                    f"{self.path} is being run by another process: wait for it, or stop it"
-                ) from error
-            yield
+        try:
+            self._take(handle)
+        except RunError:
+            os.close(handle)
+            raise
+        try:
+            with reserve(self.path):
+                yield
+        finally:
+            lock.drop(handle)
+
+    def _take(self, handle: int) -> None:
+        try:
+            with writing_to(self.path):
+                lock.take(handle, self.path / ".lock")
+        except lock.Held as error:
+            raise RunError(f"{self.path} is being run by another process: wait for it, or stop it") from error
+        except OSError as error:
+            raise RunError(
+                f"out: cannot lock {self.path} ({error}); set out= to another file system"
+            ) from error
 
     def held(self) -> bool:
         """Whether a process runs in this folder, as far as this machine can see."""
-        try:
-            with (self.path / ".lock").open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return lock.is_held(self.path / ".lock")
+
+
+def seconds(timing: JsonObject) -> float:
+    """What the step of a row of `timings.jsonl` took."""
+    spent = (timing.get("seconds"), timing.get("eval_s"))
+    return sum(float(value) for value in spent if isinstance(value, int | float))
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)
 
 
 def run_folders(root: Path) -> list[Path]:
@@ -284,13 +346,21 @@ def run_folders(root: Path) -> list[Path]:
 
     Hidden folders are a sweep's own: the code that its jobs run may hold finished runs, as its tests do.
     """
-    runs = []
-    # Unlike `rglob`, it passes over a folder that is renamed meanwhile, as a checkpoint's is.
-    for folder, below, files in os.walk(root):
-        if "manifest.json" in files:
-            runs.append(Path(folder))
-            below.clear()
-        below[:] = [name for name in below if not name.startswith(".")]
+    runs, roots, walked = [], [str(root)], set[str]()
+    while roots:
+        # Links last: what lies below `root` itself is not listed under a second name.
+        if os.path.realpath(top := roots.pop(0)) in walked:
+            continue
+        # Unlike `rglob`, it passes over a folder that is renamed meanwhile, as a checkpoint's is.
+        for folder, below, files in os.walk(top):
+            walked.add(os.path.realpath(folder))
+            if MANIFEST in files:
+                runs.append(Path(folder))
+                below.clear()
+            below[:] = [name for name in below if not name.startswith(".")]
+            # A cell, or a sweep, may be a link to another disk.
+            links = [os.path.join(folder, name) for name in below]
+            roots += [link for link in sorted(links) if os.path.islink(link)]
     return sorted(runs)
 
 

@@ -5,25 +5,38 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from omegaconf import OmegaConf
 
 from mirrorpo.config.cell import Cell
-from mirrorpo.run.folder import RunFolder, RunState, timestamp, write_atomic
-from mirrorpo.run.preemption import Preempted, fruitless, requeue
+from mirrorpo.run.disk import release, write_atomic
+from mirrorpo.run.errors import DiskError, RunError
+from mirrorpo.run.folder import RunFolder, RunState, timestamp
+from mirrorpo.run.preemption import STOP_SIGNAL, Preempted, StopRequest, fruitless, requeue
+from mirrorpo.run.provenance import job_id
+
+# Seconds that a mirror has at most before its job is queued again.
+CLOSING_S = 5.0
 
 
-class Finishes(Protocol):
-    """What is told how the run ended, such as a tracker."""
+class ClosesAtEnd(Protocol):
+    """What is told how a run ended, and has no time to lose over it: a `Mirror`."""
 
-    def finish(self, exit_code: int) -> None: ...
+    @property
+    def problem(self) -> str | None: ...
+
+    def finish(self, exit_code: int, within_s: float | None = None) -> None: ...
 
 
 @contextmanager
 def lifecycle(
-    cell: Cell, folder: RunFolder, launch: Mapping[str, object], tracker: Finishes
+    cell: Cell,
+    folder: RunFolder,
+    launch: Mapping[str, object],
+    mirror: ClosesAtEnd,
+    stop_request: StopRequest | None = None,
 ) -> Iterator[None]:
     """Enter a launch in the manifest, and whatever ends it: done by the body itself, requeued, or failed with
     its reason.
@@ -32,8 +45,40 @@ def lifecycle(
         cell: what runs.
         folder: where.
         launch: time, provenance and device of this launch.
-        tracker: closed at the end, with the exit status.
+        mirror: closed at the end, with the exit status; what kept it from its work is entered too.
+        stop_request: of the process that has its job queued again when the run hands over; None: another's.
     """
+    _enter_launch(cell, folder, launch)
+    status = 1
+    try:
+        yield
+        status = 0
+    except Preempted as preempted:
+        status = os.EX_TEMPFAIL
+        interrupted = preempted.signum == signal.SIGINT
+        folder.update_manifest(
+            state=RunState.INTERRUPTED if interrupted else RunState.REQUEUED, ended=timestamp()
+        )
+        if stop_request is not None:
+            # SLURM ends W&B's processes with the job that it queues again, so those that answer come first.
+            _close(mirror, folder, status, CLOSING_S if job_id() else None)
+            hand_over(folder, stop_request)
+        raise
+    except BaseException as error:
+        _fail(folder, error)
+        raise
+    finally:
+        _close(mirror, folder, status)
+
+
+def _close(mirror: ClosesAtEnd, folder: RunFolder, status: int, within_s: float | None = None) -> None:
+    mirror.finish(status, within_s)
+    if mirror.problem:
+        with suppress(OSError, RunError):
+            folder.update_manifest(mirror=mirror.problem)
+
+
+def _enter_launch(cell: Cell, folder: RunFolder, launch: Mapping[str, object]) -> None:
     manifest = folder.manifest()
     folder.update_manifest(
         state=RunState.REQUEUED if folder.metrics.path.exists() else RunState.RUNNING,
@@ -50,19 +95,22 @@ def lifecycle(
     )
     write_atomic(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(cell.config))))
     (folder.path / "error.txt").unlink(missing_ok=True)
-    try:
-        yield
-    except Preempted:
-        folder.update_manifest(state=RunState.REQUEUED, ended=timestamp())
-        tracker.finish(os.EX_TEMPFAIL)
-        raise
-    except BaseException as error:
+
+
+def _fail(folder: RunFolder, error: BaseException) -> None:
+    # On a full disk the reserve is the room for this; where nothing can be written, the error itself is what
+    # has to be seen.
+    release(folder.path)
+    named = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    reason = str(error) if isinstance(error, DiskError) else named
+    by_hand = isinstance(error, KeyboardInterrupt)
+    with suppress(OSError, RunError):
+        folder.update_manifest(
+            state=RunState.INTERRUPTED if by_hand else RunState.FAILED,
+            ended=timestamp(),
+            error="stopped at once by a second Ctrl-C" if by_hand else reason,
+        )
         (folder.path / "error.txt").write_text(traceback.format_exc())
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        folder.update_manifest(state=RunState.FAILED, ended=timestamp(), error=reason)
-        tracker.finish(1)
-        raise
-    tracker.finish(0)
 
 
 def enter(folder: RunFolder, step: int, codes: list[str]) -> None:
@@ -86,24 +134,26 @@ def finish(folder: RunFolder, codes: list[str]) -> None:
         else None
     )
     folder.update_manifest(
-        state=RunState.STALE if mixed else RunState.DONE, error=mixed, ended=timestamp(), files=folder.sizes()
+        state=RunState.STALE if mixed else RunState.DONE,
+        error=mixed,
+        ended=timestamp(),
+        files=folder.sizes(),
+        sha256=folder.digests(),
     )
 
 
-def requeue_or_exit(preempted: Preempted, folder: RunFolder, first: bool = True) -> int:
-    """Have the job of a run that handed over queued again, where there is one, by the first of its processes,
-    and give the exit status.
+def hand_over(folder: RunFolder, stop_request: StopRequest) -> None:
+    """Have the job of a run that was asked to hand over queued again, where there is one.
 
-    Whoever sent SIGTERM either starts the job again itself (a preemption) or does not want it (scancel).
+    Whoever sent SIGTERM, also since, either starts the job again itself (a preemption) or does not want it
+    (scancel); whoever sent SIGINT sits before it.
     """
-    if preempted.signum == signal.SIGTERM or not first:
-        problem = None
-    elif fruitless(folder.manifest()["launches"]):
+    if stop_request.signum != STOP_SIGNAL:
+        return
+    if fruitless(folder.manifest()["launches"]):
         problem = "no step was finished in its last three launches: give its job more time"
     else:
-        problem = requeue()
+        problem = requeue(lambda: stop_request.signum != STOP_SIGNAL)
     if problem:
         folder.update_manifest(state=RunState.FAILED, error=problem)
         print(f"error: {problem}", file=sys.stderr)
-    print(f"\n{preempted}")
-    return 128 + preempted.signum if preempted.signum == signal.SIGTERM else os.EX_TEMPFAIL

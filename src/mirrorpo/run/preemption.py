@@ -3,14 +3,23 @@
 import os
 import shutil
 import signal
-import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
 from mirrorpo.run.provenance import job_id
+from mirrorpo.run.slurm_command import SchedulerError, completed, reason
 
 # Sent by SLURM ahead of a job's time limit, and before a preemption; submitit asks for this one.
 STOP_SIGNAL = signal.SIGUSR2
+
+INTERRUPTED = (
+    b"\ninterrupted: the run stops behind this step, with a checkpoint; once more stops it at once\n"
+)
+
+# Seconds for a controller that does not answer, of those that a job has before its limit.
+REQUEUE_PATIENCE_S = 60.0
 
 # A job that has been started so often in a row without finishing a step is not queued again.
 FRUITLESS_LAUNCHES = 3
@@ -22,6 +31,11 @@ class Preempted(Exception):
     def __init__(self, step: int, signum: signal.Signals) -> None:
         super().__init__(f"stopped by {signum.name} after step {step}; the same command goes on from there")
         self.step, self.signum = step, signum
+
+    @property
+    def status(self) -> int:
+        """The process's exit status: that of a temporary failure, or what the signal would have left."""
+        return os.EX_TEMPFAIL if self.signum == STOP_SIGNAL else 128 + self.signum
 
 
 @dataclass(slots=True)
@@ -35,12 +49,12 @@ class StopRequest:
     signum: signal.Signals | None = None
 
     def listen(self) -> "StopRequest":
-        """Take SIGUSR2 and SIGTERM as requests; a second SIGTERM ends the process at once, as it would
-        without this.
+        """Take SIGUSR2, SIGTERM and SIGINT (Ctrl-C) as requests.
 
-        A launcher may block SIGUSR2 before it starts the run, so that one that comes early waits until here.
+        A second SIGTERM, or a second Ctrl-C, ends the process at once, as the first would without this. A
+        launcher may block SIGUSR2 before it starts the run, so that one that comes early waits until here.
         """
-        for signum in (STOP_SIGNAL, signal.SIGTERM):
+        for signum in (STOP_SIGNAL, signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._note)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {STOP_SIGNAL})
         return self
@@ -54,31 +68,50 @@ class StopRequest:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGTERM:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # After SIGTERM nobody waits for a requeue: whoever preempts queues the job again itself.
-        self.signum = signal.Signals(signum) if self.signum != signal.SIGTERM else self.signum
+        elif signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.write(sys.stderr.fileno(), INTERRUPTED)
+        self.signum = strongest([self.signum, signal.Signals(signum)])
 
 
-def requeue() -> str | None:
+def strongest(signums: Sequence[signal.Signals | None]) -> signal.Signals | None:
+    """Which of several requests stands, and of two alike the first: Ctrl-C or SIGTERM over SIGUSR2.
+
+    After those two nobody waits for a requeue: whoever preempts queues the job again itself.
+    """
+    sent = [signum for signum in signums if signum is not None]
+    return next((signum for signum in sent if signum != STOP_SIGNAL), sent[0] if sent else None)
+
+
+def requeue(unwanted: Callable[[], bool] = lambda: False) -> str | None:
     """Queue this process's SLURM job again, under its id; None when done or outside of a job, else why it
     could not be.
 
     The run is found again by its folder, so the job starts as it did the first time.
+
+    Args:
+        unwanted: whether the job was cancelled since; looked at before each try.
     """
     job = job_id()
-    if job is None:
+    if job is None or unwanted():
         return None
     if shutil.which("scontrol") is None:
         return f"job {job} cannot be queued again from its node: there is no scontrol; launch the sweep again"
-    result = subprocess.run(
-        ["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False, env=os.environ
-    )
-    # A job that is queued again is ended at once, at times with the scontrol that asked for it before that
-    # could say so.
-    return (
-        None
-        if result.returncode <= 0
-        else f"job {job} could not be queued again ({result.stderr.strip()}); launch the sweep again"
-    )
+    try:
+        # A job that is queued again is ended at once, at times with the scontrol that asked for it before
+        # that could say so.
+        result = completed(
+            "scontrol",
+            "requeue",
+            job,
+            patience_s=REQUEUE_PATIENCE_S,
+            before_retry=lambda: "" if unwanted() else None,
+        )
+    except SchedulerError as error:
+        return f"job {job} could not be queued again ({error}); launch the sweep again"
+    if result.returncode > 0:
+        return f"job {job} could not be queued again ({reason(result)}); launch the sweep again"
+    return None
 
 
 def fruitless(launches: list[dict]) -> bool:

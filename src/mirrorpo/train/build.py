@@ -90,7 +90,7 @@ def build_components(config: Config) -> Components:
         weighting=build_weighting(config["weighting"]),
         beta_schedule=_build(config["beta_schedule"], "beta_schedule", BetaSchedule),
         model=_build(config["model"], "model", ModelSpec),
-        dataset=_build(config["dataset"], "dataset", Dataset),
+        dataset=build_dataset(config),
         reward=verifier(_build(config["reward"], "reward", CALLABLE)),
         rollout=_build(config["rollout"], "rollout", RolloutEngine),
         eval_rollout=_build(config["eval_rollout"], "eval_rollout", RolloutEngine),
@@ -102,6 +102,15 @@ def build_components(config: Config) -> Components:
     for reason in _requirements(components):
         raise ValueError(reason)
     return components
+
+
+def build_dataset(config: Config) -> Dataset:
+    """The dataset of a resolved config.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    return _build(config["dataset"], "dataset", Dataset)
 
 
 def notes(components: Components) -> list[str]:
@@ -138,8 +147,8 @@ def _requirements(components: Components) -> Iterator[str]:
 
 def build_weighting(node: Config) -> SpanWeighting:
     """The token weights of a `weighting` group; its `scope` belongs to the penalty."""
-    rest, _ = _without(node, "weighting", "scope")
-    return span_weighting(_build(rest, "weighting", Weighting))
+    class_settings, _ = _without(node, "weighting", "scope")
+    return span_weighting(_build(class_settings, "weighting", Weighting))
 
 
 def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> Penalty:
@@ -148,12 +157,12 @@ def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> 
     Raises:
         ValueError: naming the setting.
     """
-    rest, given = _without(node, "divergence", "beta", "anchor")
-    divergence = _build(rest, "divergence", Divergence)
+    class_settings, penalty_settings = _without(node, "divergence", "beta", "anchor")
+    divergence = _build(class_settings, "divergence", Divergence)
     _check_divergence(divergence)
     # Where nothing is read there is nothing to weigh or to measure to.
     defaults: Config = {"beta": 0.0, "anchor": "reference"} if divergence.reads == "nothing" else {}
-    settings = {**defaults, **given}
+    settings = {**defaults, **penalty_settings}
     absent = [name for name in ("beta", "anchor") if name not in settings]
     if absent:
         raise ValueError(

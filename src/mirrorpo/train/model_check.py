@@ -6,13 +6,14 @@ It takes milliseconds on a small model and leaves nothing behind: no random numb
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest
-from mirrorpo.core.cut import TAKE_A_MASK, Cut, Masking
+from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.network import Adapted
 from mirrorpo.core.protocols import ModelNeed
 from mirrorpo.core.seeds import undisturbed
 from mirrorpo.core.tensors import integers
@@ -20,8 +21,16 @@ from mirrorpo.distributed.fsdp import weights
 from mirrorpo.model.cuts import cut_obstacle, read_cuts
 from mirrorpo.model.forward import read_completions
 from mirrorpo.model.language_model import ADAPTER, FAILURES, LanguageModel
-from mirrorpo.model.modes import evaluating
-from mirrorpo.model.plain import ordinary_ids, plain_attention, plain_cut, plain_gradient, plain_logprobs
+from mirrorpo.model.modes import evaluating, training
+from mirrorpo.model.plain import (
+    ordinary_ids,
+    plain_attention,
+    plain_cut,
+    plain_gradient,
+    plain_logprobs,
+    takes_a_mask,
+    vocabulary,
+)
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.model.saliency import attention_received, gradient_times_embedding
 from mirrorpo.rollout.collate import collate
@@ -116,7 +125,7 @@ def checked(
     left_out |= {"shared"} if shared_prefix == "never" else set[str]()
     always: Sequence[Way] = ("padded", "train", "shared")
     # What a run saves of an adapter is merged by whoever reads it.
-    adapted = hasattr(model.network, "get_base_model")
+    adapted = isinstance(model.network, Adapted)
     needed = {*always} - left_out | {*needs} | ({"merge"} if adapted else set[str]())
     check = model_check(model, [way for way in WAYS if way in needed])
     name = type(model.causal_lm).__name__
@@ -189,8 +198,7 @@ def _probe(model: LanguageModel) -> _Probe:
 def _views(model: LanguageModel) -> Iterator[LanguageModel]:
     # In float32, where errors show that half precision would drown; and as the run will read it.
     wide = all(p.dtype == torch.float32 for p in model.network.parameters())
-    takes_float32 = model.causal_lm.config._attn_implementation in TAKE_A_MASK
-    if model.dtype != torch.float32 and wide and takes_float32:
+    if model.dtype != torch.float32 and wide and takes_a_mask(model):
         yield replace(model, dtype=torch.float32)
     yield model
 
@@ -226,15 +234,8 @@ def _padded(model: LanguageModel, probe: _Probe) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _train(model: LanguageModel, probe: _Probe) -> tuple[Tensor, Tensor]:
     theirs = _read(model, probe)
-    model.network.train()
-    for name, module in model.network.named_modules():
-        # An adapter's own dropout is a setting of the run, which says so.
-        if "lora_dropout" in name:
-            module.eval()
-    try:
+    with training(model.network):
         return _read(model, probe), theirs
-    finally:
-        model.network.eval()
 
 
 def _shared(model: LanguageModel, probe: _Probe) -> tuple[Tensor, Tensor]:
@@ -261,8 +262,7 @@ def _shared(model: LanguageModel, probe: _Probe) -> tuple[Tensor, Tensor]:
 
 
 def _sample(model: LanguageModel, probe: _Probe) -> tuple[Tensor, Tensor]:
-    count = model.causal_lm.config.get_text_config().vocab_size
-    model = replace(model, eos_ids=frozenset(range(0, count, ENDS)))
+    model = replace(model, eos_ids=frozenset(range(0, vocabulary(model), ENDS)))
     request = RolloutRequest(
         prompts=[Prompt(uid="", question="", gold="", demonstration="") for _ in probe.prompts],
         prompt_ids=probe.prompts,
@@ -349,7 +349,7 @@ def _merge(model: LanguageModel, probe: _Probe) -> tuple[Tensor, Tensor]:
     return live.float().log_softmax(-1).flatten(), theirs.float().log_softmax(-1).flatten()
 
 
-def _names(causal_lm: Any) -> set[str]:
+def _names(causal_lm: torch.nn.Module) -> set[str]:
     # Of an architecture's weights, a tied one under its first name, from a network without adapters.
     with torch.device("meta"):
         skeleton = type(causal_lm)(causal_lm.config)

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mirrorpo.core.batch import Prompt
+from mirrorpo.core.protocols import Split
 from mirrorpo.reward.plain import check_verdicts
 from mirrorpo.train.build import Components
+from mirrorpo.train.inputs import content_hash
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,11 +18,13 @@ class Questions:
         train: those that are trained on.
         evaluation: those of the evaluations.
         left_out: questions of both splits by which nothing can be judged, by uid with the reason.
+        content: a hash of all that each split holds, by its name.
     """
 
     train: Sequence[Prompt]
     evaluation: Sequence[Prompt]
     left_out: Mapping[str, str]
+    content: Mapping[Split, str]
 
 
 def load_questions(components: Components) -> Questions:
@@ -31,7 +35,8 @@ def load_questions(components: Components) -> Questions:
             isolate programs that have to be run.
     """
     config = components.config
-    splits = [list(components.dataset.load(split)) for split in ("train", config["eval_split"])]
+    names: tuple[Split, Split] = ("train", config["eval_split"])
+    splits = [list(components.dataset.load(split)) for split in names]
     faults = components.reward.unjudgeable([prompt for split in splits for prompt in split])
     for split in splits:
         if split and all(prompt.uid in faults for prompt in split):
@@ -41,4 +46,9 @@ def load_questions(components: Components) -> Questions:
             )
     train, evaluation = ([prompt for prompt in split if prompt.uid not in faults] for split in splits)
     check_verdicts(components.reward, (train or evaluation)[:2])
-    return Questions(train=train, evaluation=evaluation[: config["eval_questions"]], left_out=dict(faults))
+    return Questions(
+        train=train,
+        evaluation=evaluation[: config["eval_questions"]],
+        left_out=dict(faults),
+        content={name: content_hash(split) for name, split in zip(names, splits, strict=True)},
+    )

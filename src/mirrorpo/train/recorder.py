@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
 from mirrorpo.core.protocols import Tracker
 from mirrorpo.distributed.device import peak_memory_mb, stopwatch
-from mirrorpo.run.folder import RunFolder, write_atomic
+from mirrorpo.run.disk import write_atomic, writing_to
+from mirrorpo.run.folder import RunFolder
 from mirrorpo.train.display import Display, write_completions
 from mirrorpo.train.loaded import LoadedRun
 from mirrorpo.train.metrics import finite
@@ -44,9 +45,10 @@ class Recorder:
     def step(self, step: int, result: StepResult, seconds: float) -> None:
         """Record a step that took so many seconds."""
         shown = self.run.shown_completions
-        write_completions(
-            self.folder.path, step, result.rollout.answers, result.all_offsets, result.credit, shown
-        )
+        with writing_to(self.folder.path):
+            write_completions(
+                self.folder.path, step, result.rollout.answers, result.all_offsets, result.credit, shown
+            )
         memory = {"peak_memory_mb": peak_memory_mb(self.loaded.policy.device), "seconds": seconds}
         self._record(step, result.metrics, result.timings | memory)
 
@@ -65,7 +67,8 @@ class Recorder:
         with self.loaded.policy.shards.gathered():
             evaluation = self.loaded.evaluator(self.loaded.policy, step)
         path = self.folder.evaluation(step)
-        path.parent.mkdir(exist_ok=True)
+        with writing_to(self.folder.path):
+            path.parent.mkdir(exist_ok=True)
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in evaluation.rows))
         return evaluation.metrics
 

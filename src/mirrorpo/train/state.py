@@ -4,17 +4,39 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired, TypedDict, cast
+
+from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
-from mirrorpo.config.values import Config
-from mirrorpo.core.seeds import global_state, restore_global_state
+from mirrorpo.core.seeds import GlobalState, global_state, restore_global_state
 from mirrorpo.distributed.collectives import Ranks
-from mirrorpo.run import checkpoint
+from mirrorpo.run import checkpoint, records
+from mirrorpo.run.disk import aside
+from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import RunFolder
+from mirrorpo.run.manifest import checkpoint_folders, read_records
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.step import Progress
 
 log = logging.getLogger(__name__)
+
+# What a run makes step by step, and its policy.
+MADE = ("metrics.jsonl", "timings.jsonl", "eval", "completions", "credit", "checkpoints", "policy")
+
+
+class RunState(TypedDict):
+    """What a checkpoint holds: the step that is done, what the next one needs, and who made the steps."""
+
+    step: int
+    position: int
+    beta: float
+    config_hash: str
+    codes: NotRequired[list[str]]
+    weights: dict[str, Tensor]
+    optimiser: StateDict
+    random: GlobalState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +82,7 @@ class Checkpoints:
         """Write the checkpoint of a step; the step."""
         network = self.learner.policy.network
         trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-        state = {
+        state: RunState = {
             "step": step,
             "position": progress.position,
             "beta": progress.beta,
@@ -70,30 +92,52 @@ class Checkpoints:
             "optimiser": self.learner.optimiser.state_dict(),
             "random": global_state(),
         }
-        checkpoint.save(self.path, step, state, self.run.keep_checkpoints, self.ranks)
+        checkpoint.save(
+            self.path,
+            step,
+            state,
+            self.run.keep_checkpoints,
+            self.ranks,
+            lambda: records.records(RunFolder(self.path.parent), step),
+        )
         return step
 
     def resume(self, folder: RunFolder, code: str) -> Resumed:
-        """Take up the newest checkpoint, or start over where there is none; metric files are cut to it."""
-        state = checkpoint.newest(self.path, self.ranks, self.learner.policy.device.type)
-        if state is not None and self.ranks.broadcast_from_rank0(
-            lambda: self._recorded(folder, state["step"])
-        ):
+        """Take up the newest checkpoint up to which all numbers are whole, or start over where there is none.
+
+        Metric files are cut to it. What is damaged, and what is whole and lies behind it, is kept under other
+        names, and one line says so.
+
+        Raises:
+            RunError: if the checkpoint is of another config's run.
+        """
+        faults: list[str] = []
+
+        def accepts(path: Path) -> bool:
+            fault = records.fault(folder, _step(path), read_records(path), self._evaluates)
+            faults.extend([fault] if fault else [])
+            return fault is None
+
+        newest = checkpoint.newest(self.path, self.ranks, self.learner.policy.device.type, accepts)
+        state = cast("RunState | None", newest)
+        if state is not None:
+            if state["config_hash"] != self.config_hash:
+                raise RunError(
+                    f"{self.path} holds checkpoints of another config's run: move {folder.path} away"
+                )
             resumed = self._restored(state, code)
-            last = resumed.step
         else:
-            if state is not None or "files" in folder.manifest():
-                _set_aside(folder)
             start = Progress(position=0, beta=float(self.learner.penalty.beta))
-            resumed, last = Resumed(step=0, progress=start, codes=[code]), -1
-        for file in (folder.metrics, folder.timings):
-            file.cut_after(last)
+            resumed = Resumed(step=0, progress=start, codes=[code])
+        self.ranks.broadcast_from_rank0(
+            lambda: _cut(folder, None if state is None else state["step"], faults)
+        )
         return resumed
 
-    def _recorded(self, folder: RunFolder, step: int) -> bool:
-        return folder.recorded(step, lambda done: self.evaluation.due(done, self.run.steps))
+    def _evaluates(self, step: int) -> bool:
+        return self.evaluation.due(step, self.run.steps)
 
-    def _restored(self, state: Config, code: str) -> Resumed:
+    def _restored(self, state: RunState, code: str) -> Resumed:
         self.learner.policy.network.load_state_dict(state["weights"], strict=False)
         self.learner.optimiser.load_state_dict(state["optimiser"])
         restore_global_state(state["random"])
@@ -105,14 +149,42 @@ class Checkpoints:
         )
 
 
-def _set_aside(folder: RunFolder) -> None:
-    # It once got further than this; what it measured is kept, since on CUDA it may not come back the same.
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
+
+
+def _cut(folder: RunFolder, step: int | None, faults: Sequence[str]) -> None:
+    # To the step that the run goes on after; None: it starts over.
+    checkpoints = checkpoint_folders(folder.checkpoints)
+    later = [path for path in checkpoints if step is not None and _step(path) > step]
+    if step is None and (checkpoints or "files" in folder.manifest()):
+        _set_aside(folder, faults)
+    elif faults:
+        for path in later:
+            path.rename(aside(path.with_name("kept"), path.name))
+        log.warning(
+            "%s: going on after step %s; the file and later checkpoints are kept under other names",
+            faults[-1],
+            step,
+        )
     for file in (folder.metrics, folder.timings):
-        aside = file.path.with_suffix(".before_restart.jsonl")
-        if file.path.exists() and not aside.exists():
-            file.path.replace(aside)
+        damaged = file.cut_after(-1 if step is None else step, keep=bool(faults or later))
+        if damaged and not faults:
+            log.warning(
+                "%s is damaged in line %d: %s; what it was is kept under another name",
+                file.path,
+                damaged[0],
+                "made again from the start" if step is None else f"cut after step {step}",
+            )
+
+
+def _set_aside(folder: RunFolder, faults: Sequence[str]) -> None:
+    # It once got further than this; what it made is kept, since on CUDA it may not come back the same.
+    for name in MADE:
+        path = folder.path / name
+        if path.exists():
+            path.rename(aside(path, "before_restart"))
     log.warning(
-        "%s: rows, evaluations or checkpoints are gone; starting over, old rows are in "
-        "*.before_restart.jsonl",
-        folder.path,
+        "%s: starting over; what there was is kept as *.before_restart*",
+        faults[-1] if faults else f"{folder.path} has no checkpoint that is whole",
     )

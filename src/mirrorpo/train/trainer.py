@@ -8,20 +8,24 @@ from signal import Signals
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.identity import digest
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
-from mirrorpo.core.protocols import Tracker
+from mirrorpo.core.protocols import CatchesUp, LimitsCalls
 from mirrorpo.core.seeds import seed_globals
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.device import device_name, named_device, prepare, stopwatch
 from mirrorpo.distributed.fsdp import full_state_dict
 from mirrorpo.model.adapter import adaptation
 from mirrorpo.run import checkpoint
-from mirrorpo.run.folder import RunFolder, timestamp, write_atomic
+from mirrorpo.run.disk import write_atomic, writing_to
+from mirrorpo.run.folder import RunFolder, timestamp
+from mirrorpo.run.inputs import refuse_other_inputs
 from mirrorpo.run.lifecycle import enter, finish, lifecycle
-from mirrorpo.run.preemption import Preempted, StopRequest
+from mirrorpo.run.mirror import LIMIT_S, Mirror
+from mirrorpo.run.preemption import Preempted, StopRequest, strongest
 from mirrorpo.run.provenance import provenance
 from mirrorpo.run.tracking import NoTracker
 from mirrorpo.train.build import Components, notes
 from mirrorpo.train.display import Display
+from mirrorpo.train.inputs import input_files, loaded_inputs
 from mirrorpo.train.loaded import LoadedRun, Loader, circumstances, render
 from mirrorpo.train.recorder import Recorder
 from mirrorpo.train.state import Checkpoints, Resumed
@@ -63,17 +67,21 @@ class Trainer:
             "ranks": self.ranks.world_size,
             **made_by,
         }
-        tracker = (self.components.tracking if self.ranks.first else NoTracker()).build()
-        with lifecycle(self.cell, self.folder, launch, tracker), self.ranks.propagate_failure(Preempted):
+        mirror = self._mirror()
+        requeues = self.stop_request if self.ranks.first else None
+        with (
+            lifecycle(self.cell, self.folder, launch, mirror, requeues),
+            self.ranks.propagate_failure(Preempted),
+        ):
             run = RunSettings.of(self.cell.config)
             prepare(threads=run.threads, deterministic=run.deterministic)
             seed_globals(run.seed)
             loaded = Loader(components=self.components, device=device, ranks=self.ranks).load()
             self._identify(loaded)
-            self._start(tracker)
-            self._train(loaded, run, tracker, made_by["code"])
+            self._start(mirror)
+            self._train(loaded, run, mirror, made_by["code"])
 
-    def _train(self, loaded: LoadedRun, run: RunSettings, tracker: Tracker, code: str) -> None:
+    def _train(self, loaded: LoadedRun, run: RunSettings, mirror: Mirror, code: str) -> None:
         evaluation = EvaluationSettings.of(self.cell.config)
         checkpoints = self._checkpoints(loaded, run, evaluation)
         resumed = checkpoints.resume(self.folder, code)
@@ -84,7 +92,7 @@ class Trainer:
             self._say(display, loaded, resumed, launches)
             recorder = Recorder(
                 folder=self.folder,
-                tracker=tracker,
+                tracker=mirror,
                 display=display,
                 loaded=loaded,
                 evaluation=evaluation,
@@ -107,9 +115,7 @@ class Trainer:
         self._finish(loaded, resumed, display)
 
     def _requested_stop(self) -> Signals | None:
-        # SIGTERM, which stands over SIGUSR2, is the larger number.
-        signum = max(self.ranks.all_gather(self.stop_request.signum or 0))
-        return Signals(signum) if signum else None
+        return strongest(self.ranks.all_gather(self.stop_request.signum))
 
     def _step(self, loaded: LoadedRun, run: RunSettings) -> TrainStep:
         return TrainStep(
@@ -137,19 +143,37 @@ class Trainer:
             evaluation=evaluation,
         )
 
-    def _start(self, tracker: Tracker) -> None:
+    def _mirror(self) -> Mirror:
+        spec = self.components.tracking if self.ranks.first else NoTracker()
+        tracker = spec.build()
+        return Mirror(
+            tracker,
+            limit_s=spec.limit_s if isinstance(spec, LimitsCalls) else LIMIT_S,
+            catch_up=tracker.catch_up if isinstance(tracker, CatchesUp) else None,
+        )
+
+    def _start(self, mirror: Mirror) -> None:
         name = f"{self.cell.label}/seed={self.cell.config['seed']}"
-        tracker.start(
+        mirror.start(
             run_id=self.cell.run_id, name=name, config=self.cell.config, folder=str(self.folder.path)
         )
 
     def _identify(self, loaded: LoadedRun) -> None:
         # What the numbers depend on beside the config is written down; a resumed run has to find the same.
         depends_on = circumstances(self.components, loaded, loaded.policy.device, self.ranks)
-        if checkpoint.complete_names(RunFolder(self.cell.folder).checkpoints):
-            self.folder.refuse_other_circumstances(depends_on)
         questions, reward = loaded.questions, self.components.reward
         first = render(self.components, loaded.policy, [*questions.train, *questions.evaluation][0])
+        prompts = digest({"prompts": [*(prompt.text for prompt in loaded.rendered), first.text]})
+        config, dataset = self.cell.config, self.components.dataset
+        inputs, files = self.ranks.broadcast_from_rank0(
+            lambda: (
+                loaded_inputs(config, questions.content, prompts),
+                input_files(dataset, config, questions.content),
+            )
+        )
+        if checkpoint.complete_names(RunFolder(self.cell.folder).checkpoints):
+            self.folder.refuse_other_circumstances(depends_on)
+            refuse_other_inputs(self.folder, inputs)
         parameters = list(loaded.policy.network.parameters())
         self.folder.update_manifest(
             **depends_on,
@@ -159,10 +183,12 @@ class Trainer:
             prompt={
                 "example": first.text,
                 "ids": first.ids,
-                "hash": digest({"prompts": [*(prompt.text for prompt in loaded.rendered), first.text]}),
+                "hash": prompts,
             },
             model_check=loaded.model_check.record(),
             adapter=adaptation(loaded.policy.network),
+            inputs=inputs,
+            input_files=files,
             parameters={
                 "all": sum(parameter.numel() for parameter in parameters),
                 "trained": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
@@ -188,6 +214,7 @@ class Trainer:
     def _finish(self, loaded: LoadedRun, resumed: Resumed, display: Display) -> None:
         weights = full_state_dict(loaded.policy.network)
         if self.ranks.first:
-            loaded.policy.save(self.folder.policy, weights)
+            with writing_to(self.folder.path):
+                loaded.policy.save(self.folder.policy, weights)
             finish(self.folder, resumed.codes)
             display.conclude(self.folder)

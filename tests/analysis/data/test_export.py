@@ -72,7 +72,9 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
         load(str(tmp_path / "export"))
 
 
-def test_a_line_that_a_kill_tore_is_no_row_and_a_broken_one_is_an_error_with_its_file(tmp_path: Path) -> None:
+def test_a_line_that_a_kill_tore_is_no_row_and_a_broken_one_is_a_failed_run_among_the_others(
+    tmp_path: Path,
+) -> None:
     run = write_run(
         tmp_path / "a" / "seed=0", manifest(0, state="running"), metrics(4, [0.5, 0.5, 0.5])[:3], {}
     )
@@ -82,8 +84,26 @@ def test_a_line_that_a_kill_tore_is_no_row_and_a_broken_one_is_an_error_with_its
     assert export.records[0]["rows"] == 3 and unfinished(export.records[0]) == "is running"
     with (run / "metrics.jsonl").open("a") as file:
         file.write("\n")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl has a line that is not JSON"):
-        load(str(tmp_path))
+    write_run(tmp_path / "b" / "seed=1", manifest(1), metrics(4, [0.5, 0.5, 0.5]), {})
+    broken, other = sorted(load(str(tmp_path)).records, key=lambda row: row["seed"])
+    assert "metrics.jsonl has a line that is not JSON" in (unfinished(broken) or "") and broken["seed"] == 0
+    assert other["state"] == "done" and unfinished(other) is None
+
+
+def test_a_folder_that_cannot_be_read_is_a_failed_run_and_the_others_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "good" / "seed=0", manifest(0), metrics(4, [0.5, 0.5, 0.5]), {})
+    run = write_run(tmp_path / "bad" / "seed=1", manifest(1), metrics(4, [0.5, 0.5, 0.5]), {})
+    whole = {name: (run / name).read_bytes() for name in ("manifest.json", "metrics.jsonl")}
+    damage = [("manifest.json", text) for text in (b"", b"null", b"[]", b"\xe9", b'{"state": "paused"}')]
+    damage += [("metrics.jsonl", text) for text in (b'{"a": 1}\n', b"\xe9\n", b'{"step": "x"}\n', b"[]\n")]
+    for name, content in damage:
+        (run / name).write_bytes(content)
+        good, bad = sorted(load(str(tmp_path)).records, key=lambda row: row["seed"])
+        assert (bad["state"], good["state"]) == ("failed", "done"), content
+        assert str(run / name) in bad["error"] and str(run / name) in capsys.readouterr().err, content
+        (run / name).write_bytes(whole[name])
 
 
 def test_a_copied_folder_is_a_run_of_its_own(tmp_path: Path) -> None:

@@ -162,6 +162,41 @@ def test_a_guard_trips_names_the_run_and_can_be_allowed(
     assert any(line.startswith(f"Allowed ({kind})") for line in notes(allowed))
 
 
+INPUTS = {
+    "code mine": "1" * 16,
+    "dataset train": "2" * 16,
+    "model.path/model.safetensors": "3" * 16,
+    "divergence.potential.path": "4" * 16,
+    "prompts": "5" * 16,
+}
+
+
+@pytest.mark.parametrize("name", [name for name in INPUTS if name != "prompts"])
+@pytest.mark.parametrize("value", ["9" * 16, None], ids=["another", "absent"])
+def test_a_seed_that_was_made_of_something_else_is_not_pooled(
+    sweep: Path, name: str, value: str | None
+) -> None:
+    for path in sweep.rglob("manifest.json"):
+        edit(path.parent, inputs=INPUTS)
+    assert not checked(sweep)[1]
+    other = {**INPUTS, name: value} if value else {key: INPUTS[key] for key in INPUTS if key != name}
+    edit(sweep / ARM / SEED, inputs=other)
+    if value is None and name.startswith("dataset"):
+        assert not checked(sweep)[1], "another split is no other content"
+        return
+    with pytest.raises(Refused, match=rf"stale .*\n.*{name} is .*{value or 'absent'} in 1 runs"):
+        checked(sweep)
+
+
+def test_arms_may_use_other_code_and_old_runs_say_nothing(sweep: Path) -> None:
+    for path in sweep.rglob("manifest.json"):
+        if ARM in str(path):
+            edit(path.parent, inputs=INPUTS | {"code other": "6" * 16})
+        elif SEED in str(path):
+            edit(path.parent, inputs=INPUTS)
+    assert not checked(sweep)[1]
+
+
 def test_every_guard_is_tripped_by_a_fault_here() -> None:
     assert {kind for kind, _, _, _ in FAULTS} == set(KINDS)
 
