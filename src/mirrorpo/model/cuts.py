@@ -48,9 +48,9 @@ def cut_obstacle(model: LanguageModel) -> str:
     if any(cache.is_sliding) or "local" in getattr(text, "attention_layers", ()):
         return "forgets what lies outside a window"
     if any(type(layer) is not DynamicLayer for layer in cache.layers):
-        return "keeps a state in its cache, out of which no span can be taken"
+        return "keeps a state in its cache, out of which no span comes"
     if text.model_type in ALIBI or getattr(text, "alibi", False):
-        return "weighs keys by their distance in the cache (ALiBi), where a span would leave a gap"
+        return "weighs keys by their distance in the cache (ALiBi)"
     return ""
 
 

@@ -212,7 +212,7 @@ def _tried(way: Way, model: LanguageModel, probe: _Probe) -> float:
     half = model.dtype != torch.float32
     gap = float(difference.mean() if half else difference.max()) if len(difference) else 0.0
     if not gap <= (NEAR if half else CLOSE):
-        raise _Closed(f"it gives other numbers than the network alone (gap {gap:.2g})")
+        raise _Closed(f"other numbers than the network alone (gap {gap:.2g})")
     return gap
 
 
@@ -298,7 +298,7 @@ def _gradient(model: LanguageModel, probe: _Probe) -> tuple[Tensor, Tensor]:
     pairs = zip(probe.completions, firsts, strict=True)
     theirs = torch.cat([plain_gradient(model, c.prompt_ids, c.ids, first, 1.0) for c, first in pairs])
     if theirs.max() < VANISHED:
-        raise _Closed("gradient times embedding is zero in it, as where embeddings are normalised first")
+        raise _Closed("it is zero, as where embeddings are normalised first")
     return ours[probe.batch.present] / theirs.max(), theirs / theirs.max()
 
 
