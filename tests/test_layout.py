@@ -54,6 +54,7 @@ TESTED_BY = {
     "launch/sweeps": "launch/test_status.py",
     "launch/sweeps_path": "launch/test_launcher.py",
     "model/language_model": "model/test_load.py",
+    "model/plain": "train/test_architectures.py",
     "config/values": "config/test_config.py",  # names of types
     "model/lora": "model/test_load.py",
     "optim/adamw": "optim/test_optim.py",
@@ -162,9 +163,9 @@ def test_the_global_seed_function_is_called_in_one_place() -> None:
         for path in SRC.rglob("*.py")
         if path.name != "seeds.py" and any(calls.search(line) for line in path.read_text().splitlines())
     ]
-    # Building a network draws from the global generator; load.py forks it first.
-    assert [path.name for path in outside] == ["load.py"]
-    assert "fork_rng" in (SRC / "model" / "load.py").read_text()
+    assert not outside
+    # Building a network draws from the global generator, which is forked first.
+    assert "with undisturbed():" in (SRC / "core" / "seeds.py").read_text()
 
 
 def test_train_py_holds_nothing_that_could_change_a_number() -> None:

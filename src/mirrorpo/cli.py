@@ -40,6 +40,9 @@ COMMANDS: Mapping[str, Command] = {
     "before-after": _analysis("before_after", "held-out accuracy before and after, of every run"),
     "credit": _analysis("credit", "a run's completions, tokens coloured by weight"),
     "importance": _analysis("importance", "what spans are worth, by kind"),
+    "model-table": Command(
+        "mirrorpo.tools.model_table", "in which ways each architecture of transformers can be read, tried"
+    ),
     "estimator-table": Command(
         "mirrorpo.tools.estimator_table", "what each divergence's value and gradient are, measured"
     ),

@@ -602,3 +602,63 @@ def test_the_model_that_ships_reads_its_dataset() -> None:
     tokenizer = load("mirrorpo:tiny").tokenizer
     text = "Sam has 18 apples. Sam buys 3 more.\nSam has 18 + 3 = <<18+3=21>>21 apples.\n#### 21"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_weights_that_the_architecture_has_no_place_for_are_refused(damaged: Path) -> None:
+    settings = json.loads((damaged / "config.json").read_text())
+    other = settings | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (damaged / "config.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match=r"model\.path=.*: LlamaForCausalLM has no place for .*k_norm"):
+        load(damaged)
+
+
+def test_a_pad_token_outside_the_embeddings_gives_way_to_an_end_with_a_note() -> None:
+    tokenizer = word_tokenizer(TEXTS)
+    tokenizer.add_special_tokens({"pad_token": "<padding>"})
+    model = finish(build(), tokenizer, dtype=torch.float32, device=CPU, checkpointing=False)
+    assert tokenizer.pad_token_id == build().config.vocab_size and model.pad_id == 1
+    assert any("pad token" in note and "outside" in note for note in model.notes)
+
+
+def test_ends_outside_the_embeddings_are_refused() -> None:
+    network, tokenizer = build(eos_token_id=999), word_tokenizer(TEXTS)
+    network.generation_config.eos_token_id = 999
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match=r"named: \[999\].*completions could never end"):
+        finish(network, tokenizer, dtype=torch.float32, device=CPU, checkpointing=False)
+
+
+def test_a_package_that_is_missing_is_not_blamed_on_the_attention(damaged: Path) -> None:
+    settings = json.loads((damaged / "config.json").read_text())
+    quantised = settings | {"quantization_config": {"quant_method": "awq", "bits": 4}}
+    (damaged / "config.json").write_text(json.dumps(quantised))
+    with pytest.raises(ValueError, match=r"model\.path=.*quantised weights cannot be trained"):
+        load(damaged)
+
+
+def test_a_missing_attention_is_blamed_on_the_attention(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"^model\.attention=flash_attention_2: "):
+        load(folder, attention="flash_attention_2")
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_follow_the_longest_row_are_refused_beyond_their_original_length(kind: str) -> None:
+    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    network = build("llama", rope_parameters=rope)
+    model = finish(network, word_tokenizer(TEXTS), dtype=torch.float32, device=CPU, checkpointing=False)
+    model.check_context(16)
+    with pytest.raises(
+        ValueError, match=rf"max_new_tokens: .* 17 tokens; beyond 16 this model's {kind} positions"
+    ):
+        model.check_context(17)
+
+
+def test_a_token_that_the_model_rules_out_is_no_fault() -> None:
+    network = build("phi")
+    with torch.no_grad():
+        network.lm_head.bias[9] = -float("inf")
+    model = finish(network, word_tokenizer(TEXTS), dtype=torch.float32, device=CPU, checkpointing=False)
+    outputs, _ = read_completions(model, batch(), temperature=1.0, logit_chunk=3)
+    assert outputs.entropy.isfinite().all() and (outputs.entropy > 0).all()

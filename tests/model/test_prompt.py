@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
@@ -146,7 +146,7 @@ def test_a_template_that_reads_the_clock_is_refused(template: Any) -> None:
 
 def test_a_text_may_stand_for_the_clock() -> None:
     assert "Today Date: 26 July 2024\n" in chat(byte_tokenizer(LLAMA), {"strftime_now": "26 July 2024"}).text
-    text = chat(byte_tokenizer(ALWAYS_TODAY), {"strftime_now": "{{ 26 }}"}).text
+    text = chat(byte_tokenizer(ALWAYS_TODAY), {"strftime_now": "{{ 26 }}"}, system="").text
     # But for the date it is what the template writes anyway, blanks included.
     todays = byte_tokenizer(ALWAYS_TODAY).apply_chat_template(
         [{"role": "user", "content": f"Solve: {QUESTION}"}], tokenize=False
@@ -242,3 +242,43 @@ def test_unknown_words_are_refused_naming_the_prompt_and_what_was_read(instruct:
 def test_known_words_are_not_refused() -> None:
     tokenizer = word_tokenizer(["Sam has 2 toys\n"])
     assert tokenizer.decode(plain(tokenizer, False, question="Sam has 2 toys").ids) == "Sam has 2 toys\n"
+
+
+# As they are found: content wanted as a list, no place for a system text, a system role refused.
+LISTS = (
+    "{% for m in messages %}{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% endif %}"
+    "{% endfor %}{% endfor %}"
+)
+NO_SYSTEM = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content | trim }}{% endif %}{% endfor %}"
+REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "changes", "said"),
+    [
+        (LISTS, {"system": ""}, r"model\.prompt: the prompt .* leaves the question out; give another"),
+        (NO_SYSTEM, {}, r"dataset\.system='Work step by step\.': the chat template leaves it out"),
+        (REFUSES + NO_SYSTEM, {}, r"model\.prompt: .*System role not supported.*dataset\.system=''"),
+        (
+            "{{ nothing.at_all }}" + NO_SYSTEM,
+            {"system": ""},
+            r"model\.prompt: .* template refuses the prompt",
+        ),
+        (QWEN, {"user": "Solve it."}, r"leaves the question out; write \{question\} into dataset\.user"),
+    ],
+)
+def test_a_prompt_that_lacks_what_was_put_in_is_refused(template: str, changes: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        chat(byte_tokenizer(template), {}, **changes)
+
+
+def test_a_template_may_lay_white_space_as_it_likes() -> None:
+    text = chat(byte_tokenizer(NO_SYSTEM), {}, system="", question="What is\n  2 + 2? ").text
+    assert text == "Solve: What is\n  2 + 2?"
+
+
+def test_a_plain_prompt_without_tokens_is_refused() -> None:
+    tokenizer = byte_tokenizer(single="$A")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex(r"[\s\S]"), "")
+    with pytest.raises(ValueError, match=r"model\.prompt: the prompt .* has no tokens"):
+        plain(tokenizer, instruct=False)

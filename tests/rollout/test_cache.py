@@ -88,7 +88,7 @@ def test_a_layer_that_slides_has_its_rows_repeated_and_slides_on() -> None:
     def sliding() -> Any:
         return DynamicSlidingWindowLayer(sliding_window=3)
 
-    cache = in_blocks(Cache(layers=[filled(DynamicLayer, 2, 5), filled(sliding, 2, 5)]), 2, 4)
+    cache = in_blocks(Cache(layers=[filled(DynamicLayer, 2, 5), filled(sliding, 2, 5)]), 2, 2, 4)
     theirs = filled(sliding, 2, 5)
     theirs.batch_repeat_interleave(2)
     assert [type(layer) for layer in cache.layers] == [Blocks, DynamicSlidingWindowLayer]

@@ -10,7 +10,9 @@ from engines import LENGTH, RAGGED, ids, largest_gap, native, next_probabilities
 
 from mirrorpo.core.batch import Completion
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.plain import plain_logprobs
 from mirrorpo.rollout.native import Native
+from mirrorpo.tools.model_table import loaded
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +168,13 @@ def test_native_with_top_p_reports_the_cut_distribution(model: LanguageModel) ->
 def test_native_refuses_settings_out_of_range(settings: Mapping[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         native(**settings)
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_text", "falcon_h1_mult1", "lfm2"])
+def test_native_samples_from_models_that_keep_a_state(name: str) -> None:
+    hybrid = replace(loaded(name), eos_ids=frozenset(range(0, 40, 6)))
+    completions = sample(native(compact_at=0.1, check_every=1, cache_block=2), hybrid, group_size=4)
+    assert len({len(completion.ids) for completion in completions}) > 1
+    for completion in completions:
+        alone = plain_logprobs(hybrid, completion.prompt_ids, completion.ids, 1.0)
+        torch.testing.assert_close(torch.tensor(completion.logprobs), alone.detach(), rtol=0, atol=1e-4)

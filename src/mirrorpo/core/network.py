@@ -84,16 +84,45 @@ class CausalLM(Protocol):
 
 
 @runtime_checkable
+class AdapterConfig(Protocol):
+    """What an adapter was made with; of which the base it belongs to."""
+
+    base_model_name_or_path: str | None
+
+
+@runtime_checkable
+class LoadedKeys(Protocol):
+    """Names that were looked for and not found in a file, and the other way round."""
+
+    @property
+    def missing_keys(self) -> list[str]: ...
+
+    @property
+    def unexpected_keys(self) -> list[str]: ...
+
+
+@runtime_checkable
 class Adapted(Protocol):
     """A network with an adapter around it, as `peft` makes one."""
 
     def get_base_model(self) -> torch.nn.Module: ...
 
+    @property
+    def peft_config(self) -> dict[str, "AdapterConfig"]: ...
+
     def disable_adapter(self) -> AbstractContextManager[object]: ...
+
+    def set_adapter(self, adapter_name: str, inference_mode: bool = False) -> None: ...
+
+    def load_adapter(
+        self, model_id: str, adapter_name: str, is_trainable: bool, *, torch_device: str, revision: str | None
+    ) -> LoadedKeys: ...
 
 
 @runtime_checkable
 class Saveable(Protocol):
     """A network that can be written into a folder."""
 
-    def save_pretrained(self, save_directory: Path, *, state_dict: dict[str, Tensor]) -> object: ...
+    def save_pretrained(
+        self, save_directory: Path, *, state_dict: dict[str, Tensor], **settings: object
+    ) -> object: ...

@@ -1,6 +1,6 @@
 """What each axis promises. Implementations are frozen dataclasses and do not repeat these contracts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,10 @@ from mirrorpo.core.token_offsets import TokenOffsets
 Config: TypeAlias = Mapping[str, Any]
 
 Split = Literal["train", "validation", "test"]
+
+# Sampling with the network's own cache; plain weights with adapters merged; hiding spans, by each masking;
+# the gradient with respect to embeddings; attention weights.
+ModelNeed = Literal["sample", "merge", "pad", "block", "delete", "direct", "gradient", "attention"]
 
 
 @runtime_checkable
@@ -49,6 +53,16 @@ class StatesRequirements(Protocol):
     """
 
     def requirements(self, group: str, assembly: Assembly) -> Iterable[str]: ...
+
+
+@runtime_checkable
+class DeclaresModelNeeds(Protocol):
+    """A part that reads the model in a way that not every architecture allows; any part may.
+
+    What it needs is tried on a few tokens once the model is loaded, and a model that cannot is refused.
+    """
+
+    def model_needs(self) -> Collection[ModelNeed]: ...
 
 
 @runtime_checkable

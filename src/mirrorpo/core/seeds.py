@@ -6,7 +6,8 @@ prompt), so that a draw added in one arm shifts no other stream and a relaunch d
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import TypedDict
 
 import numpy as np
@@ -61,11 +62,26 @@ def seed_globals(seed: int) -> None:
     """Seed the global python, numpy and torch generators, each from its own stream.
 
     Covers libraries that draw from the global state (dropout). Building a network, which does too, has
-    the state on its own stream and puts it back (`model.load.init_draws`).
+    the state on its own stream and puts it back (`init_draws`).
     """
     random.seed(derive(seed, "python"))
     np.random.seed(derive(seed, "numpy") % 2**32)
     torch.manual_seed(derive(seed, "torch"))  # pyright: ignore[reportUnknownMemberType]
+
+
+@contextmanager
+def undisturbed() -> Generator[None]:
+    """torch's global generators as they were before, after whatever is drawn inside."""
+    with torch.random.fork_rng():  # pyright: ignore[reportUnknownMemberType]
+        yield
+
+
+@contextmanager
+def init_draws(seed: int) -> Generator[None]:
+    """The global generators on the run's `init` stream, put back afterwards."""
+    with undisturbed():
+        torch.manual_seed(derive(seed, "init"))  # pyright: ignore[reportUnknownMemberType]
+        yield
 
 
 class GlobalState(TypedDict):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK, Cut, Masking
@@ -26,6 +26,9 @@ from mirrorpo.model.modes import evaluating
 from mirrorpo.model.past import PAST
 from mirrorpo.model.prefix import read_behind, read_prompts, start_of
 
+# Falcon may have it too, and says so in its config.
+ALIBI = ("bloom", "mpt")
+
 
 @dataclass(frozen=True, slots=True)
 class _Prefixes:
@@ -33,6 +36,22 @@ class _Prefixes:
     # each of its tokens.
     cache: Cache
     states: Float[Tensor, "B T D"]
+
+
+def cut_obstacle(model: LanguageModel) -> str:
+    """What of an architecture keeps spans from being hidden behind its cache; empty when nothing does.
+
+    Example: a window, whose width the tokens of a self-test may not fill.
+    """
+    config = model.causal_lm.config
+    text, cache = config.get_text_config(), DynamicCache(config=config)
+    if any(cache.is_sliding) or "local" in getattr(text, "attention_layers", ()):
+        return "forgets what lies outside a window"
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return "keeps a state in its cache, out of which no span comes"
+    if text.model_type in ALIBI or getattr(text, "alibi", False):
+        return "weighs keys by their distance in the cache (ALiBi)"
+    return ""
 
 
 def read_cuts(
@@ -61,14 +80,9 @@ def read_cuts(
         made, at the tokens that it reads. Zero elsewhere. On the model's device.
 
     Raises:
-        ValueError: if the model attends over a window, so that its cache forgets, or by an implementation
-            that takes no mask.
+        ValueError: if the model has a `cut_obstacle`, or attends by an implementation that takes no mask.
     """
-    attention = model.causal_lm.config._attn_implementation
-    if attention not in TAKE_A_MASK:
-        raise ValueError(
-            f"model.attention={attention}: hiding spans needs an attention mask; use model.attention=sdpa"
-        )
+    _refuse_uncuttable(model)
 
     def logprobs(states: Tensor, tokens: Tensor) -> Float[Tensor, " reads"]:
         # The head computes in float32, whatever the rest does.
@@ -102,13 +116,21 @@ def read_cuts(
     return before, after
 
 
+def _refuse_uncuttable(model: LanguageModel) -> None:
+    attention = model.causal_lm.config._attn_implementation
+    if attention not in TAKE_A_MASK:
+        raise ValueError(
+            f"model.attention={attention}: hiding spans needs an attention mask; use model.attention=sdpa"
+        )
+    if reason := cut_obstacle(model):
+        raise ValueError(
+            f"model.path: {type(model.causal_lm).__name__} {reason}; spans cannot be hidden from it, choose "
+            "a weighting that hides none"
+        )
+
+
 def _completions(model: LanguageModel, batch: RolloutBatch) -> _Prefixes:
     cache, last, owner = read_prompts(model, batch)
-    if any(cache.is_sliding):
-        raise ValueError(
-            "model.path: its attention forgets what lies outside a window; spans cannot be hidden from it "
-            "with a shared prefix"
-        )
     cache.batch_select_indices(owner)
     return _Prefixes(cache, read_behind(model, batch, slice(None), cache, last[owner]))
 

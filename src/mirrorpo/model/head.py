@@ -154,7 +154,8 @@ def _read_chunk(
         reader_output = reader(log_p, log_q)
     # Last, since the recomputation stops once it has what the backward pass needs.
     with torch.no_grad():
-        entropy = -log_p.exp().mul_(log_p).sum(dim=1)
+        # A token of probability zero adds nothing; 0 times minus infinity would be NaN.
+        entropy = -log_p.exp().mul_(log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(dim=1)
     return logprobs, entropy, reader_output
 
 

@@ -1,6 +1,6 @@
 """A causal language model with what the rest needs to know of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,12 +19,24 @@ from mirrorpo.model.modes import evaluating
 from mirrorpo.model.offsets import OffsetFinder
 from mirrorpo.model.past import PAST
 
+# What an architecture that is read in a way it does not allow may raise.
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# The adapter that is trained, where there is one: peft's own name for it.
+ADAPTER = "default"
+
 
 def recomputes(network: torch.nn.Module | CausalLM) -> bool:
     """Whether a `transformers` model makes its activations again in the backward pass."""
     # transformers below 5.20, which vLLM pins, has the older name.
     named = getattr(network, "is_activation_checkpointing", None)
     return bool(getattr(network, "is_gradient_checkpointing", False) if named is None else named)
+
+
+def embedded(causal_lm: CausalLM) -> int:
+    """How many ids have an embedding."""
+    weight = causal_lm.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return len(weight)
 
 
 @cache
@@ -44,7 +56,10 @@ class LanguageModel:
         pad_id: id that fills padded places; never read, masks come from lengths.
         dtype: of the computation; trained parameters stay in float32.
         device: where it runs.
-        adapter_off: read the network without its adapter; the reference policy under LoRA.
+        adapter_off: read the network without the adapter that is trained; the reference policy under LoRA.
+        start_adapter: the frozen adapter that is on when that one is off, where an adapter goes on training.
+        prefix_fault: why prompts are not shared among completions, where the self-test found that.
+        notes: what loading changed.
         shards: whether the parameters lie in this process alone, or have to be gathered from several.
     """
 
@@ -55,6 +70,9 @@ class LanguageModel:
     dtype: torch.dtype
     device: torch.device
     adapter_off: bool = False
+    start_adapter: str | None = None
+    prefix_fault: str = ""
+    notes: Sequence[str] = ()
     shards: Unsharded = Unsharded()  # noqa: RUF009 - it keeps nothing
 
     @property
@@ -71,11 +89,21 @@ class LanguageModel:
         with autocast, self._adapter():
             yield
 
-    def _adapter(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def _adapter(self) -> Iterator[None]:
         if not self.adapter_off:
-            return nullcontext()
+            yield
+            return
         assert isinstance(self.network, Adapted)
-        return self.network.disable_adapter()
+        if self.start_adapter is None:
+            with self.network.disable_adapter():
+                yield
+            return
+        self.network.set_adapter(self.start_adapter, inference_mode=True)
+        try:
+            yield
+        finally:
+            self.network.set_adapter(ADAPTER)
 
     @property
     def cache_argument(self) -> str:
@@ -130,7 +158,11 @@ class LanguageModel:
             weights: the full parameters by name, which this process need not hold all of.
         """
         assert isinstance(self.network, Saveable)
-        self.network.save_pretrained(folder, state_dict=weights)
+        settings: dict[str, object] = {}
+        if isinstance(self.network, Adapted):
+            # No adapter is on the embeddings, for which peft would otherwise look up the base's config.
+            settings = {"selected_adapters": [ADAPTER], "save_embedding_layers": False}
+        self.network.save_pretrained(folder, state_dict=weights, **settings)
         self.tokenizer.save_pretrained(folder)
 
     def without_adapter(self) -> "LanguageModel":
@@ -143,12 +175,20 @@ class LanguageModel:
         Raises:
             ValueError: with both lengths and the fix.
         """
-        context = getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+        config = self.causal_lm.config.get_text_config()
+        context = getattr(config, "max_position_embeddings", None)
         if context is not None and tokens > context:
             raise ValueError(
                 f"max_new_tokens: a prompt and its answer may take {tokens} tokens, the model has {context} "
                 "positions; lower max_new_tokens or eval_max_new_tokens"
             )
+        for kind, fixed in _rescaled_positions(config):
+            if tokens > fixed:
+                raise ValueError(
+                    f"max_new_tokens: a prompt and its answer may take {tokens} tokens; beyond {fixed} this "
+                    f"model's {kind} positions depend on the longest row of a batch, so that no two passes "
+                    "would agree; lower max_new_tokens or eval_max_new_tokens"
+                )
 
     def check_head(self) -> None:
         """Compare our head with the model's own logits on a few tokens.
@@ -156,17 +196,48 @@ class LanguageModel:
         Raises:
             ValueError: if the architecture transforms its logits in a way `Head` does not know.
         """
-        ids = torch.arange(8, device=self.device)[None] % self.causal_lm.config.get_text_config().vocab_size
-        present = torch.ones_like(ids, dtype=torch.bool)
-        with torch.no_grad(), evaluating(self.network), self.computing():
-            output = self.network(input_ids=ids, attention_mask=present.long(), use_cache=False)
-            network_logits = output.logits[0].float()
-            positions = torch.arange(8, device=self.device)[None]
-            head_logits = self.head(1.0).logits(self.hidden(ids, present, positions)[0])
-        gap = float((head_logits - network_logits).abs().max())
-        if gap > (1e-3 if self.dtype == torch.float32 else 0.25):
-            name = type(self.causal_lm).__name__
+        name = type(self.causal_lm).__name__
+        try:
+            ours, theirs = self._two_logits()
+        except torch.OutOfMemoryError:
+            raise
+        except FAILURES as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ValueError(
+                f"model.path: {name} cannot be read as a decoder with a head ({reason}); choose another model"
+            ) from error
+        if theirs.isnan().any():
+            raise ValueError(
+                f"model.path: {name} gives logits that are no numbers (NaN); its weights are damaged, or do "
+                f"not compute in {str(self.dtype).removeprefix('torch.')}: get the files again, or set "
+                "model.dtype=float32"
+            )
+        # A token that the model rules out has the logit minus infinity in both.
+        gap = float(torch.where(ours == theirs, 0.0, (ours - theirs).abs()).max())
+        if not gap <= (1e-3 if self.dtype == torch.float32 else 0.25):
             raise ValueError(
                 f"model.path: {name} transforms its logits in a way mirrorpo.model.head.Head does not "
                 f"(largest gap {gap:.3g}); add the transform there"
             )
+
+    def _two_logits(self) -> tuple[Tensor, Tensor]:
+        # Of a few tokens, by our head and by the network.
+        ids = torch.arange(8, device=self.device)[None] % self.causal_lm.config.get_text_config().vocab_size
+        present = torch.ones_like(ids, dtype=torch.bool)
+        positions = torch.arange(8, device=self.device)[None]
+        with torch.no_grad(), evaluating(self.network), self.computing():
+            output = self.network(input_ids=ids, attention_mask=present.long(), use_cache=False)
+            ours = self.head(1.0).logits(self.hidden(ids, present, positions)[0])
+        return ours, output.logits[0].float()
+
+
+def _rescaled_positions(config: object) -> Iterator[tuple[str, int]]:
+    # Rotary embeddings that are others in a longer batch: their kind, and up to where they are not.
+    settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    # Some models have one for each kind of layer.
+    for rope in (settings, *(part for part in settings.values() if isinstance(part, Mapping))):
+        kind = rope.get("rope_type", rope.get("type"))
+        if kind in ("dynamic", "longrope"):
+            original = rope.get("original_max_position_embeddings")
+            original = original or getattr(config, "original_max_position_embeddings", None)
+            yield kind, int(original or getattr(config, "max_position_embeddings", 0))

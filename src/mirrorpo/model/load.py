@@ -1,11 +1,10 @@
 """Building a language model: from a hub name or a folder, or from nothing."""
 
 import copy
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from pathlib import Path
 from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
@@ -18,18 +17,21 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mirrorpo.core.network import Tokenizer
+from mirrorpo.core.network import CausalLM, Tokenizer
 from mirrorpo.core.protocols import Assembly
-from mirrorpo.core.seeds import derive
+from mirrorpo.core.seeds import init_draws
 from mirrorpo.distributed.fsdp import Unsharded
-from mirrorpo.model.language_model import LanguageModel, recomputes
-from mirrorpo.model.lora import Lora, adapter_base, merged
+from mirrorpo.model.adapter import base_of, merged_adapter, name_base, with_adapter, with_saved_adapter
+from mirrorpo.model.language_model import LanguageModel, embedded
+from mirrorpo.model.lora import Continue, Lora
 from mirrorpo.model.prefix import prefix_requirements
 from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
+from mirrorpo.model.train_noise import silence
 from mirrorpo.model.words import word_tokenizer
 
 SHIPPED = "mirrorpo:"
 Dtype = Literal["auto", "float32", "bfloat16"]
+TrainNoise = Literal["own"] | None
 
 
 @runtime_checkable
@@ -51,18 +53,25 @@ class Pretrained:
         revision: commit or tag on the hub; None is the newest.
         dtype: of the computation; auto is bfloat16 on CUDA and float32 elsewhere.
         attention: attention implementation of `transformers`.
-        lora: adapters, or None to train everything.
+        lora: fresh adapters, or the folder's own that goes on, or None to train everything. An adapter in the
+            folder is merged unless it goes on.
         gradient_checkpointing: recompute activations in the backward pass.
         prompt: how a question becomes tokens.
+        train_noise: None sets the model's dropout and router jitter to zero; "own" leaves them, and the
+            policy that is updated is then another than the one that sampled.
     """
 
     path: str
     revision: str | None
     dtype: Dtype
     attention: str
-    lora: Lora | None
+    lora: Lora | Continue | None
     gradient_checkpointing: bool
     prompt: ChatPrompt | PlainPrompt
+    train_noise: TrainNoise = None
+
+    def __post_init__(self) -> None:
+        _refuse_other_noise(self.train_noise)
 
     def load(self, device: torch.device, seed: int, corpus: Callable[[], Iterable[str]]) -> LanguageModel:
         """The model and its tokenizer, ready to train.
@@ -74,9 +83,22 @@ class Pretrained:
         # Trained parameters stay in float32: updates of a learning rate's size vanish in bfloat16.
         network, tokenizer = self._read(torch.float32 if self.lora is None else dtype)
         model = finish(
-            network, tokenizer, dtype=dtype, device=device, checkpointing=self.gradient_checkpointing
+            network,
+            tokenizer,
+            dtype=dtype,
+            device=device,
+            checkpointing=self.gradient_checkpointing,
+            train_noise=self.train_noise,
         )
-        return model if self.lora is None else with_adapter(model, self.lora, seed)
+        if self.lora is None:
+            return model
+        if isinstance(self.lora, Continue):
+            return with_saved_adapter(model, self._folder, self.revision, seed)
+        model = with_adapter(model, self.lora, seed)
+        # What a saved adapter names as its base: not where it lies on this machine, if it ships with us.
+        base = Path(self.path).resolve() if Path(self.path).is_dir() else self.path
+        name_base(model, str(base))
+        return model
 
     def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
         """Sharing a prompt among completions has to fit the attention and the recomputation."""
@@ -84,51 +106,88 @@ class Pretrained:
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
         """Dropout makes the policy that is updated another one than that which sampled."""
-        if self.lora is not None and self.lora.dropout:
+        if isinstance(self.lora, Lora) and self.lora.dropout:
             yield (
                 f"{group}.lora.dropout > 0: the policy that is updated drops activations, the one that "
                 "sampled did not; the sampler and the trainer then differ, which kl/sampler shows"
             )
 
+    @property
+    def _folder(self) -> str:
+        return _located(self.path)
+
     def _read(self, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        # What the files hold, complete.
-        path = self.path
-        if path.startswith(SHIPPED):
-            path = str(files("mirrorpo.model") / path.removeprefix(SHIPPED))
+        # What the files hold, complete; an adapter is merged, or left to go on.
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, revision=self.revision, trust_remote_code=False)
-            base = adapter_base(path) or path
-            loaded = AutoModelForCausalLM.from_pretrained(
-                base,
-                revision=self.revision,
-                dtype=dtype,
-                attn_implementation=self.attention,
-                trust_remote_code=False,
-                output_loading_info=True,
+            base = base_of(self._folder, self.revision)
+            if isinstance(self.lora, Continue) and base is None:
+                raise ValueError(
+                    f"model.lora=continue: model.path={self.path} holds no adapter; use "
+                    "lora@model.lora=r16, or the policy/ of a run that trained one"
+                )
+            tokenizer = AutoTokenizer.from_pretrained(
+                self._folder, revision=self.revision, trust_remote_code=False
             )
+            if isinstance(self.lora, Continue) and base is not None:
+                network = self._merged(_located(base[0]), base[1], dtype)
+            else:
+                network = self._merged(self._folder, self.revision, dtype)
         except (ImportError, OSError, ValueError, SafetensorError) as error:
             raise self._unloadable(error) from error
-        # A pair when it is asked for its loading information, which its type does not say.
-        network, information = cast(tuple[PreTrainedModel, Mapping[str, Iterable[str]]], loaded)
         digits = "0123456789"
         if tokenizer.decode(tokenizer(digits, add_special_tokens=False).input_ids).replace(" ", "") != digits:
             # Where there are no files, transformers makes a tokenizer of a few special tokens.
             raise ValueError(f"model.path={self.path}: there is no tokenizer. {self._fix()}")
+        return network, tokenizer
+
+    def _merged(self, path: str, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
+        base = base_of(path, revision)
+        if base is None or base[0] == path:
+            return self._plain(path, revision, dtype)
+        # In bfloat16 the sum would lose most of a small update.
+        under = self._merged(_located(base[0]), base[1], torch.float32)
+        network = merged_adapter(under, path, revision)
+        for parameter in network.parameters():
+            parameter.data = parameter.data.to(dtype)
+        return network
+
+    def _plain(self, path: str, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=self.attention,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        # A pair when it is asked for its loading information, which its type does not say.
+        network, information = cast(tuple[PreTrainedModel, Mapping[str, Iterable[str]]], loaded)
         if information["missing_keys"]:
             # transformers would draw them at random and train on.
             raise ValueError(
-                f"model.path={self.path}: the weights lack {sorted(information['missing_keys'])[:5]}; "
+                f"model.path={path}: the weights lack {sorted(information['missing_keys'])[:5]}; "
                 "the files are incomplete or of another architecture"
             )
-        return network if base == path else merged(network, path), tokenizer
+        if information["unexpected_keys"]:
+            # transformers would leave them out.
+            strange = sorted(information["unexpected_keys"])[:5]
+            raise ValueError(
+                f"model.path={path}: {type(network).__name__} has no place for the weights {strange}; "
+                "config.json is of another architecture"
+            )
+        return network
 
     def _unloadable(self, error: Exception) -> ValueError:
-        reason = str(error).splitlines()[0]
-        about_attention = (
-            "attn_implementation" in str(error) or "attention implementation" in str(error).lower()
-        )
-        if isinstance(error, ImportError) or about_attention:
+        reason = str(error).strip().splitlines()[0]
+        if reason.startswith("model."):
+            return ValueError(reason)
+        if "attention" in reason.lower() or "attn_implementation" in str(error):
             return ValueError(f"model.attention={self.attention}: {reason}")
+        if isinstance(error, ImportError):
+            return ValueError(
+                f"model.path={self.path}: its files need a package that is not installed ({reason}); "
+                "quantised weights cannot be trained, give the unquantised model"
+            )
         return ValueError(f"model.path={self.path}: cannot be loaded ({reason}). {self._fix()}")
 
     def _fix(self) -> str:
@@ -145,10 +204,15 @@ class Scratch:
     Attributes:
         architecture: arguments of the `transformers` configuration, `model_type` included.
         prompt: how a question becomes tokens.
+        train_noise: as in `Pretrained`.
     """
 
     architecture: Mapping[str, object]
     prompt: ChatPrompt | PlainPrompt
+    train_noise: TrainNoise = None
+
+    def __post_init__(self) -> None:
+        _refuse_other_noise(self.train_noise)
 
     def load(self, device: torch.device, seed: int, corpus: Callable[[], Iterable[str]]) -> LanguageModel:
         """The model, initialised from the run's `init` stream."""
@@ -165,7 +229,25 @@ class Scratch:
             network = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation="sdpa"
             )
-        return finish(network, tokenizer, dtype=torch.float32, device=device, checkpointing=False)
+        return finish(
+            network,
+            tokenizer,
+            dtype=torch.float32,
+            device=device,
+            checkpointing=False,
+            train_noise=self.train_noise,
+        )
+
+
+def _refuse_other_noise(train_noise: object) -> None:
+    if train_noise not in (None, "own"):
+        raise ValueError(f"model.train_noise={train_noise}: choose null or own")
+
+
+def _located(path: str) -> str:
+    if path.startswith(SHIPPED):
+        return str(files("mirrorpo.model") / path.removeprefix(SHIPPED))
+    return path
 
 
 def compute_dtype(name: Dtype, device: torch.device) -> torch.dtype:
@@ -175,14 +257,6 @@ def compute_dtype(name: Dtype, device: torch.device) -> torch.dtype:
     return torch.float32 if name == "float32" else torch.bfloat16
 
 
-@contextmanager
-def init_draws(seed: int) -> Iterator[None]:
-    """The global generators on the run's `init` stream, put back afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, "init"))
-        yield
-
-
 def finish(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -190,6 +264,7 @@ def finish(
     dtype: torch.dtype,
     device: torch.device,
     checkpointing: bool,
+    train_noise: TrainNoise = None,
 ) -> LanguageModel:
     """Special ids, device and checks for a fresh network.
 
@@ -199,12 +274,41 @@ def finish(
         dtype: of the computation.
         device: where it will run.
         checkpointing: recompute activations in the backward pass.
+        train_noise: None sets dropout and router jitter to zero, with a note.
 
     Raises:
         ValueError: if no token ends a completion, or if `Head` does not give the network's own logits.
     """
+    ends, pad, notes = _special_ids(network, tokenizer)
+    if train_noise is None and (silenced := silence(network)):
+        named = ", ".join(f"{name}={value:g}" for name, value in sorted(silenced.items()))
+        notes.append(
+            f"model.path: {named} set to zero, since sampling has none of it; model.train_noise=own leaves it"
+        )
     # What its type says allows for several texts, and for ids by other names.
     one_text = cast("Tokenizer", tokenizer)
+    if checkpointing:
+        # The older name is that of transformers below 5.20.
+        enable = getattr(network, "activation_checkpointing_enable", None)
+        (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
+    model = LanguageModel(
+        network=network,
+        tokenizer=one_text,
+        eos_ids=frozenset(ends),
+        pad_id=pad,
+        dtype=dtype,
+        device=device,
+        notes=tuple(notes),
+    )
+    model.network.to(device)
+    model.check_head()
+    return model
+
+
+def _special_ids(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[set[int], int, list[str]]:
+    # What ends a completion, what fills up a row, and what there is to say of it.
     generation, config = network.generation_config, network.config
     ends = {
         index
@@ -213,55 +317,25 @@ def finish(
         for index in (named if isinstance(named, list | tuple) else [named])
         if isinstance(index, int)
     }
-    if not ends:
+    count = embedded(cast("CausalLM", network))
+    inside = {end for end in ends if 0 <= end < count}
+    if not inside:
         raise ValueError(
-            "model.path: neither the model nor its tokenizer names an end-of-sequence token; completions "
-            "could never end"
+            "model.path: neither the model nor its tokenizer names an end-of-sequence token"
+            + (f" among the {count} that have an embedding (named: {sorted(ends)})" if ends else "")
+            + "; completions could never end"
         )
-    pad = min(ends) if one_text.pad_token_id is None else one_text.pad_token_id
-    if checkpointing:
-        # The older name is that of transformers below 5.20.
-        enable = getattr(network, "activation_checkpointing_enable", None)
-        (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
-    model = LanguageModel(
-        network=network, tokenizer=one_text, eos_ids=frozenset(ends), pad_id=pad, dtype=dtype, device=device
+    pad = cast("Tokenizer", tokenizer).pad_token_id
+    if pad is None:
+        return ends, min(inside), []
+    if 0 <= pad < count:
+        return ends, pad, []
+    # Usual where a pad token was added to a tokenizer, and nothing to the model.
+    note = (
+        f"model.path: the tokenizer's pad token {pad} is outside the {count} embeddings; {min(inside)}, "
+        "which ends a completion, pads instead"
     )
-    model.network.to(device)
-    model.check_head()
-    return model
-
-
-def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
-    """The model with a fresh adapter, which starts as the identity; only the adapter trains."""
-    from peft import LoraConfig, get_peft_model
-
-    outer = (model.causal_lm.get_output_embeddings(), model.causal_lm.get_input_embeddings())
-    modules = model.network.named_modules()
-    names = {name.rpartition(".")[2] for name, module in modules if any(module is part for part in outer)}
-    if names & set(lora.targets):
-        raise ValueError(
-            f"model.lora.targets={list(lora.targets)}: adapting the head or the embeddings would change the "
-            f"reference too; leave them out"
-        )
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
-        task_type="CAUSAL_LM",
-    )
-    # The adapter's draw comes from its own stream, so that full and LoRA arms share all the others.
-    with init_draws(seed), warnings.catch_warnings():
-        # peft 0.21 reads transformers' old name of the property.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        network = get_peft_model(model.network, config)
-    base = cast(PreTrainedModel, network.get_base_model())
-    if recomputes(base):
-        base.enable_input_require_grads()
-    for _, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return replace(model, network=network)
+    return ends, min(inside), [note]
 
 
 def reference(model: LanguageModel) -> LanguageModel:

@@ -24,3 +24,18 @@ def evaluating(network: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         network.train(training)
+
+
+@contextmanager
+def training(network: torch.nn.Module) -> Iterator[None]:
+    """Train mode inside the block but for adapters' own dropout, and the mode it had before after it."""
+    before = network.training
+    network.train()
+    for name, module in network.named_modules():
+        # A setting of the run, which says so.
+        if "lora_dropout" in name:
+            module.eval()
+    try:
+        yield
+    finally:
+        network.train(before)

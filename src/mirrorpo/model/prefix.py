@@ -42,6 +42,8 @@ def obstacle(model: LanguageModel) -> str:
 
     Example: a model whose activations are recomputed runs without a cache.
     """
+    if model.prefix_fault:
+        return model.prefix_fault
     config = model.causal_lm.config
     if config._attn_implementation not in TAKE_A_MASK:
         return f"model.attention={config._attn_implementation} takes no mask"

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
+
 from mirrorpo.core.network import Tokenizer
 
 # What chat templates call to have the time, and a definition that stands before a template in its place.
@@ -45,9 +47,17 @@ class ChatPrompt:
             )
         turns = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": user.replace("{question}", question)})
-        text = self._rendered(tokenizer, turns)
+        try:
+            text = self._rendered(tokenizer, turns)
+        except TemplateError as error:
+            cure = "set dataset.system='', which has the dataset's words" if system else "give another model"
+            raise ValueError(
+                f"model.prompt: the tokenizer's chat template refuses the prompt ({error}); {cure}, or use "
+                "model.prompt._target_=mirrorpo.model.prompt.PlainPrompt"
+            ) from error
         # The template has written the special tokens already; adding them again would double the BOS.
-        return Rendered(text=text, ids=tokenizer(text, add_special_tokens=False).input_ids)
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        return _verified(Rendered(text=text, ids=ids), system=system, question=question, user=user)
 
     def _rendered(self, tokenizer: Tokenizer, turns: Sequence[Mapping[str, str]]) -> str:
         def render(**variables: object) -> str:
@@ -97,4 +107,27 @@ class PlainPrompt:
                 f"this model's vocabulary lacks words of the prompt {text!r} (reads it as {unknown!r}): "
                 "choose another model or dataset"
             )
-        return Rendered(text=text, ids=ids)
+        shown = system if self.instruct else ""
+        return _verified(Rendered(text=text, ids=ids), system=shown, question=question, user=user)
+
+
+def _verified(rendered: Rendered, *, system: str, question: str, user: str) -> Rendered:
+    # A template may want its content in another form, or have no place for a system text, and say nothing.
+    text = " ".join(rendered.text.split())
+    if " ".join(question.split()) not in text:
+        cure = (
+            "give another model.prompt"
+            if "{question}" in user
+            else "write {question} into dataset.user, where the question is to stand"
+        )
+        raise ValueError(f"model.prompt: the prompt {rendered.text!r} leaves the question out; {cure}")
+    if " ".join(system.split()) not in text:
+        raise ValueError(
+            f"dataset.system={system!r}: the chat template leaves it out; set dataset.system='' and put the "
+            "text into dataset.user, or give another model.prompt"
+        )
+    if not rendered.ids:
+        raise ValueError(
+            f"model.prompt: the prompt {rendered.text!r} has no tokens; give another model.prompt or question"
+        )
+    return rendered

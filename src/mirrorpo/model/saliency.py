@@ -37,12 +37,17 @@ def gradient_times_embedding(
     """
     ids, present, positions = full_sequences(batch)
     width = batch.completion_ids.shape[1]
-    with torch.enable_grad(), evaluating(model.network), model.computing():
-        embeddings = model.causal_lm.get_input_embeddings()(ids).detach().requires_grad_()
-        decoder = model.causal_lm.get_decoder()
-        states = decoder(
-            inputs_embeds=embeddings, attention_mask=present.long(), position_ids=positions, use_cache=False
-        ).last_hidden_state
+    leaves: list[Tensor] = []
+
+    def as_leaf(_module: torch.nn.Module, _inputs: object, embedded: Tensor) -> Tensor:
+        leaves.append(embedded.detach().requires_grad_())
+        return leaves[-1]
+
+    # The ids go in, not their embeddings: some decoders read more off them (Gemma 3n's embeddings per layer).
+    hook = model.causal_lm.get_input_embeddings().register_forward_hook(as_leaf)
+    with hook, torch.enable_grad(), evaluating(model.network):
+        states = model.hidden(ids, present, positions)
+    (embeddings,) = leaves
     # The head computes in float32, whatever the rest does.
     with torch.enable_grad():
         scored = _from(batch, firsts)

@@ -1,17 +1,10 @@
 """A key-value cache that grows in blocks, where the one of `transformers` copies itself at every token."""
 
-from typing import Protocol, runtime_checkable
+from typing import cast
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
-
-
-@runtime_checkable
-class Repeats(Protocol):
-    """A layer of a cache whose rows can be repeated."""
-
-    def batch_repeat_interleave(self, repeats: int) -> None: ...
 
 
 class Blocks(DynamicLayer):
@@ -71,17 +64,37 @@ class Blocks(DynamicLayer):
         return keys, values
 
 
-def in_blocks(cache: Cache, repeats: int, block: int) -> Cache:
+class Rows(Cache):
+    """Layers of any kind whose rows can be picked."""
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Only the rows at `indices`."""
+        for layer in self.layers:
+            if isinstance(layer, Blocks):
+                layer.batch_select_indices(indices)
+            else:
+                # What every layer has; those with a state (Mamba, linear attention) have no other.
+                layer.reorder_cache(cast(torch.LongTensor, indices))
+
+
+def in_blocks(cache: Cache, rows: int, repeats: int, block: int) -> Rows:
     """A filled cache with each of its rows `repeats` times, its plain layers growing in blocks from here on.
 
     Layers of another kind, that slide or keep a state, only have their rows repeated.
+
+    Args:
+        cache: with so many rows.
+        rows: which a state alone does not tell.
+        repeats: of each row.
+        block: places by which a plain layer grows.
     """
+    # On the CPU: a layer moves it to where its tensors are, if it has any.
+    repeated = torch.arange(rows).repeat_interleave(repeats)
     layers = []
     for layer in cache.layers:
         if type(layer) is DynamicLayer:
             layers.append(Blocks(layer, repeats, block))
         else:
-            assert isinstance(layer, Repeats)
-            layer.batch_repeat_interleave(repeats)
+            layer.reorder_cache(cast(torch.LongTensor, repeated))
             layers.append(layer)
-    return Cache(layers=layers)
+    return Rows(layers=layers)

@@ -1,6 +1,6 @@
 """Batched sampling on any Hugging Face causal LM with a key-value cache."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache
 
 from mirrorpo.core.batch import Completion, RolloutRequest
 from mirrorpo.core.cut import TAKE_A_MASK
-from mirrorpo.core.protocols import Assembly, GenerativeModel
+from mirrorpo.core.protocols import Assembly, GenerativeModel, ModelNeed
 from mirrorpo.rollout.cache import Blocks, in_blocks
 from mirrorpo.rollout.collate import pad
 from mirrorpo.rollout.nucleus import cut_distribution_notes
@@ -52,6 +52,10 @@ class Native:
             raise ValueError(
                 f"rollout.compact_at={self.compact_at}, rollout.top_p={self.top_p}: give shares in (0, 1]"
             )
+
+    def model_needs(self) -> Collection[ModelNeed]:
+        """A cache whose rows can be repeated and dropped."""
+        return ("sample",)
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
         """A cut distribution is not the policy that is trained."""
@@ -138,7 +142,7 @@ class Native:
             logits_to_keep=1,
         )
         logits = output.logits[:, -1].repeat_interleave(group_size, dim=0)
-        cache = in_blocks(output[model.cache_argument], group_size, self.cache_block)
+        cache = in_blocks(output[model.cache_argument], len(ids), group_size, self.cache_block)
         attended = torch.cat([present, present.new_ones(len(present), steps)], dim=1)
         attended = attended.repeat_interleave(group_size, dim=0)
         rows = _Rows(

@@ -4,7 +4,7 @@ import copy
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import torch
 
 from mirrorpo.core.batch import Completion, RolloutRequest
-from mirrorpo.core.protocols import Assembly, GenerativeModel
+from mirrorpo.core.protocols import Assembly, GenerativeModel, ModelNeed
 from mirrorpo.core.seeds import global_state, restore_global_state
 from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.request import ABSENT, group_completions, sampling_settings
@@ -125,6 +125,10 @@ class Colocated:
             )
         if self.sleep and device == "cpu":
             yield (f"{group}.sleep=true with device=cpu: vLLM cannot sleep on a CPU; set {group}.sleep=false")
+
+    def model_needs(self) -> Collection[ModelNeed]:
+        """Weights under their own names, adapters merged."""
+        return ("merge",)
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
         """A cut distribution is not the policy that is trained."""

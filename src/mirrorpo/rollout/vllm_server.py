@@ -5,7 +5,7 @@ both can read.
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import ClassVar, TypedDict, cast
 from safetensors.torch import save_file
 
 from mirrorpo.core.batch import Completion, RolloutRequest
-from mirrorpo.core.protocols import Assembly, GenerativeModel
+from mirrorpo.core.protocols import Assembly, GenerativeModel, ModelNeed
 from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.request import group_completions, sampling_settings
 from mirrorpo.rollout.weights import fingerprint, merged, network_config
@@ -75,6 +75,10 @@ class Served:
                 f"rollout.connections={self.connections}, rollout.timeout={self.timeout}, "
                 f"rollout.top_p={self.top_p}: give at least 1, seconds above 0, and a share in (0, 1]"
             )
+
+    def model_needs(self) -> Collection[ModelNeed]:
+        """Weights under their own names, adapters merged."""
+        return ("merge",)
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
         """A cut distribution is not the policy that is trained."""

@@ -24,6 +24,9 @@ class AdapterLayer(Protocol):
     @property
     def active_adapters(self) -> Sequence[str]: ...
 
+    @property
+    def lora_A(self) -> torch.nn.ModuleDict: ...
+
     def get_delta_weight(self, adapter: str) -> Tensor: ...
 
 
@@ -46,26 +49,39 @@ def merged(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
     head tied to the embeddings) comes once, under the first.
     """
     network = plain(model)
-    adapted = {
-        f"{name}.weight": module
-        for name, module in network.named_modules()
-        if isinstance(module, AdapterLayer)
-    }
+    adapted = _adapters(network)
     with model.computing():
-        on = {name for name, module in adapted.items() if not module.disable_adapters}
+        active = {name: _active(module) for name, module in adapted.items()}
     pointers: set[int] = set()
     for key, tensor in weights(network).items():
         if ".lora_" in key or tensor.data_ptr() in pointers:
             continue
         pointers.add(tensor.data_ptr())
-        name = key.replace(".base_layer.", ".")
-        if name in on:
-            module = adapted[name]
+        name = _unwrapped(key)
+        if active.get(name):
             with torch.no_grad():
                 tensor = tensor.float()
-                for adapter in module.active_adapters:
-                    tensor = tensor + module.get_delta_weight(adapter).float()
+                for adapter in active[name]:
+                    tensor = tensor + adapted[name].get_delta_weight(adapter).float()
         yield name, tensor
+
+
+def _adapters(network: torch.nn.Module) -> dict[str, AdapterLayer]:
+    # peft's module around each adapted weight, by the weight's name; experts in one tensor have one too,
+    # around their module, and a second parameter of that module one around that.
+    return {
+        f"{_unwrapped(name)}.{getattr(module, 'parameter_name', 'weight')}": module
+        for name, module in network.named_modules()
+        if isinstance(module, AdapterLayer)
+    }
+
+
+def _active(module: AdapterLayer) -> Sequence[str]:
+    return () if module.disable_adapters else tuple(module.active_adapters)
+
+
+def _unwrapped(name: str) -> str:
+    return name.replace(".base_layer", "")
 
 
 def fingerprint(model: GenerativeModel) -> tuple[int, ...]:
@@ -74,10 +90,10 @@ def fingerprint(model: GenerativeModel) -> tuple[int, ...]:
     """
     network = plain(model)
     with model.computing():
+        # By their place among a module's adapters.
         on = [
-            int(not module.disable_adapters)
-            for module in network.modules()
-            if isinstance(module, AdapterLayer)
+            sum(1 + list(module.lora_A).index(adapter) for adapter in _active(module))
+            for module in _adapters(network).values()
         ]
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     sums = [

@@ -19,10 +19,12 @@ from mirrorpo.core.protocols import (
     Dataset,
     DeclaresEvaluationOnly,
     DeclaresInert,
+    DeclaresModelNeeds,
     Divergence,
     ImportanceCorrection,
     Inert,
     LearningRateSchedule,
+    ModelNeed,
     OptimiserSpec,
     RolloutEngine,
     SpanWeighting,
@@ -132,6 +134,16 @@ def inert(components: Components) -> list[Inert]:
         if isinstance(part, DeclaresInert)
         for entry in part.inert(group, components)
     ]
+
+
+def model_needs(components: Components) -> set[ModelNeed]:
+    """In which ways the parts will read the model, beyond what every model allows."""
+    return {
+        need
+        for _, part in components.groups()
+        if isinstance(part, DeclaresModelNeeds)
+        for need in part.model_needs()
+    }
 
 
 def _requirements(components: Components) -> Iterator[str]:

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from mirrorpo.core.token_offsets import TokenOffsets
-from mirrorpo.model.lora import adapter_base
+from mirrorpo.model.adapter import base_of
 from mirrorpo.rollout.collector import Answer
 from mirrorpo.run.folder import JsonLines, RunFolder
 from mirrorpo.train.credit_metrics import credit_row
@@ -147,10 +147,12 @@ class Display:
 
 def policy_line(policy: Path) -> str:
     """Where the trained policy is, and what of it is there."""
-    base = adapter_base(policy)
+    base = base_of(str(policy), None)
     if base is None:
         return str(policy)
-    return f"{policy}: the adapter alone; its base is {base}, and model.path= of this folder merges the two"
+    return (
+        f"{policy}: the adapter alone; its base is {base[0]}, and model.path= of this folder merges the two"
+    )
 
 
 def write_completions(

@@ -20,10 +20,11 @@ from mirrorpo.model.load import reference
 from mirrorpo.model.prompt import Rendered
 from mirrorpo.rollout.collector import Collector
 from mirrorpo.rollout.prompt_order import DataOrder
-from mirrorpo.train.build import Components
+from mirrorpo.train.build import Components, model_needs
 from mirrorpo.train.drift import draw_probe
 from mirrorpo.train.evaluate import Evaluator
 from mirrorpo.train.learner import Learner
+from mirrorpo.train.model_check import ModelCheck, checked
 from mirrorpo.train.questions import Questions, load_questions
 from mirrorpo.train.sharded import sharded_engine, sharded_model, sharded_reward
 from mirrorpo.train.step import Drift
@@ -40,6 +41,7 @@ class LoadedRun:
         drift: distance from the start model.
         questions: of training and evaluation.
         rendered: the evaluation's prompts, as text and ids.
+        model_check: in which ways the model was seen to be read rightly.
     """
 
     learner: Learner
@@ -48,6 +50,7 @@ class LoadedRun:
     drift: Drift
     questions: Questions
     rendered: Sequence[Rendered]
+    model_check: ModelCheck
 
     @property
     def policy(self) -> LanguageModel:
@@ -77,7 +80,7 @@ class Loader:
         """
         components, config, ranks = self.components, self.components.config, self.ranks
         questions = ranks.broadcast_from_rank0(lambda: load_questions(components))
-        policy, start = self._models(questions)
+        policy, start, check = self._models(questions)
         engine = sharded_engine(components.eval_rollout, ranks)
         reward = sharded_reward(components.reward, ranks)
         rendered = [render(components, policy, prompt) for prompt in questions.evaluation]
@@ -100,20 +103,29 @@ class Loader:
             drift=self._drift(policy, engine, questions),
             questions=questions,
             rendered=rendered,
+            model_check=check,
         )
 
-    def _models(self, questions: Questions) -> tuple[LanguageModel, LanguageModel | None]:
-        # The policy, and the reference where somebody reads it.
+    def _models(self, questions: Questions) -> tuple[LanguageModel, LanguageModel | None, ModelCheck]:
+        # The policy, the reference where somebody reads it, and what the policy allows.
         def corpus() -> Iterable[str]:
             return (
                 text for prompt in questions.train for text in (prompt.question + "\n", prompt.demonstration)
             )
 
         policy = self.components.model.load(self.device, self.components.config["seed"], corpus)
+        policy, check = checked(
+            policy,
+            model_needs(self.components),
+            shared_prefix=self.components.config["shared_prefix"],
+            train_noise=self.components.config["model"].get("train_noise"),
+        )
         start = reference(policy) if self.components.penalty.reads_reference else None
         policy = sharded_model(policy, self.ranks)
         # An adapter that is switched off is the policy's own network.
-        return policy, start if start is None or start.adapter_off else sharded_model(start, self.ranks)
+        if start is not None and not start.adapter_off:
+            start = sharded_model(start, self.ranks)
+        return policy, start, check
 
     def _collector(self, policy: LanguageModel, reward: Verifier, questions: Questions) -> Collector:
         components, run = self.components, RunSettings.of(self.components.config)

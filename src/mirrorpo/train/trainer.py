@@ -13,6 +13,7 @@ from mirrorpo.core.seeds import seed_globals
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.device import device_name, named_device, prepare, stopwatch
 from mirrorpo.distributed.fsdp import full_state_dict
+from mirrorpo.model.adapter import adaptation
 from mirrorpo.run import checkpoint
 from mirrorpo.run.attempt import enter_attempt
 from mirrorpo.run.disk import write_atomic, writing_to
@@ -195,6 +196,8 @@ class Trainer:
                 "ids": first.ids,
                 "hash": prompts,
             },
+            model_check=loaded.model_check.record(),
+            adapter=adaptation(loaded.policy.network),
             inputs=inputs,
             input_files=files,
             parameters={
@@ -210,6 +213,7 @@ class Trainer:
         questions = loaded.questions
         lines = [
             *notes(self.components),
+            *loaded.policy.notes,
             *few_questions_note(self.cell.config, len(questions.evaluation)),
             *(f"{uid} is left out: {fault}" for uid, fault in questions.left_out.items()),
         ]

@@ -1,7 +1,7 @@
 """Credit by counterfactual: hide a span of reasoning, and see how much less probable becomes what follows."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK, Cut, Masking
 from mirrorpo.core.masked import group_mean
-from mirrorpo.core.protocols import Assembly, Scorer
+from mirrorpo.core.protocols import Assembly, ModelNeed, Scorer
 from mirrorpo.core.seeds import generator
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.core.span import ScoredSpan, Span
@@ -97,6 +97,10 @@ class Counterfactual:
                 f"model.attention={attention} with a weighting that hides spans: hiding needs an attention "
                 "mask; use model.attention=sdpa"
             )
+
+    def model_needs(self) -> Collection[ModelNeed]:
+        """Spans that can be hidden."""
+        return (self.masking,)
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
         """Demonstrations of one question are all as good as each other."""

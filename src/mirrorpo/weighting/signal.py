@@ -1,12 +1,13 @@
 """Importance by a single pass or none, on paper A's map: what counterfactual scoring has to beat."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from mirrorpo.core.batch import RolloutBatch
-from mirrorpo.core.protocols import Scorer
+from mirrorpo.core.protocols import ModelNeed, Scorer
 from mirrorpo.core.seeds import generator
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.weighting.random import stream_of
@@ -94,6 +95,10 @@ class Signal:
 
     signal: Literal["gradient", "attention"]
     range: Range
+
+    def model_needs(self) -> Collection[ModelNeed]:
+        """The signal."""
+        return (self.signal,)
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)

@@ -1,6 +1,6 @@
 """A weighting that scores no spans, in the form that the trainer uses."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
-from mirrorpo.core.protocols import Scorer, SpanWeighting, Weighting
+from mirrorpo.core.protocols import DeclaresModelNeeds, ModelNeed, Scorer, SpanWeighting, Weighting
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.core.span import ScoredSpan
 
@@ -25,6 +25,10 @@ class Unscored:
     """
 
     weighting: Weighting
+
+    def model_needs(self) -> Collection[ModelNeed]:
+        """The weighting's."""
+        return self.weighting.model_needs() if isinstance(self.weighting, DeclaresModelNeeds) else ()
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = self.weighting(batch, scorer, seed)
