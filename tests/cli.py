@@ -147,4 +147,4 @@ def composed(*overrides: str) -> Iterator[tuple[DictConfig, Mapping[str, str]]]:
 def cell_here(*overrides: str) -> Cell:
     """The cell of a command line, in this process."""
     with composed(*overrides) as (cfg, choices):
-        return cell_of(cfg, choices)
+        return cell_of(cfg, choices, overrides=overrides)

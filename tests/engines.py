@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from small_models import TINY, network_of
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from mirrorpo.core.batch import Completion, Prompt, RolloutRequest
 from mirrorpo.core.protocols import RolloutEngine
@@ -46,24 +46,10 @@ LENGTH = 12
 
 
 def tiny(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0, **settings: Any) -> LanguageModel:
+    """A random network whose logits differ enough to tell tokens apart, and its tokenizer."""
     tokenizer = word_tokenizer(["a b c d"])
-    shape = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 8,
-        "intermediate_size": 32,
-    }
-    special = {"vocab_size": len(tokenizer), "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None}
-    config = AutoConfig.for_model(
-        model_type, **(shape | special | {"max_position_embeddings": 64, "initializer_range": 0.4} | settings)
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=attention
-        ).eval()
+    shape = {**TINY, "vocab_size": len(tokenizer)} | settings
+    network = network_of(model_type, seed, attention=attention, **shape)
     return finish(network, tokenizer, dtype=torch.float32, device=torch.device("cpu"), checkpointing=False)
 
 

@@ -67,7 +67,24 @@ class Accounting:
 
     def start(self, environment: dict[str, str], cluster: str) -> None:
         """The database, then slurmdbd, then the cluster's entry in it."""
-        data, socket, user = self.folder / "mysql", self.folder / "mysql.sock", getpass.getuser()
+        user = getpass.getuser()
+        self._start_database(environment, user)
+        config = self.folder / "slurmdbd.conf"
+        config.write_text(
+            CONFIG.format(folder=self.folder, user=user, port=self.port, storage_port=self.storage_port)
+        )
+        # slurmdbd refuses a password that others can read.
+        config.chmod(0o600)
+        subprocess.run(
+            [shutil.which("slurmdbd") or "slurmdbd"], check=True, env=environment, capture_output=True
+        )
+        _until(["sacctmgr", "-i", "-n", "list", "cluster"], environment, self.folder / "slurmdbd.log")
+        subprocess.run(
+            ["sacctmgr", "-i", "add", "cluster", cluster], check=True, env=environment, capture_output=True
+        )
+
+    def _start_database(self, environment: dict[str, str], user: str) -> None:
+        data, socket = self.folder / "mysql", self.folder / "mysql.sock"
         made = subprocess.run(
             [
                 "mariadb-install-db",
@@ -103,19 +120,6 @@ class Accounting:
             "grant all on slurm_acct_db.* to slurm@127.0.0.1"
         )
         subprocess.run([*say, grant], check=True, capture_output=True)
-        config = self.folder / "slurmdbd.conf"
-        config.write_text(
-            CONFIG.format(folder=self.folder, user=user, port=self.port, storage_port=self.storage_port)
-        )
-        # slurmdbd refuses a password that others can read.
-        config.chmod(0o600)
-        subprocess.run(
-            [shutil.which("slurmdbd") or "slurmdbd"], check=True, env=environment, capture_output=True
-        )
-        _until(["sacctmgr", "-i", "-n", "list", "cluster"], environment, self.folder / "slurmdbd.log")
-        subprocess.run(
-            ["sacctmgr", "-i", "add", "cluster", cluster], check=True, env=environment, capture_output=True
-        )
 
     def stop(self) -> None:
         """End both."""

@@ -76,11 +76,13 @@ class Cluster:
         folder: short, since slurmd puts sockets below it.
         cpus: CPUs that the node pretends to have.
         accounted: with a database, so that sacct answers.
+        further: lines of slurm.conf.
     """
 
     folder: Path
     cpus: int
     accounted: bool = False
+    further: str = ""
 
     def __post_init__(self) -> None:
         for name in ("state", "spool"):
@@ -95,7 +97,7 @@ class Cluster:
             cpus=self.cpus,
             **ports,
         )
-        self.config.write_text(text)
+        self.config.write_text(text + self.further)
 
     @property
     def config(self) -> Path:
@@ -118,9 +120,13 @@ class Cluster:
             capture_output=True,
         )
 
+    def pid(self, name: str) -> int:
+        """Of a daemon."""
+        return int((self.folder / f"{name}.pid").read_text())
+
     def kill_daemon(self, name: str) -> None:
         """SIGKILL, as a machine that dies would; jobs' own processes live on."""
-        pid = int((self.folder / f"{name}.pid").read_text())
+        pid = self.pid(name)
         os.kill(pid, signal.SIGKILL)
         self._until(lambda: _gone(pid), f"the end of {name}")
 

@@ -8,13 +8,25 @@ from typing import Any
 
 import torch
 from completions import completion_of
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.collate import collate
 
 VOCABULARY, PAD, EOS = 40, 0, 1
+# One head of keys and values for two of queries; rows of logits that differ enough to tell tokens apart.
+TINY: Mapping[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.4,
+}
 SMALL = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -30,36 +42,51 @@ ARCHITECTURES: Mapping[str, dict[str, Any]] = {
 }
 
 
-@cache
-def model(kind: str, attention: str = "sdpa", windowed: bool = False, **settings: Any) -> LanguageModel:
+def network_of(
+    model_type: str,
+    seed: int = 0,
+    *,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    **settings: Any,
+) -> PreTrainedModel:
+    """A random network in eval mode, of a shape that the settings give."""
+    special = {"eos_token_id": EOS, "pad_token_id": PAD, "bos_token_id": None}
+    config = AutoConfig.for_model(model_type, **(special | settings))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        if windowed:
-            settings = {
-                "use_sliding_window": True,
-                "sliding_window": 4,
-                "layer_types": ["sliding_attention", "full_attention"],
-            }
-        config = AutoConfig.for_model(
-            kind,
-            **ARCHITECTURES[kind],
-            vocab_size=VOCABULARY,
-            eos_token_id=EOS,
-            pad_token_id=PAD,
-            bos_token_id=None,
-            **settings,
-        )
-        network = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=attention
-        ).eval()
+        torch.manual_seed(seed)
+        network = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    return network.eval()
+
+
+def model_of(
+    network: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    eos_ids: frozenset[int] = frozenset({EOS}),
+    pad_id: int = PAD,
+) -> LanguageModel:
+    """A network as the policy, in its own precision; without a tokenizer it has one that knows four words."""
     return LanguageModel(
         network=network,
-        tokenizer=None,
-        eos_ids=frozenset({EOS}),
-        pad_id=PAD,
+        tokenizer=word_tokenizer(["a b c d"]) if tokenizer is None else tokenizer,
+        eos_ids=eos_ids,
+        pad_id=pad_id,
+        # That is without autocast; a network in float64 computes in float64.
         dtype=torch.float32,
         device=torch.device("cpu"),
     )
+
+
+@cache
+def model(kind: str, attention: str = "sdpa", windowed: bool = False, **settings: Any) -> LanguageModel:
+    if windowed:
+        settings = {
+            "use_sliding_window": True,
+            "sliding_window": 4,
+            "layer_types": ["sliding_attention", "full_attention"],
+        }
+    shape = ARCHITECTURES[kind] | {"vocab_size": VOCABULARY}
+    return model_of(network_of(kind, attention=attention, **shape, **settings))
 
 
 def rollout() -> RolloutBatch:

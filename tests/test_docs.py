@@ -144,6 +144,8 @@ def test_links_of_the_site_stay_inside_of_it() -> None:
     )
 
 
+# Plug-ins that a page says how to install.
+FROM_ELSEWHERE = ("hydra/sweeper=optuna",)
 PLACEHOLDER = re.compile(r"[<>{}…]|[A-Z]{3,}|\.\.\.")
 
 
@@ -203,7 +205,11 @@ def unknown_words(words: list[str]) -> Iterator[str]:
         folder = ROOT / ("sweeps" if group == "sweep" else "conf") / group
         for choice in value.strip("'\"").split(",") if folder.is_dir() else ():
             fits = re.fullmatch(r"\w+", choice) and choice != "null" and not PLACEHOLDER.search(choice)
-            if fits and not (folder / f"{choice}.yaml").exists():
+            if (
+                fits
+                and not (folder / f"{choice}.yaml").exists()
+                and f"{group}={choice}" not in FROM_ELSEWHERE
+            ):
                 yield f"no {group}={choice}"
 
 

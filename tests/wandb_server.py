@@ -6,6 +6,7 @@ GraphQL for runs and files, `file_stream` for history, PUT and GET for files. No
 import gzip
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -428,3 +429,19 @@ def serve(delay_s: float = 0.0) -> Iterator[Server]:
         yield server
         http.shutdown()
         thread.join()
+
+
+def main() -> None:
+    """A server as a process, every answer of which takes the seconds that it is given.
+
+    Prints its address, then every run's state and steps for each line that it reads.
+    """
+    with serve(delay_s=float(sys.argv[1])) as server:
+        print(server.url, flush=True)
+        for _ in sys.stdin:
+            for run in server.runs.values():
+                print(run["state"], *(row["_step"] for row in run["history"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

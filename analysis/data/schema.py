@@ -26,7 +26,7 @@ AXES = ("algo", "divergence", "weighting", "model", "dataset")
 # Text columns hold JSON where what they hold is nested; missing is null.
 RUNS = pa.schema(
     [
-        # The W&B id, which the config and the sweep's name give; "#2" behind the second run of that id.
+        # The W&B id, of the config, the sweep's name and the attempt; "#2" behind the second run of that id.
         ("run", pa.string()),
         ("sweep", pa.string()),
         ("seed", pa.int64()),

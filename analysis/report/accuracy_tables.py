@@ -16,6 +16,7 @@ from analysis.report.table_cells import Table, TableCell, difference_cells, numb
 from analysis.stats.intervals import Interval
 from analysis.stats.paired import probability_of_improvement
 from analysis.study.comparison import Difference
+from analysis.study.design import Run
 from analysis.study.study import Study
 
 DRAWS = 2000
@@ -115,6 +116,13 @@ def binomial_error(share: float, n: float) -> float:
     return (share * (1 - share) / n) ** 0.5
 
 
+def _failed_start(run: Run) -> list[TableCell]:
+    """The row of a run that has no numbers."""
+    reason = str(run.row["error"] or "no reason").splitlines()[0]
+    texts = [label(run.block, run.arm), str(run.seed), "0", "", "failed", "", "", reason[:60]]
+    return [TableCell(text) for text in texts]
+
+
 def before_after(study: Study) -> Table:
     """Accuracy of every run at its first and its last evaluation.
 
@@ -139,6 +147,7 @@ def before_after(study: Study) -> Table:
         ]
         cells += [(number(100 * (shares[1] - shares[0]), sign=True), ""), (commit, "")]
         rows.append([TableCell(text, detail, runs=(run.name,)) for text, detail in cells])
+    rows += [_failed_start(run) for run in study.failed_starts]
     return study_table(
         study,
         "before_after",

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -158,6 +159,7 @@ def design(
     others = [name for name in varying if name != axis]
     settings = {row["run"]: identity(json.loads(row["config"])) if row["config"] else {} for row in records}
     known = [of_run for of_run in settings.values() if of_run]
+    _refuse_unknown(by, known)
     swept = [key for key in swept if len({str(of_run.get(key)) for of_run in known}) > 1]
     runs = [_run(row, settings[row["run"]], axis, swept, others) for row in records]
     arms = list(dict.fromkeys(run.arm for run in runs))
@@ -170,6 +172,16 @@ def design(
         planned_seeds=[int(seed) for seed in planned.get("seed", [])],
         planned_arms=planned.get(axis, []),
     )
+
+
+def _refuse_unknown(by: Sequence[str], known: Sequence[Json]) -> None:
+    """Check that every setting that is to make arms is one of some run."""
+    names = sorted({*AXES, "seed"}.union(*known))
+    for key in by:
+        if current_key(key) not in names:
+            close = get_close_matches(key, names, n=3)
+            meant = f"did you mean {' or '.join(close)}? " if close else ""
+            raise ValueError(f"by={key}: no run has such a setting; {meant}they have {', '.join(names)}")
 
 
 def _run(row: Json, settings: Json, axis: str, swept: Sequence[str], others: Sequence[str]) -> Run:

@@ -1,7 +1,7 @@
 """A checked design with its numbers: scores by arm and seed, and by question where there are answers."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,12 +27,14 @@ class Study:
         design: the usable runs.
         metric: the accuracy that is compared.
         notes: for the foot of every table: what was allowed.
+        failed_starts: runs that were refused before their first row; known where runs are only listed.
     """
 
     export: Export
     design: Design
     metric: str
     notes: Sequence[str]
+    failed_starts: Sequence[Run] = ()
 
     def runs(self, arm: str, block: str = "") -> dict[int, Run]:
         """The runs of an arm in a block, by seed."""
@@ -193,5 +195,12 @@ def study(
         ValueError: if an axis, baseline or kind does not exist.
     """
     full_design = design(export, axis=axis, baseline=baseline, by=by)
-    usable, allowed = check(export, full_design, metric, allow, compared=compared)
-    return Study(export, usable, metric, notes(allowed))
+    # A list of runs has a row for one that never began; a comparison lacks it.
+    failed = [] if compared else [run for run in full_design.runs if _failed_start(run)]
+    begun = replace(full_design, runs=[run for run in full_design.runs if run not in failed])
+    usable, allowed = check(export, begun, metric, allow, compared=compared)
+    return Study(export, usable, metric, notes(allowed), failed)
+
+
+def _failed_start(run: Run) -> bool:
+    return run.row["state"] == "failed" and not run.row["rows"]

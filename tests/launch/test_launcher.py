@@ -1,13 +1,33 @@
 """A multirun on this machine: a process a cell, every failure named, nothing done twice."""
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
-from cli import SMALL, appeared, command, environment, folder, folders, manifest, rows, succeeded, train
+from cli import (
+    SMALL,
+    appeared,
+    cell_here,
+    command,
+    environment,
+    folder,
+    folders,
+    manifest,
+    rows,
+    succeeded,
+    train,
+)
+
+from mirrorpo.launch.errors import LaunchError
+from mirrorpo.launch.local import LocalLauncher
+from mirrorpo.launch.plan import PlannedCell
+from mirrorpo.run.folder import RunFolder
 
 GRID = ("-m", "algo=grpo", "divergence=probl2,kl", "seed=0,1")
 TWO_STEPS = (*SMALL, "steps=2")
@@ -55,7 +75,71 @@ def test_cells_that_fail_do_not_stop_the_others_and_each_is_named_with_its_reaso
     assert states == ["done", "failed"]
 
 
-def test_a_cell_that_another_process_holds_is_refused_in_its_own_words_alone_and_in_a_grid(
+@pytest.mark.slow
+def test_the_same_command_in_a_second_terminal_leaves_alone_what_runs(tmp_path: Path) -> None:
+    grid = command("-m", "seed=0,1", *SMALL, "steps=4", f"out={tmp_path}")
+    both = [
+        subprocess.Popen(grid, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    printed = [process.communicate(timeout=280)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert "another process runs it, left alone" in "".join(printed), printed
+    assert [manifest(run)["state"] for run in folders(tmp_path)] == ["done"] * 2
+    assert [len(manifest(run)["launches"]) for run in folders(tmp_path)] == [1, 1]
+
+
+def test_a_reason_is_of_this_launch_whatever_the_file_servers_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(cell_here(f"out={tmp_path}").folder)
+    planned = PlannedCell((), cell_here(f"out={tmp_path}"), None)
+    launcher = LocalLauncher(jobs=1, gpus=[], only=None, dry_run=False, fitness=None)
+    monkeypatch.setattr(launcher, "arguments_of", lambda _: [])
+    script = tmp_path / "train.py"
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    old = {"state": "failed", "error": "an old reason", "ended": "t", "launches": [{}]}
+    new = {"state": "failed", "error": "NotFinite: now", "ended": "t", "launches": [{}, {}]}
+    for after, clock, reason in ((new, 0, "NotFinite: now"), (old, time.time() + 3600, "exit status 1")):
+        folder.update_manifest(**old)
+        script.write_text(
+            f"import json, os, pathlib, sys\nfile = {str(folder.manifest_path)!r}\n"
+            f"pathlib.Path(file).write_text({json.dumps(after)!r})\nos.utime(file, ({clock}, {clock}))\n"
+            "sys.exit(1)\n"
+        )
+        assert (launcher._run(planned, None) or "").startswith(reason)
+
+
+def test_cells_return_their_fitness_to_the_sweeper(tmp_path: Path) -> None:
+    launcher = LocalLauncher(jobs=1, gpus=[], only=None, dry_run=False, fitness="eval/greedy_accuracy")
+    returned = partial(launcher._job_return, ["seed=0"], PlannedCell((), cell_here(f"out={tmp_path}"), None))
+    folder = RunFolder(cell_here(f"out={tmp_path}").folder)
+    for failure, reason in ((None, "is not done"), ("NotFinite", "NotFinite")):
+        out = returned(failure)
+        with pytest.raises(LaunchError, match=reason):
+            _ = out.return_value
+    folder.update_manifest(state="done", files={})
+    with pytest.raises(
+        LaunchError, match=r"hydra\.launcher\.fitness=eval/greedy_accuracy: .* no such quantity"
+    ):
+        returned(None)
+    for row in ({"eval/greedy_accuracy": 0.25}, {"eval/greedy_accuracy": 0.5}, {"train/loss": 1.0}):
+        folder.metrics.append({"step": 1, **row})
+    assert returned(None).return_value == 0.5
+    assert returned(None).working_dir == str(folder.path)
+
+
+def test_cells_can_be_chosen_by_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "only"
+    file.write_text("arm/seed=0\narm/seed=1\n")
+    launcher = LocalLauncher(jobs=1, gpus=[], only=f"@{file}", dry_run=False, fitness=None)
+    assert launcher.only == {"arm/seed=0", "arm/seed=1"}
+    for only, reason in (("arm", "give a list of cells, or @FILE"), ("@nowhere", "No such file")):
+        with pytest.raises(LaunchError, match=reason):
+            LocalLauncher(jobs=1, gpus=[], only=only, dry_run=False, fitness=None)
+
+
+def test_a_cell_that_another_process_holds_is_refused_alone_and_left_alone_in_a_grid(
     tmp_path: Path,
 ) -> None:
     cell = (*SMALL, "steps=60", f"out={tmp_path}")
@@ -68,7 +152,7 @@ def test_a_cell_that_another_process_holds_is_refused_in_its_own_words_alone_and
         alone = train(*cell, cwd=tmp_path)
         assert alone.returncode == 1 and "is being run by another process" in alone.stderr
         in_grid = train("-m", "seed=0", *cell, cwd=tmp_path)
-        assert in_grid.returncode == 1 and "is being run by another process" in in_grid.stdout
+        succeeded(in_grid, said=["another process runs it, left alone"])
     finally:
         busy.kill()
         busy.wait()

@@ -8,7 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from mirrorpo.launch.scheduler import Job, SchedulerError, batches, cancel, jobs, largest_array, newest
+from mirrorpo.launch.scheduler import (
+    Job,
+    SchedulerError,
+    SchedulerRefused,
+    batches,
+    cancel,
+    job_name,
+    jobs,
+    largest_array,
+    newest,
+    submit,
+)
+from mirrorpo.run import slurm_command
+from mirrorpo.run.slurm_command import SchedulerSilent
 
 
 @pytest.fixture
@@ -18,12 +31,12 @@ def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
-    def put(name: str, text: str, status: int = 0) -> Path:
+    def put(name: str, text: str, status: int = 0, error: str = "went wrong") -> Path:
         (folder / f"{name}.txt").write_text(text)
         script = folder / name
         script.write_text(
             f'#!/bin/sh\necho "$@" >> {folder}/{name}.asked\ncat {folder}/{name}.txt\n[ {status} = 0 ] || '
-            f"echo went wrong >&2\nexit {status}\n"
+            f"echo {error} >&2\nexit {status}\n"
         )
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         return folder / f"{name}.asked"
@@ -143,9 +156,65 @@ def test_an_array_is_as_large_as_the_cluster_takes(says) -> None:
     assert largest_array() == 300
 
 
+def test_members_that_waited_together_have_one_record(tmp_path: Path, says) -> None:
+    submitted(tmp_path, "1", "s.aa", ["a", "b", "c", "d"])
+    # As slurmctld and sacct write an array of which a member had begun when it was cancelled.
+    says(
+        "scontrol",
+        "JobId=12 ArrayJobId=12 ArrayTaskId=4294967294 JobName=s.aa JobState=CANCELLED Reason=None\n"
+        "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobName=s.aa JobState=TIMEOUT Reason=TimeLimit\n",
+    )
+    expected = {"a": "TIMEOUT", "b": "CANCELLED", "c": "CANCELLED", "d": "CANCELLED"}
+    assert {path.name: job.state for path, job in jobs(tmp_path).items()} == expected
+    says("scontrol", "")
+    says("sacct", "s.aa|12_0|TIMEOUT\ns.aa|12_[1-3]|CANCELLED by 0\n")
+    assert {path.name: job.state for path, job in jobs(tmp_path).items()} == expected
+
+
+def test_names_that_slurm_would_split_are_looked_up_among_all_jobs(tmp_path: Path, says) -> None:
+    assert job_name(Path("o/a,b c|d"), "1f") == "a-b-c-d.1f"
+    # Of a version that let them through.
+    submitted(tmp_path, "1", "a,b.1f", ["a"])
+    submitted(tmp_path, "2", "s.aa", ["b"])
+    asked = says("squeue", "a,b.1f|12|N/A|PENDING|Priority\n")
+    assert {path.name: job.id for path, job in jobs(tmp_path).items()} == {"a": "12"}
+    assert [line for line in asked.read_text().splitlines() if "--name" in line] == [
+        "-h -r --states=all --name=s.aa -o %j|%F|%K|%T|%r"
+    ]
+
+
+def test_batches_are_in_the_order_of_their_numbers_whatever_the_clocks_said(tmp_path: Path) -> None:
+    for stamp, number in (("2026-01-02", 1), ("2026-01-01", 2)):
+        folder = submitted(tmp_path, stamp, f"s.{number}", ["a"])
+        (folder / "cells.json").write_text(
+            json.dumps({"name": f"s.{number}", "cells": ["a"], "number": number})
+        )
+    assert newest(tmp_path)[tmp_path / "a"][0].name == "s.2"
+
+
+def test_a_submission_without_an_answer_is_looked_for_before_it_is_made_again(
+    says, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_command, "PAUSES_S", (0.01,))
+    lost = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+    made = says("sbatch", "", 1, lost)
+    says("squeue", "14\n14\n")
+    assert submit(["sbatch", "x"], "s.aa", patience_s=20) == "14"
+    assert made.read_text() == "x\n"
+    # Not there: made again. The first request was behind the second: the other one is cancelled.
+    says("squeue", "")
+    made = says("sbatch", "", 1, lost)
+    with pytest.raises(SchedulerSilent):
+        submit(["sbatch", "x"], "s.aa", patience_s=0.3)
+    assert len(made.read_text().splitlines()) > 1
+    says("sbatch", "", 1, "sbatch: error: Batch job submission failed: Invalid qos specification")
+    with pytest.raises(SchedulerRefused, match="Invalid qos"):
+        submit(["sbatch", "x"], "s.aa", patience_s=20)
+
+
 def test_a_members_newest_log_is_its_own(tmp_path: Path) -> None:
     folder = submitted(tmp_path, "1", "s.aa", [str(index) for index in range(12)])
-    for name in ("12_1_0_log.err", "12_11_0_log.err", "12_1_0_log.out"):
+    for name in ("12_1_0_log.err", "9_1_0_log.err", "12_11_0_log.err", "12_1_0_log.out"):
         (folder / name).write_text(name)
     (batch,) = batches(tmp_path)
     assert (

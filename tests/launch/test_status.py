@@ -2,16 +2,20 @@
 
 import fcntl
 import json
-import os
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cli import TRAIN, environment
 
+from mirrorpo.launch.launches import entered, record_launch
 from mirrorpo.launch.scheduler import Job
-from mirrorpo.launch.status import duration, launches, main, reconcile, record_launch, rows, shortened
+from mirrorpo.launch.status import duration, main, reconcile, rows, shortened
+from mirrorpo.run import slurm_command
 from mirrorpo.run.folder import RunFolder, RunState
 
 LAUNCHED: dict[str, Any] = {"launches": [{"from_step": 0}]}
@@ -198,17 +202,9 @@ def test_retry_without_a_recorded_launch_says_what_to_do(
     assert "launch its command again" in capsys.readouterr().err
 
 
-def test_a_command_is_recorded_once(sweep: Path) -> None:
-    for argv in (["train.py", "a"], ["train.py", "b"], ["train.py", "a"]):
-        record_launch(sweep, argv)
-    assert [entry["argv"][1] for entry in launches(sweep)] == ["b", "a"] and launches(sweep)[0][
-        "pid"
-    ] == os.getpid()
-
-
 def test_cancel_with_nothing_to_cancel(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # This process is no launch of train.py: its id alone does not make it one.
-    record_launch(sweep, ["train.py"])
+    record_launch(sweep, ["train.py"], ["arm/seed=0"])
     assert main([str(sweep), "cancel"]) == 0
     assert "nothing to cancel" in capsys.readouterr().out
 
@@ -221,3 +217,127 @@ def test_what_all_cells_share_is_said_once() -> None:
 
 def test_durations_are_for_people() -> None:
     assert [duration(value) for value in (None, 0.4, 59, 61, 3600)] == ["", "0 s", "59 s", "1 min", "1 h 00"]
+
+
+# ---------------------------------------------------------------- more than one sweep, and SLURM's silence
+
+
+def test_above_sweeps_there_is_a_row_for_each_and_what_acts_wants_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, state in (("first", "failed"), ("first/nested", "planned"), ("second", "planned")):
+        RunFolder(tmp_path / name / "arm" / "seed=0").update_manifest(state=state, error="e")
+    assert main([str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert "3 sweeps" in shown and all(name in shown for name in ("first/nested", "second", "1 failed"))
+    assert main([str(tmp_path), "--json"]) == 1
+    assert {row["sweep"]: row["state"] for row in json.loads(capsys.readouterr().out)} == {
+        "first": "failed",
+        "first/nested": "planned",
+        "second": "planned",
+    }
+    for action in ("retry", "cancel"):
+        assert main([str(tmp_path), action]) == 2
+        assert f"to {action}, give one: " in capsys.readouterr().err
+    # A sweep whose name begins with another's is one of its own.
+    assert [row.cell for row in rows(tmp_path / "first")] == ["arm/seed=0"]
+    assert main([str(tmp_path / "second" / "arm")]) == 0
+    assert "second: 1 planned" in capsys.readouterr().out
+
+
+def test_a_cell_that_is_a_link_has_its_job_and_is_not_listed_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, elsewhere = tmp_path / "sweep", tmp_path / "disk" / "moved"
+    RunFolder(elsewhere).update_manifest(state="queued")
+    RunFolder(sweep / "arm" / "seed=1").update_manifest(state="planned")
+    (sweep / "arm" / "seed=0").symlink_to(elsewhere)
+    (sweep / "arm" / "latest").symlink_to("seed=1")
+    (sweep / "arm" / "round").symlink_to(sweep)
+    submitted(sweep, ["../disk/moved"])
+    monkeypatch.setattr("mirrorpo.launch.status.jobs", lambda *_, **__: {elsewhere: RUNNING})
+    assert [(row.cell, row.state) for row in rows(sweep)] == [
+        ("arm/seed=0", "running"),
+        ("arm/seed=1", "planned"),
+    ]
+    ids: list[str] = []
+    monkeypatch.setattr("mirrorpo.launch.status.cancel", lambda given, **_: ids.extend(given))
+    assert main([str(sweep), "cancel"]) == 0 and ids == ["7_0"]
+
+
+def submitted(sweep: Path, cells: list[str]) -> None:
+    folder = sweep / ".slurm" / "001.s.aa"
+    folder.mkdir(parents=True)
+    (folder / "cells.json").write_text(json.dumps({"name": "s.aa", "cells": cells}))
+
+
+def test_while_slurm_is_silent_cells_are_where_they_last_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = ("queued", "running", "requeued", "failed", "done")
+    names = [f"arm/seed={seed}" for seed in range(5)]
+    for name, state in zip(names, states, strict=True):
+        began = [] if state == "queued" else [{}]
+        RunFolder(tmp_path / name).update_manifest(
+            state=state, launches=began, job="12_1", files={}, error="e" if state == "failed" else None
+        )
+    submitted(tmp_path, names)
+    monkeypatch.setattr(slurm_command, "PAUSES_S", (0.01,))
+    monkeypatch.setattr("mirrorpo.launch.status.LOOK_PATIENCE_S", 0.1)
+    (tmp_path / "bin").mkdir()
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.write_text("#!/bin/sh\necho 'Unable to contact slurm controller (connect failure)' >&2\nexit 1\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:/usr/bin:/bin")
+    assert main([str(tmp_path), "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert [row["state"] for row in json.loads(out)] == list(states)
+    assert "SLURM does not answer" in err and "connect failure" in err
+    RunFolder(tmp_path / names[3]).update_manifest(state="done")
+    assert main([str(tmp_path)]) == 0
+    assert "2 done" in capsys.readouterr().out
+
+
+def test_twelve_hundred_failed_cells_are_launched_again_by_one_command(tmp_path: Path) -> None:
+    # More names than one argument may hold; the grid has others, so that nothing is checked and it is quick.
+    axes = "algo=grpo,divergence=neural_mirror_learned,weighting=counterfactual_inverted"
+    label = f"{axes},model=tiny,dataset=arithmetic,settings=01234567"
+    cells = [f"{label}/seed={seed}" for seed in range(1200)]
+    sweep = tmp_path / "out" / "single"
+    for cell in cells:
+        folder = sweep / cell
+        folder.mkdir(parents=True)
+        manifest = {"state": "failed", "error": "e", "launches": [{}], "config": {"steps": 1}}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    argv = [str(TRAIN), "-m", "seed=1200,1201", f"out={tmp_path / 'out'}", "hydra.launcher.dry_run=true"]
+    record_launch(sweep, argv, cells)
+    result = subprocess.run(
+        [sys.executable, "-m", "mirrorpo.status", str(sweep), "retry"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "0 of 2 cells would run" in result.stdout and "not asked for" in result.stdout
+    assert not list(sweep.glob(".only.*"))
+
+
+def test_cells_whose_jobs_were_cancelled_while_they_waited_are_launched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    RunFolder(tmp_path / "arm" / "seed=0").update_manifest(state="queued")
+    submitted(tmp_path, ["arm/seed=0"])
+    # SLURM has forgotten the job.
+    monkeypatch.setattr("mirrorpo.launch.status.jobs", lambda *_, **__: {})
+    script = "import sys; open('given', 'w').write(open(sys.argv[1].split('@')[1][:-1]).read())"
+    monkeypatch.chdir(tmp_path)
+    record_launch(tmp_path, ["-c", script], ["arm/seed=0"])
+    with entered(tmp_path):
+        assert main([str(tmp_path), "retry"]) == 0
+        assert "nothing to do" in capsys.readouterr().out, "a launcher may be about to start it"
+    assert main([str(tmp_path), "retry"]) == 0
+    assert "nothing to do" not in capsys.readouterr().out
+    assert (tmp_path / "given").read_text() == "arm/seed=0\n"

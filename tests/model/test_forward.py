@@ -5,14 +5,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 from completions import completion_of
+from engines import tiny
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.model.forward import completion_hidden, per_token, read_completions
 from mirrorpo.model.language_model import LanguageModel
-from mirrorpo.model.load import finish
-from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.collate import collate
 
 # Prompts and completions of unequal length; one completion contains the pad id, one is a single token.
@@ -26,32 +24,6 @@ SEQUENCES: Sequence[tuple[Sequence[int], Sequence[int]]] = [
 NETWORKS = pytest.mark.parametrize(
     ("model_type", "attention"), [("qwen3", "sdpa"), ("qwen3", "eager"), ("gpt2", "sdpa")]
 )
-
-
-def tiny(model_type: str = "qwen3", attention: str = "sdpa", seed: int = 0) -> LanguageModel:
-    """A random network whose logits differ enough to tell tokens apart."""
-    tokenizer = word_tokenizer(["a b c d"])
-    config = AutoConfig.for_model(
-        model_type,
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        initializer_range=0.4,
-        eos_token_id=1,
-        pad_token_id=0,
-        bos_token_id=None,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=attention
-        ).eval()
-    return finish(network, tokenizer, dtype=torch.float32, device=torch.device("cpu"), checkpointing=False)
 
 
 def batch_of(sequences: Sequence[tuple[Sequence[int], Sequence[int]]] = SEQUENCES) -> RolloutBatch:

@@ -16,8 +16,9 @@ import pytest
 import torch
 from completions import completion_of
 from safetensors.torch import load_file, save_file
+from small_models import TINY, network_of
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.model.forward import per_token, read_completions
@@ -26,6 +27,7 @@ from mirrorpo.model.load import Lora, Pretrained, Scratch, compute_dtype, finish
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.collate import collate
+from mirrorpo.train.display import policy_line
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -33,31 +35,11 @@ CPU = torch.device("cpu")
 TEXTS = ["a b c d"]
 IDS = torch.tensor([[5, 9, 4, 7, 13, 2], [8, 3, 3, 12, 6, 10]])
 LORA = Lora(rank=2, alpha=4, dropout=0.0, targets=["q_proj", "v_proj", "down_proj"])
-SMALL: Mapping[str, Any] = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.4,
-}
 
 
 def build(model_type: str = "qwen3", attention: str = "sdpa", **settings: Any) -> Any:
-    special = {
-        "vocab_size": len(word_tokenizer(TEXTS)),
-        "eos_token_id": 1,
-        "pad_token_id": 0,
-        "bos_token_id": None,
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(model_type, **(dict(SMALL) | special | settings))
-        return AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=attention
-        ).eval()
+    shape = {**TINY, "vocab_size": len(word_tokenizer(TEXTS))} | settings
+    return network_of(model_type, attention=attention, **shape)
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +229,7 @@ def test_only_the_adapter_trains_and_in_float32(folder: Path, dtype: str) -> Non
         for name, p in load(folder, lora=LORA, dtype=dtype).network.named_parameters()
         if p.requires_grad
     }
-    assert len(trained) == 2 * 3 * SMALL["num_hidden_layers"]
+    assert len(trained) == 2 * 3 * TINY["num_hidden_layers"]
     assert all("lora_" in name and dtype == torch.float32 for name, dtype in trained.items())
 
 
@@ -261,6 +243,18 @@ def test_training_an_adapter_moves_the_policy(folder: Path) -> None:
     model = load(folder, lora=LORA)
     train_step(model)
     assert float((logits(model) - logits(load(folder))).abs().max()) > 0.01
+
+
+def test_an_adapters_folder_loads_as_its_base_with_the_adapter_added(folder: Path, tmp_path: Path) -> None:
+    trained = load(folder, lora=LORA)
+    train_step(trained)
+    trained.network.save_pretrained(tmp_path)
+    trained.tokenizer.save_pretrained(tmp_path)
+    model = load(tmp_path)
+    torch.testing.assert_close(logits(model), logits(trained), rtol=1e-5, atol=1e-5)
+    assert all(parameter.requires_grad for parameter in model.network.parameters())
+    assert "the adapter alone" in policy_line(tmp_path) and str(folder) in policy_line(tmp_path)
+    assert policy_line(folder) == str(folder)
 
 
 def test_with_the_adapter_off_a_trained_policy_is_the_start_model(folder: Path) -> None:
@@ -443,7 +437,7 @@ def test_the_heads_check_restores_the_networks_mode(folder: Path) -> None:
 
 def scratch(seed: int = 0, texts: Iterable[str] = TEXTS) -> LanguageModel:
     spec = Scratch(
-        architecture={"model_type": "qwen3", **SMALL, "tie_word_embeddings": True},
+        architecture={"model_type": "qwen3", **TINY, "tie_word_embeddings": True},
         prompt=PlainPrompt(instruct=False),
     )
     return spec.load(CPU, seed, lambda: texts)

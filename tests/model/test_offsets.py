@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import model_of
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import mirrorpo.model
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.model import offsets as module
-from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.offsets import OffsetFinder
 from mirrorpo.model.words import word_tokenizer
 
@@ -164,14 +164,7 @@ def prefixes(tokenizer: Any, ids: Sequence[int]) -> TokenOffsets:
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_text_is_the_decoded_one(name: str) -> None:
     tokenizer = made(name)
-    model = LanguageModel(
-        network=None,
-        tokenizer=tokenizer,
-        eos_ids=frozenset(),
-        pad_id=0,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
+    model = model_of(torch.nn.Identity(), tokenizer)
     for text in TEXTS:
         ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
         token_offsets = OffsetFinder(tokenizer)(ids)

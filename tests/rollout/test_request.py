@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from small_models import EOS, VOCABULARY
 from small_models import model as small
+from transformers import PreTrainedTokenizerFast
 
 from mirrorpo.core.batch import Completion, Prompt, RolloutRequest
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.request import group_completions, sampling_settings
 
 PROMPT = Prompt(uid="question/0", question="", gold="", demonstration="")
@@ -17,16 +19,16 @@ REQUEST = RolloutRequest(
 )
 
 
-class Words:
+class Brackets(PreTrainedTokenizerFast):
     """A tokenizer that spells ids in brackets."""
 
-    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-        return "".join(f"<{i}>" for i in ids if i != EOS)
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = False) -> str:
+        return "".join(f"<{i}>" for i in token_ids if i != EOS)
 
 
 @pytest.fixture
 def model() -> LanguageModel:
-    return replace(small("qwen3"), tokenizer=Words())
+    return replace(small("qwen3"), tokenizer=Brackets(tokenizer_object=word_tokenizer([]).backend_tokenizer))
 
 
 def answered(

@@ -92,6 +92,13 @@ def test_no_prompts_need_no_server() -> None:
     assert list(sample(ENGINE, wide(), [])) == []
 
 
+# What `vllm serve` runs; that command itself looks for a package `vllm`, which the CPU build is not called.
+SERVER = (
+    "-m vllm.entrypoints.openai.api_server --host 127.0.0.1 --dtype float32 --enforce-eager "
+    "--generation-config vllm --logprobs-mode processed_logprobs --no-enable-chunked-prefill"
+)
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server that was started with another policy's weights."""
@@ -102,29 +109,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder, port, other = tmp_path_factory.mktemp("server"), free_port(), wide(seed=1)
     other.network.save_pretrained(folder / "start")
     other.tokenizer.save_pretrained(folder / "start")
-    # What `vllm serve` runs; that command itself looks for a package `vllm`, which the CPU build is not
-    # called.
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        folder / "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    command += [
-        "--dtype",
-        "float32",
-        "--enforce-eager",
-        "--generation-config",
-        "vllm",
-        "--logprobs-mode",
-        "processed_logprobs",
-        "--no-enable-chunked-prefill",
-    ]
+    command = [sys.executable, *SERVER.split(), "--model", folder / "start", "--port", str(port)]
     environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
     with (
         (folder / "log").open("w") as log,

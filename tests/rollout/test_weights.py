@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from small_models import model as small
+from small_models import model_of
 from torch import Tensor
 
 from mirrorpo.model.language_model import LanguageModel
@@ -18,15 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 
 def fresh(**settings: Any) -> LanguageModel:
-    shared = small("qwen3", **settings)
-    return LanguageModel(
-        network=copy.deepcopy(shared.network),
-        tokenizer=None,
-        eos_ids=shared.eos_ids,
-        pad_id=0,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
+    return model_of(copy.deepcopy(small("qwen3", **settings).network))
 
 
 def adapted() -> LanguageModel:

@@ -15,7 +15,7 @@ from mirrorpo.config.cell import Cell
 from mirrorpo.run.disk import writing_to
 from mirrorpo.run.errors import DiskError
 from mirrorpo.run.folder import RunFolder, RunState
-from mirrorpo.run.lifecycle import enter, finish, hand_over, lifecycle
+from mirrorpo.run.lifecycle import CLOSING_S, enter, finish, hand_over, lifecycle
 from mirrorpo.run.preemption import Preempted, StopRequest
 
 CHOICES = {
@@ -32,7 +32,7 @@ class Closed:
 
     problem: str | None = None
 
-    def finish(self, exit_code: int) -> None:
+    def finish(self, exit_code: int, within_s: float | None = None) -> None:
         self.exit_code = exit_code
 
 
@@ -133,16 +133,24 @@ def test_what_kept_the_mirror_from_its_work_is_in_the_manifest(run: tuple[Cell, 
     assert where.manifest()["mirror"] == "the tracker is behind"
 
 
-def test_a_run_is_queued_again_before_its_mirror_is_waited_for(
+def test_a_mirror_has_seconds_before_its_job_is_queued_again_and_ends_with_it(
     run: tuple[Cell, RunFolder, Closed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell, where, mirror = run
-    done: list[str] = []
-    monkeypatch.setattr("mirrorpo.run.lifecycle.requeue", lambda unwanted: done.append("queued"))
-    monkeypatch.setattr(mirror, "finish", lambda status: done.append(f"closed {status}"))
+    done: list[object] = []
+
+    def finish(status: int, within_s: float | None = None) -> None:
+        done.append((status, within_s))
+        mirror.problem = "the tracker is behind"
+
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(
+        "mirrorpo.run.lifecycle.requeue", lambda unwanted: done.append(where.manifest()["mirror"])
+    )
+    monkeypatch.setattr(mirror, "finish", finish)
     with pytest.raises(Preempted), lifecycle(cell, where, LAUNCH, mirror, StopRequest(signal.SIGUSR2)):
         raise Preempted(2, signal.SIGUSR2)
-    assert done == ["queued", "closed 75"]
+    assert done[:2] == [(75, CLOSING_S), "the tracker is behind"] and CLOSING_S <= 5
 
 
 def test_a_run_that_was_interrupted_says_so_and_queues_nothing(

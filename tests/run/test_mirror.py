@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from mirrorpo.run.mirror import Mirror, leaving_hung_calls
+from mirrorpo.run.mirror import Behind, Mirror, bounded_exit
 
 LIMIT_S = 0.3
 
@@ -49,7 +49,8 @@ def mirrored(tracker: Recording, steps: int = 3) -> tuple[Mirror, float]:
 @pytest.fixture(autouse=True)
 def nothing_hangs(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     hung = threading.Event()
-    monkeypatch.setattr("mirrorpo.run.mirror._hung", hung)
+    monkeypatch.setattr("mirrorpo.run.mirror._unclosed", hung)
+    monkeypatch.setattr("mirrorpo.run.mirror._used", threading.Event())
     return hung
 
 
@@ -121,41 +122,87 @@ def test_a_tracker_that_raises_gets_no_further_call(caplog: pytest.LogCaptureFix
     assert (mirror.problem or "").startswith("the tracker stopped (ConnectionResetError: gone)")
 
 
+def test_a_tracker_that_is_behind_goes_on_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    tracker = Recording()
+
+    def behind(**_: object) -> None:
+        raise Behind("it is offline")
+
+    tracker.start = behind  # type: ignore[method-assign]
+    mirror, _ = mirrored(tracker)
+    assert [call[0] for call in tracker.calls] == ["log", "log", "log", "finish"]
+    assert mirror.problem == "the tracker is behind: it is offline; later, `send` sends the rest"
+    assert len(caplog.records) == 1
+
+
+def test_a_tracker_is_closed_once_and_in_less_than_the_limit_where_there_is_less_time(
+    nothing_hangs: threading.Event,
+) -> None:
+    tracker = Recording("finish")
+    mirror, started = Mirror(tracker, limit_s=20), time.monotonic()
+    mirror.start(run_id="r", name="n", config={}, folder="f")
+    mirror.finish(75, within_s=0.05)
+    mirror.finish(75)
+    assert time.monotonic() - started < 10 and nothing_hangs.is_set()
+    assert mirror.problem == "the tracker is behind: it does not answer within 0.05 s"
+    tracker.released.set()
+
+
 def test_without_a_hung_call_a_process_ends_as_ever() -> None:
-    with pytest.raises(SystemExit, match="3"), leaving_hung_calls():
+    with pytest.raises(SystemExit, match="3"), bounded_exit():
         sys.exit(3)
-    with leaving_hung_calls():
+    with bounded_exit():
         pass
 
 
 ENDS = """
     import atexit, sys, threading, time
-    from mirrorpo.run.mirror import Mirror, leaving_hung_calls
-    class Hangs:
+    from mirrorpo.run.mirror import Mirror, bounded_exit
+    class Tracker:
         def start(self, **_): pass
-        def log(self, *_): pass
-        def finish(self, _): time.sleep(60)
+        def log(self, *_):
+            if %(raises)r: raise ConnectionResetError("gone")
+        def finish(self, _):
+            if %(hangs)r: time.sleep(60)
     # As a client of a server that is away leaves them.
     threading.Thread(target=time.sleep, args=(60,)).start()
     atexit.register(time.sleep, 60)
-    with leaving_hung_calls():
-        mirror = Mirror(Hangs(), limit_s=0.2)
+    with bounded_exit(limit_s=0.5):
+        mirror = Mirror(Tracker(), limit_s=0.2)
         mirror.start(run_id="r", name="n", config={}, folder="f")
+        mirror.log(1, {})
         mirror.finish(0)
         print("done")
-        sys.exit(%s)
+        %(ends)s
 """
 
 
-@pytest.mark.parametrize(("code", "status"), [("0", 0), ("75", 75), ("None", 0), ("'error: why'", 1)])
-def test_a_process_whose_tracker_hangs_ends_with_its_own_status(code: str, status: int) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(ENDS % code)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        env=os.environ,
+def ended(**how: object) -> subprocess.CompletedProcess[str]:
+    code = textwrap.dedent(ENDS % {"raises": False, "hangs": False, "ends": "pass", **how})
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=40, check=False, env=os.environ
     )
-    assert (ended.returncode, ended.stdout) == (status, "done\n")
-    assert ("error: why" in ended.stderr) == (status == 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [
+        ({"hangs": True, "ends": "sys.exit(0)"}, 0),
+        ({"hangs": True, "ends": "sys.exit(75)"}, 75),
+        ({"hangs": True, "ends": "sys.exit(None)"}, 0),
+        ({"hangs": True, "ends": "sys.exit('error: why')"}, 1),
+        ({"hangs": True, "ends": "raise KeyError('why')"}, 1),
+        # Closed in good order, or given up; its threads and exit hooks are there all the same.
+        ({"raises": True, "ends": "sys.exit(75)"}, 75),
+        ({"ends": "sys.exit(75)"}, 75),
+        ({"ends": "sys.exit('error: why')"}, 1),
+        ({}, 0),
+    ],
+    ids=str,
+)
+def test_a_process_ends_with_its_own_status_whatever_its_tracker_left(
+    how: dict[str, object], status: int
+) -> None:
+    result = ended(**how)
+    assert (result.returncode, result.stdout) == (status, "done\n"), result.stderr
+    assert ("why" in result.stderr) == (status == 1)

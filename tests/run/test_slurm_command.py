@@ -1,82 +1,89 @@
-"""SLURM's programs are called again while the controller is away, and not when it refuses."""
+"""SLURM's commands while its controller does not answer; the ones here answer from files."""
 
+import os
 import time
 from pathlib import Path
 
 import pytest
 
-from mirrorpo.run.slurm_command import SlurmError, slurm
+from mirrorpo.run import slurm_command
+from mirrorpo.run.slurm_command import SchedulerError, SchedulerRefused, SchedulerSilent, completed, output
+
+SILENCES = (
+    "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
+    "slurm_load_jobs error: Socket timed out on send/recv operation",
+    "scontrol: error: Zero Bytes were transmitted or received",
+    "sbatch: error: Batch job submission failed: Resource temporarily unavailable",
+    "slurm_load_jobs error: Slurm backup controller in standby mode",
+    "sacct: error: Sending PersistInit msg: Connection refused",
+    "squeue: error: Munge encode failed: Failed to connect to munged",
+)
+ANSWERS = (
+    "sbatch: error: Batch job submission failed: Invalid partition name specified",
+    "Slurm accounting storage is disabled",
+    "Requested operation is presently disabled for job 12",
+)
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Path:
-    """A stand-in that fails as often as `failures` says, with the words in `words`."""
-    path = tmp_path / "scontrol"
-    path.write_text(
-        f"#!/bin/sh\ncd {tmp_path}\necho x >> calls\n"
-        '[ $(wc -l < calls) -gt $(cat failures) ] || { cat words >&2; exit 1; }\necho "got $1"\n'
-    )
-    path.chmod(0o755)
-    return path
+def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A command that fails so many times, with a text, and then prints that it is well."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm_command, "PAUSES_S", (0.02,))
+
+    def put(failures: int, text: str, pause: str = "true") -> Path:
+        tries = tmp_path / "tries"
+        tries.write_text("")
+        (tmp_path / "squeue").write_text(
+            f'#!/bin/sh\nn=$(wc -l < {tries})\necho "$@" >> {tries}\nif [ $n -lt {failures} ]; then\n'
+            f'{pause}\necho "{text}" >&2\nexit 1\nfi\necho well\n'
+        )
+        (tmp_path / "squeue").chmod(0o755)
+        return tries
+
+    return put
 
 
-def fails(program: Path, times: int, words: str) -> None:
-    (program.parent / "failures").write_text(str(times))
-    (program.parent / "words").write_text(words)
+def test_a_controller_that_does_not_answer_is_asked_again_and_one_that_says_no_is_not(squeue) -> None:
+    for text in SILENCES:
+        tries = squeue(2, text)
+        assert output("squeue", "-h", patience_s=20) == "well\n", text
+        assert tries.read_text() == "-h\n" * 3, text
+    for text in ANSWERS:
+        tries = squeue(1, text)
+        with pytest.raises(SchedulerRefused) as refused:
+            output("squeue", patience_s=20)
+        assert refused.value.reason in text and tries.read_text() == "\n", text
 
 
-def calls(program: Path) -> int:
-    return len((program.parent / "calls").read_text().splitlines())
+def test_patience_ends_and_the_error_has_slurms_words(squeue) -> None:
+    tries = squeue(10_000, SILENCES[0])
+    began = time.monotonic()
+    with pytest.raises(SchedulerSilent, match=r"does not answer .*connect failure.* tries in 0 s"):
+        output("squeue", patience_s=0.3)
+    assert 0.1 < time.monotonic() - began < 20 and len(tries.read_text()) > 1
+    squeue(1, SILENCES[0])
+    with pytest.raises(SchedulerSilent, match="1 tries"):
+        output("squeue", patience_s=0)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirrorpo.run.slurm_command.FIRST_PAUSE_S", 0.01)
+def test_a_command_that_hangs_is_ended_and_given_again(squeue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_command, "SHORTEST_LIMIT_S", 0.5)
+    monkeypatch.setattr(slurm_command, "COMMAND_LIMIT_S", 0.5)
+    squeue(1, "never", pause="exec sleep 60")
+    assert output("squeue", patience_s=20) == "well\n"
+    squeue(10_000, "never", pause="exec sleep 60")
+    with pytest.raises(SchedulerSilent, match="nothing within"):
+        output("squeue", patience_s=0.6)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
-        "scontrol: error: Socket timed out on send/recv operation",
-        "sbatch: error: Batch job submission failed: Resource temporarily unavailable",
-    ],
-)
-def test_a_controller_that_is_away_for_a_while_is_called_again(program: Path, words: str) -> None:
-    fails(program, 3, words)
-    ended = slurm(str(program), "hello", wait_s=20)
-    assert ended is not None and ended.stdout == "got hello\n" and calls(program) == 4
+def test_what_is_learned_before_another_try_can_stand_for_it(squeue) -> None:
+    tries = squeue(2, SILENCES[1])
+    result = completed("squeue", patience_s=20, before_retry=lambda: "there already")
+    assert result.stdout == "there already" and tries.read_text() == "\n"
 
 
-def test_a_controller_that_refuses_is_called_once_and_quoted(program: Path) -> None:
-    fails(program, 9, "Invalid job id specified")
-    with pytest.raises(SlurmError, match="Invalid job id specified") as refused:
-        slurm(str(program), wait_s=20)
-    assert calls(program) == 1 and not refused.value.away
-
-
-def test_a_controller_that_stays_away_is_given_up(program: Path) -> None:
-    fails(program, 999, "Unable to contact slurm controller")
-    started = time.monotonic()
-    with pytest.raises(SlurmError, match=r"Unable to contact slurm controller \(for 0\.2 s\)") as away:
-        slurm(str(program), wait_s=0.2)
-    assert away.value.away and time.monotonic() - started < 5 and calls(program) > 1
-
-
-def test_a_program_that_hangs_is_given_up(program: Path) -> None:
-    program.write_text("#!/bin/sh\nexec sleep 30\n")
-    with pytest.raises(SlurmError, match=r"does not answer within 0\.2 s") as away:
-        slurm(str(program), wait_s=0.2)
-    assert away.value.away
-
-
-def test_what_became_unwanted_is_not_called(program: Path) -> None:
-    fails(program, 0, "")
-    assert slurm(str(program), unwanted=lambda: True) is None
-    assert not (program.parent / "calls").exists()
-
-
-def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SlurmError, match="nowhere cannot be run") as absent:
-        slurm(str(tmp_path / "nowhere"))
-    assert not absent.value.away
+def test_a_command_that_is_not_installed_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SchedulerError, match="no squeue on this machine: log in to the cluster"):
+        output("squeue", patience_s=20)

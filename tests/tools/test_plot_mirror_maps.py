@@ -49,12 +49,13 @@ def test_the_command_writes_the_curves_as_numbers(tmp_path: Path, monkeypatch: p
     out = tmp_path / "maps.json"
     monkeypatch.setattr("sys.argv", ["mirror_maps", "kl", "probl2", "--out", str(out)])
     main()
-    found = json.loads(out.read_text())
-    p = torch.tensor(found["p"], dtype=torch.float64)
+    written = json.loads(out.read_text())
+    p = torch.tensor(written["p"], dtype=torch.float64)
     torch.testing.assert_close(
-        torch.tensor(found["curves"]["probl2"]["D"][0], dtype=torch.float64), (p - found["anchors"][0]) ** 2
+        torch.tensor(written["curves"]["probl2"]["D"][0], dtype=torch.float64),
+        (p - written["anchors"][0]) ** 2,
     )
-    assert found["curves"]["kl"]["h"] is None and set(found["curves"]) == {
+    assert written["curves"]["kl"]["h"] is None and set(written["curves"]) == {
         "kl",
         "probl2",
         "kl_exact",
@@ -63,18 +64,17 @@ def test_the_command_writes_the_curves_as_numbers(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "reason"),
     [
-        (["nope"], "probl2"),
-        (["none", "divergence.beta=1.0"], "divergence=none"),
+        (["nope"], r"^error: divergence=nope: [^\n]*probl2[^\n]*$"),
+        (["none", "divergence.beta=1.0"], r"^error: divergence=none: [^\n]*$"),
         (["kl", "divergence.beta=-1.0"], r"beta=-1\.0"),
     ],
 )
 def test_what_does_not_compose_is_refused_with_its_reason(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["mirror_maps", *arguments, "--out", str(tmp_path / "maps.png")])
-    with pytest.raises(SystemExit, match=said) as refused:
+    with pytest.raises(SystemExit, match=reason):
         main()
-    assert "\n" not in str(refused.value), "the report quotes its last line"
     assert not (tmp_path / "maps.png").exists()

@@ -16,14 +16,14 @@ from completions import completion_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from rows import CONF, names
+from small_models import TINY, model_of, network_of
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.masked import mean_one
-from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import build_penalty
 from mirrorpo.train.learner import Learner, ScoredBatch, TokenCredit
@@ -62,28 +62,12 @@ def choice(axis: str, name: str) -> Any:
     return build_penalty(node) if axis == "divergence" else instantiate(node, _convert_="all")
 
 
-def network(seed: int) -> Qwen3ForCausalLM:
-    config = Qwen3Config(
-        vocab_size=11,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=32,
-        tie_word_embeddings=False,
-        initializer_range=0.3,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Qwen3ForCausalLM._from_config(config, dtype=torch.float64, attn_implementation="sdpa")
+def network(seed: int) -> PreTrainedModel:
+    shape = {**TINY, "vocab_size": 11, "tie_word_embeddings": False, "initializer_range": 0.3}
+    return network_of("qwen3", seed, dtype=torch.float64, **shape)
 
 
-def near(start: Qwen3ForCausalLM, seed: int) -> Qwen3ForCausalLM:
+def near(start: PreTrainedModel, seed: int) -> PreTrainedModel:
     """A policy some updates away."""
     moved, draw = network(0), torch.Generator().manual_seed(seed)
     moved.load_state_dict(start.state_dict())
@@ -93,19 +77,7 @@ def near(start: Qwen3ForCausalLM, seed: int) -> Qwen3ForCausalLM:
     return moved
 
 
-def language_model(net: Qwen3ForCausalLM) -> LanguageModel:
-    # float32 stands for "no autocast"; the network itself computes in float64.
-    return LanguageModel(
-        network=net,
-        tokenizer=None,
-        eos_ids=frozenset({1}),
-        pad_id=0,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
-
-
-def naive_logprobs(net: Qwen3ForCausalLM) -> list[Tensor]:
+def naive_logprobs(net: PreTrainedModel) -> list[Tensor]:
     """For each completion, [tokens, vocabulary]: the full logits of one unpadded sequence."""
     out = []
     for prompt, completion, _, _ in ROLLOUT:
@@ -117,9 +89,9 @@ def naive_logprobs(net: Qwen3ForCausalLM) -> list[Tensor]:
 class World(NamedTuple):
     """The networks and what the naive reference reads off them, once for all cells."""
 
-    policy: Qwen3ForCausalLM
-    reference: Qwen3ForCausalLM
-    old: Qwen3ForCausalLM
+    policy: PreTrainedModel
+    reference: PreTrainedModel
+    old: PreTrainedModel
     batch: RolloutBatch
     weights: Tensor
     log_p: list[Tensor]
@@ -154,7 +126,7 @@ def world() -> World:
 class Recorder:
     """An optimiser that keeps every update's gradient and moves nothing."""
 
-    def __init__(self, net: Qwen3ForCausalLM) -> None:
+    def __init__(self, net: PreTrainedModel) -> None:
         self.net, self.gradients = net, []
 
     def step(self, lr: float) -> None:
@@ -172,7 +144,7 @@ class Recorder:
 
 def learner(
     world: World,
-    live: Qwen3ForCausalLM,
+    live: PreTrainedModel,
     algo: str,
     divergence: str,
     *,
@@ -182,8 +154,8 @@ def learner(
     prefix_sharing: str,
 ) -> Learner:
     return Learner(
-        policy=language_model(live),
-        reference=language_model(world.reference),
+        policy=model_of(live),
+        reference=model_of(world.reference),
         optimiser=Recorder(live),
         algo=choice("algo", algo),
         penalty=replace(choice("divergence", divergence), scope=scope),
@@ -211,32 +183,21 @@ def our_gradients(
     prefix_sharing: str = "never",
 ) -> list[list[Tensor]]:
     """Each update's gradient; with one update the old policy is the live one, else it is `world.old`."""
-    at_rollout = world.policy if updates == 1 else world.old
-    scored = learner(
-        world,
-        at_rollout,
-        algo,
-        divergence,
-        scope=scope,
-        updates=updates,
-        window=window,
-        prefix_sharing=prefix_sharing,
-    ).rescore(world.batch)
+    settings = {
+        "algo": algo,
+        "divergence": divergence,
+        "scope": scope,
+        "updates": updates,
+        "window": window,
+        "prefix_sharing": prefix_sharing,
+    }
+    scored = learner(world, world.policy if updates == 1 else world.old, **settings).rescore(world.batch)
     batch = scored.batch
     if updates > 1:
         batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
     if choice("divergence", divergence).reads == "sampled":
         batch = batch.with_(anchor_logprobs=in_float64(anchor(world, divergence, updates), batch))
-    student = learner(
-        world,
-        world.policy,
-        algo,
-        divergence,
-        scope=scope,
-        updates=updates,
-        window=window,
-        prefix_sharing=prefix_sharing,
-    )
+    student = learner(world, world.policy, **settings)
     advantages = student.algo.advantage(batch.rewards, batch.group)
     credit = TokenCredit(advantages=advantages, weights=world.weights)
     student.learn(replace(scored, batch=batch), credit, lrs=[1.0] * updates)
@@ -258,6 +219,35 @@ def in_float64(logprobs: list[Tensor], batch: RolloutBatch) -> Tensor:
     return out
 
 
+def naive_table(world: World, divergence: str, updates: int, rows: list[int]) -> dict[str, list[list[Any]]]:
+    """What the loops of `oracles` read of each row, token by token."""
+    log_q = anchor(world, divergence, updates)
+    measure = oracles.DIVERGENCES[divergence]
+    table: dict[str, list[list[Any]]] = {
+        key: [] for key in ("logprobs", "old_logprobs", "divergences", "mask", "weights")
+    }
+    for row in rows:
+        _, completion, _, reward = ROLLOUT[row]
+        tokens = list(enumerate(completion))
+        live = [world.log_p[row][place, token] for place, token in tokens]
+        old = (
+            [value.detach() for value in live]
+            if updates == 1
+            else [world.log_old[row][place, token] for place, token in tokens]
+        )
+        table["logprobs"].append(live)
+        table["old_logprobs"].append(old)
+        table["divergences"].append(
+            [
+                measure(list(world.log_p[row][place]), list(log_q[row][place]), token, old[place])
+                for place, token in tokens
+            ]
+        )
+        table["mask"].append([reward == reward and (row, place) != (3, 2) for place, _ in tokens])
+        table["weights"].append(world.weights[row].tolist()[: len(completion)])
+    return table
+
+
 def naive_gradient(
     world: World,
     algo: str,
@@ -267,35 +257,8 @@ def naive_gradient(
     updates: int = 1,
     groups: tuple[int, ...] = (8, 5, 2),
 ) -> list[Tensor]:
-    log_q = anchor(world, divergence, updates)
-    table: dict[str, list[list[Any]]] = {
-        key: [] for key in ("logprobs", "old_logprobs", "divergences", "mask", "weights")
-    }
     rows = [row for row, (_, _, group, _) in enumerate(ROLLOUT) if group in groups]
-    for row in rows:
-        _, completion, _, reward = ROLLOUT[row]
-        live = [world.log_p[row][place, token] for place, token in enumerate(completion)]
-        table["logprobs"].append(live)
-        table["old_logprobs"].append(
-            [value.detach() for value in live]
-            if updates == 1
-            else [world.log_old[row][place, token] for place, token in enumerate(completion)]
-        )
-        table["divergences"].append(
-            [
-                oracles.DIVERGENCES[divergence](
-                    list(world.log_p[row][place]),
-                    list(log_q[row][place]),
-                    token,
-                    table["old_logprobs"][-1][place],
-                )
-                for place, token in enumerate(completion)
-            ]
-        )
-        table["mask"].append(
-            [reward == reward and (row, place) != (3, 2) for place in range(len(completion))]
-        )
-        table["weights"].append(world.weights[row].tolist()[: len(completion)])
+    table = naive_table(world, divergence, updates, rows)
     advantages = oracles.ALGORITHMS[algo][0]([row[3] for row in ROLLOUT], [row[2] for row in ROLLOUT])
     loss = oracles.loss(
         algo,

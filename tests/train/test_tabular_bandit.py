@@ -24,6 +24,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from rows import CONF, names
+from small_models import model_of
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -175,19 +176,18 @@ class Tables(torch.nn.Module):
     def get_decoder(self) -> Any:
         return self
 
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return self.last
+
     def get_output_embeddings(self) -> torch.nn.Linear:
         return self.head
 
+    def set_attn_implementation(self, attn_implementation: str | None) -> None:
+        pass
+
 
 def fresh() -> LanguageModel:
-    return LanguageModel(
-        network=Tables(),
-        tokenizer=TOKENIZER,
-        eos_ids=frozenset({END}),
-        pad_id=END,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
+    return model_of(Tables(), TOKENIZER, eos_ids=frozenset({END}), pad_id=END)
 
 
 def log_p(model: LanguageModel, ids: Tensor) -> Tensor:

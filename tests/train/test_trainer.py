@@ -227,16 +227,8 @@ def test_a_run_killed_at_ten_random_instants_ends_as_if_it_had_not_been(tmp_path
         assert process.poll() is None, f"the run ended before ten kills, after {reached}"
         process.kill()
         process.wait()
-        reached.append(
-            max(
-                (
-                    row["step"]
-                    for path in (tmp_path / "killed").rglob("metrics.jsonl")
-                    for row in whole_rows(path)
-                ),
-                default=-1,
-            )
-        )
+        paths = (tmp_path / "killed").rglob("metrics.jsonl")
+        reached.append(max((row["step"] for path in paths for row in whole_rows(path)), default=-1))
     print(f"killed with {reached} as the last step on disk")
     assert len(set(reached)) > 3
     succeeded(train(*overrides, f"out={tmp_path / 'killed'}", cwd=tmp_path))

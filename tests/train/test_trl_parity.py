@@ -12,8 +12,9 @@ from completions import completion_of
 from datasets import Dataset
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from small_models import TINY, model_of, network_of
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from mirrorpo.config.settings import UpdateSettings
@@ -22,7 +23,6 @@ from mirrorpo.core.seeds import global_state, restore_global_state
 from mirrorpo.divergence.kl import K3
 from mirrorpo.divergence.none import NoDivergence
 from mirrorpo.divergence.penalty import Penalty
-from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.learner import Learner, ScoredBatch, TokenCredit
@@ -76,24 +76,8 @@ def rollout(network: Qwen3ForCausalLM) -> RolloutBatch:
 def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = word_tokenizer(["a b c"])
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=32,
-        tie_word_embeddings=False,
-        initializer_range=0.3,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        Qwen3ForCausalLM(config).save_pretrained(folder)
+    shape = {**TINY, "vocab_size": len(tokenizer), "tie_word_embeddings": False, "initializer_range": 0.3}
+    network_of("qwen3", **shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -179,14 +163,7 @@ def our_loss_and_gradient(
     network: Qwen3ForCausalLM, batch: RolloutBatch, algo: Any, advantages: Tensor, beta: float
 ) -> tuple[float, list[Tensor]]:
     learner = Learner(
-        policy=LanguageModel(
-            network=network,
-            tokenizer=None,
-            eos_ids=frozenset({1}),
-            pad_id=0,
-            dtype=torch.float32,
-            device=torch.device("cpu"),
-        ),
+        policy=model_of(network),
         reference=None,
         optimiser=Recorder(network),
         algo=algo,

@@ -13,17 +13,18 @@ from cli import ROOT
 from completions import completion_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from small_models import ARCHITECTURES
+from small_models import ARCHITECTURES, network_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import Masking
+from mirrorpo.core.seeds import derive
 from mirrorpo.core.span import ScoredSpan
 from mirrorpo.model.language_model import LanguageModel
-from mirrorpo.model.load import finish, init_draws
+from mirrorpo.model.load import finish
 from mirrorpo.optim.adamw import AdamW
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import build_penalty, build_weighting
@@ -134,19 +135,9 @@ def byte_level() -> LanguageModel:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="</s>", clean_up_tokenization_spaces=False
     )
-    config = AutoConfig.for_model(
-        "llama",
-        **ARCHITECTURES["llama"],
-        vocab_size=len(tokenizer),
-        eos_token_id=0,
-        bos_token_id=None,
-        pad_token_id=None,
-    )
-    with init_draws(0):
-        network: Any = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation="sdpa"
-        )
-    return finish(network.eval(), tokenizer, dtype=torch.float32, device=CPU, checkpointing=False)
+    special = {"vocab_size": len(tokenizer), "eos_token_id": 0, "pad_token_id": None}
+    network = network_of("llama", derive(0, "init"), **(ARCHITECTURES["llama"] | special))
+    return finish(network, tokenizer, dtype=torch.float32, device=CPU, checkpointing=False)
 
 
 @cache

@@ -9,6 +9,7 @@ from mirrorpo.core.protocols import (
     AdvantageEstimator,
     Aggregation,
     Assembly,
+    Inert,
     Ratio,
     RolloutRule,
     Surrogate,
@@ -50,6 +51,28 @@ class Algorithm:
                 "updates_per_rollout=1: the ratio is exactly 1, so algo.ratio and algo.surrogate act as the "
                 "plain policy gradient; arms that differ only in them are the same run"
             )
+
+    def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
+        """Ratio and surrogate, where the policy never leaves the old one."""
+        if assembly.config["updates_per_rollout"] == 1 and self.begins_as_reinforce():
+            yield Inert(
+                ("algo.ratio", "algo.surrogate"),
+                "with updates_per_rollout=1 the ratio is exactly 1, and algo.ratio and algo.surrogate act as "
+                "the plain policy gradient",
+                "updates_per_rollout=2 or more",
+            )
+
+    def begins_as_reinforce(self) -> bool:
+        """Whether its gradient is that of REINFORCE as long as the policy is the old one.
+
+        Tried on two completions of two tokens.
+        """
+        live = torch.tensor([[-0.5, -2.0], [-1.25, -0.75]]).requires_grad_()
+        mask, advantages = torch.ones(2, 2, dtype=torch.bool), torch.tensor([1.5, -1.0])
+        log_ratio = self.ratio(live, live.detach(), mask, advantages)
+        per_token = advantages[:, None].expand_as(log_ratio)
+        (gradient,) = torch.autograd.grad(self.surrogate(log_ratio, per_token).sum(), live)
+        return torch.allclose(gradient, -per_token)
 
     def departs_from_reinforce(self) -> bool:
         """Whether its gradient differs from that of REINFORCE once the policy has left the old one.

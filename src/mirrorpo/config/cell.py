@@ -1,6 +1,6 @@
 """A cell of the grid: its config, its name and the folder that is its own. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,13 @@ class Cell:
         config: resolved settings.
         choices: the name chosen on each axis.
         settings: what differs from the named choices' own settings, the seed apart.
+        notes: what of its command line was read otherwise than Hydra does.
     """
 
     config: Config
     choices: Mapping[str, str]
     settings: Config
+    notes: Sequence[str] = ()
 
     @property
     def label(self) -> str:
@@ -44,10 +46,13 @@ class Cell:
         """The config's hash."""
         return config_hash(self.config)
 
-    @property
-    def run_id(self) -> str:
-        """The W&B run's id: of the config and the sweep's name, so that two sweeps may hold the same cell."""
-        return digest({"config": self.hash, "name": self.config["name"]})[:16]
+    def run_id(self, attempt: str) -> str:
+        """The W&B run's id: of the config, the sweep's name and the attempt.
+
+        Two sweeps may hold the same cell, and a cell that starts anew must not go on with the numbers that a
+        server has of an earlier attempt.
+        """
+        return digest({"config": self.hash, "name": self.config["name"], "attempt": attempt})[:16]
 
 
 def cell(cfg: DictConfig, choices: Mapping[str, str], baseline: Config) -> Cell:

@@ -1,36 +1,68 @@
 """The cell of a config that Hydra composed, from inside a Hydra process."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from mirrorpo.config.cell import AXES, Cell, cell
 from mirrorpo.config.schema import check, resolved
-from mirrorpo.config.values import JsonObject
+from mirrorpo.config.typed import apply_typed
 
 
-def cell_of(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> Cell:
+def cell_of(
+    cfg: DictConfig,
+    choices: Mapping[str, str] | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    searchpath: Sequence[str] = (),
+) -> Cell:
     """Check a composed config and name its cell.
+
+    Args:
+        cfg: without its `hydra` node; changed in place where the command line meant more than Hydra's merge.
+        choices: the name chosen in each group; None: those, and all else, of the run that Hydra has started.
+        overrides: of the command line.
+        searchpath: `hydra.searchpath`.
 
     Raises:
         ValueError: naming the knob, its value and the fix.
     """
+    if choices is None:
+        hydra = HydraConfig.get()
+        choices = dict(hydra.runtime.choices)
+        overrides, searchpath = list(hydra.overrides.task), list(hydra.searchpath)
+    notes = apply_typed(cfg, overrides)
     check(cfg)
-    names = dict(HydraConfig.get().runtime.choices) if choices is None else choices
-    axes = tuple(sorted((axis, names[axis]) for axis in AXES))
-    return cell(cfg, dict(axes), baseline(axes))
+    axes = tuple(sorted((axis, choices[axis]) for axis in AXES))
+    return replace(cell(cfg, dict(axes), baseline(axes, tuple(searchpath))), notes=notes)
 
 
 @cache
-def baseline(axes: tuple[tuple[str, str], ...]) -> JsonObject:
-    """What the choices on the axes compose to with no other setting."""
+def baseline(axes: tuple[tuple[str, str], ...], searchpath: tuple[str, ...] = ()) -> dict[str, object]:
+    """What the choices on the axes compose to with no other setting.
+
+    Raises:
+        ValueError: if the config folder holds no `train.yaml` to compose them with.
+    """
     overrides = [f"{axis}={name}" for axis, name in axes]
+    if searchpath:
+        overrides.append("hydra.searchpath=[" + ",".join(f"'{folder}'" for folder in searchpath) + "]")
     loader = GlobalHydra.instance().config_loader()
-    cfg = loader.load_configuration("train", overrides, run_mode=RunMode.RUN)
+    try:
+        cfg = loader.load_configuration("train", overrides, run_mode=RunMode.RUN)
+    except MissingConfigException as error:
+        if error.missing_cfg_file != "train":
+            raise
+        raise ValueError(
+            "--config-path: the folder has no train.yaml, which says what a cell's settings differ from; "
+            "put a copy of conf/train.yaml there, or use --config-dir, which adds a folder"
+        ) from error
     with open_dict(cfg):
         # Hydra's own settings are no part of a cell.
         del cfg["hydra"]

@@ -16,6 +16,8 @@ NOT_IDENTITY = (
     "checkpoint_every",
     "keep_checkpoints",
     "shown_completions",
+    "extend",
+    "allow_equal_arms",
     "dataset.root",
     "sandbox",
     "reward.sandbox",

@@ -73,6 +73,8 @@ class TrainConfig:
     checkpoint_every: int = MISSING
     keep_checkpoints: int = MISSING
     shown_completions: int = MISSING
+    extend: bool = False
+    allow_equal_arms: bool = False
 
 
 def register() -> None:

@@ -195,7 +195,7 @@ class RolloutBatch:
         """The same batch on another device."""
         return RolloutBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
-    def with_(self, **changes: object) -> "RolloutBatch":
+    def with_(self, **changes: Tensor) -> "RolloutBatch":
         """A copy in which the named fields are replaced."""
         return replace(self, **changes)
 

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest, Verdict
 from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.network import Tokenizer
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
 from mirrorpo.core.span import ScoredSpan
 from mirrorpo.core.token_offsets import TokenOffsets
@@ -55,6 +58,31 @@ class StatesNotes(Protocol):
     """
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Inert:
+    """Settings of a run that have no effect.
+
+    Attributes:
+        settings: dotted, with all that stands below them.
+        reason: why, with the setting that makes them so.
+        cure: the setting under which they would have one.
+    """
+
+    settings: tuple[str, ...]
+    reason: str
+    cure: str
+
+
+@runtime_checkable
+class DeclaresInert(Protocol):
+    """A part that has settings without effect in some runs.
+
+    Two runs that differ in such settings alone are one run.
+    """
+
+    def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]: ...
 
 
 @runtime_checkable
@@ -131,10 +159,10 @@ class GenerativeModel(Protocol):
     """
 
     @property
-    def network(self) -> Any: ...
+    def network(self) -> torch.nn.Module: ...
 
     @property
-    def tokenizer(self) -> Any: ...
+    def tokenizer(self) -> Tokenizer: ...
 
     @property
     def eos_ids(self) -> frozenset[int]: ...
@@ -345,9 +373,9 @@ class Optimiser(Protocol):
 
     def zero_grad(self) -> None: ...
 
-    def state_dict(self) -> Config: ...
+    def state_dict(self) -> StateDict: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: StateDict) -> None: ...
 
 
 @runtime_checkable

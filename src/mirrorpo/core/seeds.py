@@ -6,10 +6,12 @@ prompt), so that a draw added in one arm shifts no other stream and a relaunch d
 
 import hashlib
 import random
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 
 STREAMS = (
     "data_order",
@@ -66,25 +68,35 @@ def seed_globals(seed: int) -> None:
     torch.manual_seed(derive(seed, "torch"))  # pyright: ignore[reportUnknownMemberType]
 
 
-def global_state() -> dict[str, object]:
+class GlobalState(TypedDict):
+    """The state of every global generator; a generator's parts as `setstate` takes them, in any sequence."""
+
+    python: tuple[int, Sequence[int], float | None]
+    numpy: tuple[str, Sequence[int], int, int, float]
+    torch: Tensor
+    cuda: list[Tensor]
+
+
+def global_state() -> GlobalState:
     """The state of every global generator, for a checkpoint."""
-    numpy_state: Any = np.random.get_state()
-    name, keys, *rest = numpy_state
+    numpy_state = np.random.get_state(legacy=True)
+    assert isinstance(numpy_state, tuple)
+    name, keys, position, has_gauss, cached = numpy_state
     return {
         "python": random.getstate(),
-        "numpy": [name, keys.tolist(), *rest],
+        "numpy": (name, keys.tolist(), position, has_gauss, cached),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
 
 
-def restore_global_state(state: dict[str, Any]) -> None:
+def restore_global_state(state: GlobalState) -> None:
     """Put back what `global_state` took."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
     # It may have been taken where there were more devices, or fewer.
-    for device, taken in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
-        torch.cuda.set_rng_state(taken, device)
+    for device, rng_state in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(rng_state, device)

@@ -72,13 +72,14 @@ class ChainSum:
     user: str
 
     def __post_init__(self) -> None:
-        for what, least, most in (
+        for quantity, least, most in (
             ("terms", self.min_terms, self.max_terms),
             ("digits", self.min_digits, self.max_digits),
         ):
             if not 1 <= least <= most:
                 raise ValueError(
-                    f"dataset.min_{what}={least} and max_{what}={most}: need 1 <= min_{what} <= max_{what}"
+                    f"dataset.min_{quantity}={least} and max_{quantity}={most}: "
+                    f"need 1 <= min_{quantity} <= max_{quantity}"
                 )
         for split, size in self._sizes.items():
             if size < 1:

@@ -71,7 +71,8 @@ class Gsm8k:
         stored = STORED[split]
         rows = self._rows(stored)
         prompts = [
-            _prompt(row, f"gsm8k/{stored}/{index:05d}", where) for index, (where, row) in enumerate(rows)
+            _prompt(row, f"gsm8k/{stored}/{index:05d}", location)
+            for index, (location, row) in enumerate(rows)
         ]
         if stored == "train":
             validation = split == "validation"
@@ -125,17 +126,19 @@ def final_number(answer: str) -> str:
     return number
 
 
-def _prompt(row: Mapping[str, object], uid: str, where: str) -> Prompt:
-    question, answer = _text(row, "question", where), _text(row, "answer", where)
+def _prompt(row: Mapping[str, object], uid: str, location: str) -> Prompt:
+    question, answer = _text(row, "question", location), _text(row, "answer", location)
     try:
         gold = final_number(answer)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{location}: {error}") from error
     return Prompt(uid=uid, question=question, gold=gold, demonstration=answer)
 
 
-def _text(row: Mapping[str, object], key: str, where: str) -> str:
+def _text(row: Mapping[str, object], key: str, location: str) -> str:
     text = row.get(key)
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{where}: the {key} is {text!r}; write a text that is not empty, or delete the row")
+        raise ValueError(
+            f"{location}: the {key} is {text!r}; write a text that is not empty, or delete the row"
+        )
     return text

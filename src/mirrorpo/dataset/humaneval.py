@@ -90,9 +90,9 @@ def _prompt(row: JsonRow) -> Prompt:
     name, code, reference = row["entry_point"], row["prompt"], row["canonical_solution"]
     test = f"{row['test']}\n\ncheck({name})"
     fault = ""
-    for what, source in (("prompt", code), ("test", test), ("reference", code + reference)):
+    for part, source in (("prompt", code), ("test", test), ("reference", code + reference)):
         if parsed(source) is None:
-            fault = fault or f"the {what} does not parse"
+            fault = fault or f"the {part} does not parse"
     # The prompt's own helpers are the tests' too: there, as the dataset wrote them and not as a program may
     # have changed them.
     checks = Checks(

@@ -28,19 +28,23 @@ def read_jsonl(path: Path, keys: Sequence[str]) -> list[JsonRow]:
     return rows
 
 
-def _parse(line: bytes, keys: Sequence[str], where: str) -> JsonRow:
+def _parse(line: bytes, keys: Sequence[str], location: str) -> JsonRow:
     try:
         row: object = json.loads(line.decode("utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"{where} is not JSON ({error}); was the download cut short? Fetch the file again"
+            f"{location} is not JSON ({error}); was the download cut short? Fetch the file again"
         ) from error
     if not isinstance(row, dict):
-        raise ValueError(f"{where} is a JSON {type(row).__name__}, not an object; write one {{...}} a line")
+        raise ValueError(
+            f"{location} is a JSON {type(row).__name__}, not an object; write one {{...}} a line"
+        )
     fields = cast("JsonRow", row)
     missing = [key for key in keys if key not in fields]
     if missing:
-        raise ValueError(f"{where} lacks the key {missing[0]!r} (it has {sorted(fields)}); add or rename it")
+        raise ValueError(
+            f"{location} lacks the key {missing[0]!r} (it has {sorted(fields)}); add or rename it"
+        )
     return fields
 
 

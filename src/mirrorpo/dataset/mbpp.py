@@ -146,26 +146,26 @@ class Mbpp:
     def _plus(self, path: str) -> list[Prompt]:
         rows = read_jsonl(Path(path), ("task_id", "prompt", "code", "test_list", "test"))
         numbered = {int(str(row["task_id"]).rpartition("/")[2]): row for row in rows}
-        kept = [number for number in sorted(numbered) if number in IDS["test"]]
-        if len(kept) < len(numbered):
+        numbers = [number for number in sorted(numbered) if number in IDS["test"]]
+        if len(numbers) < len(numbered):
             log.warning(
                 "%s: %d of %d problems are of another split of MBPP and were dropped",
                 path,
-                len(numbered) - len(kept),
+                len(numbered) - len(numbers),
                 len(numbered),
             )
         prompts = []
-        for number in kept:
+        for number in numbers:
             row = numbered[number]
-            shown = list(row["test_list"])[: self.visible_tests]
+            visible = list(row["test_list"])[: self.visible_tests]
             prelude = "\n".join([imports(row["code"]), *(row.get("test_imports") or ())])
             prompts.append(
                 problem(
                     f"mbpp_plus/{number:03d}",
                     row["prompt"],
                     row["code"],
-                    [*shown, row["test"]],
-                    visible=len(shown),
+                    [*visible, row["test"]],
+                    visible=len(visible),
                     setup="",
                     prelude=prelude,
                     style=self.styles[self.style],

@@ -80,13 +80,13 @@ class Function:
     def value(self, x: int, y: int) -> int:
         """What it returns."""
         for phrase, n in self.steps:
-            other = y if n == "y" else int(n)
+            operand = y if n == "y" else int(n)
             x = {
-                "add": x + other,
-                "subtract": other - x if "from" in phrase else x - other,
-                "multiply": x * other,
-                "take": x % other,
-                "keep": max(x, other) if "larger" in phrase else min(x, other),
+                "add": x + operand,
+                "subtract": operand - x if "from" in phrase else x - operand,
+                "multiply": x * operand,
+                "take": x % operand,
+                "keep": max(x, operand) if "larger" in phrase else min(x, operand),
             }[phrase.split()[0]]
         return x
 

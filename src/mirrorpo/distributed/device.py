@@ -39,11 +39,13 @@ def named_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     # Where a launcher shows each rank only its own device, that is number 0.
     device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
-    taken = set(ranks.all_gather((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))))
-    if len(taken) < ranks.world_size:
+    devices = set(
+        ranks.all_gather((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)))
+    )
+    if len(devices) < ranks.world_size:
         raise ValueError(
-            f"{ranks.world_size} processes for {len(taken)} CUDA devices: start as many on a node as it has "
-            "devices, or set device=cpu"
+            f"{ranks.world_size} processes for {len(devices)} CUDA devices: start as many on a node as it "
+            "has devices, or set device=cpu"
         )
     return device
 

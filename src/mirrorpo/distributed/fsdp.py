@@ -124,9 +124,9 @@ def empty_shard(shape: Tensor, mesh: "DeviceMesh | None") -> Tensor:
     return empty(*shape.shape, dtype=shape.dtype, device_mesh=mesh, placements=[Shard(0)])
 
 
-def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A tensor that every rank has, sharded as another one is, if that is sharded."""
-    return sharded(tensor, other.device_mesh) if is_sharded(other) else tensor
+    return sharded(tensor, like.device_mesh) if is_sharded(like) else tensor
 
 
 def weights(network: torch.nn.Module) -> dict[str, Tensor]:

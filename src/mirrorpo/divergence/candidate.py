@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypedDict, cast
 
 import torch
 from torch import Tensor
 
-from mirrorpo.config.values import JsonObject
 from mirrorpo.core.seeds import generator
 from mirrorpo.divergence.map_file import map_file
 
@@ -33,6 +33,13 @@ def noise(seed: int, count: int) -> Tensor:
     return torch.randn(count, dtype=torch.float64, generator=generator(seed, "es"))
 
 
+class _Generation(TypedDict):
+    # What is read of a generation's file.
+    mean: list[float]
+    sigma: float
+    positivity: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """380 numbers from a search's generation: positive(mean + sign sigma noise).
@@ -49,9 +56,9 @@ class Candidate:
         ValueError: if the file cannot be read or is no generation, or for another sign.
 
     Example:
-        >>> one = Candidate(generation="mirrorpo:generation", noise=1, sign=1)
-        >>> other = Candidate(generation="mirrorpo:generation", noise=1, sign=-1)
-        >>> bool((one.values > 0).all() and (one.values != other.values).any()), one.signed
+        >>> plus = Candidate(generation="mirrorpo:generation", noise=1, sign=1)
+        >>> minus = Candidate(generation="mirrorpo:generation", noise=1, sign=-1)
+        >>> bool((plus.values > 0).all() and (plus.values != minus.values).any()), plus.signed
         (True, False)
 
     References:
@@ -85,27 +92,28 @@ class Candidate:
         return forward(mean + self.sign * file["sigma"] * noise(self.noise, len(mean)))
 
     @cached_property
-    def _file(self) -> JsonObject:
-        where = f"divergence.potential.parameters.generation={self.generation}"
+    def _file(self) -> _Generation:
+        setting = f"divergence.potential.parameters.generation={self.generation}"
         try:
             content = json.loads(map_file(self.generation).read_text(encoding="utf-8"))
-            good = (
-                len(content["mean"]) == 380
-                and all(map(math.isfinite, content["mean"]))
-                and 0 <= content["sigma"] < math.inf
+            generation = cast("_Generation", content)
+            valid = (
+                len(generation["mean"]) == 380
+                and all(map(math.isfinite, generation["mean"]))
+                and 0 <= generation["sigma"] < math.inf
+                and generation["positivity"] in POSITIVITY
             )
-            good = good and content["positivity"] in POSITIVITY
         except OSError as error:
             raise ValueError(
-                f"{where}: cannot be read ({error.strerror}); hydra/sweeper=es writes these files"
+                f"{setting}: cannot be read ({error.strerror}); hydra/sweeper=es writes these files"
             ) from error
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"{where}: is no generation of a search ({error}); hydra/sweeper=es writes these files"
+                f"{setting}: is no generation of a search ({error}); hydra/sweeper=es writes these files"
             ) from error
-        if not good:
+        if not valid:
             raise ValueError(
-                f"{where}: needs 380 finite means, a sigma and a positivity of {', '.join(POSITIVITY)}; "
+                f"{setting}: needs 380 finite means, a sigma and a positivity of {', '.join(POSITIVITY)}; "
                 "hydra/sweeper=es writes these files"
             )
-        return content
+        return generation

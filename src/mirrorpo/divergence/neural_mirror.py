@@ -158,13 +158,13 @@ class ParametersFile:
         numbers = cast("list[object]", content)
         if len(numbers) != COUNT:
             raise self._wrong_content(f"a list of {len(numbers)}")
-        odd = [
+        invalid = [
             index
             for index, number in enumerate(numbers)
             if not (isinstance(number, float) and math.isfinite(number))
         ]
-        if odd:
-            raise self._error(f"has {numbers[odd[0]]!r} at index {odd[0]}; give finite numbers")
+        if invalid:
+            raise self._error(f"has {numbers[invalid[0]]!r} at index {invalid[0]}; give finite numbers")
         return torch.tensor(numbers, dtype=torch.float64)
 
     def _wrong_content(self, content: str) -> ValueError:
@@ -172,8 +172,8 @@ class ParametersFile:
             f"holds {content}; give a list of {COUNT} numbers: v (126), w (126), b (126), a, c"
         )
 
-    def _error(self, what: str) -> ValueError:
-        return ValueError(f"divergence.potential.parameters.path={self.path}: {what}")
+    def _error(self, reason: str) -> ValueError:
+        return ValueError(f"divergence.potential.parameters.path={self.path}: {reason}")
 
 
 # ---------------------------------------------------------------- the map
@@ -262,7 +262,7 @@ def units(x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     # Away from the kink the ramp's step is x itself; top - bottom would lose the digits of a small one.
     straight = ~ramps | ((u >= 0) & (b >= 0))
     step, start = torch.where(straight, x, top - bottom), torch.where(ramps, bottom, b)
-    kinds = [kind(step[..., place, :], start[place]) for place, kind in enumerate(KINDS)]
+    kinds = [kind(step[..., index, :], start[index]) for index, kind in enumerate(KINDS)]
     rise, mean = (torch.stack(part, dim=-2) for part in zip(*kinds, strict=True))
     # Where the way ends below zero, the unit stays as it is at zero.
     return rise, over(step, x) * mean + over(torch.where(straight, 0.0, u - top), x) * rise

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from mirrorpo.core.protocols import Assembly, Divergence, StatesNotes
+from mirrorpo.core.protocols import Assembly, Divergence, Inert, StatesNotes
 from mirrorpo.divergence.potentials import HasPotential
 
 
@@ -73,6 +73,15 @@ class Penalty:
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         """The divergence, before its coefficient."""
         return self.divergence(policy, anchor, old)
+
+    def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
+        """Everything, where it is not there or multiplied by zero."""
+        if not self.acts:
+            yield Inert(
+                ("divergence",),
+                "with divergence=none or divergence.beta=0 no divergence acts on the policy",
+                "a divergence.beta above 0",
+            )
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
         """Settings that are without effect, and a potential that makes no divergence."""

@@ -36,7 +36,7 @@ class LookupTable(NamedTuple):
         return LookupTable(*(part.to(device) for part in self))
 
 
-class Place(NamedTuple):
+class TablePosition(NamedTuple):
     """Where probabilities stand in a table.
 
     Attributes:
@@ -128,7 +128,7 @@ class Tabulated:
         once.
         """
 
-        def formula(table: LookupTable, first: Place, second: Place) -> Tensor:
+        def formula(table: LookupTable, first: TablePosition, second: TablePosition) -> Tensor:
             steps = polynomial(table.mirror, second).mul_(first.p - second.p)
             return primitive(table, first).sub_(primitive(table, second)).sub_(steps).clamp_(min=0)
 
@@ -153,17 +153,20 @@ class Tabulated:
     def _ddf(self, p: Tensor) -> Tensor:
         return self._read(p, lambda table, at: polynomial(table.slope, at).div_(at.p))
 
-    def _read(self, p: Tensor, formula: Callable[[LookupTable, Place], Tensor]) -> Tensor:
+    def _read(self, p: Tensor, formula: Callable[[LookupTable, TablePosition], Tensor]) -> Tensor:
         """The formula at every p, piece by piece."""
         table = self._table.to(p.device)
         flat = p.detach().double().reshape(-1)
         out = torch.empty_like(flat)
         for values, results in pieces(flat, out):
-            results.copy_(formula(table, self._place(values, values.log())))
+            results.copy_(formula(table, self._locate(values, values.log())))
         return out.view(p.shape).to(p.dtype)
 
     def _read_two(
-        self, log_p: Tensor, log_q: Tensor, formula: Callable[[LookupTable, Place, Place], Tensor]
+        self,
+        log_p: Tensor,
+        log_q: Tensor,
+        formula: Callable[[LookupTable, TablePosition, TablePosition], Tensor],
     ) -> Tensor:
         """The formula at every pair, piece by piece."""
         table = self._table.to(log_p.device)
@@ -172,14 +175,16 @@ class Tabulated:
             log_p.detach().reshape(-1), log_q.detach().reshape(-1), out.view(-1)
         ):
             logs = (part.double().clamp(min=self.log_floor) for part in (first, second))
-            results.copy_(formula(table, *(self._place(log.exp(), log) for log in logs)))
+            results.copy_(formula(table, *(self._locate(log.exp(), log) for log in logs)))
         return out
 
-    def _place(self, p: Tensor, log_p: Tensor) -> Place:
+    def _locate(self, p: Tensor, log_p: Tensor) -> TablePosition:
         """Where p stands in the table; log_p is written over."""
-        place = log_p.sub_(self.log_floor).mul_((self.knots - 1) / -self.log_floor).clamp_(0, self.knots - 1)
-        k = place.int().clamp_(max=self.knots - 2)
-        return Place(p=p, k=k, t=place.sub_(k))
+        position = (
+            log_p.sub_(self.log_floor).mul_((self.knots - 1) / -self.log_floor).clamp_(0, self.knots - 1)
+        )
+        k = position.int().clamp_(max=self.knots - 2)
+        return TablePosition(p=p, k=k, t=position.sub_(k))
 
     @cached_property
     def _table(self) -> LookupTable:
@@ -207,7 +212,7 @@ def derivative(coefficients: Tensor) -> Tensor:
     return coefficients[1:] * torch.arange(1, len(coefficients), dtype=torch.float64)[:, None]
 
 
-def polynomial(coefficients: Tensor, at: Place) -> Tensor:
+def polynomial(coefficients: Tensor, at: TablePosition) -> Tensor:
     """The polynomials at a place, by Horner's rule."""
     *lower, highest = coefficients.unbind()
     value = highest.index_select(0, at.k)
@@ -218,7 +223,7 @@ def polynomial(coefficients: Tensor, at: Place) -> Tensor:
     return value
 
 
-def primitive(table: LookupTable, at: Place) -> Tensor:
+def primitive(table: LookupTable, at: TablePosition) -> Tensor:
     """f at a place."""
     return polynomial(table.primitive, at).mul_(at.p).add_(table.constant.index_select(0, at.k))
 

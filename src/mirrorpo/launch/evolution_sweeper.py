@@ -15,6 +15,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mirrorpo.config.values import Config
+from mirrorpo.launch.errors import CellsFailed, LaunchError
+from mirrorpo.launch.fitness import fitness_of
 from mirrorpo.launch.plan import Composer, PlannedCell
 from mirrorpo.run.disk import write_atomic
 
@@ -55,12 +57,12 @@ class EvolutionSweeper(Sweeper):
         **unused: object,
     ) -> None:
         if unused.get("params"):
-            raise SystemExit(
-                f"error: hydra.sweeper.params={unused['params']}: a search has no grid; give one value to "
+            raise LaunchError(
+                f"hydra.sweeper.params={unused['params']}: a search has no grid; give one value to "
                 f"each setting"
             )
         if generations < 1:
-            raise SystemExit(f"error: hydra.sweeper.generations={generations}: give at least 1")
+            raise LaunchError(f"hydra.sweeper.generations={generations}: give at least 1")
         self.generations, self.fitness, self.shared_seed = generations, fitness, shared_seed
         self.start, self.search = dict(start), dict(search)
 
@@ -79,7 +81,7 @@ class EvolutionSweeper(Sweeper):
         """Run the search, or go on with it.
 
         Raises:
-            SystemExit: for settings that it cannot use, or a generation without a whole pair.
+            LaunchError: for settings that it cannot use, or a generation without a whole pair.
         """
         from mirrorpo.divergence.neural_mirror import RandomParameters
         from mirrorpo.launch.evolution import Evolution
@@ -101,8 +103,10 @@ class EvolutionSweeper(Sweeper):
             self._refuse_other_settings(overrides)
             for _ in range(self.generations):
                 generation = self._generation(generation, overrides)
+        except LaunchError:
+            raise
         except ValueError as error:
-            raise SystemExit(f"error: {error}") from error
+            raise LaunchError(str(error)) from error
         print(
             f"learned map: {self.folder / 'map.json'}; python train.py divergence=neural_mirror_learned "
             f"{PARAMETERS}.path={self.folder / 'map.json'}"
@@ -184,23 +188,21 @@ class EvolutionSweeper(Sweeper):
         ]
         try:
             self.launcher.launch(grid, initial_job_idx=generation.number * len(grid))
-        except SystemExit as ended:
-            # A candidate that failed is counted below; whoever stopped the launcher stops the search.
-            if ended.code != 1:
+        except CellsFailed as failed:
+            # A candidate that failed is counted below; one that could not be started runs later.
+            if failed.unstarted:
                 raise
         return grid
 
     def _fitness_of(self, planned: PlannedCell) -> float | None:
-        if planned.cell is None or not planned.folder.finished():
+        if planned.cell is None:
             return None
-        values = [row[self.fitness] for row in planned.folder.metrics.rows() if self.fitness in row]
-        if not values:
-            raise ValueError(
-                f"hydra.sweeper.fitness={self.fitness}: {planned.folder.path / 'metrics.jsonl'} has no such "
-                f"quantity; eval/greedy_accuracy "
-                f"is one"
+        if planned.folder.held():
+            raise LaunchError(
+                f"another process runs {planned.folder.path}, a candidate of this search: give the same "
+                "command when that has ended"
             )
-        return float(values[-1])
+        return fitness_of(planned.folder, self.fitness, "hydra.sweeper.fitness")
 
     def _own(self, arguments: Sequence[str]) -> list[str]:
         assert self.config is not None
@@ -209,17 +211,15 @@ class EvolutionSweeper(Sweeper):
         )
         grid = [str(override.input_line) for override in parsed if override.is_sweep_override()]
         if grid:
-            raise SystemExit(
-                f"error: {', '.join(grid)}: a search has no grid; give one value to each setting"
-            )
-        if self.config.eval_split != "validation":
-            raise SystemExit(
-                f"error: eval_split={self.config.eval_split}: a map chosen by the test questions could not "
+            raise LaunchError(f"{', '.join(grid)}: a search has no grid; give one value to each setting")
+        if (split := self.config.get("eval_split")) != "validation":
+            raise LaunchError(
+                f"eval_split={split}: a map chosen by the test questions could not "
                 "be tested on them; use validation"
             )
         if self.config.eval_questions == 0:
-            raise SystemExit(
-                "error: eval_questions=0: a candidate's fitness is its accuracy on validation questions; set "
+            raise LaunchError(
+                "eval_questions=0: a candidate's fitness is its accuracy on validation questions; set "
                 "how many"
             )
         return [word for word in arguments if not OWN.fullmatch(word)]

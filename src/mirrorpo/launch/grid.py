@@ -1,6 +1,5 @@
 """The product of the command line's choices; a cell that does not compose is the launcher's to report."""
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import open_dict
 
 from mirrorpo.config.renamed import accept_old_names
+from mirrorpo.config.typed import with_new_keys
+from mirrorpo.launch.arguments import quoted_paths
+from mirrorpo.launch.errors import LaunchError
 
 
 class GridSweeper(BasicSweeper):
@@ -18,12 +20,16 @@ class GridSweeper(BasicSweeper):
         self, *, max_batch_size: int | None, params: dict[str, str] | None, **search: object
     ) -> None:
         if search:
-            sys.exit(
-                f"error: this sweep sets hydra.sweeper.{', hydra.sweeper.'.join(search)}: it is a search, "
+            raise LaunchError(
+                f"this sweep sets hydra.sweeper.{', hydra.sweeper.'.join(search)}: it is a search, "
                 f"add hydra/sweeper=es"
             )
         arguments = accept_old_names([f"{key}={value}" for key, value in (params or {}).items()])
-        super().__init__(max_batch_size, dict(argument.split("=", 1) for argument in arguments))
+        arguments = with_new_keys(quoted_paths(arguments))
+        # In place of BasicSweeper's own, which breaks once Hydra has scanned for plug-ins a second time in a
+        # process: it loads that class anew, and `super` of the new one takes no instance of this one.
+        self.overrides, self.batch_index, self.max_batch_size = None, 0, max_batch_size
+        self.params = dict(argument.split("=", 1) for argument in arguments)
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the grid; its folder gets multirun.yaml, what was asked for."""
@@ -37,9 +43,9 @@ class GridSweeper(BasicSweeper):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            sys.exit(
-                f"error: out: cannot write to {folder} ({error}); set out= to a folder that can be written to"
-            )
+            raise LaunchError(
+                f"out: cannot write to {folder} ({error}); set out= to a folder that can be written to"
+            ) from error
         return super().sweep(arguments)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:

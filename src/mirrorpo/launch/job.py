@@ -1,11 +1,17 @@
-"""What a SLURM job does first: become the run."""
+"""`python -m mirrorpo.launch.job BATCH`: what a SLURM job does first, become the run."""
 
+import json
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from submitit.helpers import TorchDistributedEnvironment
+
+# In the batch's folder, written before anything is submitted: a list for each member of the array.
+COMMANDS = "commands.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +39,13 @@ class Become:
         for signum in (signal.SIGTERM, signal.SIGCONT, signal.SIGUSR2):
             signal.signal(signum, signal.SIG_DFL)
         os.execv(self.command[0], list(self.command))
+
+
+def main() -> None:
+    """Become the member of the batch's array that this job is."""
+    commands: list[list[str]] = json.loads((Path(sys.argv[1]) / COMMANDS).read_text())
+    Become(commands[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))])()
+
+
+if __name__ == "__main__":
+    main()

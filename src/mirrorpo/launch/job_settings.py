@@ -1,8 +1,27 @@
 """What a SLURM job of a cell gets, and how sbatch is told."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from mirrorpo.launch.errors import LaunchError
+
+# SLURM's words for too many jobs, of an array or of a user's; fewer may be taken.
+LIMITS = re.compile(r"\bQOS[A-Z]\w+|\bAssoc[A-Z]\w+|violates accounting|job array|MaxJobCount")
+
+# SLURM's words for other refusals, and the settings that they are about.
+SETTINGS = {
+    r"partition": ("partition",),
+    r"\bqos\b": ("qos",),
+    r"account": ("account",),
+    r"time limit": ("timeout_min",),
+    r"feature": ("constraint",),
+    r"node (count|configuration|name|list)|memory|cpu|gres|tres|generic resource": (
+        *("nodes", "tasks_per_node", "cpus_per_task", "gpus_per_node", "mem_gb", "constraint", "exclude"),
+    ),
+    r"option|argument": ("lines",),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +41,7 @@ class JobSettings:
         setup: shell commands before the run, such as `module load cuda`.
 
     Raises:
-        SystemExit: if a run could not be asked to stop in time, or a process would have no GPU of its own.
+        LaunchError: if a run could not be asked to stop in time, or a process would have no GPU of its own.
     """
 
     timeout_min: int
@@ -43,14 +62,14 @@ class JobSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.signal_delay_s < 60 * self.timeout_min:
-            raise SystemExit(
-                f"error: hydra.launcher.signal_delay_s={self.signal_delay_s}, "
+            raise LaunchError(
+                f"hydra.launcher.signal_delay_s={self.signal_delay_s}, "
                 f"hydra.launcher.timeout_min={self.timeout_min}: a run is asked to stop some seconds before "
                 "its limit; give a delay between 0 and the limit"
             )
         if self.gpus_per_node is not None and self.gpus_per_node < self.tasks_per_node > 1:
-            raise SystemExit(
-                f"error: hydra.launcher.tasks_per_node={self.tasks_per_node}, "
+            raise LaunchError(
+                f"hydra.launcher.tasks_per_node={self.tasks_per_node}, "
                 f"hydra.launcher.gpus_per_node={self.gpus_per_node}: each process of a cell has a GPU of its "
                 f"own; set hydra.launcher.gpus_per_node={self.tasks_per_node}"
             )
@@ -87,3 +106,23 @@ class JobSettings:
         return {"requeue": True} | {
             name: True if value is None else value for name, value in self.lines.items()
         }
+
+    def cure(self, reason: str) -> str:
+        """A refusal in SLURM's words, with the settings that it is about."""
+        if is_limit(reason):
+            return (
+                f"sbatch: {reason}: launch again when some jobs have ended, or change "
+                f"hydra.launcher.qos={self.qos}, hydra.launcher.account={self.account}"
+            )
+        about = next((names for words, names in SETTINGS.items() if re.search(words, reason, re.I)), ())
+        settings = ", ".join(f"hydra.launcher.{name}={getattr(self, name)}" for name in about)
+        return f"sbatch: {reason}: change {settings or 'a setting of hydra.launcher'}"
+
+
+def is_limit(reason: str) -> bool:
+    """Whether SLURM refuses so many jobs, rather than such jobs.
+
+    >>> is_limit("QOSMaxSubmitJobPerUserLimit"), is_limit("Invalid qos specification")
+    (True, False)
+    """
+    return LIMITS.search(reason) is not None

@@ -5,7 +5,8 @@ failed.
 import os
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,20 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from mirrorpo.launch.arguments import config_options, environment_of, for_each_cell
+from mirrorpo.launch.equal_arms import refuse_equal_arms
+from mirrorpo.launch.errors import CellsFailed, LaunchError
+from mirrorpo.launch.fitness import fitness_of
+from mirrorpo.launch.launches import entered, record_launch
 from mirrorpo.launch.plan import Checker, Composer, PlannedCell, Siblings, said_once
+from mirrorpo.launch.planned import Planned
 from mirrorpo.launch.program import program
-from mirrorpo.launch.scheduler import SchedulerError, jobs
-from mirrorpo.launch.status import record_launch
+from mirrorpo.launch.scheduler import LAUNCH_PATIENCE_S, SchedulerError, jobs
+from mirrorpo.launch.sweep_lock import sweep_lock
 from mirrorpo.run.errors import RunError
+from mirrorpo.run.settings_file import write_settings
+
+LEFT_ALONE = "left alone"
 
 
 class CellLauncher(Launcher):
@@ -29,71 +39,171 @@ class CellLauncher(Launcher):
     A cell that fails does not stop the others. At the end every failure is printed with its
     reason, and the exit status says that there was one.
 
+    It launches this package's cells and nothing else: another application's task function is never called,
+    and its config is refused, cell by cell. So of the tests that Hydra has for launchers, those that look at
+    what a job of another application returned cannot pass: `tests/launch/test_hydra_suite.py` names them.
+
     Attributes:
-        only: cells to launch, as `mirrorpo.status` names them; None: all.
+        only: cells to launch, as `mirrorpo.status` names them, or `@FILE` that has one a line; None: all.
         dry_run: print what would be done and do nothing.
+        fitness: key of metrics.jsonl whose last value each cell returns to the sweeper; None: no value.
+        unstarted: whether cells could not be started that the same command starts later.
     """
 
     devices_a_cell = 0
+    patience_s = LAUNCH_PATIENCE_S
 
-    def __init__(self, *, only: Sequence[str] | None, dry_run: bool) -> None:
-        self.only, self.dry_run = only, dry_run
+    def __init__(self, *, only: Sequence[str] | str | None, dry_run: bool, fitness: str | None) -> None:
+        self.only, self.dry_run, self.fitness = _chosen(only), dry_run, fitness
+        self.unstarted = False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `launch`."""
         self.config = config
+        # Cells are composed here as they are in their own processes.
+        os.environ.update(environment_of(config))
         self.sweep = Path(config.hydra.sweep.dir)
+        try:
+            self._for_each_cell = for_each_cell(config)
+        except ValueError as error:
+            raise LaunchError(str(error)) from error
         self._composer = Composer(hydra_context, config)
         self._console = Console(highlight=False, soft_wrap=True)
 
+    def submit(self, left: Sequence[PlannedCell]) -> Mapping[int, str]:
+        """Hand cells to a scheduler, while no other launcher of the sweep does.
+
+        Returns:
+            The reasons of those that it does not take, by their place.
+        """
+        return {}
+
     @abstractmethod
-    def run(self, left: Sequence[PlannedCell]) -> Mapping[int, str]:
-        """Run cells, or hand them to a scheduler; the reasons of those that failed, by their place."""
+    def run(self, left: Sequence[PlannedCell], elsewhere: Sequence[PlannedCell]) -> Mapping[int, str]:
+        """Run cells, or wait for those that a scheduler runs.
+
+        Args:
+            left: the cells.
+            elsewhere: cells of the same launch that were running or queued already.
+
+        Returns:
+            The reasons of those that failed, by their place among both, one after the other.
+        """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the cells.
 
+        Returns:
+            One for each command line. With `fitness` that is its value, or the reason why there is none.
+
         Raises:
-            SystemExit: with status 1, after all cells had their turn, if one failed.
+            LaunchError: if nothing can be launched.
+            CellsFailed: after all cells had their turn, if one failed and no fitness is wanted.
         """
-        if os.environ.get("WORLD_SIZE", "1") != "1":
-            raise SystemExit(
-                f"error: a sweep is launched by one process, this is one of {os.environ['WORLD_SIZE']} that "
-                f"torchrun started: run `python "
-                f"train.py -m ...`; "
-                "hydra/launcher=slurm hydra.launcher.tasks_per_node=2 gives each of its cells two processes, "
-                "torchrun a single cell "
-                "(without -m)"
+        if (world_size := os.environ.get("WORLD_SIZE", "1")) != "1":
+            raise LaunchError(
+                f"a sweep is launched by one process, this is one of {world_size} that torchrun started: "
+                "run `python train.py -m ...`; hydra/launcher=slurm hydra.launcher.tasks_per_node=2 gives "
+                "each of its cells two processes, torchrun a single cell (without -m)"
             )
         self.say(f"{len(job_overrides)} cells")
+        self.unstarted = False
         grid = self._composer.all(job_overrides)
+        failures: dict[int, str] = {}
+        with self._entered():
+            with self._locked():
+                grid, skips = self._checked(grid)
+                left = self._left(grid, skips, failures)
+                cells = [grid[place] for place in left]
+                if left and not self.dry_run:
+                    record_launch(self.sweep, self._argv(), self._names(grid))
+                    failures |= {left[place]: reason for place, reason in self.submit(cells).items()}
+            started = [place for place in left if place not in failures]
+            elsewhere = [place for place, skip in enumerate(skips) if skip.endswith(LEFT_ALONE)]
+            places = [*started, *elsewhere]
+            if places and not self.dry_run:
+                reasons = self.run([grid[place] for place in started], [grid[place] for place in elsewhere])
+                failures |= {places[place]: reason for place, reason in reasons.items()}
+        return self._returned(job_overrides, grid, failures)
+
+    def _checked(self, grid: Sequence[PlannedCell]) -> tuple[list[PlannedCell], list[str]]:
+        """The cells with their errors and notes, and why one is not to be launched."""
         skips = self._states(grid)
         check = Checker()
-        grid = [check(planned) if skip == "" else planned for planned, skip in zip(grid, skips, strict=True)]
-        for note in said_once(grid):
+        checked = [check(cell) if skip == "" else cell for cell, skip in zip(grid, skips, strict=True)]
+        equal = refuse_equal_arms(grid, check) if "" in skips else []
+        for note in (*said_once(checked), *(f"note: {note}" for note in equal)):
             self.say(note)
         if self.dry_run:
-            self._show(grid, skips)
-        left: list[PlannedCell] = []
-        failures: list[tuple[PlannedCell, str]] = []
-        for number, (planned, skip) in enumerate(zip(grid, skips, strict=True), start=1):
+            self._show(checked, skips)
+        return checked, skips
+
+    def _left(self, grid: list[PlannedCell], skips: Sequence[str], failures: dict[int, str]) -> list[int]:
+        """The places of the cells to be launched, which are entered as planned; refused ones are failures."""
+        left: list[int] = []
+        for place, (planned, skip) in enumerate(zip(grid, skips, strict=True)):
             ready = planned if skip or self.dry_run else _planned(planned)
             if ready.error is not None:
-                self.say(f"[{number}/{len(grid)}] {_distinct_overrides(planned, grid)}: refused")
-                failures.append((planned, ready.error))
+                self.say(f"[{place + 1}/{len(grid)}] {_distinct_overrides(planned, grid)}: refused")
+                failures[place] = ready.error
             elif skip and not self.dry_run:
-                self.say(f"[{number}/{len(grid)}] {planned.folder.path}: {skip}")
+                self.say(f"[{place + 1}/{len(grid)}] {planned.folder.path}: {skip}")
             elif not skip:
-                left.append(ready)
-        if left and not self.dry_run:
-            record_launch(self.sweep, self._argv())
-            failures += [(left[place], reason) for place, reason in self.run(left).items()]
+                left.append(place)
+        return left
+
+    def _returned(
+        self,
+        job_overrides: Sequence[Sequence[str]],
+        grid: Sequence[PlannedCell],
+        failures: Mapping[int, str],
+    ) -> list[JobReturn]:
+        names = {place: _distinct_overrides(grid[place], grid) for place in sorted(failures)}
         if failures:
             self.say(f"\n{len(failures)} of {len(grid)} cells failed:")
-            for planned, reason in failures:
-                self.say(f"  {_distinct_overrides(planned, grid)}\n    {reason}")
-            raise SystemExit(1)
-        return [_returned(overrides) for overrides in job_overrides]
+            for place, name in names.items():
+                self.say(f"  {name}\n    {failures[place]}")
+        if failures and (self.fitness is None or self.unstarted):
+            reasons = {name: failures[place] for place, name in names.items()}
+            raise CellsFailed(reasons, len(grid), unstarted=self.unstarted)
+        return [
+            self._job_return(overrides, planned, failures.get(place))
+            for place, (overrides, planned) in enumerate(zip(job_overrides, grid, strict=True))
+        ]
+
+    def _job_return(self, overrides: Sequence[str], planned: PlannedCell, failure: str | None) -> JobReturn:
+        out = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+        if planned.cell is not None:
+            out.working_dir = str(planned.folder.path)
+        if self.fitness is None or self.dry_run:
+            return out
+        value = None if failure else fitness_of(planned.folder, self.fitness, "hydra.launcher.fitness")
+        out.return_value = value
+        if value is None:
+            # Hydra raises it when a sweeper reads the value.
+            reason = failure or f"{planned.folder.path} is not done, so it has no {self.fitness} yet"
+            out.status, out.return_value = JobStatus.FAILED, LaunchError(reason)
+        return out
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        if self.dry_run:
+            yield
+            return
+        with entered(self.sweep):
+            yield
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self.dry_run:
+            yield
+            return
+        with sweep_lock(self.sweep, self.say):
+            yield
+
+    def _names(self, grid: Sequence[PlannedCell]) -> list[str]:
+        """Run folders relative to the sweep's."""
+        return [os.path.relpath(cell.folder.path, self.sweep) for cell in grid if cell.cell is not None]
 
     def say(self, text: str) -> None:
         """Print a line at once."""
@@ -102,15 +212,15 @@ class CellLauncher(Launcher):
 
     def arguments_of(self, planned: PlannedCell) -> list[str]:
         """The arguments of train.py that make one cell a run of its own."""
-        # hydra.mode: a sweep file that makes this a multirun must not make the cell one too.
-        sources = self.config.hydra.runtime.config_sources
-        folders = [
-            argument
-            for source in sources
-            if source.provider == "command-line"
-            for argument in ("--config-dir", source.path)
+        assert planned.cell is not None
+        return [
+            Planned.of(planned.cell).argument,
+            *config_options(self.config),
+            *planned.overrides,
+            *self._for_each_cell,
+            # A sweep file that makes this a multirun must not make the cell one too.
+            "hydra.mode=RUN",
         ]
-        return [*folders, *planned.overrides, "hydra.mode=RUN"]
 
     def _argv(self) -> list[str]:
         # As typed, the choice of cells and of a dry run left out.
@@ -120,12 +230,13 @@ class CellLauncher(Launcher):
     def _states(self, grid: Sequence[PlannedCell]) -> list[str]:
         """Why a cell is not to be launched, one for each; empty for those that are."""
         try:
-            active = {path: planned for path, planned in jobs(self.sweep.resolve()).items() if planned.active}
+            known = jobs(self.sweep.resolve(), patience_s=self.patience_s)
         except SchedulerError as error:
-            raise SystemExit(
-                f"error: {self.sweep} has cells that were submitted to SLURM, and what became of them cannot "
-                f"be asked: {error}"
+            raise LaunchError(
+                f"{self.sweep} has cells that were submitted to SLURM, and what became of them cannot be "
+                f"asked: {error}"
             ) from error
+        active = {path: job for path, job in known.items() if job.active}
         seen: set[Path] = set()
         out = []
         for planned in grid:
@@ -140,7 +251,9 @@ class CellLauncher(Launcher):
             elif planned.folder.finished(verify=True):
                 skip = f"{planned.folder.manifest()['state']} already, nothing to do"
             elif queued is not None:
-                skip = f"job {queued.id} is {queued.state.lower()}, left alone"
+                skip = f"job {queued.id} is {queued.state.lower()}, {LEFT_ALONE}"
+            elif planned.folder.held():
+                skip = f"another process runs it, {LEFT_ALONE}"
             else:
                 skip = ""
             seen |= {path} if path else set()
@@ -186,6 +299,7 @@ def _planned(planned: PlannedCell) -> PlannedCell:
         return planned
     try:
         planned.folder.plan(planned.cell)
+        write_settings(planned.cell, planned.folder)
     except RunError as error:
         return replace(planned, error=str(error))
     except OSError as error:
@@ -199,7 +313,12 @@ def _planned(planned: PlannedCell) -> PlannedCell:
     return planned
 
 
-def _returned(overrides: Sequence[str]) -> JobReturn:
-    out = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
-    out.return_value = None
-    return out
+def _chosen(only: Sequence[str] | str | None) -> frozenset[str] | None:
+    if isinstance(only, str):
+        if not only.startswith("@"):
+            raise LaunchError(f"hydra.launcher.only={only}: give a list of cells, or @FILE with one a line")
+        try:
+            only = Path(only.removeprefix("@")).read_text().splitlines()
+        except OSError as error:
+            raise LaunchError(f"hydra.launcher.only={only}: {error}") from error
+    return None if only is None else frozenset(only)

@@ -13,9 +13,11 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from mirrorpo.config.values import JsonObject
-from mirrorpo.launch.launcher import CellLauncher
+from mirrorpo.launch.errors import LaunchError
+from mirrorpo.launch.launcher import LEFT_ALONE, CellLauncher
 from mirrorpo.launch.plan import PlannedCell
 from mirrorpo.launch.program import program
+from mirrorpo.launch.sweep_lock import claimed
 from mirrorpo.run.errors import RunError
 
 # Until a cell that was interrupted a second time is ended from outside.
@@ -32,11 +34,19 @@ class LocalLauncher(CellLauncher):
         gpus: devices to deal out, one to each of the cells that run at once; empty: each sees all.
     """
 
-    def __init__(self, *, jobs: int, gpus: Sequence[int], only: Sequence[str] | None, dry_run: bool) -> None:
-        super().__init__(only=only, dry_run=dry_run)
+    def __init__(
+        self,
+        *,
+        jobs: int,
+        gpus: Sequence[int],
+        only: Sequence[str] | str | None,
+        dry_run: bool,
+        fitness: str | None,
+    ) -> None:
+        super().__init__(only=only, dry_run=dry_run, fitness=fitness)
         if jobs < 1 or (gpus and len(gpus) < jobs):
-            raise SystemExit(
-                f"error: hydra.launcher.jobs={jobs}, hydra.launcher.gpus={list(gpus)}: run at least one cell "
+            raise LaunchError(
+                f"hydra.launcher.jobs={jobs}, hydra.launcher.gpus={list(gpus)}: run at least one cell "
                 f"at a time, on a device each"
             )
         self.jobs, self.gpus = jobs, list(gpus)
@@ -45,7 +55,7 @@ class LocalLauncher(CellLauncher):
         self._stopped = threading.Event()
         self._signum: signal.Signals | None = None
 
-    def run(self, left: Sequence[PlannedCell]) -> Mapping[int, str]:
+    def run(self, left: Sequence[PlannedCell], elsewhere: Sequence[PlannedCell]) -> Mapping[int, str]:
         """Run the cells; a signal that ends the launcher ends them at their next step."""
         slots: queue.Queue[int | None] = queue.Queue()
         for slot in range(self.jobs):
@@ -96,20 +106,28 @@ class LocalLauncher(CellLauncher):
         device = slots.get()
         try:
             title = f"[{place + 1}/{count}] {planned.folder.path}"
-            self.say(title if self.jobs == 1 else f"{title}: started")
-            started = time.time()
-            reason = self._run(planned, device)
-            if self.jobs > 1:
-                self.say(f"{title}: {'failed' if reason else 'done'} after {time.time() - started:.0f} s")
-            return reason
+            with claimed(planned.folder.path) as free:
+                if skip := _meanwhile(planned, free):
+                    self.say(f"{title}: {skip}")
+                    return None
+                return self._timed(title, planned, device)
         except (OSError, RunError) as error:
             # Such as a full disk, which keeps its log from being written; the other cells go on.
             return str(error)
         finally:
             slots.put(device)
 
+    def _timed(self, title: str, planned: PlannedCell, device: int | None) -> str | None:
+        self.say(title if self.jobs == 1 else f"{title}: started")
+        started = time.monotonic()
+        reason = self._run(planned, device)
+        if self.jobs > 1:
+            self.say(f"{title}: {'failed' if reason else 'done'} after {time.monotonic() - started:.0f} s")
+        return reason
+
     def _run(self, planned: PlannedCell, device: int | None) -> str | None:
-        started, folder = time.time(), planned.folder
+        folder = planned.folder
+        before = len(folder.manifest().get("launches", []))
         command = [sys.executable, *program(), *self.arguments_of(planned)]
         environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": str(device)}
         message = ""
@@ -129,12 +147,13 @@ class LocalLauncher(CellLauncher):
                 self._running.discard(process)
         if process.returncode == 0:
             return None
+        if folder.held():
+            self.say(f"{folder.path}: another process runs it, {LEFT_ALONE}")
+            return None
         manifest: JsonObject = folder.manifest()
-        written = (
-            manifest.get("error")
-            if manifest.get("ended") and folder.manifest_path.stat().st_mtime >= started
-            else None
-        )
+        # Of this launch, by their number: the file server's clock may be another one.
+        entered = len(manifest.get("launches", [])) > before
+        written = manifest.get("error") if entered and manifest.get("ended") else None
         if written:
             return f"{written} (traceback: {folder.path / 'error.txt'})"
         if process.returncode in (os.EX_TEMPFAIL, 128 + signal.SIGTERM, 128 + signal.SIGINT):
@@ -148,3 +167,10 @@ class LocalLauncher(CellLauncher):
             else f"exit status {process.returncode}"
         )
         return f"{message or how}; its folder is {folder.path}"
+
+
+def _meanwhile(planned: PlannedCell, free: bool) -> str | None:
+    """What another launcher did with a cell since this one asked; `free`: whether none has it."""
+    if planned.folder.finished():
+        return f"{planned.folder.manifest()['state']} meanwhile, nothing to do"
+    return f"another process runs it, {LEFT_ALONE}" if not free or planned.folder.held() else None

@@ -24,10 +24,12 @@ from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import RunFolder, run_folders, seconds
 from mirrorpo.run.manifest import MANIFEST, read_manifest
+from mirrorpo.run.siblings import folder_to_go_on_from, shorter_run_note
 
 if TYPE_CHECKING:
     # It imports torch.
-    from mirrorpo.core.protocols import Dataset
+    from mirrorpo.core.protocols import Dataset, Inert
+    from mirrorpo.train.build import Components
 
 SEED = re.compile(r"seed=\d+")
 
@@ -66,7 +68,7 @@ class Composer:
     def __init__(self, context: HydraContext, config: DictConfig) -> None:
         self._context, self._config = context, config
         self._same_inputs = SameInputs()
-        self._arms: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, str]]] = {}
+        self._arms: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
 
     def all(self, grid: Sequence[Sequence[str]]) -> list[PlannedCell]:
         """The jobs of many command lines, an arm at a time in as many processes as there are cores."""
@@ -96,27 +98,33 @@ class Composer:
         planned = PlannedCell(tuple(overrides), None, None)
         seeds = [word for word in overrides if SEED.fullmatch(word)]
         try:
-            config, choices = self._arm(planned.arm)
+            config, hydra = self._arm(planned.arm)
             config = copy.deepcopy(config)
             if seeds:
                 config.seed = int(seeds[-1].removeprefix("seed="))
-            cell = cell_of(config, choices)
+            cell = cell_of(
+                config,
+                dict(hydra.runtime.choices),
+                overrides=list(hydra.overrides.task),
+                searchpath=list(hydra.searchpath),
+            )
             folder = RunFolder(cell.folder)
             folder.refuse_other_config(cell)
-            return replace(planned, cell=cell, notes=self._same_inputs(cell, folder))
+            return replace(planned, cell=cell, notes=self._same_inputs(cell, folder_to_go_on_from(cell)))
         except RunError as error:
             return replace(planned, error=str(error))
         except Exception as error:
             # Whatever Hydra raises for a bad override is this cell's reason; the others still run.
             return replace(planned, error=f"{type(error).__name__}: {error}".strip().replace("\n", " "))
 
-    def _arm(self, arm: tuple[str, ...]) -> tuple[DictConfig, Mapping[str, str]]:
+    def _arm(self, arm: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
+        """Its config, and Hydra's own part of it."""
         if arm not in self._arms:
             config = self._context.config_loader.load_sweep_config(self._config, list(arm))
-            choices = dict(config.hydra.runtime.choices)
+            hydra = config.hydra
             with open_dict(config):
                 del config["hydra"]
-            self._arms[arm] = config, choices
+            self._arms[arm] = config, hydra
         return self._arms[arm]
 
 
@@ -137,41 +145,77 @@ class Checker:
 
     def __init__(self) -> None:
         self._arms: dict[tuple[str, ...], tuple[str | None, Sequence[str]]] = {}
-        self._read: dict[str, ValueError | None] = {}
+        self._components: dict[tuple[str, ...], Components] = {}
+        self._sizes: dict[str, int | ValueError] = {}
 
     def __call__(self, planned: PlannedCell) -> PlannedCell:
         """The job with its error or notes."""
         if planned.cell is None or planned.error is not None:
             return planned
         if planned.arm not in self._arms:
-            self._arms[planned.arm] = self._checked(planned.cell)
+            self._arms[planned.arm] = self._checked(planned, planned.cell)
         error, notes = self._arms[planned.arm]
+        if error is None and planned.cell.config["extend"]:
+            error = self._not_extendable(planned, planned.cell)
+        notes = (*planned.cell.notes, *notes, *shorter_run_note(planned.cell))
         return replace(planned, error=error, notes=[*planned.notes, *notes])
 
-    def _checked(self, cell: Cell) -> tuple[str | None, Sequence[str]]:
+    def inert(self, planned: PlannedCell) -> "Sequence[Inert] | None":
+        """Which settings of a cell have no effect; None where it cannot be built."""
+        from mirrorpo.train.build import inert
+
+        if planned.cell is None:
+            return None
+        try:
+            return inert(self._built(planned, planned.cell))
+        except ValueError:
+            # The check says so of a cell that is to run.
+            return None
+
+    def _built(self, planned: PlannedCell, cell: Cell) -> "Components":
         # Imported here, so that a grid with nothing to do does not wait for torch.
-        from mirrorpo.train.build import build_components, notes
+        from mirrorpo.train.build import build_components
+
+        if planned.arm not in self._components:
+            self._components[planned.arm] = build_components(cell.config)
+        return self._components[planned.arm]
+
+    def _checked(self, planned: PlannedCell, cell: Cell) -> tuple[str | None, Sequence[str]]:
+        from mirrorpo.train.build import notes
+        from mirrorpo.train.questions import few_questions_note
 
         try:
-            components = build_components(cell.config)
-            self._data(components.dataset, cell.config)
-            return None, notes(components)
+            components = self._built(planned, cell)
+            size = self._evaluation_size(components.dataset, cell.config)
+            return None, [*notes(components), *few_questions_note(cell.config, size)]
         except ValueError as error:
             return f"{type(error).__name__}: {error}", ()
 
-    def _data(self, dataset: "Dataset", config: Config) -> None:
+    def _not_extendable(self, planned: PlannedCell, cell: Cell) -> str | None:
+        from mirrorpo.train.extension import extendable
+
+        try:
+            if not any(planned.folder.checkpoints.glob("step_*")):
+                extendable(cell, self._built(planned, cell))
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def _evaluation_size(self, dataset: "Dataset", config: Config) -> int:
+        """How many questions the evaluation's split has."""
         # Read here, so that data that is missing costs no job; nodes without a network find it in the hub's
         # cache.
         for split in ("train", config["eval_split"]):
             key = digest({"dataset": config["dataset"], "split": split})
-            if key not in self._read:
+            if key not in self._sizes:
                 try:
-                    dataset.load(split)
-                    self._read[key] = None
+                    self._sizes[key] = len(dataset.load(split))
                 except ValueError as error:
-                    self._read[key] = error
-            if (error := self._read[key]) is not None:
-                raise error
+                    self._sizes[key] = error
+            size = self._sizes[key]
+            if isinstance(size, ValueError):
+                raise size
+        return size
 
 
 class Siblings:

@@ -8,13 +8,15 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +26,20 @@ from rich.table import Table
 
 from mirrorpo.config.paths import command
 from mirrorpo.config.values import Config, JsonObject
+from mirrorpo.launch.cell_settings import settings_of, told_apart
+from mirrorpo.launch.launches import LAUNCHES, commands_for, launchers, launches
 from mirrorpo.launch.program import is_launch
-from mirrorpo.launch.scheduler import Batch, Job, SchedulerError, cancel, jobs, newest
-from mirrorpo.run.disk import write_atomic
+from mirrorpo.launch.scheduler import LOOK_PATIENCE_S, Batch, Job, SchedulerError, cancel, jobs, newest
+from mirrorpo.launch.sweeps import last_written, own_runs, sweeps
 from mirrorpo.run.errors import RunError
-from mirrorpo.run.folder import RunFolder, run_folders, seconds, timestamp
+from mirrorpo.run.folder import RunFolder, seconds, timestamp
 from mirrorpo.run.manifest import RunState, read_manifest
+from mirrorpo.run.process import parent, started
 
-LAUNCHES = "launches.json"
+# Seconds for a controller that does not answer while jobs are cancelled.
+CANCEL_PATIENCE_S = 60.0
+
+ACTIVE = (RunState.QUEUED, RunState.RUNNING, RunState.REQUEUED)
 COLOURS = {
     RunState.DONE: "green",
     RunState.RUNNING: "cyan",
@@ -74,8 +82,33 @@ def rows(sweep: Path) -> list[Row]:
     Raises:
         SchedulerError: if the sweep has jobs and SLURM does not answer.
     """
-    known, submitted = jobs(sweep), newest(sweep)
-    return [_row(sweep, RunFolder(path), known.get(path), submitted.get(path)) for path in run_folders(sweep)]
+    return _rows(sweep, jobs(sweep, patience_s=LOOK_PATIENCE_S))
+
+
+def rows_or_last_written(sweep: Path, *, ask: bool = True) -> tuple[list[Row], str | None]:
+    """Every cell of a sweep, and why SLURM could not say where its jobs are; None when it could.
+
+    Without SLURM a cell is where its run last wrote that it was.
+
+    Args:
+        sweep: its folder.
+        ask: false: do not try.
+    """
+    try:
+        if ask:
+            return rows(sweep), None
+        problem = "not asked again"
+    except SchedulerError as error:
+        problem = str(error)
+    return _rows(sweep, last_written(sweep)), problem
+
+
+def _rows(sweep: Path, known: Mapping[Path, Job]) -> list[Row]:
+    submitted = newest(sweep)
+    return [
+        _row(sweep, RunFolder(path), known.get(path.resolve()), submitted.get(path.resolve()))
+        for path in own_runs(sweep)
+    ]
 
 
 def reconcile(manifest: Config, finished: bool, held: bool, job: Job | None) -> tuple[RunState, str | None]:
@@ -162,9 +195,10 @@ def _last_line(log: Path) -> str:
 
 def table(sweep: Path, listed: Sequence[Row]) -> tuple[str, Table]:
     """What all rows share, and the rows, for a terminal."""
-    counts = Counter(row.state for row in listed)
-    shared, cells = shortened([row.cell for row in listed])
-    summary = ", ".join(f"{counts[state]} {state}" for state in RunState if counts[state])
+    shared, labels = shortened([row.cell for row in listed])
+    of_all, others = told_apart([settings_of(sweep / row.cell) for row in listed])
+    cells = [" ".join([label, *settings]) for label, settings in zip(labels, others, strict=True)]
+    shared = "\n".join(filter(None, (shared, " ".join(of_all))))
     out = Table(box=None)
     for name in ("cell", "state", "step", "left", "job", "reason"):
         out.add_column(name, overflow="fold", no_wrap=name not in ("cell", "reason"))
@@ -179,7 +213,13 @@ def table(sweep: Path, listed: Sequence[Row]) -> tuple[str, Table]:
             row.job or "",
             row.error or "",
         )
-    return f"{sweep}: {summary}" + (f"\n{shared}" if shared else ""), out
+    return f"{sweep}: {counted(listed)}" + (f"\n{shared}" if shared else ""), out
+
+
+def counted(listed: Sequence[Row]) -> str:
+    """How many cells are in which state."""
+    counts = Counter(row.state for row in listed)
+    return ", ".join(f"{counts[state]} {state}" for state in RunState if counts[state])
 
 
 def shortened(labels: Sequence[str]) -> tuple[str, list[str]]:
@@ -221,26 +261,6 @@ def duration(seconds: float | None) -> str:
 # ---------------------------------------------------------------- what is done
 
 
-def record_launch(sweep: Path, argv: Sequence[str]) -> None:
-    """Enter a command of this sweep, so that `retry` can give it again and `cancel` can stop it."""
-    kept = [entry for entry in launches(sweep) if entry["argv"] != list(argv)]
-    entry = {
-        "argv": list(argv),
-        "cwd": os.getcwd(),
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "time": timestamp(),
-    }
-    sweep.mkdir(parents=True, exist_ok=True)
-    write_atomic(sweep / LAUNCHES, json.dumps([*kept, entry], indent=2) + "\n")
-
-
-def launches(sweep: Path) -> list[JsonObject]:
-    """The distinct commands that made this sweep, the last one given at the end."""
-    file = sweep / LAUNCHES
-    return json.loads(file.read_text()) if file.exists() else []
-
-
 def retry(sweep: Path, *, stale: bool) -> int:
     """Launch the failed cells again, with the commands that made them; stale ones from the start."""
     listed = rows(sweep)
@@ -252,8 +272,7 @@ def retry(sweep: Path, *, stale: bool) -> int:
                 (sweep / row.cell).rename(aside)
                 (aside / "manifest.json").rename(aside / "manifest.stale.json")
                 print(f"{row.cell}: its {row.step} steps are in {aside}")
-    again = (RunState.FAILED, RunState.INTERRUPTED, *([RunState.STALE] if stale else []))
-    chosen = [row for row in listed if row.state in again]
+    chosen = [row.cell for row in listed if _to_launch(sweep, row.state, stale)]
     if not chosen:
         print(
             "nothing to do: no cell failed" + ("" if stale else "; --stale also starts the stale ones anew")
@@ -265,38 +284,66 @@ def retry(sweep: Path, *, stale: bool) -> int:
             file=sys.stderr,
         )
         return 1
-    only = "hydra.launcher.only=[" + ",".join(f"'{row.cell}'" for row in chosen) + "]"
-    status = 0
-    for entry in launches(sweep):
-        status = max(
-            status,
-            subprocess.run([sys.executable, *entry["argv"], only], cwd=entry["cwd"], check=False).returncode,
-        )
+    status, given = 0, commands_for(launches(sweep), chosen)
+    if lost := set(chosen).difference(*(cells for _, cells in given)):
+        print(f"note: no command of {LAUNCHES} makes {', '.join(sorted(lost))}", file=sys.stderr)
+    for launch, cells in given:
+        # In a file: a thousand names are more than one argument may be long.
+        with tempfile.NamedTemporaryFile("w", dir=sweep, prefix=".only.") as file:
+            file.write("".join(f"{cell}\n" for cell in cells))
+            file.flush()
+            only = "hydra.launcher.only='@" + re.sub(r"(['\\])", r"\\\1", file.name) + "'"
+            again = subprocess.run([sys.executable, *launch.argv, only], cwd=launch.cwd, check=False)
+        status = max(status, again.returncode)
     return status
+
+
+def _to_launch(sweep: Path, state: RunState, stale: bool) -> bool:
+    if state == RunState.PLANNED:
+        # Its job was cancelled while it waited, or it was never begun; unless a launcher is about to.
+        return not any(launcher.here for launcher in launchers(sweep))
+    return state in (RunState.FAILED, RunState.INTERRUPTED) or (stale and state == RunState.STALE)
 
 
 def cancel_all(sweep: Path) -> int:
     """Stop what runs or waits; each cell keeps its last checkpoint, and a later launch goes on from there."""
-    active = {path: job for path, job in jobs(sweep).items() if job.active}
-    cancel([job.id for job in active.values()])
-    stopped = [*(str(path.relative_to(sweep)) for path in active)]
-    for entry in launches(sweep):
-        if entry["host"] == socket.gethostname() and _is_launch(entry["pid"]):
-            # The launcher passes it on to its cells.
-            os.kill(entry["pid"], signal.SIGTERM)
-            stopped.append(f"the launcher, process {entry['pid']}")
-    for path in run_folders(sweep):
+    stopped, problems, active, stopping = [], [], {}, set[int]()
+    runs = own_runs(sweep)
+    try:
+        names = {path.resolve(): str(path.relative_to(sweep)) for path in runs}
+        known = jobs(sweep, patience_s=CANCEL_PATIENCE_S)
+        active = {path: job for path, job in known.items() if job.active}
+        cancel([job.id for job in active.values()], patience_s=CANCEL_PATIENCE_S)
+        stopped += [names.get(path, str(path)) for path in active]
+    except SchedulerError as error:
+        problems.append(f"jobs on SLURM may go on: {error}")
+    for launcher in launchers(sweep):
+        if launcher.here and _is_launch(launcher.pid, launcher.start):
+            os.kill(launcher.pid, signal.SIGTERM)
+            stopping.add(launcher.pid)
+            stopped.append(f"the launcher, process {launcher.pid}")
+        elif launcher.host != socket.gethostname():
+            problems.append(
+                f"a launcher may run on {launcher.host}, process {launcher.pid}: give the command there, or "
+                f"remove {launcher.file} if it does not"
+            )
+    for path in runs:
         folder, manifest = RunFolder(path), _readable(RunFolder(path))
+        of_a_job = path.resolve() in active or (problems and manifest.get("job"))
         if (
             folder.held()
-            and path not in active
+            and not of_a_job
             and manifest.get("machine", {}).get("host") == socket.gethostname()
-            and _is_launch(manifest["pid"])
+            and _is_launch(manifest["pid"], manifest.get("pid_start"))
+            # Its launcher passes the signal on; a second one would end the run without a checkpoint.
+            and parent(manifest["pid"]) not in stopping
         ):
             os.kill(manifest["pid"], signal.SIGTERM)
             stopped.append(str(path.relative_to(sweep)))
     print("\n".join(["cancelled:", *stopped]) if stopped else "nothing to cancel")
-    return 0
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 2 if problems else 0
 
 
 def _readable(folder: RunFolder) -> JsonObject:
@@ -307,9 +354,12 @@ def _readable(folder: RunFolder) -> JsonObject:
         return {}
 
 
-def _is_launch(pid: int) -> bool:
-    # Process ids are used again; only a launch is ours to stop.
+def _is_launch(pid: int, start: str | None) -> bool:
+    # Process ids are used again: it is the one that was written down if it was started then, and what was
+    # written down before that was is at least a launch.
     file = Path(f"/proc/{pid}/cmdline")
+    if start is not None and started(pid) != start:
+        return False
     return file.exists() and is_launch(file.read_text(errors="replace").split("\0"))
 
 
@@ -328,36 +378,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="with retry: also start cells anew whose steps are of more than one code",
     )
     args = parser.parse_args(arguments)
-    sweep = args.sweep.resolve()
+    root = args.sweep.resolve()
     try:
-        if not sweep.is_dir() or not run_folders(sweep):
+        known = sweeps(root)
+        if not known:
             raise RunError(f"{args.sweep} holds no cell; give a sweep's folder, such as outputs/single")
-        if args.action == "retry":
-            return retry(sweep, stale=args.stale)
-        if args.action == "cancel":
-            return cancel_all(sweep)
-        return _show(sweep, watch=args.watch, as_json=args.json)
+        if args.action == "show":
+            return _show(root, watch=args.watch, as_json=args.json)
+        sweep = root if root in known else next(iter(known))
+        if sweep != root and (len(known) > 1 or sweep in root.parents):
+            names = ", ".join(map(str, known))
+            raise RunError(f"{args.sweep} is no sweep's folder; to {args.action}, give one: {names}")
+        return retry(sweep, stale=args.stale) if args.action == "retry" else cancel_all(sweep)
     except (RunError, SchedulerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _show(sweep: Path, *, watch: bool, as_json: bool) -> int:
-    listed = rows(sweep)
+def _listed(root: Path) -> tuple[dict[Path, list[Row]], str | None]:
+    """The rows of each sweep at, above or below a folder; and why SLURM could not say where its jobs are."""
+    known, problem = sweeps(root), None
+    out: dict[Path, list[Row]] = {}
+    for sweep in [root] if root in known else known:
+        listed, silence = rows_or_last_written(sweep, ask=problem is None)
+        problem = problem or silence
+        # An arm's folder, or a run's, shows what is below it.
+        out[sweep] = [row for row in listed if root == sweep or sweep / row.cell in known[sweep]]
+    return out, problem
+
+
+def _show(root: Path, *, watch: bool, as_json: bool) -> int:
+    listed, problem = _listed(root)
+    if problem and not watch:
+        print(f"note: {problem}; states are those that the runs last wrote down", file=sys.stderr)
     if as_json:
-        print(json.dumps([dataclasses.asdict(row) for row in listed], indent=2))
+        entries = [
+            dataclasses.asdict(row) | ({} if len(listed) == 1 else {"sweep": os.path.relpath(sweep, root)})
+            for sweep, sweep_rows in listed.items()
+            for row in sweep_rows
+        ]
+        print(json.dumps(entries, indent=2))
     elif watch:
-        with Live(Group(*table(sweep, listed)), refresh_per_second=1) as live:
-            while any(row.state in (RunState.QUEUED, RunState.RUNNING, RunState.REQUEUED) for row in listed):
+        with Live(Group(*_view(root, listed, problem)), refresh_per_second=1) as live:
+            while any(row.state in ACTIVE for sweep_rows in listed.values() for row in sweep_rows):
                 time.sleep(2)
-                listed = rows(sweep)
-                live.update(Group(*table(sweep, listed)))
+                listed, problem = _listed(root)
+                live.update(Group(*_view(root, listed, problem)))
     else:
-        heading, body = table(sweep, listed)
+        heading, body = _view(root, listed, None)
         console = Console(highlight=False)
         console.print(heading, markup=False, soft_wrap=True)
         console.print(body)
-    return int(any(row.state == RunState.FAILED for row in listed))
+    return int(any(row.state == RunState.FAILED for sweep_rows in listed.values() for row in sweep_rows))
+
+
+def _view(root: Path, listed: Mapping[Path, Sequence[Row]], problem: str | None) -> tuple[str, Table]:
+    if len(listed) == 1:
+        ((sweep, sweep_rows),) = listed.items()
+        heading, out = table(sweep, sweep_rows)
+    else:
+        heading = f"{root}: {len(listed)} sweeps; give one's folder to see its cells"
+        out = Table(box=None)
+        for name in ("sweep", "cells", "states"):
+            out.add_column(name, overflow="fold")
+        for sweep, sweep_rows in listed.items():
+            out.add_row(os.path.relpath(sweep, root), str(len(sweep_rows)), counted(sweep_rows))
+    return f"{heading}\n{problem}" if problem else heading, out
 
 
 if __name__ == "__main__":

@@ -94,10 +94,10 @@ def read_cuts(
             states, token = _suffixes(model, batch, chosen, prefixes, masking)
             bounds = [[cut.row, cut.first, cut.last] for cut in chosen]
             rows, first, last = torch.tensor(bounds, device=device).unbind(dim=1)
-            which, column = ((token >= first[:, None]) & (token < last[:, None])).nonzero(as_tuple=True)
-            token = token[which, column]
-            after[indices[which], token] = logprobs(
-                states[which, column], batch.completion_ids[rows[which], token]
+            cut_index, column = ((token >= first[:, None]) & (token < last[:, None])).nonzero(as_tuple=True)
+            token = token[cut_index, column]
+            after[indices[cut_index], token] = logprobs(
+                states[cut_index, column], batch.completion_ids[rows[cut_index], token]
             )
     return before, after
 
@@ -157,8 +157,8 @@ def _mask(
     # sees are left out.
     rows, device = len(seen), seen.device
     column = torch.arange(int(seen.max()), device=device)[None]
-    shown = (column < seen[:, None]) & ((column < start[:, None]) | (column >= end[:, None]))
-    prefix = torch.cat([prompt, shown], dim=1)[:, None].expand(-1, length, -1)
+    visible = (column < seen[:, None]) & ((column < start[:, None]) | (column >= end[:, None]))
+    prefix = torch.cat([prompt, visible], dim=1)[:, None].expand(-1, length, -1)
     suffix = torch.ones(length, length, dtype=torch.bool, device=device).tril().expand(rows, -1, -1)
     hidden = ~torch.cat([prefix, suffix], dim=2)
     # Additive, since not every attention implementation takes a boolean mask.

@@ -114,7 +114,7 @@ def read_positions(
     tensors = 1 if reader is None else 4
     height = max(logit_chunk // tensors, 1)
     # The backward pass starts at the last chunk, when no other is there.
-    kept = max(height, KEPT // (tensors * head.projection.out_features))
+    retained = max(height, KEPT // (tensors * head.projection.out_features))
     frozen = head.frozen
     chunks: list[Chunk] = []
     for start in range(0, hidden.shape[0], height):
@@ -122,7 +122,7 @@ def read_positions(
         inputs = (hidden[cut], tokens[cut], None if anchor_hidden is None else anchor_hidden[cut])
         if torch.is_grad_enabled() and frozen:
             chunk = _with_known_gradient(read, *inputs)
-        elif torch.is_grad_enabled() and hidden.shape[0] - start > kept:
+        elif torch.is_grad_enabled() and hidden.shape[0] - start > retained:
             # torch gives `checkpoint` no type; it returns what `read` does.
             chunk = cast(Chunk, checkpoint(read, *inputs, use_reentrant=False, preserve_rng_state=False))
         else:

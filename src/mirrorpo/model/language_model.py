@@ -1,15 +1,17 @@
 """A causal language model with what the rest needs to know of it."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mirrorpo.core.network import Adapted, CausalLM, Saveable, Tokenizer
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.fsdp import Unsharded
 from mirrorpo.model.head import Head
@@ -18,16 +20,15 @@ from mirrorpo.model.offsets import OffsetFinder
 from mirrorpo.model.past import PAST
 
 
-def recomputes(network: torch.nn.Module) -> bool:
+def recomputes(network: torch.nn.Module | CausalLM) -> bool:
     """Whether a `transformers` model makes its activations again in the backward pass."""
     # transformers below 5.20, which vLLM pins, has the older name.
-    if hasattr(network, "is_activation_checkpointing"):
-        return bool(network.is_activation_checkpointing)
-    return bool(network.is_gradient_checkpointing)
+    named = getattr(network, "is_activation_checkpointing", None)
+    return bool(getattr(network, "is_gradient_checkpointing", False) if named is None else named)
 
 
 @cache
-def _offset_finder(tokenizer: Hashable) -> OffsetFinder:
+def _offset_finder(tokenizer: Tokenizer) -> OffsetFinder:
     # It remembers what it has looked up, and a frozen model cannot hold it.
     return OffsetFinder(tokenizer)
 
@@ -47,8 +48,8 @@ class LanguageModel:
         shards: whether the parameters lie in this process alone, or have to be gathered from several.
     """
 
-    network: Any
-    tokenizer: Any
+    network: torch.nn.Module
+    tokenizer: Tokenizer
     eos_ids: frozenset[int]
     pad_id: int
     dtype: torch.dtype
@@ -57,17 +58,24 @@ class LanguageModel:
     shards: Unsharded = Unsharded()  # noqa: RUF009 - it keeps nothing
 
     @property
-    def causal_lm(self) -> Any:
+    def causal_lm(self) -> CausalLM:
         """The `transformers` model, unwrapped from an adapter."""
-        return self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
+        network = self.network.get_base_model() if isinstance(self.network, Adapted) else self.network
+        return cast("CausalLM", network)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
         """The compute dtype, and the adapter switched off where this is the reference."""
         mixed = self.dtype != torch.float32
         autocast = torch.autocast(self.device.type, dtype=self.dtype) if mixed else nullcontext()
-        with autocast, self.network.disable_adapter() if self.adapter_off else nullcontext():
+        with autocast, self._adapter():
             yield
+
+    def _adapter(self) -> AbstractContextManager[object]:
+        if not self.adapter_off:
+            return nullcontext()
+        assert isinstance(self.network, Adapted)
+        return self.network.disable_adapter()
 
     @property
     def cache_argument(self) -> str:
@@ -114,6 +122,17 @@ class LanguageModel:
         """Text of a completion, and which of its characters each id wrote."""
         return _offset_finder(self.tokenizer)(ids)
 
+    def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write network and tokenizer into a folder, in the format of their library.
+
+        Args:
+            folder: made where it is missing.
+            weights: the full parameters by name, which this process need not hold all of.
+        """
+        assert isinstance(self.network, Saveable)
+        self.network.save_pretrained(folder, state_dict=weights)
+        self.tokenizer.save_pretrained(folder)
+
     def without_adapter(self) -> "LanguageModel":
         """The same network read with its adapter off."""
         return replace(self, adapter_off=True)
@@ -141,10 +160,10 @@ class LanguageModel:
         present = torch.ones_like(ids, dtype=torch.bool)
         with torch.no_grad(), evaluating(self.network), self.computing():
             output = self.network(input_ids=ids, attention_mask=present.long(), use_cache=False)
-            theirs = output.logits[0].float()
+            network_logits = output.logits[0].float()
             positions = torch.arange(8, device=self.device)[None]
-            ours = self.head(1.0).logits(self.hidden(ids, present, positions)[0])
-        gap = float((ours - theirs).abs().max())
+            head_logits = self.head(1.0).logits(self.hidden(ids, present, positions)[0])
+        gap = float((head_logits - network_logits).abs().max())
         if gap > (1e-3 if self.dtype == torch.float32 else 0.25):
             name = type(self.causal_lm).__name__
             raise ValueError(

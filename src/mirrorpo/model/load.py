@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -18,11 +18,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from mirrorpo.core.network import Tokenizer
 from mirrorpo.core.protocols import Assembly
 from mirrorpo.core.seeds import derive
 from mirrorpo.distributed.fsdp import Unsharded
 from mirrorpo.model.language_model import LanguageModel, recomputes
-from mirrorpo.model.lora import Lora
+from mirrorpo.model.lora import Lora, adapter_base, merged
 from mirrorpo.model.prefix import prefix_requirements
 from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
 from mirrorpo.model.words import word_tokenizer
@@ -96,8 +97,9 @@ class Pretrained:
             path = str(files("mirrorpo.model") / path.removeprefix(SHIPPED))
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, revision=self.revision, trust_remote_code=False)
+            base = adapter_base(path) or path
             loaded = AutoModelForCausalLM.from_pretrained(
-                path,
+                base,
                 revision=self.revision,
                 dtype=dtype,
                 attn_implementation=self.attention,
@@ -118,7 +120,7 @@ class Pretrained:
                 f"model.path={self.path}: the weights lack {sorted(information['missing_keys'])[:5]}; "
                 "the files are incomplete or of another architecture"
             )
-        return network, tokenizer
+        return network if base == path else merged(network, path), tokenizer
 
     def _unloadable(self, error: Exception) -> ValueError:
         reason = str(error).splitlines()[0]
@@ -182,7 +184,12 @@ def init_draws(seed: int) -> Iterator[None]:
 
 
 def finish(
-    network: Any, tokenizer: Any, *, dtype: torch.dtype, device: torch.device, checkpointing: bool
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    checkpointing: bool,
 ) -> LanguageModel:
     """Special ids, device and checks for a fresh network.
 
@@ -196,26 +203,30 @@ def finish(
     Raises:
         ValueError: if no token ends a completion, or if `Head` does not give the network's own logits.
     """
-    ends: set[int] = set()
+    # What its type says allows for several texts, and for ids by other names.
+    one_text = cast("Tokenizer", tokenizer)
     generation, config = network.generation_config, network.config
-    for named in (generation.eos_token_id, config.eos_token_id, tokenizer.eos_token_id):
+    ends = {
+        index
+        for named in (generation.eos_token_id, config.eos_token_id, tokenizer.eos_token_id)
         # A model may name none, one or several.
-        ends |= set(named) if isinstance(named, list | tuple) else {named}
-    ends.discard(None)
+        for index in (named if isinstance(named, list | tuple) else [named])
+        if isinstance(index, int)
+    }
     if not ends:
         raise ValueError(
             "model.path: neither the model nor its tokenizer names an end-of-sequence token; completions "
             "could never end"
         )
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
-    network.to(device)
+    pad = min(ends) if one_text.pad_token_id is None else one_text.pad_token_id
     if checkpointing:
         # The older name is that of transformers below 5.20.
         enable = getattr(network, "activation_checkpointing_enable", None)
         (enable or network.gradient_checkpointing_enable)({"use_reentrant": False})
     model = LanguageModel(
-        network=network, tokenizer=tokenizer, eos_ids=frozenset(ends), pad_id=pad, dtype=dtype, device=device
+        network=network, tokenizer=one_text, eos_ids=frozenset(ends), pad_id=pad, dtype=dtype, device=device
     )
+    model.network.to(device)
     model.check_head()
     return model
 
@@ -224,7 +235,7 @@ def with_adapter(model: LanguageModel, lora: Lora, seed: int) -> LanguageModel:
     """The model with a fresh adapter, which starts as the identity; only the adapter trains."""
     from peft import LoraConfig, get_peft_model
 
-    outer = (model.network.get_output_embeddings(), model.network.get_input_embeddings())
+    outer = (model.causal_lm.get_output_embeddings(), model.causal_lm.get_input_embeddings())
     modules = model.network.named_modules()
     names = {name.rpartition(".")[2] for name, module in modules if any(module is part for part in outer)}
     if names & set(lora.targets):

@@ -7,8 +7,8 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
 
+from mirrorpo.core.network import Tokenizer
 from mirrorpo.core.token_offsets import Interval, TokenOffsets
 
 # The letters that stand for bytes in a byte-level vocabulary (GPT-2's table): printable bytes for
@@ -53,7 +53,7 @@ class OffsetFinder:
         TokenOffsets(text='Sam has 8 toys', offsets=[(0, 3), (3, 8), (8, 9), (9, 14), (14, 14)])
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from mirrorpo.core.network import Tokenizer
 
 # What chat templates call to have the time, and a definition that stands before a template in its place.
 CLOCK = "strftime_now"
@@ -29,7 +30,7 @@ class ChatPrompt:
 
     template: Mapping[str, object]
 
-    def __call__(self, tokenizer: Any, *, system: str, user: str, question: str) -> Rendered:
+    def __call__(self, tokenizer: Tokenizer, *, system: str, user: str, question: str) -> Rendered:
         if not tokenizer.chat_template:
             raise ValueError(
                 "model.prompt is ChatPrompt, but the tokenizer has no chat template: use "
@@ -48,16 +49,19 @@ class ChatPrompt:
         # The template has written the special tokens already; adding them again would double the BOS.
         return Rendered(text=text, ids=tokenizer(text, add_special_tokens=False).input_ids)
 
-    def _rendered(self, tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> str:
-        settings = {"tokenize": False, "add_generation_prompt": True}
+    def _rendered(self, tokenizer: Tokenizer, turns: Sequence[Mapping[str, str]]) -> str:
+        def render(**variables: object) -> str:
+            return tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, **variables
+            )
+
         if CLOCK not in str(tokenizer.chat_template):
-            return tokenizer.apply_chat_template(turns, **settings, **self.template)
-        settings["chat_template"] = SET_CLOCK + tokenizer.get_chat_template()
+            return render(**self.template)
+        template = SET_CLOCK + tokenizer.get_chat_template()
         variables = {name: value for name, value in self.template.items() if name != CLOCK}
         readings = [self.template[CLOCK]] * 2 if CLOCK in self.template else ["1999", "2077"]
         text, later = (
-            tokenizer.apply_chat_template(turns, **settings, **variables, clock_reading=reading)
-            for reading in readings
+            render(chat_template=template, clock_reading=reading, **variables) for reading in readings
         )
         if text != later:
             raise ValueError(
@@ -78,7 +82,7 @@ class PlainPrompt:
 
     instruct: bool
 
-    def __call__(self, tokenizer: Any, *, system: str, user: str, question: str) -> Rendered:
+    def __call__(self, tokenizer: Tokenizer, *, system: str, user: str, question: str) -> Rendered:
         text = question + "\n"
         if self.instruct:
             parts = (system, user.replace("{question}", question))

@@ -133,7 +133,9 @@ def check_verdicts(reward: RewardFn, prompts: Sequence[Prompt]) -> None:
     contract = f"one Verdict for each of {len(prompts)} completions"
     if not isinstance(verdicts, Sequence):
         raise ValueError(f"reward: {name} returned a {type(verdicts).__name__}; wanted is {contract}")
-    if others := sorted({type(verdict).__name__ for verdict in verdicts if not isinstance(verdict, Verdict)}):
-        raise ValueError(f"reward: {name} returned a list of {', '.join(others)}; wanted is {contract}")
+    if wrong_types := sorted(
+        {type(verdict).__name__ for verdict in verdicts if not isinstance(verdict, Verdict)}
+    ):
+        raise ValueError(f"reward: {name} returned a list of {', '.join(wrong_types)}; wanted is {contract}")
     if len(verdicts) != len(prompts):
         raise ValueError(f"reward: {name} returned {len(verdicts)} verdicts; wanted is {contract}")

@@ -80,8 +80,8 @@ class Collector:
     def __call__(self, model: GenerativeModel, step: int, position: int) -> Rollout:
         """The step's answers; the same model, step and position give the same ones.
 
-        With dynamic sampling, groups that teach nothing are replaced until the step is full or the
-        rounds are spent; if none teaches, the last round is taken as it is.
+        With dynamic sampling, groups without a gradient are replaced until the step is full or
+        the rounds are spent; if none has one, the last round is taken as it is.
 
         Raises:
             RuntimeError: if the verifier has no verdict on more than half of what was sampled.
@@ -95,7 +95,7 @@ class Collector:
             judged += len(drawn)
             tokens += sum(len(answer.completion.ids) for answer in drawn)
             unknown += sum(math.isnan(answer.verdict.reward) for answer in drawn)
-            answers += self._teaching(drawn)
+            answers += self._with_gradient(drawn)
             if _groups(answers) >= self.prompts_per_step or draws == self.rule.max_draws:
                 answers = _first_groups(answers or drawn, self.prompts_per_step)
                 break
@@ -108,12 +108,12 @@ class Collector:
         return Rollout(answers=answers, position=position, draws=draws, completions=judged, tokens=tokens)
 
     def _draw(self, model: GenerativeModel, step: int, draw: int, position: int) -> list[Answer]:
-        taken = [self.prompts[index] for index in self.order.take(position, self.prompts_per_step)]
-        rendered = [self.render(prompt) for prompt in taken]
+        prompts = [self.prompts[index] for index in self.order.take(position, self.prompts_per_step)]
+        rendered = [self.render(prompt) for prompt in prompts]
         completions = self.engine.generate(
             model,
             RolloutRequest(
-                prompts=taken,
+                prompts=prompts,
                 prompt_ids=[ids for _, ids in rendered],
                 group_size=self.group_size,
                 max_new_tokens=self.max_new_tokens,
@@ -121,8 +121,8 @@ class Collector:
                 seed=derive(self.seed, "sampling", step, draw),
             ),
         )
-        prompts = [taken[completion.group] for completion in completions]
-        verdicts = self.reward([completion.text for completion in completions], prompts)
+        answered = [prompts[completion.group] for completion in completions]
+        verdicts = self.reward([completion.text for completion in completions], answered)
         rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float32)
         lengths = torch.tensor([float(len(completion.ids)) for completion in completions])
         shaped = self.rule.shape(rewards, lengths, self.max_new_tokens).tolist()
@@ -135,11 +135,11 @@ class Collector:
                 reward=reward,
             )
             for prompt, completion, verdict, reward in zip(
-                prompts, completions, verdicts, shaped, strict=True
+                answered, completions, verdicts, shaped, strict=True
             )
         ]
 
-    def _teaching(self, answers: Sequence[Answer]) -> list[Answer]:
+    def _with_gradient(self, answers: Sequence[Answer]) -> list[Answer]:
         rewards = torch.tensor([answer.verdict.reward for answer in answers], dtype=torch.float32)
         groups = torch.tensor([answer.completion.group for answer in answers])
         return [
@@ -154,5 +154,5 @@ def _groups(answers: Sequence[Answer]) -> int:
 
 
 def _first_groups(answers: Sequence[Answer], count: int) -> list[Answer]:
-    kept = set(list(dict.fromkeys(answer.completion.group for answer in answers))[:count])
-    return [answer for answer in answers if answer.completion.group in kept]
+    groups = set(list(dict.fromkeys(answer.completion.group for answer in answers))[:count])
+    return [answer for answer in answers if answer.completion.group in groups]

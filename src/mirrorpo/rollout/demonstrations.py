@@ -31,15 +31,15 @@ class Demonstrations:
                 *model.tokenizer(prompt.demonstration, add_special_tokens=False).input_ids,
                 model.tokenizer.eos_token_id,
             ]
-            kept = target[: request.max_new_tokens]
+            completion_ids = target[: request.max_new_tokens]
             completion = Completion(
                 uid=prompt.uid,
                 group=group,
                 prompt_ids=ids,
-                ids=kept,
-                logprobs=[math.nan] * len(kept),
-                text=model.decode(kept),
-                truncated=len(kept) < len(target),
+                ids=completion_ids,
+                logprobs=[math.nan] * len(completion_ids),
+                text=model.decode(completion_ids),
+                truncated=len(completion_ids) < len(target),
             )
             completions += [completion] * request.group_size
         return completions

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from mirrorpo.rollout.cache import Blocks, in_blocks
 from mirrorpo.rollout.collate import pad
 from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.sampling import draw
+from mirrorpo.rollout.weights import network_config, plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,13 +139,13 @@ class Native:
         )
         logits = output.logits[:, -1].repeat_interleave(group_size, dim=0)
         cache = in_blocks(output[model.cache_argument], group_size, self.cache_block)
-        seen = torch.cat([present, present.new_ones(len(present), steps)], dim=1)
-        seen = seen.repeat_interleave(group_size, dim=0)
+        attended = torch.cat([present, present.new_ones(len(present), steps)], dim=1)
+        attended = attended.repeat_interleave(group_size, dim=0)
         rows = _Rows(
             cache=cache,
             depth=ids.shape[1],
             numbers=numbers,
-            mask=_additive(seen, logits.dtype) if _takes_additive(model.network, cache) else seen,
+            mask=_additive(attended, logits.dtype) if _takes_additive(model, cache) else attended,
             position=present.sum(dim=1).repeat_interleave(group_size)[:, None],
             ends=torch.tensor(sorted(model.eos_ids), device=device),
             alive=torch.arange(count, device=device),
@@ -195,7 +196,7 @@ class _Rows:
         keep = _closed_up(self.done)
         self.cache.batch_select_indices(keep)
         self.alive, self.numbers, self.mask, self.position, self.done = (
-            each[keep] for each in (self.alive, self.numbers, self.mask, self.position, self.done)
+            tensor[keep] for tensor in (self.alive, self.numbers, self.mask, self.position, self.done)
         )
         return token[keep]
 
@@ -217,16 +218,16 @@ def _closed_up(done: Tensor) -> Tensor:
     return order
 
 
-def _takes_additive(network: Any, cache: Cache) -> bool:
+def _takes_additive(model: GenerativeModel, cache: Cache) -> bool:
     # One mask for all layers, and a decoder that reads nothing else (positions, ALiBi) off it.
     return (
         all(type(layer) is Blocks for layer in cache.layers)
-        and network.config._attn_implementation in TAKE_A_MASK
-        and bool(getattr(network, "_supports_attention_backend", False))
+        and network_config(model)._attn_implementation in TAKE_A_MASK
+        and bool(getattr(plain(model), "_supports_attention_backend", False))
     )
 
 
-def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(
-        seen == 0, torch.finfo(dtype).min
+def _additive(attended: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(attended.shape, dtype=dtype, device=attended.device).masked_fill(
+        attended == 0, torch.finfo(dtype).min
     )[:, None, None]

@@ -33,7 +33,7 @@ class DataOrder:
             [2, 0, 1]
         """
         return [
-            self._epoch(place // self.size)[place % self.size] for place in range(position, position + count)
+            self._epoch(index // self.size)[index % self.size] for index in range(position, position + count)
         ]
 
     @lru_cache(maxsize=2)  # noqa: B019 - one order lives as long as its run

@@ -2,23 +2,22 @@
 
 from collections.abc import Sequence
 
-from mirrorpo.config.values import JsonObject
 from mirrorpo.core.batch import Completion, RolloutRequest
 from mirrorpo.core.protocols import GenerativeModel
 from mirrorpo.core.seeds import derive
-from mirrorpo.rollout.weights import plain
+from mirrorpo.rollout.weights import network_config
 
 ABSENT = "is not installed in this environment; vLLM pins its own torch, so make one for it: docs/vllm.md"
 
 
 def sampling_settings(
     request: RolloutRequest, model: GenerativeModel, group: int, top_p: float
-) -> JsonObject:
+) -> dict[str, object]:
     """Of one group, in the words that vLLM's `SamplingParams` and its HTTP API share.
 
     vLLM gives completion i of a request the seed + i, so that a completion depends on its place.
     """
-    greedy, vocabulary = request.temperature == 0, plain(model).config.get_text_config().vocab_size
+    greedy, vocabulary = request.temperature == 0, network_config(model).get_text_config().vocab_size
     return {
         # vLLM refuses several greedy completions of a prompt; they would be the same.
         "n": 1 if greedy else request.group_size,

@@ -29,10 +29,10 @@ def draw(
         return token, torch.zeros_like(token, dtype=torch.float32)
     rows = max(AT_ONCE // logits.shape[1], 1) if logits.device.type == "cpu" else len(logits)
     drawn = [
-        _draw(some.float(), numbers.double()[:, None], temperature, top_p)
-        for some, numbers in zip(logits.split(rows), uniform.split(rows), strict=True)
+        _draw(chunk.float(), numbers.double()[:, None], temperature, top_p)
+        for chunk, numbers in zip(logits.split(rows), uniform.split(rows), strict=True)
     ]
-    token, logprob = (torch.cat(each) for each in zip(*drawn, strict=True))
+    token, logprob = (torch.cat(column) for column in zip(*drawn, strict=True))
     return token.squeeze(1), logprob.squeeze(1)
 
 

@@ -4,11 +4,11 @@ import copy
 import importlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -17,14 +17,60 @@ from mirrorpo.core.protocols import Assembly, GenerativeModel
 from mirrorpo.core.seeds import global_state, restore_global_state
 from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.request import ABSENT, group_completions, sampling_settings
-from mirrorpo.rollout.weights import fingerprint, merged, plain
+from mirrorpo.rollout.weights import fingerprint, merged, network_config, plain
+
+
+@runtime_checkable
+class TokenLogprob(Protocol):
+    """What vLLM says of a token at a place."""
+
+    @property
+    def logprob(self) -> float: ...
+
+
+@runtime_checkable
+class SampledCompletion(Protocol):
+    """What is read of vLLM's `CompletionOutput`."""
+
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+
+    @property
+    def logprobs(self) -> Sequence[Mapping[int, TokenLogprob]]: ...
+
+
+@runtime_checkable
+class SampledGroup(Protocol):
+    """What is read of vLLM's `RequestOutput`."""
+
+    @property
+    def outputs(self) -> Sequence[SampledCompletion]: ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What is used of vLLM's `LLM`."""
+
+    def generate(
+        self, prompts: Sequence[Mapping[str, list[int]]], sampling_params: Sequence[object], *, use_tqdm: bool
+    ) -> Sequence[SampledGroup]: ...
+
+    def collective_rpc(self, method: str, *, kwargs: Mapping[str, object]) -> object: ...
+
+    def apply_model(self, func: Callable[[torch.nn.Module], None]) -> object: ...
+
+    def reset_prefix_cache(self) -> object: ...
+
+    def sleep(self, level: int) -> object: ...
+
+    def wake_up(self) -> object: ...
 
 
 @dataclass(slots=True)
 class Running:
     """A started engine, and the fingerprint of the weights that it holds."""
 
-    llm: Any
+    llm: Engine
     weights: tuple[int, ...] | None
 
 
@@ -102,7 +148,7 @@ class Colocated:
                 return []
             if self.sleep and running.weights is not None:
                 running.llm.wake_up()
-            self._give(running, model)
+            self._load_weights(running, model)
             answers = running.llm.generate(
                 [{"prompt_token_ids": list(request.prompt_ids[group])} for group in groups],
                 [
@@ -131,20 +177,20 @@ class Colocated:
         return completions
 
     def _running(self, model: GenerativeModel) -> Running:
-        key = (replace(self, top_p=1.0), plain(model).config.to_json_string(), model.device.type)
+        key = (replace(self, top_p=1.0), network_config(model).to_json_string(), model.device.type)
         if key not in _STARTED:
             _STARTED[key] = Running(llm=_start(self, model), weights=None)
         return _STARTED[key]
 
-    def _give(self, running: Running, model: GenerativeModel) -> None:
-        now = fingerprint(model)
-        if now != running.weights:
+    def _load_weights(self, running: Running, model: GenerativeModel) -> None:
+        current = fingerprint(model)
+        if current != running.weights:
             running.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": merged(model)})
             if model.device.type == "cpu":
                 running.llm.apply_model(_pack_head)
             # Keys and values of the prompts are the old weights'.
             running.llm.reset_prefix_cache()
-            running.weights = now
+            running.weights = current
 
 
 def _library(device: str) -> ModuleType:
@@ -170,7 +216,7 @@ def _library(device: str) -> ModuleType:
     return vllm
 
 
-def _start(settings: Colocated, model: GenerativeModel) -> Any:
+def _start(settings: Colocated, model: GenerativeModel) -> Engine:
     dtype = (
         ("bfloat16" if model.device.type == "cuda" else "float32")
         if settings.dtype == "auto"
@@ -178,7 +224,7 @@ def _start(settings: Colocated, model: GenerativeModel) -> Any:
     )
     with tempfile.TemporaryDirectory() as folder:
         # The config of a network that was never saved does not name its class.
-        config = copy.deepcopy(plain(model).config)
+        config = copy.deepcopy(network_config(model))
         config.architectures = [type(plain(model)).__name__]
         config.save_pretrained(folder)
         return importlib.import_module("vllm").LLM(

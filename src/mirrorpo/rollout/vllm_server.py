@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict, cast
 
 from safetensors.torch import save_file
 
@@ -17,10 +17,30 @@ from mirrorpo.core.batch import Completion, RolloutRequest
 from mirrorpo.core.protocols import Assembly, GenerativeModel
 from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.request import group_completions, sampling_settings
-from mirrorpo.rollout.weights import fingerprint, merged, plain
+from mirrorpo.rollout.weights import fingerprint, merged, network_config
 
 # What each server was given last, by this process; another process's server is no concern of it.
-_GIVEN: dict[str, tuple[int, ...]] = {}
+_SERVER_WEIGHTS: dict[str, tuple[int, ...]] = {}
+
+
+class _Logprobs(TypedDict):
+    token_logprobs: list[float]
+
+
+class _Choice(TypedDict):
+    index: int
+    token_ids: list[int]
+    logprobs: _Logprobs
+
+
+class _Completions(TypedDict):
+    # What is read of the answer of /v1/completions.
+    choices: list[_Choice]
+
+
+class _ServerInfo(TypedDict):
+    # What is read of the answer of /server_info.
+    vllm_config: dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,21 +90,20 @@ class Served:
         groups = request.groups
         if not groups:
             return []
-        self._give(model)
+        self._send_weights(model)
 
-        def ask(group: int) -> list[tuple[list[int], list[float]]]:
+        def sample(group: int) -> list[tuple[list[int], list[float]]]:
             body = sampling_settings(request, model, group, self.top_p) | {
                 "prompt": list(request.prompt_ids[group]),
                 "add_special_tokens": False,
                 "return_token_ids": True,
             }
-            choices = sorted(
-                self._post("/v1/completions", body)["choices"], key=lambda choice: choice["index"]
-            )
+            reply = cast("_Completions", self._post("/v1/completions", body))
+            choices = sorted(reply["choices"], key=lambda choice: choice["index"])
             return [(choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices]
 
         with ThreadPoolExecutor(self.connections) as pool:
-            answers = list(pool.map(ask, groups))
+            answers = list(pool.map(sample, groups))
         if self.sleep:
             self._post("/sleep?level=1", {})
         completions: list[Completion] = []
@@ -92,13 +111,13 @@ class Served:
             completions += group_completions(request, model, group, drawn)
         return completions
 
-    def _give(self, model: GenerativeModel) -> None:
-        if self.url not in _GIVEN:
+    def _send_weights(self, model: GenerativeModel) -> None:
+        if self.url not in _SERVER_WEIGHTS:
             self._refuse_other_settings(model)
         elif self.sleep:
             self._post("/wake_up", {})
-        now = fingerprint(model)
-        if now == _GIVEN.get(self.url):
+        current = fingerprint(model)
+        if current == _SERVER_WEIGHTS.get(self.url):
             return
         folder = Path(self.weights).absolute()
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,10 +131,10 @@ class Served:
         self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
         # Keys and values of the prompts are the old weights'.
         self._post("/reset_prefix_cache", {})
-        _GIVEN[self.url] = now
+        _SERVER_WEIGHTS[self.url] = current
 
     def _refuse_other_settings(self, model: GenerativeModel) -> None:
-        config = self._post("/server_info?config_format=json", None)["vllm_config"]
+        config = cast("_ServerInfo", self._post("/server_info?config_format=json", None))["vllm_config"]
         mode, device = config["model_config"]["logprobs_mode"], config["device_config"]["device"]
         if mode != "processed_logprobs":
             raise ValueError(
@@ -123,7 +142,7 @@ class Served:
                 f"samples from; "
                 "start it with --logprobs-mode processed_logprobs"
             )
-        if device == "cpu" and plain(model).config.get_text_config().tie_word_embeddings:
+        if device == "cpu" and network_config(model).get_text_config().tie_word_embeddings:
             raise ValueError(
                 f"rollout.url={self.url}: vLLM's CPU build keeps a tied head as it was when weights are "
                 f"reloaded, so it would not "
@@ -131,7 +150,7 @@ class Served:
                 "use rollout=vllm, which packs it again, or a server on GPUs"
             )
 
-    def _post(self, path: str, body: Mapping[str, object] | None) -> Any:
+    def _post(self, path: str, body: Mapping[str, object] | None) -> object:
         data = None if body is None else json.dumps(body).encode()
         call = urllib.request.Request(
             self.url.rstrip("/") + path, data=data, headers={"Content-Type": "application/json"}

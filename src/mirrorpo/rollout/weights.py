@@ -2,20 +2,40 @@
 whether they changed.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
+from mirrorpo.core.network import Adapted, CausalLM
 from mirrorpo.core.protocols import GenerativeModel
 from mirrorpo.distributed.fsdp import weights
 
 
-def plain(model: GenerativeModel) -> Any:
+@runtime_checkable
+class AdapterLayer(Protocol):
+    """A layer that an adapter of `peft` adds something to."""
+
+    @property
+    def disable_adapters(self) -> bool: ...
+
+    @property
+    def active_adapters(self) -> Sequence[str]: ...
+
+    def get_delta_weight(self, adapter: str) -> Tensor: ...
+
+
+def plain(model: GenerativeModel) -> torch.nn.Module:
     """The `transformers` model, unwrapped from an adapter."""
     network = model.network
-    return network.get_base_model() if hasattr(network, "get_base_model") else network
+    return network.get_base_model() if isinstance(network, Adapted) else network
+
+
+def network_config(model: GenerativeModel) -> PreTrainedConfig:
+    """The config of the `transformers` model."""
+    return cast("CausalLM", plain(model)).config
 
 
 def merged(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
@@ -29,15 +49,15 @@ def merged(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
     adapted = {
         f"{name}.weight": module
         for name, module in network.named_modules()
-        if hasattr(module, "get_delta_weight")
+        if isinstance(module, AdapterLayer)
     }
     with model.computing():
         on = {name for name, module in adapted.items() if not module.disable_adapters}
-    seen: set[int] = set()
+    pointers: set[int] = set()
     for key, tensor in weights(network).items():
-        if ".lora_" in key or tensor.data_ptr() in seen:
+        if ".lora_" in key or tensor.data_ptr() in pointers:
             continue
-        seen.add(tensor.data_ptr())
+        pointers.add(tensor.data_ptr())
         name = key.replace(".base_layer.", ".")
         if name in on:
             module = adapted[name]
@@ -57,7 +77,7 @@ def fingerprint(model: GenerativeModel) -> tuple[int, ...]:
         on = [
             int(not module.disable_adapters)
             for module in network.modules()
-            if hasattr(module, "get_delta_weight")
+            if isinstance(module, AdapterLayer)
         ]
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     sums = [

@@ -346,13 +346,21 @@ def run_folders(root: Path) -> list[Path]:
 
     Hidden folders are a sweep's own: the code that its jobs run may hold finished runs, as its tests do.
     """
-    runs = []
-    # Unlike `rglob`, it passes over a folder that is renamed meanwhile, as a checkpoint's is.
-    for folder, below, files in os.walk(root):
-        if MANIFEST in files:
-            runs.append(Path(folder))
-            below.clear()
-        below[:] = [name for name in below if not name.startswith(".")]
+    runs, roots, walked = [], [str(root)], set[str]()
+    while roots:
+        # Links last: what lies below `root` itself is not listed under a second name.
+        if os.path.realpath(top := roots.pop(0)) in walked:
+            continue
+        # Unlike `rglob`, it passes over a folder that is renamed meanwhile, as a checkpoint's is.
+        for folder, below, files in os.walk(top):
+            walked.add(os.path.realpath(folder))
+            if MANIFEST in files:
+                runs.append(Path(folder))
+                below.clear()
+            below[:] = [name for name in below if not name.startswith(".")]
+            # A cell, or a sweep, may be a link to another disk.
+            links = [os.path.join(folder, name) for name in below]
+            roots += [link for link in sorted(links) if os.path.islink(link)]
     return sorted(runs)
 
 

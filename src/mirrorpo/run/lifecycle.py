@@ -15,6 +15,11 @@ from mirrorpo.run.disk import release, write_atomic
 from mirrorpo.run.errors import DiskError, RunError
 from mirrorpo.run.folder import RunFolder, RunState, timestamp
 from mirrorpo.run.preemption import STOP_SIGNAL, Preempted, StopRequest, fruitless, requeue
+from mirrorpo.run.provenance import job_id
+from mirrorpo.run.settings_file import write_settings
+
+# Seconds that a mirror has at most before its job is queued again.
+CLOSING_S = 5.0
 
 
 class ClosesAtEnd(Protocol):
@@ -23,7 +28,7 @@ class ClosesAtEnd(Protocol):
     @property
     def problem(self) -> str | None: ...
 
-    def finish(self, exit_code: int) -> None: ...
+    def finish(self, exit_code: int, within_s: float | None = None) -> None: ...
 
 
 @contextmanager
@@ -55,18 +60,23 @@ def lifecycle(
         folder.update_manifest(
             state=RunState.INTERRUPTED if interrupted else RunState.REQUEUED, ended=timestamp()
         )
-        # Before the mirror, which may take its time.
         if stop_request is not None:
+            # SLURM ends W&B's processes with the job that it queues again, so those that answer come first.
+            _close(mirror, folder, status, CLOSING_S if job_id() else None)
             hand_over(folder, stop_request)
         raise
     except BaseException as error:
         _fail(folder, error)
         raise
     finally:
-        mirror.finish(status)
-        if mirror.problem:
-            with suppress(OSError, RunError):
-                folder.update_manifest(mirror=mirror.problem)
+        _close(mirror, folder, status)
+
+
+def _close(mirror: ClosesAtEnd, folder: RunFolder, status: int, within_s: float | None = None) -> None:
+    mirror.finish(status, within_s)
+    if mirror.problem:
+        with suppress(OSError, RunError):
+            folder.update_manifest(mirror=mirror.problem)
 
 
 def _enter_launch(cell: Cell, folder: RunFolder, launch: Mapping[str, object]) -> None:
@@ -74,7 +84,6 @@ def _enter_launch(cell: Cell, folder: RunFolder, launch: Mapping[str, object]) -
     folder.update_manifest(
         state=RunState.REQUEUED if folder.metrics.path.exists() else RunState.RUNNING,
         config_hash=cell.hash,
-        wandb_id=cell.run_id,
         choices=dict(cell.choices),
         settings=dict(cell.settings),
         config=cell.config,
@@ -84,6 +93,7 @@ def _enter_launch(cell: Cell, folder: RunFolder, launch: Mapping[str, object]) -
         launches=[*manifest.get("launches", []), dict(launch)],
         **launch,
     )
+    write_settings(cell, folder)
     write_atomic(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(cell.config))))
     (folder.path / "error.txt").unlink(missing_ok=True)
 

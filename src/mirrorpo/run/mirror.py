@@ -8,18 +8,24 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from mirrorpo.config.values import Config
 
 log = logging.getLogger(__name__)
 
-# Of a tracker that names none itself.
+# Of a tracker that names none itself, and what the interpreter's own end may take.
 LIMIT_S = 30.0
 
-# Set when a call was left behind that may never return.
-_hung = threading.Event()
+# Set while a tracker is open: what it started may keep the interpreter from ending.
+_unclosed = threading.Event()
+# Set once a tracker was called.
+_used = threading.Event()
+
+
+class Behind(Exception):
+    """Raised by a tracker that goes on taking rows, and that somebody has to send later."""
 
 
 class Target(Protocol):
@@ -49,13 +55,14 @@ class Mirror:
         self._calls: queue.SimpleQueue[tuple[Callable[[], None], threading.Event]] = queue.SimpleQueue()
         self._pending: list[tuple[float, threading.Event]] = []
         self._thread: threading.Thread | None = None
+        self._broken = self._closed = False
         self.problem: str | None = None
 
     def start(self, *, run_id: str, name: str, config: Config, folder: str) -> None:
         """Open the tracker."""
-        self._wait(
-            self._call(lambda: self._tracker.start(run_id=run_id, name=name, config=config, folder=folder))
-        )
+        done = self._call(lambda: self._tracker.start(run_id=run_id, name=name, config=config, folder=folder))
+        if not done.wait(self._limit_s):
+            self._behind("does not answer", self._limit_s)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Mirror one step."""
@@ -63,44 +70,51 @@ class Mirror:
         self._call(lambda: self._tracker.log(step, row))
         self._pending = [(since, done) for since, done in self._pending if not done.is_set()]
         if self._pending and time.monotonic() - self._pending[0][0] > self._limit_s:
-            self._behind("takes no rows")
+            self._behind("takes no rows", self._limit_s)
 
-    def finish(self, exit_code: int) -> None:
-        """Close the tracker, after the rows before."""
-        if not self._wait(self._call(lambda: self._tracker.finish(exit_code))):
-            # Its threads, and what it has the interpreter call at exit, may wait for ever.
-            _hung.set()
+    def finish(self, exit_code: int, within_s: float | None = None) -> None:
+        """Close the tracker, after the rows before; a second call does nothing.
+
+        Args:
+            exit_code: of the run.
+            within_s: how long to wait, where that is less than the limit.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        limit_s = self._limit_s if within_s is None else min(within_s, self._limit_s)
+        if not self._call(lambda: self._tracker.finish(exit_code)).wait(limit_s):
+            self._behind("does not answer", limit_s)
+        elif not self._broken:
+            _unclosed.clear()
 
     def _call(self, call: Callable[[], None]) -> threading.Event:
         done = threading.Event()
         if self._thread is None:
+            _unclosed.set()
+            _used.set()
             self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
             self._thread.start()
         self._pending.append((time.monotonic(), done))
         self._calls.put((call, done))
         return done
 
-    def _wait(self, done: threading.Event) -> bool:
-        if done.wait(self._limit_s):
-            return True
-        self._behind("does not answer")
-        return False
-
     def _work(self) -> None:
-        broken = False
         while True:
             call, done = self._calls.get()
             try:
-                if not broken:
+                if not self._broken:
                     call()
-            except Exception as error:
-                broken = True
+            except Behind as error:
+                self._say(f"the tracker is behind: {error}")
+            except (Exception, SystemExit) as error:
+                self._broken = True
                 self._say(f"the tracker stopped ({type(error).__name__}: {error})")
             finally:
                 done.set()
 
-    def _behind(self, how: str) -> None:
-        self._say(f"the tracker is behind: it {how} within {self._limit_s:g} s")
+    def _behind(self, how: str, within_s: float) -> None:
+        self._say(f"the tracker is behind: it {how} within {within_s:g} s")
 
     def _say(self, problem: str) -> None:
         if self.problem is None:
@@ -110,26 +124,49 @@ class Mirror:
 
 
 @contextmanager
-def leaving_hung_calls() -> Iterator[None]:
-    """End the process behind the block, with its status, where a tracker's call hangs; do nothing else.
+def bounded_exit(limit_s: float = LIMIT_S) -> Iterator[None]:
+    """Let no tracker keep the process from ending behind the block, with the status that it would have.
 
-    The interpreter's own end would wait for the tracker.
+    The interpreter waits for threads and exit hooks, and those of a client whose server is away may wait for
+    ever. So behind a tracker that was not closed in good order it ends at once, behind any other within
+    the limit. A block in which no tracker was called ends as ever.
     """
-    status: object = 0
+    ended: BaseException | None = None
     try:
         yield
-    except SystemExit as exited:
-        if not _hung.is_set():
-            raise
-        status = exited.code
-    except BaseException:
-        if not _hung.is_set():
-            raise
-        traceback.print_exc()
-        status = 1
-    if _hung.is_set():
-        if isinstance(status, str):
-            print(status, file=sys.stderr)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(status if isinstance(status, int) else int(status is not None))
+    except BaseException as error:
+        ended = error
+    status = _status(ended)
+    if _unclosed.is_set():
+        _report(ended)
+        _leave(status)
+    if _used.is_set():
+        threading.Thread(target=_leave, args=(status, limit_s), name="end", daemon=True).start()
+    if ended is not None:
+        raise ended
+
+
+def _status(ended: BaseException | None) -> int:
+    """What the interpreter would exit with."""
+    if ended is None:
+        return 0
+    if not isinstance(ended, SystemExit):
+        return 1
+    return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+
+
+def _report(ended: BaseException | None) -> None:
+    """Print what the interpreter would."""
+    if isinstance(ended, SystemExit):
+        if ended.code is not None and not isinstance(ended.code, int):
+            print(ended.code, file=sys.stderr)
+    elif ended is not None:
+        traceback.print_exception(ended)
+
+
+def _leave(status: int, after_s: float = 0.0) -> None:
+    time.sleep(after_s)
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from mirrorpo.run.provenance import job_id
-from mirrorpo.run.slurm_command import SlurmError, slurm
+from mirrorpo.run.slurm_command import SchedulerError, completed, reason
 
 # Sent by SLURM ahead of a job's time limit, and before a preemption; submitit asks for this one.
 STOP_SIGNAL = signal.SIGUSR2
@@ -17,6 +17,9 @@ STOP_SIGNAL = signal.SIGUSR2
 INTERRUPTED = (
     b"\ninterrupted: the run stops behind this step, with a checkpoint; once more stops it at once\n"
 )
+
+# Seconds for a controller that does not answer, of those that a job has before its limit.
+REQUEUE_PATIENCE_S = 60.0
 
 # A job that has been started so often in a row without finishing a step is not queued again.
 FRUITLESS_LAUNCHES = 3
@@ -90,16 +93,24 @@ def requeue(unwanted: Callable[[], bool] = lambda: False) -> str | None:
         unwanted: whether the job was cancelled since; looked at before each try.
     """
     job = job_id()
-    if job is None:
+    if job is None or unwanted():
         return None
     if shutil.which("scontrol") is None:
         return f"job {job} cannot be queued again from its node: there is no scontrol; launch the sweep again"
     try:
         # A job that is queued again is ended at once, at times with the scontrol that asked for it before
         # that could say so.
-        slurm("scontrol", "requeue", job, unwanted=unwanted)
-    except SlurmError as error:
+        result = completed(
+            "scontrol",
+            "requeue",
+            job,
+            patience_s=REQUEUE_PATIENCE_S,
+            before_retry=lambda: "" if unwanted() else None,
+        )
+    except SchedulerError as error:
         return f"job {job} could not be queued again ({error}); launch the sweep again"
+    if result.returncode > 0:
+        return f"job {job} could not be queued again ({reason(result)}); launch the sweep again"
     return None
 
 

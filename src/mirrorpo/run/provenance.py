@@ -13,6 +13,7 @@ from pathlib import Path
 from mirrorpo import __version__
 from mirrorpo.config import paths
 from mirrorpo.config.values import JsonObject
+from mirrorpo.run.process import started
 
 PACKAGES = (
     "torch",
@@ -61,6 +62,7 @@ def provenance(root: Path) -> JsonObject:
         "command": sys.argv,
         "job": job_id(),
         "pid": os.getpid(),
+        "pid_start": started(os.getpid()),
     }
 
 

@@ -1,68 +1,130 @@
-"""SLURM's programs, called again while the controller is away. Imports no torch."""
+"""SLURM's commands, given again while its controller does not answer. Imports no torch.
 
+A controller that is busy, restarts or fails over answers nothing for seconds to minutes. That says nothing
+about a job, so whoever asks waits and asks again, within the time that it has.
+"""
+
+import os
 import re
+import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-# Seconds in which a controller that is away is called again, and the first and the longest pause.
-WAIT_S = 60.0
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
+# Seconds that one command may take; SLURM's own limit on a message is 10 s, and it tries several times.
+COMMAND_LIMIT_S = 60.0
 
-# What its programs say of a controller that is away, busy or restarting.
-AWAY = re.compile(
-    r"unable to contact|socket timed out|connection (refused|reset|timed out)|communication|zero bytes"
-    r"|temporarily|try again|not responding|resource temporarily|backup|transport",
+# A command is given once more at the end of its time, with at least this many seconds to answer.
+SHORTEST_LIMIT_S = 5.0
+
+# Pauses between two tries, in seconds; the last one again and again.
+PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+
+# What SLURM's commands print when the controller, or the way to it, is not there at the moment.
+SILENCE = re.compile(
+    r"unable to (contact|establish) .*controller|not responding|timed out|zero bytes were transmitted"
+    r"|(connect|connection|send|receive|shutdown) failure|connection (refused|reset)|persistent conn"
+    r"|temporarily un(available|able)|standby mode|transport endpoint|protocol authentication error|munge"
+    r"|rate limit|unexpected message",
     re.IGNORECASE,
 )
 
 
-class SlurmError(ValueError):
-    """A program of SLURM failed, or did not answer in time.
+class SchedulerError(ValueError):
+    """SLURM did not do or say what it was asked."""
+
+
+class SchedulerSilent(SchedulerError):
+    """SLURM's controller did not answer in the time that there was: what it would have said is not known."""
+
+
+class SchedulerRefused(SchedulerError):
+    """SLURM answered, and said no.
 
     Attributes:
-        away: the controller did not answer, as opposed to having refused.
+        reason: SLURM's own words, in one line.
     """
 
-    def __init__(self, message: str, *, away: bool) -> None:
-        super().__init__(message)
-        self.away = away
+    def __init__(self, command: str, reason: str) -> None:
+        super().__init__(f"{command} failed: {reason}")
+        self.reason = reason
 
 
-def slurm(
-    *command: str, wait_s: float = WAIT_S, unwanted: Callable[[], bool] = lambda: False
-) -> subprocess.CompletedProcess[str] | None:
-    """Run a program of SLURM until its controller answers.
+def completed(
+    command: str,
+    *arguments: str,
+    patience_s: float,
+    before_retry: Callable[[], str | None] = lambda: None,
+) -> subprocess.CompletedProcess[str]:
+    """A command of SLURM's that its controller has answered, with yes or no.
 
     Args:
-        command: program and arguments.
-        wait_s: how long to go on while the controller is away.
-        unwanted: looked at before each call; true ends it.
-
-    Returns:
-        The program's end, with status 0 or killed by a signal; None if it became unwanted.
+        command: such as `squeue`.
+        *arguments: of it.
+        patience_s: seconds for all tries together; 0: one try.
+        before_retry: called after a try without an answer; what it returns in place of None stands for the
+            command's output, and the command is not given again.
 
     Raises:
-        SlurmError: with SLURM's own words, if it refuses, is away for too long, or is not installed.
+        SchedulerSilent: if there was no answer in that time.
+        SchedulerError: if the command is not installed.
     """
-    deadline, pause = time.monotonic() + wait_s, FIRST_PAUSE_S
-    while not unwanted():
-        left = deadline - time.monotonic()
-        try:
-            ended = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=max(left, FIRST_PAUSE_S)
+    if shutil.which(command) is None:
+        raise SchedulerError(
+            f"there is no {command} on this machine: log in to the cluster, or use hydra/launcher=local"
+        )
+    end, tries = time.monotonic() + patience_s, 0
+    while True:
+        limit_s = max(SHORTEST_LIMIT_S, min(COMMAND_LIMIT_S, end - time.monotonic()))
+        result, silence = _tried([command, *arguments], limit_s)
+        if result is not None:
+            return result
+        pause_s = PAUSES_S[min(tries, len(PAUSES_S) - 1)]
+        tries += 1
+        if time.monotonic() + pause_s >= end:
+            raise SchedulerSilent(
+                f"{command}: SLURM does not answer ({silence}; {tries} tries in {patience_s:.0f} s)"
             )
-        except subprocess.TimeoutExpired as error:
-            raise SlurmError(f"{command[0]} does not answer within {wait_s:g} s", away=True) from error
-        except OSError as error:
-            raise SlurmError(f"{command[0]} cannot be run ({error})", away=False) from error
-        if ended.returncode <= 0:
-            return ended
-        reason = ended.stderr.strip() or f"exit status {ended.returncode}"
-        if not AWAY.search(reason):
-            raise SlurmError(f"{command[0]}: {reason}", away=False)
-        if left < pause:
-            raise SlurmError(f"{command[0]}: {reason} (for {wait_s:g} s)", away=True)
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_S)
-    return None
+        time.sleep(pause_s)
+        if (output := before_retry()) is not None:
+            return subprocess.CompletedProcess([command, *arguments], 0, output, "")
+
+
+def output(command: str, *arguments: str, patience_s: float) -> str:
+    """What a command of SLURM's prints.
+
+    Raises:
+        SchedulerRefused: if SLURM refuses it.
+        SchedulerSilent: if there was no answer within `patience_s` seconds.
+    """
+    result = completed(command, *arguments, patience_s=patience_s)
+    if result.returncode != 0:
+        raise SchedulerRefused(command, reason(result))
+    return result.stdout
+
+
+def reason(result: subprocess.CompletedProcess[str]) -> str:
+    """Why a command failed, in SLURM's words and in one line.
+
+    >>> text = "sbatch: error: QOSMaxSubmit\\nsbatch: error: Batch job submission failed: Job violates policy"
+    >>> reason(subprocess.CompletedProcess(["sbatch"], 1, "", text))
+    'QOSMaxSubmit; Batch job submission failed: Job violates policy'
+    """
+    lines = [re.sub(r"^\w+: (error|fatal): ", "", line.strip()) for line in result.stderr.splitlines()]
+    return "; ".join(line for line in lines if line) or f"exit status {result.returncode}"
+
+
+def _tried(command: Sequence[str], limit_s: float) -> tuple[subprocess.CompletedProcess[str] | None, str]:
+    """One try: its result if that is an answer, else None and what stood in the way."""
+    # An array's members in full, however many.
+    environment = {**os.environ, "SLURM_BITSTR_LEN": "0"}
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=limit_s, check=False, env=environment
+        )
+    except subprocess.TimeoutExpired as error:
+        printed = error.stderr.decode(errors="replace").strip() if isinstance(error.stderr, bytes) else ""
+        return None, printed.splitlines()[-1] if printed else f"nothing within {limit_s:.0f} s"
+    if result.returncode > 0 and SILENCE.search(result.stderr):
+        return None, reason(result)
+    return result, ""

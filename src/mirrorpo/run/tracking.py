@@ -1,23 +1,19 @@
 """Mirrors of the local metric file; they may fail, the run goes on."""
 
-import configparser
-import logging
-import netrc
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Literal
 
 from mirrorpo.config.values import Config
 from mirrorpo.core.protocols import Tracker
+from mirrorpo.run import wandb_login as login
+from mirrorpo.run.mirror import Behind
 
-log = logging.getLogger(__name__)
-
-# Where a login is kept, in the home folder.
-NETRC = (".netrc", "_netrc")
+if TYPE_CHECKING:
+    from wandb import Run
 
 # Under another name: what looks for runs by their manifests must not take the copy for a run.
 PROVENANCE = {"manifest.json": "provenance.json"}
@@ -71,14 +67,18 @@ class WandB:
 
 @dataclass(slots=True)
 class WandBRun:
-    """One W&B run; every call is guarded, the first failure is reported and ends the mirror."""
+    """One W&B run; its calls raise and may hang, which is for `Mirror` to bear."""
 
     settings: WandB
-    run: Any = field(default=None)
+    run: "Run | None" = None
     folder: Path = field(default=Path())
 
     def start(self, *, run_id: str, name: str, config: Config, folder: str) -> None:
-        """Open the run under the id that the config gives it; a resumed run continues it."""
+        """Open the run under the id that the config gives it; a resumed run continues it.
+
+        Raises:
+            Behind: if the server does not let it in; its rows then lie in the run's folder.
+        """
         self.folder = Path(folder)
         mode = self._mode()
         if mode == "disabled":
@@ -86,10 +86,10 @@ class WandBRun:
         # Flushing every second keeps the offline file of a killed run; the default loses its last 15 s.
         os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "1")
         os.environ.setdefault("WANDB_SILENT", "true")
-        try:
-            import wandb
+        import wandb
 
-            self.run = wandb.init(
+        def begin(mode: Literal["online", "offline"]) -> "Run":
+            return wandb.init(
                 project=self.settings.project,
                 entity=self.settings.entity,
                 id=run_id,
@@ -98,91 +98,65 @@ class WandBRun:
                 dir=folder,
                 resume="allow",
                 mode=mode,
-                settings=wandb.Settings(init_timeout=self.settings.init_timeout_s),
+                settings=wandb.Settings(init_timeout=self.settings.init_timeout_s, api_key=login.key()),
             )
-            self._keep(PROVENANCE)
-        except Exception as error:
-            self._gone(error)
+
+        refused = None
+        try:
+            self.run = begin(mode)
+        except wandb.Error as error:
+            if mode == "offline":
+                raise
+            refused = error
+            # The service holds on to the id of a run that it could not begin.
+            wandb.teardown()
+            self.run = begin("offline")
+        _keep(self.run, self.folder, PROVENANCE)
+        if refused is not None:
+            reason = str(refused).splitlines()[0]
+            raise Behind(f"the server let nothing in ({type(refused).__name__}: {reason})")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Mirror one step; steps that the server has already are dropped by it, and are the same."""
         if self.run is not None:
-            try:
-                self.run.log(dict(metrics), step=step, commit=True)
-            except Exception as error:
-                self._gone(error)
+            self.run.log(dict(metrics), step=step, commit=True)
 
     def finish(self, exit_code: int) -> None:
         """Close the run; after EX_TEMPFAIL, the status of one that will go on, W&B shows it as preempted."""
         if self.run is not None:
-            try:
-                if exit_code == os.EX_TEMPFAIL:
-                    self.run.mark_preempting()
-                self._keep(
-                    PROVENANCE
-                    | {
-                        f"eval/{path.name}": f"eval/{path.name}"
-                        for path in self.folder.glob("eval/step_*.jsonl")
-                    }
-                )
-                self.run.finish(exit_code=exit_code)
-            except Exception as error:
-                self._gone(error)
+            if exit_code == os.EX_TEMPFAIL:
+                self.run.mark_preempting()
+            answers = self.folder.glob("eval/step_*.jsonl")
+            _keep(
+                self.run,
+                self.folder,
+                PROVENANCE | {f"eval/{path.name}": f"eval/{path.name}" for path in answers},
+            )
+            self.run.finish(exit_code=exit_code)
 
     def catch_up(self) -> str:
         """The command that sends what the server lacks."""
-        return f"`wandb sync {self.folder / 'wandb'}/run-*`"
-
-    def _keep(self, files: Mapping[str, str]) -> None:
-        # Copies: a link out of W&B's folder breaks when that folder is moved.
-        for name, kept in files.items():
-            if (self.folder / name).is_file():
-                copy = Path(self.run.dir) / kept
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.folder / name, copy)
-                self.run.save(str(copy), base_path=self.run.dir, policy="now")
+        here = Path(self.run.dir).parent if self.run is not None else self.folder / "wandb" / "*run-*"
+        return f"`wandb sync --include-online {here}`"
 
     def _mode(self) -> Literal["online", "offline", "disabled"]:
         if self.settings.mode != "auto":
             return self.settings.mode
+        # wandb's older names are those that other trainers still read.
+        if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+            return "disabled"
         mode = os.environ.get("WANDB_MODE", "").lower()
+        mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)
         if mode == "offline" or mode == "online" or mode == "disabled":
             return mode
-        if mode == "dryrun" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
-            # wandb's older names.
-            return "offline" if mode == "dryrun" else "disabled"
-        return "online" if os.environ.get("WANDB_API_KEY") or _login() else "offline"
-
-    def _gone(self, error: Exception) -> None:
-        # A dead network or a full disk on W&B's side must not cost a run; the local files have everything.
-        log.warning(
-            "W&B mirror stopped (%s: %s); the run goes on, metrics.jsonl has every number",
-            type(error).__name__,
-            error,
-        )
-        self.run = None
+        return "online" if login.known() else "offline"
 
 
-def _login() -> bool:
-    """Whether a netrc file has an entry for the server that wandb would use."""
-    server = urlsplit(os.environ.get("WANDB_BASE_URL") or _stored_url() or "https://api.wandb.ai").hostname
-    paths = [Path(named)] if (named := os.environ.get("NETRC")) else [Path.home() / name for name in NETRC]
-    for path in paths:
-        try:
-            hosts = netrc.netrc(path.expanduser()).hosts
-        except (OSError, netrc.NetrcParseError):
-            continue
-        if any(host.lower() == server for host in hosts):
-            return True
-    return False
-
-
-def _stored_url() -> str | None:
-    # `wandb login --host URL` writes it.
-    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
-    settings = configparser.ConfigParser(interpolation=None)
-    try:
-        settings.read(folder / "settings")
-        return settings.get("default", "base_url", fallback=None)
-    except configparser.Error:
-        return None
+def _keep(run: "Run", folder: Path, files: Mapping[str, str]) -> None:
+    # Copies: a link out of W&B's folder breaks when that folder is moved.
+    for name, kept in files.items():
+        if (folder / name).is_file():
+            copy = Path(run.dir) / kept
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, copy)
+            run.save(str(copy), base_path=run.dir, policy="now")

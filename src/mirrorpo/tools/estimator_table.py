@@ -94,8 +94,8 @@ def expectation(divergence: Divergence, at: FiveTokenState) -> ValueAndGradient:
     """
 
     def average(log_p: Tensor) -> Tensor:
-        terms = divergence(log_p, at.log_q, at.log_old)
-        return terms if divergence.reads == "vocabulary" else (at.log_old.exp() * terms).sum()
+        value = divergence(log_p, at.log_q, at.log_old)
+        return value if divergence.reads == "vocabulary" else (at.log_old.exp() * value).sum()
 
     return value_and_gradient(average, at.log_p)
 
@@ -132,14 +132,14 @@ def functionals(divergence: Divergence) -> Mapping[str, Functional]:
     """What a divergence may turn out to be: the known ones, and the Bregman divergence of its own potential,
     both ways round.
     """
-    own = potentials(divergence)
-    if not own:
+    wrapped = potentials(divergence)
+    if not wrapped:
         return KNOWN
     name = own_name(divergence)
     return {
         **KNOWN,
-        f"{name}(p, q)": lambda p, q, old: _bregman(own[0], p, q),
-        f"{name}(q, p)": lambda p, q, old: _bregman(own[0], q, p),
+        f"{name}(p, q)": lambda p, q, old: _bregman(wrapped[0], p, q),
+        f"{name}(q, p)": lambda p, q, old: _bregman(wrapped[0], q, p),
     }
 
 
@@ -154,22 +154,26 @@ class Measured:
     """A divergence and a list of functionals at every state, tokens drawn in one way.
 
     Attributes:
-        ours: the divergence's expectation, a reading for each state.
-        theirs: the functionals', by name.
+        estimates: the divergence's expectation, a reading for each state.
+        references: the functionals', by name.
     """
 
-    ours: Sequence[ValueAndGradient]
-    theirs: Mapping[str, Sequence[ValueAndGradient]]
+    estimates: Sequence[ValueAndGradient]
+    references: Mapping[str, Sequence[ValueAndGradient]]
 
     def same(self, part: str) -> tuple[str, float] | None:
-        """The first functional, and the factor on it, that our "value" or "gradient" is at every state to
-        nine digits.
+        """The first functional, and the factor on it, that the divergence's "value" or "gradient" is at every
+        state to nine digits.
         """
-        ours = torch.stack([getattr(value_and_gradient, part) for value_and_gradient in self.ours])
-        for name, head_outputs in self.theirs.items():
-            its = torch.stack([getattr(value_and_gradient, part) for value_and_gradient in head_outputs])
-            factor = (ours[0] * its[0]).sum() / its[0].square().sum()
-            if bool(factor.isfinite()) and torch.allclose(ours, factor * its, rtol=1e-9, atol=1e-12):
+        estimates = torch.stack([getattr(value_and_gradient, part) for value_and_gradient in self.estimates])
+        for name, head_outputs in self.references.items():
+            reference = torch.stack(
+                [getattr(value_and_gradient, part) for value_and_gradient in head_outputs]
+            )
+            factor = (estimates[0] * reference[0]).sum() / reference[0].square().sum()
+            if bool(factor.isfinite()) and torch.allclose(
+                estimates, factor * reference, rtol=1e-9, atol=1e-12
+            ):
                 return name, float(factor)
         return None
 
@@ -177,7 +181,7 @@ class Measured:
 def measured(divergence: Divergence, *, on_policy: bool) -> Measured:
     """The divergence and what it may turn out to be, on- or off-policy."""
     states = [at.on_policy() if on_policy else at for at in STATES]
-    theirs = {
+    references = {
         name: [
             value_and_gradient(
                 lambda log_p, at=at, function=function: function(log_p, at.log_q, at.log_old), at.log_p
@@ -186,7 +190,7 @@ def measured(divergence: Divergence, *, on_policy: bool) -> Measured:
         ]
         for name, function in functionals(divergence).items()
     }
-    return Measured(ours=[expectation(divergence, at) for at in states], theirs=theirs)
+    return Measured(estimates=[expectation(divergence, at) for at in states], references=references)
 
 
 def estimated(divergence: Divergence, on: Measured) -> str:
@@ -195,20 +199,24 @@ def estimated(divergence: Divergence, on: Measured) -> str:
     """
     if not potentials(divergence):
         return (on.same("value") or on.same("gradient") or ("KL(p, q)",))[0]
-    own = f"{own_name(divergence)}(p, q)"
+    own_divergence = f"{own_name(divergence)}(p, q)"
     # Negative entropy and the square go by the names that are known for them.
-    return (Measured(ours=on.theirs[own], theirs=on.theirs).same("value") or (own,))[0]
+    return (
+        Measured(estimates=on.references[own_divergence], references=on.references).same("value")
+        or (own_divergence,)
+    )[0]
 
 
-def cell(taken: Measured, part: str, target: str) -> str:
+def cell(measurement: Measured, part: str, target: str) -> str:
     """In words, what a value or a gradient is: zero, a functional, or how it lies to the one it stands
     for.
     """
     if all(
-        bool((getattr(value_and_gradient, part).abs() <= 1e-12).all()) for value_and_gradient in taken.ours
+        bool((getattr(value_and_gradient, part).abs() <= 1e-12).all())
+        for value_and_gradient in measurement.estimates
     ):
         return "0"
-    match = taken.same(part)
+    match = measurement.same(part)
     if match is not None:
         name, factor = match
         return (
@@ -218,11 +226,12 @@ def cell(taken: Measured, part: str, target: str) -> str:
             if abs(factor + 1) < 1e-9
             else f"{factor:.3g} {name}"
         )
-    ours, its = getattr(taken.ours[0], part), getattr(taken.theirs[target][0], part)
+    estimate = getattr(measurement.estimates[0], part)
+    reference = getattr(measurement.references[target][0], part)
     if part == "value":
-        return f"biased, {float(ours / its):.2f} of {target}"
-    cosine = float((ours * its).sum() / (ours.norm() * its.norm()))
-    return f"cos {cosine:.2f} to {target}, {float(ours.norm() / its.norm()):.2f} as long"
+        return f"biased, {float(estimate / reference):.2f} of {target}"
+    cosine = float((estimate * reference).sum() / (estimate.norm() * reference.norm()))
+    return f"cos {cosine:.2f} to {target}, {float(estimate.norm() / reference.norm()):.2f} as long"
 
 
 def can_be_negative(divergence: Divergence) -> bool:
@@ -241,9 +250,9 @@ def convex(potential: Potential) -> bool:
 
 def formula(divergence: Divergence) -> str:
     """The equation of a divergence's docstring, that of its innermost potential, and their settings."""
-    own = potentials(divergence)
-    components = [_equation(divergence), *map(_equation, own[-1:]), *_settings(divergence, "")]
-    warning = "; **not convex**, so no divergence" if own and not convex(own[0]) else ""
+    wrapped = potentials(divergence)
+    components = [_equation(divergence), *map(_equation, wrapped[-1:]), *_settings(divergence, "")]
+    warning = "; **not convex**, so no divergence" if wrapped and not convex(wrapped[0]) else ""
     return "; ".join(f"`{part}`" for part in components if part) + warning
 
 
@@ -279,7 +288,7 @@ def row(name: str, divergence: Divergence) -> list[str]:
     """The table's row."""
     on, off = measured(divergence, on_policy=True), measured(divergence, on_policy=False)
     target = estimated(divergence, on)
-    cells = [cell(taken, part, target) for taken in (on, off) for part in ("value", "gradient")]
+    cells = [cell(measurement, part, target) for measurement in (on, off) for part in ("value", "gradient")]
     return [
         name,
         divergence.reads,
@@ -353,13 +362,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="PAGE",
         help="replace what stands between the markers of this page, in place of printing",
     )
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        table = page(given.conf)
-        if given.write is None:
+        table = page(args.conf)
+        if args.write is None:
             print(table)
         else:
-            given.write.write_text(written(given.write.read_text(), table))
+            args.write.write_text(written(args.write.read_text(), table))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

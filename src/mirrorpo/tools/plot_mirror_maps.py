@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, TypedDict
 
 import matplotlib
 import torch
@@ -26,10 +26,9 @@ from torch import Tensor
 
 from mirrorpo.config.paths import command, conf
 from mirrorpo.config.schema import register, resolved
-from mirrorpo.config.values import JsonObject
 from mirrorpo.core.protocols import Divergence
 from mirrorpo.divergence.neural_mirror import NeuralMirror
-from mirrorpo.divergence.potentials import HasPotential, Potential
+from mirrorpo.divergence.potentials import HasPotential
 from mirrorpo.train.build import build_components
 
 matplotlib.use("Agg")
@@ -39,16 +38,24 @@ BESIDE = ("kl_exact", "probl2_exact")
 ANCHORS = (0.5, 0.05)
 
 
+class MirrorMap(Protocol):
+    """A potential and its derivative."""
+
+    def f(self, p: Tensor) -> Tensor: ...
+
+    def df(self, p: Tensor) -> Tensor: ...
+
+
 def curves(divergence: Divergence, p: Tensor, q: float) -> Tensor:
     """D at every p against one q: of a coin, or of the sampled token."""
     log_q = torch.full_like(p, q).log()
     if divergence.reads == "vocabulary":
-        coin, other = (torch.stack([log, torch.log1p(-log.exp())], dim=-1) for log in (p.log(), log_q))
-        return divergence(coin, other, coin)
+        policy, anchor = (torch.stack([log, torch.log1p(-log.exp())], dim=-1) for log in (p.log(), log_q))
+        return divergence(policy, anchor, policy)
     return divergence(p.log(), log_q, p.log())
 
 
-def shape(potential: Potential, p: Tensor) -> tuple[Tensor, Tensor]:
+def shape(potential: MirrorMap, p: Tensor) -> tuple[Tensor, Tensor]:
     """h and h' with h(1/2) = h'(1/2) = 0 and h''(1/2) = 1; not divided where it is zero."""
     middle = torch.tensor(0.5, dtype=p.dtype).requires_grad_()
     slope = potential.df(middle)
@@ -61,16 +68,29 @@ def shape(potential: Potential, p: Tensor) -> tuple[Tensor, Tensor]:
 P = torch.linspace(1e-4, 1 - 1e-4, 400, dtype=torch.float64)
 
 
-def numbers(divergences: Mapping[str, Divergence]) -> JsonObject:
-    """What `draw` draws, as lists: p, and for each divergence its h, h' and D(p, q)."""
-    out: JsonObject = {"p": P.tolist(), "anchors": list(ANCHORS), "curves": {}}
+class Curves(TypedDict):
+    """One divergence's h, h' and D(p, q) for each anchor q; no h where it is made of no potential."""
+
+    h: list[float] | None
+    slope: list[float] | None
+    D: list[list[float]]
+
+
+class CurvesFile(TypedDict):
+    """What is written as JSON: the probabilities, the anchors, and curves by divergence."""
+
+    p: list[float]
+    anchors: list[float]
+    curves: dict[str, Curves]
+
+
+def numbers(divergences: Mapping[str, Divergence]) -> CurvesFile:
+    """What `draw` draws, as lists."""
+    out: CurvesFile = {"p": P.tolist(), "anchors": list(ANCHORS), "curves": {}}
     for name, divergence in divergences.items():
-        potential = divergence.potential if isinstance(divergence, HasPotential) else None
-        h, slope = (
-            (None, None)
-            if potential is None
-            else (values.detach().tolist() for values in shape(potential, P))
-        )
+        h, slope = None, None
+        if isinstance(divergence, HasPotential):
+            h, slope = (values.detach().tolist() for values in shape(divergence.potential, P))
         out["curves"][name] = {
             "h": h,
             "slope": slope,
@@ -91,9 +111,8 @@ def draw(divergences: Mapping[str, Divergence], out: Path) -> None:
             "color": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"][index % 7],
             "ls": styles[index % 4],
         }
-        potential = divergence.potential if isinstance(divergence, HasPotential) else None
-        if potential is not None:
-            h, slope = shape(potential, p)
+        if isinstance(divergence, HasPotential):
+            h, slope = shape(divergence.potential, p)
             axes[0][0].plot(p, h.detach(), **line)
             axes[1][0].plot(p, slope.detach(), **line)
         for axis, q in zip((axes[0][1], axes[1][1]), ANCHORS, strict=True):
@@ -122,7 +141,7 @@ def draw_search(numbers: Sequence[Tensor], fitness: Sequence[Sequence[float | No
     figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
     colours = matplotlib.colormaps["viridis"]
     for index, values in enumerate(numbers):
-        h, slope = shape(cast(Potential, NeuralMirror(parameters=Numbers(values))), p)
+        h, slope = shape(NeuralMirror(parameters=Numbers(values)), p)
         label = {0: "start", len(numbers) - 1: f"after generation {len(numbers) - 2}"}.get(index)
         line = {
             "color": colours(0.9 * index / max(len(numbers) - 1, 1)),
@@ -170,24 +189,41 @@ def main() -> None:
     args = parser.parse_args()
     settings = [name for name in args.names if "=" in name]
     names = [*(name for name in args.names if "=" not in name), *BESIDE]
-    register()
-    divergences: dict[str, Divergence] = {}
-    with initialize_config_dir(str(conf()), version_base="1.3"):
-        for name in dict.fromkeys(names):
-            try:
-                cfg = compose(
-                    "train", overrides=[f"divergence={name}", *(settings if name not in BESIDE else [])]
-                )
-                divergences[name] = build_components(resolved(cfg)).penalty.divergence
-            except (HydraException, ValueError) as error:
-                # Hydra goes on for lines about where it looked.
-                reason = " ".join(str(error).partition("Config search path")[0].split())
-                sys.exit(f"error: divergence={name}: {reason}")
+    try:
+        divergences = configured(names, settings)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     if args.out.suffix == ".json":
         args.out.write_text(json.dumps(numbers(divergences)))
     else:
         draw(divergences, args.out)
     print(args.out)
+
+
+def configured(names: Sequence[str], settings: Sequence[str]) -> dict[str, Divergence]:
+    """The divergences of some names, with settings that change all but those drawn beside.
+
+    Raises:
+        ValueError: in one line, if a name is no file of conf/divergence, or does not take the settings.
+    """
+    files = sorted(path.stem for path in (conf() / "divergence").glob("*.yaml"))
+    divergences: dict[str, Divergence] = {}
+    register()
+    with initialize_config_dir(str(conf()), version_base="1.3"):
+        for name in dict.fromkeys(names):
+            if name not in files:
+                raise ValueError(
+                    f"divergence={name}: the package has no such file, and a config folder of your own is "
+                    f"not read here; conf/divergence has {', '.join(files)}"
+                )
+            overrides = [f"divergence={name}", *(settings if name not in BESIDE else [])]
+            try:
+                penalty = build_components(resolved(compose("train", overrides=overrides))).penalty
+            except (HydraException, ValueError) as error:
+                # The lines behind the first list what Hydra knows.
+                raise ValueError(f"divergence={name}: {str(error).splitlines()[0]}") from error
+            divergences[name] = penalty.divergence
+    return divergences
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from mirrorpo.weighting.reasoning import regions
 from mirrorpo.weighting.spans import Arithmetic, Scaffolding
 
 # What is scored, and from what a span is hidden.
-WAYS: Mapping[str, tuple[str, Masking]] = {
+READINGS: Mapping[str, tuple[str, Masking]] = {
     "answer": ("answer", "pad"),
     "downstream": ("downstream", "pad"),
     "direct": ("answer", "direct"),
@@ -65,17 +65,17 @@ class Rerolls:
     rolls: int
 
     def __call__(
-        self, prompt: Prompt, prompt_ids: Sequence[int], begun: Sequence[Sequence[int]], seed: int
+        self, prompt: Prompt, prompt_ids: Sequence[int], beginnings: Sequence[Sequence[int]], seed: int
     ) -> list[float]:
         """The success rate of each beginning; the same for two that are equal."""
-        beginnings = list(dict.fromkeys(tuple(ids) for ids in begun))
+        distinct = list(dict.fromkeys(tuple(ids) for ids in beginnings))
         budget = self.config["max_new_tokens"]
-        shortest = min((len(ids) for ids in beginnings), default=0)
+        shortest = min((len(ids) for ids in distinct), default=0)
         drawn = self.components.eval_rollout.generate(
             self.policy,
             RolloutRequest(
-                prompts=[prompt] * len(beginnings),
-                prompt_ids=[[*prompt_ids, *ids] for ids in beginnings],
+                prompts=[prompt] * len(distinct),
+                prompt_ids=[[*prompt_ids, *ids] for ids in distinct],
                 group_size=self.rolls,
                 max_new_tokens=max(budget - shortest, 1),
                 temperature=self.config["temperature"],
@@ -84,7 +84,7 @@ class Rerolls:
         )
         # Every whole answer has the budget that the policy was trained with, wherever it was begun.
         texts = [
-            self.policy.decode([*beginnings[completion.group], *completion.ids][:budget])
+            self.policy.decode([*distinct[completion.group], *completion.ids][:budget])
             for completion in drawn
         ]
         rewards = [verdict.reward for verdict in self.components.reward(texts, [prompt] * len(texts))]
@@ -92,9 +92,9 @@ class Rerolls:
         wins = [reward if reward == reward else 0.0 for reward in rewards]
         rates = [
             sum(wins[index * self.rolls : (index + 1) * self.rolls]) / self.rolls
-            for index in range(len(beginnings))
+            for index in range(len(distinct))
         ]
-        return [rates[beginnings.index(tuple(ids))] for ids in begun]
+        return [rates[distinct.index(tuple(ids))] for ids in beginnings]
 
 
 def measure(
@@ -123,11 +123,11 @@ def measure(
     batch = collate(answers, rewards, pad_id=policy.pad_id, mask_truncated=False)
     spans = _spans(policy, answers)
     scorer = policy_scorer(policy, UpdateSettings.of(config))
-    drops = {name: _drops(scorer, batch, spans, *way) for name, way in WAYS.items()}
+    drops = {name: _drops(scorer, batch, spans, *reading) for name, reading in READINGS.items()}
     reroll = Rerolls(components=components, policy=policy, config=config, rolls=rolls)
     rows: list[dict[str, object]] = []
-    shown = sorted({row for row, _, _ in spans})
-    for row in track(shown, description="re-rolling", disable=not sys.stderr.isatty()):
+    scored_rows = sorted({row for row, _, _ in spans})
+    for row in track(scored_rows, description="re-rolling", disable=not sys.stderr.isatty()):
         of_row = [(index, span) for index, (owner, span, _) in enumerate(spans) if owner == row]
         beginnings = [answers[row].ids[:end] for _, span in of_row for end in (span.start, span.end)]
         rates = reroll(prompts[row], ids[row], beginnings, derive(seed, "sampling", "truth", row))
@@ -140,18 +140,18 @@ def _rows(
     spans: Sequence[tuple[int, Span]], drops: Mapping[str, Sequence[float]], rates: Sequence[float]
 ) -> Iterator[dict[str, object]]:
     # Of one completion, with the success rates before and behind each span.
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     last = {span.kind: index for index, span in spans}
-    for place, (index, span) in enumerate(spans):
-        seen[span.kind] += 1
+    for number, (index, span) in enumerate(spans):
+        counts[span.kind] += 1
         yield {
             "kind": span.kind,
-            "position": seen[span.kind],
+            "position": counts[span.kind],
             "last": last[span.kind] == index,
             "tokens": span.end - span.start,
-            **{name: of_way[index] for name, of_way in drops.items()},
-            "before": rates[2 * place],
-            "after": rates[2 * place + 1],
+            **{name: row_drops[index] for name, row_drops in drops.items()},
+            "before": rates[2 * number],
+            "after": rates[2 * number + 1],
         }
 
 
@@ -159,14 +159,14 @@ def _spans(policy: LanguageModel, drawn: Sequence[Completion]) -> list[tuple[int
     # Calculations and the words around them, of completions that mark an answer, with where the answer is
     # read.
     out: list[tuple[int, Span, tuple[int, int]]] = []
-    for row, one in enumerate(drawn):
-        token_offsets = policy.with_offsets(one.ids)
-        where = regions(token_offsets)
-        if where is not None:
-            spans = [*KINDS(token_offsets), *Scaffolding(around=KINDS, min_tokens=2)(token_offsets)]
+    for row, completion in enumerate(drawn):
+        token_offsets = policy.with_offsets(completion.ids)
+        bounds = regions(token_offsets)
+        if bounds is not None:
+            row_spans = [*KINDS(token_offsets), *Scaffolding(around=KINDS, min_tokens=2)(token_offsets)]
             out += [
-                (row, span, (where.reasoned + 1, where.length))
-                for span in sorted(spans, key=lambda span: span.start)
+                (row, span, (bounds.reasoned + 1, bounds.length))
+                for span in sorted(row_spans, key=lambda span: span.start)
             ]
     return out
 

@@ -12,13 +12,16 @@ import torch
 from hydra.utils import get_object, instantiate
 
 from mirrorpo.algo.row import Algorithm
+from mirrorpo.config.typed import parameters
 from mirrorpo.core.protocols import (
     BetaSchedule,
     Config,
     Dataset,
     DeclaresEvaluationOnly,
+    DeclaresInert,
     Divergence,
     ImportanceCorrection,
+    Inert,
     LearningRateSchedule,
     OptimiserSpec,
     RolloutEngine,
@@ -121,6 +124,16 @@ def notes(components: Components) -> list[str]:
     ]
 
 
+def inert(components: Components) -> list[Inert]:
+    """Which settings have no effect in a run of these parts."""
+    return [
+        entry
+        for group, part in components.groups()
+        if isinstance(part, DeclaresInert)
+        for entry in part.inert(group, components)
+    ]
+
+
 def _requirements(components: Components) -> Iterator[str]:
     dataset, steps = components.dataset, components.config["steps"]
     if steps > 0 and isinstance(dataset, DeclaresEvaluationOnly) and dataset.evaluation_only:
@@ -135,8 +148,8 @@ def _requirements(components: Components) -> Iterator[str]:
 
 def build_weighting(node: Config) -> SpanWeighting:
     """The token weights of a `weighting` group; its `scope` belongs to the penalty."""
-    rest, _ = _without(node, "weighting", "scope")
-    return span_weighting(_build(rest, "weighting", Weighting))
+    class_settings, _ = _without(node, "weighting", "scope")
+    return span_weighting(_build(class_settings, "weighting", Weighting))
 
 
 def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> Penalty:
@@ -145,12 +158,12 @@ def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> 
     Raises:
         ValueError: naming the setting.
     """
-    rest, given = _without(node, "divergence", "beta", "anchor")
-    divergence = _build(rest, "divergence", Divergence)
+    class_settings, penalty_settings = _without(node, "divergence", "beta", "anchor")
+    divergence = _build(class_settings, "divergence", Divergence)
     _check_divergence(divergence)
     # Where nothing is read there is nothing to weigh or to measure to.
     defaults: Config = {"beta": 0.0, "anchor": "reference"} if divergence.reads == "nothing" else {}
-    settings = {**defaults, **given}
+    settings = {**defaults, **penalty_settings}
     absent = [name for name in ("beta", "anchor") if name not in settings]
     if absent:
         raise ValueError(
@@ -205,7 +218,7 @@ def _build(node: object, group: str, contract: type[T]) -> T:
         part: object = instantiate(node, _convert_="all")
     except Exception as error:
         cause = error.__cause__ or error
-        raise ValueError(f"{group}: {cause}") from error
+        raise ValueError(f"{group}: {cause}{_leftover_settings(node, group)}") from error
     if not isinstance(part, contract):
         target = cast("Config", node).get("_target_") if isinstance(node, Mapping) else node
         lacking = [name for name in _members(contract) if not hasattr(part, name)]
@@ -214,6 +227,25 @@ def _build(node: object, group: str, contract: type[T]) -> T:
             + (f": it lacks {', '.join(lacking)}" if lacking else "")
         )
     return part
+
+
+def _leftover_settings(node: object, path: str) -> str:
+    """What to do where a node has settings that its class does not take; empty where it has none."""
+    if not isinstance(node, Mapping):
+        return ""
+    settings = cast("Config", node)
+    accepted = parameters(str(settings.get("_target_")))
+    taken = settings.keys() if accepted is None else accepted
+    extra = [key for key in settings if not key.startswith("_") and key not in taken]
+    if extra:
+        target = settings["_target_"]
+        return (
+            f". {path} has {', '.join(extra)}, which {target} does not take: a file that names another class "
+            f"keeps the settings of the one before; {path}={{_target_: {target}}} on the command line drops "
+            "them, and so does a group's file of your own with the entire node"
+        )
+    below = (_leftover_settings(value, f"{path}.{key}") for key, value in settings.items())
+    return next((text for text in below if text), "")
 
 
 def _members(contract: type[object]) -> list[str]:

@@ -61,9 +61,9 @@ def credit_metrics(
     inside = {kind: torch.zeros_like(batch.mask) for kind in kinds}
     for scored in spans:
         inside[scored.span.kind][scored.row, scored.span.start : scored.span.end] = True
-    for kind, where in inside.items():
-        out[f"credit/tokens_{kind}"] = float((where & batch.mask).sum()) / tokens
-        out[f"credit/gradient_{kind}"] = float(force[where].sum()) / total if total > 0 else float("nan")
+    for kind, kind_mask in inside.items():
+        out[f"credit/tokens_{kind}"] = float((kind_mask & batch.mask).sum()) / tokens
+        out[f"credit/gradient_{kind}"] = float(force[kind_mask].sum()) / total if total > 0 else float("nan")
     out["credit/gradient_rest"] = 1 - sum(out[f"credit/gradient_{kind}"] for kind in kinds)
     return out
 
@@ -91,16 +91,17 @@ def gradient_shares(
             *FORMAT(all_offsets[row]),
             *([answer] if answer else []),
         ):
-            for kind, where in kinds.items():
+            for kind, kind_mask in kinds.items():
                 # The last to claim a token has it.
-                where[row, span.start : span.end] = kind == span.kind
+                kind_mask[row, span.start : span.end] = kind == span.kind
     kinds["other"] = ~torch.stack([*kinds.values()]).any(dim=0)
     out = {
-        f"credit/all_tokens_{kind}": float((where & counted).sum()) / tokens for kind, where in kinds.items()
+        f"credit/all_tokens_{kind}": float((kind_mask & counted).sum()) / tokens
+        for kind, kind_mask in kinds.items()
     }
     return out | {
-        f"credit/all_gradient_{kind}": float(force[where & counted].sum()) / total
-        for kind, where in kinds.items()
+        f"credit/all_gradient_{kind}": float(force[kind_mask & counted].sum()) / total
+        for kind, kind_mask in kinds.items()
         if total > 0
     }
 

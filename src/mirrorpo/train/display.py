@@ -19,8 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mirrorpo.config.values import Config
 from mirrorpo.core.token_offsets import TokenOffsets
+from mirrorpo.model.lora import adapter_base
 from mirrorpo.rollout.collector import Answer
 from mirrorpo.run.folder import JsonLines, RunFolder
 from mirrorpo.train.credit_metrics import credit_row
@@ -93,8 +93,8 @@ class Display:
             or any(name.startswith("eval/") for name in numbers)
         )
         if self._enabled and not self._bar and due:
-            left = (self._steps - step) * seconds
-            self.say(f"step {step}/{self._steps}  {text}  {seconds:.1f} s/step  left {left:.0f} s")
+            remaining_s = (self._steps - step) * seconds
+            self.say(f"step {step}/{self._steps}  {text}  {seconds:.1f} s/step  left {remaining_s:.0f} s")
 
     def close(
         self,
@@ -140,9 +140,17 @@ class Display:
                 "metrics": str(path / "metrics.jsonl"),
                 "answers": str(last),
                 "completions": str(path / "completions"),
-                "policy": str(folder.policy),
+                "policy": policy_line(folder.policy),
             }
             self.close(evaluated[0], evaluated[-1], listed, sample_rows(JsonLines(last).rows(), 3))
+
+
+def policy_line(policy: Path) -> str:
+    """Where the trained policy is, and what of it is there."""
+    base = adapter_base(policy)
+    if base is None:
+        return str(policy)
+    return f"{policy}: the adapter alone; its base is {base}, and model.path= of this folder merges the two"
 
 
 def write_completions(
@@ -183,7 +191,7 @@ def readable(step: int, answers: Sequence[Answer]) -> str:
     return "\n".join(parts)
 
 
-def sample_rows(rows: Sequence[Config], count: int) -> str:
+def sample_rows(rows: Sequence[Mapping[str, object]], count: int) -> str:
     """The first answers of an evaluation, one right and one wrong among them where there are."""
     right = [row for row in rows if row["right"]]
     wrong = [row for row in rows if not row["right"]]
@@ -192,7 +200,7 @@ def sample_rows(rows: Sequence[Config], count: int) -> str:
     return "\n".join(
         (
             f"--- {row['uid']}: {'right' if row['right'] else 'wrong'}, gold "
-            f"{one_line(row['gold'])}\n{row['completion']}"
+            f"{one_line(str(row['gold']))}\n{row['completion']}"
         )
         for row in picked
     )

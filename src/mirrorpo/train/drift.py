@@ -88,8 +88,8 @@ def draw_probe(
     answers = engine.generate(model, request)
     batch = collate(answers, [0.0] * len(answers), pad_id=model.pad_id, mask_truncated=False)
     count = int(batch.present.sum())
-    kept = min(positions, count)
-    spread = torch.arange(kept) * count // kept
+    sampled = min(positions, count)
+    spread = torch.arange(sampled) * count // sampled
     start = read(model, batch, spread, temperature)
     return Probe(batch=batch, positions=spread, start=start, temperature=temperature)
 

@@ -2,12 +2,34 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NotRequired, TypedDict
 
-from mirrorpo.config.values import JsonObject
 from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
 from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine
 from mirrorpo.core.seeds import derive
 from mirrorpo.train.metrics import pass_at_k
+
+
+class AnswerRow(TypedDict):
+    """An evaluation's row of one question; `right` by the trained extraction.
+
+    Attributes:
+        samples: how many answers were sampled beside the greedy one, if any.
+        samples_right: how many of those are right.
+    """
+
+    uid: str
+    question: str
+    gold: str
+    right: bool
+    strict: bool
+    flexible: bool
+    outcome: str
+    tokens: int
+    truncated: bool
+    completion: str
+    samples: NotRequired[int]
+    samples_right: NotRequired[int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,12 +40,11 @@ class Evaluation:
         metrics: `eval/greedy_accuracy` (by the trained extraction), `eval/greedy_strict`,
             `eval/greedy_flexible`, `eval/truncated`, `eval/length`, `eval/questions`, `eval/unverifiable` (a
             count), and `eval/pass@k` with `eval/sampled_questions` when questions were sampled.
-        rows: `uid`, `question`, `gold`, `strict`, `flexible`, `right`, `outcome`, `tokens`, `truncated`,
-            `completion`, and `samples_right` out of `samples` where sampled.
+        rows: of all questions, in order.
     """
 
     metrics: dict[str, float]
-    rows: list[JsonObject]
+    rows: list[AnswerRow]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,19 +94,19 @@ class Evaluator:
             )
         return Evaluation(metrics=metrics | self._sampled(model, rows, step), rows=rows)
 
-    def _sampled(self, model: GenerativeModel, rows: list[JsonObject], step: int) -> dict[str, float]:
+    def _sampled(self, model: GenerativeModel, rows: list[AnswerRow], step: int) -> dict[str, float]:
         count = min(self.sampled_questions, len(rows))
         if count == 0 or self.samples == 0:
             return {}
         answers = self._answers(model, count, self.samples, self.temperature, step)
         right = [verdict.correct for _, verdict in answers]
-        for index in range(count):
-            rows[index]["samples"] = self.samples
-            rows[index]["samples_right"] = sum(right[index * self.samples : (index + 1) * self.samples])
+        right_of = [sum(right[start : start + self.samples]) for start in range(0, len(right), self.samples)]
+        for row, samples_right in zip(rows[:count], right_of, strict=True):
+            row["samples"], row["samples_right"] = self.samples, samples_right
         out = {"eval/sampled_questions": float(count)}
         for k in sorted({1, self.samples}):
             out[f"eval/pass@{k}"] = (
-                sum(pass_at_k(row["samples_right"], self.samples, k) for row in rows[:count]) / count
+                sum(pass_at_k(count_right, self.samples, k) for count_right in right_of) / count
             )
         return out
 
@@ -109,7 +130,7 @@ class Evaluator:
         return list(zip(completions, verdicts, strict=True))
 
 
-def _row(prompt: Prompt, completion: Completion, verdict: Verdict) -> JsonObject:
+def _row(prompt: Prompt, completion: Completion, verdict: Verdict) -> AnswerRow:
     return {
         "uid": prompt.uid,
         "question": prompt.question,

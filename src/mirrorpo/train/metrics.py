@@ -45,8 +45,8 @@ class RunningMeans:
             return parts[0]
         out = cls()
         for part in parts:
-            for ours, theirs in ((out.sums, part.sums), (out.counts, part.counts)):
-                ours.update({name: ours.get(name, 0.0) + value for name, value in theirs.items()})
+            for total, added in ((out.sums, part.sums), (out.counts, part.counts)):
+                total.update({name: total.get(name, 0.0) + value for name, value in added.items()})
             out.largest.update(
                 {name: max(out.largest.get(name, -math.inf), value) for name, value in part.largest.items()}
             )

@@ -143,11 +143,11 @@ class PolicyScorer:
             micro_batches(batch.rows(cut_rows), forward.tokens_per_micro_batch) if len(cut_rows) else ()
         ):
             rows = cut_rows[picked]
-            place = {row: index for index, row in enumerate(integers(rows))}
-            indices = [index for index, cut in enumerate(cuts) if cut.row in place]
-            moved = [replace(cuts[index], row=place[cuts[index].row]) for index in indices]
+            row_index = {row: index for index, row in enumerate(integers(rows))}
+            indices = [index for index, cut in enumerate(cuts) if cut.row in row_index]
+            moved = [replace(cuts[index], row=row_index[cuts[index].row]) for index in indices]
             micro = batch.rows(rows).to(self.policy.device)
-            shown, hidden = read_cuts(
+            intact, hidden = read_cuts(
                 self.policy,
                 micro,
                 moved,
@@ -156,7 +156,7 @@ class PolicyScorer:
                 logit_chunk=forward.logit_chunk,
             )
             width = micro.present.shape[1]
-            before[rows, :width] = shown.cpu()
+            before[rows, :width] = intact.cpu()
             after[indices, :width] = hidden.cpu()
         forward.ranks.all_reduce(before, after)
         return before, after

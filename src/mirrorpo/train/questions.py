@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mirrorpo.core.batch import Prompt
-from mirrorpo.core.protocols import Split
+from mirrorpo.core.protocols import Config, Split
 from mirrorpo.reward.plain import check_verdicts
 from mirrorpo.train.build import Components
 from mirrorpo.train.inputs import content_hash
@@ -25,6 +25,14 @@ class Questions:
     evaluation: Sequence[Prompt]
     left_out: Mapping[str, str]
     content: Mapping[Split, str]
+
+
+def few_questions_note(config: Config, available: int) -> list[str]:
+    """One line, where an evaluation asks for more questions than there are."""
+    wanted = config["eval_questions"]
+    if available >= wanted:
+        return []
+    return [f"eval_questions={wanted}: {config['eval_split']} has {available}, and these are evaluated"]
 
 
 def load_questions(components: Components) -> Questions:

@@ -4,10 +4,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired, TypedDict, cast
+
+from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
-from mirrorpo.config.values import Config
-from mirrorpo.core.seeds import global_state, restore_global_state
+from mirrorpo.core.seeds import GlobalState, global_state, restore_global_state
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.run import checkpoint, records
 from mirrorpo.run.disk import aside
@@ -21,6 +24,19 @@ log = logging.getLogger(__name__)
 
 # What a run makes step by step, and its policy.
 MADE = ("metrics.jsonl", "timings.jsonl", "eval", "completions", "credit", "checkpoints", "policy")
+
+
+class RunState(TypedDict):
+    """What a checkpoint holds: the step that is done, what the next one needs, and who made the steps."""
+
+    step: int
+    position: int
+    beta: float
+    config_hash: str
+    codes: NotRequired[list[str]]
+    weights: dict[str, Tensor]
+    optimiser: StateDict
+    random: GlobalState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +82,7 @@ class Checkpoints:
         """Write the checkpoint of a step; the step."""
         network = self.learner.policy.network
         trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-        state = {
+        state: RunState = {
             "step": step,
             "position": progress.position,
             "beta": progress.beta,
@@ -102,7 +118,8 @@ class Checkpoints:
             faults.extend([fault] if fault else [])
             return fault is None
 
-        state = checkpoint.newest(self.path, self.ranks, self.learner.policy.device.type, accepts)
+        newest = checkpoint.newest(self.path, self.ranks, self.learner.policy.device.type, accepts)
+        state = cast("RunState | None", newest)
         if state is not None:
             if state["config_hash"] != self.config_hash:
                 raise RunError(
@@ -120,7 +137,7 @@ class Checkpoints:
     def _evaluates(self, step: int) -> bool:
         return self.evaluation.due(step, self.run.steps)
 
-    def _restored(self, state: Config, code: str) -> Resumed:
+    def _restored(self, state: RunState, code: str) -> Resumed:
         self.learner.policy.network.load_state_dict(state["weights"], strict=False)
         self.learner.optimiser.load_state_dict(state["optimiser"])
         restore_global_state(state["random"])

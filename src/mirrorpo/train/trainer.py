@@ -14,6 +14,7 @@ from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.device import device_name, named_device, prepare, stopwatch
 from mirrorpo.distributed.fsdp import full_state_dict
 from mirrorpo.run import checkpoint
+from mirrorpo.run.attempt import enter_attempt
 from mirrorpo.run.disk import write_atomic, writing_to
 from mirrorpo.run.folder import RunFolder, timestamp
 from mirrorpo.run.inputs import refuse_other_inputs
@@ -26,6 +27,7 @@ from mirrorpo.train.build import Components, notes
 from mirrorpo.train.display import Display
 from mirrorpo.train.inputs import input_files, loaded_inputs
 from mirrorpo.train.loaded import LoadedRun, Loader, circumstances, render
+from mirrorpo.train.questions import few_questions_note
 from mirrorpo.train.recorder import Recorder
 from mirrorpo.train.state import Checkpoints, Resumed
 from mirrorpo.train.step import TrainStep
@@ -77,15 +79,16 @@ class Trainer:
             seed_globals(run.seed)
             loaded = Loader(components=self.components, device=device, ranks=self.ranks).load()
             self._identify(loaded)
-            self._start(mirror)
             self._train(loaded, run, mirror, made_by["code"])
 
     def _train(self, loaded: LoadedRun, run: RunSettings, mirror: Mirror, code: str) -> None:
         evaluation = EvaluationSettings.of(self.cell.config)
         checkpoints = self._checkpoints(loaded, run, evaluation)
+        had_got_further = self._has_progress()
         resumed = checkpoints.resume(self.folder, code)
         launches = self.folder.manifest()["launches"]
         enter(self.folder, resumed.step, resumed.codes)
+        self._start(mirror, restarted=resumed.step == 0 and had_got_further)
         step_of = self._step(loaded, run)
         with Display(run.steps, resumed.step, enabled=run.progress) as display:
             self._say(display, loaded, resumed, launches)
@@ -151,11 +154,18 @@ class Trainer:
             catch_up=tracker.catch_up if isinstance(tracker, CatchesUp) else None,
         )
 
-    def _start(self, mirror: Mirror) -> None:
+    def _has_progress(self) -> bool:
+        if checkpoint.complete_names(RunFolder(self.cell.folder).checkpoints):
+            return True
+        return "files" in self.folder.manifest()
+
+    def _start(self, mirror: Mirror, *, restarted: bool) -> None:
+        attempt = enter_attempt(self.cell, self.folder, restarted=restarted)
         name = f"{self.cell.label}/seed={self.cell.config['seed']}"
-        mirror.start(
-            run_id=self.cell.run_id, name=name, config=self.cell.config, folder=str(self.folder.path)
-        )
+        mirror.start(run_id=attempt.run_id, name=name, config=self.cell.config, folder=str(self.folder.path))
+        # Steps that were taken before this attempt are part of it where a shorter run was extended.
+        for row in self.folder.metrics.rows() if attempt.new else ():
+            mirror.log(row["step"], {name: value for name, value in row.items() if name != "step"})
 
     def _identify(self, loaded: LoadedRun) -> None:
         # What the numbers depend on beside the config is written down; a resumed run has to find the same.
@@ -179,6 +189,7 @@ class Trainer:
             reward_version=reward.version,
             **reward.provenance(),
             bad_data=dict(questions.left_out),
+            questions={"train": len(questions.train), "evaluated": len(questions.evaluation)},
             prompt={
                 "example": first.text,
                 "ids": first.ids,
@@ -196,8 +207,13 @@ class Trainer:
     def _say(
         self, display: Display, loaded: LoadedRun, resumed: Resumed, launches: Sequence[Mapping[str, object]]
     ) -> None:
-        left_out = loaded.questions.left_out.items()
-        for note in (*notes(self.components), *(f"{uid} is left out: {fault}" for uid, fault in left_out)):
+        questions = loaded.questions
+        lines = [
+            *notes(self.components),
+            *few_questions_note(self.cell.config, len(questions.evaluation)),
+            *(f"{uid} is left out: {fault}" for uid, fault in questions.left_out.items()),
+        ]
+        for note in lines:
             display.say(f"note: {note}")
         if resumed.step > 0:
             display.say(f"resuming after step {resumed.step} of {self.cell.config['steps']}")
@@ -211,7 +227,6 @@ class Trainer:
         weights = full_state_dict(loaded.policy.network)
         if self.ranks.first:
             with writing_to(self.folder.path):
-                loaded.policy.network.save_pretrained(self.folder.policy, state_dict=weights)
-                loaded.policy.tokenizer.save_pretrained(self.folder.policy)
+                loaded.policy.save(self.folder.policy, weights)
             finish(self.folder, resumed.codes)
             display.conclude(self.folder)

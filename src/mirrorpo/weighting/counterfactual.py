@@ -132,9 +132,9 @@ class Counterfactual:
         """
         all_offsets = scorer.with_offsets(batch)
         all_regions = {
-            row: where
+            row: bounds
             for row, token_offsets in enumerate(all_offsets)
-            if (where := self._regions(token_offsets)) is not None
+            if (bounds := self._regions(token_offsets)) is not None
         }
         # A finder may know nothing of answers (source code does not): what is no reasoning is not hidden, nor
         # what nothing follows.
@@ -142,20 +142,20 @@ class Counterfactual:
             row: [
                 span
                 for span in self.spans(all_offsets[row])
-                if span.end <= where.reasoned and span.end < where.length
+                if span.end <= bounds.reasoned and span.end < bounds.length
             ]
-            for row, where in all_regions.items()
+            for row, bounds in all_regions.items()
         }
         twins = _twins(batch, [row for row, spans in hidden.items() if spans])
         cuts = [self._cut(row, span, all_regions[row]) for row in twins for span in hidden[row]]
         drops = self._drops(batch, scorer, cuts)
         weights = torch.ones(batch.present.shape)
         scored: list[ScoredSpan] = []
-        taken = 0
+        offset = 0
         for row, same in twins.items():
             spans = hidden[row]
-            row_drops = drops[taken : taken + len(spans)]
-            taken += len(spans)
+            row_drops = drops[offset : offset + len(spans)]
+            offset += len(spans)
             stream = generator(seed, "weighting", *stream_of(batch, row))
             row_weights = self._weights(spans, row_drops, all_regions[row], stream)
             for twin in same:
@@ -169,9 +169,9 @@ class Counterfactual:
     def _regions(self, token_offsets: TokenOffsets) -> Regions | None:
         return regions(token_offsets) if self.region == "marked" else entire_completion(token_offsets)
 
-    def _cut(self, row: int, span: Span, where: Regions) -> Cut:
-        first = where.reasoned + 1 if self.target == "answer" else span.end
-        return Cut(row=row, start=span.start, end=span.end, first=first, last=where.length)
+    def _cut(self, row: int, span: Span, bounds: Regions) -> Cut:
+        first = bounds.reasoned + 1 if self.target == "answer" else span.end
+        return Cut(row=row, start=span.start, end=span.end, first=first, last=bounds.length)
 
     def _drops(self, batch: RolloutBatch, scorer: Scorer, cuts: Sequence[Cut]) -> list[float]:
         if not cuts:
@@ -198,11 +198,11 @@ class Counterfactual:
         return total / len(logprobs) if self.score == "mean" else total
 
     def _weights(
-        self, spans: Sequence[Span], drops: Sequence[float], where: Regions, stream: torch.Generator
+        self, spans: Sequence[Span], drops: Sequence[float], bounds: Regions, stream: torch.Generator
     ) -> Tensor:
         if len(spans) > 1 and all(drop == drops[0] for drop in drops):
-            return torch.ones(where.length)
-        importance = torch.zeros(where.reasoned)
+            return torch.ones(bounds.length)
+        importance = torch.zeros(bounds.reasoned)
         blocks: list[tuple[float, list[int]]] = []
         for span, drop in zip(spans, drops, strict=True):
             drop = max(drop, 0.0) if self.negative == "clip" else drop
@@ -215,11 +215,11 @@ class Counterfactual:
                 high=self.range.low + (self.range.high - self.range.low) * (1 - self.range.least),
                 least=0.0,
             )
-            return mirrored(-importance, where)
-        weights = self.range(importance, where)
+            return mirrored(-importance, bounds)
+        weights = self.range(importance, bounds)
         if self.order == "inverted":
             inside = {token for _, tokens in blocks for token in tokens}
-            blocks.append((0.0, [token for token in range(where.reasoned) if token not in inside]))
+            blocks.append((0.0, [token for token in range(bounds.reasoned) if token not in inside]))
             return _dealt(weights, [tokens for _, tokens in sorted(blocks, key=lambda block: block[0])])
         if self.order == "permuted":
             order = integers(torch.randperm(len(blocks), generator=stream))

@@ -50,8 +50,8 @@ class TopEntropy:
         rank = torch.empty_like(order).scatter_(1, order, ranks)
         trained = rows.isfinite()
         # A product such as 0.2 * 5 may come out a hair above an integer.
-        kept = (self.share * trained.sum(dim=1, keepdim=True).double() - 1e-9).ceil()
-        return ((rank < kept) & trained).to(entropy.dtype).reshape(entropy.shape)
+        cutoff = (self.share * trained.sum(dim=1, keepdim=True).double() - 1e-9).ceil()
+        return ((rank < cutoff) & trained).to(entropy.dtype).reshape(entropy.shape)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

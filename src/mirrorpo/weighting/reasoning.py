@@ -84,20 +84,20 @@ class Range:
                 "weights are finite and not negative, low is below high, least is a share below 1"
             )
 
-    def __call__(self, importance: Sequence[float] | Tensor, where: Regions) -> Float[Tensor, " length"]:
+    def __call__(self, importance: Sequence[float] | Tensor, bounds: Regions) -> Float[Tensor, " length"]:
         """Weights of a completion's tokens from the importances of its reasoning tokens.
 
         Args:
             importance: of each token, at least as far as the reasoning goes.
-            where: the regions of the completion.
+            bounds: the regions of the completion.
         """
-        scores = torch.as_tensor(importance, dtype=torch.float32)[None, : where.reasoned]
-        weights = torch.ones(where.length)
+        scores = torch.as_tensor(importance, dtype=torch.float32)[None, : bounds.reasoned]
+        weights = torch.ones(bounds.length)
         if scores.numel() == 0 or bool((scores == scores[0, 0]).all()):
             return weights
         floor = self.low + (self.high - self.low) * self.least
         all_tokens = torch.ones_like(scores, dtype=torch.bool)
-        weights[: where.reasoned] = between(scores, all_tokens, floor, self.high)[0]
-        weights[where.reasoned : where.answered] = self.answer
-        weights[where.answered :] = self.rest
+        weights[: bounds.reasoned] = between(scores, all_tokens, floor, self.high)[0]
+        weights[bounds.reasoned : bounds.answered] = self.answer
+        weights[bounds.answered :] = self.rest
         return weights

@@ -35,5 +35,5 @@ def between(importance: PerToken, mask: TokenMask, low: float, high: float) -> P
     """
     least = importance.masked_fill(~mask, math.inf).amin(dim=1, keepdim=True)
     gap = importance.masked_fill(~mask, -math.inf).amax(dim=1, keepdim=True) - least
-    place = torch.where(mask & (gap > 0), (importance - least) / gap, 0.0)
-    return low + (high - low) * place
+    scaled = torch.where(mask & (gap > 0), (importance - least) / gap, 0.0)
+    return low + (high - low) * scaled

@@ -35,11 +35,11 @@ class Marked:
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)
         for row, token_offsets in enumerate(scorer.with_offsets(batch)):
-            if (where := regions(token_offsets)) is not None:
-                importance = torch.zeros(where.reasoned)
+            if (bounds := regions(token_offsets)) is not None:
+                importance = torch.zeros(bounds.reasoned)
                 for span in self.spans(token_offsets):
-                    importance[span.start : min(span.end, where.reasoned)] = 1.0
-                weights[row, : where.length] = self.range(importance, where)
+                    importance[span.start : min(span.end, bounds.reasoned)] = 1.0
+                weights[row, : bounds.length] = self.range(importance, bounds)
         return weights
 
 
@@ -63,13 +63,13 @@ class RandomReasoning:
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)
         for row, token_offsets in enumerate(scorer.with_offsets(batch)):
-            if (where := regions(token_offsets)) is not None:
+            if (bounds := regions(token_offsets)) is not None:
                 stream = generator(seed, "weighting", *stream_of(batch, row))
                 width = self.range.high - self.range.low
-                draws = torch.rand(where.reasoned, generator=stream)
-                weights[row, : where.reasoned] = self.range.low + width * draws
-                weights[row, where.reasoned : where.answered] = self.range.answer
-                weights[row, where.answered : where.length] = self.range.rest
+                draws = torch.rand(bounds.reasoned, generator=stream)
+                weights[row, : bounds.reasoned] = self.range.low + width * draws
+                weights[row, bounds.reasoned : bounds.answered] = self.range.answer
+                weights[row, bounds.answered : bounds.length] = self.range.rest
         return weights
 
 
@@ -98,12 +98,12 @@ class Signal:
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)
         all_regions = [regions(token_offsets) for token_offsets in scorer.with_offsets(batch)]
-        answered = [(row, where) for row, where in enumerate(all_regions) if where is not None]
+        answered = [(row, bounds) for row, bounds in enumerate(all_regions) if bounds is not None]
         if not answered:
             return weights
         part = batch.rows(torch.tensor([row for row, _ in answered]))
-        firsts = [where.reasoned + 1 for _, where in answered]
+        firsts = [bounds.reasoned + 1 for _, bounds in answered]
         importance = scorer.importance(part, firsts, self.signal)
-        for index, (row, where) in enumerate(answered):
-            weights[row, : where.length] = self.range(importance[index], where)
+        for index, (row, bounds) in enumerate(answered):
+            weights[row, : bounds.length] = self.range(importance[index], bounds)
         return weights

@@ -224,13 +224,13 @@ class Merged:
         _check(self.max_spans)
 
     def __call__(self, token_offsets: TokenOffsets) -> Sequence[Span]:
-        taken: set[int] = set()
-        kept: list[Span] = []
+        claimed: set[int] = set()
+        spans: list[Span] = []
         for finder in self.finders:
-            free = [span for span in finder(token_offsets) if taken.isdisjoint(range(span.start, span.end))]
-            taken.update(*(range(span.start, span.end) for span in free))
-            kept += free
-        return sorted(kept, key=lambda span: span.start)[: self.max_spans]
+            free = [span for span in finder(token_offsets) if claimed.isdisjoint(range(span.start, span.end))]
+            claimed.update(*(range(span.start, span.end) for span in free))
+            spans += free
+        return sorted(spans, key=lambda span: span.start)[: self.max_spans]
 
 
 def answer_span(token_offsets: TokenOffsets) -> Span | None:

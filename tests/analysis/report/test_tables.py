@@ -322,3 +322,15 @@ def test_runs_that_are_only_listed_need_not_be_comparable(tmp_path: Path) -> Non
     write_run(tmp_path / "c" / "seed=0", manifest(0, state="failed"), metrics(4, [0.5, 0.5, 0.5])[:2], {})
     with pytest.raises(ValueError, match=r"c/seed=0 .* is failed"):
         study(load(str(tmp_path)), compared=False)
+
+
+def test_a_failed_start_is_a_row_of_its_own_and_stands_in_no_lists_way(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "a", arms=("kl",), seeds=(0, 1))
+    refused = manifest(2, state="failed", error="ValueError: model.path=x: cannot be loaded")
+    write_run(tmp_path / "a" / "none" / "seed=2", refused, [], {})
+    planted = study(load(str(tmp_path)), compared=False)
+    *others, last = [[str(cell) for cell in row] for row in before_after(planted).rows]
+    assert len(others) == 2 and "failed" not in [text for row in others for text in row]
+    assert last[1] == "2" and last[4] == "failed" and "model.path=x: cannot be loaded" in last[-1]
+    with pytest.raises(ValueError, match="is failed"):
+        study(load(str(tmp_path)))

@@ -51,6 +51,17 @@ def test_an_axis_or_a_baseline_that_is_not_there_is_named() -> None:
         design(export, axis="lr")
 
 
+def test_a_setting_that_no_run_has_makes_no_arms_and_the_known_ones_are_named(tmp_path) -> None:
+    export = load(str(write_sweep(tmp_path / "sweep", arms=("kl", "none"))))
+    with pytest.raises(
+        ValueError, match=r"by=divergence\.bet: no run has .* did you mean divergence\.beta"
+    ) as error:
+        design(export, by=["divergence.bet"])
+    assert "they have algo, " in str(error.value) and ", seed, " in str(error.value)
+    # An axis, the seed, and a setting that does not vary are known.
+    assert design(export, by=["divergence", "seed", "lr"]).swept == []
+
+
 def test_a_swept_setting_makes_arms_from_the_sweeps_own_command_or_by_name(tmp_path) -> None:
     for name, beta in (("a", 0.1), ("b", 1.0)):
         write_sweep(tmp_path / "sweep" / name, arms=("kl",), **{"divergence.beta": beta})

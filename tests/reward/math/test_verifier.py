@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mirrorpo.reward.math import verifier
+from mirrorpo.reward.math import comparison, verifier
 from mirrorpo.reward.math.verifier import Pool
 
 pytestmark = pytest.mark.timeout(120)
@@ -191,12 +191,12 @@ def test_a_real_hang_is_killed() -> None:
 def test_a_worker_is_light(pool: Pool) -> None:
     before = children()
     pool([("1", "1")])
-    worker = pool._idle.get()
-    pool._idle.put(worker)
+    with pool._workers.slot() as slot:
+        worker = slot.worker
     assert worker is not None and worker.process.pid in before | children()
     proc = Path(f"/proc/{worker.process.pid}")
     assert "torch" not in (proc / "maps").read_text()
-    assert f"Max address space         {verifier.MEMORY_BYTES} " in (proc / "limits").read_text()
+    assert f"Max address space         {comparison.MEMORY_BYTES} " in (proc / "limits").read_text()
 
 
 def test_a_comparison_that_raises_is_unverifiable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_a_comparison_that_raises_is_unverifiable(monkeypatch: pytest.MonkeyPatc
         raise TypeError
 
     monkeypatch.setattr("math_verify.verify", fail)
-    assert verifier.compare("x+1", "x+1") == "unverifiable"
+    assert comparison.compare("x+1", "x+1") == "unverifiable"
 
 
 def script(body: str) -> subprocess.Popen[str]:
@@ -235,10 +235,11 @@ ENDINGS = [
 @pytest.mark.parametrize(("ending", "answer"), ENDINGS)
 def test_no_worker_outlives_its_program(ending: str, answer: str) -> None:
     body = f"""
-import threading, time
+import os, threading, time
 pool = Pool(1, 1.0)
 pool([("5", "5")])
-worker = pool._idle.get(); pool._idle.put(worker)
+with pool._workers.slot() as slot:
+    worker = slot.worker
 print(worker.process.pid, flush=True)
 threading.Thread(target=pool, args=([("5", {answer!r})],)).start()
 time.sleep(0.5)

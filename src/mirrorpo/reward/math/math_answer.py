@@ -18,7 +18,8 @@ from fractions import Fraction
 from typing import Literal
 
 from mirrorpo.core.batch import Prompt, Verdict
-from mirrorpo.reward.math.verifier import Comparison, shared_pool
+from mirrorpo.reward.math.comparison import Comparison
+from mirrorpo.reward.math.verifier import shared_pool
 from mirrorpo.text.answer_marker import marked_answer
 
 VERSION = "math_answer/1"  # of everything that decides a verdict here; results of two versions do not compare

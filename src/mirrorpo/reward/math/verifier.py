@@ -1,34 +1,26 @@
 r"""math-verify behind a wall: LaTeX answers are compared in worker processes that can be killed.
 
 Symbolic comparison has no bound on its time (10^{10} against \log 2 does not return) and may sit in
-C, where no Python signal reaches it, so the only sure limit is to kill a process. A worker is this
-file run as a script: `multiprocessing` would import the trainer, and torch with it, into each one.
-It reads a line of JSON for each comparison and answers one byte, so a reply is never half there.
+C, where no Python signal reaches it, so the only sure limit is to kill a process. A worker is
+`comparison.py` run as a script: `multiprocessing` would import the trainer, and torch with it, into each one.
 """
 
-import atexit
 import functools
 import json
 import logging
-import os
-import queue
-import resource
 import select
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
-Comparison = Literal["right", "wrong", "bad_gold", "unverifiable"]
+from mirrorpo.reward.idle_workers import IdleWorkers
+from mirrorpo.reward.math import comparison as script
+from mirrorpo.reward.math.comparison import READY, REPLIES, Comparison
 
-# -P: this file's folder must not shadow modules that math-verify imports.
-COMMAND = (sys.executable, "-P", __file__)
+# -P: the script's folder must not shadow modules that math-verify imports.
+COMMAND = (sys.executable, "-P", script.__file__)
 START_S = 120.0  # importing sympy from a cold network disk is slow, and is no fault of the answer
-MEMORY_BYTES = 4 << 30  # of address space: an answer must not take the node's memory before its time is up
-READY = b"."
-REPLIES: dict[bytes, Comparison] = {b"r": "right", b"w": "wrong", b"g": "bad_gold", b"u": "unverifiable"}
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +86,7 @@ class Pool:
         self.timeout_s = timeout_s
         self.command = command
         self._size = workers
-        self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
-        for _ in range(workers):
-            self._idle.put(None)
-        atexit.register(self.close)
+        self._workers: IdleWorkers[Worker] = IdleWorkers([None] * workers)
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
         """One comparison for each pair, in order."""
@@ -106,95 +95,23 @@ class Pool:
 
     def close(self) -> None:
         """End every process, waiting for the pairs under judgement; the next call starts new ones."""
-        for _ in range(self._size):
-            worker = self._idle.get()
-            if worker is not None:
-                worker.close()
-            self._idle.put(None)
+        self._workers.close()
 
     def _judge(self, pair: tuple[str, str]) -> Comparison:
-        worker = self._idle.get()
-        try:
-            if worker is not None and worker.process.poll() is not None:
-                worker.close()
-                worker = None
-            worker = worker or Worker(self.command)
+        with self._workers.slot() as slot:
+            if slot.worker is not None and slot.worker.process.poll() is not None:
+                slot.close()
+            worker = slot.worker = slot.worker or Worker(self.command)
             comparison = worker.ask(*pair, self.timeout_s)
             if comparison is None:
                 log.warning(
                     "verifier killed after %s s or crashed on gold %.80r, answer %.80r", self.timeout_s, *pair
                 )
-                worker.close()
-                worker = None
+                slot.close()
             return comparison or "unverifiable"
-        finally:
-            self._idle.put(worker)
 
 
 @functools.cache
 def shared_pool(workers: int, timeout_s: float) -> Pool:
     """The process-wide pool of these settings, so that a reward stays a frozen value."""
     return Pool(workers, timeout_s)
-
-
-def compare(gold: str, answer: str) -> Comparison:
-    """math-verify's opinion, without any limit of time; only workers call it.
-
-    An answer that does not parse is wrong; a comparison that raises is unverifiable. math-verify's own
-    limits are off: they use the alarm, which is the worker's last resort.
-    """
-    # Imported here, so that only workers load it.
-    import sympy
-    from math_verify import verify
-
-    golds, answers = _parse(gold), _parse(answer)
-    # verify refuses golds without a value, and a prompt that can never be judged is a fault of the data.
-    if not golds or golds[0].has(sympy.nan, sympy.zoo):
-        return "bad_gold"
-    if not answers:
-        return "wrong"
-    try:
-        # Gold first: verify is not symmetric.
-        return "right" if verify(golds, answers, timeout_seconds=0, raise_on_error=True) else "wrong"
-    except Exception:
-        return "unverifiable"
-
-
-def _parse(latex: str) -> list:
-    from math_verify import LatexExtractionConfig, parse
-
-    # The parser only sees LaTeX between dollars, so plain numbers get them too; inner ones would end it
-    # early.
-    for mark in ("$", "\\%", "%", "\\(", "\\)"):
-        latex = latex.replace(mark, "")
-    latex = " ".join(latex.replace("\u2212", "-").split()).rstrip(" .")
-    # Without the fallback, strings that did not parse are left out rather than compared letter by letter.
-    return parse(f"${latex}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=0)
-
-
-def serve() -> None:
-    """The worker's loop; ends with its standard input, and by itself on a comparison no parent will end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    soft = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    logging.disable(logging.CRITICAL)
-    replies = os.dup(1)
-    os.dup2(2, 1)
-    compare("1", "1")
-    os.write(replies, READY)
-    # ANTLR prints its complaints about answers; they must reach neither the replies nor the log.
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    codes = {comparison: code for code, comparison in REPLIES.items()}
-    for line in sys.stdin:
-        gold, answer, timeout_s = json.loads(line)
-        # The parent kills first. If it is gone, the kernel's alarm ends even a loop in C.
-        signal.alarm(int(timeout_s) + 2)
-        os.write(replies, codes[compare(gold, answer)])
-        signal.alarm(0)
-
-
-if __name__ == "__main__":
-    serve()

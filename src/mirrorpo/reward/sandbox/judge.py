@@ -272,20 +272,20 @@ def main(settings: Mapping[str, Value]) -> None:
     """A worker's loop: a task in, its report out, a line of JSON each, until its input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock.hide_memory()
-    ours, theirs = socket.socketpair()
+    judge_end, server_end = socket.socketpair()
     available = {"landlock": lock.landlock_version(), "seccomp": lock.has_seccomp()}
     used = {name: value if settings[name] else 0 for name, value in available.items()}
     if not used["seccomp"]:
         used["landlock"] = 0  # it isolates nothing alone, and would keep the server from its orphans
     if os.fork() == 0:
-        ours.close()
+        judge_end.close()
         try:
             program.Server(
-                theirs, settings, landlock=bool(used["landlock"]), seccomp=bool(used["seccomp"])
+                server_end, settings, landlock=bool(used["landlock"]), seccomp=bool(used["seccomp"])
             ).serve()
         finally:
             os._exit(1)
-    theirs.close()
+    server_end.close()
     replies = os.dup(1)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
@@ -301,7 +301,7 @@ def main(settings: Mapping[str, Value]) -> None:
 
     signal.signal(signal.SIGALRM, alarm)
     os.write(replies, json.dumps(used).encode() + b"\n")
-    processes = Processes(ours)
+    processes = Processes(judge_end)
     for line in sys.stdin.buffer:
         report = judge(json.loads(line), processes, settings["cpu_s"], settings["wall_s"])
         os.write(replies, json.dumps(report).encode() + b"\n")

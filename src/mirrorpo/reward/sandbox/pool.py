@@ -7,14 +7,13 @@ stands inside bubblewrap (mounts, network, process numbers), and each program be
 has a name (`Sandbox.mechanism`) for the run's manifest.
 """
 
-import atexit
 import functools
 import logging
-import queue
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
+from mirrorpo.reward.idle_workers import IdleWorkers
 from mirrorpo.reward.sandbox.worker import Bounds, Mechanism, Outcome, ProgramReport, ProgramTask, Worker
 
 Policy = Literal["required", "unsafe"]
@@ -44,14 +43,10 @@ class Sandbox:
 
     def __init__(self, workers: int, bounds: Bounds, policy: Policy) -> None:
         self.bounds = bounds
-        self._size = workers
         # Kept: a worker's bubblewrap dies with the thread that started it, not only with the process.
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
         first, self.mechanism = self._threads.submit(_strongest, bounds, policy).result()
-        self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
-        for worker in (first, *[None] * (workers - 1)):
-            self._idle.put(worker)
-        atexit.register(self.close)
+        self._workers: IdleWorkers[Worker] = IdleWorkers([first, *[None] * (workers - 1)])
 
     def __call__(self, tasks: Sequence[ProgramTask]) -> list[ProgramReport]:
         """One report for each task, in order."""
@@ -61,19 +56,14 @@ class Sandbox:
 
     def close(self) -> None:
         """End every worker, waiting for the tasks that run; the next call starts new ones."""
-        for _ in range(self._size):
-            worker = self._idle.get()
-            if worker is not None:
-                worker.close()
-            self._idle.put(None)
+        self._workers.close()
 
     def _run(self, tasks: Sequence[ProgramTask]) -> list[ProgramReport]:
-        worker = self._idle.get()
         reports: list[ProgramReport] = []
         failures = 0
-        try:
+        with self._workers.slot() as slot:
             while len(reports) < len(tasks):
-                worker = worker or Worker(
+                worker = slot.worker = slot.worker or Worker(
                     self.bounds,
                     bubblewrap=self.mechanism.bubblewrap,
                     landlock=bool(self.mechanism.landlock),
@@ -88,8 +78,7 @@ class Sandbox:
                     "a sandbox worker broke on a program of %d characters and was replaced",
                     len(broken.source),
                 )
-                worker.close()
-                worker = None
+                slot.close()
                 # What ran before may have broken it; a program that breaks two, a fresh one the second time,
                 # is judged by none.
                 failures = 1 if len(reports) > before else failures + 1
@@ -99,9 +88,7 @@ class Sandbox:
                         ProgramReport(outcomes=outcomes, detail="the worker broke", cpu_s=0.0, wall_s=0.0)
                     )
                     failures = 0
-            return reports
-        finally:
-            self._idle.put(worker)
+        return reports
 
 
 @functools.cache

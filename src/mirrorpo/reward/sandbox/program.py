@@ -214,14 +214,14 @@ def drive(calls: int, values: int) -> None:
     sys.modules["program"] = module
     namespace = module.__dict__
     failure = loaded(task, namespace)
-    kept: list[Value] = []
+    objects: list[Value] = []
 
     def other(value: Value) -> Value:
-        kept.append(value)
-        return ["handle", len(kept) - 1, type(value).__name__]
+        objects.append(value)
+        return ["handle", len(objects) - 1, type(value).__name__]
 
     def held(kind: str, key: Value, _: Value) -> Value:
-        return kept[key] if kind == "handle" else named(key)
+        return objects[key] if kind == "handle" else named(key)
 
     def named(name: str) -> Value:
         if name in namespace:

@@ -244,7 +244,7 @@ class Worker:
             # group.
             os.killpg(self.process.pid, signal.SIGKILL)
 
-    def _start(self, settings: Mapping[str, object]) -> wire.Value:
+    def _start(self, settings: Mapping[str, object]) -> Mapping[str, wire.Value]:
         # What it is locked with.
         reply = self._read(START_S) if self._write({"modules": _modules(), "settings": settings}) else None
         assert self.process.stderr is not None
@@ -269,7 +269,7 @@ class Worker:
             return False
         return True
 
-    def _read(self, timeout_s: float) -> wire.Value:
+    def _read(self, timeout_s: float) -> Mapping[str, wire.Value] | None:
         # The next line; None when the worker is gone or silent for too long.
         assert self.process.stdout is not None
         poller = select.poll()

@@ -1,0 +1,62 @@
+"""What a launch ends with, for whoever calls a plug-in, and for the command line. Imports no torch."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class LaunchError(ValueError):
+    """A launch that cannot be, or go on: the setting, its value, the cure, in one line."""
+
+
+class CellsFailed(LaunchError):
+    """Every cell had its turn, and some failed.
+
+    Attributes:
+        reasons: of each that failed, by its command line's own part.
+        unstarted: whether some could not even be started, and the same command starts them later.
+    """
+
+    def __init__(self, reasons: Mapping[str, str], count: int, *, unstarted: bool = False) -> None:
+        super().__init__(f"{len(reasons)} of {count} cells failed: {next(iter(reasons.values()))}")
+        self.reasons, self.unstarted = dict(reasons), unstarted
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """The command line ends a launch error with its one line, where Hydra would print a stack.
+
+    Of cells that failed the launcher has said everything: exit status 1 and no more.
+    """
+    # Imported here, so that whoever only names an error does not wait for Hydra.
+    from hydra._internal import utils as hydra_command_line
+
+    report = hydra_command_line.run_and_report
+
+    def run_and_report(function: Callable[[], T]) -> T:
+        return report(lambda: _in_one_line(function))
+
+    hydra_command_line.run_and_report = run_and_report
+    try:
+        yield
+    finally:
+        hydra_command_line.run_and_report = report
+
+
+def _in_one_line(function: Callable[[], T]) -> T:
+    try:
+        return function()
+    except Exception as error:
+        launch_error = _launch_error(error)
+        if launch_error is None:
+            raise
+        raise SystemExit(1 if isinstance(launch_error, CellsFailed) else f"error: {launch_error}") from error
+
+
+def _launch_error(error: BaseException | None) -> LaunchError | None:
+    # Hydra wraps what a plug-in raises while it is built.
+    while error is not None and not isinstance(error, LaunchError):
+        error = error.__cause__
+    return error

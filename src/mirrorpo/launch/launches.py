@@ -1,0 +1,159 @@
+"""The commands that made a sweep, for `retry`, and its launchers that run, for `cancel`. Imports no torch."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from mirrorpo.launch.errors import LaunchError
+from mirrorpo.run.folder import timestamp, write_atomic
+from mirrorpo.run.process import started
+
+LAUNCHES = "launches.json"
+LAUNCHERS = ".launchers"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A command that was given for a sweep.
+
+    Attributes:
+        argv: Python's arguments, without the choice of cells and of a dry run.
+        cwd: where.
+        time: of the last time.
+        cells: run folders that it makes, relative to the sweep's; None: of a version that did not note them.
+    """
+
+    argv: Sequence[str]
+    cwd: str
+    time: str
+    cells: Sequence[str] | None
+
+
+class _Entry(TypedDict):
+    argv: list[str]
+    cwd: str
+    time: NotRequired[str]
+    cells: NotRequired[list[str] | None]
+
+
+def launches(sweep: Path) -> list[Launch]:
+    """The distinct commands that made this sweep, the last one given at the end."""
+    file = sweep / LAUNCHES
+    entries: list[_Entry] = json.loads(file.read_text()) if file.exists() else []
+    return [
+        Launch(entry["argv"], entry["cwd"], entry.get("time", ""), entry.get("cells")) for entry in entries
+    ]
+
+
+def record_launch(sweep: Path, argv: Sequence[str], cells: Sequence[str]) -> None:
+    """Enter a command of this sweep; the caller holds the sweep's lock.
+
+    Commands all of whose cells a later one has too leave.
+
+    Args:
+        sweep: its folder.
+        argv: Python's arguments.
+        cells: run folders that the command makes, relative to the sweep's.
+    """
+    entered = launches(sweep)
+    # A search has other cells each generation.
+    earlier = [cell for launch in entered if launch.argv == list(argv) for cell in launch.cells or ()]
+    launch = Launch(list(argv), os.getcwd(), timestamp(), [*dict.fromkeys([*earlier, *cells])])
+    known = {*earlier, *cells}
+    kept = [
+        other
+        for other in entered
+        if other.argv != list(argv) and (other.cells is None or not known.issuperset(other.cells))
+    ]
+    sweep.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([asdict(entry) for entry in (*kept, launch)], indent=2)
+    write_atomic(sweep / LAUNCHES, text + "\n")
+
+
+def commands_for(given: Sequence[Launch], cells: Sequence[str]) -> list[tuple[Launch, list[str]]]:
+    """The commands that make cells, each with those for which it is the last one that does.
+
+    A command that did not note its cells may make any of them.
+
+    >>> first, second = (Launch([name], "", "", cells) for name, cells in (("a", ["1", "2"]), ("b", ["2"])))
+    >>> [(launch.argv, cells) for launch, cells in commands_for([first, second], ["1", "2", "3"])]
+    [(['a'], ['1']), (['b'], ['2'])]
+    """
+    out, left = [], list(cells)
+    for launch in reversed(given):
+        known = set(left if launch.cells is None else launch.cells)
+        made = [cell for cell in left if cell in known]
+        if launch.cells is not None:
+            left = [cell for cell in left if cell not in known]
+        if made:
+            out.append((launch, made))
+    return out[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """A launcher's process.
+
+    Attributes:
+        file: its entry, which it takes away when it ends.
+        host: its machine.
+        pid: its process id, which the machine may have given to another process since.
+        start: when it was started, as `run.process.started` has it.
+    """
+
+    file: Path
+    host: str
+    pid: int
+    start: str | None
+
+    @property
+    def here(self) -> bool:
+        """Whether it runs on this machine, and is the process that was entered."""
+        alive = None if self.host != socket.gethostname() else started(self.pid)
+        return alive is not None and alive == self.start
+
+
+@contextmanager
+def entered(sweep: Path) -> Iterator[None]:
+    """This process is a launcher of the sweep.
+
+    Raises:
+        LaunchError: if the sweep's folder cannot be written to.
+    """
+    host, pid = socket.gethostname(), os.getpid()
+    file = sweep / LAUNCHERS / f"{host}.{pid}.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps({"host": host, "pid": pid, "start": started(pid)}) + "\n")
+    except OSError as error:
+        raise LaunchError(
+            f"out: cannot write to {sweep} ({error}); set out= to a folder that can be written to"
+        ) from error
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def launchers(sweep: Path) -> list[Launcher]:
+    """The launchers of a sweep that have not ended, as far as this machine knows.
+
+    Entries of this machine's processes that were killed are taken away.
+    """
+    out = []
+    for file in sorted((sweep / LAUNCHERS).glob("*.json")):
+        try:
+            launcher = Launcher(file, **json.loads(file.read_text()))
+        except FileNotFoundError:
+            # It has ended in between.
+            continue
+        if launcher.host == socket.gethostname() and not launcher.here:
+            file.unlink(missing_ok=True)
+        else:
+            out.append(launcher)
+    return out
