@@ -19,6 +19,7 @@ from mirrorpo.launch.plan import PlannedCell
 from mirrorpo.launch.program import program
 from mirrorpo.launch.sweep_lock import claimed
 from mirrorpo.run.errors import RunError
+from mirrorpo.run.folder import RunFolder
 
 # Until a cell that was interrupted a second time is ended from outside.
 SECONDS_TO_END = 5.0
@@ -150,23 +151,24 @@ class LocalLauncher(CellLauncher):
         if folder.held():
             self.say(f"{folder.path}: another process runs it, {LEFT_ALONE}")
             return None
-        manifest: JsonObject = folder.manifest()
-        # Of this launch, by their number: the file server's clock may be another one.
-        entered = len(manifest.get("launches", [])) > before
-        written = manifest.get("error") if entered and manifest.get("ended") else None
-        if written:
-            return f"{written} (traceback: {folder.path / 'error.txt'})"
-        if process.returncode in (os.EX_TEMPFAIL, 128 + signal.SIGTERM, 128 + signal.SIGINT):
-            return (
-                "it was asked to stop and has a checkpoint of where it was; the same command goes on. "
-                f"Its folder is {folder.path}"
-            )
-        how = (
-            f"killed by signal {-process.returncode}"
-            if process.returncode < 0
-            else f"exit status {process.returncode}"
+        return _reason(folder, process.returncode, message, before)
+
+
+def _reason(folder: RunFolder, status: int, message: str, before: int) -> str:
+    # Why a cell is not done: in its manifest's words, else in its last line's.
+    manifest: JsonObject = folder.manifest()
+    # Of this launch, by their number: the file server's clock may be another one.
+    entered = len(manifest.get("launches", [])) > before
+    written = manifest.get("error") if entered and manifest.get("ended") else None
+    if written:
+        return f"{written} (traceback: {folder.path / 'error.txt'})"
+    if status in (os.EX_TEMPFAIL, 128 + signal.SIGTERM, 128 + signal.SIGINT):
+        return (
+            "it was asked to stop and has a checkpoint of where it was; the same command goes on. "
+            f"Its folder is {folder.path}"
         )
-        return f"{message or how}; its folder is {folder.path}"
+    how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+    return f"{message or how}; its folder is {folder.path}"
 
 
 def _meanwhile(planned: PlannedCell, free: bool) -> str | None:
