@@ -116,6 +116,9 @@ def for_each_cell(config: DictConfig) -> list[str]:
     Raises:
         ValueError: naming an override that no cell could follow.
     """
+    if "out" not in config:
+        # Another program's config, which has no cells: for the launcher to refuse.
+        return []
     typed = [str(override) for override in config.hydra.overrides.hydra]
     passed_on: list[str] = []
     for override in typed:

@@ -151,11 +151,18 @@ class LocalLauncher(CellLauncher):
         if folder.held():
             self.say(f"{folder.path}: another process runs it, {LEFT_ALONE}")
             return None
-        return _reason(folder, process.returncode, message, before)
+        return _reason(folder, before, process.returncode, message)
 
 
-def _reason(folder: RunFolder, status: int, message: str, before: int) -> str:
-    # Why a cell is not done: in its manifest's words, else in its last line's.
+def _reason(folder: RunFolder, before: int, status: int, message: str) -> str:
+    """Why a cell's process ended as it did.
+
+    Args:
+        folder: of the run.
+        before: launches that its manifest had before this one.
+        status: of the process.
+        message: its last line of error.
+    """
     manifest: JsonObject = folder.manifest()
     # Of this launch, by their number: the file server's clock may be another one.
     entered = len(manifest.get("launches", [])) > before
