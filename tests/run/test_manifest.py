@@ -36,6 +36,8 @@ DAMAGED = {
 def test_a_damaged_manifest_is_named_with_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     assert read_manifest(path) == {}
+    (tmp_path / "file").write_text("")
+    assert read_manifest(tmp_path / "file" / "manifest.json") == {}
     for content, fault in DAMAGED.items():
         path.write_bytes(content)
         with pytest.raises(RunError) as refused:

@@ -192,7 +192,8 @@ def check_checkpoints(one: Path, two: Path) -> None:
     sums = subprocess.run(
         ["sha256sum", "-c", checkpoint.DIGEST], cwd=share.parent, capture_output=True, text=True, check=True
     ).stdout
-    assert sums.splitlines() == ["state.pt: OK", ".metadata: OK", "__0_0.distcp: OK", "__1_0.distcp: OK"]
+    names = ("state.pt", ".metadata", "__0_0.distcp", "__1_0.distcp", "records.json")
+    assert sums.splitlines() == [f"{name}: OK" for name in names]
     share.write_bytes(share.read_bytes()[:-1] + b"?")
     # One process reads the intact one before it.
     before = checkpoint.newest(two / "checkpoints")

@@ -21,7 +21,7 @@ from mirrorpo.config.values import Config, JsonObject
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.fsdp import empty_shard, is_sharded, shape_only, sharded
 from mirrorpo.run.disk import file_digest, sync_folder, write_atomic, writing_to
-from mirrorpo.run.manifest import DIGESTS, RECORDS, checkpoint_folders, named_digests
+from mirrorpo.run.manifest import DIGEST, RECORDS, checkpoint_folders, named_digests
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _complete(
         os.fsync(file.fileno())
     if records is not None:
         write_atomic(beside / RECORDS, json.dumps(records, default=str) + "\n")
-    write_atomic(beside / DIGESTS, sums(beside, sharded=sharded))
+    write_atomic(beside / DIGEST, sums(beside, sharded=sharded))
     # A damaged checkpoint of the same step was passed over at resume; a rename cannot replace it.
     shutil.rmtree(final, ignore_errors=True)
     beside.rename(final)
@@ -183,7 +183,7 @@ def _tensors(state: Config) -> dict[str, Tensor]:
 
 
 def _intact(path: Path) -> bool:
-    if not (path / DIGESTS).is_file():
+    if not (path / DIGEST).is_file():
         return False
     named = list(named_digests(path))
     return bool(named) and all(

@@ -13,7 +13,7 @@ from mirrorpo.run.disk import file_digest
 from mirrorpo.run.errors import RunError
 
 MANIFEST, CONFIG = "manifest.json", "config.yaml"
-CHECKPOINTS, RECORDS, DIGESTS = "checkpoints", "records.json", "sha256"
+CHECKPOINTS, RECORDS, DIGEST = "checkpoints", "records.json", "sha256"
 
 # What others rely on: the types of the entries that every reader takes for granted.
 TYPES = {
@@ -87,7 +87,7 @@ def checkpoint_folders(folder: Path) -> list[Path]:
 
 def named_digests(checkpoint: Path) -> Iterator[tuple[str, str]]:
     """A checkpoint's files with what they should digest to; a digest without a name is `state.pt`'s."""
-    for line in (checkpoint / DIGESTS).read_text(errors="replace").splitlines():
+    for line in (checkpoint / DIGEST).read_text(errors="replace").splitlines():
         digest, _, name = line.partition("  ")
         yield name or "state.pt", digest
 

@@ -15,7 +15,7 @@ from mirrorpo.run.siblings import ShorterRun, longest_shorter_run
 from mirrorpo.train.build import Components
 
 # What a manifest says of a run's end and of its mirror is not the longer run's.
-NOT_INHERITED = ("files", "wandb_id", "attempt", "mirror", "ended", "error", "extended_from")
+NOT_INHERITED = ("files", "sha256", "wandb_id", "attempt", "mirror", "ended", "error", "extended_from")
 FOR_A_PERSON = ("completions", "credit")
 START_ANEW = "leave extend out to start at step 0"
 
