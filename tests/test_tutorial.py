@@ -45,6 +45,7 @@ def printed(output: str, number: int) -> str:
 
 
 # 46 s of processor; on a machine that does much else, minutes.
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_block_of_the_tutorial_runs_from_top_to_bottom(tmp_path: Path) -> None:
     programs, paper = tmp_path / "bin", tmp_path / "my_paper"

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 import pytest
 from cli import ROOT
 from hydra.core.config_store import ConfigStore
+from hydra.core.singleton import Singleton
 from hydra.test_utils.launcher_common_tests import (
     BatchedSweeperTestSuite,
     IntegrationTestSuite,
     LauncherTestSuite,
 )
+from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
 from mirrorpo.launch.errors import CellsFailed, LaunchError
@@ -58,7 +60,10 @@ def by_design(names: Sequence[str], error: type[Exception]) -> Callable[[type], 
 
 @pytest.fixture(autouse=True)
 def ours(hydra_restore_singletons: object) -> None:
-    """Their settings are files of conf/, which Hydra's example applications do not have."""
+    """Their settings are files of conf/, which Hydra's example applications do not have; and no version_base
+    that a test before has set.
+    """
+    Singleton._instances.pop(VersionBase, None)  # type: ignore[attr-defined]
     for kind in ("launcher", "sweeper"):
         for file in (ROOT / "conf" / "hydra" / kind).glob("*.yaml"):
             ConfigStore.instance().store(

@@ -24,6 +24,7 @@ def test_another_cell_is_refused_with_the_settings_that_differ(tmp_path: Path) -
     assert Planned.taken_from(["seed=0"]) == (None, ["seed=0"])
 
 
+@pytest.mark.slow
 def test_a_cell_composes_what_its_launcher_did(tmp_path: Path) -> None:
     """With another primary config, a search path and an environment of its own, all typed with -m."""
     primary = tmp_path / "extra" / "other.yaml"

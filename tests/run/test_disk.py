@@ -3,8 +3,9 @@
 import errno
 import os
 import resource
+import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ from mirrorpo.run.folder import JsonLines, RunFolder, RunState
 
 
 def mounted(*arguments: str | Path) -> bool:
+    return shutil.which("mount") is not None and _mounts(arguments)
+
+
+def _mounts(arguments: Sequence[str | Path]) -> bool:
     return subprocess.run(["mount", *map(str, arguments)], capture_output=True, check=False).returncode == 0
 
 
@@ -28,7 +33,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "disk"
     path.mkdir()
     if not mounted("-t", "tmpfs", "-o", "size=4m", "tmpfs", path):
-        pytest.skip("no file system can be mounted here")
+        pytest.skip("NOT TESTED: full and read-only disks; no file system can be mounted here (root, mount)")
     try:
         yield path
     finally:
