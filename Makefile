@@ -16,7 +16,7 @@ quickstart: .venv/.installed ## set up, then watch a tiny language model learn a
 test: .venv/.dev ## set up, then run the tests (5 minutes on two cores)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not slurm"
 
-test-slurm: .venv/.dev ## sweeps on a real SLURM that the tests start (apt-get install slurm-wlm slurmdbd mariadb-server; about 5 minutes)
+test-slurm: .venv/.dev ## sweeps on a real SLURM that the tests start (apt-get install slurm-wlm slurmdbd mariadb-server; about 15 minutes)
 	$(BIN)/python -m pytest -q -m slurm
 
 test-slow: .venv/.dev ## the tests that take minutes each: kills at random instants, learning

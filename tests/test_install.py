@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from cli import ROOT, SMALL, manifest, succeeded
 
 from mirrorpo import __version__, cli
+from mirrorpo.launch.job import COMMANDS
 from mirrorpo.run.folder import run_folders
 from mirrorpo.run.provenance import SNAPSHOT, code_hash
 
@@ -144,7 +144,7 @@ def test_jobs_of_a_cluster_run_the_installed_code(
     succeeded(
         given(installed, "train", "-m", "hydra/launcher=slurm", "seed=5,6"), ["submitted 2 cells as job 12"]
     )
-    submitted = sorted(empty.rglob("12_*_submitted.pkl"))
-    commands = [pickle.loads(path.read_bytes()).args[0].command for path in submitted]
+    (submitted,) = empty.rglob(COMMANDS)
+    commands = json.loads(submitted.read_text())
     assert [command[1:4] for command in commands] == [["-m", "mirrorpo", "train"]] * 2
     assert ["seed=5" in command for command in commands] == [True, False]

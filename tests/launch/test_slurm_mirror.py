@@ -16,6 +16,7 @@ from slurm_cluster import Cluster, missing
 
 pytestmark = [
     pytest.mark.slurm,
+    pytest.mark.slow,  # not among those of CI; make test-slurm has them all
     pytest.mark.skipif(missing() is not None, reason=f"NOT TESTED: a mirror on SLURM: {missing()}"),
     pytest.mark.timeout(600),
 ]

@@ -22,6 +22,7 @@ from mirrorpo.launch.status import rows as status_rows
 reason = missing() or absent()
 pytestmark = [
     pytest.mark.slurm,
+    pytest.mark.slow,  # not among those of CI; make test-slurm has them all
     pytest.mark.skipif(reason is not None, reason=f"NOT TESTED: SLURM that refuses: {reason}"),
     pytest.mark.timeout(900),
 ]
