@@ -8,10 +8,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+from cli import environment
 from slurm_accounting import Accounting
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "srun")
@@ -58,6 +64,55 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=64000 State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
+
+# What a launch on this cluster says.
+LAUNCHER = (
+    "hydra/launcher=slurm",
+    "hydra.launcher.gpus_per_node=null",
+    "hydra.launcher.cpus_per_task=1",
+    "hydra.launcher.allow_dirty=true",
+)
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 240) -> float:
+    """Wait for a condition; the seconds that it took."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, f"waited in vain for {what}"
+        time.sleep(0.1)
+    return time.monotonic() - start
+
+
+def status(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """`mirrorpo status`, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "mirrorpo.status", *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@contextmanager
+def started(what: str, *, cpus: int, kill_wait_s: int = 2) -> Iterator["Cluster"]:
+    """A cluster until the block ends; where it does not start, the test is skipped, saying what is not
+    tested.
+    """
+    # A short path, since slurmd's sockets lie below it.
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        cluster = Cluster(Path(folder), cpus=cpus)
+        text = cluster.config.read_text()
+        cluster.config.write_text(text.replace("KillWait=2", f"KillWait={kill_wait_s}"))
+        try:
+            try:
+                cluster.start()
+            except (AssertionError, subprocess.CalledProcessError) as error:
+                pytest.skip(f"NOT TESTED: {what}, which is installed and does not start here: {error}")
+            yield cluster
+        finally:
+            cluster.stop()
 
 
 def missing() -> str | None:

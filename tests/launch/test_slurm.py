@@ -9,14 +9,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cli import ROOT, SMALL, TRAIN, environment, folders, manifest, rows, succeeded
-from slurm_cluster import Cluster, missing
+from slurm_cluster import LAUNCHER, Cluster, missing, started, status, until
 
 from mirrorpo.launch.status import rows as status_rows
 
@@ -26,12 +25,6 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-SLURM = (
-    "hydra/launcher=slurm",
-    "hydra.launcher.gpus_per_node=null",
-    "hydra.launcher.cpus_per_task=1",
-    "hydra.launcher.allow_dirty=true",
-)
 # Twenty short steps, a checkpoint every second one.
 CELL = (
     *SMALL,
@@ -45,19 +38,8 @@ CELL = (
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    # A short path, since slurmd's sockets lie below it.
-    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
-        started = Cluster(Path(folder), cpus=4)
-        try:
-            try:
-                started.start()
-            except (AssertionError, subprocess.CalledProcessError) as error:
-                pytest.skip(
-                    f"NOT TESTED: sweeps on SLURM, which is installed and does not start here: {error}"
-                )
-            yield started
-        finally:
-            started.stop()
+    with started("sweeps on SLURM", cpus=4) as running:
+        yield running
 
 
 @pytest.fixture
@@ -79,24 +61,6 @@ def launch(
         )
 
     return go
-
-
-def until(found: Callable[[], object], what: str, seconds: float = 240) -> None:
-    end = time.time() + seconds
-    while not found():
-        assert time.time() < end, f"waited in vain for {what}"
-        time.sleep(0.1)
-
-
-def status(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mirrorpo.status", *words],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def steps(run: Path) -> int:
@@ -136,7 +100,7 @@ def test_a_sweep_of_twelve_under_everything_that_happens_to_jobs_ends_as_if_noth
 ) -> None:
     grid = ("sweep=tiny_divergence", "seed=0,1,2,3", *CELL)
     started = time.time()
-    first = launch(*grid, *SLURM, "hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=20")
+    first = launch(*grid, *LAUNCHER, "hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=20")
     succeeded(first, said=["12 cells", "submitted 12 cells as job"])
     sweep = tmp_path / "out" / "tiny_divergence"
     disturbed: dict[str, Path] = {}
@@ -229,7 +193,11 @@ def test_a_sweep_of_twelve_under_everything_that_happens_to_jobs_ends_as_if_noth
     assert f"stopped by SIGUSR2 after step {again['from_step']}" in out
 
     second = launch(
-        *grid, *SLURM, "hydra.launcher.timeout_min=5", "hydra.launcher.wait=true", "hydra.launcher.poll_s=0.5"
+        *grid,
+        *LAUNCHER,
+        "hydra.launcher.timeout_min=5",
+        "hydra.launcher.wait=true",
+        "hydra.launcher.poll_s=0.5",
     )
     succeeded(second, said=["submitted 2 cells as job"])
     assert second.stdout.count("done already, nothing to do") == 10
@@ -261,7 +229,7 @@ def test_bad_cells_are_named_with_their_reasons_and_the_others_finish(launch, tm
         "dataset=arithmetic,gsm8k",
         "group_size=4,20000",
         *cell,
-        *SLURM,
+        *LAUNCHER,
         "hydra.launcher.mem_gb=1.6",
         "hydra.launcher.wait=true",
         "hydra.launcher.poll_s=0.5",
@@ -288,12 +256,12 @@ def test_bad_cells_are_named_with_their_reasons_and_the_others_finish(launch, tm
 def test_a_sweep_that_is_cancelled_goes_on_where_it_was_with_retry(
     cluster: Cluster, launch, tmp_path: Path
 ) -> None:
-    succeeded(launch("-m", "seed=0,1", *CELL, "steps=60", *SLURM), said=["submitted 2 cells as job"])
+    succeeded(launch("-m", "seed=0,1", *CELL, "steps=60", *LAUNCHER), said=["submitted 2 cells as job"])
     sweep = tmp_path / "out" / "single"
     until(
         lambda: folders(sweep) and all(steps(run) >= 1 for run in folders(sweep)), "both cells to be running"
     )
-    again = launch("-m", "seed=0,1", *CELL, "steps=60", *SLURM)
+    again = launch("-m", "seed=0,1", *CELL, "steps=60", *LAUNCHER)
     assert again.stdout.count("is running, left alone") == 2 and "submitted" not in again.stdout
     succeeded(status(str(sweep), "cancel"), said=["seed=0", "seed=1"])
     until(lambda: not cluster.run("squeue", "-h"), "an empty queue")
@@ -326,7 +294,7 @@ def test_a_changed_tree_is_not_submitted(launch, tmp_path: Path) -> None:
         "seed=0",
         *CELL,
         f"out={tmp_path / 'out'}",
-        *SLURM[:-1],
+        *LAUNCHER[:-1],
     ]
     result = subprocess.run(
         words,
@@ -349,7 +317,7 @@ def test_preemption_by_a_more_urgent_job_costs_nothing(cluster: Cluster, launch,
             "seed=0",
             *CELL,
             "steps=30",
-            *SLURM,
+            *LAUNCHER,
             "hydra.launcher.partition=debug",
             "hydra.launcher.timeout_min=60",
         )
@@ -392,7 +360,7 @@ def test_a_search_for_a_mirror_map_that_is_killed_in_its_second_generation_ends_
         "hydra.sweeper.search.shaping=ranks",
         "hydra.sweeper.fitness=drift/tv",
     )
-    jobs = (*SLURM, "hydra.launcher.poll_s=0.5")
+    jobs = (*LAUNCHER, "hydra.launcher.poll_s=0.5")
     words = [sys.executable, str(TRAIN), *search, *jobs, f"out={tmp_path / 'out'}"]
     killed = subprocess.Popen(
         words, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -437,7 +405,7 @@ def test_a_cell_of_two_tasks_is_handed_over_as_one_and_ends_as_two_processes_do(
     cluster: Cluster, launch, tmp_path: Path
 ) -> None:
     succeeded(
-        launch("-m", "seed=0", *CELL, "checkpoint_every=100", *SLURM, "hydra.launcher.tasks_per_node=2")
+        launch("-m", "seed=0", *CELL, "checkpoint_every=100", *LAUNCHER, "hydra.launcher.tasks_per_node=2")
     )
     (run,) = folders(tmp_path / "out")
     until(lambda: steps(run) >= 2, "its second step")

@@ -4,15 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from cli import SMALL, TRAIN, environment, folders, manifest, rows, succeeded
-from slurm_cluster import Cluster, missing
+from slurm_cluster import LAUNCHER, Cluster, missing, started, until
 
 pytestmark = [
     pytest.mark.slurm,
@@ -30,29 +28,13 @@ CELL = (
     "drift_questions=2",
     "steps=500",
 )
-SLURM = (
-    "hydra/launcher=slurm",
-    "hydra.launcher.gpus_per_node=null",
-    "hydra.launcher.cpus_per_task=1",
-    "hydra.launcher.allow_dirty=true",
-)
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    # A short path, since slurmd's sockets lie below it.
-    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
-        started = Cluster(Path(folder), cpus=2)
-        # As long as SLURM's own default leaves a job, so that what follows is not its kill.
-        started.config.write_text(started.config.read_text().replace("KillWait=2", "KillWait=30"))
-        try:
-            try:
-                started.start()
-            except (AssertionError, subprocess.CalledProcessError) as error:
-                pytest.skip(f"NOT TESTED: a mirror on SLURM, which does not start here: {error}")
-            yield started
-        finally:
-            started.stop()
+    # As long as SLURM's own default leaves a job, so that what follows is not its kill.
+    with started("a mirror on SLURM", cpus=2, kill_wait_s=30) as running:
+        yield running
 
 
 @dataclass(frozen=True)
@@ -81,14 +63,6 @@ class Running:
         return self.server.stdout.readline().split()
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 240) -> float:
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, f"waited in vain for {what}"
-        time.sleep(0.1)
-    return time.monotonic() - start
-
-
 @pytest.fixture
 def running(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     monkeypatch.setenv("SLURM_CONF", str(cluster.config))
@@ -102,7 +76,7 @@ def running(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             assert server.stdout is not None
             url = server.stdout.readline().strip()
             own = {name: value for name, value in environment().items() if not name.startswith("WANDB")}
-            words = [sys.executable, str(TRAIN), "-m", "seed=0", *CELL, *SLURM, f"out={tmp_path / 'out'}"]
+            words = [sys.executable, str(TRAIN), "-m", "seed=0", *CELL, *LAUNCHER, f"out={tmp_path / 'out'}"]
             launched = subprocess.run(
                 words,
                 cwd=tmp_path,

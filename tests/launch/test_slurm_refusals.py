@@ -9,12 +9,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from cli import SMALL, TRAIN, environment, folders, manifest, succeeded
 from slurm_accounting import absent
-from slurm_cluster import Cluster, missing
+from slurm_cluster import LAUNCHER, Cluster, missing
+from slurm_cluster import status as status_within
 
 from mirrorpo.launch.scheduler import batches
 from mirrorpo.launch.status import rows as status_rows
@@ -27,15 +29,11 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
+# The controller may be away for a while.
+status = partial(status_within, timeout=200)
 Launch = Callable[..., "subprocess.Popen[str]"]
 CELL = (*SMALL, "steps=0", "eval_questions=2", "eval_sampled_questions=0")
-SLURM = (
-    "hydra/launcher=slurm",
-    "hydra.launcher.gpus_per_node=null",
-    "hydra.launcher.cpus_per_task=1",
-    "hydra.launcher.allow_dirty=true",
-    "hydra.launcher.poll_s=0.5",
-)
+SLURM = (*LAUNCHER, "hydra.launcher.poll_s=0.5")
 # Jobs that stay in the queue.
 HELD = (*SLURM, "+hydra.launcher.lines.hold=null")
 # At most five jobs of a user, waiting ones too.
@@ -81,17 +79,6 @@ def launch(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def ended(process: "subprocess.Popen[str]") -> subprocess.CompletedProcess[str]:
     out, _ = process.communicate(timeout=400)
     return subprocess.CompletedProcess(process.args, process.returncode, out, "")
-
-
-def status(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mirrorpo.status", *arguments],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
 
 
 def queued(cluster: Cluster) -> list[str]:
