@@ -20,7 +20,6 @@ Span = Json
 Spans = Sequence[Span]
 DROPS = ("answer", "downstream", "direct")
 MEASURES = (*DROPS, "effect", "size")
-TRUTHS = ("answer", "effect", "size")
 
 
 def load_truth(run: Path) -> list[list[Span]]:

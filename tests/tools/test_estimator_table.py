@@ -14,8 +14,7 @@ from mirrorpo.divergence.kl import K1, K2, K3
 from mirrorpo.divergence.potentials import ItakuraSaito, NegativeEntropy, Square
 from mirrorpo.tools import estimator_table as estimators
 from mirrorpo.tools.estimator_table import (
-    BEGIN,
-    END,
+    MARKERS,
     PROBABILITIES,
     SHOWN,
     convex,
@@ -23,9 +22,10 @@ from mirrorpo.tools.estimator_table import (
     formula,
     page,
     row,
-    written,
 )
+from mirrorpo.tools.marked_page import written
 
+BEGIN, END = MARKERS
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 PAGE = ROOT / "docs" / "algorithms.md"
@@ -50,7 +50,7 @@ def exact(potential: Any, direction: Any = "reverse") -> ExactBregman:
 
 def test_the_page_holds_exactly_what_the_command_makes():
     text = PAGE.read_text()
-    assert text == written(text, table()), (
+    assert text == written(text, table(), MARKERS), (
         "run: python -m mirrorpo.tools.estimator_table --write docs/algorithms.md"
     )
 
@@ -65,9 +65,9 @@ def test_every_divergence_of_the_config_is_a_row_with_all_columns():
 
 def test_only_what_stands_between_the_markers_is_replaced():
     text = f"before\n\n{BEGIN}\n\nold\n\n{END}\n\nafter | {BEGIN[:8]}\n"
-    once = written(text, "new")
+    once = written(text, "new", MARKERS)
     assert once == f"before\n\n{BEGIN}\n\nnew\n\n{END}\n\nafter | {BEGIN[:8]}\n"
-    assert written(once, "new") == once
+    assert written(once, "new", MARKERS) == once
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_only_what_stands_between_the_markers_is_replaced():
 )
 def test_a_page_without_one_pair_of_markers_is_refused(text):
     with pytest.raises(ValueError, match="once each and in this order"):
-        written(text, "new")
+        written(text, "new", MARKERS)
 
 
 def test_the_command_prints_the_table_or_writes_it(tmp_path, capsys, monkeypatch):

@@ -3,7 +3,8 @@
 import pytest
 from cli import ROOT
 
-from mirrorpo.tools.model_table import BEGIN, COLUMNS, END, architectures, page, written
+from mirrorpo.tools.marked_page import written
+from mirrorpo.tools.model_table import COLUMNS, MARKERS, architectures, page
 
 PAGE = ROOT / "docs" / "models.md"
 NAMES = list(architectures())
@@ -11,7 +12,7 @@ NAMES = list(architectures())
 
 def shown() -> dict[str, str]:
     text = PAGE.read_text()
-    table = text[text.index(BEGIN) : text.index(END)]
+    table = text[text.index(MARKERS[0]) : text.index(MARKERS[1])]
     return {
         line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines() if line.startswith("| ")
     }
@@ -33,4 +34,4 @@ def test_the_page_has_every_architecture_in_order() -> None:
 
 def test_a_page_without_its_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="the page needs the two lines"):
-        written("no markers", "table")
+        written("no markers", "table", MARKERS)

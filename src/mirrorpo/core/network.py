@@ -126,3 +126,13 @@ class Saveable(Protocol):
     def save_pretrained(
         self, save_directory: Path, *, state_dict: dict[str, Tensor], **settings: object
     ) -> object: ...
+
+
+def plain_name(name: str) -> str:
+    """A module's or weight's name as it is without the adapter that `peft` puts around it.
+
+    Example:
+        >>> plain_name("model.layers.0.mlp.up_proj.base_layer.weight")
+        'model.layers.0.mlp.up_proj.weight'
+    """
+    return name.replace(".base_layer", "")

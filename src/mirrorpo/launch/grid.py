@@ -11,6 +11,7 @@ from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.typed import with_new_keys
 from mirrorpo.launch.arguments import quoted_paths
 from mirrorpo.launch.errors import LaunchError
+from mirrorpo.run.errors import unwritable
 
 
 class GridSweeper(BasicSweeper):
@@ -43,9 +44,7 @@ class GridSweeper(BasicSweeper):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LaunchError(
-                f"out: cannot write to {folder} ({error}); set out= to a folder that can be written to"
-            ) from error
+            raise LaunchError(unwritable(folder, error)) from error
         return super().sweep(arguments)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:

@@ -27,7 +27,7 @@ from mirrorpo.launch.planned import Planned
 from mirrorpo.launch.program import program
 from mirrorpo.launch.scheduler import LAUNCH_PATIENCE_S, SchedulerError, jobs
 from mirrorpo.launch.sweep_lock import sweep_lock
-from mirrorpo.run.errors import RunError
+from mirrorpo.run.errors import RunError, unwritable
 from mirrorpo.run.settings_file import write_settings
 
 LEFT_ALONE = "left alone"
@@ -303,13 +303,7 @@ def _planned(planned: PlannedCell) -> PlannedCell:
     except RunError as error:
         return replace(planned, error=str(error))
     except OSError as error:
-        return replace(
-            planned,
-            error=(
-                f"out: cannot write to {planned.cell.folder} ({error}); set out= to a folder that can be "
-                f"written to"
-            ),
-        )
+        return replace(planned, error=unwritable(planned.cell.folder, error))
     return planned
 
 

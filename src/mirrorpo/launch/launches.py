@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from mirrorpo.launch.errors import LaunchError
-from mirrorpo.run.folder import timestamp, write_atomic
+from mirrorpo.run.disk import write_atomic
+from mirrorpo.run.errors import unwritable
+from mirrorpo.run.folder import timestamp
 from mirrorpo.run.process import started
 
 LAUNCHES = "launches.json"
@@ -131,9 +133,7 @@ def entered(sweep: Path) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps({"host": host, "pid": pid, "start": started(pid)}) + "\n")
     except OSError as error:
-        raise LaunchError(
-            f"out: cannot write to {sweep} ({error}); set out= to a folder that can be written to"
-        ) from error
+        raise LaunchError(unwritable(sweep, error)) from error
     try:
         yield
     finally:

@@ -33,7 +33,8 @@ from mirrorpo.launch.scheduler import (
 from mirrorpo.launch.snapshot import DirtyTree, snapshot
 from mirrorpo.launch.status import Row, rows
 from mirrorpo.run.disk import write_atomic
-from mirrorpo.run.folder import RunState, timestamp
+from mirrorpo.run.folder import timestamp
+from mirrorpo.run.manifest import RunState
 
 # Where the job's command goes in a script.
 COMMAND = "@command@"

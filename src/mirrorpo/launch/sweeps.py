@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mirrorpo.launch.scheduler import Job, newest
-from mirrorpo.run.folder import RunError, RunFolder, RunState, run_folders
+from mirrorpo.run.errors import RunError
+from mirrorpo.run.folder import RunFolder, run_folders
+from mirrorpo.run.manifest import RunState
 
 
 def sweeps(root: Path) -> dict[Path, list[Path]]:

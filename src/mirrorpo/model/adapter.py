@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file
 
-from mirrorpo.core.network import Adapted, CausalLM
+from mirrorpo.core.network import Adapted, CausalLM, plain_name
 from mirrorpo.core.seeds import init_draws
 from mirrorpo.model.language_model import ADAPTER, LanguageModel, recomputes
 from mirrorpo.model.lora import Lora
@@ -176,11 +176,6 @@ def name_base(model: LanguageModel, base: str | None) -> None:
     """Write down which model the trained adapter belongs to, for whoever loads it."""
     assert isinstance(model.network, Adapted)
     model.network.peft_config[ADAPTER].base_model_name_or_path = base
-
-
-def plain_name(name: str) -> str:
-    """A module's or weight's name as it is without adapters."""
-    return name.replace(".base_layer", "")
 
 
 def projections(causal_lm: CausalLM) -> dict[str, Tensor]:

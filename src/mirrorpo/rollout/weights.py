@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from mirrorpo.core.network import Adapted, CausalLM
+from mirrorpo.core.network import Adapted, CausalLM, plain_name
 from mirrorpo.core.protocols import GenerativeModel
 from mirrorpo.distributed.fsdp import weights
 
@@ -57,7 +57,7 @@ def merged(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
         if ".lora_" in key or tensor.data_ptr() in pointers:
             continue
         pointers.add(tensor.data_ptr())
-        name = _unwrapped(key)
+        name = plain_name(key)
         if active.get(name):
             with torch.no_grad():
                 tensor = tensor.float()
@@ -70,7 +70,7 @@ def _adapters(network: torch.nn.Module) -> dict[str, AdapterLayer]:
     # peft's module around each adapted weight, by the weight's name; experts in one tensor have one too,
     # around their module, and a second parameter of that module one around that.
     return {
-        f"{_unwrapped(name)}.{getattr(module, 'parameter_name', 'weight')}": module
+        f"{plain_name(name)}.{getattr(module, 'parameter_name', 'weight')}": module
         for name, module in network.named_modules()
         if isinstance(module, AdapterLayer)
     }
@@ -78,10 +78,6 @@ def _adapters(network: torch.nn.Module) -> dict[str, AdapterLayer]:
 
 def _active(module: AdapterLayer) -> Sequence[str]:
     return () if module.disable_adapters else tuple(module.active_adapters)
-
-
-def _unwrapped(name: str) -> str:
-    return name.replace(".base_layer", "")
 
 
 def fingerprint(model: GenerativeModel) -> tuple[int, ...]:

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from mirrorpo.config.identity import digest
+from mirrorpo.run.disk import file_digest
+
 # Below this size a file is read each time: that costs less than looking the hash up is worth.
 REMEMBERED_FROM = 16 * 2**20
 # Two writes within one tick of a file system's clock leave the same time. A hash is remembered only once
@@ -38,12 +41,11 @@ def file_hash(path: Path) -> str:
 def files_hash(files: Mapping[str, Path]) -> str:
     """16 hexadecimal digits over several files and their names."""
     hashes = {name: file_hash(path) for name, path in files.items()}
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(hashes)[:16]
 
 
 def _read(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return file_digest(path)[:16]
 
 
 def _signature(status: os.stat_result) -> list[int]:

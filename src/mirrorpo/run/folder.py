@@ -18,7 +18,7 @@ from mirrorpo.config.identity import differences
 from mirrorpo.config.values import JsonObject
 from mirrorpo.run import lock
 from mirrorpo.run.disk import aside, copy_aside, file_digest, reserve, write_atomic, writing_to
-from mirrorpo.run.errors import RunError
+from mirrorpo.run.errors import RunError, unwritable
 from mirrorpo.run.manifest import MANIFEST, RunState, read_manifest, recovered
 
 log = logging.getLogger(__name__)
@@ -300,9 +300,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise RunError(
-                f"out: cannot write to {self.path} ({error}); set out= to a folder that can be written to"
-            ) from error
+            raise RunError(unwritable(self.path, error)) from error
         try:
             self._take(handle)
         except RunError:

@@ -25,8 +25,9 @@ from mirrorpo.config import paths
 from mirrorpo.config.identity import is_identity
 from mirrorpo.config.renamed import upgraded
 from mirrorpo.config.values import Config, JsonObject
+from mirrorpo.run.errors import RunError
 from mirrorpo.run.file_hash import file_hash
-from mirrorpo.run.folder import RunError, RunFolder
+from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.source_code import outside_code
 
 # Hashes by the readable name of what they are of.

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from mirrorpo.config.cell import Cell
 from mirrorpo.run.disk import release, write_atomic
 from mirrorpo.run.errors import DiskError, RunError
-from mirrorpo.run.folder import RunFolder, RunState, timestamp
+from mirrorpo.run.folder import RunFolder, timestamp
+from mirrorpo.run.manifest import RunState
 from mirrorpo.run.preemption import STOP_SIGNAL, Preempted, StopRequest, fruitless, requeue
 from mirrorpo.run.provenance import job_id
 from mirrorpo.run.settings_file import write_settings

@@ -13,6 +13,8 @@ import socket
 import time
 from pathlib import Path
 
+from mirrorpo.run.process import started
+
 log = logging.getLogger(__name__)
 
 # Lustre without `-o flock`, NFS without its lock daemon, some FUSE file systems.
@@ -81,21 +83,13 @@ def _locked(handle: int) -> bool:
 
 
 def _this_process() -> dict[str, object]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
-
-
-def _started(pid: int) -> str | None:
-    # Process ids are used again; with the time since boot they are one process's.
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return None
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": started(os.getpid())}
 
 
 def _alive(content: bytes) -> bool:
     try:
         holder = json.loads(content)
-        host, pid, started = holder["host"], int(holder["pid"]), holder["started"]
+        host, pid, start = holder["host"], int(holder["pid"]), holder["started"]
     except (ValueError, KeyError, TypeError):
         return False
-    return host == socket.gethostname() and started is not None and _started(pid) == started
+    return host == socket.gethostname() and start is not None and started(pid) == start

@@ -21,11 +21,12 @@ from mirrorpo.config.paths import command, conf
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.core.protocols import Divergence
 from mirrorpo.divergence.potentials import HasPotential, Potential
+from mirrorpo.tools.marked_page import publish
 from mirrorpo.train.build import build_components
 
 Functional = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-BEGIN, END = "<!-- estimators: made by python -m mirrorpo.tools.estimator_table -->", "<!-- /estimators -->"
+MARKERS = ("<!-- estimators: made by python -m mirrorpo.tools.estimator_table -->", "<!-- /estimators -->")
 COLUMNS = (
     "divergence", "reads", "formula", "on-policy: expected value", "on-policy: expected gradient",
     "off-policy: expected value", "off-policy: expected gradient", "can be negative",
@@ -335,20 +336,6 @@ def page(conf: Path) -> str:
     return "\n".join([*lines, "", legend])
 
 
-def written(text: str, table: str) -> str:
-    """A page with what stands between its two markers replaced.
-
-    Raises:
-        ValueError: if it does not have one pair of markers.
-    """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(
-            f"the page needs the two lines {BEGIN} and {END}, once each and in this order; the table goes "
-            f"between them"
-        )
-    return text[: text.index(BEGIN) + len(BEGIN)] + f"\n\n{table}\n\n" + text[text.index(END) :]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, or write it into a page."""
     parser = argparse.ArgumentParser(
@@ -364,11 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     try:
-        table = page(args.conf)
-        if args.write is None:
-            print(table)
-        else:
-            args.write.write_text(written(args.write.read_text(), table))
+        publish(page(args.conf), args.write, MARKERS)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -26,9 +26,10 @@ from mirrorpo.model.language_model import FAILURES, LanguageModel
 from mirrorpo.model.load import finish
 from mirrorpo.model.lora import Lora
 from mirrorpo.model.words import word_tokenizer
+from mirrorpo.tools.marked_page import publish
 from mirrorpo.train.model_check import WAYS, ModelCheck, Way, model_check
 
-BEGIN, END = "<!-- models: made by python -m mirrorpo.tools.model_table -->", "<!-- /models -->"
+MARKERS = ("<!-- models: made by python -m mirrorpo.tools.model_table -->", "<!-- /models -->")
 COLUMNS = (
     "architecture", "shared prompts", "sampling", "hidden spans", "gradient", "attention", "adapter on all",
     "remarks",
@@ -160,17 +161,6 @@ def page(names: Sequence[str] | None = None) -> str:
     return "\n".join([*lines, *("| " + " | ".join(cells).rstrip() + " |" for cells in rows)])
 
 
-def written(text: str, table: str) -> str:
-    """A page with the table in place of the one between the markers.
-
-    Raises:
-        ValueError: if the page has not both markers, once each and in order.
-    """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the page needs the two lines {BEGIN} and {END}, once each and in this order")
-    return text[: text.index(BEGIN) + len(BEGIN)] + f"\n\n{table}\n\n" + text[text.index(END) :]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, or write it into a page."""
     parser = argparse.ArgumentParser(
@@ -186,11 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if unknown := sorted(set(given.names) - architectures().keys()):
             raise ValueError(f"unknown: {', '.join(unknown)}; there are {', '.join(architectures())}")
-        table = page(given.names)
-        if given.write is None:
-            print(table)
-        else:
-            given.write.write_text(written(given.write.read_text(), table))
+        publish(page(given.names), given.write, MARKERS)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
