@@ -15,6 +15,7 @@ from cli import cell_here, composed
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
+from mirrorpo.config import identity
 from mirrorpo.config.cell import AXES, cell
 from mirrorpo.config.identity import config_hash, differences, flat
 from mirrorpo.config.schema import TrainConfig, check, resolved
@@ -374,3 +375,15 @@ def test_how_programs_are_kept_in_is_no_part_of_a_runs_identity() -> None:
     )
     with pytest.raises(ValueError, match="sandbox=open: choose one of required, unsafe"):
         check(_config("sandbox=open"))
+
+
+def test_a_setting_that_came_later_leaves_the_hash_of_the_runs_before_it() -> None:
+    before = {"lr": 0.1, "schedule": {"peak": 2}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identity, "ADDED", {"warmth": 1, "schedule.shape": "flat"})
+        same = {"lr": 0.1, "warmth": 1, "schedule": {"peak": 2, "shape": "flat"}}
+        assert config_hash(same) == config_hash(before)
+        assert differences(same, before) == {}
+        assert differences({**same, "warmth": 2}, before) == {"warmth": (2, None)}
+    settings = flat(resolved(config()))
+    assert all(settings[key] == value for key, value in identity.ADDED.items() if key in settings)

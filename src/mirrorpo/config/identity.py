@@ -24,6 +24,10 @@ NOT_IDENTITY = (
     "reward.workers",
 )
 
+# Settings that came after the first runs, with the value that does what was done before them. At that value a
+# setting is no part of a run's identity, so that a folder keeps its name.
+ADDED: Mapping[str, object] = {}
+
 
 def flat(data: Config, prefix: str = "") -> JsonObject:
     """Nested settings as dotted keys.
@@ -44,10 +48,14 @@ def flat(data: Config, prefix: str = "") -> JsonObject:
 def identity(data: Config) -> JsonObject:
     """The settings that make a run what it is: all but the plumbing, as dotted keys.
 
-    1 and 1.0 are one value; null is the same as absent.
+    1 and 1.0 are one value; null is the same as absent, and so is the value that `ADDED` names.
     """
     kept = {key: value for key, value in flat(upgraded(data)).items() if is_identity(key)}
-    return {key: _canonical(value) for key, value in kept.items() if value is not None}
+    return {
+        key: _canonical(value)
+        for key, value in kept.items()
+        if value is not None and not (key in ADDED and value == ADDED[key])
+    }
 
 
 def is_identity(key: str) -> bool:
