@@ -26,7 +26,11 @@ NOT_IDENTITY = (
 
 # Settings that came after the first runs, with the value that does what was done before them. At that value a
 # setting is no part of a run's identity, so that a folder keeps its name.
-ADDED: Mapping[str, object] = {}
+ADDED: Mapping[str, object] = {
+    # What it changes, of models that think in tags, goes with the reward's version.
+    "reward.thinking": "skip",
+    "reward.decimal_mark": "point",
+}
 
 
 def flat(data: Config, prefix: str = "") -> JsonObject:
