@@ -1,4 +1,4 @@
-"""Real cells of the shipped tiny model in a temporary folder: whether a run and its resume repeat their bytes."""
+"""Real cells of the shipped tiny model in a temporary folder: whether a run repeats itself, byte for byte."""
 
 import contextlib
 import io
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from gpu.machine import Machine
-from gpu.table import Line, Table
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
+from gpu.machine import Machine
+from gpu.table import Line, Table
 from mirrorpo.config import paths
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.compose import cell_of
@@ -78,9 +78,9 @@ def composed(*overrides: str) -> Iterator[tuple[DictConfig, Mapping[str, str]]]:
         yield cfg, choices
 
 
-def cell(machine: Machine, out: Path, *overrides: str) -> Cell:
-    """A small arithmetic cell on the device."""
-    settings = (*SIZES, f"device={machine.device}", f"out={out}", *overrides)
+def cell(machine: Machine, out: Path, *overrides: str, settings: Sequence[str] = SIZES) -> Cell:
+    """A cell on the device, a small arithmetic one unless settings say otherwise."""
+    settings = (*settings, f"device={machine.device}", f"out={out}", *overrides)
     with composed(*settings) as (cfg, choices):
         return cell_of(cfg, choices, overrides=settings)
 

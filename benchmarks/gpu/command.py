@@ -4,16 +4,15 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-
-from gpu import cells, correct, drift, head, layer, rates, sampling, update, vllm
-from gpu import reference as reference_row
-from gpu.machine import Machine
-from gpu.table import HEADER, Table
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from gpu import cells, correct, drift, head, layer, rates, reference, sampling, update, vllm
+from gpu.machine import Machine
+from gpu.table import HEADER, Table
 from mirrorpo.distributed.device import named_device, prepare
 from mirrorpo.model.language_model import FAILURES
 
@@ -33,7 +32,7 @@ SECTIONS: Mapping[str, Sequence[Section]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit status."""
-    args = _parser().parse_args(arguments)
+    args = _arguments(arguments)
     # Read where they say something; torch repeats them at every call.
     warnings.filterwarnings("ignore")
     prepare(threads=args.threads, deterministic=True)
@@ -44,18 +43,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name:14} {value}")
     print(f"\n{HEADER}")
     start = time.perf_counter()
+    end = start + 60 * args.minutes
     for name in args.only or SECTIONS:
-        if name == "reference":
-            reference_row.run(table, machine, args.model, args.data)
-            continue
-        for section in SECTIONS[name]:
-            _measured(section, name, table, machine, start + 60 * args.minutes)
+        sections = SECTIONS[name] if name in SECTIONS else (partial(_reference, args),)
+        for section in sections:
+            _measured(section, name, table, machine, end)
     seconds = time.perf_counter() - start
     table.close()
     print(f"{seconds:.0f} s")
     if args.out:
         table.write(args.out, {**about, "seconds": seconds, "only": args.only or list(SECTIONS)})
     return 1 if table.failed else 0
+
+
+def _reference(args: argparse.Namespace, table: Table, machine: Machine) -> None:
+    reference.run(table, machine, args.model, args.data, args.override)
 
 
 def _measured(section: Section, name: str, table: Table, machine: Machine, end: float) -> None:
@@ -71,7 +73,7 @@ def _measured(section: Section, name: str, table: Table, machine: Machine, end: 
         machine.free()
 
 
-def _parser() -> argparse.ArgumentParser:
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Is this device right, and how fast is it?")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (auto: CUDA where there is one)")
     parser.add_argument("--only", nargs="+", choices=[*SECTIONS, "reference"], help="these sections (all)")
@@ -80,5 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=8.0, help="no section starts later (8)")
     parser.add_argument("--threads", type=int, default=2, help="of torch on the CPU (2)")
     parser.add_argument("--model", help="of --only reference: a folder with a model")
-    parser.add_argument("--data", help="of --only reference: a folder with gsm8k's files")
-    return parser
+    parser.add_argument("--data", help="of --only reference: a folder with gsm8k/*.jsonl")
+    parser.add_argument(
+        "--override",
+        nargs="+",
+        default=("steps=50", "eval_questions=200"),
+        help="settings of the reference cell (steps=50 eval_questions=200)",
+    )
+    args = parser.parse_args(arguments)
+    if "reference" in (args.only or ()) and not (args.model and args.data):
+        parser.error("--only reference: give --model FOLDER and --data FOLDER; nothing is fetched")
+    return args

@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from typing import cast
 
 import torch
+from torch import Tensor
+
 from gpu.machine import Machine
 from gpu.models import (
     SMALL_VOCABULARY,
@@ -26,8 +28,6 @@ from gpu.models import (
     small,
 )
 from gpu.table import Line, Table
-from torch import Tensor
-
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.divergence.kl import k3
@@ -143,7 +143,9 @@ def forward(table: Table, machine: Machine) -> None:
     exact, ours, batch = subjects(machine.device)
     for name, rows in (("full rows", ()), ("shared prompts", (4, 4, 4))):
         theirs, numbers = read(exact, batch), read(ours, batch, rows)
-        for what, our_part, their_part in zip(("log-probabilities", "entropies"), numbers, theirs, strict=True):
+        for what, our_part, their_part in zip(
+            ("log-probabilities", "entropies"), numbers, theirs, strict=True
+        ):
             line = Line(
                 section=SECTION,
                 name=f"{what}, {name}",
@@ -185,9 +187,7 @@ def algorithms(table: Table, machine: Machine) -> None:
 
 def _worst(table: Table, name: str, gaps: Sequence[tuple[float, str]]) -> None:
     value, at = max(gaps)
-    table.add(
-        Line(section=SECTION, name=name, value=value, unit="share", most=CLOSE, note=f"most in {at}")
-    )
+    table.add(Line(section=SECTION, name=name, value=value, unit="share", most=CLOSE, note=f"most in {at}"))
 
 
 def optimisers(table: Table, machine: Machine) -> None:

@@ -16,7 +16,15 @@ import torch
 from mirrorpo.config import paths
 
 # Dense bfloat16 rates without sparsity, in TFLOP/s, by what a device's name holds: the makers' data sheets.
-PEAKS = {"B200": 2250.0, "H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "4090": 165.0}
+PEAKS = {
+    "B200": 2250.0,
+    "H200": 989.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "4090": 165.0,
+}
 MIB = 2**20
 
 

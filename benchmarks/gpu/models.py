@@ -66,6 +66,10 @@ class Width:
     intermediate: int
     vocabulary: int
 
+    def with_(self, *, layers: int | None = None, vocabulary: int | None = None) -> "Width":
+        """The same width with fewer layers or ids."""
+        return replace(self, layers=layers or self.layers, vocabulary=vocabulary or self.vocabulary)
+
     @property
     def per_layer(self) -> int:
         """Weights of a layer's matrices."""
@@ -113,7 +117,9 @@ def small(device: torch.device, seed: int = 0, dtype: torch.dtype = torch.float3
     return replace(model, dtype=dtype)
 
 
-def wide(width: Width, device: torch.device, dtype: torch.dtype, *, checkpointing: bool = False) -> LanguageModel:
+def wide(
+    width: Width, device: torch.device, dtype: torch.dtype, *, checkpointing: bool = False
+) -> LanguageModel:
     """A Qwen3 of these sizes with random weights, drawn where they will be."""
     tokenizer = word_tokenizer(["a b c d"])
     special = {
@@ -191,13 +197,10 @@ def learner(
         optimiser: None is the parts' own.
         settings: of the update that differ from the parts'.
     """
-    if parts.penalty.reads_reference:
-        start = reference(policy) if start is None else start
-    else:
-        start = None
+    read = parts.penalty.reads_reference
     return Learner(
         policy=policy,
-        reference=start,
+        reference=(start or reference(policy)) if read else None,
         optimiser=parts.optim.build(policy.network) if optimiser is None else optimiser,
         algo=parts.algo,
         penalty=parts.penalty,
@@ -247,9 +250,7 @@ def request_of(
     """What an engine is asked for, with prompts of random tokens."""
     draw = random.Random(0)
     return RolloutRequest(
-        prompts=[
-            Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(prompts)
-        ],
+        prompts=[Prompt(uid=str(index), question="", gold="", demonstration="") for index in range(prompts)],
         prompt_ids=[[draw.randrange(FIRST_ID, vocabulary) for _ in range(depth)] for _ in range(prompts)],
         group_size=group,
         max_new_tokens=length,

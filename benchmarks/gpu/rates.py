@@ -1,11 +1,13 @@
 """What the machine is, and what it can do at all: copies and products."""
 
 import platform
+import subprocess
 import sys
 from importlib.util import find_spec
 
 import torch
 import transformers
+
 from gpu.machine import MIB, Machine
 from gpu.table import Line, Table
 
@@ -52,12 +54,13 @@ def _attention() -> list[str]:
 
 
 def _driver() -> str:
+    # torch knows the CUDA version that the driver can, not the driver's own.
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        import pynvml
-    except ImportError:
-        return "unknown (pynvml is not here)"
-    pynvml.nvmlInit()
-    return str(pynvml.nvmlSystemGetDriverVersion())
+        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown (nvidia-smi does not answer)"
+    return told.stdout.split()[0]
 
 
 def products(machine: Machine, dtype: torch.dtype) -> float:
@@ -70,7 +73,10 @@ def products(machine: Machine, dtype: torch.dtype) -> float:
 def run(table: Table, machine: Machine) -> None:
     """Copies to, from and within the device; products in float32 as the trainer sets them, and bfloat16."""
     count = COPIED if machine.on_card else CPU_COPIED
-    host, here = torch.ones(count, dtype=torch.uint8), torch.ones(count, dtype=torch.uint8, device=machine.device)
+    host, here = (
+        torch.ones(count, dtype=torch.uint8),
+        torch.ones(count, dtype=torch.uint8, device=machine.device),
+    )
     pinned = host.pin_memory() if machine.on_card else host
     copies = {
         "host to device, pageable": lambda: here.copy_(host),
@@ -85,6 +91,4 @@ def run(table: Table, machine: Machine) -> None:
     for dtype, name in ((torch.float32, 'float32 product, "highest"'), (torch.bfloat16, "bfloat16 product")):
         peak = machine.peak_rate()
         note = f"data sheet {peak:.0f}" if peak and dtype == torch.bfloat16 else ""
-        table.add(
-            Line(section=SECTION, name=name, value=products(machine, dtype), unit="TFLOP/s", note=note)
-        )
+        table.add(Line(section=SECTION, name=name, value=products(machine, dtype), unit="TFLOP/s", note=note))

@@ -118,7 +118,9 @@ class Table:
         bound = "" if line.most is None else f"<= {number(line.most)}"
         bound = bound if line.least is None else f">= {number(line.least)}"
         verdict = self.verdict(line)
-        row = f"{line.section:9} {line.name:47} {value:>11} {line.unit:10} {bound:>11}  {verdict:8} {line.note}"
+        row = (
+            f"{line.section:9} {line.name:47} {value:>11} {line.unit:10} {bound:>11}  {verdict:8} {line.note}"
+        )
         return "\n".join([row.rstrip(), *(" " * 10 + detail for detail in line.details)])
 
 
