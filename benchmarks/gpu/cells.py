@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
 from gpu.machine import Machine
-from gpu.table import Line, Table
+from gpu.table import Table
 from mirrorpo.config import paths
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.compose import cell_of
@@ -123,17 +123,9 @@ def _one(table: Table, machine: Machine, name: str) -> None:
         note = _difference(expected, lines) if differing else ""
         if what.endswith("resumed"):
             note = f"stopped after {before} rows of {len(expected)}" + (f"; {note}" if note else "")
-        table.add(Line(section=SECTION, name=what, value=differing, unit="rows", most=0.0, note=note))
+        table.right(SECTION, what, differing, "rows", 0.0, note=note)
     kl = max(json.loads(line).get("kl/sampler", 0.0) for line in expected)
-    table.add(
-        Line(
-            section=SECTION,
-            name=f"cell {name}: largest kl/sampler",
-            value=kl,
-            unit="nats",
-            most=KL.get(name, KL_FLOAT32),
-        )
-    )
+    table.right(SECTION, f"cell {name}: largest kl/sampler", kl, "nats", KL.get(name, KL_FLOAT32))
 
 
 def _difference(expected: Sequence[str], lines: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from gpu.models import (
     request_of,
     small,
 )
-from gpu.table import Line, Table
+from gpu.table import Table
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.divergence.kl import k3
@@ -46,6 +46,9 @@ from mirrorpo.train.model_check import WAYS, model_check
 SECTION = "correct"
 # What float32 may be from float64; what bfloat16 may be from it in the mean, in nats.
 CLOSE, NEAR = 1e-4, 0.05
+# Of what an update moves: Adam's first step is the gradient's sign, and where that is all but zero, rounding
+# decides.
+MOVED = 1e-2
 # Mean k3 between sampler and trainer, in nats.
 SAMPLER_CLOSE, SAMPLER_NEAR = 1e-9, 1e-4
 MASKINGS: Sequence[Masking] = ("pad", "block", "delete", "direct")
@@ -141,19 +144,11 @@ def _apart(
 def forward(table: Table, machine: Machine) -> None:
     """Log-probabilities and entropies, with full rows and with prompts computed once."""
     exact, ours, batch = subjects(machine.device)
+    theirs = read(exact, batch)
     for name, rows in (("full rows", ()), ("shared prompts", (4, 4, 4))):
-        theirs, numbers = read(exact, batch), read(ours, batch, rows)
-        for what, our_part, their_part in zip(
-            ("log-probabilities", "entropies"), numbers, theirs, strict=True
-        ):
-            line = Line(
-                section=SECTION,
-                name=f"{what}, {name}",
-                value=gap(our_part, their_part),
-                unit="nats",
-                most=CLOSE,
-            )
-            table.add(line)
+        numbers = read(ours, batch, rows)
+        for index, what in enumerate(("log-probabilities", "entropies")):
+            table.right(SECTION, f"{what}, {name}", gap(numbers[index], theirs[index]), "nats", CLOSE)
 
 
 def divergences(table: Table, machine: Machine) -> None:
@@ -166,9 +161,7 @@ def divergences(table: Table, machine: Machine) -> None:
         parts = components(f"divergence={name}", "divergence.beta=0.5")
         worst = max(_apart(exact, ours, batch, parts))
         if parts.penalty.reads == "vocabulary":
-            table.add(
-                Line(section=SECTION, name=f"{name}: loss, gradient", value=worst, unit="share", most=CLOSE)
-            )
+            table.right(SECTION, f"{name}: loss, gradient", worst, "share", CLOSE)
         else:
             sampled.append((worst, name))
     _worst(table, f"{len(sampled)} sampled divergences: loss, gradient", sampled)
@@ -187,7 +180,7 @@ def algorithms(table: Table, machine: Machine) -> None:
 
 def _worst(table: Table, name: str, gaps: Sequence[tuple[float, str]]) -> None:
     value, at = max(gaps)
-    table.add(Line(section=SECTION, name=name, value=value, unit="share", most=CLOSE, note=f"most in {at}"))
+    table.right(SECTION, name, value, "share", CLOSE, note=f"most in {at}")
 
 
 def optimisers(table: Table, machine: Machine) -> None:
@@ -198,22 +191,10 @@ def optimisers(table: Table, machine: Machine) -> None:
         for model in (double(small(CPU)), small(machine.device)):
             before = flat(model)
             subject = learner(model, parts, max_grad_norm=1.0)
-            subject.learn(
-                ScoredBatch(batch=batch, anchor_head=None),
-                credit_of(subject, ScoredBatch(batch=batch, anchor_head=None)),
-                [1e-2],
-            )
+            scored = ScoredBatch(batch=batch, anchor_head=None)
+            subject.learn(scored, credit_of(subject, scored), [1e-2])
             moved.append(flat(model) - before)
-        table.add(
-            Line(
-                section=SECTION,
-                name=f"{name}: what an update moves",
-                value=share(moved[1], moved[0]),
-                unit="share",
-                # Adam's first step is the gradient's sign: where it is all but zero, rounding decides.
-                most=1e-2,
-            )
-        )
+        table.right(SECTION, f"{name}: what an update moves", share(moved[1], moved[0]), "share", MOVED)
 
 
 def flat(model: LanguageModel) -> Tensor:
@@ -227,15 +208,13 @@ def ways(table: Table, machine: Machine) -> None:
     check = model_check(ours, WAYS)
     for way in WAYS:
         closed = check.closed.get(way)
-        table.add(
-            Line(
-                section=SECTION,
-                name=f"{way}: against the network alone",
-                value=check.gaps.get(way),
-                unit="nats",
-                most=CLOSE,
-                note=f"error: {closed}" if closed else "",
-            )
+        table.right(
+            SECTION,
+            f"{way}: against the network alone",
+            check.gaps.get(way),
+            "nats",
+            CLOSE,
+            note=f"error: {closed}" if closed else "",
         )
 
 
@@ -260,15 +239,7 @@ def cut_spans(table: Table, machine: Machine) -> None:
             )[1]
             for model in (exact, ours)
         )
-        table.add(
-            Line(
-                section=SECTION,
-                name=f"{len(cuts)} cuts, masking {masking}",
-                value=gap(numbers, theirs),
-                unit="nats",
-                most=CLOSE,
-            )
-        )
+        table.right(SECTION, f"{len(cuts)} cuts, masking {masking}", gap(numbers, theirs), "nats", CLOSE)
 
 
 def recomputed(table: Table, machine: Machine) -> None:
@@ -280,9 +251,7 @@ def recomputed(table: Table, machine: Machine) -> None:
     enable = getattr(causal_lm, "activation_checkpointing_enable", None)
     (enable or getattr(causal_lm, "gradient_checkpointing_enable"))({"use_reentrant": False})  # noqa: B009
     worst = max(_apart(exact, model, batch, components()))
-    table.add(
-        Line(section=SECTION, name="recomputed activations: gradient", value=worst, unit="share", most=CLOSE)
-    )
+    table.right(SECTION, "recomputed activations: gradient", worst, "share", CLOSE)
 
 
 def lora(table: Table, machine: Machine) -> None:
@@ -303,26 +272,16 @@ def lora(table: Table, machine: Machine) -> None:
                 noise = 0.05 * torch.randn(parameter.shape, generator=draw)
                 parameter.data.copy_(noise)
         gradients.append(learned(_learner(model, reference(model), components()), batch)[1])
-    table.add(
-        Line(
-            section=SECTION,
-            name="LoRA: gradient",
-            value=share(gradients[1], gradients[0]),
-            unit="share",
-            most=CLOSE,
-        )
-    )
+    table.right(SECTION, "LoRA: gradient", share(gradients[1], gradients[0]), "share", CLOSE)
     adapted = with_adapter(small(machine.device), LORA, 0)
     check = model_check(adapted, ["merge"])
-    table.add(
-        Line(
-            section=SECTION,
-            name="LoRA: merged against live",
-            value=check.gaps.get("merge"),
-            unit="nats",
-            most=CLOSE,
-            note="".join(f"error: {reason}" for reason in check.closed.values()),
-        )
+    table.right(
+        SECTION,
+        "LoRA: merged against live",
+        check.gaps.get("merge"),
+        "nats",
+        CLOSE,
+        note="".join(f"error: {reason}" for reason in check.closed.values()),
     )
 
 
@@ -343,14 +302,12 @@ def sampler(table: Table, machine: Machine) -> None:
 
 def _sampler(table: Table, model: LanguageModel) -> None:
     half = model.dtype != torch.float32
-    table.add(
-        Line(
-            section=SECTION,
-            name=f"kl/sampler, native, {_name(model.dtype)}",
-            value=sampled_kl(model, 6, 4, 8, 48),
-            unit="nats",
-            most=SAMPLER_NEAR if half else SAMPLER_CLOSE,
-        )
+    table.right(
+        SECTION,
+        f"kl/sampler, native, {_name(model.dtype)}",
+        sampled_kl(model, 6, 4, 8, 48),
+        "nats",
+        SAMPLER_NEAR if half else SAMPLER_CLOSE,
     )
 
 
@@ -365,14 +322,13 @@ def _repeated(table: Table, model: LanguageModel, batch: RolloutBatch) -> None:
     start = reference(model)
     with _undetermined() as operations:
         first, second = (learned(_learner(model, start, components()), batch)[1] for _ in range(2))
-    table.add(
-        Line(
-            section=SECTION,
-            name=f"gradient again, {_name(model.dtype)}: numbers that differ",
-            value=float((first != second).sum()),
-            most=0.0,
-            note="no deterministic form: " + ", ".join(sorted(operations)) if operations else "",
-        )
+    table.right(
+        SECTION,
+        f"gradient again, {_name(model.dtype)}: numbers that differ",
+        float((first != second).sum()),
+        "",
+        0.0,
+        note="no deterministic form: " + ", ".join(sorted(operations)) if operations else "",
     )
 
 
@@ -397,15 +353,13 @@ def half_precision(table: Table, machine: Machine) -> None:
     exact, ours, batch = subjects(machine.device)
     half = replace(ours, dtype=torch.bfloat16)
     difference = (read(half, batch)[0].cpu().double() - read(exact, batch)[0]).abs()
-    table.add(
-        Line(
-            section=SECTION,
-            name="bfloat16 against float64: mean of a token",
-            value=float(difference.mean()),
-            unit="nats",
-            most=NEAR,
-            note=f"largest {float(difference.max()):.2g}",
-        )
+    table.right(
+        SECTION,
+        "bfloat16 against float64: mean of a token",
+        float(difference.mean()),
+        "nats",
+        NEAR,
+        note=f"largest {float(difference.max()):.2g}",
     )
 
 

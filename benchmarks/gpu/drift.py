@@ -6,7 +6,7 @@ from torch import Tensor
 from gpu.machine import Machine
 from gpu.models import Width, components, request_of, wide
 from gpu.sizes import sizes
-from gpu.table import Line, Table
+from gpu.table import Table
 from mirrorpo.model.forward import completion_hidden
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.train.drift import Probe, draw_probe
@@ -42,32 +42,26 @@ def _one(table: Table, machine: Machine, width: Width) -> None:
     )
     assert isinstance(probe, Probe)
     before = _table(model, probe)
-    draw = torch.Generator(device=machine.device).manual_seed(0)
+    torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.network.parameters():
-            noise = torch.randn(parameter.shape, generator=draw, device=machine.device)
-            parameter.add_(MOVED * parameter.std() * noise)
+            parameter.add_(MOVED * parameter.std() * torch.randn_like(parameter))
     ours, theirs = probe(model), _distances(_table(model, probe), before)
     for name, value in ours.items():
-        table.add(
-            Line(
-                section=SECTION,
-                name=f"{width.name}, {len(probe.positions)} states: {name}, error",
-                value=abs(value / theirs[name] - 1),
-                unit="share",
-                most=CLOSE,
-                note=f"{value:.6g}",
-            )
+        table.right(
+            SECTION,
+            f"{width.name}, {len(probe.positions)} states: {name}, error",
+            abs(value / theirs[name] - 1),
+            "share",
+            CLOSE,
+            note=f"{value:.6g}",
         )
-    table.add(
-        Line(
-            section=SECTION,
-            name=f"{width.name}, V = {width.vocabulary}: a probe, 4 layers at most",
-            value=machine.seconds(lambda: probe(model), size.rounds),
-            unit="s",
-            most=WANTED_SECONDS,
-            speed=True,
-        )
+    table.speed(
+        SECTION,
+        f"{width.name}, V = {width.vocabulary}: a probe, 4 layers at most",
+        machine.seconds(lambda: probe(model), size.rounds),
+        "s",
+        most=WANTED_SECONDS,
     )
 
 

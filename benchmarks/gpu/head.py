@@ -9,7 +9,7 @@ from gpu.machine import Machine
 from gpu.models import Width
 from gpu.rates import products
 from gpu.sizes import sizes
-from gpu.table import Line, Table
+from gpu.table import Table
 from mirrorpo.model.head import Head, read_positions
 
 SECTION = "head"
@@ -47,14 +47,12 @@ def _one(table: Table, machine: Machine, width: Width, precision: str, rate: flo
     hidden = torch.randn(count, width.hidden, device=machine.device, dtype=machine.dtype)
     tokens = torch.randint(width.vocabulary, (count,), device=machine.device)
     name = f"{width.name}, {precision}"
-    table.add(
-        Line(
-            section=SECTION,
-            name=f"{name}: log-probability, mean error",
-            value=_error(head, hidden[:COMPARED], tokens[:COMPARED]),
-            unit="nats",
-            most=NEAR[precision],
-        )
+    table.right(
+        SECTION,
+        f"{name}: log-probability, mean error",
+        _error(head, hidden[:COMPARED], tokens[:COMPARED]),
+        "nats",
+        NEAR[precision],
     )
 
     def forward() -> Tensor:
@@ -67,21 +65,19 @@ def _one(table: Table, machine: Machine, width: Width, precision: str, rate: flo
 
     with torch.no_grad():
         seconds = machine.seconds(forward, sizes(machine).rounds)
-    table.add(Line(section=SECTION, name=f"{name}: forward", value=1e3 * seconds, unit="ms"))
+    table.fact(SECTION, f"{name}: forward", 1e3 * seconds, "ms")
     # The logits twice fewer than they are made: what a product must be, not what recomputing adds.
     useful = 6 * count * width.hidden * width.vocabulary
     seconds = machine.seconds(both, sizes(machine).rounds)
     reached = useful / seconds / 1e12
-    table.add(Line(section=SECTION, name=f"{name}: forward, backward", value=1e3 * seconds, unit="ms"))
-    table.add(
-        Line(
-            section=SECTION,
-            name=f"{name}: share of a bfloat16 product",
-            value=reached / rate,
-            least=WANTED_SHARE[precision],
-            speed=True,
-            note=f"{reached:.3g} TFLOP/s" + _memory(machine, head),
-        )
+    table.fact(SECTION, f"{name}: forward, backward", 1e3 * seconds, "ms")
+    table.speed(
+        SECTION,
+        f"{name}: share of a bfloat16 product",
+        reached / rate,
+        "",
+        least=WANTED_SHARE[precision],
+        note=f"{reached:.3g} TFLOP/s" + _memory(machine, head),
     )
 
 

@@ -7,7 +7,7 @@ from gpu.machine import Machine
 from gpu.models import Width, wide
 from gpu.rates import products
 from gpu.sizes import sizes
-from gpu.table import Line, Table
+from gpu.table import Table
 
 SECTION = "layer"
 # Ids of the model around the layer, whose head is not asked.
@@ -41,26 +41,17 @@ def _one(table: Table, machine: Machine, width: Width, rate: float) -> None:
 
     with torch.no_grad():
         seconds = machine.seconds(forward, size.rounds)
-    table.add(
-        Line(
-            section=SECTION,
-            name=f"{width.name}, {rows * length} tokens: forward",
-            value=1e3 * seconds,
-            unit="ms",
-        )
-    )
+    table.fact(SECTION, f"{width.name}, {rows * length} tokens: forward", 1e3 * seconds, "ms")
     seconds = machine.seconds(both, size.rounds)
     # Causal attention: half of the square, twice.
     attention = 2 * width.heads * width.head_dim * length
     reached = 3 * rows * length * (2 * width.per_layer + attention) / seconds / 1e12
-    table.add(Line(section=SECTION, name=f"{width.name}: forward, backward", value=1e3 * seconds, unit="ms"))
-    table.add(
-        Line(
-            section=SECTION,
-            name=f"{width.name}: share of a product",
-            value=reached / rate,
-            least=WANTED_SHARE,
-            speed=True,
-            note=f"{reached:.3g} TFLOP/s",
-        )
+    table.fact(SECTION, f"{width.name}: forward, backward", 1e3 * seconds, "ms")
+    table.speed(
+        SECTION,
+        f"{width.name}: share of a product",
+        reached / rate,
+        "",
+        least=WANTED_SHARE,
+        note=f"{reached:.3g} TFLOP/s",
     )

@@ -26,6 +26,8 @@ PEAKS = {
     "4090": 165.0,
 }
 MIB = 2**20
+# What torch says of each wait in its debug mode.
+SYNC = "called a synchronizing CUDA operation"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +93,7 @@ class Machine:
             return
 
         def count(message: object, *_: object, **__: object) -> None:
-            if "synchron" in str(message):
+            if SYNC in str(message):
                 lines[_nearest(sys._getframe(1))] += 1
 
         with warnings.catch_warnings():

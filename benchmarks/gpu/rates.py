@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from gpu.machine import MIB, Machine
-from gpu.table import Line, Table
+from gpu.table import Table
 
 SECTION = "rates"
 # Square products, and bytes that are copied: on a card, on a CPU.
@@ -87,8 +87,8 @@ def run(table: Table, machine: Machine) -> None:
     for name, copy in copies.items():
         counted = 2 * count if name.startswith("within") else count
         rate = counted / machine.seconds(copy) / 1e9
-        table.add(Line(section=SECTION, name=name, value=rate, unit="GB/s", note=f"{count // MIB} MiB"))
+        table.fact(SECTION, name, rate, "GB/s", note=f"{count // MIB} MiB")
     for dtype, name in ((torch.float32, 'float32 product, "highest"'), (torch.bfloat16, "bfloat16 product")):
         peak = machine.peak_rate()
         note = f"data sheet {peak:.0f}" if peak and dtype == torch.bfloat16 else ""
-        table.add(Line(section=SECTION, name=name, value=products(machine, dtype), unit="TFLOP/s", note=note))
+        table.fact(SECTION, name, products(machine, dtype), "TFLOP/s", note=note)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpu.cells import cell, ran
 from gpu.machine import Machine
-from gpu.table import Line, Table
+from gpu.table import Table
 from mirrorpo.run.preemption import StopRequest
 
 SECTION = "reference"
@@ -53,19 +53,17 @@ def _lines(table: Table, rows: Sequence[Mapping[str, float]], timings: Sequence[
     first, last = rows[0], rows[-1]
     for name in ("eval/greedy_accuracy", "eval/greedy_flexible", "eval/truncated"):
         note = f"{last['eval/questions']:.0f} questions; {first[name]:.3f} before"
-        table.add(
-            Line(section=SECTION, name=f"{name} after {len(rows) - 1} steps", value=last[name], note=note)
-        )
+        table.fact(SECTION, f"{name} after {len(rows) - 1} steps", last[name], "", note=note)
     steps = timings[1:]
     spent = {name: statistics.median(step[name] for step in steps) for name in PHASES}
     total = sum(spent.values())
     parts = ", ".join(f"{name.removesuffix('_s')} {100 * part / total:.0f}%" for name, part in spent.items())
-    table.add(Line(section=SECTION, name="a step", value=total, unit="s", note=parts))
+    table.fact(SECTION, "a step", total, "s", note=parts)
     speed = statistics.median(step["tokens_per_s"] for step in steps)
-    table.add(Line(section=SECTION, name="completion tokens of a step", value=speed, unit="tokens/s"))
+    table.fact(SECTION, "completion tokens of a step", speed, "tokens/s")
     seconds = sum(row["seconds"] + row.get("eval_s", 0.0) for row in timings)
-    table.add(Line(section=SECTION, name="the run, evaluations included", value=seconds / 3600, unit="hours"))
+    table.fact(SECTION, "the run, evaluations included", seconds / 3600, "hours")
     memory = max(step["peak_memory_mb"] for step in steps) / 1024
-    table.add(Line(section=SECTION, name="peak memory", value=memory, unit="GiB"))
+    table.fact(SECTION, "peak memory", memory, "GiB")
     kl = max(row.get("kl/sampler", 0.0) for row in rows)
-    table.add(Line(section=SECTION, name="largest kl/sampler", value=kl, unit="nats", most=KL))
+    table.right(SECTION, "largest kl/sampler", kl, "nats", KL)

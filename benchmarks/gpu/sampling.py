@@ -5,7 +5,7 @@ import torch
 from gpu.machine import Machine, listed
 from gpu.models import Width, components, request_of, wide
 from gpu.sizes import sizes
-from gpu.table import Line, Table
+from gpu.table import Table
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.divergence.kl import k3
 from mirrorpo.model.forward import read_completions
@@ -35,42 +35,21 @@ def _one(table: Table, machine: Machine, width: Width) -> None:
     rows = size.prompts * size.group
     seconds = machine.seconds(lambda: engine.generate(model, request), size.rounds)
     name = f"{width.name}, {rows} rows, {size.sampled} tokens"
-    table.add(
-        Line(section=SECTION, name=f"{name}: native", value=rows * size.sampled / seconds, unit="tokens/s")
-    )
-    table.add(
-        Line(
-            section=SECTION,
-            name=f"{name}: a token of all rows",
-            value=1e3 * seconds / size.sampled,
-            unit="ms",
-            most=WANTED_MS,
-            speed=True,
-        )
-    )
+    table.fact(SECTION, f"{name}: native", rows * size.sampled / seconds, "tokens/s")
+    table.speed(SECTION, f"{name}: a token of all rows", 1e3 * seconds / size.sampled, "ms", most=WANTED_MS)
     with machine.syncs() as waits:
         answers = engine.generate(model, request)
     if machine.on_card:
-        table.add(
-            Line(
-                section=SECTION,
-                name=f"{width.name}: waits a token",
-                value=waits.total() / size.sampled,
-                most=WANTED_SYNCS,
-                speed=True,
-                details=listed(waits),
-            )
+        table.speed(
+            SECTION,
+            f"{width.name}: waits a token",
+            waits.total() / size.sampled,
+            "",
+            most=WANTED_SYNCS,
+            details=listed(waits),
         )
     batch = collate(answers, [0.0] * len(answers), pad_id=model.pad_id, mask_truncated=False)
-    table.add(
-        Line(
-            section=SECTION,
-            name=f"{width.name}: kl/sampler",
-            value=_kl(model, batch),
-            unit="nats",
-            most=KL,
-        )
-    )
+    table.right(SECTION, f"{width.name}: kl/sampler", _kl(model, batch), "nats", KL)
     if not machine.on_card:
         table.skip(SECTION, f"{width.name}: waits a token", "only CUDA counts them")
 

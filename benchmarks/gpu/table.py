@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 Verdict = Literal["pass", "FAIL", "below", "skipped", "-", ""]
 
@@ -52,6 +52,15 @@ class Line:
         return above and (self.most is None or self.value <= self.most)
 
 
+class SpeedBound(TypedDict, total=False):
+    """What a line of speed may have beside its value."""
+
+    most: float | None
+    least: float | None
+    note: str
+    details: Sequence[str]
+
+
 @dataclass(kw_only=True, slots=True)
 class Table:
     """Lines, printed as they come.
@@ -70,6 +79,20 @@ class Table:
         """Print a line and keep it."""
         self.lines.append(line)
         print(self._text(line), flush=True)
+
+    def fact(self, section: str, name: str, value: float, unit: str, note: str = "") -> None:
+        """A line without a bound."""
+        self.add(Line(section=section, name=name, value=value, unit=unit, note=note))
+
+    def right(
+        self, section: str, name: str, value: float | None, unit: str, most: float, note: str = ""
+    ) -> None:
+        """A line that says whether something is right: a distance, and the most that it may be."""
+        self.add(Line(section=section, name=name, value=value, unit=unit, most=most, note=note))
+
+    def speed(self, section: str, name: str, value: float, unit: str, **more: Unpack[SpeedBound]) -> None:
+        """A line with a bound on speed or memory."""
+        self.add(Line(section=section, name=name, value=value, unit=unit, speed=True, **more))
 
     def skip(self, section: str, name: str, reason: str) -> None:
         """A line of something that cannot be done here."""

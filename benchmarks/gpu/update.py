@@ -11,7 +11,7 @@ from gpu.machine import MIB, Machine, listed
 from gpu.models import Width, batch_of, components, credit_of, learner, request_of, wide
 from gpu.rates import products
 from gpu.sizes import Sizes, sizes
-from gpu.table import Line, Table
+from gpu.table import Table
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.distributed.collectives import ALONE
@@ -84,15 +84,13 @@ def _arm(
     reached = useful_flops(width, batch) / seconds / 1e12
     peak = machine.peak_mib()
     memory = "" if peak is None else f", peak {peak / 1024:.1f} GiB"
-    table.add(
-        Line(
-            section=SECTION,
-            name=f"{width.name}, micro-batch {subject.settings.tokens_per_micro_batch}: MFU",
-            value=reached / rate,
-            least=WANTED_MFU,
-            speed=True,
-            note=f"{seconds:.3g} s, {int(batch.present.sum()) / seconds:.0f} tokens/s{memory}",
-        )
+    table.speed(
+        SECTION,
+        f"{width.name}, micro-batch {subject.settings.tokens_per_micro_batch}: MFU",
+        reached / rate,
+        "",
+        least=WANTED_MFU,
+        note=f"{seconds:.3g} s, {int(batch.present.sum()) / seconds:.0f} tokens/s{memory}",
     )
 
 
@@ -105,16 +103,14 @@ def _waits(table: Table, machine: Machine, width: Width, subject: Learner, batch
     count = len(plan_micro_batches(batch, budget, sharing))
     with machine.syncs() as waits:
         subject.learn(scored, credit_of(subject, scored), [LEARNING_RATE])
-    table.add(
-        Line(
-            section=SECTION,
-            name=f"{width.name}: waits a micro-batch",
-            value=waits.total() / count,
-            most=WANTED_SYNCS,
-            speed=True,
-            note=f"{waits.total()} in an update of {count}",
-            details=listed(waits),
-        )
+    table.speed(
+        SECTION,
+        f"{width.name}: waits a micro-batch",
+        waits.total() / count,
+        "",
+        most=WANTED_SYNCS,
+        note=f"{waits.total()} in an update of {count}",
+        details=listed(waits),
     )
 
 
@@ -122,9 +118,7 @@ def _split(table: Table, machine: Machine, width: Width, subject: Learner) -> No
     seconds = split(machine, subject, sizes(machine), width.vocabulary)
     step = sum(seconds.values())
     parts = ", ".join(f"{phase} {100 * part / step:.0f}%" for phase, part in seconds.items())
-    table.add(
-        Line(section=SECTION, name=f"{width.name}: a step, native sampling", value=step, unit="s", note=parts)
-    )
+    table.fact(SECTION, f"{width.name}: a step, native sampling", step, "s", note=parts)
 
 
 def split(machine: Machine, subject: Learner, size: Sizes, vocabulary: int) -> Mapping[str, float]:
@@ -168,12 +162,10 @@ def _checkpoint(table: Table, machine: Machine, width: Width, subject: Learner) 
         progress = Progress(position=0, beta=0.0)
         seconds = machine.seconds(lambda: checkpoints.save(1, progress, []), rounds=1, warm=0)
         nbytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    table.add(
-        Line(
-            section=SECTION,
-            name=f"{width.name}: a checkpoint",
-            value=seconds,
-            unit="s",
-            note=f"{nbytes / MIB:.0f} MiB, {nbytes / seconds / 1e9:.2g} GB/s",
-        )
+    table.fact(
+        SECTION,
+        f"{width.name}: a checkpoint",
+        seconds,
+        "s",
+        note=f"{nbytes / MIB:.0f} MiB, {nbytes / seconds / 1e9:.2g} GB/s",
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpu.cells import cell, ran
 from gpu.machine import Machine
-from gpu.table import Line, Table
+from gpu.table import Table
 from mirrorpo.run.preemption import StopRequest
 
 SECTION = "vllm"
@@ -28,20 +28,11 @@ def run(table: Table, machine: Machine) -> None:
         folder = ran(subject, StopRequest())
         rows = [json.loads(line) for line in folder.metrics.path.read_text().splitlines()]
         timings = [json.loads(line) for line in folder.timings.path.read_text().splitlines()]
-    table.add(
-        Line(
-            section=SECTION,
-            name="rollout=vllm: largest kl/sampler",
-            value=max(row.get("kl/sampler", 0.0) for row in rows),
-            unit="nats",
-            most=KL,
-        )
+    table.right(
+        SECTION,
+        "rollout=vllm: largest kl/sampler",
+        max(row.get("kl/sampler", 0.0) for row in rows),
+        "nats",
+        KL,
     )
-    table.add(
-        Line(
-            section=SECTION,
-            name="rollout=vllm, tiny model",
-            value=timings[-1]["rollout_tokens_per_s"],
-            unit="tokens/s",
-        )
-    )
+    table.fact(SECTION, "rollout=vllm, tiny model", timings[-1]["rollout_tokens_per_s"], "tokens/s")
