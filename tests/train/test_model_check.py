@@ -62,13 +62,13 @@ def test_rows_are_dropped_while_others_go_on_and_the_cache_grows(
 ) -> None:
     dropped: list[int] = []
     grown: list[Any] = []
-    select, store = cache.Blocks.batch_select_indices, cache.Blocks._store
+    select, store = cache.Blocks.select, cache.Blocks._store
 
-    def counted(self: Any, rows: torch.Tensor) -> None:
-        dropped.append(len(rows))
+    def counted(self: Any, rows: cache.Selection) -> None:
+        dropped.append(len(rows.order))
         select(self, rows)
 
-    monkeypatch.setattr(cache.Blocks, "batch_select_indices", counted)
+    monkeypatch.setattr(cache.Blocks, "select", counted)
     monkeypatch.setattr(cache.Blocks, "_store", staticmethod(lambda *a: grown.append(a) or store(*a)))
     assert not model_check(model, ["sample"]).closed
     assert dropped and min(dropped) > 0
@@ -81,7 +81,7 @@ def rows_in_another_order(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(*arguments: Any) -> Any:
         rows = right(*arguments)
-        rows.batch_select_indices(torch.arange(6).flip(0))
+        rows.select(cache.Selection.of(range(5, -1, -1), torch.device("cpu")))
         return rows
 
     patch.setattr(native, "in_blocks", wrong)

@@ -165,15 +165,32 @@ class Verifier(RewardFn, Protocol):
 
 
 @runtime_checkable
+class OutputHead(Protocol):
+    """Last hidden states to logits over the vocabulary, as the trainer reads them.
+
+    `frozen` says that nothing of it is trained.
+    """
+
+    @property
+    def frozen(self) -> bool: ...
+
+    def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]: ...
+
+
+@runtime_checkable
 class GenerativeModel(Protocol):
     """What an engine may know of the policy: a causal LM with a key-value cache, and its special ids.
 
-    `cache_argument` is the network's word for that cache, as argument and in its output. `computing` sets the
-    compute dtype, `evaluating` puts the network in eval mode and back.
+    `decoder` is the network without its head; its output has `last_hidden_state`, from which `head` makes the
+    logits that the trainer reads. `cache_argument` is the network's word for its cache, as argument and in
+    its output. `computing` sets the compute dtype, `evaluating` puts the network in eval mode and back.
     """
 
     @property
     def network(self) -> torch.nn.Module: ...
+
+    @property
+    def decoder(self) -> torch.nn.Module: ...
 
     @property
     def tokenizer(self) -> Tokenizer: ...
@@ -189,6 +206,8 @@ class GenerativeModel(Protocol):
 
     @property
     def cache_argument(self) -> str: ...
+
+    def head(self, temperature: float) -> OutputHead: ...
 
     def computing(self) -> AbstractContextManager[None]: ...
 

@@ -106,6 +106,11 @@ class LanguageModel:
             self.network.set_adapter(ADAPTER)
 
     @property
+    def decoder(self) -> torch.nn.Module:
+        """The network without its head, unwrapped from an adapter that is on inside it."""
+        return self.causal_lm.get_decoder()
+
+    @property
     def cache_argument(self) -> str:
         """The network's name of its keys and values, as argument and in its output."""
         return PAST
@@ -125,7 +130,7 @@ class LanguageModel:
             positions: of each token in its own row, from 0.
         """
         with self.computing():
-            output = self.causal_lm.get_decoder()(
+            output = self.decoder(
                 input_ids=ids, attention_mask=present.to(torch.long), position_ids=positions, use_cache=False
             )
         return output.last_hidden_state
