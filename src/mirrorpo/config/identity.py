@@ -26,7 +26,9 @@ NOT_IDENTITY = (
 
 # Settings that came after the first runs, with the value that does what was done before them. At that value a
 # setting is no part of a run's identity, so that a folder keeps its name.
-ADDED: Mapping[str, object] = {}
+ADDED: Mapping[str, object] = {
+    "head_precision": "float32",
+}
 
 
 def flat(data: Config, prefix: str = "") -> JsonObject:
