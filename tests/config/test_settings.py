@@ -14,12 +14,13 @@ from mirrorpo.config.schema import CHOICES, TrainConfig
 from mirrorpo.config.settings import (
     DriftSettings,
     EvaluationSettings,
+    ModelSettings,
     RolloutSettings,
     RunSettings,
     UpdateSettings,
 )
 
-CLASSES = (RolloutSettings, UpdateSettings, EvaluationSettings, DriftSettings, RunSettings)
+CLASSES = (RolloutSettings, UpdateSettings, ModelSettings, EvaluationSettings, DriftSettings, RunSettings)
 
 
 @pytest.fixture(scope="module")

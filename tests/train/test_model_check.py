@@ -41,6 +41,16 @@ def test_the_shipped_model_is_read_rightly_in_every_way(model: LanguageModel) ->
     assert not check.closed and set(check.gaps) == set(WAYS) and max(check.gaps.values()) < 1e-4
 
 
+def test_a_head_of_rounded_operands_is_tried_exactly_and_as_the_run_reads_it(model: LanguageModel) -> None:
+    rounded = replace(model, head_precision="bf16_in")
+    rounded.check_head()
+    views = [(view.dtype, view.head_precision) for view in tested._views(rounded)]
+    assert views == [(torch.float32, "float32"), (torch.float32, "bf16_in")]
+    check = model_check(rounded, ["padded", "pad", "gradient"])
+    # Above what float32 gives and float32's bound allows, below the bound of half precision.
+    assert not check.closed and 1e-5 < check.gaps["padded"] < 0.02, check
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_it_leaves_no_trace(training: bool) -> None:
     model = with_adapter(tiny(), Lora(rank=2, alpha=4, dropout=0.1, targets=["q_proj"]), 0)

@@ -30,6 +30,7 @@ ADDED: Mapping[str, object] = {
     # What it changes, of models that think in tags, goes with the reward's version.
     "reward.thinking": "skip",
     "reward.decimal_mark": "point",
+    "head_precision": "float32",
 }
 
 

@@ -60,6 +60,7 @@ class TrainConfig:
     tokens_per_micro_batch: int = MISSING
     shared_prefix: str = MISSING
     logit_chunk: int = MISSING
+    head_precision: str = MISSING
 
     eval_every: int = MISSING
     eval_split: str = MISSING
@@ -176,6 +177,7 @@ MINIMUM: Mapping[str, int] = {
 CHOICES: Mapping[str, Sequence[str]] = {
     "update_window": ("whole", "split"),
     "shared_prefix": ("auto", "always", "never"),
+    "head_precision": ("float32", "bf16_in"),
     "data_order": ("shuffled", "sequential"),
     "eval_split": ("validation", "test"),
     "sandbox": ("required", "unsafe"),

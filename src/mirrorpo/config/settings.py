@@ -59,6 +59,18 @@ class UpdateSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSettings(Settings):
+    """How a model computes, beyond what its own group says.
+
+    Attributes:
+        head_precision: of the operands of the product with the output embedding, whose result is float32:
+            "float32", or "bf16_in", rounded to bfloat16.
+    """
+
+    head_precision: Literal["float32", "bf16_in"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationSettings(Settings):
     """When the policy is evaluated, on what, and how.
 

@@ -144,7 +144,8 @@ class RolloutBatch:
         sampler_logprobs: [B, T], what the engine says it sampled from.
         old_logprobs: [B, T], the same tokens under the policy at rollout time, by the trainer's own forward.
         anchor_logprobs: [B, T], the same tokens under the divergence's anchor; NaN when nothing reads it.
-        anchor_hidden: [B, T, D], the anchor's last hidden states; D = 0 when no exact divergence reads them.
+        anchor_hidden: [B, T, D], the anchor's last hidden states, which stay on the model's device; D = 0
+            when no exact divergence reads them.
     """
 
     prompt_ids: Int[Tensor, "B S"]
@@ -166,7 +167,7 @@ class RolloutBatch:
 
     def rows(self, index: Tensor) -> "RolloutBatch":
         """The completions at `index`, cut to their own longest prompt and completion."""
-        picked = {field.name: getattr(self, field.name)[index] for field in fields(self)}
+        picked = {field.name: _picked(getattr(self, field.name), index) for field in fields(self)}
         width = max(int(picked["present"].sum(dim=1).max()), 1)
         depth = max(int(picked["prompt_present"].sum(dim=1).max()), 1)
         for name in ("prompt_ids", "prompt_present"):
@@ -198,6 +199,11 @@ class RolloutBatch:
     def with_(self, **changes: Tensor) -> "RolloutBatch":
         """A copy in which the named fields are replaced."""
         return replace(self, **changes)
+
+
+def _picked(values: Tensor, index: Tensor) -> Tensor:
+    # Hidden states may lie on another device than the rest.
+    return values[index.to(values.device)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

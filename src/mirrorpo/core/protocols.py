@@ -321,6 +321,17 @@ class Divergence(Protocol):
 
 
 @runtime_checkable
+class KnowsGradient(Protocol):
+    """A divergence over the vocabulary that knows its gradient, which autograd then need not find.
+
+    `gradient` is that of the sum of factor times divergence over states, with respect to the policy's
+    log-probabilities [n, V], the factors [n]; a new tensor, made without autograd.
+    """
+
+    def gradient(self, policy: Tensor, anchor: Tensor, factor: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class Scorer(Protocol):
     """A view of the old policy in eval mode and without gradient, for weightings that ask for one.
 

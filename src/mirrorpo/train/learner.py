@@ -196,6 +196,7 @@ class Learner:
             logit_chunk=self.settings.logit_chunk,
             rows_per_forward=rows_per_forward,
             reader=None if anchor_head is None else reader,
+            reader_gradient=self.penalty.gradient,
             anchor_head=anchor_head,
         )
         logprobs = per_token(head_outputs.logprobs, batch)

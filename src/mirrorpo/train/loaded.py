@@ -1,13 +1,14 @@
 """Everything heavy that a run holds: the model, what trains and asks it, and the questions."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from mirrorpo.config.settings import (
     DriftSettings,
     EvaluationSettings,
+    ModelSettings,
     RolloutSettings,
     RunSettings,
     UpdateSettings,
@@ -114,6 +115,7 @@ class Loader:
             )
 
         policy = self.components.model.load(self.device, self.components.config["seed"], corpus)
+        policy = replace(policy, head_precision=ModelSettings.of(self.components.config).head_precision)
         policy, check = checked(
             policy,
             model_needs(self.components),

@@ -26,12 +26,12 @@ from mirrorpo.train.micro_batch import MicroBatch, PrefixSharing, micro_batches,
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenScores:
-    """What a pass without gradient reads of a batch, on the CPU.
+    """What a pass without gradient reads of a batch; all but the hidden states on the CPU.
 
     Attributes:
         logprobs: of the batch's tokens.
         entropy: of the distribution each token is drawn from, in nats.
-        hidden: the last hidden states behind them, D = 0 unless they are kept.
+        hidden: the last hidden states behind them, on the model's device; D = 0 unless they are kept.
     """
 
     logprobs: PerToken
@@ -94,8 +94,9 @@ class ForwardSettings:
             entropy[rows, :width] = per_token(head_outputs.entropy, micro).float().cpu()
             if keep_hidden:
                 if hidden.shape[-1] == 0:
-                    hidden = torch.zeros(*batch.present.shape, states.shape[-1], dtype=states.dtype)
-                hidden[rows, :width] = states.cpu()
+                    shape = (*batch.present.shape, states.shape[-1])
+                    hidden = torch.zeros(shape, dtype=model.head_dtype(states), device=states.device)
+                hidden[rows.to(hidden.device), :width] = states.to(hidden.dtype)
         self.ranks.all_reduce(logprobs, entropy)
         return TokenScores(logprobs=logprobs, entropy=entropy, hidden=hidden)
 
