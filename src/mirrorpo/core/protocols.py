@@ -168,11 +168,14 @@ class Verifier(RewardFn, Protocol):
 class OutputHead(Protocol):
     """Last hidden states to logits over the vocabulary, as the trainer reads them.
 
-    `frozen` says that nothing of it is trained.
+    `frozen` says that nothing of it is trained. `prepared` is the same head with its embedding cast once, for
+    whoever calls it often.
     """
 
     @property
     def frozen(self) -> bool: ...
+
+    def prepared(self) -> "OutputHead": ...
 
     def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]: ...
 

@@ -76,7 +76,7 @@ class Native:
         stride = max(self.rows_at_once // size, 1)
         completions: list[Completion] = []
         with model.evaluating(), model.computing(), _without_graph(model.device):
-            head = model.head(request.temperature)
+            head = model.head(request.temperature).prepared()
             for start in range(groups.start, groups.stop, stride):
                 cut = slice(start, min(start + stride, groups.stop))
                 ids, logprobs = self._sample(
