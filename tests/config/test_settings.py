@@ -57,6 +57,14 @@ def test_an_evaluation_is_due_at_both_ends_and_at_every_so_manieth_step(config: 
     assert not any(none.due(step, last=8) for step in range(9))
 
 
+def test_the_drift_is_due_at_every_so_manieth_step_and_where_an_evaluation_is(
+    config: Mapping[str, Any],
+) -> None:
+    drift = DriftSettings.of({**config, "drift_every": 3})
+    assert [step for step in range(9) if drift.due(step, evaluated=step == 8)] == [0, 3, 6, 8]
+    assert all(DriftSettings.of(config).due(step, evaluated=False) for step in range(9))
+
+
 def test_they_import_no_torch() -> None:
     code = f"import sys; import {settings.__name__}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

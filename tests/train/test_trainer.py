@@ -323,6 +323,11 @@ def test_a_bad_setting_is_refused_before_anything_runs(override: str, words: str
             "drift_questions=0 with beta_schedule=matched_drift",
         ),
         (
+            "beta_schedule=matched_drift drift_every=5",
+            "drift_every=5 with beta_schedule=matched_drift: beta is steered after every step",
+        ),
+        ("drift_every=0", "drift_every=0: needs at least 1"),
+        (
             "beta_schedule=matched_drift beta_schedule.measure=drift/js",
             "beta_schedule.measure=drift/js: choose one of drift/kl",
         ),

@@ -71,6 +71,7 @@ class TrainConfig:
     eval_temperature: float = MISSING
     drift_questions: int = MISSING
     drift_positions: int = MISSING
+    drift_every: int = MISSING
     checkpoint_every: int = MISSING
     keep_checkpoints: int = MISSING
     shown_completions: int = MISSING
@@ -169,6 +170,7 @@ MINIMUM: Mapping[str, int] = {
     "eval_samples": 0,
     "drift_questions": 0,
     "drift_positions": 1,
+    "drift_every": 1,
     "checkpoint_every": 1,
     "keep_checkpoints": 1,
     "shown_completions": 0,

@@ -400,7 +400,7 @@ class ImportanceCorrection(Protocol):
 
 @runtime_checkable
 class BetaSchedule(Protocol):
-    """The penalty's coefficient over a run, from the drift that was measured after each step."""
+    """The penalty's coefficient over a run, from the drift after each step; empty where none was measured."""
 
     def after(self, beta: float, drift: Mapping[str, float]) -> float: ...
 

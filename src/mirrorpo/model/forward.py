@@ -68,21 +68,21 @@ def read_completions(
         hidden = shared_hidden(model, batch, rows_per_forward)
     else:
         hidden = completion_hidden(model, batch)
+    # What a mask would pick, in its order; but a mask has to be counted on its device first.
+    present = batch.located().present
     head_outputs = read_positions(
         model.head(temperature),
-        hidden[batch.present],
-        batch.completion_ids[batch.present],
+        hidden[present],
+        batch.completion_ids[present],
         logit_chunk=logit_chunk,
         reader=reader,
         reader_gradient=reader_gradient,
         anchor_head=anchor_head,
-        anchor_hidden=batch.anchor_hidden[batch.present] if reader is not None else None,
+        anchor_hidden=batch.anchor_hidden[present] if reader is not None else None,
     )
     return head_outputs, hidden
 
 
 def per_token(values: PerPosition, batch: RolloutBatch) -> PerToken:
     """Values at the real tokens, in row order, as a [B, T] tensor with zeros elsewhere."""
-    # masked_scatter keeps the gradient and needs no index arithmetic.
-    empty = values.new_zeros(batch.present.shape)
-    return empty.masked_scatter(batch.present, values)
+    return values.new_zeros(batch.present.shape).index_put(batch.located().present, values)

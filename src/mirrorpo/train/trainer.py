@@ -7,7 +7,7 @@ from signal import Signals
 
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.identity import digest
-from mirrorpo.config.settings import EvaluationSettings, RunSettings
+from mirrorpo.config.settings import DriftSettings, EvaluationSettings, RunSettings
 from mirrorpo.core.protocols import CatchesUp, LimitsCalls
 from mirrorpo.core.seeds import seed_globals
 from mirrorpo.distributed.collectives import ALONE, Ranks
@@ -90,7 +90,7 @@ class Trainer:
         launches = self.folder.manifest()["launches"]
         enter(self.folder, resumed.step, resumed.codes)
         self._start(mirror, restarted=resumed.step == 0 and had_got_further)
-        step_of = self._step(loaded, run)
+        step_of = self._step(loaded, run, evaluation)
         with Display(run.steps, resumed.step, enabled=run.progress) as display:
             self._say(display, loaded, resumed, launches)
             recorder = Recorder(
@@ -120,11 +120,13 @@ class Trainer:
     def _requested_stop(self) -> Signals | None:
         return strongest(self.ranks.all_gather(self.stop_request.signum))
 
-    def _step(self, loaded: LoadedRun, run: RunSettings) -> TrainStep:
+    def _step(self, loaded: LoadedRun, run: RunSettings, evaluation: EvaluationSettings) -> TrainStep:
+        drift = DriftSettings.of(self.cell.config)
         return TrainStep(
             learner=loaded.learner,
             collector=loaded.collector,
             drift=loaded.drift,
+            drift_due=lambda step: drift.due(step, evaluated=evaluation.due(step, run.steps)),
             beta_schedule=self.components.beta_schedule,
             schedule=self.components.schedule,
             lr=run.lr,
