@@ -266,7 +266,8 @@ def _positions(mask: TokenMask) -> tuple[Tensor, Tensor]:
 
 def _picked(values: Tensor, index: Tensor) -> Tensor:
     # Hidden states may lie on another device than the rest.
-    return values[index.to(values.device)]
+    (there,) = moved([index], values.device)
+    return values[there]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

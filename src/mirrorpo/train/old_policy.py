@@ -97,7 +97,8 @@ class ForwardSettings:
                 if hidden.shape[-1] == 0:
                     shape = (*batch.present.shape, states.shape[-1])
                     hidden = torch.zeros(shape, dtype=model.head_dtype(states), device=states.device)
-                hidden[rows.to(hidden.device), : states.shape[1]] = states.to(hidden.dtype)
+                (there,) = moved([rows], hidden.device)
+                hidden[there, : states.shape[1]] = states.to(hidden.dtype)
         logprobs, entropy = _at_tokens(batch, order, read)
         self.ranks.all_reduce(logprobs, entropy)
         return TokenScores(logprobs=logprobs, entropy=entropy, hidden=hidden)
