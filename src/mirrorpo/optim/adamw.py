@@ -34,3 +34,7 @@ class AdamW:
             parameters, betas=(first, second), eps=self.epsilon, weight_decay=self.weight_decay
         )
         return Together([(adamw, 1.0)])
+
+    def state_bytes(self, matrices: int, others: int) -> int:
+        """Two float32 averages of each parameter."""
+        return 8 * (matrices + others)

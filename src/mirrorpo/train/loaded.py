@@ -27,6 +27,7 @@ from mirrorpo.train.call_cost import CallCost, call_cost
 from mirrorpo.train.drift import draw_probe
 from mirrorpo.train.evaluate import Evaluator
 from mirrorpo.train.learner import Learner
+from mirrorpo.train.memory_check import Memory, checked_memory
 from mirrorpo.train.model_check import ModelCheck, checked, try_passes
 from mirrorpo.train.questions import Questions, load_questions
 from mirrorpo.train.sharded import sharded_engine, sharded_model, sharded_reward
@@ -47,6 +48,7 @@ class LoadedRun:
         model_check: in which ways the model was seen to be read rightly.
         call_cost: what a call of the network costs beside its tokens.
         deterministic: what of `deterministic` holds on this device.
+        memory: what the run will hold on its card, where it has one.
     """
 
     learner: Learner
@@ -58,6 +60,7 @@ class LoadedRun:
     model_check: ModelCheck
     call_cost: CallCost
     deterministic: Mapping[str, object]
+    memory: Memory | None
 
     @property
     def policy(self) -> LanguageModel:
@@ -65,9 +68,10 @@ class LoadedRun:
         return self.learner.policy
 
     def notes(self) -> list[str]:
-        """What this device does not keep of the settings."""
+        """What the device has to say to the settings."""
         kept = not self.deterministic["requested"] or str(self.deterministic["holds"]).startswith("yes")
-        return [] if kept else [f"deterministic=true holds: {self.deterministic['holds']}"]
+        out = [] if kept else [f"deterministic=true holds: {self.deterministic['holds']}"]
+        return out if self.memory is None else [*out, self.memory.note]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +108,7 @@ class Loader:
         """
         components, config, ranks = self.components, self.components.config, self.ranks
         questions = ranks.broadcast_from_rank0(lambda: load_questions(components))
+        memory = checked_memory(components, questions, self.device, ranks.world_size)
         loaded = self._models(questions)
         policy, check = loaded.policy, loaded.check
         engine = sharded_engine(components.eval_rollout, ranks)
@@ -131,6 +136,7 @@ class Loader:
             model_check=check,
             call_cost=loaded.call_cost,
             deterministic=loaded.deterministic,
+            memory=memory,
         )
 
     def _models(self, questions: Questions) -> "_Models":

@@ -213,6 +213,7 @@ class Trainer:
             model_check=loaded.model_check.record(),
             tokens_per_call=loaded.call_cost,
             deterministic=loaded.deterministic,
+            memory=None if loaded.memory is None else loaded.memory.table,
             adapter=adaptation(loaded.policy.network),
             inputs=inputs,
             input_files=files,
