@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,9 @@ from cli import ROOT
 from engines import COLOCATED, LONG, RAGGED, gap, ids, next_probabilities, sample, wide
 
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.rollout import vllm as module
+from mirrorpo.rollout.vllm import Colocated
+from mirrorpo.rollout.weights import fingerprint
 
 slow = pytest.mark.slow
 installed = pytest.mark.skipif(
@@ -42,6 +46,38 @@ def test_without_vllm_the_error_names_the_setting_and_what_to_install(
 
 def test_no_prompts_need_no_engine(model: LanguageModel) -> None:
     assert list(sample(COLOCATED, model, [])) == []
+
+
+def test_an_engine_that_slept_wakes_to_memory_that_the_trainer_gave_back(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    class Engine:
+        """What happens to it, in order; it answers nothing."""
+
+        def wake_up(self) -> None:
+            happened.append("wake")
+
+        def sleep(self, level: int) -> None:
+            happened.append(f"sleep {level}")
+
+        def generate(self, *args: object, **kwargs: object) -> list[object]:
+            happened.append("generate")
+            return [SimpleNamespace(outputs=[])]
+
+        def collective_rpc(self, *args: object, **kwargs: object) -> None: ...
+
+        apply_model = reset_prefix_cache = collective_rpc
+
+    running = module.Running(llm=Engine(), weights=fingerprint(model))
+    sampled = SimpleNamespace(SamplingParams=lambda **settings: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: happened.append("given back"))
+    monkeypatch.setattr(module, "_library", lambda device: sampled)
+    monkeypatch.setattr(Colocated, "_running", lambda self, model: running)
+    engine, on_a_card = replace(COLOCATED, sleep=True), replace(model, device=torch.device("cuda"))
+    sample(engine, on_a_card, [RAGGED[0]])
+    assert happened == ["given back", "wake", "generate", "sleep 1"]
 
 
 @slow

@@ -102,6 +102,8 @@ def test_what_is_advised_is_what_was_computed(planned: Planned) -> None:
 def test_an_evaluation_holds_no_gradients_and_several_processes_a_share(planned: Planned) -> None:
     names = {part.name for part in parts(planned.load("qwen", "steps=0"))}
     assert not names & {"gradients", "optimiser", "activations"} and "weights" in names
+    exact = {part.name: part.size for part in parts(planned.load("qwen", "divergence=kl_exact"))}
+    assert exact["states of the anchor"] == 8 * 4 * 256 * 2048 * 2
     alone, four = planned.load("qwen"), planned.load("qwen", processes=4)
     assert totals(four)["update"] < totals(alone)["update"] - 10 * GIB
 

@@ -103,6 +103,7 @@ def load_of(model: LanguageModel, tokens: int, shared: bool, rank: int = 0) -> L
         prompt=PROMPT,
         completion=COMPLETION,
         shared=shared,
+        anchored=0,
         logit_chunk=8,
         engine=EngineMemory(),
     )

@@ -75,6 +75,7 @@ def load(shape: Shape, *, adapters: bool, checkpointing: bool, engine: Native | 
         prompt=PROMPT,
         completion=COMPLETION,
         shared=True,
+        anchored=0,
         logit_chunk=LOGIT_CHUNK,
         engine=held,
     )

@@ -79,6 +79,7 @@ def load_of(
         prompt=prompt,
         completion=rollout.max_new_tokens,
         shared=update.shared_prefix != "never",
+        anchored=rows * rollout.max_new_tokens if components.penalty.reads == "vocabulary" else 0,
         logit_chunk=update.logit_chunk,
         engine=_engines(components, model, prompt, card, processes),
         processes=processes,

@@ -38,6 +38,7 @@ class Load:
         prompt: tokens of the longest prompt.
         completion: tokens of the longest completion.
         shared: whether prompts may be computed once for their completions.
+        anchored: completion tokens whose hidden states under the anchor are kept, for an exact divergence.
         logit_chunk: positions whose logits exist at once.
         engine: of the rollouts and evaluations.
         processes: that share the run.
@@ -51,6 +52,7 @@ class Load:
     prompt: int
     completion: int
     shared: bool
+    anchored: int
     logit_chunk: int
     engine: EngineMemory
     processes: int = 1
@@ -152,6 +154,7 @@ def parts(load: Load) -> list[Part]:
             Part("gradients", model.trained * FLOAT, ("update",)),
             Part("activations", activations(load), ("update",)),
             Part("logits", logits(load), ("update",)),
+            Part("states of the anchor", load.anchored * model.shape.width * model.compute, ("update",)),
         ]
     return [part for part in held if part.size]
 
