@@ -44,6 +44,7 @@ class TrainConfig:
     device: str = MISSING
     threads: int = MISSING
     deterministic: bool = MISSING
+    compile: str = MISSING
     progress: bool = MISSING
     sandbox: str = MISSING
 
@@ -71,6 +72,8 @@ class TrainConfig:
     drift_questions: int = MISSING
     drift_positions: int = MISSING
     checkpoint_every: int = MISSING
+    checkpoint_minutes: float = MISSING
+    checkpoint_async: bool = MISSING
     keep_checkpoints: int = MISSING
     shown_completions: int = MISSING
     extend: bool = False
@@ -166,7 +169,8 @@ MINIMUM: Mapping[str, int] = {
     "eval_samples": 0,
     "drift_questions": 0,
     "drift_positions": 1,
-    "checkpoint_every": 1,
+    "checkpoint_every": 0,
+    "checkpoint_minutes": 0,
     "keep_checkpoints": 1,
     "shown_completions": 0,
     "seed": 0,
@@ -174,6 +178,7 @@ MINIMUM: Mapping[str, int] = {
 CHOICES: Mapping[str, Sequence[str]] = {
     "update_window": ("whole", "split"),
     "shared_prefix": ("auto", "always", "never"),
+    "compile": ("none", "layers"),
     "data_order": ("shuffled", "sequential"),
     "eval_split": ("validation", "test"),
     "sandbox": ("required", "unsafe"),

@@ -109,7 +109,9 @@ class RunSettings(Settings):
         threads: of torch on the CPU.
         deterministic: deterministic kernels where there are some.
         progress: bar, notes and closing table.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints; 0 is none by steps.
+        checkpoint_minutes: minutes after which one is due too; 0 is none by the clock.
+        checkpoint_async: written in the background, from a copy of the state.
         keep_checkpoints: newest ones kept.
         shown_completions: written for a person, each step.
     """
@@ -122,5 +124,7 @@ class RunSettings(Settings):
     deterministic: bool
     progress: bool
     checkpoint_every: int
+    checkpoint_minutes: float
+    checkpoint_async: bool
     keep_checkpoints: int
     shown_completions: int

@@ -15,6 +15,7 @@ from mirrorpo.config.settings import (
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import RolloutEngine, Verifier
 from mirrorpo.distributed.collectives import Ranks
+from mirrorpo.model.compile_layers import with_compiled_layers
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import reference
 from mirrorpo.model.prompt import Rendered
@@ -113,12 +114,15 @@ class Loader:
                 text for prompt in questions.train for text in (prompt.question + "\n", prompt.demonstration)
             )
 
-        policy = self.components.model.load(self.device, self.components.config["seed"], corpus)
+        config = self.components.config
+        policy = self.components.model.load(self.device, config["seed"], corpus)
+        if config["compile"] == "layers":
+            policy = with_compiled_layers(policy)
         policy, check = checked(
             policy,
             model_needs(self.components),
-            shared_prefix=self.components.config["shared_prefix"],
-            train_noise=self.components.config["model"].get("train_noise"),
+            shared_prefix=config["shared_prefix"],
+            train_noise=config["model"].get("train_noise"),
         )
         start = reference(policy) if self.components.penalty.reads_reference else None
         policy = sharded_model(policy, self.ranks)
