@@ -234,11 +234,11 @@ def test_a_run_trains_on_while_its_checkpoint_is_written_and_a_kill_then_costs_t
     process.kill()
     process.wait()
     run = folder(tmp_path)
-    assert sorted(path.name for path in run.glob("checkpoints/*")) == ["step_000001"]
+    assert sorted(path.name for path in run.glob("checkpoints/step_*")) == ["step_000001"]
     assert (run / "checkpoints" / ".step_000002" / "state.pt").stat().st_size > 1_000_000
     succeeded(train(*arguments, cwd=tmp_path), said=["resuming after step 1 of 3"])
     assert (run / "metrics.jsonl").read_bytes() == (folder(finished) / "metrics.jsonl").read_bytes()
-    assert sorted(path.name for path in run.glob("checkpoints/*")) == ["step_000002", "step_000003"]
+    assert sorted(path.name for path in run.glob("checkpoints/step_*")) == ["step_000002", "step_000003"]
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from mirrorpo.model.past import PAST, Prefix
 GRAPHS = 64
 # The size that heuristics are told in place of those at hand. Otherwise a run that goes on, whose first
 # batch is another one, would compute in another order.
-TYPICAL_SIZE = 64
+TYPICAL_SIZE = 128
 COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -99,7 +99,7 @@ def _call(layer: torch.nn.Module, index: int, *args: object, **kwargs: object) -
         return _run(layer, args, kwargs, kept.start, kept.rows)[0]
     if type(kept) is not DynamicLayer:
         return layer.forward(*args, **kwargs, **({PAST: past} if past is not None else {}))
-    held = (kept.keys, kept.values) if kept.is_initialized and kept.keys.numel() else ()
+    held = (kept.keys, kept.values) if kept.keys is not None and kept.keys.numel() else ()
     output, new = _run(layer, args, kwargs, held, None)
     kept.update(*new)
     return output
@@ -173,15 +173,16 @@ def _backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., An
         # Part of the key of what lies in inductor's own folder, where others put theirs.
         inductor.patch(unbacked_symint_fallback=TYPICAL_SIZE),
     ):
-        return compile_fx(graph, inputs)
+        return cast("Callable[..., Any]", compile_fx(graph, inputs))
 
 
 @contextmanager
 def _typical_sizes() -> Iterator[None]:
-    # What only a heuristic asks for, and no guard would notice.
+    # What only a heuristic asks for, and no guard would notice; and what a graph of its own would be made for.
+    from torch._inductor.codegen.cpp import CppKernel
     from torch._inductor.sizevars import SizeVarAllocator
 
-    plain = SizeVarAllocator.optimization_hint
+    plain, plain_sum = SizeVarAllocator.optimization_hint, CppKernel.need_use_acc_helper
 
     def hint(self: Any, expr: Any, fallback: int | None = None) -> int:
         if isinstance(expr, int) or not expr.free_symbols:
@@ -189,5 +190,19 @@ def _typical_sizes() -> Iterator[None]:
         expr = expr.subs(self.inv_precomputed_replacements)
         return int(expr.subs(dict.fromkeys(expr.free_symbols, TYPICAL_SIZE)))
 
-    with patch.object(SizeVarAllocator, "optimization_hint", hint):
+    def long_sum(self: Any, reduction_type: str, dtype: torch.dtype, use_scalar: bool) -> bool:
+        # A sum over tokens is taken in the way that is exact for long ones.
+        summed = self.call_ranges[self.reduction_depth :]
+        if (
+            reduction_type == "sum"
+            and dtype == torch.float
+            and any(len(size.free_symbols) for size in summed)
+        ):
+            return True
+        return bool(plain_sum(self, reduction_type, dtype, use_scalar))
+
+    with (
+        patch.object(SizeVarAllocator, "optimization_hint", hint),
+        patch.object(CppKernel, "need_use_acc_helper", long_sum),
+    ):
         yield

@@ -63,13 +63,14 @@ def save(
         if ranks.world_size > 1:
             _save_shared(folder, step, state, keep, ranks, records)
             return
+        if background is not None:
+            # Before the copy: two of them, and the state itself, would be too much.
+            background.wait()
         kept = None if records is None else records()
         beside = _beside(folder, step)
         if background is None:
             _complete(beside, folder / f"step_{step:06d}", state, keep, kept, sharded=False)
             return
-        # Before the copy: two of them, and the state itself, would be too much.
-        background.wait()
         copied = tree_map_only(Tensor, _on_host, dict(state))
 
     def write() -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +105,7 @@ class Checkpoints:
         return self.ranks.broadcast_from_rank0(lambda: self._clock.minutes >= run.checkpoint_minutes)
 
     @contextmanager
-    def saving(self) -> Iterator[None]:
+    def saving(self) -> Generator[None]:
         """What is saved inside is written behind the block; the block's error stands over one of the disk."""
         with self.background.finished():
             yield
