@@ -8,8 +8,8 @@ python -m analysis before_after SOURCE   held-out accuracy before and after, of 
 python -m analysis credit RUN            the run's completions, tokens coloured by weight, as RUN/credit.html
 python -m analysis importance RUN        what spans are worth, by kind, and against re-rolled success rates
 
-SOURCE and SWEEP: a folder of run folders, its name below outputs/, a folder that export wrote, or
-entity/project on W&B.
+SOURCE and SWEEP: a folder of run folders, its name below outputs/, a folder that export wrote, entity/project
+on W&B, or what W&B exports as CSV or Parquet (a runs table, a chart, histories), by file or by folder.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from analysis.data.column_map import read_map
 from analysis.data.export import Export, load
 from analysis.report import render
 from analysis.report.table_cells import Table
@@ -35,6 +36,7 @@ FORMATS: Mapping[str, Callable[[Table], str]] = {
 AXIS = "what is compared: algo, divergence, weighting, model or dataset (the first that varies)"
 BASELINE = "the choice that differences are measured from (divergence: kl, weighting: uniform)"
 BY = "a setting that makes arms, such as divergence.beta; may be given again"
+MAP = "YAML that says which columns of somebody else's runs are arm, seed, step, metrics (docs/analysis.md)"
 ALLOW = f"guards to pass over, named in every table's foot: {','.join(KINDS)}"
 
 
@@ -53,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("--metric", default=METRIC, help=f"what is compared ({METRIC})")
     add("--allow", default="", metavar="KINDS", help=ALLOW)
     add("--filters", default="{}", help="of W&B runs, as JSON: '{\"config.seed\": 1}'")
+    add("--map", type=Path, metavar="FILE", help=MAP)
     add("--offline", action="store_true", help="read W&B's offline files, not the run folders around them")
     add("--format", default="text", choices=list(FORMATS), help="of the tables that are printed (text)")
     return out
@@ -73,7 +76,14 @@ def main() -> None:
 
             print(importance(Path(args.source)))
         else:
-            export = load(args.source, filters=_filters(args.filters), offline=args.offline)
+            export = load(
+                args.source,
+                filters=_filters(args.filters),
+                offline=args.offline,
+                columns=read_map(args.map),
+            )
+            for note in export.notes:
+                print(f"note: {note}", file=sys.stderr)
             if args.what == "export":
                 _write_export(args, export)
             else:
@@ -127,6 +137,8 @@ def _compare(args: argparse.Namespace, export: Export) -> None:
 
 def _beside(source: str) -> Path:
     path = Path(source) if Path(source).exists() else Path("outputs") / source
+    if path.is_file():
+        return path.with_suffix("")
     return path if path.exists() else Path("outputs") / source.replace("/", "_")
 
 

@@ -20,6 +20,8 @@ from mirrorpo.run.provenance import taken_from
 
 FILES = ("runs", "metrics", "questions")
 COLUMNS = ("run", "step")
+# Rows that W&B's `history()` returns of a longer run.
+SAMPLED = 500
 # A pandas data frame; its own annotations take each of its columns for a scalar.
 Frame = Any
 
@@ -47,6 +49,11 @@ class Export:
     def commands(self) -> Sequence[SweepCommand]:
         """What was typed for the grids; none where the runs were not of a sweep."""
         return self.about.get("asked", [])
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """How runs without a manifest were read, and what cannot be computed from them."""
+        return self.about.get("notes", [])
 
     @property
     def names(self) -> list[str]:
@@ -105,6 +112,7 @@ def assembled(runs: Iterable[RunTables], source: str, commands: Sequence[SweepCo
         commands: what was typed for their grids.
     """
     read = sorted(runs, key=lambda run: str(run.row["source"]))
+    notes = _notes(read)
     counts: Counter[str] = Counter()
     for run in read:
         # Two folders may hold runs of one id, a copy for instance; their numbers must not run together.
@@ -129,8 +137,31 @@ def assembled(runs: Iterable[RunTables], source: str, commands: Sequence[SweepCo
             "command": this_command(),
             "commit": commit(),
             "asked": list(commands),
+            **({"notes": notes} if notes else {}),
         },
     )
+
+
+def _notes(runs: Sequence[RunTables]) -> list[str]:
+    # What is guessed of, and what is missing from, runs that bring no manifest.
+    strangers = [run for run in runs if run.columns is not None]
+    kinds = Counter((run.columns.trainer, str(run.columns)) for run in strangers if run.columns is not None)
+    out = [
+        f"{count} runs without a manifest{f' ({trainer})' if trainer else ''} are read as: {columns}"
+        for (trainer, columns), count in kinds.items()
+    ]
+    if strangers:
+        out.append(
+            "they have no answers question by question: intervals are for new seeds alone (Student's t)"
+        )
+    if once := [run for run in strangers if run.metrics.num_rows == 1]:
+        out.append(f"{len(once)} of them have one row: last values, and no curve")
+    if sampled := [run for run in strangers if run.metrics.num_rows == SAMPLED]:
+        out.append(
+            f"{len(sampled)} of them have {SAMPLED} rows, which is where run.history() samples: "
+            "scan_history() has them all"
+        )
+    return out
 
 
 def this_command() -> list[str]:
@@ -145,35 +176,46 @@ def commit() -> str | None:
 
 
 def load(
-    source: str, *, filters: Json | None = None, offline: bool = False, questions: bool = True
+    source: str,
+    *,
+    filters: Json | None = None,
+    offline: bool = False,
+    questions: bool = True,
+    columns: Json | None = None,
 ) -> Export:
     """An export from wherever runs lie.
 
     Args:
-        source: a folder of run folders, a folder that `write` filled, W&B offline files, or `entity/project`
-            on W&B.
+        source: a folder of run folders, a folder that `write` filled, W&B offline files, tables that W&B's
+            page or its client wrote, a folder of them, or `entity/project` on W&B.
         filters: of W&B runs, in W&B's query language.
         offline: read the W&B files even where run folders lie around them.
         questions: read the answers too.
+        columns: what the columns of runs without a manifest are (`column_map.read_map`); what it leaves out
+            is guessed.
 
     Raises:
         ValueError: if there is nothing to read, saying what was looked for.
     """
-    path = Path(source)
+    path, given = Path(source), columns or {}
     if not path.exists() and (Path("outputs") / source).exists():
         path = Path("outputs") / source
-    if (path / "runs.parquet").exists():
+    if (path / "runs.parquet").exists() and (path / "export.json").exists():
         return Export.read(path)
     if not path.exists():
         if source.count("/") != 1:
             raise ValueError(f"{source}: neither a folder (nor outputs/{source}) nor entity/project on W&B")
         from analysis.data.wandb_runs import from_project
 
-        return assembled(from_project(source, filters or {}, questions=questions), f"wandb:{source}")
-    if not offline and manifests(path):
+        runs = from_project(source, filters or {}, columns=given, questions=questions)
+        return assembled(runs, f"wandb:{source}")
+    if not offline and path.is_dir() and manifests(path):
         return assembled(from_folders(path, questions=questions), str(path), sweep_commands(path))
     if offline or list(path.rglob("*.wandb")):
         from analysis.data.wandb_runs import from_files
 
-        return assembled(from_files(path, questions=questions), f"{path} (W&B offline files)")
-    return assembled(from_folders(path), str(path))
+        runs = from_files(path, columns=given, questions=questions)
+        return assembled(runs, f"{path} (W&B offline files)")
+    from analysis.data.wandb_tables import from_tables
+
+    return assembled(from_tables(path, columns=given), str(path))

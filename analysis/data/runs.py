@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.json
 import yaml
 
+from analysis.data.column_map import ColumnMap
 from analysis.data.schema import JsonObject, empty_metrics, metrics_table, questions_table, run_row
 from mirrorpo.run.folder import run_folders
 from mirrorpo.run.manifest import read_manifest
@@ -26,11 +27,13 @@ class RunTables:
         row: of `runs`.
         metrics: a row a step.
         questions: the rows of all its evaluations; None where it has none, or they were not read.
+        columns: by which somebody else's run was read; None of a run with a manifest.
     """
 
     row: JsonObject
     metrics: pa.Table
     questions: pa.Table | None
+    columns: ColumnMap | None = None
 
 
 class SweepCommand(TypedDict):

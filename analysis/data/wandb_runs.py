@@ -2,7 +2,8 @@
 
 `mirrorpo.run.tracking` mirrors the metrics as history, the settings as config, the manifest as the file
 `provenance.json` and the evaluations as `eval/step_*.jsonl`. A run without that file was logged by
-something else, or before there was one; it is exported with what W&B knows, and the guards say so.
+something else, or before there was one; it is exported with what W&B knows, read by a column map, and the
+guards say what it lacks.
 """
 
 import json
@@ -11,9 +12,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from analysis.data.column_map import ColumnMap, guessed
 from analysis.data.runs import RunTables, evaluations
 from analysis.data.schema import Json, JsonObject, rows_table, run_row
+from mirrorpo.config.identity import flat
 
 # W&B's names for the states of a run, and a manifest's.
 STATES = {
@@ -32,7 +36,9 @@ HEADER = 7
 PAGE = 1000
 
 
-def from_project(project: str, filters: Json, *, questions: bool = True) -> Iterator[RunTables]:
+def from_project(
+    project: str, filters: Json, *, columns: Json, questions: bool = True
+) -> Iterator[RunTables]:
     """Every run of `entity/project` that the filters leave, with its full history.
 
     `run.history()` samples 500 rows; `scan_history` reads them all, and the guards compare their number
@@ -61,34 +67,50 @@ def from_project(project: str, filters: Json, *, questions: bool = True) -> Iter
                     file.download(root=folder, replace=True).close()
             config = {key: value for key, value in run.config.items() if key != "_wandb"}
             state = STATES.get(str(run.state), str(run.state))
-            logged = LoggedRun(run.id, rows, config, state, Path(folder))
-            yield logged.tables("wandb", f"wandb:{project}/{run.id}", questions)
+            logged = LoggedRun(
+                run_id=run.id, name=run.name, rows=rows, config=config, state=state, files=Path(folder)
+            )
+            yield logged.tables(
+                "wandb", f"wandb:{project}/{run.id}", sweep=project, columns=columns, questions=questions
+            )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoggedRun:
     """What W&B knows of a run.
 
     Attributes:
         run_id: W&B's.
+        name: what it is called.
         rows: of its history, each with its step.
         config: the settings.
         state: as a manifest names it.
-        files: the folder of what the run uploaded.
+        files: the folder of what the run uploaded; None where only tables are left of it.
+        every_step: whether the rows are all that there were.
     """
 
     run_id: str
+    name: str
     rows: list[JsonObject]
     config: Json
     state: str
-    files: Path
+    files: Path | None
+    every_step: bool = True
 
-    def tables(self, came_from: str, source: str, questions: bool) -> RunTables:
-        """The run as an export takes it; `came_from` and `source` are columns of `runs`."""
-        path = self.files / "provenance.json"
-        manifest = {"state": self.state, "config": self.config}
-        if path.exists():
-            manifest = json.loads(path.read_text())
+    def tables(self, came_from: str, source: str, *, sweep: str, columns: Json, questions: bool) -> RunTables:
+        """The run as an export takes it.
+
+        Args:
+            came_from: column of `runs`.
+            source: column of `runs`.
+            sweep: what the sweep of somebody else's run is called.
+            columns: what a map says of the columns of somebody else's run.
+            questions: whether answers are read.
+        """
+        path = None if self.files is None else self.files / "provenance.json"
+        if self.files is None or path is None or not path.exists():
+            return self._without_manifest(came_from, source, sweep, columns)
+        manifest = json.loads(path.read_text())
         if manifest.get("state") == "running" and self.state != "done":
             # The copy was made while the run ran; W&B knows how it ended.
             manifest["state"] = self.state
@@ -96,6 +118,27 @@ class LoggedRun:
         sweep = str(self.config.get("name"))
         row = run_row(manifest, metrics, run=self.run_id, sweep=sweep, came_from=came_from, source=source)
         return RunTables(row, metrics, evaluations(self.files / "eval") if questions else None)
+
+    def _without_manifest(self, came_from: str, source: str, sweep: str, columns: Json) -> RunTables:
+        settings = flat(self.config)
+        read_as = self.column_map(columns)
+        suite = read_as.trainer == "mirrorpo"
+        metrics = rows_table(read_as.rows(self.rows))
+        manifest = {
+            "state": self.state,
+            "config": self.config if suite else read_as.kept(settings),
+            "choices": read_as.choices(settings, self.name),
+        }
+        row = run_row(manifest, metrics, run=self.run_id, sweep=sweep, came_from=came_from, source=source)
+        row["seed"] = read_as.seed_of(settings, self.name)
+        if not (suite and self.every_step):
+            # How many rows another trainer, or a table, should have is not known.
+            row["rows_expected"] = None
+        return RunTables(row, metrics, None, read_as)
+
+    def column_map(self, columns: Json) -> ColumnMap:
+        """What each column is, of a run that brings no manifest."""
+        return guessed(flat(self.config), {name for row in self.rows for name in row}, columns)
 
 
 @dataclass
@@ -114,7 +157,7 @@ class Segment:
     exit_code: int | None = None
 
 
-def from_files(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
+def from_files(root: Path, *, columns: Json, questions: bool = True) -> Iterator[RunTables]:
     """Every offline run below a folder, its segments joined; a step that two have is the later one's.
 
     Raises:
@@ -133,8 +176,17 @@ def from_files(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
         state = {None: "running", 0: "done"}.get(last.exit_code, "failed")
         by_step = {row["step"]: row for segment in of_run for row in segment.rows}
         rows = [by_step[step] for step in sorted(by_step)]
-        logged = LoggedRun(run_id, rows, last.config, state, last.path.parent / "files")
-        yield logged.tables("wandb offline", str(last.path), questions)
+        logged = LoggedRun(
+            run_id=run_id,
+            name=last.name,
+            rows=rows,
+            config=last.config,
+            state=state,
+            files=last.path.parent / "files",
+        )
+        yield logged.tables(
+            "wandb offline", str(last.path), sweep=root.name, columns=columns, questions=questions
+        )
 
 
 def _row(logged: Json) -> JsonObject:
@@ -157,11 +209,10 @@ def read_segment(path: Path) -> Segment:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             out.run_id, out.name = record.run.run_id, record.run.display_name
-            out.config = {
-                item.key: json.loads(item.value_json)
-                for item in record.run.config.update
-                if item.key != "_wandb"
-            }
+            out.config |= _settings(record.run.config)
+        elif kind == "config":
+            # What a trainer adds after the run has begun, as transformers' callback does.
+            out.config |= _settings(record.config)
         elif kind == "history":
             items = record.history.item
             logged = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
@@ -169,6 +220,12 @@ def read_segment(path: Path) -> Segment:
         elif kind == "exit":
             out.exit_code = record.exit.exit_code
     return out
+
+
+def _settings(record: Any) -> JsonObject:
+    # A protobuf message of generated code.
+    items = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.update}
+    return {key: value for key, value in items.items() if key.partition(".")[0] != "_wandb"}
 
 
 def records(path: Path) -> Iterator[bytes]:

@@ -152,7 +152,8 @@ def notes(findings: Sequence[Finding]) -> list[str]:
 
 def unfinished(row: Json) -> str | None:
     """Why a run's numbers are not its last ones; None when they are."""
-    if row["state"] not in ("done", "stale"):
+    # Of a run in a chart alone nobody knows how it ended.
+    if row["state"] not in ("done", "stale", "unknown"):
         return f"is {row['state']}" + (f": {row['error']}" if row["error"] else "")
     if row["steps"] is not None and row["last_step"] != row["steps"]:
         return f"has rows up to step {row['last_step']} of {row['steps']}"
@@ -345,6 +346,7 @@ def _provenance(runs: Sequence[Run]) -> list[Finding]:
     out: list[Finding] = []
     for run in runs:
         absent = [name for name in needed if run.row[name] is None]
+        absent += ["state"] if run.row["state"] == "unknown" else []
         if absent and not unfinished(run.row):
             out.append(Finding("provenance", f"{run} does not say its {', '.join(absent)}"))
     return out

@@ -199,7 +199,7 @@ def study(
     failed = [] if compared else [run for run in full_design.runs if _failed_start(run)]
     begun = replace(full_design, runs=[run for run in full_design.runs if run not in failed])
     usable, allowed = check(export, begun, metric, allow, compared=compared)
-    return Study(export, usable, metric, notes(allowed), failed)
+    return Study(export, usable, metric, [*export.notes, *notes(allowed)], failed)
 
 
 def _failed_start(run: Run) -> bool:

@@ -68,7 +68,7 @@ def test_cells_that_fail_do_not_stop_the_others_and_each_is_named_with_its_reaso
     result = train("-m", *grid, *TWO_STEPS, f"out={tmp_path}", cwd=tmp_path)
     assert result.returncode == 1
     assert "7 of 8 cells failed" in result.stdout
-    assert "Could not find 'algo/nope'" in result.stdout
+    assert "algo=nope: there is no such choice" in result.stdout
     assert "max_draws=2 has no effect without dynamic_sampling" in result.stdout
     assert "NotFinite" in result.stdout and "error.txt" in result.stdout
     states = sorted(manifest(run)["state"] for run in folders(tmp_path))

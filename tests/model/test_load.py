@@ -481,7 +481,7 @@ def test_a_saved_scratch_model_loads_as_pretrained(tmp_path: Path) -> None:
     assert torch.equal(logits(load(tmp_path)), logits(model))
 
 
-SAYS_WHAT_TO_DO = r"Set model\.path to a folder .*fill the hub cache.*HF_HOME"
+SAYS_WHAT_TO_DO = r"Set model\.path to a folder with config\.json"
 
 
 def refused(path: str | Path) -> str:
@@ -491,13 +491,16 @@ def refused(path: str | Path) -> str:
 
 
 def test_a_missing_folder_is_refused_naming_model_path_and_the_fix(tmp_path: Path) -> None:
-    assert refused(tmp_path / "nowhere").startswith(f"model.path={tmp_path}/nowhere: cannot be loaded")
+    for path in (f"{tmp_path}/nowhere", "./nowhere", "outputs/sweep/cell/policy"):
+        error = refused(path)
+        assert error.startswith(f"model.path={path}: cannot be loaded")
+        assert "There is no such folder" in error and "hf download" not in error
 
 
 def test_a_hub_name_without_network_is_refused_naming_model_path_and_the_fix() -> None:
-    assert refused("mirrorpo-tests/no-such-model").startswith(
-        "model.path=mirrorpo-tests/no-such-model: cannot be loaded"
-    )
+    error = refused("mirrorpo-tests/no-such-model")
+    assert error.startswith("model.path=mirrorpo-tests/no-such-model: cannot be loaded")
+    assert "`hf download mirrorpo-tests/no-such-model`" in error and "HF_HOME" in error
 
 
 def test_a_shipped_model_that_does_not_exist_is_refused_by_its_own_name() -> None:

@@ -1,6 +1,7 @@
 """What a person sees of a run, with and without a terminal."""
 
 import io
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,11 +31,22 @@ class Terminal(io.StringIO):
         return True
 
 
+class Clock:
+    """Time that passes when it is told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def steps(
     count: int, total: int, *, done: int = 0, enabled: bool = True, numbers: Mapping[str, float] | None = None
 ) -> None:
-    with Display(total, done, enabled=enabled) as display:
+    clock = Clock()
+    with Display(total, done, enabled=enabled, clock=clock) as display:
         for step in range(done + 1, count + 1):
+            clock.now += 2.0
             display.step(step, numbers or {"reward/mean": 0.25}, 2.0)
 
 
@@ -78,7 +90,18 @@ def test_an_accuracy_stays_in_sight_until_the_next(capsys: pytest.CaptureFixture
     with Display(2, 0, enabled=True) as display:
         display.step(1, {"eval/greedy_accuracy": 0.5}, 1.0)
         display.step(2, {"reward/mean": 0.25}, 1.0)
-    assert "accuracy 0.500" in capsys.readouterr().out.splitlines()[1]
+    assert "accuracy 0.500 at 1 " in capsys.readouterr().out.splitlines()[1]
+
+
+def test_what_is_left_is_a_mean_over_steps_and_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with Display(8, 2, enabled=True, clock=clock) as display:
+        for step, seconds in ((3, 1.0), (4, 9.0), (5, 2.0)):
+            clock.now += seconds
+            display.step(step, {"eval/x": 1.0} if seconds == 9.0 else {"reward/mean": 0.25}, seconds)
+    left = [line.split("left ")[1] for line in capsys.readouterr().out.splitlines()]
+    # 1 s a step; then 10 s for two; then 12 s for three.
+    assert left == ["5 s", "20 s", "12 s"]
 
 
 def test_nothing_is_printed_when_progress_is_off(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,6 +126,34 @@ def test_on_a_terminal_there_is_a_bar_and_no_line_a_step(monkeypatch: pytest.Mon
     assert "s/step" not in out
 
 
+@pytest.mark.parametrize(
+    ("columns", "numbers"), [(40, []), (80, ["reward 0.25"]), (160, ["reward 0.25", "accuracy 0.500 at 20"])]
+)
+def test_on_a_narrow_terminal_numbers_drop_out_and_the_bar_and_what_is_left_stay(
+    monkeypatch: pytest.MonkeyPatch, columns: int, numbers: Sequence[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    shown = {
+        "reward/mean": 0.25,
+        "eval/greedy_accuracy": 0.5,
+        "completion/length": 123.0,
+        "divergence/value": 0.0123,
+        "tokens_per_s": 12345.0,
+    }
+    clock = Clock()
+    with Display(1000, 0, enabled=True, clock=clock) as display:
+        for step in range(1, 21):
+            clock.now += 2.0
+            display.step(step, shown, 2.0)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sys.stdout.getvalue()).replace("\r", "\n").split("\n")  # type: ignore[attr-defined]
+    last = [line for line in lines if "step" in line][-1]
+    assert last.startswith("step   20/1000 ") and "━" in last and re.search(r"\d:\d\d:\d\d|-:--:--", last)
+    assert len(last.rstrip()) <= columns
+    assert all(number in last for number in numbers)
+    assert len(numbers) > 0 or "reward" not in last
+
+
 def test_a_bar_of_a_resumed_run_begins_where_it_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Terminal())
     with Display(40, 30, enabled=True):
@@ -113,7 +164,7 @@ def test_a_bar_of_a_resumed_run_begins_where_it_resumed(monkeypatch: pytest.Monk
 def test_a_run_without_steps_can_be_displayed(capsys: pytest.CaptureFixture[str]) -> None:
     with Display(0, 0, enabled=True) as display:
         display.step(0, {"eval/greedy_accuracy": 0.5}, 1.0)
-    assert capsys.readouterr().out == "step 0/0  accuracy 0.500  1.0 s/step  left 0 s\n"
+    assert capsys.readouterr().out == "step 0/0  accuracy 0.500 at 0  1.0 s/step\n"
 
 
 @pytest.mark.parametrize("text", ["[bold]x[/bold]", "a [1, 2] b", "x" * 300, "\\[not markup]"])

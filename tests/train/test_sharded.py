@@ -36,11 +36,13 @@ CELL = (
     "progress=false",
 )
 
-# Between them: both kinds of divergence and of anchor, hidden states, windows, dynamic sampling, cuts,
-# adapters, one group for two ranks.
+# Between them and the slow ones: both kinds of divergence and of anchor, hidden states, windows, dynamic
+# sampling, cuts, adapters, one group for two ranks.
 CELLS = {
     "default": ("divergence=kl", "checkpoint_every=1"),
     "split": ("divergence=kl_exact", "algo=dapo", "update_window=split", "updates_per_rollout=3"),
+}
+MORE_CELLS = {
     "adapter": (
         "weighting=counterfactual",
         "divergence=kl_exact",
@@ -56,8 +58,6 @@ CELLS = {
         "prompts_per_step=1",
         "group_size=6",
     ),
-}
-MORE_CELLS = {
     "gradient": ("weighting=gradient",),
     "attention": ("weighting=attention",),
     "entropy": ("weighting=entropy_top20", "importance_correction=truncated"),

@@ -115,6 +115,8 @@ def _check_keys(cfg: DictConfig) -> None:
     known = {field.name for field in fields(TrainConfig)}
     if extra := sorted(str(key) for key in cfg if key not in known):
         raise ValueError(f"unknown settings {extra}: the run-level settings are {sorted(known)}")
+    if gone := sorted(known - {str(key) for key in cfg}):
+        raise ValueError(f"~{gone[0]}: a run needs this setting; give it a value in place of taking it out")
     if missing := sorted(_missing(cfg)):
         raise ValueError(
             f"no recipe sets {missing} for this model and dataset: give them on the command line or write "

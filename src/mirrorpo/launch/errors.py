@@ -1,5 +1,6 @@
 """What a launch ends with, for whoever calls a plug-in, and for the command line. Imports no torch."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -26,7 +27,8 @@ class CellsFailed(LaunchError):
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """The command line ends a launch error with its one line, where Hydra would print a stack.
+    """The command line ends a launch error, or a name that is not there, with its one line, where Hydra would
+    print a stack.
 
     Of cells that failed the launcher has said everything: exit status 1 and no more.
     """
@@ -50,9 +52,34 @@ def _in_one_line(function: Callable[[], T]) -> T:
         return function()
     except Exception as error:
         launch_error = _launch_error(error)
+        reason = composition_error(error)
+        if reason is not None:
+            raise SystemExit(f"error: {reason}") from error
         if launch_error is None:
             raise
         raise SystemExit(1 if isinstance(launch_error, CellsFailed) else f"error: {launch_error}") from error
+
+
+def composition_error(error: Exception) -> str | None:
+    """A line on what Hydra cannot compose; None for any other error.
+
+    A setting or a choice that is not there, with the nearest that are, or a value of another type.
+    """
+    from hydra.errors import ConfigCompositionException, MissingConfigException
+
+    from mirrorpo.launch.help import no_such, no_such_choice
+
+    if isinstance(error, MissingConfigException):
+        group, _, choice = str(error.missing_cfg_file or "").rpartition("/")
+        return no_such_choice(group, choice, list(error.options)) if group and error.options else None
+    if not isinstance(error, ConfigCompositionException):
+        return None
+    if match := re.match(r"Could not (?:override|append|delete)[^']*'([^'=]+)", str(error)):
+        return None if match[1].startswith("hydra.") else no_such(match[1])
+    if match := re.match(r"Error merging override (.+)", str(error)):
+        cause = str(error.__cause__ or error).splitlines()
+        return f"{match[1]}: {cause[0]}"
+    return None
 
 
 def _launch_error(error: BaseException | None) -> LaunchError | None:

@@ -20,6 +20,7 @@ from mirrorpo.config.cell import Cell
 from mirrorpo.config.compose import cell_of
 from mirrorpo.config.identity import digest
 from mirrorpo.config.values import Config
+from mirrorpo.launch.errors import composition_error
 from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import RunFolder, run_folders, seconds
@@ -115,7 +116,8 @@ class Composer:
             return replace(planned, error=str(error))
         except Exception as error:
             # Whatever Hydra raises for a bad override is this cell's reason; the others still run.
-            return replace(planned, error=f"{type(error).__name__}: {error}".strip().replace("\n", " "))
+            reason = composition_error(error) or f"{type(error).__name__}: {error}".strip().replace("\n", " ")
+            return replace(planned, error=reason)
 
     def _arm(self, arm: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
         """Its config, and Hydra's own part of it."""

@@ -21,6 +21,7 @@ from mirrorpo.config.schema import register
 from mirrorpo.config.typed import with_new_keys
 from mirrorpo.launch.arguments import quoted_paths
 from mirrorpo.launch.errors import one_line
+from mirrorpo.launch.help import requested, text
 from mirrorpo.launch.planned import Planned
 from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.folder import RunFolder
@@ -34,6 +35,10 @@ def main() -> None:
     """The command line, from `sys.argv`."""
     if "--version" in sys.argv[1:]:
         print(f"mirrorpo {__version__}")
+        return
+    names = requested(sys.argv[1:])
+    if names is not None:
+        print(text(names))
         return
     # Parts of somebody's own may stand where the command is given; the package's own names come first.
     sys.path.append(os.getcwd())

@@ -1,6 +1,7 @@
 """Building a language model: from a hub name or a folder, or from nothing."""
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -30,6 +31,8 @@ from mirrorpo.model.train_noise import silence
 from mirrorpo.model.words import word_tokenizer
 
 SHIPPED = "mirrorpo:"
+# owner/name, or a name alone; a path begins otherwise or is longer.
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 Dtype = Literal["auto", "float32", "bfloat16"]
 TrainNoise = Literal["own"] | None
 
@@ -191,9 +194,14 @@ class Pretrained:
         return ValueError(f"model.path={self.path}: cannot be loaded ({reason}). {self._fix()}")
 
     def _fix(self) -> str:
+        files = "Set model.path to a folder with config.json, the tokenizer and safetensors"
+        if Path(self._folder).is_dir():
+            return files
+        if not HUB_NAME.fullmatch(self.path):
+            return f"There is no such folder. {files}"
         return (
-            "Set model.path to a folder with config.json, the tokenizer and safetensors; or fill the hub "
-            f"cache once where there is a network (`hf download {self.path}`), and point HF_HOME to it"
+            f"{files}; or fill the hub cache once where there is a network (`hf download {self.path}`), and "
+            "point HF_HOME to it"
         )
 
 

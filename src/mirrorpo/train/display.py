@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,6 +27,7 @@ from mirrorpo.run.folder import JsonLines, RunFolder
 from mirrorpo.train.credit_metrics import credit_row
 from mirrorpo.train.learner import TokenCredit
 
+# What stands behind the bar, the most wanted first: what does not fit is left out.
 SHOWN = (
     ("reward/mean", "reward", "{:.2f}"),
     ("eval/greedy_accuracy", "accuracy", "{:.3f}"),
@@ -43,25 +45,43 @@ TABLE = (
 )
 
 
-class Display:
-    """A progress bar where there is a terminal, some fifty lines where there is none."""
+# Below this width the times are left out too.
+NARROW = 60
 
-    def __init__(self, steps: int, done: int, *, enabled: bool) -> None:
+
+class Display:
+    """A progress bar where there is a terminal, some fifty lines where there is none.
+
+    Args:
+        steps: of the run.
+        done: that were taken before.
+        enabled: whether anything is shown.
+        clock: seconds from any start.
+    """
+
+    def __init__(
+        self, steps: int, done: int, *, enabled: bool, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._console = Console(file=sys.stdout, highlight=False)
         self._bar = enabled and self._console.is_terminal
         self._enabled = enabled
-        self._steps = steps
+        self._steps, self._done = steps, done
         self._last: dict[str, float] = {}
+        self._evaluated: int | None = None
+        self._clock, self._start = clock, clock()
+        narrow = self._console.width < NARROW
+        times = () if narrow else (TimeElapsedColumn(), TextColumn("left"))
         self._progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TimeElapsedColumn(),
-            TextColumn("left"),
+            BarColumn(bar_width=8 if narrow else 20),
+            *times,
             TimeRemainingColumn(),
             TextColumn("{task.fields[numbers]}"),
             console=self._console,
             disable=not self._bar,
+            # An evaluation is no slow step: the speed is that of the run so far.
+            speed_estimate_period=10**6,
         )
         self._task: TaskID = self._progress.add_task("", total=max(steps, 1), completed=done, numbers="")
 
@@ -80,21 +100,40 @@ class Display:
             self._console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     def step(self, step: int, numbers: Mapping[str, float], seconds: float) -> None:
-        """One step is done."""
+        """One step is done, which took so many seconds."""
         self._last |= numbers
-        text = "  ".join(
-            f"{label} {form.format(self._last[key])}" for key, label, form in SHOWN if key in self._last
-        )
-        self._progress.update(self._task, completed=step, numbers=text)
+        evaluated = any(name.startswith("eval/") for name in numbers)
+        self._evaluated = step if evaluated else self._evaluated
+        self._progress.update(self._task, completed=step, numbers="  ".join(self._numbers(self._room())))
         # A log gets some fifty lines, whatever the number of steps.
-        due = (
-            step % max(1, self._steps // 50) == 0
-            or step == self._steps
-            or any(name.startswith("eval/") for name in numbers)
-        )
+        due = step % max(1, self._steps // 50) == 0 or step == self._steps or evaluated
         if self._enabled and not self._bar and due:
-            remaining_s = (self._steps - step) * seconds
-            self.say(f"step {step}/{self._steps}  {text}  {seconds:.1f} s/step  left {remaining_s:.0f} s")
+            parts = [f"step {step}/{self._steps}", *self._numbers(None), f"{seconds:.1f} s/step"]
+            self.say("  ".join([*parts, *self._left(step)]))
+
+    def _left(self, step: int) -> list[str]:
+        # Evaluations are part of what is left, so the mean is over all that has passed.
+        taken = step - self._done
+        each = (self._clock() - self._start) / taken if taken > 0 else 0.0
+        return [f"left {(self._steps - step) * each:.0f} s"] if taken > 0 else []
+
+    def _room(self) -> int:
+        # What the terminal has beside the bar, whose columns have a space between them.
+        bar = 8 + 8 if self._console.width < NARROW else 20 + 8 + 5 + 8
+        return self._console.width - len(f"step {self._steps}/{self._steps}") - bar - 4
+
+    def _numbers(self, room: int | None) -> list[str]:
+        # As many as there is room for, by priority.
+        out: list[str] = []
+        for key, label, form in SHOWN:
+            if key in self._last:
+                text = f"{label} {form.format(self._last[key])}"
+                if key.startswith("eval/"):
+                    text += f" at {self._evaluated}"
+                if room is not None and len("  ".join([*out, text])) > room:
+                    break
+                out.append(text)
+        return out
 
     def close(
         self,
@@ -103,46 +142,56 @@ class Display:
         files: Mapping[str, str],
         completions: str,
     ) -> None:
-        """Before and after, where the files are, and three completions."""
+        """Before and after where it was evaluated, three completions, and where the files are."""
         if not self._enabled:
             return
-        questions = f"{after.get('eval/questions', 0):.0f} held-out questions"
-        table = Table(title=questions, title_justify="left")
-        for column in ("", "before", "after"):
-            table.add_column(column, justify="left" if not column else "right")
-        for key, label, form in TABLE:
-            # The k of pass@k is a setting; the largest one present is shown.
-            names = sorted(
-                (
-                    name
-                    for name in after
-                    if name == key or (key.endswith("@") and name.startswith(key) and name != "eval/pass@1")
-                ),
-                key=len,
-            )
-            for name in names[-1:]:
-                table.add_row(
-                    label.replace("@k", name[name.find("@") :] if "@" in name else ""),
-                    form.format(before.get(name, float("nan"))),
-                    form.format(after[name]),
-                )
-        self._console.print(table)
-        self.say(completions)
+        if after:
+            self._console.print(_before_and_after(before, after))
+            self.say(completions)
         for label, path in files.items():
             self.say(f"{label:<12} {path}")
 
     def conclude(self, folder: RunFolder) -> None:
         """Close with what a finished run's folder says."""
-        evaluated = [row for row in folder.metrics.rows() if "eval/questions" in row]
+        rows = folder.metrics.rows()
+        evaluated = [row for row in rows if "eval/questions" in row]
+        path, answers, completions = folder.path, {}, ""
         if evaluated:
-            last, path = folder.evaluation(evaluated[-1]["step"]), folder.path
-            listed = {
-                "metrics": str(path / "metrics.jsonl"),
-                "answers": str(last),
-                "completions": str(path / "completions"),
-                "policy": policy_line(folder.policy),
-            }
-            self.close(evaluated[0], evaluated[-1], listed, sample_rows(JsonLines(last).rows(), 3))
+            last = folder.evaluation(evaluated[-1]["step"])
+            answers, completions = {"answers": str(last)}, sample_rows(JsonLines(last).rows(), 3)
+        files = {
+            "metrics": str(path / "metrics.jsonl"),
+            **answers,
+            "completions": str(path / "completions"),
+            "policy": policy_line(folder.policy),
+        }
+        if rows:
+            first, final = (evaluated[0], evaluated[-1]) if evaluated else ({}, {})
+            self.close(first, final, files, completions)
+
+
+def _before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
+    questions = f"{after.get('eval/questions', 0):.0f} held-out questions"
+    table = Table(title=questions, title_justify="left")
+    for column in ("", "before", "after"):
+        table.add_column(column, justify="left" if not column else "right")
+    for key, label, form in TABLE:
+        # The k of pass@k is a setting; the largest one present is shown.
+        names = sorted(
+            (
+                name
+                for name in after
+                if name == key or (key.endswith("@") and name.startswith(key) and name != "eval/pass@1")
+            ),
+            key=len,
+        )
+        for name in names[-1:]:
+            table.add_row(
+                label.replace("@k", name[name.find("@") :] if "@" in name else ""),
+                form.format(before.get(name, float("nan"))),
+                form.format(after[name]),
+            )
+    return table
 
 
 def policy_line(policy: Path) -> str:

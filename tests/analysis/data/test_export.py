@@ -132,7 +132,10 @@ def test_where_there_is_nothing_to_read_the_error_names_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    for source, error in (("nowhere", "nowhere: neither a folder"), ("empty", "empty: no run below it")):
+    for source, error in (
+        ("nowhere", "nowhere: neither a folder"),
+        ("empty", r"empty: no run in it: .* What is read: run folders"),
+    ):
         with pytest.raises(ValueError, match=error):
             load(source)
 

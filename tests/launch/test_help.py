@@ -1,0 +1,92 @@
+"""`-h`, and what is said of a name that is not there."""
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+from cli import ROOT, TRAIN, cell_here, composed, environment
+from hydra.errors import HydraException
+
+from mirrorpo.config import paths
+from mirrorpo.config.schema import TrainConfig
+from mirrorpo.launch.errors import composition_error
+from mirrorpo.launch.help import choices, groups, known, no_such, run_level, text
+
+
+def train(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TRAIN), *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+
+
+def test_every_setting_and_every_choice_is_in_the_help_with_its_comment() -> None:
+    help_text = text([])
+    words = set(help_text.replace(",", " ").split())
+    for group in groups():
+        assert {group, *choices(group)} <= words, group
+    listed = {setting.name: setting for setting in run_level()}
+    own = {field.name for field in fields(TrainConfig)} - set(groups()) - {"eval_rollout"}
+    assert own <= set(listed)
+    assert all(setting.comment or setting.value.startswith("${") for setting in listed.values())
+    assert all(len(line) <= 110 for line in help_text.splitlines())
+
+
+def test_help_on_a_name_is_its_line_its_choices_or_its_file() -> None:
+    assert text(["steps"]).splitlines()[0].startswith("  steps ???") and "40 in recipe arithmetic" in text(
+        ["steps"]
+    )
+    assert "adamw" in text(["optim"]) and "Loshchilov" in text(["optim"])
+    assert text(["optim=muon"]) == (paths.conf() / "optim" / "muon.yaml").read_text().rstrip()
+    assert "divergence=kl_exact" in text(["divergence.beta"]) and "0.04" in text(["divergence.beta"])
+    assert "did you mean steps" in text(["stesp"])
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("stesp", "steps"),
+        ("divergance", "divergence"),
+        ("divergence.bta", "divergence.beta"),
+        ("algo.surrogat.low", "algo.surrogate.low"),
+        ("modle.path", "model.path"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(name: str, meant: str) -> None:
+    assert f"did you mean {meant}" in no_such(name)
+    assert meant in known(name)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("stesp=3", "there is no setting 'stesp'; did you mean steps? python train.py -h lists them"),
+        (
+            "optim=adam",
+            "optim=adam: there is no such choice; did you mean adamw? The choices are adamw, muon",
+        ),
+        ("lr=abc", "lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
+    ],
+)
+def test_what_hydra_cannot_compose_is_a_line(override: str, line: str) -> None:
+    with pytest.raises(HydraException) as error, composed(override):
+        pass
+    assert composition_error(error.value) == line
+
+
+def test_a_setting_that_is_taken_out_is_named() -> None:
+    with pytest.raises(ValueError, match="~steps: a run needs this setting"):
+        cell_here("~steps")
+
+
+def test_the_command_line_says_it_in_a_line() -> None:
+    result = train("stesp=3")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: there is no setting 'stesp'") and result.stderr.count("\n") == 1
+    result = train("-m", "optim=adam,muom", "hydra.launcher.dry_run=true")
+    assert "did you mean adamw" in result.stdout and "did you mean muon" in result.stdout
+    assert train("-h", "steps").stdout.startswith("  steps ")
+
+
+def test_help_imports_no_torch() -> None:
+    code = "import sys, mirrorpo.launch.help as h; h.text([]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
