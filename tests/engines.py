@@ -65,11 +65,15 @@ class TokenizerOnly:
 
     tokenizer: Any
     network: None = None
+    decoder: None = None
     eos_ids: frozenset[int] = frozenset({1})
     pad_id: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     cache_argument: str = "cache"
+
+    def head(self, temperature: float) -> None:
+        return None
 
     def computing(self) -> AbstractContextManager[None]:
         return nullcontext()

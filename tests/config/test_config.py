@@ -368,6 +368,11 @@ def test_it_imports_no_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_launchers_are_there_without_submitit_which_only_slurm_needs() -> None:
+    code = "import sys, hydra_plugins.mirrorpo; sys.exit('submitit' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_how_programs_are_kept_in_is_no_part_of_a_runs_identity() -> None:
     assert (
         cell_for("dataset=mbpp").hash == cell_for("dataset=mbpp", "sandbox=unsafe", "reward.workers=9").hash

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
-from mirrorpo.rollout.cache import Blocks, in_blocks
+from mirrorpo.rollout.cache import Blocks, Selection, in_blocks
 
 HEADS, SIZE = 3, 2
 
@@ -48,8 +48,8 @@ def test_it_holds_what_the_growing_copy_holds(block: int) -> None:
 def test_it_keeps_the_rows_that_are_asked_for(indices: list[int]) -> None:
     ours, theirs = Blocks(filled(DynamicLayer, 3, 4), 2, 2), filled(DynamicLayer, 3, 4)
     theirs.batch_repeat_interleave(2)
-    for layer in (ours, theirs):
-        layer.batch_select_indices(torch.tensor(indices))
+    ours.select(Selection.of(indices, torch.device("cpu")))
+    theirs.batch_select_indices(torch.tensor(indices))
     assert equal(ours, theirs)
     # And grows on from there, within the block and beyond it.
     for step in range(4):
@@ -80,7 +80,7 @@ def test_the_layer_it_starts_from_stays_as_it_is() -> None:
     start, untouched = filled(DynamicLayer, 2, 3), filled(DynamicLayer, 2, 3)
     ours = Blocks(start, 2, 4)
     ours.update(*states(4, 1, 1))
-    ours.batch_select_indices(torch.tensor([3, 0]))
+    ours.select(Selection.of([3, 0], torch.device("cpu")))
     assert equal(start, untouched)
 
 

@@ -52,7 +52,7 @@ def rows_forwarded(engine: Native, model: LanguageModel, **settings: Any) -> lis
     def seen(_module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         rows.append(named["input_ids"].shape[0])
 
-    with model.network.register_forward_pre_hook(seen, with_kwargs=True):
+    with model.decoder.register_forward_pre_hook(seen, with_kwargs=True):
         sample(engine, model, **settings)
     return rows
 
@@ -71,7 +71,7 @@ def test_native_drops_finished_rows(model: LanguageModel) -> None:
 def masks_shown(engine: Native, model: LanguageModel) -> set[int]:
     """How many dimensions the attention masks have that the network gets after the prompts."""
     shown: list[int] = []
-    with model.network.register_forward_pre_hook(
+    with model.decoder.register_forward_pre_hook(
         lambda _module, _arguments, named: shown.append(named["attention_mask"].ndim), with_kwargs=True
     ):
         sample(engine, model)
@@ -123,8 +123,8 @@ def test_native_asks_the_device_once_in_check_every_tokens(
 
 def test_native_builds_no_graph(model: LanguageModel) -> None:
     recorded: list[bool] = []
-    with model.network.register_forward_hook(
-        lambda _module, _arguments, output: recorded.append(output.logits.requires_grad)
+    with model.decoder.register_forward_hook(
+        lambda _module, _arguments, output: recorded.append(output.last_hidden_state.requires_grad)
     ):
         sample(native(), model)
     assert recorded

@@ -2,6 +2,7 @@
 not say; `docs/vllm.md` has the command.
 """
 
+import copy
 import json
 import os
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,8 @@ from cli import ROOT
 from engines import COLOCATED, LONG, RAGGED, gap, ids, next_probabilities, sample, wide
 
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.rollout.vllm import _start
+from mirrorpo.rollout.weights import network_config
 
 slow = pytest.mark.slow
 installed = pytest.mark.skipif(
@@ -42,6 +47,26 @@ def test_without_vllm_the_error_names_the_setting_and_what_to_install(
 
 def test_no_prompts_need_no_engine(model: LanguageModel) -> None:
     assert list(sample(COLOCATED, model, [])) == []
+
+
+def test_vllm_is_told_to_give_its_logits_in_float32(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {}
+
+    def started(folder: str, **given: Any) -> None:
+        settings.update(given)
+        raise RuntimeError("seen")
+
+    stand_in = ModuleType("vllm")
+    stand_in.LLM = started  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", stand_in)
+    with pytest.raises(RuntimeError, match="seen"):
+        _start(replace(COLOCATED, dtype="bfloat16"), model)
+    assert settings["hf_overrides"] == {"head_dtype": "float32"} and settings["dtype"] == "bfloat16"
+    config = copy.deepcopy(network_config(model))
+    config.update(settings["hf_overrides"])
+    assert config.head_dtype == "float32"
 
 
 @slow

@@ -41,6 +41,16 @@ def test_the_shipped_model_is_read_rightly_in_every_way(model: LanguageModel) ->
     assert not check.closed and set(check.gaps) == set(WAYS) and max(check.gaps.values()) < 1e-4
 
 
+def test_a_head_of_rounded_operands_is_tried_exactly_and_as_the_run_reads_it(model: LanguageModel) -> None:
+    rounded = replace(model, head_precision="bf16_in")
+    rounded.check_head()
+    views = [(view.dtype, view.head_precision) for view in tested._views(rounded)]
+    assert views == [(torch.float32, "float32"), (torch.float32, "bf16_in")]
+    check = model_check(rounded, ["padded", "pad", "gradient"])
+    # Above what float32 gives and float32's bound allows, below the bound of half precision.
+    assert not check.closed and 1e-5 < check.gaps["padded"] < 0.02, check
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_it_leaves_no_trace(training: bool) -> None:
     model = with_adapter(tiny(), Lora(rank=2, alpha=4, dropout=0.1, targets=["q_proj"]), 0)
@@ -62,13 +72,13 @@ def test_rows_are_dropped_while_others_go_on_and_the_cache_grows(
 ) -> None:
     dropped: list[int] = []
     grown: list[Any] = []
-    select, store = cache.Blocks.batch_select_indices, cache.Blocks._store
+    select, store = cache.Blocks.select, cache.Blocks._store
 
-    def counted(self: Any, rows: torch.Tensor) -> None:
-        dropped.append(len(rows))
+    def counted(self: Any, rows: cache.Selection) -> None:
+        dropped.append(len(rows.order))
         select(self, rows)
 
-    monkeypatch.setattr(cache.Blocks, "batch_select_indices", counted)
+    monkeypatch.setattr(cache.Blocks, "select", counted)
     monkeypatch.setattr(cache.Blocks, "_store", staticmethod(lambda *a: grown.append(a) or store(*a)))
     assert not model_check(model, ["sample"]).closed
     assert dropped and min(dropped) > 0
@@ -81,7 +91,7 @@ def rows_in_another_order(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(*arguments: Any) -> Any:
         rows = right(*arguments)
-        rows.batch_select_indices(torch.arange(6).flip(0))
+        rows.select(cache.Selection.of(range(5, -1, -1), torch.device("cpu")))
         return rows
 
     patch.setattr(native, "in_blocks", wrong)

@@ -2,7 +2,7 @@
 all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mirrorpo.core.cut import Cut
 from mirrorpo.distributed.collectives import ALONE, Ranks
+from mirrorpo.model.forward import completion_hidden
 from mirrorpo.train.old_policy import ForwardSettings, PolicyScorer
 
 
@@ -67,3 +68,16 @@ def test_hidden_states_are_kept_of_a_ranks_own_rows_alone() -> None:
     there = BATCH.present & mine[:, None]
     torch.testing.assert_close(scores.hidden[there], whole.hidden[there], rtol=1e-5, atol=1e-5)
     assert not scores.hidden[~mine].any() and not scores.logprobs[~mine].any() and scores.logprobs[mine].any()
+
+
+def test_hidden_states_are_kept_as_narrow_as_the_head_reads_them() -> None:
+    everything = torch.ones(len(BATCH), dtype=torch.bool)
+    for precision, dtype in (("float32", torch.float32), ("bf16_in", torch.bfloat16)):
+        policy = replace(model("llama"), head_precision=precision)
+        kept = old_policy(ALONE).forward.score(policy, BATCH, everything, keep_hidden=True).hidden
+        assert kept.dtype == dtype and kept.device == policy.device, precision
+        # The head's numbers are those of what was not narrowed.
+        with torch.no_grad():
+            states = completion_hidden(policy, BATCH)[BATCH.present]
+            ours, its = (policy.head(0.7)(hidden) for hidden in (kept[BATCH.present], states))
+        torch.testing.assert_close(ours, its, rtol=2e-3 if precision == "bf16_in" else 1e-5, atol=1e-4)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from cli import (
     ROOT,
     SMALL,
@@ -27,7 +28,13 @@ from cli import (
 from hydra.errors import ConfigCompositionException
 from safetensors.torch import load_file
 
+from mirrorpo.distributed.collectives import ALONE
+from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.train import loaded
 from mirrorpo.train.build import build_components
+from mirrorpo.train.loaded import Loader
+from mirrorpo.train.model_check import ModelCheck
+from mirrorpo.train.questions import Questions
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +74,21 @@ def test_a_run_leaves_every_file_of_the_design(finished: Path) -> None:
     )
     assert "reward" in (run / "completions" / "step_000003.md").read_text()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_000002", "step_000003"]
+
+
+def test_policy_self_test_and_reference_have_the_head_of_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def checked(model: LanguageModel, *_: object, **__: object) -> tuple[LanguageModel, ModelCheck]:
+        tried.append(model.head(0.7).precision)
+        return model, ModelCheck(gaps={}, closed={})
+
+    monkeypatch.setattr(loaded, "checked", checked)
+    components = build_components(cell_here("head_precision=bf16_in").config)
+    loader = Loader(components=components, device=torch.device("cpu"), ranks=ALONE)
+    policy, start, _ = loader._models(Questions(train=[], evaluation=[], left_out={}, content={}))
+    assert start is not None
+    assert [*tried, policy.head(0.7).precision, start.head(0.7).precision] == ["bf16_in"] * 3
 
 
 def test_the_first_update_is_on_policy_and_the_sampler_agrees_with_the_trainer(finished: Path) -> None:
@@ -364,6 +386,11 @@ def test_a_bad_setting_is_refused_before_anything_runs(override: str, words: str
             "beta_schedule=matched_drift drift_questions=0",
             "drift_questions=0 with beta_schedule=matched_drift",
         ),
+        (
+            "beta_schedule=matched_drift drift_every=5",
+            "drift_every=5 with beta_schedule=matched_drift: beta is steered after every step",
+        ),
+        ("drift_every=0", "drift_every=0: needs at least 1"),
         (
             "beta_schedule=matched_drift beta_schedule.measure=drift/js",
             "beta_schedule.measure=drift/js: choose one of drift/kl",

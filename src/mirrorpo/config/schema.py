@@ -61,6 +61,7 @@ class TrainConfig:
     tokens_per_micro_batch: int = MISSING
     shared_prefix: str = MISSING
     logit_chunk: int = MISSING
+    head_precision: str = MISSING
 
     eval_every: int = MISSING
     eval_split: str = MISSING
@@ -71,6 +72,7 @@ class TrainConfig:
     eval_temperature: float = MISSING
     drift_questions: int = MISSING
     drift_positions: int = MISSING
+    drift_every: int = MISSING
     checkpoint_every: int = MISSING
     checkpoint_minutes: float = MISSING
     checkpoint_async: bool = MISSING
@@ -171,6 +173,7 @@ MINIMUM: Mapping[str, int] = {
     "eval_samples": 0,
     "drift_questions": 0,
     "drift_positions": 1,
+    "drift_every": 1,
     "checkpoint_every": 0,
     "checkpoint_minutes": 0,
     "keep_checkpoints": 1,
@@ -181,6 +184,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "update_window": ("whole", "split"),
     "shared_prefix": ("auto", "always", "never"),
     "compile": ("none", "layers"),
+    "head_precision": ("float32", "bf16_in"),
     "data_order": ("shuffled", "sequential"),
     "eval_split": ("validation", "test"),
     "sandbox": ("required", "unsafe"),

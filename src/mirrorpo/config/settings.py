@@ -59,6 +59,20 @@ class UpdateSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSettings(Settings):
+    """How a model computes, beyond what its own group says.
+
+    Attributes:
+        head_precision: of the operands of the product with the output embedding, whose result is float32:
+            "float32", or "bf16_in", rounded to bfloat16.
+        compile: "layers", decoder layers run compiled where batches are scored and learned from; "none".
+    """
+
+    head_precision: Literal["float32", "bf16_in"]
+    compile: Literal["none", "layers"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationSettings(Settings):
     """When the policy is evaluated, on what, and how.
 
@@ -86,15 +100,24 @@ class EvaluationSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DriftSettings(Settings):
-    """Where the drift from the start model is measured.
+    """Where and when the drift from the start model is measured.
 
     Attributes:
         drift_questions: the start model's answers to these; 0 measures none.
         drift_positions: of their tokens that are read, spread evenly.
+        drift_every: steps between two measurements.
     """
 
     drift_questions: int
     drift_positions: int
+    drift_every: int
+
+    def due(self, step: int, *, evaluated: bool) -> bool:
+        """Whether the drift is measured after a step.
+
+        Where an evaluation follows it always is: accuracy is compared at equal drift.
+        """
+        return evaluated or step % self.drift_every == 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

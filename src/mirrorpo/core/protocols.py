@@ -165,15 +165,35 @@ class Verifier(RewardFn, Protocol):
 
 
 @runtime_checkable
+class OutputHead(Protocol):
+    """Last hidden states to logits over the vocabulary, as the trainer reads them.
+
+    `frozen` says that nothing of it is trained. `prepared` is the same head with its embedding cast once, for
+    whoever calls it often.
+    """
+
+    @property
+    def frozen(self) -> bool: ...
+
+    def prepared(self) -> "OutputHead": ...
+
+    def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]: ...
+
+
+@runtime_checkable
 class GenerativeModel(Protocol):
     """What an engine may know of the policy: a causal LM with a key-value cache, and its special ids.
 
-    `cache_argument` is the network's word for that cache, as argument and in its output. `computing` sets the
-    compute dtype, `evaluating` puts the network in eval mode and back.
+    `decoder` is the network without its head; its output has `last_hidden_state`, from which `head` makes the
+    logits that the trainer reads. `cache_argument` is the network's word for its cache, as argument and in
+    its output. `computing` sets the compute dtype, `evaluating` puts the network in eval mode and back.
     """
 
     @property
     def network(self) -> torch.nn.Module: ...
+
+    @property
+    def decoder(self) -> torch.nn.Module: ...
 
     @property
     def tokenizer(self) -> Tokenizer: ...
@@ -189,6 +209,8 @@ class GenerativeModel(Protocol):
 
     @property
     def cache_argument(self) -> str: ...
+
+    def head(self, temperature: float) -> OutputHead: ...
 
     def computing(self) -> AbstractContextManager[None]: ...
 
@@ -302,6 +324,17 @@ class Divergence(Protocol):
 
 
 @runtime_checkable
+class KnowsGradient(Protocol):
+    """A divergence over the vocabulary that knows its gradient, which autograd then need not find.
+
+    `gradient` is that of the sum of factor times divergence over states, with respect to the policy's
+    log-probabilities [n, V], the factors [n]; a new tensor, made without autograd.
+    """
+
+    def gradient(self, policy: Tensor, anchor: Tensor, factor: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class Scorer(Protocol):
     """A view of the old policy in eval mode and without gradient, for weightings that ask for one.
 
@@ -367,7 +400,7 @@ class ImportanceCorrection(Protocol):
 
 @runtime_checkable
 class BetaSchedule(Protocol):
-    """The penalty's coefficient over a run, from the drift that was measured after each step."""
+    """The penalty's coefficient over a run, from the drift after each step; empty where none was measured."""
 
     def after(self, beta: float, drift: Mapping[str, float]) -> float: ...
 

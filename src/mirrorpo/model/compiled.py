@@ -178,7 +178,7 @@ def _backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., An
 
 @contextmanager
 def _typical_sizes() -> Iterator[None]:
-    # What only a heuristic asks for, and no guard would notice; and what a graph of its own would be made for.
+    # What only a heuristic asks for, and no guard would notice; and what would take a graph of its own.
     from torch._inductor.codegen.cpp import CppKernel
     from torch._inductor.sizevars import SizeVarAllocator
 

@@ -27,6 +27,7 @@ from mirrorpo.model.language_model import LanguageModel, embedded
 from mirrorpo.model.lora import Continue, Lora
 from mirrorpo.model.prefix import prefix_requirements
 from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
+from mirrorpo.model.stored import store_as_computed
 from mirrorpo.model.train_noise import silence
 from mirrorpo.model.words import word_tokenizer
 
@@ -349,11 +350,13 @@ def _special_ids(
 def reference(model: LanguageModel) -> LanguageModel:
     """The frozen start model: the adapter switched off, or a copy.
 
-    The copy keeps the policy's own precision, so that every divergence starts at exactly zero.
+    The copy computes what the policy does to the bit, so that every divergence starts at exactly zero.
     """
     if hasattr(model.network, "disable_adapter"):
         return model.without_adapter()
     network = copy.deepcopy(model.network).eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    return replace(model, network=network, shards=Unsharded())
+    start = replace(model, network=network, shards=Unsharded())
+    store_as_computed(start)
+    return start

@@ -69,14 +69,13 @@ def read_prompts(
     Returns:
         The cache behind them, the state that predicts each one's first token, and the prompt of each row.
     """
-    owner = batch.prompt_numbers()
-    first = torch.stack([(owner == prompt).nonzero()[0, 0] for prompt in range(int(owner.max()) + 1)])
-    ids, present = batch.prompt_ids[first], batch.prompt_present[first]
+    layout = batch.located()
+    ids, present = batch.prompt_ids[layout.first], batch.prompt_present[layout.first]
     positions = (present.cumsum(dim=1) - 1).clamp(min=0)
     output = model.causal_lm.get_decoder()(
         input_ids=ids, attention_mask=present.long(), position_ids=positions, use_cache=True
     )
-    return output[PAST], output.last_hidden_state[:, -1:], owner
+    return output[PAST], output.last_hidden_state[:, -1:], layout.prompt
 
 
 def read_behind(
@@ -91,7 +90,7 @@ def read_behind(
         cache: with these rows' prompts; what is computed is added to it, if it keeps anything.
         before: the state at each row's last prompt token.
     """
-    width = max(int(batch.present[rows].sum(dim=1).max()), 1)
+    width = max([*batch.located().lengths[rows], 1])
     present = batch.present[rows, :width]
     attended = torch.cat([batch.prompt_present[rows], present], dim=1)
     positions = (attended.cumsum(dim=1) - 1).clamp(min=0)[:, -width:]

@@ -1,6 +1,7 @@
 """Batched sampling on any Hugging Face causal LM with a key-value cache."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,8 +11,9 @@ from transformers.cache_utils import Cache
 
 from mirrorpo.core.batch import Completion, RolloutRequest
 from mirrorpo.core.cut import TAKE_A_MASK
-from mirrorpo.core.protocols import Assembly, GenerativeModel, ModelNeed
-from mirrorpo.rollout.cache import Blocks, in_blocks
+from mirrorpo.core.protocols import Assembly, GenerativeModel, ModelNeed, OutputHead
+from mirrorpo.core.tensors import chunks, flags, moved
+from mirrorpo.rollout.cache import Blocks, Rows, Selection, in_blocks
 from mirrorpo.rollout.collate import pad
 from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.sampling import draw
@@ -73,85 +75,92 @@ class Native:
         )
         stride = max(self.rows_at_once // size, 1)
         completions: list[Completion] = []
-        for start in range(groups.start, groups.stop, stride):
-            cut = slice(start, min(start + stride, groups.stop))
-            with model.evaluating():
+        with model.evaluating(), model.computing(), _without_graph(model.device):
+            head = model.head(request.temperature).prepared()
+            for start in range(groups.start, groups.stop, stride):
+                cut = slice(start, min(start + stride, groups.stop))
                 ids, logprobs = self._sample(
-                    model, request.prompt_ids[cut], uniform[cut].flatten(0, 1), size, request.temperature
+                    model, head, request.prompt_ids[cut], uniform[cut].flatten(0, 1), request.temperature
                 )
-            for row, (tokens, scores) in enumerate(zip(ids, logprobs, strict=True)):
-                group = start + row // size
-                ended = bool(tokens) and tokens[-1] in model.eos_ids
-                completions.append(
-                    Completion(
-                        uid=request.prompts[group].uid,
-                        group=group,
-                        prompt_ids=request.prompt_ids[group],
-                        ids=tokens,
-                        logprobs=scores,
-                        text=model.decode(tokens),
-                        truncated=not ended,
+                for row, (tokens, scores) in enumerate(zip(ids, logprobs, strict=True)):
+                    group = start + row // size
+                    ended = bool(tokens) and tokens[-1] in model.eos_ids
+                    completions.append(
+                        Completion(
+                            uid=request.prompts[group].uid,
+                            group=group,
+                            prompt_ids=request.prompt_ids[group],
+                            ids=tokens,
+                            logprobs=scores,
+                            text=model.decode(tokens),
+                            truncated=not ended,
+                        )
                     )
-                )
         return completions
 
-    @torch.inference_mode()
     def _sample(
         self,
         model: GenerativeModel,
+        head: OutputHead,
         prompt_ids: Sequence[Sequence[int]],
         uniform: Tensor,
-        group_size: int,
         temperature: float,
     ) -> tuple[list[list[int]], list[list[float]]]:
-        steps = uniform.shape[1]
-        with model.computing():
-            logits, rows = self._prefilled(model, prompt_ids, uniform.to(model.device), group_size)
-            drawn: list[tuple[Tensor, Tensor]] = []
-            for step in range(steps):
-                drawn.append(draw(logits, rows.numbers[:, step], temperature, self.top_p))
-                token, last = drawn[-1][0], step == steps - 1
-                if last or len(drawn) == self.check_every:
-                    finished = rows.write(step, drawn)
-                    drawn = []
-                    if last or finished == len(rows.done):
-                        break
-                    if finished and finished >= self.compact_at * len(rows.done):
-                        token = rows.compact(token)
-                logits = model.network(
-                    input_ids=token[:, None],
-                    attention_mask=rows.mask[..., : rows.depth + step + 1],
-                    position_ids=rows.position + step,
-                    use_cache=True,
-                    **{model.cache_argument: rows.cache},
-                ).logits[:, -1]
-        return rows.results()
+        steps, decoder = uniform.shape[1], model.decoder
+        logits, rows = self._prefilled(model, head, prompt_ids, uniform)
+        drawn: list[tuple[Tensor, Tensor]] = []
+        for step in range(steps):
+            drawn.append(draw(logits, rows.numbers[:, step], temperature, self.top_p))
+            token, last = drawn[-1][0], step == steps - 1
+            if last or len(drawn) == self.check_every:
+                rows.write(step, drawn)
+                drawn = []
+                if last:
+                    break
+                done = rows.finished()
+                if all(done):
+                    break
+                if sum(done) >= max(self.compact_at * len(done), 1):
+                    token = rows.compact(token, done)
+            output = decoder(
+                input_ids=token[:, None],
+                attention_mask=rows.mask[..., : rows.depth + step + 1],
+                position_ids=rows.position + step,
+                use_cache=True,
+                **{model.cache_argument: rows.cache},
+            )
+            logits = _logits(head, output.last_hidden_state[:, -1])
+        return rows.results(model.eos_ids)
 
     def _prefilled(
-        self, model: GenerativeModel, prompt_ids: Sequence[Sequence[int]], numbers: Tensor, group_size: int
+        self, model: GenerativeModel, head: OutputHead, prompt_ids: Sequence[Sequence[int]], uniform: Tensor
     ) -> tuple[Tensor, "_Rows"]:
         # Each prompt computed once, and its logits and cache repeated for its group.
-        device, (count, steps) = model.device, numbers.shape
-        ids = pad(prompt_ids, model.pad_id, left=True).to(device)
-        present = pad([[1] * len(row) for row in prompt_ids], 0, left=True).to(device)
-        output = model.network(
+        device, (count, steps) = model.device, uniform.shape
+        group_size = count // len(prompt_ids)
+        padded = pad(prompt_ids, model.pad_id, left=True)
+        real = pad([[1] * len(row) for row in prompt_ids], 0, left=True)
+        ids, present, numbers, ends = moved([padded, real, uniform, _ends(model.eos_ids)], device)
+        output = model.decoder(
             input_ids=ids,
             attention_mask=present,
             position_ids=(present.cumsum(1) - 1).clamp(min=0),
             use_cache=True,
-            logits_to_keep=1,
         )
-        logits = output.logits[:, -1].repeat_interleave(group_size, dim=0)
-        cache = in_blocks(output[model.cache_argument], len(ids), group_size, self.cache_block)
+        hidden = output.last_hidden_state
+        logits = _first_logits(head, hidden[:, -1]).repeat_interleave(group_size, dim=0)
+        reduced = _autocast_dtype(device)
+        cache = in_blocks(output[model.cache_argument], len(ids), group_size, self.cache_block, reduced)
         attended = torch.cat([present, present.new_ones(len(present), steps)], dim=1)
         attended = attended.repeat_interleave(group_size, dim=0)
+        additive = _takes_additive(model, cache)
         rows = _Rows(
             cache=cache,
             depth=ids.shape[1],
             numbers=numbers,
-            mask=_additive(attended, logits.dtype) if _takes_additive(model, cache) else attended,
+            mask=_additive(attended, reduced or hidden.dtype) if additive else attended,
             position=present.sum(dim=1).repeat_interleave(group_size)[:, None],
-            ends=torch.tensor(sorted(model.eos_ids), device=device),
+            ends=ends,
             alive=torch.arange(count, device=device),
             done=torch.zeros(count, dtype=torch.bool, device=device),
             tokens=torch.zeros(count, steps, dtype=torch.long, device=device),
@@ -174,7 +183,7 @@ class _Rows:
         tokens, logprobs: the results, of all rows.
     """
 
-    cache: Cache
+    cache: Rows
     depth: int
     numbers: Tensor
     mask: Tensor
@@ -185,41 +194,78 @@ class _Rows:
     tokens: Tensor
     logprobs: Tensor
 
-    def write(self, step: int, drawn: Sequence[tuple[Tensor, Tensor]]) -> int:
-        """Put what was drawn up to a step into the results; how many rows have ended."""
+    def write(self, step: int, drawn: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Put what was drawn up to a step into the results."""
         columns = slice(step + 1 - len(drawn), step + 1)
         new = torch.stack([token for token, _ in drawn], dim=1)
         self.tokens[self.alive, columns] = new
         self.logprobs[self.alive, columns] = torch.stack([logprob for _, logprob in drawn], dim=1)
         self.done = self.done | torch.isin(new, self.ends).any(dim=1)
-        # The one place that waits for the device.
-        return int(self.done.sum())
 
-    def compact(self, token: Tensor) -> Tensor:
+    def finished(self) -> list[bool]:
+        """Which of the rows that are left have ended; the one place where a token waits for the device."""
+        return flags(self.done)
+
+    def compact(self, token: Tensor, done: Sequence[bool]) -> Tensor:
         """Drop the rows that have ended; the last tokens of those that are left."""
-        keep = _closed_up(self.done)
-        self.cache.batch_select_indices(keep)
+        rows = Selection.of(_closed_up(done), token.device)
+        self.cache.select(rows)
         self.alive, self.numbers, self.mask, self.position, self.done = (
-            tensor[keep] for tensor in (self.alive, self.numbers, self.mask, self.position, self.done)
+            tensor[rows.order] for tensor in (self.alive, self.numbers, self.mask, self.position, self.done)
         )
-        return token[keep]
+        return token[rows.order]
 
-    def results(self) -> tuple[list[list[int]], list[list[float]]]:
+    def results(self, eos_ids: Collection[int]) -> tuple[list[list[int]], list[list[float]]]:
         """Ids and log-probabilities of each row, up to and with its end."""
-        ended = torch.isin(self.tokens, self.ends)
-        counts = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, self.tokens.shape[1]).tolist()
+        # Read at once; float64 holds both to the last digit.
+        tokens, logprobs = torch.stack([self.tokens.double(), self.logprobs.double()]).cpu()
+        ids = tokens.long()
+        ended = torch.isin(ids, _ends(eos_ids))
+        counts = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, ids.shape[1]).tolist()
         return (
-            [row[:count] for row, count in zip(self.tokens.tolist(), counts, strict=True)],
-            [row[:count] for row, count in zip(self.logprobs.tolist(), counts, strict=True)],
+            [row[:count] for row, count in zip(ids.tolist(), counts, strict=True)],
+            [row[:count] for row, count in zip(logprobs.tolist(), counts, strict=True)],
         )
 
 
-def _closed_up(done: Tensor) -> Tensor:
-    # The unfinished rows, in their own places where these remain, and the last ones in the gaps.
-    count = int((~done).sum())
-    order = torch.arange(count, device=done.device)
-    order[done[:count]] = (~done[count:]).nonzero().squeeze(1) + count
-    return order
+def _ends(eos_ids: Collection[int]) -> Tensor:
+    return torch.tensor(sorted(eos_ids))
+
+
+def _logits(head: OutputHead, hidden: Tensor) -> Tensor:
+    # In the precision that the trainer reads them in, which autocast would cut.
+    with torch.autocast(hidden.device.type, enabled=False):
+        return head.logits(hidden)
+
+
+def _first_logits(head: OutputHead, hidden: Tensor) -> Tensor:
+    # On a CPU a frozen embedding is multiplied with one prompt at a time, as torch does it inside of the
+    # network: a joint product rounds otherwise, and a seed's completions would not be the same to the digit.
+    rows = 1 if hidden.device.type == "cpu" and head.frozen else len(hidden)
+    return torch.cat([_logits(head, part) for part in chunks(hidden, rows)])
+
+
+def _closed_up(done: Sequence[bool]) -> list[int]:
+    # The unfinished rows, in their own positions where these remain, and the last ones in the gaps.
+    count = done.count(False)
+    behind = iter([row for row in range(count, len(done)) if not done[row]])
+    return [next(behind) if done[row] else row for row in range(count)]
+
+
+@contextmanager
+def _without_graph(device: torch.device) -> Iterator[None]:
+    # Autocast keeps the weights that it has cast, until it ends, but not in inference mode, where it would
+    # cast all of them again at every token.
+    cast = torch.is_autocast_enabled(device.type)
+    with torch.no_grad() if cast else torch.inference_mode():
+        yield
+
+
+def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+    # In which attention reads its inputs, if not in their own. Rotary embeddings widen keys to float32, the
+    # dtype of the hidden states under autocast.
+    reduced = torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if reduced else None
 
 
 def _takes_additive(model: GenerativeModel, cache: Cache) -> bool:

@@ -239,6 +239,8 @@ def _start(settings: Colocated, model: GenerativeModel) -> Engine:
             generation_config="vllm",
             logprobs_mode="processed_logprobs",
             dtype=dtype,
+            # Logits of half precision would be 0.01 nats and more from the trainer's.
+            hf_overrides={"head_dtype": "float32"},
             gpu_memory_utilization=settings.memory,
             max_model_len=settings.max_model_len,
             enforce_eager=settings.enforce_eager,

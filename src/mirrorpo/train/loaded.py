@@ -1,13 +1,14 @@
 """Everything heavy that a run holds: the model, what trains and asks it, and the questions."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from mirrorpo.config.settings import (
     DriftSettings,
     EvaluationSettings,
+    ModelSettings,
     RolloutSettings,
     RunSettings,
     UpdateSettings,
@@ -116,7 +117,9 @@ class Loader:
 
         config = self.components.config
         policy = self.components.model.load(self.device, config["seed"], corpus)
-        if config["compile"] == "layers":
+        settings = ModelSettings.of(config)
+        policy = replace(policy, head_precision=settings.head_precision)
+        if settings.compile == "layers":
             policy = with_compiled_layers(policy)
         policy, check = checked(
             policy,

@@ -7,7 +7,7 @@ from signal import Signals
 
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.identity import digest
-from mirrorpo.config.settings import EvaluationSettings, RunSettings
+from mirrorpo.config.settings import DriftSettings, EvaluationSettings, RunSettings
 from mirrorpo.core.protocols import CatchesUp, LimitsCalls
 from mirrorpo.core.seeds import seed_globals
 from mirrorpo.distributed.collectives import ALONE, Ranks
@@ -114,7 +114,7 @@ class Trainer:
         recorder: Recorder,
         resumed: Resumed,
     ) -> None:
-        step_of = self._step(loaded, run)
+        step_of = self._step(loaded, run, checkpoints.evaluation)
         saved, progress = resumed.step, resumed.progress
         for step in range(resumed.step + 1, run.steps + 1):
             checkpoints.background.check()
@@ -133,11 +133,13 @@ class Trainer:
     def _requested_stop(self) -> Signals | None:
         return strongest(self.ranks.all_gather(self.stop_request.signum))
 
-    def _step(self, loaded: LoadedRun, run: RunSettings) -> TrainStep:
+    def _step(self, loaded: LoadedRun, run: RunSettings, evaluation: EvaluationSettings) -> TrainStep:
+        drift = DriftSettings.of(self.cell.config)
         return TrainStep(
             learner=loaded.learner,
             collector=loaded.collector,
             drift=loaded.drift,
+            drift_due=lambda step: drift.due(step, evaluated=evaluation.due(step, run.steps)),
             beta_schedule=self.components.beta_schedule,
             schedule=self.components.schedule,
             lr=run.lr,
