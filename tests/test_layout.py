@@ -22,6 +22,7 @@ TESTED_BY = {
     "config/identity": "config/test_config.py",
     "config/schema": "config/test_config.py",
     "core/shapes": "conftest.py",
+    "model/compile_layers": "model/test_compiled.py",
     "core/network": "model/test_load.py",
     "core/protocols": "test_axes.py",
     "launch/errors": "launch/test_hydra_suite.py",

@@ -22,7 +22,7 @@ from mirrorpo.config.schema import TrainConfig, check, resolved
 
 # Written out again: what changes no number in metrics.jsonl.
 NOT_IDENTITY = (
-    r"out|name|tracking\..*|progress|checkpoint_every|keep_checkpoints|shown_completions|dataset\.root|"
+    r"out|name|tracking\..*|progress|checkpoint_(every|minutes|async)|keep_checkpoints|shown_completions|dataset\.root|"
     r"sandbox|reward\.sandbox|reward\.workers|extend|allow_equal_arms"
 )
 
@@ -67,7 +67,6 @@ POSITIVE = (
     "tokens_per_call",
     "logit_chunk",
     "eval_max_new_tokens",
-    "checkpoint_every",
     "keep_checkpoints",
 )
 

@@ -201,7 +201,7 @@ def check_checkpoints(one: Path, two: Path) -> None:
     # A rank that wrote to another disk.
     share.unlink()
     with pytest.raises(RuntimeError, match=r"__1_0\.distcp.*every node"):
-        checkpoint.sums(share.parent, sharded=True)
+        checkpoint.shared_sums(share.parent, "")
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from cli import (
     whole_rows,
 )
 from hydra.errors import ConfigCompositionException
+from safetensors.torch import load_file
 
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.model.language_model import LanguageModel
@@ -227,6 +229,68 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -
     assert (whole / "eval" / "step_000004.jsonl").read_bytes() == (
         killed / "eval" / "step_000004.jsonl"
     ).read_bytes()
+
+
+# Writes of the checkpoint of step 2, when it is written in the background, last for ever.
+STUCK = """
+import os, sys, threading, time
+fsync = os.fsync
+def slow(handle):
+    name = os.readlink(f"/proc/self/fd/{handle}")
+    if ".step_000002" in name and threading.current_thread() is not threading.main_thread():
+        time.sleep(1000)
+    fsync(handle)
+os.fsync = slow
+from mirrorpo.launch.train import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_trains_on_while_its_checkpoint_is_written_and_a_kill_then_costs_that_one(
+    finished: Path, tmp_path: Path
+) -> None:
+    arguments = (*SMALL, f"out={tmp_path}")
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK, *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not any(
+        '"step": 3' in path.read_text() for path in tmp_path.rglob("metrics.jsonl")
+    ):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    run = folder(tmp_path)
+    assert sorted(path.name for path in run.glob("checkpoints/step_*")) == ["step_000001"]
+    assert (run / "checkpoints" / ".step_000002" / "state.pt").stat().st_size > 1_000_000
+    succeeded(train(*arguments, cwd=tmp_path), said=["resuming after step 1 of 3"])
+    assert (run / "metrics.jsonl").read_bytes() == (folder(finished) / "metrics.jsonl").read_bytes()
+    assert sorted(path.name for path in run.glob("checkpoints/step_*")) == ["step_000002", "step_000003"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_compiled_run_is_the_same_again_and_goes_on_to_the_same_end(finished: Path, tmp_path: Path) -> None:
+    arguments = (*SMALL, "compile=layers")
+    succeeded(train(*arguments, f"out={tmp_path / 'first'}", cwd=tmp_path))
+    first = folder(tmp_path / "first")
+    plain, compiled = (rows(run / "metrics.jsonl")[1] for run in (folder(finished), first))
+    assert plain["reward/mean"] == compiled["reward/mean"]
+    assert abs(plain["grad/norm"] - compiled["grad/norm"]) < 1e-4 * plain["grad/norm"]
+    # In a process whose first batches are others, and which finds nothing compiled.
+    shutil.copytree(tmp_path / "first", tmp_path / "again")
+    again = folder(tmp_path / "again")
+    shutil.rmtree(again / "checkpoints" / "step_000003")
+    cold = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cold")}
+    resumed = train(*arguments, f"out={tmp_path / 'again'}", cwd=tmp_path, **cold)
+    succeeded(resumed, said=["resuming after step 2"])
+    succeeded(train(*arguments, f"out={tmp_path / 'anew'}", cwd=tmp_path, **cold))
+    for run in (again, folder(tmp_path / "anew")):
+        assert (run / "metrics.jsonl").read_bytes() == (first / "metrics.jsonl").read_bytes()
+    assert not any("_orig_mod" in name for name in load_file(first / "policy" / "model.safetensors"))
 
 
 @pytest.mark.slow

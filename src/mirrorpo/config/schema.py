@@ -44,6 +44,7 @@ class TrainConfig:
     device: str = MISSING
     threads: int = MISSING
     deterministic: bool = MISSING
+    compile: str = MISSING
     progress: bool = MISSING
     sandbox: str = MISSING
 
@@ -74,6 +75,8 @@ class TrainConfig:
     drift_positions: int = MISSING
     drift_every: int = MISSING
     checkpoint_every: int = MISSING
+    checkpoint_minutes: float = MISSING
+    checkpoint_async: bool = MISSING
     keep_checkpoints: int = MISSING
     shown_completions: int = MISSING
     extend: bool = False
@@ -173,7 +176,8 @@ MINIMUM: Mapping[str, int] = {
     "drift_questions": 0,
     "drift_positions": 1,
     "drift_every": 1,
-    "checkpoint_every": 1,
+    "checkpoint_every": 0,
+    "checkpoint_minutes": 0,
     "keep_checkpoints": 1,
     "shown_completions": 0,
     "seed": 0,
@@ -181,6 +185,7 @@ MINIMUM: Mapping[str, int] = {
 CHOICES: Mapping[str, Sequence[str]] = {
     "update_window": ("whole", "split"),
     "shared_prefix": ("auto", "always", "never"),
+    "compile": ("none", "layers"),
     "head_precision": ("float32", "bf16_in"),
     "data_order": ("shuffled", "sequential"),
     "eval_split": ("validation", "test"),

@@ -68,9 +68,11 @@ class ModelSettings(Settings):
     Attributes:
         head_precision: of the operands of the product with the output embedding, whose result is float32:
             "float32", or "bf16_in", rounded to bfloat16.
+        compile: "layers", decoder layers run compiled where batches are scored and learned from; "none".
     """
 
     head_precision: Literal["float32", "bf16_in"]
+    compile: Literal["none", "layers"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +135,9 @@ class RunSettings(Settings):
         threads: of torch on the CPU.
         deterministic: deterministic kernels where there are some.
         progress: bar, notes and closing table.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints; 0 is none by steps.
+        checkpoint_minutes: minutes after which one is due too; 0 is none by the clock.
+        checkpoint_async: written in the background, from a copy of the state.
         keep_checkpoints: newest ones kept.
         shown_completions: written for a person, each step.
     """
@@ -146,5 +150,7 @@ class RunSettings(Settings):
     deterministic: bool
     progress: bool
     checkpoint_every: int
+    checkpoint_minutes: float
+    checkpoint_async: bool
     keep_checkpoints: int
     shown_completions: int

@@ -14,6 +14,7 @@ from torch import Tensor
 from mirrorpo.core.network import Adapted, CausalLM, Saveable, Tokenizer
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.fsdp import Unsharded
+from mirrorpo.model.compiled import compiling
 from mirrorpo.model.head import Head
 from mirrorpo.model.modes import evaluating
 from mirrorpo.model.offsets import OffsetFinder
@@ -62,6 +63,7 @@ class LanguageModel:
         head_precision: of the operands of the head's product.
         prefix_fault: why prompts are not shared among completions, where the self-test found that.
         notes: what loading changed.
+        compiled: whether decoder layers run compiled where a batch is read.
         shards: whether the parameters lie in this process alone, or have to be gathered from several.
     """
 
@@ -76,6 +78,7 @@ class LanguageModel:
     head_precision: HeadPrecision = "float32"
     prefix_fault: str = ""
     notes: Sequence[str] = ()
+    compiled: bool = False
     shards: Unsharded = Unsharded()  # noqa: RUF009 - it keeps nothing
 
     @property
@@ -99,6 +102,13 @@ class LanguageModel:
         mixed = self.dtype != torch.float32
         autocast = torch.autocast(self.device.type, dtype=self.dtype) if mixed else nullcontext()
         with autocast, self._adapter():
+            yield
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """`computing` with compiled layers, if there are: for a batch, whose cache grows no further."""
+        layers = compiling(self.causal_lm) if self.compiled else nullcontext()
+        with self.computing(), layers:
             yield
 
     @contextmanager
@@ -141,7 +151,7 @@ class LanguageModel:
             present: True where a token counts; others are attended by none.
             positions: of each token in its own row, from 0.
         """
-        with self.computing():
+        with self.reading():
             output = self.decoder(
                 input_ids=ids, attention_mask=present.to(torch.long), position_ids=positions, use_cache=False
             )

@@ -16,7 +16,7 @@ from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK
 from mirrorpo.core.protocols import Config
 from mirrorpo.model.language_model import LanguageModel, recomputes
-from mirrorpo.model.past import PAST
+from mirrorpo.model.past import PAST, Prefix
 
 
 def prefix_requirements(config: Config) -> Iterable[str]:
@@ -52,41 +52,6 @@ def obstacle(model: LanguageModel) -> str:
     if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=config).layers):
         return "the cache of model.path does not keep every key and value"
     return ""
-
-
-class Prefix(DynamicLayer):
-    """The start of some rows of another cache's layer, put in front of what is new; nothing is kept.
-
-    Attributes:
-        start: keys and values of all the other layer's rows.
-        rows: which of them; a row may stand several times.
-    """
-
-    def __init__(self, layer: CacheLayerMixin, rows: Tensor, width: int) -> None:
-        super().__init__()
-        assert layer.keys is not None and layer.values is not None
-        self.start = layer.keys[:, :, :width], layer.values[:, :, :width]
-        # What the rest of a cache asks a layer for.
-        self.keys, self.values = self.start
-        self.rows, self.is_initialized = rows, True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        return self._joined(self.start[0], key_states), self._joined(self.start[1], value_states)
-
-    def _joined(self, prefix: Tensor, new: Tensor) -> Tensor:
-        # Under autocast transformers 5.19 keeps values in the wider dtype of the keys.
-        prefix = prefix.to(new.dtype)
-        if torch.is_grad_enabled():
-            return torch.cat([prefix.index_select(0, self.rows), new], dim=2)
-        rows, heads, length, size = new.shape
-        width = prefix.shape[2]
-        # Straight into its place: a copy of the rows by themselves would be as much memory again.
-        out = new.new_empty(rows, heads, width + length, size)
-        torch.index_select(prefix, 0, self.rows, out=out[:, :, :width])
-        out[:, :, width:] = new
-        return out
 
 
 def start_of(cache: Cache, rows: Int[Tensor, " N"], width: int) -> Cache:
@@ -152,7 +117,7 @@ def shared_hidden(
         batch: its rows in stretches of like length.
         rows_per_forward: how many rows are computed together, stretch by stretch; they add up to B.
     """
-    with model.computing():
+    with model.reading():
         cache, last, owner = read_prompts(model, batch)
         hidden: list[Tensor] = []
         start = 0

@@ -18,6 +18,7 @@ from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import RolloutEngine, Verifier
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.determinism import strict_where_possible
+from mirrorpo.model.compile_layers import with_compiled_layers
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import reference
 from mirrorpo.model.prompt import Rendered
@@ -146,9 +147,12 @@ class Loader:
                 text for prompt in questions.train for text in (prompt.question + "\n", prompt.demonstration)
             )
 
-        policy = self.components.model.load(self.device, self.components.config["seed"], corpus)
-        policy = replace(policy, head_precision=ModelSettings.of(self.components.config).head_precision)
         needs, config = model_needs(self.components), self.components.config
+        policy = self.components.model.load(self.device, config["seed"], corpus)
+        settings = ModelSettings.of(config)
+        policy = replace(policy, head_precision=settings.head_precision)
+        if settings.compile == "layers":
+            policy = with_compiled_layers(policy)
         deterministic = strict_where_possible(
             config["deterministic"], self.device, lambda: try_passes(policy, needs)
         )

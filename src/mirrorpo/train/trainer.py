@@ -104,7 +104,6 @@ class Trainer:
         launches = self.folder.manifest()["launches"]
         enter(self.folder, resumed.step, resumed.codes)
         self._start(mirror, restarted=resumed.step == 0 and had_got_further)
-        step_of = self._step(loaded, run, evaluation)
         with Display(run.steps, resumed.step, enabled=run.progress) as display:
             self._say(display, loaded, resumed, launches)
             recorder = Recorder(
@@ -117,19 +116,33 @@ class Trainer:
             )
             if resumed.step == 0:
                 recorder.start()
-            saved, progress = resumed.step, resumed.progress
-            for step in range(resumed.step + 1, run.steps + 1):
-                if signum := self._requested_stop():
-                    if step - 1 > saved:
-                        checkpoints.save(step - 1, progress, resumed.codes)
-                    raise Preempted(step - 1, signum)
-                with stopwatch() as clock:
-                    result = step_of(step, progress)
-                progress = result.progress
-                recorder.step(step, result, clock())
-                if checkpoints.due(step):
-                    saved = checkpoints.save(step, progress, resumed.codes)
+            with checkpoints.saving():
+                self._steps(loaded, run, checkpoints, recorder, resumed)
         self._finish(loaded, resumed, display)
+
+    def _steps(
+        self,
+        loaded: LoadedRun,
+        run: RunSettings,
+        checkpoints: Checkpoints,
+        recorder: Recorder,
+        resumed: Resumed,
+    ) -> None:
+        step_of = self._step(loaded, run, checkpoints.evaluation)
+        saved, progress = resumed.step, resumed.progress
+        for step in range(resumed.step + 1, run.steps + 1):
+            checkpoints.background.check()
+            if signum := self._requested_stop():
+                if step - 1 > saved:
+                    checkpoints.save(step - 1, progress, resumed.codes)
+                checkpoints.background.wait()
+                raise Preempted(step - 1, signum)
+            with stopwatch() as clock:
+                result = step_of(step, progress)
+            progress = result.progress
+            recorder.step(step, result, clock())
+            if checkpoints.due(step):
+                saved = checkpoints.save(step, progress, resumed.codes)
 
     def _requested_stop(self) -> Signals | None:
         return strongest(self.ranks.all_gather(self.stop_request.signum))
