@@ -90,6 +90,7 @@ def learner(divergence: str = "kl_k3", updates: int = 2) -> Learner:
             temperature=0.7,
             logit_chunk=16,
             tokens_per_micro_batch=80,
+            tokens_per_call=None,
             shared_prefix="auto",
             updates_per_rollout=updates,
             update_window="whole",
