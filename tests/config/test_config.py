@@ -64,6 +64,7 @@ POSITIVE = (
     "max_new_tokens",
     "threads",
     "tokens_per_micro_batch",
+    "tokens_per_call",
     "logit_chunk",
     "eval_max_new_tokens",
     "keep_checkpoints",

@@ -42,7 +42,7 @@ def test_types_are_the_schemas_and_choices_are_those_that_it_allows() -> None:
             if schema[name] is str:
                 assert get_args(hint) == tuple(CHOICES[name]), f"{kind.__name__}.{name}"
             else:
-                assert hint is schema[name], f"{kind.__name__}.{name}"
+                assert hint == schema[name], f"{kind.__name__}.{name}"
 
 
 def test_they_cannot_be_changed(config: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.rollout import cache, native
 from mirrorpo.tools.model_table import loaded
 from mirrorpo.train import model_check as tested
-from mirrorpo.train.model_check import WAYS, checked, model_check
+from mirrorpo.train.model_check import WAYS, checked, model_check, try_passes
 
 Planted = Callable[[pytest.MonkeyPatch], None]
 
@@ -213,3 +213,36 @@ def test_weights_that_are_no_numbers_are_refused(model: LanguageModel) -> None:
             model.check_head()
     finally:
         weight.data.copy_(kept)
+
+
+def test_passes_are_tried_without_a_trace_and_only_a_strict_torchs_refusals_come_out(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random, weights = torch.get_rng_state(), [p.detach().clone() for p in model.network.parameters()]
+    tried: list[str] = []
+
+    def refuse(*_: object) -> None:
+        tried.append("sample")
+        raise RuntimeError(
+            "kthvalue CUDA does not have a deterministic implementation, but you set "
+            "'torch.use_deterministic_algorithms(True)'"
+        )
+
+    def fail(*_: object) -> None:
+        tried.append("direct")
+        raise RuntimeError("the architecture does not allow it")
+
+    backward = torch.autograd.grad
+    monkeypatch.setattr(
+        torch.autograd, "grad", lambda *args, **more: tried.append("backward") or backward(*args, **more)
+    )
+    try_passes(model, ["sample", "merge"])
+    monkeypatch.setitem(tested.TRIALS, "direct", fail)  # type: ignore[arg-type]
+    try_passes(model, ["direct"])
+    monkeypatch.setitem(tested.TRIALS, "sample", refuse)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="kthvalue CUDA"):
+        try_passes(model, ["direct", "sample"])
+    assert tried == ["backward", "backward", "direct", "backward", "direct", "sample"]
+    assert torch.equal(torch.get_rng_state(), random)
+    for parameter, before in zip(model.network.parameters(), weights, strict=True):
+        assert parameter.grad is None and torch.equal(parameter, before)

@@ -13,6 +13,7 @@ from torch import Tensor
 from mirrorpo.core.cut import Cut
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.model.forward import completion_hidden
+from mirrorpo.train.micro_batch import TOKENS_PER_CALL
 from mirrorpo.train.old_policy import ForwardSettings, PolicyScorer
 
 
@@ -26,7 +27,12 @@ class Apart(Ranks):
 
 def old_policy(ranks: Ranks) -> PolicyScorer:
     forward = ForwardSettings(
-        temperature=0.7, logit_chunk=16, tokens_per_micro_batch=40, prefix_sharing="auto", ranks=ranks
+        temperature=0.7,
+        logit_chunk=16,
+        tokens_per_micro_batch=40,
+        prefix_sharing="auto",
+        tokens_per_call=TOKENS_PER_CALL,
+        ranks=ranks,
     )
     return PolicyScorer(policy=model("llama"), forward=forward)
 

@@ -1,5 +1,6 @@
 """One cell from the command line: what it leaves, what stops it, what a relaunch does."""
 
+import json
 import random
 import shutil
 import subprocess
@@ -148,7 +149,14 @@ def test_a_done_run_with_half_its_checkpoints_gone_resumes_to_the_same_numbers(
     shutil.copytree(finished, tmp_path / "copy")
     run = folder(tmp_path / "copy")
     shutil.rmtree(run / "checkpoints" / "step_000003")
+    entry = manifest(run)
+    assert entry["tokens_per_call"] == {"tokens": 128, "source": "of a CPU"}
+    assert entry["deterministic"] == {"requested": True, "holds": "yes"}
+    # On a card a call may cost something else by now, and batches have to be split as they were.
+    begun = {"tokens": 129, "source": "measured when the run began"}
+    (run / "manifest.json").write_text(json.dumps(entry | {"tokens_per_call": begun}))
     succeeded(train(*SMALL, f"out={tmp_path / 'copy'}", cwd=tmp_path), said=["resuming after step 2 of 3"])
+    assert manifest(run)["tokens_per_call"] == begun
     assert (run / "metrics.jsonl").read_bytes() == (folder(finished) / "metrics.jsonl").read_bytes()
     assert manifest(run)["state"] == "done" and len(manifest(run)["launches"]) == 2
 
@@ -357,8 +365,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_batch_dumped(tmp_path:
         ("stepz=3", "stepz"),
         ("steps=three", "steps"),
         ("+foo=1", "unknown settings ['foo']"),
-        ("algo=nope", "algo/nope"),
-        ("sweep=nope", "sweep/nope"),
+        ("algo=nope", "algo=nope: there is no such choice"),
+        ("sweep=nope", "sweep=nope: there is no such choice"),
         ("group_size=1", "error: group_size=1"),
         ("divergence.beta=-1", "divergence.beta=-1"),
         ("max_new_tokens=500 eval_questions=0", "the model has 512 positions"),

@@ -59,6 +59,7 @@ class TrainConfig:
     lr: float = MISSING
     max_grad_norm: float = MISSING
     tokens_per_micro_batch: int = MISSING
+    tokens_per_call: int | None = None
     shared_prefix: str = MISSING
     logit_chunk: int = MISSING
     head_precision: str = MISSING
@@ -128,7 +129,7 @@ def _check_keys(cfg: DictConfig) -> None:
 
 def _check_values(cfg: DictConfig) -> None:
     for knob, least in MINIMUM.items():
-        if cfg[knob] < least:
+        if cfg[knob] is not None and cfg[knob] < least:
             raise ValueError(f"{knob}={cfg[knob]}: needs at least {least}")
     for knob, choices in CHOICES.items():
         if cfg[knob] not in choices:
@@ -165,6 +166,7 @@ MINIMUM: Mapping[str, int] = {
     "max_new_tokens": 1,
     "threads": 1,
     "tokens_per_micro_batch": 1,
+    "tokens_per_call": 1,
     "logit_chunk": 1,
     "eval_every": 0,
     "eval_questions": 0,

@@ -41,6 +41,8 @@ class UpdateSettings(Settings):
         temperature: of the sampler; scoring uses the same.
         logit_chunk: positions whose logits exist at once.
         tokens_per_micro_batch: padded tokens of a forward and backward pass.
+        tokens_per_call: what one more call of the network costs, in tokens that it could compute instead;
+            None is what it is on a CPU.
         shared_prefix: whether a prompt goes through the network once for all its completions: "auto", where
             the model can and it computes less; "always", and a model that cannot is refused; "never".
         updates_per_rollout: optimiser steps on a rollout.
@@ -52,6 +54,7 @@ class UpdateSettings(Settings):
     temperature: float
     logit_chunk: int
     tokens_per_micro_batch: int
+    tokens_per_call: int | None
     shared_prefix: Literal["auto", "always", "never"]
     updates_per_rollout: int
     update_window: Literal["whole", "split"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -241,6 +241,50 @@ class RolloutEngine(Protocol):
     def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]: ...
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingSizes:
+    """What a run will sample at most, and on what.
+
+    Attributes:
+        card: bytes of the device.
+        rows: completions of a call.
+        tokens: of the longest prompt and completion together.
+        token_bytes: keys and values of a token, of all layers.
+        vocabulary: logits of a row.
+    """
+
+    card: int
+    rows: int
+    tokens: int
+    token_bytes: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineMemory:
+    """What an engine holds on the trainer's device, in bytes.
+
+    Attributes:
+        sampling: while it samples, beside the trainer's own weights.
+        between: between two rollouts.
+        under: what it would hold under a setting of its group that makes it hold less.
+    """
+
+    sampling: int = 0
+    between: int = 0
+    under: Mapping[str, "EngineMemory"] = field(default_factory=dict[str, "EngineMemory"])
+
+
+@runtime_checkable
+class HoldsDeviceMemory(Protocol):
+    """An engine that holds memory of the trainer's device; any engine may.
+
+    It is asked before anything is allocated, so that a run that does not fit is refused.
+    """
+
+    def device_memory(self, sizes: SamplingSizes) -> EngineMemory: ...
+
+
 @runtime_checkable
 class AdvantageEstimator(Protocol):
     """Rewards to advantages, per completion, without gradient. NaN rewards give advantage zero."""
@@ -430,6 +474,17 @@ class OptimiserSpec(Protocol):
     """What a `conf/optim/<name>.yaml` builds: an optimiser over a network's trainable parameters."""
 
     def build(self, network: torch.nn.Module) -> Optimiser: ...
+
+
+@runtime_checkable
+class DeclaresStateBytes(Protocol):
+    """An optimiser that says how many bytes it keeps beside weights and gradients; any may.
+
+    Of one that does not, Adam's are assumed. `matrices` are the trained parameters of hidden matrices,
+    `others` those of embeddings, head, norms and biases.
+    """
+
+    def state_bytes(self, matrices: int, others: int) -> int: ...
 
 
 @runtime_checkable

@@ -40,3 +40,7 @@ class AdamW:
             fused=True if on_cuda else None,
         )
         return Together([(adamw, 1.0)])
+
+    def state_bytes(self, matrices: int, others: int) -> int:
+        """Two float32 averages of each parameter."""
+        return 8 * (matrices + others)

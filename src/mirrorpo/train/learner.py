@@ -26,7 +26,6 @@ from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.train.loss import policy_loss
 from mirrorpo.train.metrics import RunningMeans, Totals, update_metrics
-from mirrorpo.train.micro_batch import plan_micro_batches
 from mirrorpo.train.old_policy import PolicyScorer, policy_scorer
 
 
@@ -324,8 +323,7 @@ class Learner:
             rows = window.rows[chosen & local]
             if len(rows):
                 part = window.scored.batch.rows(rows)
-                budget = self.settings.tokens_per_micro_batch
-                for micro in plan_micro_batches(part, budget, self.old_policy.forward.prefix_sharing):
+                for micro in self.old_policy.forward.parts(part):
                     yield rows[micro.rows], micro.rows_per_forward, with_gradient
 
     def _has_gradient(self, mask: TokenMask, advantages: PerCompletion) -> Bool[Tensor, " B"]:

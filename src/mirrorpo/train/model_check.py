@@ -17,6 +17,7 @@ from mirrorpo.core.network import Adapted
 from mirrorpo.core.protocols import ModelNeed
 from mirrorpo.core.seeds import undisturbed
 from mirrorpo.core.tensors import integers
+from mirrorpo.distributed.determinism import lacks_determinism
 from mirrorpo.distributed.fsdp import weights
 from mirrorpo.model.cuts import cut_obstacle, read_cuts
 from mirrorpo.model.forward import read_completions
@@ -160,6 +161,30 @@ def model_check(model: LanguageModel, ways: Collection[Way]) -> ModelCheck:
             else:
                 gaps[way] = gap
     return ModelCheck(gaps=gaps, closed=closed)
+
+
+def try_passes(model: LanguageModel, needs: Collection[ModelNeed]) -> None:
+    """A forward and a backward pass of a few tokens, and each way that a run needs, whatever they give.
+
+    Raises:
+        RuntimeError: where a strict torch has no deterministic form of an operation; other errors are for
+            `checked`.
+    """
+    with undisturbed(), evaluating(model.network):
+        probe = _probe(model)
+        trained = [parameter for parameter in model.network.parameters() if parameter.requires_grad]
+        tries: list[Callable[[], object]] = [
+            lambda: torch.autograd.grad(_read(model, probe).sum(), trained, allow_unused=True),
+            *(partial(TRIALS[need], model, probe) for need in needs),
+        ]
+        for tried in tries:
+            try:
+                tried()
+            except torch.OutOfMemoryError:
+                raise
+            except (*FAILURES, _Closed) as error:
+                if lacks_determinism(error):
+                    raise
 
 
 class _Closed(Exception):

@@ -22,7 +22,13 @@ from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.model.saliency import attention_received, gradient_times_embedding
-from mirrorpo.train.micro_batch import MicroBatch, PrefixSharing, micro_batches, plan_micro_batches
+from mirrorpo.train.micro_batch import (
+    TOKENS_PER_CALL,
+    MicroBatch,
+    PrefixSharing,
+    micro_batches,
+    plan_micro_batches,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +57,7 @@ class ForwardSettings:
         logit_chunk: positions whose logits exist at once.
         tokens_per_micro_batch: padded tokens of a pass.
         prefix_sharing: whether a prompt goes through the network once for all its completions.
+        tokens_per_call: what one more call of the network costs, in tokens that it could compute instead.
         ranks: among which the rows are divided.
     """
 
@@ -58,6 +65,7 @@ class ForwardSettings:
     logit_chunk: int
     tokens_per_micro_batch: int
     prefix_sharing: PrefixSharing
+    tokens_per_call: int
     ranks: Ranks
 
     def score(
@@ -80,7 +88,7 @@ class ForwardSettings:
         local_rows = local.nonzero().flatten()
         order: list[Tensor] = []
         read: list[HeadOutputs] = []
-        for part in self._parts(batch, local_rows):
+        for part in self.parts(batch.rows(local_rows)) if len(local_rows) else ():
             rows = local_rows[part.rows]
             micro = batch.rows(rows).to(model.device)
             with torch.no_grad(), evaluating(model.network):
@@ -102,10 +110,11 @@ class ForwardSettings:
         self.ranks.all_reduce(logprobs, entropy)
         return TokenScores(logprobs=logprobs, entropy=entropy, hidden=hidden)
 
-    def _parts(self, batch: RolloutBatch, rows: Tensor) -> Sequence[MicroBatch]:
-        if not len(rows):
-            return ()
-        return plan_micro_batches(batch.rows(rows), self.tokens_per_micro_batch, self.prefix_sharing)
+    def parts(self, batch: RolloutBatch) -> Sequence[MicroBatch]:
+        """How a batch of one row or more is split for passes."""
+        return plan_micro_batches(
+            batch, self.tokens_per_micro_batch, self.prefix_sharing, self.tokens_per_call
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,6 +241,7 @@ def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks 
             logit_chunk=settings.logit_chunk,
             tokens_per_micro_batch=settings.tokens_per_micro_batch,
             prefix_sharing=sharing,
+            tokens_per_call=settings.tokens_per_call or TOKENS_PER_CALL,
             ranks=ranks,
         ),
     )

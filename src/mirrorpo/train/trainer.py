@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 
+import torch
+
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.identity import digest
 from mirrorpo.config.settings import DriftSettings, EvaluationSettings, RunSettings
 from mirrorpo.core.protocols import CatchesUp, LimitsCalls
 from mirrorpo.core.seeds import seed_globals
 from mirrorpo.distributed.collectives import ALONE, Ranks
+from mirrorpo.distributed.determinism import naming_the_setting
 from mirrorpo.distributed.device import device_name, named_device, prepare, stopwatch
 from mirrorpo.distributed.fsdp import full_state_dict
 from mirrorpo.model.adapter import adaptation
@@ -74,13 +77,24 @@ class Trainer:
         with (
             lifecycle(self.cell, self.folder, launch, mirror, requeues),
             self.ranks.propagate_failure(Preempted),
+            naming_the_setting(),
         ):
             run = RunSettings.of(self.cell.config)
             prepare(threads=run.threads, deterministic=run.deterministic)
             seed_globals(run.seed)
-            loaded = Loader(components=self.components, device=device, ranks=self.ranks).load()
+            loaded = self._loader(device).load()
             self._identify(loaded)
             self._train(loaded, run, mirror, made_by["code"])
+
+    def _loader(self, device: torch.device) -> Loader:
+        # A run that goes on splits its batches as it did, whatever a call costs now.
+        resumes = checkpoint.complete_names(RunFolder(self.cell.folder).checkpoints)
+        return Loader(
+            components=self.components,
+            device=device,
+            ranks=self.ranks,
+            recorded_cost=self.folder.manifest().get("tokens_per_call") if resumes else None,
+        )
 
     def _train(self, loaded: LoadedRun, run: RunSettings, mirror: Mirror, code: str) -> None:
         evaluation = EvaluationSettings.of(self.cell.config)
@@ -212,6 +226,9 @@ class Trainer:
                 "hash": prompts,
             },
             model_check=loaded.model_check.record(),
+            tokens_per_call=loaded.call_cost,
+            deterministic=loaded.deterministic,
+            memory=None if loaded.memory is None else loaded.memory.table,
             adapter=adaptation(loaded.policy.network),
             inputs=inputs,
             input_files=files,
@@ -229,6 +246,7 @@ class Trainer:
         lines = [
             *notes(self.components),
             *loaded.policy.notes,
+            *loaded.notes(),
             *few_questions_note(self.cell.config, len(questions.evaluation)),
             *(f"{uid} is left out: {fault}" for uid, fault in questions.left_out.items()),
         ]
