@@ -110,6 +110,7 @@ READ: Sequence[tuple[str, Callable[[LanguageModel], Tensor], bool, int]] = (
 )
 
 
+@pytest.mark.slow
 def test_every_way_of_reading_is_what_it_was_and_all_layers_share_its_graph(
     graphs: list[torch.fx.GraphModule],
 ) -> None:
@@ -230,7 +231,7 @@ def test_with_a_compiler_losses_and_gradients_agree_and_are_the_same_each_time(t
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_code_does_not_depend_on_the_sizes_that_came_first(
-    torch_as_it_was: None, monkeypatch: pytest.MonkeyPatch
+    torch_as_it_was: None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     from torch._inductor import config
     from torch._inductor.codecache import PyCodeCache
@@ -244,7 +245,11 @@ def test_the_code_does_not_depend_on_the_sizes_that_came_first(
 
     monkeypatch.setattr(PyCodeCache, "write", classmethod(kept))
     made: list[list[str]] = []
-    for rows, length in ((2, 9), (6, 40)):
+    threads = torch.get_num_threads()
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
+    # How a loop is divided among them is decided by its length.
+    torch.set_num_threads(2)
+    for rows, length in ((2, 9), (40, 120)):
         torch._dynamo.reset()
         compiled._graphs.cache_clear()
         written.clear()

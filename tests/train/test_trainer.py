@@ -272,24 +272,29 @@ def test_a_run_trains_on_while_its_checkpoint_is_written_and_a_kill_then_costs_t
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_a_compiled_run_is_the_same_again_and_goes_on_to_the_same_end(finished: Path, tmp_path: Path) -> None:
-    arguments = (*SMALL, "compile=layers")
-    succeeded(train(*arguments, f"out={tmp_path / 'first'}", cwd=tmp_path))
+@pytest.mark.timeout(3000)
+def test_a_compiled_run_goes_on_to_the_same_end_in_a_process_that_compiles_anew(
+    finished: Path, tmp_path: Path
+) -> None:
+    def launch(name: str) -> subprocess.CompletedProcess[str]:
+        # Nothing lies compiled for it.
+        environ = environment(TORCHINDUCTOR_CACHE_DIR=str(tmp_path / f"cache_{name}"))
+        line = command(*SMALL, "compile=layers", f"out={tmp_path / name}")
+        return subprocess.run(
+            line, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=1400, check=False
+        )
+
+    succeeded(launch("first"))
     first = folder(tmp_path / "first")
     plain, compiled = (rows(run / "metrics.jsonl")[1] for run in (folder(finished), first))
     assert plain["reward/mean"] == compiled["reward/mean"]
-    assert abs(plain["grad/norm"] - compiled["grad/norm"]) < 1e-4 * plain["grad/norm"]
-    # In a process whose first batches are others, and which finds nothing compiled.
+    assert abs(plain["grad/norm"] - compiled["grad/norm"]) < 1e-5 * plain["grad/norm"]
+    # Its first batches are others.
     shutil.copytree(tmp_path / "first", tmp_path / "again")
     again = folder(tmp_path / "again")
     shutil.rmtree(again / "checkpoints" / "step_000003")
-    cold = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cold")}
-    resumed = train(*arguments, f"out={tmp_path / 'again'}", cwd=tmp_path, **cold)
-    succeeded(resumed, said=["resuming after step 2"])
-    succeeded(train(*arguments, f"out={tmp_path / 'anew'}", cwd=tmp_path, **cold))
-    for run in (again, folder(tmp_path / "anew")):
-        assert (run / "metrics.jsonl").read_bytes() == (first / "metrics.jsonl").read_bytes()
+    succeeded(launch("again"), said=["resuming after step 2"])
+    assert (again / "metrics.jsonl").read_bytes() == (first / "metrics.jsonl").read_bytes()
     assert not any("_orig_mod" in name for name in load_file(first / "policy" / "model.safetensors"))
 
 

@@ -30,7 +30,9 @@ def with_compiled_layers(model: LanguageModel) -> LanguageModel:
         raise
     except FAILURES as error:
         inner = getattr(error, "inner_exception", error)
-        lines = [line.strip() for line in f"{type(inner).__name__}: {inner}".splitlines() if line.strip()]
+        # Of a compiler that fails: its command, and below this word what it said.
+        text = str(inner).rpartition("Output:\n")[2]
+        lines = [line.strip() for line in f"{type(inner).__name__}: {text}".splitlines() if line.strip()]
         raise _refused(model, "; ".join(lines[:2])) from error
     return compiled
 
