@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -242,7 +243,8 @@ def test_passes_are_tried_without_a_trace_and_only_a_strict_torchs_refusals_come
     monkeypatch.setitem(tested.TRIALS, "sample", refuse)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="kthvalue CUDA"):
         try_passes(model, ["direct", "sample"])
-    assert tried == ["backward", "backward", "direct", "backward", "direct", "sample"]
+    # A pass may be several calls of backward.
+    assert [name for name, _ in groupby(tried)] == ["backward", "direct", "backward", "direct", "sample"]
     assert torch.equal(torch.get_rng_state(), random)
     for parameter, before in zip(model.network.parameters(), weights, strict=True):
         assert parameter.grad is None and torch.equal(parameter, before)

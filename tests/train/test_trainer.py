@@ -87,9 +87,10 @@ def test_policy_self_test_and_reference_have_the_head_of_the_setting(monkeypatch
     monkeypatch.setattr(loaded, "checked", checked)
     components = build_components(cell_here("head_precision=bf16_in").config)
     loader = Loader(components=components, device=torch.device("cpu"), ranks=ALONE)
-    policy, start, _ = loader._models(Questions(train=[], evaluation=[], left_out={}, content={}))
-    assert start is not None
-    assert [*tried, policy.head(0.7).precision, start.head(0.7).precision] == ["bf16_in"] * 3
+    models = loader._models(Questions(train=[], evaluation=[], left_out={}, content={}))
+    assert models.reference is not None
+    heads = [models.policy.head(0.7), models.reference.head(0.7)]
+    assert [*tried, *(head.precision for head in heads)] == ["bf16_in"] * 3
 
 
 def test_the_first_update_is_on_policy_and_the_sampler_agrees_with_the_trainer(finished: Path) -> None:
