@@ -1,7 +1,5 @@
 """The output head at the true width and vocabulary: its rate, its memory, and what its precision costs."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -11,9 +9,10 @@ from gpu.rates import products
 from gpu.sizes import sizes
 from gpu.table import Table
 from mirrorpo.model.head import Head, read_positions
+from mirrorpo.model.product import HeadPrecision
 
 SECTION = "head"
-PRECISIONS = ("float32", "bf16_in") if "precision" in Head.__dataclass_fields__ else ("float32",)
+PRECISIONS: tuple[HeadPrecision, ...] = ("float32", "bf16_in")
 LOGIT_CHUNK = 1024
 # Positions that float64 on the CPU reads too.
 COMPARED = 16
@@ -33,15 +32,14 @@ def run(table: Table, machine: Machine) -> None:
             machine.free()
 
 
-def head_of(width: Width, machine: Machine, precision: str) -> Head:
+def head_of(width: Width, machine: Machine, precision: HeadPrecision) -> Head:
     """A head of random weights whose logits differ as a trained model's do."""
     projection = torch.nn.Linear(width.hidden, width.vocabulary, bias=False, device=machine.device)
     torch.nn.init.normal_(projection.weight, std=SPREAD / width.hidden**0.5)
-    head = Head(projection=projection, softcap=None, scale=1.0, temperature=1.0)
-    return head if precision == "float32" else replace(head, precision=precision)
+    return Head(projection=projection, softcap=None, scale=1.0, temperature=1.0, precision=precision)
 
 
-def _one(table: Table, machine: Machine, width: Width, precision: str, rate: float) -> None:
+def _one(table: Table, machine: Machine, width: Width, precision: HeadPrecision, rate: float) -> None:
     torch.manual_seed(0)
     count, head = sizes(machine).positions, head_of(width, machine, precision)
     hidden = torch.randn(count, width.hidden, device=machine.device, dtype=machine.dtype)

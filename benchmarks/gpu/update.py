@@ -4,8 +4,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
+from transformers import PreTrainedModel
 
 from gpu.machine import MIB, Machine, listed
 from gpu.models import Width, batch_of, components, credit_of, learner, request_of, wide
@@ -14,9 +16,12 @@ from gpu.sizes import Sizes, sizes
 from gpu.table import Table
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
 from mirrorpo.core.batch import RolloutBatch
+from mirrorpo.core.protocols import EngineMemory
 from mirrorpo.distributed.collectives import ALONE
+from mirrorpo.model.sizes import ModelSizes, shape_of
 from mirrorpo.train.drift import draw_probe
 from mirrorpo.train.learner import Learner
+from mirrorpo.train.memory_plan import GIB, Load, totals
 from mirrorpo.train.micro_batch import plan_micro_batches
 from mirrorpo.train.state import Checkpoints
 from mirrorpo.train.step import Progress
@@ -82,16 +87,54 @@ def _arm(
     machine.free()
     seconds = machine.seconds(lambda: subject.learn(scored, credit, [LEARNING_RATE]), sizes(machine).rounds)
     reached = useful_flops(width, batch) / seconds / 1e12
-    peak = machine.peak_mib()
-    memory = "" if peak is None else f", peak {peak / 1024:.1f} GiB"
+    counted = counted_bytes(subject, batch)
+    speed = f"{int(batch.present.sum()) / seconds:.0f} tokens/s"
     table.speed(
         SECTION,
         f"{width.name}, micro-batch {subject.settings.tokens_per_micro_batch}: MFU",
         reached / rate,
         "",
         least=WANTED_MFU,
-        note=f"{seconds:.3g} s, {int(batch.present.sum()) / seconds:.0f} tokens/s{memory}",
+        note=f"{seconds:.3g} s, {speed}, {counted / GIB:.2g} GiB counted",
     )
+    peak = machine.peak_mib()
+    if peak is not None:
+        # A run is refused by the sum, so that it must not be too small.
+        table.speed(
+            SECTION,
+            f"{width.name}, micro-batch {subject.settings.tokens_per_micro_batch}: counted over peak memory",
+            counted / (peak * MIB),
+            "",
+            least=0.95,
+            note=f"peak {peak / 1024:.1f} GiB",
+        )
+
+
+def counted_bytes(subject: Learner, batch: RolloutBatch) -> int:
+    """What `train.memory_plan` says that an update holds."""
+    shape = shape_of(cast(PreTrainedModel, subject.policy.causal_lm))
+    model = ModelSizes(
+        shape=shape,
+        rank=0,
+        adapters=0,
+        dropout=False,
+        compute=subject.policy.dtype.itemsize,
+        checkpointing=False,
+    )
+    load = Load(
+        model=model,
+        trains=True,
+        reference=subject.reference is not None,
+        optimiser=2 * 4 * shape.parameters,
+        tokens=subject.settings.tokens_per_micro_batch,
+        prompt=batch.prompt_ids.shape[1],
+        completion=batch.completion_ids.shape[1],
+        shared=subject.settings.shared_prefix != "never",
+        anchored=0,
+        logit_chunk=subject.settings.logit_chunk,
+        engine=EngineMemory(),
+    )
+    return totals(load)["update"]
 
 
 def _waits(table: Table, machine: Machine, width: Width, subject: Learner, batch: RolloutBatch) -> None:
@@ -160,12 +203,13 @@ def _checkpoint(table: Table, machine: Machine, width: Width, subject: Learner) 
             evaluation=EvaluationSettings.of(config),
         )
         progress = Progress(position=0, beta=0.0)
-        seconds = machine.seconds(lambda: checkpoints.save(1, progress, []), rounds=1, warm=0)
+        held_up = machine.seconds(lambda: checkpoints.save(1, progress, []), rounds=1, warm=0)
+        seconds = held_up + machine.seconds(checkpoints.background.wait, rounds=1, warm=0)
         nbytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     table.fact(
         SECTION,
-        f"{width.name}: a checkpoint",
-        seconds,
+        f"{width.name}: a run held up by a checkpoint",
+        held_up,
         "s",
-        note=f"{nbytes / MIB:.0f} MiB, {nbytes / seconds / 1e9:.2g} GB/s",
+        note=f"{nbytes / MIB:.0f} MiB, written in {seconds:.2g} s: {nbytes / seconds / 1e9:.2g} GB/s",
     )

@@ -1,5 +1,7 @@
 """One piece of work at a time beside the run; what it raises comes where the run looks next."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -75,3 +77,18 @@ def test_what_ends_the_process_at_once_waits_for_nothing() -> None:
     assert not work.done.is_set()
     work.go.set()
     background.wait()
+
+
+def test_a_process_that_ends_beside_a_write_ends_at_once_with_its_own_status() -> None:
+    # torch in a thread aborts an interpreter that ends; here the thread would hold it up for ever.
+    code = """
+import sys, threading
+from mirrorpo.run.background import Background
+from mirrorpo.run.mirror import bounded_exit
+with bounded_exit():
+    Background().start(threading.Event().wait)
+    threading.Thread(target=threading.Event().wait).start()
+    sys.exit(130)
+"""
+    result = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
+    assert result.returncode == 130

@@ -4,6 +4,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+# Of the threads.
+NAME = "checkpoint"
+
+
+def under_way() -> bool:
+    """Whether a write goes on: an interpreter that ends beside one is aborted by torch."""
+    return any(thread.name == NAME for thread in threading.enumerate())
+
 
 class Background:
     """One piece of work at a time in a thread; what it raises is raised where it is next looked at.
@@ -22,7 +30,7 @@ class Background:
             BaseException: what the work before raised.
         """
         self.wait()
-        self._thread = threading.Thread(target=self._run, args=(work,), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(work,), name=NAME, daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
