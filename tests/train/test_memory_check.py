@@ -17,7 +17,8 @@ from mirrorpo.train.memory_check import checked_memory, load_of
 from mirrorpo.train.memory_plan import GIB, Load, cures, fitting, parts, peak, refusal, totals
 from mirrorpo.train.questions import Questions
 
-CARD = 80 * 10**9
+# What a card that is sold as 80 GB has.
+CARD = 79 * GIB
 QUESTION = Prompt(uid="", question="x" * 985, gold="", demonstration="")
 QUESTIONS = Questions(train=[QUESTION], evaluation=[QUESTION], left_out={}, content={})
 QWEN3 = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": True}

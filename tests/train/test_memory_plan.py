@@ -1,16 +1,21 @@
 """The sum of what a run holds: against what torch keeps, exact where it can be, and what it refuses."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
 from completions import completion_of
 from small_models import model_of, network_of
+from torch.profiler import ProfilerActivity, profile
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.protocols import EngineMemory
+from mirrorpo.model import head as head_module
 from mirrorpo.model.adapter import with_adapter
 from mirrorpo.model.forward import completion_hidden
+from mirrorpo.model.head import Head, read_positions
 from mirrorpo.model.language_model import LanguageModel, recomputes
 from mirrorpo.model.lora import Lora
 from mirrorpo.model.prefix import shared_hidden
@@ -21,6 +26,7 @@ from mirrorpo.rollout.collate import collate
 from mirrorpo.train.memory_plan import (
     Load,
     casts,
+    logits,
     saved,
 )
 
@@ -105,6 +111,7 @@ def load_of(model: LanguageModel, tokens: int, shared: bool, rank: int = 0) -> L
         shared=shared,
         anchored=0,
         logit_chunk=8,
+        head=4,
         engine=EngineMemory(),
     )
 
@@ -157,3 +164,38 @@ def test_states_of_optimisers_are_exact() -> None:
             if name != "step"
         ]
         assert sum(tensor.nbytes for tensor in tensors) == spec.state_bytes(matrices, others)
+
+
+def most_at_once(work: Callable[[], object]) -> int:
+    """Bytes: the largest running sum of what is allocated."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        work()
+    assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
+    events = recorded.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return max(accumulate(size for _, size in changes))
+
+
+def test_what_the_head_holds_is_what_the_sum_says_within_15_percent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # 64 MiB, which are nothing on a card, may wait for the backward pass.
+    monkeypatch.setattr(head_module, "KEPT", 0)
+    vocabulary, width, chunk = 20_000, 64, 128
+    tokens = torch.zeros(4 * chunk, dtype=torch.long)
+    for frozen in (False, True):
+        model = policy("qwen3", 4 if frozen else 0, torch.bfloat16, checkpointing=False)
+        load = load_of(model, len(tokens), shared=False, rank=4 if frozen else 0)
+        shape = replace(load.model.shape, vocabulary=vocabulary, width=width)
+        load = replace(load, model=replace(load.model, shape=shape), logit_chunk=chunk)
+        dtype = torch.bfloat16 if frozen else torch.float32
+        projection = torch.nn.Linear(width, vocabulary, bias=False, dtype=dtype).requires_grad_(not frozen)
+        projection.weight.grad = None if frozen else torch.zeros_like(projection.weight)
+        head = Head(projection=projection, softcap=None, scale=1.0, temperature=1.0)
+        hidden = torch.randn(len(tokens), width, requires_grad=True)
+        most = most_at_once(
+            lambda head=head, hidden=hidden: (
+                read_positions(head, hidden, tokens, logit_chunk=chunk).logprobs.sum().backward()
+            )
+        )
+        assert 0.85 < logits(load) / most < 1.15, frozen

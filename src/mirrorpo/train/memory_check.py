@@ -81,6 +81,7 @@ def load_of(
         shared=update.shared_prefix != "never",
         anchored=rows * rollout.max_new_tokens if components.penalty.reads == "vocabulary" else 0,
         logit_chunk=update.logit_chunk,
+        head=2 if config["head_precision"] == "bf16_in" else 4,
         engine=_engines(components, model, prompt, card, processes),
         processes=processes,
     )

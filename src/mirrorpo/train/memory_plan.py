@@ -16,9 +16,9 @@ from mirrorpo.model.sizes import ModelSizes
 GIB = 2**30
 # Of a card: CUDA's context, libraries, and gaps between blocks of unlike size.
 RESERVED = 0.05
-# Tensors over a chunk's positions and the vocabulary that exist at once in its backward pass; measured
-# (docs/performance.md, growth).
-LOGIT_TENSORS = 3.3
+# Float32 tensors that the backward pass of a trained, and of a frozen head holds at once: over a chunk's
+# positions and the vocabulary; as large as its matrix, whose gradient there is of a chunk and in sum.
+LOGIT_TENSORS, HEAD_TENSORS = (4, 3), (2, 0)
 FLOAT = 4
 
 Phase: TypeAlias = Literal["sampling", "update"]
@@ -40,6 +40,7 @@ class Load:
         shared: whether prompts may be computed once for their completions.
         anchored: completion tokens whose hidden states under the anchor are kept, for an exact divergence.
         logit_chunk: positions whose logits exist at once.
+        head: bytes of a number in the head's product.
         engine: of the rollouts and evaluations.
         processes: that share the run.
     """
@@ -54,6 +55,7 @@ class Load:
     shared: bool
     anchored: int
     logit_chunk: int
+    head: int
     engine: EngineMemory
     processes: int = 1
 
@@ -104,12 +106,14 @@ def saved(load: Load) -> int:
 
 
 def activations(load: Load) -> int:
-    """What there is of the largest micro-batch at the begin of its backward pass."""
-    # The layer that is computed again; the states that the head reads; the gradient of a layer's products.
+    """What there is of the largest micro-batch at the begin of its backward pass: the head's states too."""
+    return saved(load) + load.tokens * 2 * FLOAT * load.model.shape.width
+
+
+def layer_backward(load: Load) -> int:
+    """What a layer's backward pass holds beside: the gradient of its products, and the layer made again."""
     again = layer_bytes(load) if load.model.checkpointing else 0
-    shape = load.model.shape
-    states, slope = 2 * FLOAT * shape.width, 2 * load.model.compute * shape.intermediate
-    return saved(load) + load.tokens * (again + states + slope)
+    return load.tokens * (again + 2 * load.model.compute * load.model.shape.intermediate)
 
 
 def casts(load: Load) -> int:
@@ -127,11 +131,14 @@ def reference(load: Load) -> int:
 
 
 def logits(load: Load) -> int:
-    """What the head holds at a chunk, and a copy of its matrix in another precision."""
-    shape = load.model.shape
-    copy = 0 if load.model.weight == FLOAT else FLOAT * shape.vocabulary * shape.width
-    positions = min(load.logit_chunk, load.tokens)
-    return round(LOGIT_TENSORS * FLOAT * positions * shape.vocabulary) + copy
+    """What the head holds at a chunk: tensors over the vocabulary, gradients and copies of its matrix."""
+    shape, frozen = load.model.shape, load.model.rank > 0
+    positions, matrix = min(load.logit_chunk, load.tokens), shape.vocabulary * shape.width
+    # In half precision the gradient of the logits has a copy too.
+    rounded = load.head if load.head != FLOAT else 0
+    of_position = FLOAT * LOGIT_TENSORS[frozen] + rounded
+    copy = load.head if load.head != load.model.weight else 0
+    return positions * shape.vocabulary * of_position + matrix * (FLOAT * HEAD_TENSORS[frozen] + copy)
 
 
 def parts(load: Load) -> list[Part]:
@@ -153,7 +160,8 @@ def parts(load: Load) -> list[Part]:
         held += [
             Part("gradients", model.trained * FLOAT, ("update",)),
             Part("activations", activations(load), ("update",)),
-            Part("logits", logits(load), ("update",)),
+            # The head's backward pass is over when the layers' begins.
+            Part("logits, or a layer", max(logits(load), layer_backward(load)), ("update",)),
             Part("states of the anchor", load.anchored * model.shape.width * model.compute, ("update",)),
         ]
     return [part for part in held if part.size]
