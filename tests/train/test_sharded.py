@@ -40,9 +40,9 @@ CELL = (
 # sampling, cuts, adapters, one group for two ranks.
 CELLS = {
     "default": ("divergence=kl", "checkpoint_every=1"),
-    "split": ("divergence=kl_exact", "algo=dapo", "update_window=split", "updates_per_rollout=3"),
 }
 MORE_CELLS = {
+    "split": ("divergence=kl_exact", "algo=dapo", "update_window=split", "updates_per_rollout=3"),
     "adapter": (
         "weighting=counterfactual",
         "divergence=kl_exact",
