@@ -82,6 +82,15 @@ class World:
     start: LanguageModel
     batch: RolloutBatch
 
+    def in_bfloat16(self) -> "World":
+        """The same models under autocast."""
+        lower = torch.bfloat16
+        return World(
+            policy=replace(self.policy, dtype=lower),
+            start=replace(self.start, dtype=lower),
+            batch=self.batch,
+        )
+
     def restore(self) -> None:
         """Put the policy back to the start."""
         with torch.no_grad():
@@ -262,11 +271,7 @@ def faults(arms: Sequence[Arm]) -> dict[str, str]:
     expected = {arm: step(arm, plain) for arm in arms}
     with pretended() as device:
         far = world(device)
-        lower = World(
-            policy=replace(far.policy, dtype=torch.bfloat16),
-            start=replace(far.start, dtype=torch.bfloat16),
-            batch=far.batch,
-        )
+        lower = far.in_bfloat16()
         return {str(arm): fault(arm, far, lower, outcome) for arm, outcome in expected.items()}
 
 

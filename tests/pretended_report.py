@@ -29,12 +29,7 @@ NEVER = frozenset({10**6})
 def measured(folder: Path) -> Mapping[str, Tally]:
     """A tally for each unit of work; those of several units are divided."""
     with pretended() as device:
-        far = world(device)
-        lower = World(
-            policy=replace(far.policy, dtype=torch.bfloat16),
-            start=replace(far.start, dtype=torch.bfloat16),
-            batch=far.batch,
-        )
+        lower = world(device).in_bfloat16()
         return {
             "a sampled token": sampled_token(lower),
             "a compaction": compaction(lower),
