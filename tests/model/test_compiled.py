@@ -5,6 +5,8 @@ makes code of them.
 """
 
 import copy
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +20,7 @@ from mirrorpo.core.cut import Cut
 from mirrorpo.model import compiled
 from mirrorpo.model.adapter import with_adapter
 from mirrorpo.model.compile_layers import with_compiled_layers
-from mirrorpo.model.compiled import compile_requirements, compiling, decoder_layers
+from mirrorpo.model.compiled import COMPILERS, compile_requirements, compiling, decoder_layers
 from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import read_completions
 from mirrorpo.model.language_model import LanguageModel
@@ -31,6 +33,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 BATCH = rollout()
 CUTS = [Cut(row=3, start=1, end=3, first=4, last=7), Cut(row=0, start=0, end=2, first=2, last=5)]
+
+with_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, COMPILERS)),
+    reason=f"NOT TESTED: compiled layers; there is no {', '.join(COMPILERS)} here",
+)
 
 
 @pytest.fixture
@@ -201,6 +208,8 @@ def test_settings_and_machines_that_allow_it_not(monkeypatch: pytest.MonkeyPatch
     def refusals(*needs: Any, compile: str = "layers", **of_model: object) -> list[str]:
         return list(compile_requirements({"compile": compile, "model": of_model}, needs))
 
+    # Any program stands for a compiler that is there.
+    monkeypatch.setenv("CXX", sys.executable)
     assert refusals() == [] and refusals("attention", compile="none", gradient_checkpointing=True) == []
     (line,) = refusals(gradient_checkpointing=True)
     assert line.startswith("compile=layers with model.gradient_checkpointing=true: ")
@@ -212,6 +221,7 @@ def test_settings_and_machines_that_allow_it_not(monkeypatch: pytest.MonkeyPatch
     assert line.startswith("compile=layers: it needs a C++ compiler, and there is no g++, clang++, c++ here")
 
 
+@with_compiler
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_with_a_compiler_losses_and_gradients_agree_and_are_the_same_each_time(torch_as_it_was: None) -> None:
@@ -228,6 +238,7 @@ def test_with_a_compiler_losses_and_gradients_agree_and_are_the_same_each_time(t
         assert torch.equal(read(policy), got), name
 
 
+@with_compiler
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_code_does_not_depend_on_the_sizes_that_came_first(

@@ -145,6 +145,7 @@ def assert_ranks_agree(cells: dict[str, Sequence[str]], tmp_path: Path) -> None:
         assert_agree(folder(tmp_path / cell / "one"), folder(tmp_path / cell / "two"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_ranks_compute_what_one_process_computes_and_go_on_from_its_checkpoint(tmp_path: Path) -> None:
     default = CELLS["default"]
