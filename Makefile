@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help quickstart test test-slurm test-slow check docs tiny clean
+.PHONY: help quickstart test test-slurm test-slow test-gpu check docs tiny clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -21,6 +21,9 @@ test-slurm: .venv/.dev ## sweeps on a real SLURM that the tests start (apt-get i
 
 test-slow: .venv/.dev ## the tests that take minutes each: kills at random instants, learning
 	$(BIN)/python -m pytest -q -m "slow and not slurm"
+
+test-gpu: .venv/.installed ## a GPU's table: what is right and how fast, each line with its bound (8 minutes at most; benchmarks/README.md)
+	$(BIN)/python benchmarks/gpu.py
 
 check: .venv/.dev ## lint, format, types, import floors
 	$(BIN)/ruff check .

@@ -59,21 +59,26 @@ def train(*overrides: str, cwd: Path, **extra: str) -> subprocess.CompletedProce
     Such a process is seconds sooner at work. It has its parent's hash seed, and variables that Python or a
     library reads when it is imported are its parent's too: for those there is `train_in_new_python`.
     """
+    return run_script(TRAIN, *overrides, cwd=cwd, **extra)
+
+
+def run_script(script: Path, *arguments: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    """A script of this tree, in a process like that of `train`."""
+    argv = [str(script), *arguments]
     with tempfile.TemporaryDirectory() as streams:
         paths = [Path(streams) / name for name in ("stdout", "stderr")]
-        arguments = (command(*overrides)[1:], cwd, environment(**extra), paths)
-        process = FORKS.Process(target=_become_train, args=arguments)
+        process = FORKS.Process(target=_become, args=(argv, cwd, environment(**extra), paths))
         process.start()
         process.join(timeout=280)
         if process.exitcode is None:
             process.kill()
-            raise subprocess.TimeoutExpired(command(*overrides), 280)
+            raise subprocess.TimeoutExpired(argv, 280)
         stdout, stderr = (path.read_text() for path in paths)
-        return subprocess.CompletedProcess(command(*overrides), process.exitcode, stdout, stderr)
+        return subprocess.CompletedProcess(argv, process.exitcode, stdout, stderr)
 
 
-def _become_train(argv: list[str], cwd: Path, environ: dict[str, str], streams: Sequence[Path]) -> None:
-    """What `python train.py` does, in a process that multiprocessing has forked."""
+def _become(argv: list[str], cwd: Path, environ: dict[str, str], streams: Sequence[Path]) -> None:
+    """What `python SCRIPT` does, in a process that multiprocessing has forked."""
     for descriptor, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(cwd)

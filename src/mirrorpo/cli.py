@@ -43,6 +43,9 @@ COMMANDS: Mapping[str, Command] = {
     "model-table": Command(
         "mirrorpo.tools.model_table", "in which ways each architecture of transformers can be read, tried"
     ),
+    "card-table": Command(
+        "mirrorpo.tools.card_table", "what each model needs of a card, and how long 1,000 steps may take"
+    ),
     "estimator-table": Command(
         "mirrorpo.tools.estimator_table", "what each divergence's value and gradient are, measured"
     ),

@@ -22,7 +22,7 @@ from mirrorpo.config.schema import TrainConfig, check, resolved
 
 # Written out again: what changes no number in metrics.jsonl.
 NOT_IDENTITY = (
-    r"out|name|tracking\..*|progress|checkpoint_every|keep_checkpoints|shown_completions|dataset\.root|"
+    r"out|name|tracking\..*|progress|checkpoint_(every|minutes|async)|keep_checkpoints|shown_completions|dataset\.root|"
     r"sandbox|reward\.sandbox|reward\.workers|extend|allow_equal_arms"
 )
 
@@ -64,9 +64,9 @@ POSITIVE = (
     "max_new_tokens",
     "threads",
     "tokens_per_micro_batch",
+    "tokens_per_call",
     "logit_chunk",
     "eval_max_new_tokens",
-    "checkpoint_every",
     "keep_checkpoints",
 )
 
@@ -366,6 +366,11 @@ def test_settings_are_counted_from_the_baseline_that_is_given() -> None:
 @pytest.mark.parametrize("module", ["config.schema", "config.compose", "run.folder", "launch.status"])
 def test_it_imports_no_torch(module: str) -> None:
     code = f"import sys, mirrorpo.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_launchers_are_there_without_submitit_which_only_slurm_needs() -> None:
+    code = "import sys, hydra_plugins.mirrorpo; sys.exit('submitit' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -14,12 +14,13 @@ from mirrorpo.config.schema import CHOICES, TrainConfig
 from mirrorpo.config.settings import (
     DriftSettings,
     EvaluationSettings,
+    ModelSettings,
     RolloutSettings,
     RunSettings,
     UpdateSettings,
 )
 
-CLASSES = (RolloutSettings, UpdateSettings, EvaluationSettings, DriftSettings, RunSettings)
+CLASSES = (RolloutSettings, UpdateSettings, ModelSettings, EvaluationSettings, DriftSettings, RunSettings)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_types_are_the_schemas_and_choices_are_those_that_it_allows() -> None:
             if schema[name] is str:
                 assert get_args(hint) == tuple(CHOICES[name]), f"{kind.__name__}.{name}"
             else:
-                assert hint is schema[name], f"{kind.__name__}.{name}"
+                assert hint == schema[name], f"{kind.__name__}.{name}"
 
 
 def test_they_cannot_be_changed(config: Mapping[str, Any]) -> None:
@@ -54,6 +55,14 @@ def test_an_evaluation_is_due_at_both_ends_and_at_every_so_manieth_step(config: 
     assert [step for step in range(9) if evaluation.due(step, last=8)] == [0, 3, 6, 8]
     none = EvaluationSettings.of({**config, "eval_questions": 0})
     assert not any(none.due(step, last=8) for step in range(9))
+
+
+def test_the_drift_is_due_at_every_so_manieth_step_and_where_an_evaluation_is(
+    config: Mapping[str, Any],
+) -> None:
+    drift = DriftSettings.of({**config, "drift_every": 3})
+    assert [step for step in range(9) if drift.due(step, evaluated=step == 8)] == [0, 3, 6, 8]
+    assert all(DriftSettings.of(config).due(step, evaluated=False) for step in range(9))
 
 
 def test_they_import_no_torch() -> None:

@@ -346,7 +346,7 @@ def another_setting(world: World, rng: random.Random) -> tuple[str, Cell]:
         for key, value in world.cell.config.items()
         if isinstance(value, int | float)
         and not isinstance(value, bool)
-        and key not in ("checkpoint_every", "keep_checkpoints", "shown_completions")
+        and key not in ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "shown_completions")
     ]
     key = rng.choice(numbers)
     config = {**world.cell.config, key: world.cell.config[key] + rng.choice([1, 2, 0.5])}

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mirrorpo.core.protocols import Optimiser
@@ -55,6 +56,15 @@ def test_factors_of_four_updates_by_hand() -> None:
         (schedule("cosine", decay_from=0.5), [1, 1, 1, 0.5]),
     ):
         assert factors(chosen, 4) == pytest.approx(expected), chosen
+
+
+def test_on_cuda_adamw_is_one_kernel_and_elsewhere_torchs_own_choice() -> None:
+    for device, fused in (("cuda", True), ("cpu", None)):
+        with FakeTensorMode():
+            parameters = torch.nn.ParameterList([torch.nn.Parameter(torch.empty(3, device=device))])
+            built = ADAMW.build(parameters)
+        (group,) = built.state_dict()["0"]["param_groups"]
+        assert group["fused"] is fused, device
 
 
 shares = st.floats(0, 1)

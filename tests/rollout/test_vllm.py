@@ -2,6 +2,7 @@
 not say; `docs/vllm.md` has the command.
 """
 
+import copy
 import json
 import os
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,9 @@ from cli import ROOT
 from engines import COLOCATED, LONG, RAGGED, gap, ids, next_probabilities, sample, wide
 
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.rollout import vllm as module
+from mirrorpo.rollout.vllm import Colocated, _start
+from mirrorpo.rollout.weights import fingerprint, network_config
 
 slow = pytest.mark.slow
 installed = pytest.mark.skipif(
@@ -42,6 +48,58 @@ def test_without_vllm_the_error_names_the_setting_and_what_to_install(
 
 def test_no_prompts_need_no_engine(model: LanguageModel) -> None:
     assert list(sample(COLOCATED, model, [])) == []
+
+
+def test_vllm_is_told_to_give_its_logits_in_float32(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {}
+
+    def started(folder: str, **given: Any) -> None:
+        settings.update(given)
+        raise RuntimeError("seen")
+
+    stand_in = ModuleType("vllm")
+    stand_in.LLM = started  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", stand_in)
+    with pytest.raises(RuntimeError, match="seen"):
+        _start(replace(COLOCATED, dtype="bfloat16"), model)
+    assert settings["hf_overrides"] == {"head_dtype": "float32"} and settings["dtype"] == "bfloat16"
+    config = copy.deepcopy(network_config(model))
+    config.update(settings["hf_overrides"])
+    assert config.head_dtype == "float32"
+
+
+def test_an_engine_that_slept_wakes_to_memory_that_the_trainer_gave_back(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    class Engine:
+        """What happens to it, in order; it answers nothing."""
+
+        def wake_up(self) -> None:
+            happened.append("wake")
+
+        def sleep(self, level: int) -> None:
+            happened.append(f"sleep {level}")
+
+        def generate(self, *args: object, **kwargs: object) -> list[object]:
+            happened.append("generate")
+            return [SimpleNamespace(outputs=[])]
+
+        def collective_rpc(self, *args: object, **kwargs: object) -> None: ...
+
+        apply_model = reset_prefix_cache = collective_rpc
+
+    running = module.Running(llm=Engine(), weights=fingerprint(model))
+    sampled = SimpleNamespace(SamplingParams=lambda **settings: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: happened.append("given back"))
+    monkeypatch.setattr(module, "_library", lambda device: sampled)
+    monkeypatch.setattr(Colocated, "_running", lambda self, model: running)
+    engine, on_a_card = replace(COLOCATED, sleep=True), replace(model, device=torch.device("cuda"))
+    sample(engine, on_a_card, [RAGGED[0]])
+    assert happened == ["given back", "wake", "generate", "sleep 1"]
 
 
 @slow

@@ -1,6 +1,7 @@
 """Weights for another engine: names, merged adapters, and the number that tells whether they changed."""
 
 import copy
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ from small_models import model as small
 from small_models import model_of
 from torch import Tensor
 
+from mirrorpo.core.network import Adapted, Saveable
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import Lora, reference, with_adapter
-from mirrorpo.rollout.weights import fingerprint, merged, plain
+from mirrorpo.rollout.weights import AdapterLayer, fingerprint, merged, plain
 
 # peft 0.21 asks for a property that transformers 5.24 renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -109,3 +111,13 @@ def test_half_precision_has_a_fingerprint():
 def test_the_plain_network_is_the_one_inside_the_adapter():
     model = adapted()
     assert plain(model) is model.causal_lm and plain(fresh()).__class__ is plain(model).__class__
+
+
+def test_what_an_adapter_is_told_by_is_there_without_asking_a_module_for_its_parts():
+    # From Python 3.12 on `isinstance` finds no more than this, and adapters would be left out in silence.
+    model = adapted()
+    layers = [module for module in plain(model).modules() if isinstance(module, AdapterLayer)]
+    assert len(layers) == 4
+    for protocol, subject in ((AdapterLayer, layers[0]), (Adapted, model.network), (Saveable, model.network)):
+        for name in (name for name in vars(protocol) if not name.startswith("_")):
+            inspect.getattr_static(subject, name)

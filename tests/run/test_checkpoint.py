@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -16,12 +17,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten_with_path
 
 from mirrorpo.core.protocols import Optimiser
 from mirrorpo.core.seeds import global_state, restore_global_state, seed_globals
 from mirrorpo.optim.adamw import AdamW
 from mirrorpo.optim.muon import Muon
+from mirrorpo.run.background import Background
 from mirrorpo.run.checkpoint import newest, save
+from mirrorpo.run.errors import DiskError
 
 
 def names(folder: Path) -> list[str]:
@@ -311,6 +315,59 @@ def test_content_is_on_disk_before_the_folder_has_its_name_and_older_ones_go_las
     ]
 
 
+# In the background
+
+
+class Later(Background):
+    """Work that is done when somebody waits for it."""
+
+    def start(self, work: Callable[[], None]) -> None:
+        self.wait()
+        self.work: Callable[[], None] | None = work
+
+    def wait(self) -> None:
+        work, self.work = getattr(self, "work", None), None
+        if work:
+            work()
+
+
+def test_what_is_written_in_the_background_is_the_state_and_the_records_of_the_step(tmp_path: Path) -> None:
+    net, background = network(), Later()
+    optimiser = AdamW(betas=[0.9, 0.99], epsilon=1e-8, weight_decay=0.1).build(net)
+    updated(net, optimiser, 0)
+    rows = {"rows": 1}
+    for name, later in (("now", None), ("later", background)):
+        state = {"weights": net.state_dict(), "optimiser": optimiser.state_dict(), "random": global_state()}
+        save(tmp_path / name, 1, state, keep=1, records=lambda: dict(rows), background=later)
+    assert names(tmp_path / "later") == [".step_000001"] and newest(tmp_path / "later") is None
+    updated(net, optimiser, 1)
+    torch.rand(())
+    rows["rows"] = 2
+    background.wait()
+    now, later = (tmp_path / name / "step_000001" for name in ("now", "later"))
+    assert [path.name for path in sorted(later.iterdir())] == ["records.json", "sha256", "state.pt"]
+    assert (later / "records.json").read_bytes() == (now / "records.json").read_bytes()
+    leaves = [tree_flatten_with_path(newest(path.parent))[0] for path in (now, later)]
+    for (key, value), (other_key, other) in zip(*leaves, strict=True):
+        assert key == other_key and (
+            torch.equal(value, other) if isinstance(value, Tensor) else value == other
+        )
+
+
+def test_a_disk_that_is_full_says_so_where_the_background_is_looked_at(tmp_path: Path) -> None:
+    background = Background()
+    saved(tmp_path, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, before[1]))
+    try:
+        save(tmp_path, 2, {"weights": torch.zeros(10_000)}, keep=1, background=background)
+        with pytest.raises(DiskError, match=r"out: file too large, .*, resume with the same command"):
+            background.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert step_of(tmp_path) == 1
+
+
 # Kills
 
 # One process imports torch once and forks a saver for every round; a saver tells each save that is done.
@@ -318,25 +375,32 @@ KILLS = """
     import json, os, random, signal, sys, time
     from pathlib import Path
     import torch
+    from mirrorpo.run.background import Background
     from mirrorpo.run.checkpoint import newest, save
 
     folder, rng = Path(sys.argv[1]), random.Random(0)
     torch.set_num_threads(1)
 
-    def save_for_ever(step, done):
+    def save_for_ever(step, done, background):
         os.write(done, b"\\n")
+        weights = torch.zeros(50_000)
         while True:
             step += 1
-            save(folder, step, {"step": step, "weights": torch.full((50_000,), float(step))}, keep=2)
+            state = {"step": step, "weights": weights.fill_(step)}
+            save(folder, step, state, keep=2, background=background)
+            if background:
+                # The run goes on.
+                weights.fill_(-1)
+                background.wait()
             os.write(done, b"%d\\n" % step)
 
     save(folder, 0, {"step": 0, "weights": torch.zeros(50_000)}, keep=2)
-    for _ in range(20):
+    for turn in range(20):
         start = newest(folder)["step"]
         told, done = os.pipe()
         saver = os.fork()
         if saver == 0:
-            save_for_ever(start, done)
+            save_for_ever(start, done, Background() if turn % 2 else None)
         os.close(done)
         os.read(told, 1)
         time.sleep(rng.uniform(0.0, 0.05))

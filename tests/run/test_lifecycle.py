@@ -211,6 +211,7 @@ def test_a_job_that_is_cancelled_while_its_run_hands_over_stays_cancelled(
     assert (tmp_path / "calls").read_text() == "x\n" and where.manifest()["state"] == "requeued"
 
 
+@pytest.mark.slow
 def test_a_cell_resumed_under_other_code_ends_stale_and_is_started_anew_on_request(tmp_path: Path) -> None:
     cell = (*SMALL, "steps=2", "eval_questions=0", f"out={tmp_path / 'out'}")
     succeeded(train(*cell, cwd=tmp_path))

@@ -183,6 +183,7 @@ def test_a_resumed_run_goes_on_where_it_resumed(killed_and_resumed: list[Segment
     assert [row["step"] for row in killed_and_resumed[1].rows] == [3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_run_that_hands_over_goes_on_under_its_id_and_no_step_is_there_twice_or_missing(
     tmp_path: Path,
 ) -> None:

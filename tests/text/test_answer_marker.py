@@ -1,4 +1,7 @@
-r"""The answer region: the last `####` or closed `\boxed{}`, from the mark to the end of the answer."""
+r"""The answer region: the last `####` or closed `\boxed{}`, from the mark to the end of the answer.
+
+What a heading is, is tested in `test_heading`, and where thinking ends in `test_thinking`.
+"""
 
 import re
 import time
@@ -8,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mirrorpo.text.answer_marker import marked_answer
+from mirrorpo.text.heading import is_heading, states_number
 
 # The region stands between | |, the answer itself between [ ].
 MARKED = [
@@ -32,6 +36,17 @@ MARKED = [
     r"#### $|\boxed{[18]}|$",
     r"\boxed{|####[ 18}]|",
     "a\u2028|####[ 18]|\u2028b",
+    # a heading is no mark, and a closed box outranks a line without a number
+    "|####[ 18]|\n#### Step 3: Check\n#### Conclusion",
+    r"|\boxed{[18]}|" + "\n#### 2. Verify the Result",
+    r"|\boxed{[18]}|" + "\n#### many",
+    r"|\boxed{[18]}|" + "\n####",
+    r"\boxed{17}" + "\n|####[ x = 18]|",
+    "#### Final Answer\n" + r"|\boxed{[18]}|",
+    # thinking claims nothing
+    r"<think>\boxed{17}</think>|\boxed{[18]}|",
+    r"\boxed{17}</think>|####[ 18]|",
+    r"|\boxed{[18]}| <think>\boxed{17}",
     "|####[ 1\u00a08]|\x0bb",
 ]
 
@@ -59,6 +74,11 @@ UNMARKED = [
     r"boxed{18}",
     "}{",
     r"\box{1}",
+    "#### Step 18",
+    "#### 18. Add the Eggs",
+    r"<think>\boxed{18}</think> That was hard.",
+    r"<think>\boxed{18}",
+    r"\boxed{18}</think>",
 ]
 
 
@@ -67,11 +87,18 @@ def test_nothing_marked() -> None:
         assert marked_answer(text) is None, text
 
 
-PIECES = ["####", "#", "\\boxed{", "\\boxed {", "{", "}", "\\", "18", " ", "\n", "\u2028", "$"]
+def test_thinking_may_be_read_like_the_rest() -> None:
+    text = r"<think>\boxed{17}</think> That was hard."
+    answer = marked_answer(text, "read")
+    assert answer is not None and text[answer.opens : answer.closes] == "17"
+
+
+PIECES = ["####", "#", "\\boxed{", "\\boxed {", "{", "}", "\\", "18", " ", "\n", "\u2028", "$", "so"]
 
 
 def naive(text: str) -> tuple[int, int, int, int] | None:
     """Every place tried as a mark, from the last one down."""
+    lines: list[tuple[int, int, int, int]] = []
     for start in reversed(range(len(text))):
         if (
             text.startswith("####", start)
@@ -81,7 +108,8 @@ def naive(text: str) -> tuple[int, int, int, int] | None:
             closes = start + 4
             while closes < len(text) and len(text[closes : closes + 1].splitlines()[0]) == 1:
                 closes += 1
-            return start, start + 4, closes, closes
+            if not is_heading(text[start + 4 : closes]):
+                lines.append((start, start + 4, closes, closes))
         box = re.compile(r"\\boxed\s?\{").match(text, start)
         if box and not_escaped(text, start):
             depth, place = 1, box.end()
@@ -92,8 +120,13 @@ def naive(text: str) -> tuple[int, int, int, int] | None:
                     depth += {"{": 1, "}": -1}.get(text[place], 0)
                 place += 1
             if not depth:
-                return start, box.end(), place - 1, place
-    return None
+                outranked = [line for line in lines if states_number(text[line[1] : line[2]])]
+                return (
+                    outranked[0]
+                    if outranked and outranked[0] == lines[0]
+                    else (start, box.end(), place - 1, place)
+                )
+    return lines[0] if lines else None
 
 
 def not_escaped(text: str, place: int) -> bool:
@@ -116,7 +149,22 @@ def test_no_text_raises_and_the_region_is_inside(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["#", "#### ", "####\n", "\\boxed{", "\\boxed{1}", "{", "}", "\\", "\\boxed{{}", "\\boxed "]
+    "piece",
+    [
+        "#",
+        "#### ",
+        "####\n",
+        "\\boxed{",
+        "\\boxed{1}",
+        "{",
+        "}",
+        "\\",
+        "\\boxed{{}",
+        "\\boxed ",
+        "<think>",
+        "</think>",
+        "#### 1. A\n",
+    ],
 )
 def test_long_texts_end(piece: str) -> None:
     start = time.process_time()

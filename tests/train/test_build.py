@@ -360,9 +360,33 @@ def test_what_cannot_be_judged_is_left_out_of_training_and_evaluation_by_name() 
         load_questions(replace(components, dataset=Rows([problem("b", "test 1 does not parse")], [])))
 
 
+def test_a_gold_that_cannot_be_read_is_left_out_before_the_first_step() -> None:
+    def row(uid: str, gold: str) -> Prompt:
+        return Prompt(uid=uid, question="", gold=gold, demonstration="")
+
+    components = build_components(config())
+    rows = Rows(
+        [row("a", "18"), row("b", r"\frac{"), row("c", r"\sqrt{2}")], [row("d", "n/a"), row("e", "12:00")]
+    )
+    components = replace(components, config={"eval_split": "validation", "eval_questions": 5}, dataset=rows)
+    questions = load_questions(components)
+    assert [prompt.uid for prompt in [*questions.train, *questions.evaluation]] == ["a", "c", "e"]
+    assert questions.left_out == {
+        "b": r"its gold '\\frac{' is neither a number nor LaTeX that can be read",
+        "d": "it has no gold answer",
+    }
+
+
+def test_reading_thinking_says_that_credit_does_not() -> None:
+    plain, reading = (build_components(config(*extra)) for extra in ((), ("reward.thinking=read",)))
+    assert not [note for note in notes(plain) if "thinking" in note]
+    (note,) = (note for note in notes(reading) if "thinking" in note)
+    assert note.startswith("reward.thinking=read: ")
+
+
 def test_a_verifier_says_its_version_and_what_kept_programs_in() -> None:
     reward = build_components(config()).reward
-    assert (reward.version, reward.provenance()) == ("math_answer/1", {"sandbox": None})
+    assert (reward.version, reward.provenance()) == ("math_answer/2", {"sandbox": None})
     needs_any()
     reward = build_components(config("dataset=tiny_functions")).reward
     assert reward.version.startswith("code_tests/") and "seccomp" in str(reward.provenance()["sandbox"])

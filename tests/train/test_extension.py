@@ -24,6 +24,7 @@ TINY = (
     "eval_questions=3",
     "eval_sampled_questions=2",
     "drift_questions=2",
+    "drift_every=3",
     "progress=false",
 )
 
@@ -55,6 +56,10 @@ def test_an_extended_run_is_the_longer_run(short: tuple[Path, Cell], tmp_path: P
     whole = run("steps=4", f"out={tmp_path}")
     assert files(longer) == files(whole) and longer.hash == whole.hash and longer.label == whole.label
     assert files(first) == before and "eval/step_000002.jsonl" in before
+    # Measured at every third step, and where accuracy is: at the last of two, not in the middle of four.
+    for cell, measured in ((first, [0, 2]), (longer, [0, 3, 4])):
+        lines = rows(cell.folder / "metrics.jsonl")
+        assert [row["step"] for row in lines if "drift/kl" in row] == measured, cell.folder
     entry, source = manifest(longer.folder), manifest(first.folder)
     assert entry["state"] == "done" and len(entry["launches"]) == 2
     assert entry["extended_from"] == {

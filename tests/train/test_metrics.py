@@ -18,7 +18,15 @@ from mirrorpo.algo.importance_correction import TruncatedImportance
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.metrics import RunningMeans, finite, k3, pass_at_k, rollout_metrics, update_metrics
+from mirrorpo.train.metrics import (
+    RunningMeans,
+    Totals,
+    finite,
+    k3,
+    pass_at_k,
+    rollout_metrics,
+    update_metrics,
+)
 
 NAN = float("nan")
 CONF = Path(__file__).parents[2] / "conf/algo"
@@ -353,5 +361,6 @@ def test_means_of_several_ranks_are_those_of_one() -> None:
         part.add("a", values[rows], mask[rows])
         part.raise_to("b", values[rows], mask[rows])
     # A rank without a micro-batch has added to nothing.
-    assert RunningMeans.joined([RunningMeans(), first, second]).read() == one.read() == {"a": 3.0, "b": 6.0}
-    assert RunningMeans.joined([one]) is one
+    parts = [means.totals()[0] for means in (RunningMeans(), first, second)]
+    assert Totals.joined(parts).means() == one.read() == {"a": 3.0, "b": 6.0}
+    assert Totals.joined(parts[1:2]) is parts[1]

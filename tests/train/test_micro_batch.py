@@ -1,13 +1,17 @@
 """Splitting a rollout for memory: every row once, within the budget, a function of the lengths alone."""
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from completions import completion_of
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import model
 
+from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.micro_batch import (
@@ -18,6 +22,7 @@ from mirrorpo.train.micro_batch import (
     runs_of_similar_length,
     shared_prompts,
 )
+from mirrorpo.train.old_policy import policy_scorer
 
 Lengths = Sequence[tuple[int, int]]
 lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1, max_size=12).filter(
@@ -240,3 +245,47 @@ def test_auto_shares_nothing_where_no_two_rows_have_one_prompt() -> None:
         not part.rows_per_forward
         for part in plan_micro_batches(asked([(100, [10]), (100, [10]), (90, [10])]), 4096, "auto")
     )
+
+
+def test_a_dear_call_makes_fewer_and_larger_ones() -> None:
+    # 64 prompts of 8 completions of up to 512 tokens, as a card sees them.
+    draw = random.Random(0)
+    rows: list[tuple[int, int, int]] = []
+    for prompt in range(64):
+        depth = max(20, int(draw.gauss(130, 30)))
+        rows += [(prompt, depth, max(8, min(512, int(draw.lognormvariate(0, 0.5) * 330)))) for _ in range(8)]
+    completions = [
+        completion_of([5] * length, group=prompt, prompt_ids=[5 + prompt] * depth, uid=str(prompt))
+        for prompt, depth, length in rows
+    ]
+    batch = collate(completions, [0.0] * len(rows), pad_id=0, mask_truncated=False)
+
+    def counts(tokens: int, tokens_per_call: int) -> tuple[int, int]:
+        parts = plan_micro_batches(batch, tokens, "auto", tokens_per_call)
+        return sum(1 + len(part.rows_per_forward) for part in parts), sum(part.tokens for part in parts)
+
+    on_a_cpu, on_a_card = counts(4096, 128), counts(8192, 1000)
+    assert on_a_card[0] < 0.4 * on_a_cpu[0] and on_a_card[1] < 1.2 * on_a_cpu[1]
+    # Where calls cost nothing, no padding is computed.
+    assert counts(8192, 1)[1] < on_a_cpu[1]
+
+
+def test_the_setting_is_what_passes_are_planned_with() -> None:
+    settings = UpdateSettings(
+        temperature=1.0,
+        logit_chunk=8,
+        tokens_per_micro_batch=4096,
+        tokens_per_call=None,
+        shared_prefix="always",
+        updates_per_rollout=1,
+        update_window="whole",
+        max_grad_norm=1.0,
+    )
+    batch = asked([(100, [90, 60, 30])])
+
+    def runs(tokens_per_call: int | None) -> list[int]:
+        forward = policy_scorer(model("llama"), replace(settings, tokens_per_call=tokens_per_call)).forward
+        return list(forward.parts(batch)[0].rows_per_forward)
+
+    assert runs(None) == runs(TOKENS_PER_CALL) == [3]
+    assert runs(20) == [1, 1, 1]

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.rollout import cache, native
 from mirrorpo.tools.model_table import loaded
 from mirrorpo.train import model_check as tested
-from mirrorpo.train.model_check import WAYS, checked, model_check
+from mirrorpo.train.model_check import WAYS, checked, model_check, try_passes
 
 Planted = Callable[[pytest.MonkeyPatch], None]
 
@@ -39,6 +40,16 @@ def model() -> LanguageModel:
 def test_the_shipped_model_is_read_rightly_in_every_way(model: LanguageModel) -> None:
     check = model_check(model, WAYS)
     assert not check.closed and set(check.gaps) == set(WAYS) and max(check.gaps.values()) < 1e-4
+
+
+def test_a_head_of_rounded_operands_is_tried_exactly_and_as_the_run_reads_it(model: LanguageModel) -> None:
+    rounded = replace(model, head_precision="bf16_in")
+    rounded.check_head()
+    views = [(view.dtype, view.head_precision) for view in tested._views(rounded)]
+    assert views == [(torch.float32, "float32"), (torch.float32, "bf16_in")]
+    check = model_check(rounded, ["padded", "pad", "gradient"])
+    # Above what float32 gives and float32's bound allows, below the bound of half precision.
+    assert not check.closed and 1e-5 < check.gaps["padded"] < 0.02, check
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -203,3 +214,37 @@ def test_weights_that_are_no_numbers_are_refused(model: LanguageModel) -> None:
             model.check_head()
     finally:
         weight.data.copy_(kept)
+
+
+def test_passes_are_tried_without_a_trace_and_only_a_strict_torchs_refusals_come_out(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random, weights = torch.get_rng_state(), [p.detach().clone() for p in model.network.parameters()]
+    tried: list[str] = []
+
+    def refuse(*_: object) -> None:
+        tried.append("sample")
+        raise RuntimeError(
+            "kthvalue CUDA does not have a deterministic implementation, but you set "
+            "'torch.use_deterministic_algorithms(True)'"
+        )
+
+    def fail(*_: object) -> None:
+        tried.append("direct")
+        raise RuntimeError("the architecture does not allow it")
+
+    backward = torch.autograd.grad
+    monkeypatch.setattr(
+        torch.autograd, "grad", lambda *args, **more: tried.append("backward") or backward(*args, **more)
+    )
+    try_passes(model, ["sample", "merge"])
+    monkeypatch.setitem(tested.TRIALS, "direct", fail)  # type: ignore[arg-type]
+    try_passes(model, ["direct"])
+    monkeypatch.setitem(tested.TRIALS, "sample", refuse)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="kthvalue CUDA"):
+        try_passes(model, ["direct", "sample"])
+    # A pass may be several calls of backward.
+    assert [name for name, _ in groupby(tried)] == ["backward", "direct", "backward", "direct", "sample"]
+    assert torch.equal(torch.get_rng_state(), random)
+    for parameter, before in zip(model.network.parameters(), weights, strict=True):
+        assert parameter.grad is None and torch.equal(parameter, before)

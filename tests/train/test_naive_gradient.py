@@ -164,6 +164,7 @@ def learner(
             temperature=TEMPERATURE,
             logit_chunk=TILE,
             tokens_per_micro_batch=TOKENS,
+            tokens_per_call=None,
             shared_prefix=prefix_sharing,
             updates_per_rollout=updates,
             update_window=window,

@@ -2,7 +2,7 @@
 all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mirrorpo.core.cut import Cut
 from mirrorpo.distributed.collectives import ALONE, Ranks
+from mirrorpo.model.forward import completion_hidden
+from mirrorpo.train.micro_batch import TOKENS_PER_CALL
 from mirrorpo.train.old_policy import ForwardSettings, PolicyScorer
 
 
@@ -25,7 +27,12 @@ class Apart(Ranks):
 
 def old_policy(ranks: Ranks) -> PolicyScorer:
     forward = ForwardSettings(
-        temperature=0.7, logit_chunk=16, tokens_per_micro_batch=40, prefix_sharing="auto", ranks=ranks
+        temperature=0.7,
+        logit_chunk=16,
+        tokens_per_micro_batch=40,
+        prefix_sharing="auto",
+        tokens_per_call=TOKENS_PER_CALL,
+        ranks=ranks,
     )
     return PolicyScorer(policy=model("llama"), forward=forward)
 
@@ -67,3 +74,16 @@ def test_hidden_states_are_kept_of_a_ranks_own_rows_alone() -> None:
     there = BATCH.present & mine[:, None]
     torch.testing.assert_close(scores.hidden[there], whole.hidden[there], rtol=1e-5, atol=1e-5)
     assert not scores.hidden[~mine].any() and not scores.logprobs[~mine].any() and scores.logprobs[mine].any()
+
+
+def test_hidden_states_are_kept_as_narrow_as_the_head_reads_them() -> None:
+    everything = torch.ones(len(BATCH), dtype=torch.bool)
+    for precision, dtype in (("float32", torch.float32), ("bf16_in", torch.bfloat16)):
+        policy = replace(model("llama"), head_precision=precision)
+        kept = old_policy(ALONE).forward.score(policy, BATCH, everything, keep_hidden=True).hidden
+        assert kept.dtype == dtype and kept.device == policy.device, precision
+        # The head's numbers are those of what was not narrowed.
+        with torch.no_grad():
+            states = completion_hidden(policy, BATCH)[BATCH.present]
+            ours, its = (policy.head(0.7)(hidden) for hidden in (kept[BATCH.present], states))
+        torch.testing.assert_close(ours, its, rtol=2e-3 if precision == "bf16_in" else 1e-5, atol=1e-4)

@@ -32,7 +32,9 @@ def checkpoints(folder: RunFolder, cell: Cell = CELL) -> Checkpoints:
     policy = SimpleNamespace(network=network, device=torch.device("cpu"))
     optimiser = AdamW(betas=[0.9, 0.99], epsilon=1e-8, weight_decay=0.0).build(network)
     learner: Any = SimpleNamespace(policy=policy, optimiser=optimiser, penalty=SimpleNamespace(beta=0.1))
-    run: Any = SimpleNamespace(steps=9, checkpoint_every=3, keep_checkpoints=2)
+    run: Any = SimpleNamespace(
+        steps=9, checkpoint_every=3, checkpoint_minutes=0, checkpoint_async=False, keep_checkpoints=2
+    )
     evaluation: Any = SimpleNamespace(due=lambda step, steps: step % 2 == 0 or step == steps)
     return Checkpoints(
         path=folder.checkpoints,

@@ -344,6 +344,7 @@ def student(arm: Arm, penalty: Penalty) -> Learner:
             temperature=1.0,
             logit_chunk=1024,
             tokens_per_micro_batch=4096,
+            tokens_per_call=None,
             shared_prefix="never",
             updates_per_rollout=UPDATES,
             update_window="whole",

@@ -1,12 +1,15 @@
 """One cell from the command line: what it leaves, what stops it, what a relaunch does."""
 
+import json
 import random
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from cli import (
     ROOT,
     SMALL,
@@ -24,8 +27,15 @@ from cli import (
     whole_rows,
 )
 from hydra.errors import ConfigCompositionException
+from safetensors.torch import load_file
 
+from mirrorpo.distributed.collectives import ALONE
+from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.train import loaded
 from mirrorpo.train.build import build_components
+from mirrorpo.train.loaded import Loader
+from mirrorpo.train.model_check import ModelCheck
+from mirrorpo.train.questions import Questions
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +75,22 @@ def test_a_run_leaves_every_file_of_the_design(finished: Path) -> None:
     )
     assert "reward" in (run / "completions" / "step_000003.md").read_text()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_000002", "step_000003"]
+
+
+def test_policy_self_test_and_reference_have_the_head_of_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def checked(model: LanguageModel, *_: object, **__: object) -> tuple[LanguageModel, ModelCheck]:
+        tried.append(model.head(0.7).precision)
+        return model, ModelCheck(gaps={}, closed={})
+
+    monkeypatch.setattr(loaded, "checked", checked)
+    components = build_components(cell_here("head_precision=bf16_in").config)
+    loader = Loader(components=components, device=torch.device("cpu"), ranks=ALONE)
+    models = loader._models(Questions(train=[], evaluation=[], left_out={}, content={}))
+    assert models.reference is not None
+    heads = [models.policy.head(0.7), models.reference.head(0.7)]
+    assert [*tried, *(head.precision for head in heads)] == ["bf16_in"] * 3
 
 
 def test_the_first_update_is_on_policy_and_the_sampler_agrees_with_the_trainer(finished: Path) -> None:
@@ -124,7 +150,14 @@ def test_a_done_run_with_half_its_checkpoints_gone_resumes_to_the_same_numbers(
     shutil.copytree(finished, tmp_path / "copy")
     run = folder(tmp_path / "copy")
     shutil.rmtree(run / "checkpoints" / "step_000003")
+    entry = manifest(run)
+    assert entry["tokens_per_call"] == {"tokens": 128, "source": "of a CPU"}
+    assert entry["deterministic"] == {"requested": True, "holds": "yes"}
+    # On a card a call may cost something else by now, and batches have to be split as they were.
+    begun = {"tokens": 129, "source": "measured when the run began"}
+    (run / "manifest.json").write_text(json.dumps(entry | {"tokens_per_call": begun}))
     succeeded(train(*SMALL, f"out={tmp_path / 'copy'}", cwd=tmp_path), said=["resuming after step 2 of 3"])
+    assert manifest(run)["tokens_per_call"] == begun
     assert (run / "metrics.jsonl").read_bytes() == (folder(finished) / "metrics.jsonl").read_bytes()
     assert manifest(run)["state"] == "done" and len(manifest(run)["launches"]) == 2
 
@@ -199,6 +232,73 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -
     ).read_bytes()
 
 
+# Writes of the checkpoint of step 2, when it is written in the background, last for ever.
+STUCK = """
+import os, sys, threading, time
+fsync = os.fsync
+def slow(handle):
+    name = os.readlink(f"/proc/self/fd/{handle}")
+    if ".step_000002" in name and threading.current_thread() is not threading.main_thread():
+        time.sleep(1000)
+    fsync(handle)
+os.fsync = slow
+from mirrorpo.launch.train import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_trains_on_while_its_checkpoint_is_written_and_a_kill_then_costs_that_one(
+    finished: Path, tmp_path: Path
+) -> None:
+    arguments = (*SMALL, f"out={tmp_path}")
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK, *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not any(
+        '"step": 3' in path.read_text() for path in tmp_path.rglob("metrics.jsonl")
+    ):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    run = folder(tmp_path)
+    assert sorted(path.name for path in run.glob("checkpoints/step_*")) == ["step_000001"]
+    assert (run / "checkpoints" / ".step_000002" / "state.pt").stat().st_size > 1_000_000
+    succeeded(train(*arguments, cwd=tmp_path), said=["resuming after step 1 of 3"])
+    assert (run / "metrics.jsonl").read_bytes() == (folder(finished) / "metrics.jsonl").read_bytes()
+    assert sorted(path.name for path in run.glob("checkpoints/step_*")) == ["step_000002", "step_000003"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_compiled_run_goes_on_to_the_same_end_in_a_process_that_compiles_anew(
+    finished: Path, tmp_path: Path
+) -> None:
+    def launch(name: str) -> subprocess.CompletedProcess[str]:
+        # Nothing lies compiled for it.
+        environ = environment(TORCHINDUCTOR_CACHE_DIR=str(tmp_path / f"cache_{name}"))
+        line = command(*SMALL, "compile=layers", f"out={tmp_path / name}")
+        return subprocess.run(
+            line, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=1400, check=False
+        )
+
+    succeeded(launch("first"))
+    first = folder(tmp_path / "first")
+    plain, compiled = (rows(run / "metrics.jsonl")[1] for run in (folder(finished), first))
+    assert plain["reward/mean"] == compiled["reward/mean"]
+    assert abs(plain["grad/norm"] - compiled["grad/norm"]) < 1e-5 * plain["grad/norm"]
+    # Its first batches are others.
+    shutil.copytree(tmp_path / "first", tmp_path / "again")
+    again = folder(tmp_path / "again")
+    shutil.rmtree(again / "checkpoints" / "step_000003")
+    succeeded(launch("again"), said=["resuming after step 2"])
+    assert (again / "metrics.jsonl").read_bytes() == (first / "metrics.jsonl").read_bytes()
+    assert not any("_orig_mod" in name for name in load_file(first / "policy" / "model.safetensors"))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_run_killed_at_ten_random_instants_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -266,8 +366,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_batch_dumped(tmp_path:
         ("stepz=3", "stepz"),
         ("steps=three", "steps"),
         ("+foo=1", "unknown settings ['foo']"),
-        ("algo=nope", "algo/nope"),
-        ("sweep=nope", "sweep/nope"),
+        ("algo=nope", "algo=nope: there is no such choice"),
+        ("sweep=nope", "sweep=nope: there is no such choice"),
         ("group_size=1", "error: group_size=1"),
         ("divergence.beta=-1", "divergence.beta=-1"),
         ("max_new_tokens=500 eval_questions=0", "the model has 512 positions"),
@@ -300,6 +400,11 @@ def test_a_bad_setting_is_refused_before_anything_runs(override: str, words: str
             "beta_schedule=matched_drift drift_questions=0",
             "drift_questions=0 with beta_schedule=matched_drift",
         ),
+        (
+            "beta_schedule=matched_drift drift_every=5",
+            "drift_every=5 with beta_schedule=matched_drift: beta is steered after every step",
+        ),
+        ("drift_every=0", "drift_every=0: needs at least 1"),
         (
             "beta_schedule=matched_drift beta_schedule.measure=drift/js",
             "beta_schedule.measure=drift/js: choose one of drift/kl",

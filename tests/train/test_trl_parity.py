@@ -176,6 +176,7 @@ def our_loss_and_gradient(
             temperature=TEMPERATURE,
             logit_chunk=5,
             tokens_per_micro_batch=24,
+            tokens_per_call=None,
             shared_prefix="never",
             updates_per_rollout=2,
             update_window="whole",

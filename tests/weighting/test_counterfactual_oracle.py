@@ -176,6 +176,7 @@ def learner(kind: str, tokens: int, **weighting: Any) -> Learner:
             temperature=TEMPERATURE,
             logit_chunk=7,
             tokens_per_micro_batch=tokens,
+            tokens_per_call=None,
             shared_prefix="auto",
             updates_per_rollout=1,
             update_window="whole",

@@ -15,9 +15,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import mirrorpo.model
+from mirrorpo.core.batch import Prompt
 from mirrorpo.core.span import Span
 from mirrorpo.core.token_offsets import Interval, TokenOffsets
 from mirrorpo.model.offsets import OffsetFinder
+from mirrorpo.reward.math.math_answer import MathAnswer
 from mirrorpo.weighting import spans as module
 from mirrorpo.weighting.spans import (
     Arithmetic,
@@ -139,6 +141,27 @@ def test_the_last_mark_ends_the_reasoning() -> None:
 def test_without_a_mark_the_whole_completion_is_reasoning() -> None:
     assert answer_span(cut("The answer is 3 + 4 = 7")) is None
     assert found_texts(ARITHMETIC, "The answer is 3 + 4 = 7") == ["3 + 4 = 7"]
+
+
+def test_spans_stop_at_the_answer_that_the_reward_reads() -> None:
+    reward = MathAnswer(extraction="strict", latex_timeout_s=5.0, latex_workers=1)
+    cases = [
+        # a heading is no answer, so the calculation behind it is reasoning
+        ("#### Step 1: Eggs\n3 + 4 = 7\n\\boxed{7}", "\\boxed{7}", ["3 + 4 = 7"]),
+        ("\\boxed{7}\n#### Step 2: Check 3 + 4 = 7", "\\boxed{7}", []),
+        ("3 + 4 = 7\n#### 2. Total Cost", None, ["3 + 4 = 7"]),
+        # a draft in thinking is no answer, and what is calculated behind it is reasoning
+        ("<think>\\boxed{9}</think>\n3 + 4 = 7\n#### 7", "#### 7", ["3 + 4 = 7"]),
+        ("<think>\n3 + 4 = 7, \\boxed{7}</think>", None, ["3 + 4 = 7"]),
+    ]
+    for text, region, reasoning in cases:
+        token_offsets = cut(text, r"\s|[^\s]+?(?=\s|<|\\|$)|<[^>]*>")
+        answer = answer_span(token_offsets)
+        assert (answer and texts(token_offsets, [answer])) == (region and [region]), text
+        calculated = [span.strip() for span in texts(token_offsets, list(ARITHMETIC(token_offsets)))]
+        assert [span.removesuffix(",") for span in calculated] == reasoning, text
+        prompt = Prompt(uid="q", question="", gold="7", demonstration="")
+        assert reward([text], [prompt])[0].strict == (region is not None), text
 
 
 def test_a_result_in_the_answer_is_left_to_it() -> None:

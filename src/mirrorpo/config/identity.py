@@ -14,6 +14,8 @@ NOT_IDENTITY = (
     "tracking",
     "progress",
     "checkpoint_every",
+    "checkpoint_minutes",
+    "checkpoint_async",
     "keep_checkpoints",
     "shown_completions",
     "extend",
@@ -26,7 +28,14 @@ NOT_IDENTITY = (
 
 # Settings that came after the first runs, with the value that does what was done before them. At that value a
 # setting is no part of a run's identity, so that a folder keeps its name.
-ADDED: Mapping[str, object] = {}
+ADDED: Mapping[str, object] = {
+    "compile": "none",
+    "drift_every": 1,
+    # What it changes, of models that think in tags, goes with the reward's version.
+    "reward.thinking": "skip",
+    "reward.decimal_mark": "point",
+    "head_precision": "float32",
+}
 
 
 def flat(data: Config, prefix: str = "") -> JsonObject:

@@ -44,6 +44,7 @@ class TrainConfig:
     device: str = MISSING
     threads: int = MISSING
     deterministic: bool = MISSING
+    compile: str = MISSING
     progress: bool = MISSING
     sandbox: str = MISSING
 
@@ -58,8 +59,10 @@ class TrainConfig:
     lr: float = MISSING
     max_grad_norm: float = MISSING
     tokens_per_micro_batch: int = MISSING
+    tokens_per_call: int | None = None
     shared_prefix: str = MISSING
     logit_chunk: int = MISSING
+    head_precision: str = MISSING
 
     eval_every: int = MISSING
     eval_split: str = MISSING
@@ -70,7 +73,10 @@ class TrainConfig:
     eval_temperature: float = MISSING
     drift_questions: int = MISSING
     drift_positions: int = MISSING
+    drift_every: int = MISSING
     checkpoint_every: int = MISSING
+    checkpoint_minutes: float = MISSING
+    checkpoint_async: bool = MISSING
     keep_checkpoints: int = MISSING
     shown_completions: int = MISSING
     extend: bool = False
@@ -123,7 +129,7 @@ def _check_keys(cfg: DictConfig) -> None:
 
 def _check_values(cfg: DictConfig) -> None:
     for knob, least in MINIMUM.items():
-        if cfg[knob] < least:
+        if cfg[knob] is not None and cfg[knob] < least:
             raise ValueError(f"{knob}={cfg[knob]}: needs at least {least}")
     for knob, choices in CHOICES.items():
         if cfg[knob] not in choices:
@@ -160,6 +166,7 @@ MINIMUM: Mapping[str, int] = {
     "max_new_tokens": 1,
     "threads": 1,
     "tokens_per_micro_batch": 1,
+    "tokens_per_call": 1,
     "logit_chunk": 1,
     "eval_every": 0,
     "eval_questions": 0,
@@ -168,7 +175,9 @@ MINIMUM: Mapping[str, int] = {
     "eval_samples": 0,
     "drift_questions": 0,
     "drift_positions": 1,
-    "checkpoint_every": 1,
+    "drift_every": 1,
+    "checkpoint_every": 0,
+    "checkpoint_minutes": 0,
     "keep_checkpoints": 1,
     "shown_completions": 0,
     "seed": 0,
@@ -176,6 +185,8 @@ MINIMUM: Mapping[str, int] = {
 CHOICES: Mapping[str, Sequence[str]] = {
     "update_window": ("whole", "split"),
     "shared_prefix": ("auto", "always", "never"),
+    "compile": ("none", "layers"),
+    "head_precision": ("float32", "bf16_in"),
     "data_order": ("shuffled", "sequential"),
     "eval_split": ("validation", "test"),
     "sandbox": ("required", "unsafe"),

@@ -41,6 +41,8 @@ class UpdateSettings(Settings):
         temperature: of the sampler; scoring uses the same.
         logit_chunk: positions whose logits exist at once.
         tokens_per_micro_batch: padded tokens of a forward and backward pass.
+        tokens_per_call: what one more call of the network costs, in tokens that it could compute instead;
+            None is what it is on a CPU.
         shared_prefix: whether a prompt goes through the network once for all its completions: "auto", where
             the model can and it computes less; "always", and a model that cannot is refused; "never".
         updates_per_rollout: optimiser steps on a rollout.
@@ -52,10 +54,25 @@ class UpdateSettings(Settings):
     temperature: float
     logit_chunk: int
     tokens_per_micro_batch: int
+    tokens_per_call: int | None
     shared_prefix: Literal["auto", "always", "never"]
     updates_per_rollout: int
     update_window: Literal["whole", "split"]
     max_grad_norm: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSettings(Settings):
+    """How a model computes, beyond what its own group says.
+
+    Attributes:
+        head_precision: of the operands of the product with the output embedding, whose result is float32:
+            "float32", or "bf16_in", rounded to bfloat16.
+        compile: "layers", decoder layers run compiled where batches are scored and learned from; "none".
+    """
+
+    head_precision: Literal["float32", "bf16_in"]
+    compile: Literal["none", "layers"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,15 +103,24 @@ class EvaluationSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DriftSettings(Settings):
-    """Where the drift from the start model is measured.
+    """Where and when the drift from the start model is measured.
 
     Attributes:
         drift_questions: the start model's answers to these; 0 measures none.
         drift_positions: of their tokens that are read, spread evenly.
+        drift_every: steps between two measurements.
     """
 
     drift_questions: int
     drift_positions: int
+    drift_every: int
+
+    def due(self, step: int, *, evaluated: bool) -> bool:
+        """Whether the drift is measured after a step.
+
+        Where an evaluation follows it always is: accuracy is compared at equal drift.
+        """
+        return evaluated or step % self.drift_every == 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +135,9 @@ class RunSettings(Settings):
         threads: of torch on the CPU.
         deterministic: deterministic kernels where there are some.
         progress: bar, notes and closing table.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints; 0 is none by steps.
+        checkpoint_minutes: minutes after which one is due too; 0 is none by the clock.
+        checkpoint_async: written in the background, from a copy of the state.
         keep_checkpoints: newest ones kept.
         shown_completions: written for a person, each step.
     """
@@ -122,5 +150,7 @@ class RunSettings(Settings):
     deterministic: bool
     progress: bool
     checkpoint_every: int
+    checkpoint_minutes: float
+    checkpoint_async: bool
     keep_checkpoints: int
     shown_completions: int

@@ -1,14 +1,14 @@
 """The data that flows through one step: frozen, new out of old, never mutated."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, TokenIds, TokenMask
-from mirrorpo.core.tensors import distinct_index
+from mirrorpo.core.tensors import distinct_index, integers, moved
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +127,25 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Where a batch's tokens lie: with it, to read them is no question to the device.
+
+    Attributes:
+        present: row and column of each real completion token, in row order.
+        trained: of each trained one.
+        prompt: [B], which of the batch's distinct prompts each completion answers, from 0.
+        first: [P], the first row with each prompt.
+        lengths: tokens of each completion.
+    """
+
+    present: tuple[Tensor, Tensor]
+    trained: tuple[Tensor, Tensor]
+    prompt: Int[Tensor, " B"]
+    first: Int[Tensor, " P"]
+    lengths: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutBatch:
     """One step's completions as tensors. Entry t of every [B, T] field is about completion token t.
 
@@ -144,7 +163,9 @@ class RolloutBatch:
         sampler_logprobs: [B, T], what the engine says it sampled from.
         old_logprobs: [B, T], the same tokens under the policy at rollout time, by the trainer's own forward.
         anchor_logprobs: [B, T], the same tokens under the divergence's anchor; NaN when nothing reads it.
-        anchor_hidden: [B, T, D], the anchor's last hidden states; D = 0 when no exact divergence reads them.
+        anchor_hidden: [B, T, D], the anchor's last hidden states, which stay on the model's device; D = 0
+            when no exact divergence reads them.
+        layout: of a batch that was moved to where it is read.
     """
 
     prompt_ids: Int[Tensor, "B S"]
@@ -159,6 +180,7 @@ class RolloutBatch:
     old_logprobs: PerToken
     anchor_logprobs: PerToken
     anchor_hidden: Float[Tensor, "B T D"]
+    layout: Layout | None = None
 
     def __len__(self) -> int:
         """Number of completions, B."""
@@ -166,7 +188,7 @@ class RolloutBatch:
 
     def rows(self, index: Tensor) -> "RolloutBatch":
         """The completions at `index`, cut to their own longest prompt and completion."""
-        picked = {field.name: getattr(self, field.name)[index] for field in fields(self)}
+        picked = {name: _picked(tensor, index) for name, tensor in self.tensors().items()}
         width = max(int(picked["present"].sum(dim=1).max()), 1)
         depth = max(int(picked["prompt_present"].sum(dim=1).max()), 1)
         for name in ("prompt_ids", "prompt_present"):
@@ -181,7 +203,7 @@ class RolloutBatch:
             "anchor_hidden",
         ):
             picked[name] = picked[name][:, :width]
-        return RolloutBatch(**picked)
+        return RolloutBatch(**picked, layout=None)
 
     def lengths(self) -> Int[Tensor, " B"]:
         """Tokens of each prompt and completion together."""
@@ -191,13 +213,61 @@ class RolloutBatch:
         """Which of the batch's distinct prompts each completion answers, from 0; groups may share one."""
         return distinct_index(torch.where(self.prompt_present, self.prompt_ids, -1), dim=0)
 
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All fields but the layout, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "layout"}
+
+    def located(self) -> Layout:
+        """The layout, worked out where the batch has none."""
+        if self.layout is not None:
+            return self.layout
+        prompt, first = self.prompt_numbers(), dict[int, int]()
+        for row, number in enumerate(integers(prompt)):
+            first.setdefault(number, row)
+        rows = [first[number] for number in range(len(first))]
+        return Layout(
+            present=_positions(self.present),
+            trained=_positions(self.mask),
+            prompt=prompt,
+            first=torch.tensor(rows, dtype=torch.long, device=prompt.device),
+            lengths=integers(self.present.sum(dim=1)),
+        )
+
     def to(self, device: torch.device | str) -> "RolloutBatch":
-        """The same batch on another device."""
-        return RolloutBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        """The same batch on another device with its layout, all by one copy but for hidden states."""
+        device, tensors, layout = torch.device(device), dict(self.tensors()), self.located()
+        indices = [*layout.present, *layout.trained, layout.prompt, layout.first]
+        (hidden,) = moved([tensors.pop("anchor_hidden")], device)
+        there = moved([*tensors.values(), *indices], device)
+        at = there[len(tensors) :]
+        return RolloutBatch(
+            **dict(zip(tensors, there, strict=False)),
+            anchor_hidden=hidden,
+            layout=Layout(
+                present=(at[0], at[1]),
+                trained=(at[2], at[3]),
+                prompt=at[4],
+                first=at[5],
+                lengths=layout.lengths,
+            ),
+        )
 
     def with_(self, **changes: Tensor) -> "RolloutBatch":
         """A copy in which the named fields are replaced."""
-        return replace(self, **changes)
+        laid_out = {"prompt_ids", "prompt_present", "present", "mask"}
+        layout = None if changes.keys() & laid_out else self.layout
+        return RolloutBatch(**{**self.tensors(), **changes}, layout=layout)
+
+
+def _positions(mask: TokenMask) -> tuple[Tensor, Tensor]:
+    rows, columns = mask.nonzero(as_tuple=True)
+    return rows, columns
+
+
+def _picked(values: Tensor, index: Tensor) -> Tensor:
+    # Hidden states may lie on another device than the rest.
+    (there,) = moved([index], values.device)
+    return values[there]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

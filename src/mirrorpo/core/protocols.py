@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -168,11 +168,14 @@ class Verifier(RewardFn, Protocol):
 class OutputHead(Protocol):
     """Last hidden states to logits over the vocabulary, as the trainer reads them.
 
-    `frozen` says that nothing of it is trained.
+    `frozen` says that nothing of it is trained. `prepared` is the same head with its embedding cast once, for
+    whoever calls it often.
     """
 
     @property
     def frozen(self) -> bool: ...
+
+    def prepared(self) -> "OutputHead": ...
 
     def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]: ...
 
@@ -236,6 +239,50 @@ class RolloutEngine(Protocol):
     def serves_remotely(self) -> bool: ...
 
     def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingSizes:
+    """What a run will sample at most, and on what.
+
+    Attributes:
+        card: bytes of the device.
+        rows: completions of a call.
+        tokens: of the longest prompt and completion together.
+        token_bytes: keys and values of a token, of all layers.
+        vocabulary: logits of a row.
+    """
+
+    card: int
+    rows: int
+    tokens: int
+    token_bytes: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineMemory:
+    """What an engine holds on the trainer's device, in bytes.
+
+    Attributes:
+        sampling: while it samples, beside the trainer's own weights.
+        between: between two rollouts.
+        under: what it would hold under a setting of its group that makes it hold less.
+    """
+
+    sampling: int = 0
+    between: int = 0
+    under: Mapping[str, "EngineMemory"] = field(default_factory=dict[str, "EngineMemory"])
+
+
+@runtime_checkable
+class HoldsDeviceMemory(Protocol):
+    """An engine that holds memory of the trainer's device; any engine may.
+
+    It is asked before anything is allocated, so that a run that does not fit is refused.
+    """
+
+    def device_memory(self, sizes: SamplingSizes) -> EngineMemory: ...
 
 
 @runtime_checkable
@@ -321,6 +368,17 @@ class Divergence(Protocol):
 
 
 @runtime_checkable
+class KnowsGradient(Protocol):
+    """A divergence over the vocabulary that knows its gradient, which autograd then need not find.
+
+    `gradient` is that of the sum of factor times divergence over states, with respect to the policy's
+    log-probabilities [n, V], the factors [n]; a new tensor, made without autograd.
+    """
+
+    def gradient(self, policy: Tensor, anchor: Tensor, factor: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class Scorer(Protocol):
     """A view of the old policy in eval mode and without gradient, for weightings that ask for one.
 
@@ -386,7 +444,7 @@ class ImportanceCorrection(Protocol):
 
 @runtime_checkable
 class BetaSchedule(Protocol):
-    """The penalty's coefficient over a run, from the drift that was measured after each step."""
+    """The penalty's coefficient over a run, from the drift after each step; empty where none was measured."""
 
     def after(self, beta: float, drift: Mapping[str, float]) -> float: ...
 
@@ -416,6 +474,17 @@ class OptimiserSpec(Protocol):
     """What a `conf/optim/<name>.yaml` builds: an optimiser over a network's trainable parameters."""
 
     def build(self, network: torch.nn.Module) -> Optimiser: ...
+
+
+@runtime_checkable
+class DeclaresStateBytes(Protocol):
+    """An optimiser that says how many bytes it keeps beside weights and gradients; any may.
+
+    Of one that does not, Adam's are assumed. `matrices` are the trained parameters of hidden matrices,
+    `others` those of embeddings, head, norms and biases.
+    """
+
+    def state_bytes(self, matrices: int, others: int) -> int: ...
 
 
 @runtime_checkable

@@ -1,5 +1,6 @@
 """Methods of torch whose stubs give no type, with one; what goes from one device to another, at once."""
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -48,6 +49,30 @@ def chunks(values: Tensor, size: int) -> tuple[Tensor, ...]:
     return values.split(size)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
+def numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """The values of tensors without dimensions, by one read of their device.
+
+    Example:
+        >>> numbers([torch.tensor(0.5), torch.tensor(True)])
+        [0.5, 1.0]
+    """
+    if not scalars:
+        return []
+    values = torch.stack([scalar.detach().double() for scalar in scalars])
+    return values.tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+def all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """Whether no number of several tensors is NaN or infinite, on their device: nothing is read.
+
+    Example:
+        >>> all_finite([torch.zeros(2), torch.tensor([1.0, float("nan")])])
+        tensor(False)
+    """
+    filled = [tensor for tensor in tensors if tensor.numel()]
+    return torch.nn.utils.get_total_norm(filled, math.inf).isfinite()
+
+
 def moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Tensors of one device on another one, by one copy; the CPU does not wait for one to a CUDA device.
 
@@ -55,16 +80,28 @@ def moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """
     if not tensors or tensors[0].device.type == device.type:
         return [tensor.to(device) for tensor in tensors]
-    # As bytes, wider numbers first, so that each begins at a multiple of its width.
-    order = sorted(range(len(tensors)), key=lambda index: -tensors[index].element_size())
-    flat = [tensors[index].detach().reshape(-1).view(torch.uint8) for index in order]
-    packed = torch.cat(flat) if len(flat) > 1 else flat[0]
+    together = packed(tensors)
     # Memory of which CUDA copies by itself.
-    packed = packed.pin_memory() if device.type == "cuda" else packed
-    packed = packed.to(device, non_blocking=device.type != "cpu")
-    out, start = list(tensors), 0
-    for index, part in zip(order, flat, strict=True):
-        there = packed[start : start + len(part)]
-        out[index] = there.view(tensors[index].dtype).view(tensors[index].shape)
-        start += len(part)
+    together = together.pin_memory() if device.type == "cuda" else together
+    return unpacked(together.to(device, non_blocking=device.type != "cpu"), tensors)
+
+
+def packed(tensors: Sequence[Tensor]) -> Tensor:
+    """The bytes of several tensors one behind the other."""
+    flat = [tensors[index].detach().reshape(-1).view(torch.uint8) for index in _widest_first(tensors)]
+    return torch.cat(flat) if len(flat) > 1 else flat[0]
+
+
+def unpacked(together: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Views of what `packed` made of tensors like these."""
+    out, start = list(like), 0
+    for index in _widest_first(like):
+        end = start + like[index].numel() * like[index].element_size()
+        out[index] = together[start:end].view(like[index].dtype).view(like[index].shape)
+        start = end
     return out
+
+
+def _widest_first(tensors: Sequence[Tensor]) -> list[int]:
+    # So that each begins at a multiple of its numbers' width.
+    return sorted(range(len(tensors)), key=lambda index: -tensors[index].element_size())

@@ -10,6 +10,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from mirrorpo.distributed.collectives import ALONE, Ranks
+from mirrorpo.distributed.determinism import set_deterministic
 
 
 def named_device(name: str, ranks: Ranks = ALONE) -> torch.device:
@@ -60,11 +61,11 @@ def prepare(*, threads: int, deterministic: bool) -> None:
 
     Args:
         threads: that one operation may use on the CPU.
-        deterministic: use torch's deterministic algorithms where there are any.
+        deterministic: use torch's deterministic algorithms where there are any; a run with a model asks for
+            more by `strict_where_possible`.
     """
     torch.set_num_threads(threads)
-    # warn_only: an operation without a deterministic form is named, the run goes on.
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    set_deterministic(deterministic)
     torch.set_float32_matmul_precision("highest")
     # The run has a progress bar already.
     disable_progress_bar()

@@ -89,6 +89,11 @@ class MatchedDrift:
                 f"drift_questions=0 with {group}=matched_drift: the drift that it holds is not measured; set "
                 "drift_questions=16"
             )
+        if assembly.config.get("drift_every", 1) != 1:
+            yield (
+                f"drift_every={assembly.config['drift_every']} with {group}=matched_drift: beta is steered "
+                "after every step; set drift_every=1"
+            )
 
     def after(self, beta: float, drift: Mapping[str, float]) -> float:
         wanted = self.gain * math.log(max(drift[self.measure], 1e-12) / self.target)

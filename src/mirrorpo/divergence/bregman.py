@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mirrorpo.divergence.potentials import Potential, SumsItself
-from mirrorpo.divergence.vocabulary import total
+from mirrorpo.divergence.potentials import ClosedForm, Potential, SumsItself
+from mirrorpo.divergence.vocabulary import gradient_of_total, in_float64, total
 
 
 def probability(potential: Potential, log_p: Tensor) -> Tensor:
@@ -64,14 +64,24 @@ class ExactBregman:
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         return total(self._term, self._slope, policy, anchor.detach())
 
+    def gradient(self, policy: Tensor, anchor: Tensor, factor: Tensor) -> Tensor:
+        """That of factors times divergences, to the policy's log-probabilities."""
+        return gradient_of_total(self._slope, policy, anchor, factor)
+
     def _term(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         first, second = (log_p, log_q) if self.direction == "reverse" else (log_q, log_p)
+        if isinstance(self.potential, ClosedForm) and not in_float64(log_p):
+            return self.potential.closed(first, second)
         if isinstance(self.potential, SumsItself):
             return self.potential.bregman(first, second)
         return integrand(self.potential, first, second)
 
     def _slope(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         # d/dp of the term, times dp / d log p.
+        if isinstance(self.potential, ClosedForm) and not in_float64(log_p):
+            if self.direction == "reverse":
+                return self.potential.closed_slope(log_p, log_q)
+            return self.potential.closed_slope_of_second(log_q, log_p)
         if isinstance(self.potential, SumsItself) and self.direction == "reverse":
             return self.potential.bregman_slope(log_p, log_q).masked_fill_(
                 log_p < self.potential.log_floor, 0.0

@@ -1,13 +1,13 @@
 """A divergence in the loss: what is the same for all of them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
-from mirrorpo.core.protocols import Assembly, Divergence, Inert, StatesNotes
+from mirrorpo.core.protocols import Assembly, Divergence, Inert, KnowsGradient, StatesNotes
 from mirrorpo.divergence.potentials import HasPotential
 
 
@@ -73,6 +73,11 @@ class Penalty:
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         """The divergence, before its coefficient."""
         return self.divergence(policy, anchor, old)
+
+    @property
+    def gradient(self) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+        """That of factors times divergences over the vocabulary, where the divergence knows it."""
+        return self.divergence.gradient if isinstance(self.divergence, KnowsGradient) else None
 
     def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
         """Everything, where it is not there or multiplied by zero."""

@@ -6,6 +6,7 @@ Both take probabilities in (0, 1], in float64 when called by `bregman`.
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
@@ -54,6 +55,26 @@ class SumsItself(Protocol):
     def bregman_slope(self, log_p: Tensor, log_q: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
+class ClosedForm(Protocol):
+    """A potential whose divergence has a form in log-probabilities that needs no wider type than theirs.
+
+    Little cancels where p is near q, and nothing overflows. `closed` is d(p, q), `closed_slope` its
+    derivative with respect to log p, `closed_slope_of_second` that with respect to log q; each in a new
+    tensor.
+    """
+
+    def closed(self, log_p: Tensor, log_q: Tensor) -> Tensor: ...
+
+    def closed_slope(self, log_p: Tensor, log_q: Tensor) -> Tensor: ...
+
+    def closed_slope_of_second(self, log_p: Tensor, log_q: Tensor) -> Tensor: ...
+
+
+# No probability below exp(-80), about 2e-35, in an exponential's argument: float32 ends at exp(88).
+LEAST = -80.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NegativeEntropy:
     """f(p) = p log p, whose Bregman divergence is KL: sum_v p log(p/q) - p + q.
@@ -76,6 +97,19 @@ class NegativeEntropy:
 
     def df(self, p: Tensor) -> Tensor:
         return p.log() + 1
+
+    def closed(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        # p (e^g - 1 - g) with g = log q - log p.
+        p = log_p.clamp(min=LEAST)
+        gap = log_q.clamp(min=self.log_floor).sub_(p)
+        return gap.expm1().sub_(gap).mul_(p.exp_())
+
+    def closed_slope(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        p, q = log_p.clamp(min=self.log_floor), log_q.clamp(min=self.log_floor)
+        return torch.sub(p, q, out=q).mul_(p.exp_())
+
+    def closed_slope_of_second(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return log_q.exp().sub_(log_p.exp()).masked_fill_(log_q < self.log_floor, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +136,19 @@ class ItakuraSaito:
 
     def df(self, p: Tensor) -> Tensor:
         return -1 / p
+
+    def closed(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        gap = self._gap(log_p, log_q)
+        return gap.expm1().sub_(gap)
+
+    def closed_slope(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return self._gap(log_p, log_q).expm1_().masked_fill_(log_p < self.log_floor, 0.0)
+
+    def closed_slope_of_second(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return self._gap(log_p, log_q).expm1_().neg_().masked_fill_(log_q < self.log_floor, 0.0)
+
+    def _gap(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return log_p.clamp(min=self.log_floor).sub_(log_q.clamp(min=self.log_floor))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +188,28 @@ class Tsallis:
     def df(self, p: Tensor) -> Tensor:
         return (self.q * p ** (self.q - 1) - 1) / (self.q - 1)
 
+    def closed(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        # y^q (e^(q g) - 1 - q (e^g - 1)) / (q - 1) with y the second probability and g the gap of logs.
+        second = self._floored(log_q)
+        gap = self._floored(log_p).sub_(second)
+        gap = gap.mul(self.q).expm1_().sub_(gap.expm1_(), alpha=self.q)
+        return gap.mul_(second.mul_(self.q).exp_()).div_(self.q - 1)
+
+    def closed_slope(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        first, second = self._floored(log_p), self._floored(log_q).mul_(self.q - 1)
+        rise = torch.sub(first * (self.q - 1), second).expm1_()
+        slope = second.add_(first).exp_().mul_(rise).mul_(self.q / (self.q - 1))
+        return slope.masked_fill_(log_p < self.log_floor, 0.0)
+
+    def closed_slope_of_second(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        second = self._floored(log_q)
+        gap = second.exp().sub_(log_p.exp())
+        return gap.mul_(second.mul_(self.q - 1).exp_()).mul_(self.q).masked_fill_(log_q < self.log_floor, 0.0)
+
+    def _floored(self, logs: Tensor) -> Tensor:
+        # A power of a smaller probability would overflow as its inverse.
+        return logs.clamp(min=LEAST / max(self.q, 1.0))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Square:
@@ -175,3 +244,13 @@ class Square:
 
     def df(self, p: Tensor) -> Tensor:
         return 2 * self.factor * p
+
+    def closed(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return log_p.exp().sub_(log_q.exp()).square_().mul_(self.factor)
+
+    def closed_slope(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        p, q = log_p.exp(), log_q.exp()
+        return torch.sub(p, q, out=q).mul_(p).mul_(2 * self.factor)
+
+    def closed_slope_of_second(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return self.closed_slope(log_q, log_p)

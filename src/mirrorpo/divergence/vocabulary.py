@@ -16,6 +16,16 @@ PIECE = 2**17
 PIECE_ELSEWHERE = 2**24
 
 
+# Devices on which every probability and term is float64. Elsewhere, where memory's rate is the limit, what
+# has a form for it (`potentials.ClosedForm`) is computed in the log-probabilities' own type.
+IN_FLOAT64 = ("cpu",)
+
+
+def in_float64(rows: Tensor) -> bool:
+    """Whether sums over these rows are computed in float64 throughout."""
+    return rows.device.type in IN_FLOAT64
+
+
 def piece_by_piece(work: Callable[[slice], None], rows: Tensor) -> None:
     """Call `work`, without gradient, on cuts that cover the rows of a [N, V] tensor, at least a row each.
 
@@ -53,13 +63,21 @@ class Carried(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         log_p, log_q = ctx.saved_tensors
-        out = torch.empty_like(log_p)
+        return gradient_of_total(ctx.slope, log_p, log_q, gradient), None, None
 
-        def fill(cut: slice) -> None:
-            out[cut] = ctx.slope(log_p[cut], log_q[cut]) * gradient[cut, None]
 
-        piece_by_piece(fill, log_p)
-        return out, None, None
+def gradient_of_total(slope: Term, log_p: Tensor, log_q: Tensor, factor: Tensor) -> Tensor:
+    """The gradient to log_p of sum_n factor_n total_n, with `slope` as in `total`.
+
+    Shapes: log_p and log_q [N, V], factor [N]; the result is a new [N, V], in log_p's type.
+    """
+    out = torch.empty_like(log_p)
+
+    def fill(cut: slice) -> None:
+        torch.mul(slope(log_p[cut], log_q[cut]), factor[cut, None], out=out[cut])
+
+    piece_by_piece(fill, log_p)
+    return out
 
 
 def total(term: Term, slope: Term, log_p: Tensor, log_q: Tensor) -> Tensor:

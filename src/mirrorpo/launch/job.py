@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from submitit.helpers import TorchDistributedEnvironment
-
 # In the batch's folder, written before anything is submitted: a list for each member of the array.
 COMMANDS = "commands.json"
 
@@ -31,6 +29,8 @@ class Become:
         """Does not return."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+            from submitit.helpers import TorchDistributedEnvironment
+
             # The run then finds its other processes as under torchrun; which device is its own is for
             # LOCAL_RANK to say.
             # The port is the job's own, not one that stood in the submitting shell.

@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from submitit import SlurmExecutor
-
 from mirrorpo.config import paths
 from mirrorpo.launch.errors import LaunchError
 from mirrorpo.launch.job import COMMANDS
@@ -151,6 +149,9 @@ class SlurmLauncher(CellLauncher):
         self.say(f"submitted {len(cells)} cells as job {job}")
 
     def _script(self, folder: Path, name: str, count: int, code: Path | None) -> str:
+        # Only where SLURM is used, so that a run does without it.
+        from submitit import SlurmExecutor
+
         executor = SlurmExecutor(folder)
         setup = list(self._job.setup)
         if code is not None:

@@ -90,7 +90,7 @@ def read_cuts(
             head = model.head(temperature)
             return read_positions(head, states, tokens, logit_chunk=logit_chunk).logprobs.float()
 
-    with torch.no_grad(), evaluating(model.network), model.computing():
+    with torch.no_grad(), evaluating(model.network), model.reading():
         prefixes = _completions(model, batch)
         device = prefixes.states.device
         read = torch.zeros_like(batch.present)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.shapes import PerPosition, PerToken
-from mirrorpo.model.head import Head, HeadOutputs, Reader, read_positions
+from mirrorpo.model.head import Head, HeadOutputs, read_positions
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import shared_hidden
+from mirrorpo.model.reading import Reader, ReaderGradient
 
 
 def full_sequences(batch: RolloutBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,6 +45,7 @@ def read_completions(
     logit_chunk: int,
     rows_per_forward: Sequence[int] = (),
     reader: Reader | None = None,
+    reader_gradient: ReaderGradient | None = None,
     anchor_head: Head | None = None,
 ) -> tuple[HeadOutputs, Float[Tensor, "B T D"]]:
     """What the head gives at every real completion token; pads are never projected to the vocabulary.
@@ -56,6 +58,7 @@ def read_completions(
         rows_per_forward: rows of each forward pass, each distinct prompt computed once
             (`prefix.shared_hidden`); empty is one pass over full sequences.
         reader: one number a position from the policy's and the anchor's log-probabilities.
+        reader_gradient: of the reader's numbers, where it is known (`read_positions`).
         anchor_head: of the anchor, which the reader needs.
 
     Returns:
@@ -65,20 +68,21 @@ def read_completions(
         hidden = shared_hidden(model, batch, rows_per_forward)
     else:
         hidden = completion_hidden(model, batch)
+    # What a mask would pick, in its order; but a mask has to be counted on its device first.
+    present = batch.located().present
     head_outputs = read_positions(
         model.head(temperature),
-        hidden[batch.present],
-        batch.completion_ids[batch.present],
+        hidden[present],
+        batch.completion_ids[present],
         logit_chunk=logit_chunk,
         reader=reader,
+        reader_gradient=reader_gradient,
         anchor_head=anchor_head,
-        anchor_hidden=batch.anchor_hidden[batch.present] if reader is not None else None,
+        anchor_hidden=batch.anchor_hidden[present] if reader is not None else None,
     )
     return head_outputs, hidden
 
 
 def per_token(values: PerPosition, batch: RolloutBatch) -> PerToken:
     """Values at the real tokens, in row order, as a [B, T] tensor with zeros elsewhere."""
-    # masked_scatter keeps the gradient and needs no index arithmetic.
-    empty = values.new_zeros(batch.present.shape)
-    return empty.masked_scatter(batch.present, values)
+    return values.new_zeros(batch.present.shape).index_put(batch.located().present, values)

@@ -14,10 +14,12 @@ from torch import Tensor
 from mirrorpo.core.network import Adapted, CausalLM, Saveable, Tokenizer
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.fsdp import Unsharded
+from mirrorpo.model.compiled import compiling
 from mirrorpo.model.head import Head
 from mirrorpo.model.modes import evaluating
 from mirrorpo.model.offsets import OffsetFinder
 from mirrorpo.model.past import PAST
+from mirrorpo.model.product import HeadPrecision
 
 # What an architecture that is read in a way it does not allow may raise.
 FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -58,8 +60,10 @@ class LanguageModel:
         device: where it runs.
         adapter_off: read the network without the adapter that is trained; the reference policy under LoRA.
         start_adapter: the frozen adapter that is on when that one is off, where an adapter goes on training.
+        head_precision: of the operands of the head's product.
         prefix_fault: why prompts are not shared among completions, where the self-test found that.
         notes: what loading changed.
+        compiled: whether decoder layers run compiled where a batch is read.
         shards: whether the parameters lie in this process alone, or have to be gathered from several.
     """
 
@@ -71,8 +75,10 @@ class LanguageModel:
     device: torch.device
     adapter_off: bool = False
     start_adapter: str | None = None
+    head_precision: HeadPrecision = "float32"
     prefix_fault: str = ""
     notes: Sequence[str] = ()
+    compiled: bool = False
     shards: Unsharded = Unsharded()  # noqa: RUF009 - it keeps nothing
 
     @property
@@ -81,12 +87,28 @@ class LanguageModel:
         network = self.network.get_base_model() if isinstance(self.network, Adapted) else self.network
         return cast("CausalLM", network)
 
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is rounded to less than float32 in reading it."""
+        return self.dtype == torch.float32 and self.head_precision == "float32"
+
+    def head_dtype(self, hidden: Tensor) -> torch.dtype:
+        """The narrowest dtype in which the head reads the same off hidden states."""
+        return hidden.dtype if self.head_precision == "float32" else torch.bfloat16
+
     @contextmanager
     def computing(self) -> Iterator[None]:
         """The compute dtype, and the adapter switched off where this is the reference."""
         mixed = self.dtype != torch.float32
         autocast = torch.autocast(self.device.type, dtype=self.dtype) if mixed else nullcontext()
         with autocast, self._adapter():
+            yield
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """`computing` with compiled layers, if there are: for a batch, whose cache grows no further."""
+        layers = compiling(self.causal_lm) if self.compiled else nullcontext()
+        with self.computing(), layers:
             yield
 
     @contextmanager
@@ -129,7 +151,7 @@ class LanguageModel:
             present: True where a token counts; others are attended by none.
             positions: of each token in its own row, from 0.
         """
-        with self.computing():
+        with self.reading():
             output = self.decoder(
                 input_ids=ids, attention_mask=present.to(torch.long), position_ids=positions, use_cache=False
             )
@@ -145,6 +167,7 @@ class LanguageModel:
             softcap=getattr(config, "final_logit_softcapping", None),
             scale=float(multiplier) / float(divisor),
             temperature=temperature,
+            precision=self.head_precision,
         )
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -219,7 +242,7 @@ class LanguageModel:
             )
         # A token that the model rules out has the logit minus infinity in both.
         gap = float(torch.where(ours == theirs, 0.0, (ours - theirs).abs()).max())
-        if not gap <= (1e-3 if self.dtype == torch.float32 else 0.25):
+        if not gap <= (1e-3 if self.exact else 0.25):
             raise ValueError(
                 f"model.path: {name} transforms its logits in a way mirrorpo.model.head.Head does not "
                 f"(largest gap {gap:.3g}); add the transform there"

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +27,8 @@ from mirrorpo.model.language_model import LanguageModel, embedded
 from mirrorpo.model.lora import Continue, Lora
 from mirrorpo.model.prefix import prefix_requirements
 from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
+from mirrorpo.model.sizes import ModelSizes, adapter_size, shape_of
+from mirrorpo.model.stored import store_as_computed
 from mirrorpo.model.train_noise import silence
 from mirrorpo.model.words import word_tokenizer
 
@@ -102,6 +104,29 @@ class Pretrained:
         base = Path(self.path).resolve() if Path(self.path).is_dir() else self.path
         name_base(model, str(base))
         return model
+
+    def sizes(self, device: torch.device) -> ModelSizes:
+        """What its memory depends on, by its config alone.
+
+        Raises:
+            OSError: if there are no files.
+            ValueError: if they are of no model that is known.
+        """
+        path, revision = self._folder, self.revision
+        while (base := base_of(path, revision)) is not None and base[0] != path:
+            path, revision = _located(base[0]), base[1]
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        with torch.device("meta"):
+            network = AutoModelForCausalLM.from_config(config)
+        rank, targets, dropout = _adapters(self.lora, self._folder, self.revision)
+        return ModelSizes(
+            shape=shape_of(network),
+            rank=rank,
+            adapters=adapter_size(network, rank, targets) if rank else 0,
+            dropout=dropout,
+            compute=compute_dtype(self.dtype, device).itemsize,
+            checkpointing=self.gradient_checkpointing,
+        )
 
     def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
         """Sharing a prompt among completions has to fit the attention and the recomputation."""
@@ -258,6 +283,21 @@ def _located(path: str) -> str:
     return path
 
 
+def _adapters(
+    lora: Lora | Continue | None, path: str, revision: str | None
+) -> tuple[int, Sequence[str] | None, bool]:
+    # Rank, targets and dropout of what a run trains.
+    if isinstance(lora, Continue):
+        from peft import LoraConfig, PeftConfig
+
+        saved = PeftConfig.from_pretrained(path, revision=revision)
+        if isinstance(saved, LoraConfig):
+            # Its targets may be a pattern; all projections are an upper bound.
+            return saved.r, None, bool(saved.lora_dropout)
+        return 0, None, False
+    return (lora.rank, lora.targets, bool(lora.dropout)) if lora else (0, None, False)
+
+
 def compute_dtype(name: Dtype, device: torch.device) -> torch.dtype:
     """The dtype a setting stands for on a device."""
     if name == "auto":
@@ -349,11 +389,13 @@ def _special_ids(
 def reference(model: LanguageModel) -> LanguageModel:
     """The frozen start model: the adapter switched off, or a copy.
 
-    The copy keeps the policy's own precision, so that every divergence starts at exactly zero.
+    The copy computes what the policy does to the bit, so that every divergence starts at exactly zero.
     """
     if hasattr(model.network, "disable_adapter"):
         return model.without_adapter()
     network = copy.deepcopy(model.network).eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    return replace(model, network=network, shards=Unsharded())
+    start = replace(model, network=network, shards=Unsharded())
+    store_as_computed(start)
+    return start

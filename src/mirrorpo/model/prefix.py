@@ -16,7 +16,7 @@ from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import TAKE_A_MASK
 from mirrorpo.core.protocols import Config
 from mirrorpo.model.language_model import LanguageModel, recomputes
-from mirrorpo.model.past import PAST
+from mirrorpo.model.past import PAST, Prefix
 
 
 def prefix_requirements(config: Config) -> Iterable[str]:
@@ -54,41 +54,6 @@ def obstacle(model: LanguageModel) -> str:
     return ""
 
 
-class Prefix(DynamicLayer):
-    """The start of some rows of another cache's layer, put in front of what is new; nothing is kept.
-
-    Attributes:
-        start: keys and values of all the other layer's rows.
-        rows: which of them; a row may stand several times.
-    """
-
-    def __init__(self, layer: CacheLayerMixin, rows: Tensor, width: int) -> None:
-        super().__init__()
-        assert layer.keys is not None and layer.values is not None
-        self.start = layer.keys[:, :, :width], layer.values[:, :, :width]
-        # What the rest of a cache asks a layer for.
-        self.keys, self.values = self.start
-        self.rows, self.is_initialized = rows, True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        return self._joined(self.start[0], key_states), self._joined(self.start[1], value_states)
-
-    def _joined(self, prefix: Tensor, new: Tensor) -> Tensor:
-        # Under autocast transformers 5.19 keeps values in the wider dtype of the keys.
-        prefix = prefix.to(new.dtype)
-        if torch.is_grad_enabled():
-            return torch.cat([prefix.index_select(0, self.rows), new], dim=2)
-        rows, heads, length, size = new.shape
-        width = prefix.shape[2]
-        # Straight into its place: a copy of the rows by themselves would be as much memory again.
-        out = new.new_empty(rows, heads, width + length, size)
-        torch.index_select(prefix, 0, self.rows, out=out[:, :, :width])
-        out[:, :, width:] = new
-        return out
-
-
 def start_of(cache: Cache, rows: Int[Tensor, " N"], width: int) -> Cache:
     """A cache of N rows that begin with the first `width` keys and values of another one's `rows`."""
     layers = [layer for layer in cache.layers if isinstance(layer, CacheLayerMixin)]
@@ -104,14 +69,13 @@ def read_prompts(
     Returns:
         The cache behind them, the state that predicts each one's first token, and the prompt of each row.
     """
-    owner = batch.prompt_numbers()
-    first = torch.stack([(owner == prompt).nonzero()[0, 0] for prompt in range(int(owner.max()) + 1)])
-    ids, present = batch.prompt_ids[first], batch.prompt_present[first]
+    layout = batch.located()
+    ids, present = batch.prompt_ids[layout.first], batch.prompt_present[layout.first]
     positions = (present.cumsum(dim=1) - 1).clamp(min=0)
     output = model.causal_lm.get_decoder()(
         input_ids=ids, attention_mask=present.long(), position_ids=positions, use_cache=True
     )
-    return output[PAST], output.last_hidden_state[:, -1:], owner
+    return output[PAST], output.last_hidden_state[:, -1:], layout.prompt
 
 
 def read_behind(
@@ -126,7 +90,7 @@ def read_behind(
         cache: with these rows' prompts; what is computed is added to it, if it keeps anything.
         before: the state at each row's last prompt token.
     """
-    width = max(int(batch.present[rows].sum(dim=1).max()), 1)
+    width = max([*batch.located().lengths[rows], 1])
     present = batch.present[rows, :width]
     attended = torch.cat([batch.prompt_present[rows], present], dim=1)
     positions = (attended.cumsum(dim=1) - 1).clamp(min=0)[:, -width:]
@@ -153,7 +117,7 @@ def shared_hidden(
         batch: its rows in stretches of like length.
         rows_per_forward: how many rows are computed together, stretch by stretch; they add up to B.
     """
-    with model.computing():
+    with model.reading():
         cache, last, owner = read_prompts(model, batch)
         hidden: list[Tensor] = []
         start = 0

@@ -51,6 +51,10 @@ class Muon:
             parts.append((adam, self.rest_factor))
         return Together(parts)
 
+    def state_bytes(self, matrices: int, others: int) -> int:
+        """One float32 average of a matrix, two of everything else."""
+        return 4 * matrices + 8 * others
+
 
 class OrthogonalMomentum(torch.optim.Optimizer):
     """Nesterov momentum whose update is replaced by its nearest semi-orthogonal matrix."""

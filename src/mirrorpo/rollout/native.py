@@ -11,13 +11,23 @@ from transformers.cache_utils import Cache
 
 from mirrorpo.core.batch import Completion, RolloutRequest
 from mirrorpo.core.cut import TAKE_A_MASK
-from mirrorpo.core.protocols import Assembly, GenerativeModel, ModelNeed, OutputHead
+from mirrorpo.core.protocols import (
+    Assembly,
+    EngineMemory,
+    GenerativeModel,
+    ModelNeed,
+    OutputHead,
+    SamplingSizes,
+)
 from mirrorpo.core.tensors import chunks, flags, moved
 from mirrorpo.rollout.cache import Blocks, Rows, Selection, in_blocks
 from mirrorpo.rollout.collate import pad
 from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.sampling import draw
 from mirrorpo.rollout.weights import network_config, plain
+
+# Of a row's logits and what a token is drawn by, for each token of the vocabulary.
+VOCABULARY_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +69,15 @@ class Native:
         """A cache whose rows can be repeated and dropped."""
         return ("sample",)
 
+    def device_memory(self, sizes: SamplingSizes) -> EngineMemory:
+        """The cache of the rows that are sampled together, and some tensors over their vocabulary."""
+        of_row = (sizes.tokens + self.cache_block) * sizes.token_bytes + VOCABULARY_BYTES * sizes.vocabulary
+        rows, fewer = min(sizes.rows, self.rows_at_once), max(self.rows_at_once // 4, 1)
+        return EngineMemory(
+            sampling=rows * of_row,
+            under={f"rows_at_once={fewer}": EngineMemory(sampling=min(rows, fewer) * of_row)},
+        )
+
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
         """A cut distribution is not the policy that is trained."""
         return cut_distribution_notes(group, self.top_p)
@@ -76,7 +95,7 @@ class Native:
         stride = max(self.rows_at_once // size, 1)
         completions: list[Completion] = []
         with model.evaluating(), model.computing(), _without_graph(model.device):
-            head = model.head(request.temperature)
+            head = model.head(request.temperature).prepared()
             for start in range(groups.start, groups.stop, stride):
                 cut = slice(start, min(start + stride, groups.stop))
                 ids, logprobs = self._sample(

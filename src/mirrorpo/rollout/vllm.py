@@ -13,11 +13,20 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import torch
 
 from mirrorpo.core.batch import Completion, RolloutRequest
-from mirrorpo.core.protocols import Assembly, GenerativeModel, ModelNeed
+from mirrorpo.core.protocols import (
+    Assembly,
+    EngineMemory,
+    GenerativeModel,
+    ModelNeed,
+    SamplingSizes,
+)
 from mirrorpo.core.seeds import global_state, restore_global_state
 from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.request import ABSENT, group_completions, sampling_settings
 from mirrorpo.rollout.weights import fingerprint, merged, network_config, plain
+
+# Bytes that a sleeping engine keeps: CUDA graphs and buffers.
+ASLEEP = 2 * 2**30
 
 
 @runtime_checkable
@@ -130,6 +139,14 @@ class Colocated:
         """Weights under their own names, adapters merged."""
         return ("merge",)
 
+    def device_memory(self, sizes: SamplingSizes) -> EngineMemory:
+        """Its share of the device; asleep, what it does not give back."""
+        share = round(self.memory * sizes.card)
+        asleep = EngineMemory(sampling=share, between=min(ASLEEP, share))
+        if self.sleep:
+            return asleep
+        return EngineMemory(sampling=share, between=share, under={"sleep=true": asleep})
+
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
         """A cut distribution is not the policy that is trained."""
         return cut_distribution_notes(group, self.top_p)
@@ -151,6 +168,9 @@ class Colocated:
             if not groups:
                 return []
             if self.sleep and running.weights is not None:
+                # What the trainer's allocator has kept of the update is not vLLM's to take.
+                if model.device.type == "cuda":
+                    torch.cuda.empty_cache()
                 running.llm.wake_up()
             self._load_weights(running, model)
             answers = running.llm.generate(
@@ -239,6 +259,8 @@ def _start(settings: Colocated, model: GenerativeModel) -> Engine:
             generation_config="vllm",
             logprobs_mode="processed_logprobs",
             dtype=dtype,
+            # Logits of half precision would be 0.01 nats and more from the trainer's.
+            hf_overrides={"head_dtype": "float32"},
             gpu_memory_utilization=settings.memory,
             max_model_len=settings.max_model_len,
             enforce_eager=settings.enforce_eager,

@@ -16,16 +16,16 @@ from mirrorpo.distributed.fsdp import weights
 
 @runtime_checkable
 class AdapterLayer(Protocol):
-    """A layer that an adapter of `peft` adds something to."""
+    """A layer that an adapter of `peft` adds something to.
+
+    Nothing stands here that a module holds as a part: from Python 3.12 on `isinstance` does not see parts.
+    """
 
     @property
     def disable_adapters(self) -> bool: ...
 
     @property
     def active_adapters(self) -> Sequence[str]: ...
-
-    @property
-    def lora_A(self) -> torch.nn.ModuleDict: ...
 
     def get_delta_weight(self, adapter: str) -> Tensor: ...
 
@@ -80,6 +80,11 @@ def _active(module: AdapterLayer) -> Sequence[str]:
     return () if module.disable_adapters else tuple(module.active_adapters)
 
 
+def _adapter_names(module: AdapterLayer) -> list[str]:
+    first_factors = cast("torch.nn.Module", module).get_submodule("lora_A")
+    return list(cast("torch.nn.ModuleDict", first_factors))
+
+
 def fingerprint(model: GenerativeModel) -> tuple[int, ...]:
     """A sum over the bits of every weight, and which adapters are on; equal for equal weights, whoever
     changed them.
@@ -88,7 +93,7 @@ def fingerprint(model: GenerativeModel) -> tuple[int, ...]:
     with model.computing():
         # By their place among a module's adapters.
         on = [
-            sum(1 + list(module.lora_A).index(adapter) for adapter in _active(module))
+            sum(1 + _adapter_names(module).index(adapter) for adapter in _active(module))
             for module in _adapters(network).values()
         ]
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

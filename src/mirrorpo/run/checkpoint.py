@@ -4,6 +4,7 @@ One process writes all of its state to `state.pt`. Of several ranks each writes 
 tensors beside it (torch.distributed.checkpoint), and any number of ranks can go on from either.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only
 from mirrorpo.config.values import Config, JsonObject
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.fsdp import empty_shard, is_sharded, shape_only, sharded
+from mirrorpo.run.background import Background
 from mirrorpo.run.disk import file_digest, sync_folder, write_atomic, writing_to
 from mirrorpo.run.manifest import DIGEST, RECORDS, checkpoint_folders, named_digests
 
@@ -38,6 +41,7 @@ def save(
     keep: int,
     ranks: Ranks = ALONE,
     records: Callable[[], JsonObject] | None = None,
+    background: Background | None = None,
 ) -> None:
     """Write the checkpoint of a step beside, sync it, rename it; then drop all but the newest `keep`.
 
@@ -48,17 +52,49 @@ def save(
         step: that is done.
         state: what the run is at that step.
         keep: how many stay.
-        ranks: that train together.
-        records: what is to be kept of the run's other files; called by rank 0.
+        ranks: that train together; of several, each waits until all is written.
+        records: what is to be kept of the run's other files; called by rank 0, before this returns.
+        background: where a copy of the state is written while the run goes on; None writes it here and now.
 
     Raises:
-        DiskError: if there is no room, or the like.
+        DiskError: if there is no room, or the like; in the background, where that is looked at.
     """
     with writing_to(folder.parent):
-        _save(folder, step, state, keep, ranks, records)
+        if ranks.world_size > 1:
+            _save_shared(folder, step, state, keep, ranks, records)
+            return
+        if background is not None:
+            # Before the copy: two of them, and the state itself, would be too much.
+            background.wait()
+        kept = None if records is None else records()
+        beside = _beside(folder, step)
+        if background is None:
+            _complete(beside, folder / f"step_{step:06d}", state, keep, kept, sharded=False)
+            return
+        copied = tree_map_only(Tensor, _on_host, dict(state))
+
+    def write() -> None:
+        with writing_to(folder.parent):
+            _complete(beside, folder / f"step_{step:06d}", copied, keep, kept, sharded=False)
+
+    background.start(write)
 
 
-def _save(
+def _beside(folder: Path, step: int) -> Path:
+    beside = folder / f".step_{step:06d}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    return beside
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    if tensor.device.type == "cpu":
+        return tensor.detach().clone()
+    # Memory that does not move takes a copy at the speed of the bus.
+    return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda).copy_(tensor.detach())
+
+
+def _save_shared(
     folder: Path,
     step: int,
     state: Config,
@@ -66,10 +102,7 @@ def _save(
     ranks: Ranks,
     records: Callable[[], JsonObject] | None,
 ) -> None:
-    beside = folder / f".step_{step:06d}"
-    if ranks.first:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+    beside = _beside(folder, step) if ranks.first else folder / f".step_{step:06d}"
     if shares := {name: tensor for name, tensor in _tensors(state).items() if is_sharded(tensor)}:
         from torch.distributed import checkpoint
 
@@ -83,18 +116,39 @@ def _save(
     ranks.all_gather(None)
 
 
+class _Hashed:
+    """A file that is written from its beginning to its end, and the hash of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._sum = file, hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._sum.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    @property
+    def digest(self) -> str:
+        return self._sum.hexdigest()
+
+
 def _complete(
     beside: Path, final: Path, state: Config, keep: int, records: JsonObject | None, *, sharded: bool
 ) -> None:
     folder = final.parent
     with (beside / STATE).open("wb") as file:
+        hashed = _Hashed(file)
         # What lies divided is named here by its shape alone.
-        torch.save(tree_map_only(Tensor, shape_only, dict(state)) if sharded else dict(state), file)
+        written = tree_map_only(Tensor, shape_only, dict(state)) if sharded else dict(state)
+        torch.save(written, hashed)  # pyright: ignore[reportArgumentType]
         file.flush()
         os.fsync(file.fileno())
     if records is not None:
         write_atomic(beside / RECORDS, json.dumps(records, default=str) + "\n")
-    write_atomic(beside / DIGEST, sums(beside, sharded=sharded))
+    sums = shared_sums(beside, hashed.digest) if sharded else _lone_sums(beside, hashed.digest)
+    write_atomic(beside / DIGEST, sums)
     # A damaged checkpoint of the same step was passed over at resume; a rename cannot replace it.
     shutil.rmtree(final, ignore_errors=True)
     beside.rename(final)
@@ -191,16 +245,16 @@ def _intact(path: Path) -> bool:
     )
 
 
-def sums(path: Path, *, sharded: bool) -> str:
-    """What a checkpoint's `sha256` says of its files: of one process's the sum alone, of several as
-    `sha256sum -c` reads it.
+def shared_sums(path: Path, state: str) -> str:
+    """What the `sha256` of several processes' checkpoint says of its files, as `sha256sum -c` reads it.
+
+    Args:
+        path: of the checkpoint.
+        state: digest of its `state.pt`.
 
     Raises:
         RuntimeError: if a rank's shares are not there.
     """
-    kept = [RECORDS] if (path / RECORDS).exists() else []
-    if not sharded:
-        return file_digest(path / STATE) + "\n" + _named_sums(path, kept)
     from torch.distributed.checkpoint import FileSystemReader
 
     shares = {place.relative_path for place in FileSystemReader(path).read_metadata().storage_data.values()}
@@ -209,7 +263,16 @@ def sums(path: Path, *, sharded: bool) -> str:
             f"{path}: the shares {', '.join(absent)} are not there; set out= to a folder that every node of "
             f"the run shares"
         )
-    return _named_sums(path, [STATE, ".metadata", *sorted(shares), *kept])
+    return f"{state}  {STATE}\n" + _named_sums(path, [".metadata", *sorted(shares), *_records(path)])
+
+
+def _lone_sums(path: Path, state: str) -> str:
+    # Of one process, `state.pt` has no name.
+    return f"{state}\n" + _named_sums(path, _records(path))
+
+
+def _records(path: Path) -> list[str]:
+    return [RECORDS] if (path / RECORDS).exists() else []
 
 
 def _named_sums(path: Path, names: Sequence[str]) -> str:

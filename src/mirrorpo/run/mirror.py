@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from mirrorpo.config.values import Config
+from mirrorpo.run import background
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,8 @@ def bounded_exit(limit_s: float = LIMIT_S) -> Iterator[None]:
 
     The interpreter waits for threads and exit hooks, and those of a client whose server is away may wait for
     ever. So behind a tracker that was not closed in good order it ends at once, behind any other within
-    the limit. A block in which no tracker was called ends as ever.
+    the limit. A block in which no tracker was called ends as ever, but at once beside a checkpoint that is
+    still being written.
     """
     ended: BaseException | None = None
     try:
@@ -137,7 +139,7 @@ def bounded_exit(limit_s: float = LIMIT_S) -> Iterator[None]:
     except BaseException as error:
         ended = error
     status = _status(ended)
-    if _unclosed.is_set():
+    if _unclosed.is_set() or background.under_way():
         _report(ended)
         _leave(status)
     if _used.is_set():

@@ -35,6 +35,7 @@ from mirrorpo.core.protocols import (
     Weighting,
 )
 from mirrorpo.divergence.penalty import Penalty
+from mirrorpo.model.compiled import compile_requirements
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.reward.plain import verifier
 from mirrorpo.weighting.unscored import span_weighting
@@ -153,6 +154,7 @@ def _requirements(components: Components) -> Iterator[str]:
             f"steps={steps} with dataset={type(dataset).__name__}: it has no training split and is for "
             "evaluation only; use steps=0"
         )
+    yield from compile_requirements(components.config, model_needs(components))
     for group, part in components.groups():
         if isinstance(part, StatesRequirements):
             yield from part.requirements(group, components)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from mirrorpo.config.cell import Cell
-from mirrorpo.config.settings import EvaluationSettings, RunSettings
+from mirrorpo.config.settings import DriftSettings, EvaluationSettings, RunSettings
 from mirrorpo.config.values import JsonObject
 from mirrorpo.run import checkpoint, records
 from mirrorpo.run.disk import write_atomic
@@ -24,8 +24,8 @@ def extend(cell: Cell, components: Components) -> None:
     """Where `extend=true` and the cell has no checkpoint yet, begin its folder with a shorter run's steps.
 
     Afterwards the folder is that of a run which was stopped behind those steps; resuming does the rest. Its
-    rows are those of a run of this length from the start: the shorter run's last step is evaluated only where
-    this one evaluates.
+    rows are those of a run of this length from the start: the shorter run's last step is evaluated, and its
+    drift measured, only where this one does so.
 
     Raises:
         ValueError: if there is no such run, or it is no beginning of this one.
@@ -105,8 +105,11 @@ def _copy_record(cell: Cell, source: ShorterRun, folder: RunFolder) -> None:
             },
         }
     )
-    _copy_rows(source.folder.metrics, folder.metrics, source.steps, evaluated)
-    _copy_rows(source.folder.timings, folder.timings, source.steps, evaluated)
+    left_out = () if evaluated else ("eval/", "eval_s")
+    if not DriftSettings.of(cell.config).due(source.steps, evaluated=evaluated):
+        left_out += ("drift/",)
+    _copy_rows(source.folder.metrics, folder.metrics, source.steps, left_out)
+    _copy_rows(source.folder.timings, folder.timings, source.steps, left_out)
     for path in source.folder.path.glob("eval/step_*.jsonl"):
         if evaluated or path.name != source.folder.evaluation(source.steps).name:
             _copy(path, folder.path / "eval" / path.name)
@@ -115,13 +118,13 @@ def _copy_record(cell: Cell, source: ShorterRun, folder: RunFolder) -> None:
             _copy(path, folder.path / name / path.name)
 
 
-def _copy_rows(source: JsonLines, target: JsonLines, last: int, evaluated: bool) -> None:
-    rows = [row if evaluated or row["step"] != last else _without_evaluation(row) for row in source.rows()]
+def _copy_rows(source: JsonLines, target: JsonLines, last: int, left_out: tuple[str, ...]) -> None:
+    rows = [row if row["step"] != last else _without(row, left_out) for row in source.rows()]
     write_atomic(target.path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _without_evaluation(row: JsonObject) -> JsonObject:
-    return {key: value for key, value in row.items() if not key.startswith("eval/") and key != "eval_s"}
+def _without(row: JsonObject, left_out: tuple[str, ...]) -> JsonObject:
+    return {key: value for key, value in row.items() if not key.startswith(left_out)}
 
 
 def _copy(source: Path, target: Path) -> None:

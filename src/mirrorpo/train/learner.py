@@ -1,6 +1,7 @@
 """Everything between a rollout and the optimiser: rescoring, micro-batches, updates."""
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,9 +14,9 @@ from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
 from mirrorpo.core.masked import masked, mean_one
 from mirrorpo.core.protocols import ImportanceCorrection, Optimiser, SpanWeighting
-from mirrorpo.core.shapes import PerCompletion, PerToken, TokenMask
+from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar, TokenMask
 from mirrorpo.core.span import ScoredSpan
-from mirrorpo.core.tensors import distinct_index
+from mirrorpo.core.tensors import all_finite, distinct_index, moved, numbers
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.fsdp import full_tensor, local_shard
 from mirrorpo.divergence.penalty import Penalty
@@ -24,8 +25,7 @@ from mirrorpo.model.head import Head
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.train.loss import policy_loss
-from mirrorpo.train.metrics import RunningMeans, update_metrics
-from mirrorpo.train.micro_batch import plan_micro_batches
+from mirrorpo.train.metrics import RunningMeans, Totals, update_metrics
 from mirrorpo.train.old_policy import PolicyScorer, policy_scorer
 
 
@@ -70,6 +70,16 @@ class _Window:
     rows: Int[Tensor, " N"]
     local: Bool[Tensor, " B"]
     first: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Update:
+    # One optimiser step that was taken; whether the weights are finite after it is not read yet.
+    number: int
+    lr: float
+    loss: float
+    norm: float
+    weights_finite: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,7 +184,8 @@ class Learner:
         rows = (acts & batch.mask.any(dim=1)).nonzero().flatten()
         if len(rows) == 0:
             return TokenCredit(advantages=advantages, weights=weights)
-        part = batch.rows(rows)
+        # No weighting reads the anchor's hidden states, which are large.
+        part = batch.with_(anchor_hidden=batch.anchor_hidden[..., :0]).rows(rows)
         raw, spans = self.weighting.explain(part, self.old_policy, seed)
         weights[rows, : raw.shape[1]] = mean_one(raw, part.mask)
         spans = [replace(scored, row=int(rows[scored.row])) for scored in spans]
@@ -196,6 +207,7 @@ class Learner:
             logit_chunk=self.settings.logit_chunk,
             rows_per_forward=rows_per_forward,
             reader=None if anchor_head is None else reader,
+            reader_gradient=self.penalty.gradient,
             anchor_head=anchor_head,
         )
         logprobs = per_token(head_outputs.logprobs, batch)
@@ -217,55 +229,61 @@ class Learner:
                 a weight is not.
         """
         means = RunningMeans()
-        losses: list[float] = []
-        norms: list[float] = []
+        updates: list[_Update] = []
         windows = self._windows(scored.batch, len(lrs))
         local = self._local(scored.batch, windows)
         for update, (lr, rows) in enumerate(zip(lrs, windows, strict=True)):
             if len(rows) == 0:
                 # Dynamic sampling may leave fewer groups than updates.
                 continue
+            if updates:
+                self._refuse_infinite(updates[-1], *numbers([updates[-1].weights_finite]))
             window = _Window(scored=scored, credit=credit, rows=rows, local=local, first=update == 0)
-            loss, norm = self._update(window, lr, update, means)
-            losses.append(loss)
-            norms.append(norm)
-        means = RunningMeans.joined(self.ranks.all_gather(means))
-        return means.read() | {
-            "loss/value": sum(losses) / len(losses),
-            "grad/norm": sum(norms) / len(norms),
-            "lr/value": lrs[len(losses) - 1],
+            updates.append(self._update(window, lr, update, means))
+        totals, finite = means.totals(updates[-1].weights_finite)
+        self._refuse_infinite(updates[-1], *finite)
+        return Totals.joined(self.ranks.all_gather(totals)).means() | {
+            "loss/value": sum(update.loss for update in updates) / len(updates),
+            "grad/norm": sum(update.norm for update in updates) / len(updates),
+            "lr/value": lrs[len(updates) - 1],
         }
 
-    def _update(self, window: _Window, lr: float, update: int, means: RunningMeans) -> tuple[float, float]:
+    def _update(self, window: _Window, lr: float, update: int, means: RunningMeans) -> _Update:
         with self.policy.shards.gathered():
             share = self._accumulate(window, means)
             self.policy.shards.reduce()
-        loss = sum(self.ranks.all_gather(share))
         trained = [parameter for parameter in self.policy.network.parameters() if parameter.grad is not None]
         most = self.settings.max_grad_norm or float("inf")
-        norm = float(full_tensor(torch.nn.utils.clip_grad_norm_(trained, most)))
-        if not torch.isfinite(torch.tensor([loss, norm])).all():
+        gradient_norm = full_tensor(torch.nn.utils.clip_grad_norm_(trained, most))
+        # The one time that an update waits for its device before it is done.
+        local_loss, norm = numbers([share, gradient_norm])
+        loss = sum(self.ranks.all_gather(local_loss))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFinite(f"loss {loss}, gradient norm {norm} at update {update} of the rollout")
         self.optimiser.step(lr)
         self.optimiser.zero_grad()
-        finite = all(bool(local_shard(parameter).isfinite().all()) for parameter in trained)
-        if not all(self.ranks.all_gather(finite)):
-            raise NotFinite(
-                f"a weight is not finite after update {update} of the rollout (loss {loss}, gradient "
-                f"norm {norm}, lr {lr})"
-            )
-        return loss, norm
+        finite = all_finite([local_shard(parameter) for parameter in trained])
+        return _Update(number=update, lr=lr, loss=loss, norm=norm, weights_finite=finite)
 
-    def _accumulate(self, window: _Window, means: RunningMeans) -> float:
+    def _refuse_infinite(self, update: _Update, finite: float) -> None:
+        # Before the next pass: an exact divergence may look NaN up in a table.
+        if not all(self.ranks.all_gather(bool(finite))):
+            raise NotFinite(
+                f"a weight is not finite after update {update.number} of the rollout (loss {update.loss}, "
+                f"gradient norm {update.norm}, lr {update.lr})"
+            )
+
+    def _accumulate(self, window: _Window, means: RunningMeans) -> Scalar:
         # The gradients of this rank's rows, and their share of the loss.
+        device, credit = self.policy.device, window.credit
         mask = window.scored.batch.mask[window.rows]
-        denominator = self.algo.aggregate.denominator(mask).to(self.policy.device)
-        total = 0.0
+        (denominator,) = moved([self.algo.aggregate.denominator(mask)], device)
+        total = torch.zeros((), dtype=torch.float64, device=device)
         self.policy.network.train()
         for rows, rows_per_forward, with_gradient in self._micro_batches(window, mask):
-            micro = window.scored.batch.rows(rows).to(self.policy.device)
-            advantages = window.credit.advantages[rows].to(self.policy.device)
-            weights = window.credit.weights[rows][:, : micro.completion_ids.shape[1]].to(self.policy.device)
+            micro = window.scored.batch.rows(rows).to(device)
+            width = micro.completion_ids.shape[1]
+            advantages, weights = moved([credit.advantages[rows], credit.weights[rows][:, :width]], device)
             with torch.set_grad_enabled(with_gradient):
                 policy = self.outputs(micro, window.scored.anchor_head, rows_per_forward)
                 if self.on_policy:
@@ -282,7 +300,7 @@ class Learner:
                 )
             if with_gradient:
                 loss.backward()  # pyright: ignore[reportUnknownMemberType]
-            total += float(loss.detach())
+            total += loss.detach()
             update_metrics(
                 means,
                 policy,
@@ -305,8 +323,7 @@ class Learner:
             rows = window.rows[chosen & local]
             if len(rows):
                 part = window.scored.batch.rows(rows)
-                budget = self.settings.tokens_per_micro_batch
-                for micro in plan_micro_batches(part, budget, self.old_policy.forward.prefix_sharing):
+                for micro in self.old_policy.forward.parts(part):
                     yield rows[micro.rows], micro.rows_per_forward, with_gradient
 
     def _has_gradient(self, mask: TokenMask, advantages: PerCompletion) -> Bool[Tensor, " B"]:

@@ -1,13 +1,15 @@
 """Everything heavy that a run holds: the model, what trains and asks it, and the questions."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from mirrorpo.config.settings import (
     DriftSettings,
     EvaluationSettings,
+    ModelSettings,
     RolloutSettings,
     RunSettings,
     UpdateSettings,
@@ -15,16 +17,20 @@ from mirrorpo.config.settings import (
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import RolloutEngine, Verifier
 from mirrorpo.distributed.collectives import Ranks
+from mirrorpo.distributed.determinism import strict_where_possible
+from mirrorpo.model.compile_layers import with_compiled_layers
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import reference
 from mirrorpo.model.prompt import Rendered
 from mirrorpo.rollout.collector import Collector
 from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.train.build import Components, model_needs
+from mirrorpo.train.call_cost import CallCost, call_cost
 from mirrorpo.train.drift import draw_probe
 from mirrorpo.train.evaluate import Evaluator
 from mirrorpo.train.learner import Learner
-from mirrorpo.train.model_check import ModelCheck, checked
+from mirrorpo.train.memory_check import Memory, checked_memory
+from mirrorpo.train.model_check import ModelCheck, checked, try_passes
 from mirrorpo.train.questions import Questions, load_questions
 from mirrorpo.train.sharded import sharded_engine, sharded_model, sharded_reward
 from mirrorpo.train.step import Drift
@@ -42,6 +48,9 @@ class LoadedRun:
         questions: of training and evaluation.
         rendered: the evaluation's prompts, as text and ids.
         model_check: in which ways the model was seen to be read rightly.
+        call_cost: what a call of the network costs beside its tokens.
+        deterministic: what of `deterministic` holds on this device.
+        memory: what the run will hold on its card, where it has one.
     """
 
     learner: Learner
@@ -51,11 +60,30 @@ class LoadedRun:
     questions: Questions
     rendered: Sequence[Rendered]
     model_check: ModelCheck
+    call_cost: CallCost
+    deterministic: Mapping[str, object]
+    memory: Memory | None
 
     @property
     def policy(self) -> LanguageModel:
         """The model that is trained."""
         return self.learner.policy
+
+    def notes(self) -> list[str]:
+        """What the device has to say to the settings."""
+        kept = not self.deterministic["requested"] or str(self.deterministic["holds"]).startswith("yes")
+        out = [] if kept else [f"deterministic=true holds: {self.deterministic['holds']}"]
+        return out if self.memory is None else [*out, self.memory.note]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Models:
+    # The policy, the reference where somebody reads it, and what there is to know of them.
+    policy: LanguageModel
+    reference: LanguageModel | None
+    check: ModelCheck
+    call_cost: CallCost
+    deterministic: Mapping[str, object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,11 +94,13 @@ class Loader:
         components: the parts.
         device: where the model runs.
         ranks: that train together.
+        recorded_cost: of a call, as the manifest of a run that goes on has it.
     """
 
     components: Components
     device: torch.device
     ranks: Ranks
+    recorded_cost: CallCost | None = None
 
     def load(self) -> LoadedRun:
         """Read the questions, load the model and put everything around it.
@@ -80,7 +110,9 @@ class Loader:
         """
         components, config, ranks = self.components, self.components.config, self.ranks
         questions = ranks.broadcast_from_rank0(lambda: load_questions(components))
-        policy, start, check = self._models(questions)
+        memory = checked_memory(components, questions, self.device, ranks.world_size)
+        loaded = self._models(questions)
+        policy, check = loaded.policy, loaded.check
         engine = sharded_engine(components.eval_rollout, ranks)
         reward = sharded_reward(components.reward, ranks)
         rendered = [render(components, policy, prompt) for prompt in questions.evaluation]
@@ -89,13 +121,13 @@ class Loader:
         return LoadedRun(
             learner=Learner(
                 policy=policy,
-                reference=start,
+                reference=loaded.reference,
                 optimiser=components.optim.build(policy.network),
                 algo=components.algo,
                 penalty=components.penalty,
                 weighting=components.weighting,
                 importance_correction=components.importance_correction,
-                settings=UpdateSettings.of(config),
+                settings=replace(UpdateSettings.of(config), tokens_per_call=loaded.call_cost["tokens"]),
                 ranks=ranks,
             ),
             collector=self._collector(policy, reward, questions),
@@ -104,28 +136,44 @@ class Loader:
             questions=questions,
             rendered=rendered,
             model_check=check,
+            call_cost=loaded.call_cost,
+            deterministic=loaded.deterministic,
+            memory=memory,
         )
 
-    def _models(self, questions: Questions) -> tuple[LanguageModel, LanguageModel | None, ModelCheck]:
-        # The policy, the reference where somebody reads it, and what the policy allows.
+    def _models(self, questions: Questions) -> "_Models":
         def corpus() -> Iterable[str]:
             return (
                 text for prompt in questions.train for text in (prompt.question + "\n", prompt.demonstration)
             )
 
-        policy = self.components.model.load(self.device, self.components.config["seed"], corpus)
+        needs, config = model_needs(self.components), self.components.config
+        policy = self.components.model.load(self.device, config["seed"], corpus)
+        settings = ModelSettings.of(config)
+        policy = replace(policy, head_precision=settings.head_precision)
+        if settings.compile == "layers":
+            policy = with_compiled_layers(policy)
+        deterministic = strict_where_possible(
+            config["deterministic"], self.device, lambda: try_passes(policy, needs)
+        )
         policy, check = checked(
             policy,
-            model_needs(self.components),
-            shared_prefix=self.components.config["shared_prefix"],
-            train_noise=self.components.config["model"].get("train_noise"),
+            needs,
+            shared_prefix=config["shared_prefix"],
+            train_noise=config["model"].get("train_noise"),
         )
+        measured = partial(
+            call_cost, policy, config["tokens_per_call"], self.recorded_cost, config["tokens_per_micro_batch"]
+        )
+        cost = self.ranks.broadcast_from_rank0(measured)
         start = reference(policy) if self.components.penalty.reads_reference else None
         policy = sharded_model(policy, self.ranks)
         # An adapter that is switched off is the policy's own network.
         if start is not None and not start.adapter_off:
             start = sharded_model(start, self.ranks)
-        return policy, start, check
+        return _Models(
+            policy=policy, reference=start, check=check, call_cost=cost, deterministic=deterministic
+        )
 
     def _collector(self, policy: LanguageModel, reward: Verifier, questions: Questions) -> Collector:
         components, run = self.components, RunSettings.of(self.components.config)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,49 +15,73 @@ from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict
 from mirrorpo.core.masked import group_mean
 from mirrorpo.core.protocols import ImportanceCorrection
 from mirrorpo.core.shapes import PerCompletion, PerToken
-from mirrorpo.core.tensors import integers
+from mirrorpo.core.tensors import integers, numbers
 from mirrorpo.divergence.kl import k3
+
+Positions: TypeAlias = Tensor | tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """Sums and counts, read out as means; and largest values."""
+
+    sums: Mapping[str, float]
+    counts: Mapping[str, int]
+    largest: Mapping[str, float]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Totals"]) -> "Totals":
+        """Those of several ranks as one."""
+        if len(parts) == 1:
+            return parts[0]
+        sums, counts, largest = dict[str, float](), dict[str, int](), dict[str, float]()
+        for part in parts:
+            sums.update({name: sums.get(name, 0.0) + total for name, total in part.sums.items()})
+            counts.update({name: counts.get(name, 0) + count for name, count in part.counts.items()})
+            largest.update(
+                {name: max(largest.get(name, -math.inf), value) for name, value in part.largest.items()}
+            )
+        return cls(sums=sums, counts=counts, largest=largest)
+
+    def means(self) -> dict[str, float]:
+        """Of everything that has a count, and the largest values."""
+        means = {name: total / self.counts[name] for name, total in self.sums.items() if self.counts[name]}
+        return {**means, **self.largest}
 
 
 @dataclass(slots=True)
 class RunningMeans:
-    """Sums and counts that micro-batches add to, read out as means; and largest values."""
+    """Sums and counts that micro-batches add to, and largest values, on the device that computes them."""
 
-    sums: dict[str, float] = field(default_factory=dict[str, float])
-    counts: dict[str, float] = field(default_factory=dict[str, float])
-    largest: dict[str, float] = field(default_factory=dict[str, float])
+    sums: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+    largest: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
-    def add(self, name: str, values: Tensor, mask: Tensor) -> None:
-        """Add the values where the mask is True."""
-        picked = values.detach()[mask].double()
-        self.sums[name] = self.sums.get(name, 0.0) + float(picked.sum())
-        self.counts[name] = self.counts.get(name, 0.0) + picked.numel()
+    def add(self, name: str, values: Tensor, positions: Positions) -> None:
+        """Add the values at some positions, or where a mask is True, in float64."""
+        picked = values.detach()[positions].double()
+        self.sums[name] = self.sums.get(name, 0.0) + picked.sum()
+        self.counts[name] = self.counts.get(name, 0) + picked.numel()
 
-    def raise_to(self, name: str, values: Tensor, mask: Tensor) -> None:
-        """Keep the largest of the values where the mask is True."""
-        picked = values.detach()[mask]
+    def raise_to(self, name: str, values: Tensor, positions: Positions) -> None:
+        """Keep the largest of the values at some positions, or where a mask is True; a NaN never is."""
+        picked = values.detach()[positions]
         if picked.numel():
-            self.largest[name] = max(self.largest.get(name, -math.inf), float(picked.max()))
+            highest = picked.max()
+            before = self.largest.get(name, torch.full_like(highest, -math.inf))
+            self.largest[name] = torch.where(highest > before, highest, before)
 
-    @classmethod
-    def joined(cls, parts: Sequence["RunningMeans"]) -> "RunningMeans":
-        """Those of several ranks as one."""
-        if len(parts) == 1:
-            return parts[0]
-        out = cls()
-        for part in parts:
-            for total, added in ((out.sums, part.sums), (out.counts, part.counts)):
-                total.update({name: total.get(name, 0.0) + value for name, value in added.items()})
-            out.largest.update(
-                {name: max(out.largest.get(name, -math.inf), value) for name, value in part.largest.items()}
-            )
-        return out
+    def totals(self, *others: Tensor) -> tuple[Totals, list[float]]:
+        """The sums as numbers, and other numbers, all by one read of the device."""
+        values = numbers([*self.sums.values(), *self.largest.values(), *others])
+        sums = dict(zip(self.sums, values, strict=False))
+        largest = dict(zip(self.largest, values[len(sums) :], strict=False))
+        totals = Totals(sums=sums, counts=self.counts, largest=largest)
+        return totals, values[len(sums) + len(largest) :]
 
     def read(self) -> dict[str, float]:
         """The means of everything that has a count, and the largest values."""
-        return {
-            name: total / self.counts[name] for name, total in self.sums.items() if self.counts[name]
-        } | self.largest
+        return self.totals()[0].means()
 
 
 def rollout_metrics(
@@ -119,24 +144,24 @@ def update_metrics(
     `mismatch/ratio_mean`, `mismatch/ratio_max`, and, with a correction, `mismatch/clipped`, the share above
     its cap. All of these are NaN where nothing was sampled.
     """
-    mask = batch.mask
+    mask, trained = batch.mask, batch.located().trained
     live = policy.logprobs.detach()
     log_ratio = algo.ratio(live, batch.old_logprobs, mask, advantages)
     spread = advantages[:, None].expand_as(log_ratio)
-    means.add("ratio/mean", log_ratio.exp(), mask)
-    means.add("ratio/clip_fraction", algo.surrogate.clipped(log_ratio, spread).to(live.dtype), mask)
-    means.add("kl/old", k3(batch.old_logprobs, live), mask)
-    means.add("divergence/value", policy.divergence, mask)
+    means.add("ratio/mean", log_ratio.exp(), trained)
+    means.add("ratio/clip_fraction", algo.surrogate.clipped(log_ratio, spread).to(live.dtype), trained)
+    means.add("kl/old", k3(batch.old_logprobs, live), trained)
+    means.add("divergence/value", policy.divergence, trained)
     if first:
-        means.add("entropy/mean", policy.entropy, mask)
-        means.add("kl/sampler", k3(batch.sampler_logprobs, live), mask)
+        means.add("entropy/mean", policy.entropy, trained)
+        means.add("kl/sampler", k3(batch.sampler_logprobs, live), trained)
         off = sampler_ratio(batch.old_logprobs, batch.sampler_logprobs, mask)
-        means.add("mismatch/ratio_mean", off, mask)
-        means.raise_to("mismatch/ratio_max", off, mask)
+        means.add("mismatch/ratio_mean", off, trained)
+        means.raise_to("mismatch/ratio_max", off, trained)
         if importance_correction is not None:
-            means.add("mismatch/clipped", (off > importance_correction.cap).to(off.dtype), mask)
+            means.add("mismatch/clipped", (off > importance_correction.cap).to(off.dtype), trained)
         if anchored:
-            means.add("kl/reference", k3(live, batch.anchor_logprobs), mask)
+            means.add("kl/reference", k3(live, batch.anchor_logprobs), trained)
 
 
 def pass_at_k(right: int, samples: int, k: int) -> float:

@@ -15,8 +15,8 @@ from mirrorpo.core.tensors import integers
 
 PrefixSharing = Literal["auto", "always", "never"]
 
-# What one more call of the network costs, in tokens that it could compute instead: measured on the tiny model
-# (docs/performance.md).
+# What one more call of the network costs on a CPU, in tokens that it could compute instead: measured on the
+# tiny model (docs/performance.md).
 TOKENS_PER_CALL = 128
 
 
@@ -53,7 +53,7 @@ def micro_batches(batch: RolloutBatch, tokens: int) -> Iterator[Tensor]:
         yield torch.tensor(rows)
 
 
-def runs_of_similar_length(lengths: Sequence[int]) -> list[int]:
+def runs_of_similar_length(lengths: Sequence[int], tokens_per_call: int = TOKENS_PER_CALL) -> list[int]:
     """Falling lengths cut into runs of similar length.
 
     A run ends where filling its rows up would cost more than another call.
@@ -66,14 +66,16 @@ def runs_of_similar_length(lengths: Sequence[int]) -> list[int]:
     width = padding = 0
     for length in lengths:
         padding += width - length
-        if not out or padding > TOKENS_PER_CALL:
+        if not out or padding > tokens_per_call:
             out.append(0)
             width, padding = length, 0
         out[-1] += 1
     return out
 
 
-def shared_prompts(batch: RolloutBatch, tokens: int) -> Iterator[MicroBatch]:
+def shared_prompts(
+    batch: RolloutBatch, tokens: int, tokens_per_call: int = TOKENS_PER_CALL
+) -> Iterator[MicroBatch]:
     """Micro-batches that compute each of their prompts once, each at most `tokens` padded tokens or one row.
 
     Completions of a prompt stay together where they fit: prompts in order of length, and a prompt that
@@ -87,7 +89,8 @@ def shared_prompts(batch: RolloutBatch, tokens: int) -> Iterator[MicroBatch]:
 
     def laid(rows: Sequence[int]) -> MicroBatch:
         falling = sorted(rows, key=lambda row: -lengths[row])
-        rows_per_forward, start = runs_of_similar_length([lengths[row] for row in falling]), 0
+        rows_per_forward = runs_of_similar_length([lengths[row] for row in falling], tokens_per_call)
+        start = 0
         computed = len({prompt_of[row] for row in rows}) * max(prompts[row] for row in rows)
         for count in rows_per_forward:
             computed += count * lengths[falling[start]]
@@ -109,11 +112,17 @@ def shared_prompts(batch: RolloutBatch, tokens: int) -> Iterator[MicroBatch]:
 
 
 def plan_micro_batches(
-    batch: RolloutBatch, tokens: int, prefix_sharing: PrefixSharing
+    batch: RolloutBatch, tokens: int, prefix_sharing: PrefixSharing, tokens_per_call: int = TOKENS_PER_CALL
 ) -> Sequence[MicroBatch]:
     """The micro-batches of a pass over the batch, rows by themselves or with shared prompts.
 
     "auto" takes what computes less.
+
+    Args:
+        batch: what is read.
+        tokens: padded tokens of a micro-batch, at most.
+        prefix_sharing: whether a prompt goes through the network once for all its completions.
+        tokens_per_call: what one more call of the network costs, in tokens that it could compute instead.
     """
     prompts, lengths = batch.prompt_present.sum(dim=1), batch.present.sum(dim=1)
     unshared = [
@@ -124,13 +133,13 @@ def plan_micro_batches(
     ]
     if prefix_sharing == "never":
         return unshared
-    shared = list(shared_prompts(batch, tokens))
+    shared = list(shared_prompts(batch, tokens, tokens_per_call))
     if prefix_sharing == "always":
         return shared
     return min(
         unshared,
         shared,
         key=lambda parts: sum(
-            part.tokens + TOKENS_PER_CALL * (1 + len(part.rows_per_forward)) for part in parts
+            part.tokens + tokens_per_call * (1 + len(part.rows_per_forward)) for part in parts
         ),
     )

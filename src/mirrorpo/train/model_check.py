@@ -17,6 +17,7 @@ from mirrorpo.core.network import Adapted
 from mirrorpo.core.protocols import ModelNeed
 from mirrorpo.core.seeds import undisturbed
 from mirrorpo.core.tensors import integers
+from mirrorpo.distributed.determinism import lacks_determinism
 from mirrorpo.distributed.fsdp import weights
 from mirrorpo.model.cuts import cut_obstacle, read_cuts
 from mirrorpo.model.forward import read_completions
@@ -162,6 +163,30 @@ def model_check(model: LanguageModel, ways: Collection[Way]) -> ModelCheck:
     return ModelCheck(gaps=gaps, closed=closed)
 
 
+def try_passes(model: LanguageModel, needs: Collection[ModelNeed]) -> None:
+    """A forward and a backward pass of a few tokens, and each way that a run needs, whatever they give.
+
+    Raises:
+        RuntimeError: where a strict torch has no deterministic form of an operation; other errors are for
+            `checked`.
+    """
+    with undisturbed(), evaluating(model.network):
+        probe = _probe(model)
+        trained = [parameter for parameter in model.network.parameters() if parameter.requires_grad]
+        tries: list[Callable[[], object]] = [
+            lambda: torch.autograd.grad(_read(model, probe).sum(), trained, allow_unused=True),
+            *(partial(TRIALS[need], model, probe) for need in needs),
+        ]
+        for tried in tries:
+            try:
+                tried()
+            except torch.OutOfMemoryError:
+                raise
+            except (*FAILURES, _Closed) as error:
+                if lacks_determinism(error):
+                    raise
+
+
 class _Closed(Exception):
     """A way that gives other numbers than the network alone."""
 
@@ -198,8 +223,8 @@ def _probe(model: LanguageModel) -> _Probe:
 def _views(model: LanguageModel) -> Iterator[LanguageModel]:
     # In float32, where errors show that half precision would drown; and as the run will read it.
     wide = all(p.dtype == torch.float32 for p in model.network.parameters())
-    if model.dtype != torch.float32 and wide and takes_a_mask(model):
-        yield replace(model, dtype=torch.float32)
+    if not model.exact and wide and takes_a_mask(model):
+        yield replace(model, dtype=torch.float32, head_precision="float32")
     yield model
 
 
@@ -209,7 +234,7 @@ def _tried(way: Way, model: LanguageModel, probe: _Probe) -> float:
         raise _Closed(reason)
     ours, theirs = TRIALS[way](model, probe)
     difference = (ours.double() - theirs.double()).abs()
-    half = model.dtype != torch.float32
+    half = not model.exact
     gap = float(difference.mean() if half else difference.max()) if len(difference) else 0.0
     if not gap <= (NEAR if half else CLOSE):
         raise _Closed(f"other numbers than the network alone (gap {gap:.2g})")

@@ -12,26 +12,33 @@ from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.shapes import PerToken
-from mirrorpo.core.tensors import integers
+from mirrorpo.core.tensors import integers, moved
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.model.cuts import read_cuts
-from mirrorpo.model.forward import per_token, read_completions
+from mirrorpo.model.forward import read_completions
+from mirrorpo.model.head import HeadOutputs
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.model.saliency import attention_received, gradient_times_embedding
-from mirrorpo.train.micro_batch import MicroBatch, PrefixSharing, micro_batches, plan_micro_batches
+from mirrorpo.train.micro_batch import (
+    TOKENS_PER_CALL,
+    MicroBatch,
+    PrefixSharing,
+    micro_batches,
+    plan_micro_batches,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenScores:
-    """What a pass without gradient reads of a batch, on the CPU.
+    """What a pass without gradient reads of a batch; all but the hidden states on the CPU.
 
     Attributes:
         logprobs: of the batch's tokens.
         entropy: of the distribution each token is drawn from, in nats.
-        hidden: the last hidden states behind them, D = 0 unless they are kept.
+        hidden: the last hidden states behind them, on the model's device; D = 0 unless they are kept.
     """
 
     logprobs: PerToken
@@ -50,6 +57,7 @@ class ForwardSettings:
         logit_chunk: positions whose logits exist at once.
         tokens_per_micro_batch: padded tokens of a pass.
         prefix_sharing: whether a prompt goes through the network once for all its completions.
+        tokens_per_call: what one more call of the network costs, in tokens that it could compute instead.
         ranks: among which the rows are divided.
     """
 
@@ -57,6 +65,7 @@ class ForwardSettings:
     logit_chunk: int
     tokens_per_micro_batch: int
     prefix_sharing: PrefixSharing
+    tokens_per_call: int
     ranks: Ranks
 
     def score(
@@ -75,10 +84,11 @@ class ForwardSettings:
             local: rows that this rank passes through the network; it keeps the hidden states of these alone.
             keep_hidden: whether hidden states are kept.
         """
-        logprobs, entropy = torch.zeros(batch.present.shape), torch.zeros(batch.present.shape)
         hidden = batch.anchor_hidden
         local_rows = local.nonzero().flatten()
-        for part in self._parts(batch, local_rows):
+        order: list[Tensor] = []
+        read: list[HeadOutputs] = []
+        for part in self.parts(batch.rows(local_rows)) if len(local_rows) else ():
             rows = local_rows[part.rows]
             micro = batch.rows(rows).to(model.device)
             with torch.no_grad(), evaluating(model.network):
@@ -89,20 +99,23 @@ class ForwardSettings:
                     logit_chunk=self.logit_chunk,
                     rows_per_forward=part.rows_per_forward,
                 )
-            width = micro.completion_ids.shape[1]
-            logprobs[rows, :width] = per_token(head_outputs.logprobs, micro).float().cpu()
-            entropy[rows, :width] = per_token(head_outputs.entropy, micro).float().cpu()
+            order.append(rows)
+            read.append(head_outputs)
             if keep_hidden:
                 if hidden.shape[-1] == 0:
-                    hidden = torch.zeros(*batch.present.shape, states.shape[-1], dtype=states.dtype)
-                hidden[rows, :width] = states.cpu()
+                    shape = (*batch.present.shape, states.shape[-1])
+                    hidden = torch.zeros(shape, dtype=model.head_dtype(states), device=states.device)
+                (there,) = moved([rows], hidden.device)
+                hidden[there, : states.shape[1]] = states.to(hidden.dtype)
+        logprobs, entropy = _at_tokens(batch, order, read)
         self.ranks.all_reduce(logprobs, entropy)
         return TokenScores(logprobs=logprobs, entropy=entropy, hidden=hidden)
 
-    def _parts(self, batch: RolloutBatch, rows: Tensor) -> Sequence[MicroBatch]:
-        if not len(rows):
-            return ()
-        return plan_micro_batches(batch.rows(rows), self.tokens_per_micro_batch, self.prefix_sharing)
+    def parts(self, batch: RolloutBatch) -> Sequence[MicroBatch]:
+        """How a batch of one row or more is split for passes."""
+        return plan_micro_batches(
+            batch, self.tokens_per_micro_batch, self.prefix_sharing, self.tokens_per_call
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,25 +152,29 @@ class PolicyScorer:
             costs[cut.row] += cut.last - cut.start
         cut_rows = costs.nonzero().flatten()
         cut_rows = cut_rows[forward.ranks.share((costs + batch.lengths())[cut_rows])]
+        read: list[tuple[Tensor, list[int]]] = []
+        outputs: list[Tensor] = []
         for picked in (
             micro_batches(batch.rows(cut_rows), forward.tokens_per_micro_batch) if len(cut_rows) else ()
         ):
             rows = cut_rows[picked]
             row_index = {row: index for index, row in enumerate(integers(rows))}
             indices = [index for index, cut in enumerate(cuts) if cut.row in row_index]
-            moved = [replace(cuts[index], row=row_index[cuts[index].row]) for index in indices]
+            shifted = [replace(cuts[index], row=row_index[cuts[index].row]) for index in indices]
             micro = batch.rows(rows).to(self.policy.device)
-            intact, hidden = read_cuts(
+            outputs += read_cuts(
                 self.policy,
                 micro,
-                moved,
+                shifted,
                 masking=masking,
                 temperature=forward.temperature,
                 logit_chunk=forward.logit_chunk,
             )
-            width = micro.present.shape[1]
-            before[rows, :width] = intact.cpu()
-            after[indices, :width] = hidden.cpu()
+            read.append((rows, indices))
+        outputs = moved(outputs, before.device)
+        for (rows, indices), intact, hidden in zip(read, outputs[::2], outputs[1::2], strict=True):
+            before[rows, : intact.shape[1]] = intact
+            after[indices, : hidden.shape[1]] = hidden
         forward.ranks.all_reduce(before, after)
         return before, after
 
@@ -167,6 +184,8 @@ class PolicyScorer:
         """What the score of each completion from a token on owes to its tokens."""
         forward, out = self.forward, torch.zeros(batch.present.shape)
         local = forward.ranks.share(batch.lengths()).nonzero().flatten()
+        order: list[Tensor] = []
+        read: list[Tensor] = []
         for picked in micro_batches(batch.rows(local), forward.tokens_per_micro_batch) if len(local) else ():
             rows = local[picked]
             micro = batch.rows(rows).to(self.policy.device)
@@ -181,12 +200,35 @@ class PolicyScorer:
                 )
             else:
                 importance = attention_received(self.policy, micro, read_from)
-            out[rows, : importance.shape[1]] = importance.cpu()
+            order.append(rows)
+            read.append(importance)
+        for rows, importance in zip(order, moved(read, out.device), strict=True):
+            out[rows, : importance.shape[1]] = importance
         forward.ranks.all_reduce(out)
         return out
 
     def _scores(self, batch: RolloutBatch) -> TokenScores:
         return self.forward.score(self.policy, batch, self.forward.ranks.share(batch.lengths()))
+
+
+def _at_tokens(
+    batch: RolloutBatch, order: Sequence[Tensor], read: Sequence[HeadOutputs]
+) -> tuple[PerToken, PerToken]:
+    """Log-probabilities and entropies on the CPU, by one read; zero where nothing was read.
+
+    Args:
+        batch: whose rows were read.
+        order: the rows of each micro-batch.
+        read: what the head gave at their real tokens, in row order.
+    """
+    logprobs, entropy = torch.zeros(batch.present.shape), torch.zeros(batch.present.shape)
+    if read:
+        parts = [torch.cat([part.logprobs for part in read]), torch.cat([part.entropy for part in read])]
+        both = torch.stack(parts).float().cpu()
+        rows = torch.cat([*order])
+        row, column = batch.present[rows].nonzero(as_tuple=True)
+        logprobs[rows[row], column], entropy[rows[row], column] = both
+    return logprobs, entropy
 
 
 def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks = ALONE) -> PolicyScorer:
@@ -200,6 +242,7 @@ def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks 
             logit_chunk=settings.logit_chunk,
             tokens_per_micro_batch=settings.tokens_per_micro_batch,
             prefix_sharing=sharing,
+            tokens_per_call=settings.tokens_per_call or TOKENS_PER_CALL,
             ranks=ranks,
         ),
     )

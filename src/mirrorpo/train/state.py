@@ -1,8 +1,10 @@
 """What a checkpoint holds of a run, and how a run takes it up again."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
@@ -13,6 +15,7 @@ from mirrorpo.config.settings import EvaluationSettings, RunSettings
 from mirrorpo.core.seeds import GlobalState, global_state, restore_global_state
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.run import checkpoint, records
+from mirrorpo.run.background import Background
 from mirrorpo.run.disk import aside
 from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import RunFolder
@@ -54,6 +57,20 @@ class Resumed:
     codes: list[str]
 
 
+class _Clock:
+    """Minutes since the last checkpoint was due, or since the run was loaded."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._since = time.monotonic()
+
+    @property
+    def minutes(self) -> float:
+        return (time.monotonic() - self._since) / 60
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoints:
     """Saves and restores a run.
@@ -65,6 +82,7 @@ class Checkpoints:
         ranks: that train together.
         run: seed, steps, how many are kept.
         evaluation: when there is an evaluation to expect.
+        background: where checkpoints are written.
     """
 
     path: Path
@@ -73,13 +91,32 @@ class Checkpoints:
     ranks: Ranks
     run: RunSettings
     evaluation: EvaluationSettings
+    background: Background = field(default_factory=Background)
+    _clock: _Clock = field(default_factory=_Clock)
 
     def due(self, step: int) -> bool:
-        """Whether a step is followed by a checkpoint."""
-        return step % self.run.checkpoint_every == 0 or step == self.run.steps
+        """Whether a step is followed by a checkpoint; every rank has to ask."""
+        run = self.run
+        if step == run.steps or (run.checkpoint_every and step % run.checkpoint_every == 0):
+            return True
+        if not run.checkpoint_minutes:
+            return False
+        # No two clocks agree, and all ranks have to save.
+        return self.ranks.broadcast_from_rank0(lambda: self._clock.minutes >= run.checkpoint_minutes)
+
+    @contextmanager
+    def saving(self) -> Generator[None]:
+        """What is saved inside is written behind the block; the block's error stands over one of the disk."""
+        with self.background.finished():
+            yield
 
     def save(self, step: int, progress: Progress, codes: Sequence[str]) -> int:
-        """Write the checkpoint of a step; the step."""
+        """Have the checkpoint of a step written, or write it; the step.
+
+        Raises:
+            DiskError: if the disk refused this one, or the one before.
+        """
+        self._clock.restart()
         network = self.learner.policy.network
         trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
         state: RunState = {
@@ -99,6 +136,7 @@ class Checkpoints:
             self.run.keep_checkpoints,
             self.ranks,
             lambda: records.records(RunFolder(self.path.parent), step),
+            self.background if self.run.checkpoint_async else None,
         )
         return step
 

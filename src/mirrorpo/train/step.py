@@ -77,6 +77,7 @@ class TrainStep:
         learner: rescoring and updates.
         collector: rollouts.
         drift: distance from the start model.
+        drift_due: whether it is measured after a step.
         beta_schedule: the coefficient of the next step.
         schedule: factor on the learning rate.
         lr: peak learning rate.
@@ -89,6 +90,7 @@ class TrainStep:
     learner: Learner
     collector: Collector
     drift: Drift
+    drift_due: Callable[[int], bool]
     beta_schedule: BetaSchedule
     schedule: LearningRateSchedule
     lr: float
@@ -120,7 +122,7 @@ class TrainStep:
         with timer("update_s"):
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
-            drift = self.drift()
+            drift = self.drift() if self.drift_due(step) else {}
         all_offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
         verdicts = [answer.verdict for answer in rollout.answers]
         before = rollout_metrics(verdicts, scored.batch, credit.advantages, credit.weights)
@@ -150,8 +152,8 @@ class TrainStep:
         except NotFinite as error:
             dump = self.folder / f"not_finite_step_{step:06d}.pt"
             if self.ranks.first:
-                tensors = {name: getattr(scored.batch, name) for name in scored.batch.__dataclass_fields__}
-                torch.save(tensors | {"advantages": credit.advantages, "weights": credit.weights}, dump)
+                credited = {"advantages": credit.advantages, "weights": credit.weights}
+                torch.save({**scored.batch.tensors(), **credited}, dump)
             raise NotFinite(
                 f"step {step}: {error}. The batch is in {dump}; a lower lr, or float32, is the usual cure"
             ) from error

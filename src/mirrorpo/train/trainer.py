@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 
+import torch
+
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.identity import digest
-from mirrorpo.config.settings import EvaluationSettings, RunSettings
+from mirrorpo.config.settings import DriftSettings, EvaluationSettings, RunSettings
 from mirrorpo.core.protocols import CatchesUp, LimitsCalls
 from mirrorpo.core.seeds import seed_globals
 from mirrorpo.distributed.collectives import ALONE, Ranks
+from mirrorpo.distributed.determinism import naming_the_setting
 from mirrorpo.distributed.device import device_name, named_device, prepare, stopwatch
 from mirrorpo.distributed.fsdp import full_state_dict
 from mirrorpo.model.adapter import adaptation
@@ -74,13 +77,24 @@ class Trainer:
         with (
             lifecycle(self.cell, self.folder, launch, mirror, requeues),
             self.ranks.propagate_failure(Preempted),
+            naming_the_setting(),
         ):
             run = RunSettings.of(self.cell.config)
             prepare(threads=run.threads, deterministic=run.deterministic)
             seed_globals(run.seed)
-            loaded = Loader(components=self.components, device=device, ranks=self.ranks).load()
+            loaded = self._loader(device).load()
             self._identify(loaded)
             self._train(loaded, run, mirror, made_by["code"])
+
+    def _loader(self, device: torch.device) -> Loader:
+        # A run that goes on splits its batches as it did, whatever a call costs now.
+        resumes = checkpoint.complete_names(RunFolder(self.cell.folder).checkpoints)
+        return Loader(
+            components=self.components,
+            device=device,
+            ranks=self.ranks,
+            recorded_cost=self.folder.manifest().get("tokens_per_call") if resumes else None,
+        )
 
     def _train(self, loaded: LoadedRun, run: RunSettings, mirror: Mirror, code: str) -> None:
         evaluation = EvaluationSettings.of(self.cell.config)
@@ -90,7 +104,6 @@ class Trainer:
         launches = self.folder.manifest()["launches"]
         enter(self.folder, resumed.step, resumed.codes)
         self._start(mirror, restarted=resumed.step == 0 and had_got_further)
-        step_of = self._step(loaded, run)
         with Display(run.steps, resumed.step, enabled=run.progress) as display:
             self._say(display, loaded, resumed, launches)
             recorder = Recorder(
@@ -103,28 +116,44 @@ class Trainer:
             )
             if resumed.step == 0:
                 recorder.start()
-            saved, progress = resumed.step, resumed.progress
-            for step in range(resumed.step + 1, run.steps + 1):
-                if signum := self._requested_stop():
-                    if step - 1 > saved:
-                        checkpoints.save(step - 1, progress, resumed.codes)
-                    raise Preempted(step - 1, signum)
-                with stopwatch() as clock:
-                    result = step_of(step, progress)
-                progress = result.progress
-                recorder.step(step, result, clock())
-                if checkpoints.due(step):
-                    saved = checkpoints.save(step, progress, resumed.codes)
+            with checkpoints.saving():
+                self._steps(loaded, run, checkpoints, recorder, resumed)
         self._finish(loaded, resumed, display)
+
+    def _steps(
+        self,
+        loaded: LoadedRun,
+        run: RunSettings,
+        checkpoints: Checkpoints,
+        recorder: Recorder,
+        resumed: Resumed,
+    ) -> None:
+        step_of = self._step(loaded, run, checkpoints.evaluation)
+        saved, progress = resumed.step, resumed.progress
+        for step in range(resumed.step + 1, run.steps + 1):
+            checkpoints.background.check()
+            if signum := self._requested_stop():
+                if step - 1 > saved:
+                    checkpoints.save(step - 1, progress, resumed.codes)
+                checkpoints.background.wait()
+                raise Preempted(step - 1, signum)
+            with stopwatch() as clock:
+                result = step_of(step, progress)
+            progress = result.progress
+            recorder.step(step, result, clock())
+            if checkpoints.due(step):
+                saved = checkpoints.save(step, progress, resumed.codes)
 
     def _requested_stop(self) -> Signals | None:
         return strongest(self.ranks.all_gather(self.stop_request.signum))
 
-    def _step(self, loaded: LoadedRun, run: RunSettings) -> TrainStep:
+    def _step(self, loaded: LoadedRun, run: RunSettings, evaluation: EvaluationSettings) -> TrainStep:
+        drift = DriftSettings.of(self.cell.config)
         return TrainStep(
             learner=loaded.learner,
             collector=loaded.collector,
             drift=loaded.drift,
+            drift_due=lambda step: drift.due(step, evaluated=evaluation.due(step, run.steps)),
             beta_schedule=self.components.beta_schedule,
             schedule=self.components.schedule,
             lr=run.lr,
@@ -197,6 +226,9 @@ class Trainer:
                 "hash": prompts,
             },
             model_check=loaded.model_check.record(),
+            tokens_per_call=loaded.call_cost,
+            deterministic=loaded.deterministic,
+            memory=None if loaded.memory is None else loaded.memory.table,
             adapter=adaptation(loaded.policy.network),
             inputs=inputs,
             input_files=files,
@@ -214,6 +246,7 @@ class Trainer:
         lines = [
             *notes(self.components),
             *loaded.policy.notes,
+            *loaded.notes(),
             *few_questions_note(self.cell.config, len(questions.evaluation)),
             *(f"{uid} is left out: {fault}" for uid, fault in questions.left_out.items()),
         ]

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from cli import ROOT
+from matplotlib import pyplot
 from planted import answers, export_of, manifest, metrics, write_run, write_sweep
 
 from analysis.data.export import load
 from analysis.report.accuracy_tables import accuracy, before_after, grid
+from analysis.report.caveats import caveats
+from analysis.report.figure_style import styled
+from analysis.report.figures import frontier, learning
 from analysis.report.papers_table import papers
 from analysis.report.span_tables import importance, truth
 from analysis.report.statistics_table import statistics
@@ -172,6 +176,28 @@ def test_accuracy_where_all_have_drifted_as_far(tmp_path: Path) -> None:
         texts["none"]["matched drift, nats"] == "0.1000"
         and texts["none"]["difference from kl"] == "0.0 [0.0, 0.0]"
     )
+
+
+def test_a_drift_that_is_measured_where_accuracy_is_alone_gives_the_same_table(tmp_path: Path) -> None:
+    tables: list[Any] = []
+    for name, every in (("each", 1), ("some", 2)):
+        for arm, drift in (("kl", 0.1), ("none", 0.2)):
+            for seed in range(3):
+                made = manifest(seed, {"divergence": arm}, **{"config.steps": 4})
+                lines = metrics(4, [0.5, 0.6, 0.7], drift)
+                for row in lines:
+                    if row["step"] % every:
+                        del row["drift/kl"]
+                write_run(tmp_path / name / arm / f"seed={seed}", made, lines, {})
+        made_of = study(load(str(tmp_path / name)))
+        tables.append((cells(matched_drift(made_of)), caveats(made_of)))
+        with styled():
+            figures = [learning(made_of), frontier(made_of)]
+        assert all(figure is not None for figure in figures)
+        drawn = {len(line.get_xdata()) for line in figures[0].axes[3].get_lines()}
+        assert drawn == {3 if every == 2 else 5}, name
+        pyplot.close("all")
+    assert tables[0] == tables[1]
 
 
 def test_the_score_at_a_drift_is_linear_between_evaluations() -> None:

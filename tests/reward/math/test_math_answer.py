@@ -5,12 +5,14 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
+from answer_forms import COMPLETIONS, LATEX_FORMS, RIGHT, WRONG
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mirrorpo.core.batch import Prompt, Verdict
 from mirrorpo.reward.math import math_answer, verifier
-from mirrorpo.reward.math.math_answer import MathAnswer, flexible_answer, plain_number, strict_answer
+from mirrorpo.reward.math.math_answer import MathAnswer, flexible_answer, strict_answer
+from mirrorpo.reward.math.number import plain_number
 
 TRUE, FALSE = True, False
 
@@ -269,22 +271,116 @@ def test_verdicts_keep_the_order_of_mixed_golds() -> None:
     assert outcomes == ["right", "right", "right", "no_answer", "wrong", "wrong"]
 
 
-def test_a_verifier_out_of_time_gives_no_reward_and_spares_the_others() -> None:
-    # math-verify does not come back from this comparison.
-    reward = MathAnswer(extraction="strict", latex_timeout_s=1.5, latex_workers=1)
-    texts = [r"\boxed{\log 2} or so", "#### 10^{10}", "#### 9", r"then 18, or \boxed{\log 2}"]
-    stuck, fine, wrong, other = reward(texts, [prompt("10^{10}")] * 4)
-    assert math.isnan(stuck.reward) and stuck.outcome == "unverifiable"
-    assert not stuck.strict and not stuck.flexible
-    assert (fine.reward, fine.outcome) == (1.0, "right")
-    assert (wrong.reward, wrong.outcome) == (0.0, "wrong")
-    assert other.outcome == "unverifiable"
+@pytest.mark.usefixtures("no_process")
+def test_the_forms_that_chat_models_give_a_number() -> None:
+    tables = [(form, gold, True) for gold, forms in RIGHT.items() for form in forms]
+    tables += [(form, gold, False) for gold, forms in WRONG.items() for form in forms]
+    for form, gold, right in tables:
+        for text in (f"So it is \\boxed{{{form}}}.", f"So\n#### {form}"):
+            assert (judge(text, gold).strict, text) == (right, text), gold
+    for text, gold, right in COMPLETIONS:
+        assert (judge(text, gold).strict, text) == (right, text), gold
 
 
-def test_an_untrained_extraction_out_of_time_costs_nothing() -> None:
-    reward = MathAnswer(extraction="flexible", latex_timeout_s=1.5, latex_workers=1)
-    verdict = reward([r"\boxed{\log 2} is 10000000000"], [prompt("10^{10}")])[0]
-    assert verdict == Verdict(reward=1.0, strict=False, flexible=True, correct=True, outcome="right")
+def test_the_forms_that_chat_models_give_latex() -> None:
+    for gold, form, right in LATEX_FORMS:
+        verdict = judge(f"\\boxed{{{form}}}", gold)
+        assert (verdict.outcome, form) == ("right" if right else "wrong", form), gold
+
+
+# Its comparison would take minutes: too much for the guards, which see no tower and no integral in it.
+ENDLESS = r"(x+1)^{900}=(x-\sqrt{2})^{900}+x^{901}"
+
+
+def test_an_answer_that_cannot_be_compared_is_wrong_and_spares_the_others() -> None:
+    reward = MathAnswer(extraction="strict", latex_timeout_s=0.5, latex_workers=1)
+    golds = ["x^2=y+10^{10}"] * 3 + ["10^{10}+x"]
+    texts = [rf"\boxed{{{ENDLESS}}} or so", "#### 10^{10}+y=x^2", "#### 9", r"\boxed{x+10^{10}}"]
+    stuck, fine, wrong, other = reward(texts, [prompt(gold) for gold in golds])
+    assert (stuck.reward, stuck.outcome) == (0.0, "wrong") and not stuck.strict
+    assert (fine.outcome, wrong.outcome, other.outcome) == ("right", "wrong", "right")
+
+
+def test_hopeless_answers_never_reach_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    reward = MathAnswer(extraction="strict", latex_timeout_s=5.0, latex_workers=1)
+    pairs: list[tuple[str, str]] = []
+
+    def verify(asked: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        pairs.extend(asked)
+        return dict.fromkeys(asked, "right")
+
+    monkeypatch.setattr(MathAnswer, "_verify", lambda _, asked: verify(asked))
+    answers = [r"\int_0^1 x\,dx", "x^{" * 30 + "2" + "}" * 30, "(" * 60 + "x", "x" * 5000, "17_3", "Monday"]
+    texts = [rf"\boxed{{{answer}}}" for answer in answers]
+    verdicts = reward(texts, [prompt("x+1")] * 5 + [prompt("Tuesday")])
+    assert {verdict.outcome for verdict in verdicts} == {"wrong"}
+    # What is left is the golds' own check, and the last numbers of the texts.
+    assert {form for _, form in pairs} <= {"", "1", "2", "17", "_3", "3"}
+    # Nor does an answer that reads as its gold does.
+    assert reward([r"\boxed{ \dfrac{x}{2} }"], [prompt(r"\frac{x}{2}")])[0].outcome == "right"
+    assert pairs[-2:] == [(r"\frac{x}{2}", ""), (r"\frac{x}{2}", "2")]
+
+
+def test_only_a_broken_verifier_gives_no_reward(monkeypatch: pytest.MonkeyPatch) -> None:
+    reward = MathAnswer(extraction="strict", latex_timeout_s=5.0, latex_workers=1)
+    monkeypatch.setattr(MathAnswer, "_verify", lambda _, pairs: dict.fromkeys(pairs, "unverifiable"))
+    verdict = reward(["#### x+2"], [prompt("x+1")])[0]
+    assert math.isnan(verdict.reward) and verdict.outcome == "unverifiable"
+    assert not verdict.strict and not verdict.flexible
+
+
+def test_thinking_is_read_on_request() -> None:
+    draft = "<think>Is it \\boxed{18}? Or 17?</think> I cannot say."
+    skips = MathAnswer(extraction="strict", latex_timeout_s=5.0, latex_workers=1)
+    reads = MathAnswer(extraction="strict", thinking="read", latex_timeout_s=5.0, latex_workers=1)
+    assert [reward([draft], [prompt("18")])[0].outcome for reward in (skips, reads)] == ["no_answer", "right"]
+    assert not skips(["<think>17, 18"], [prompt("18")])[0].flexible
+
+
+def test_a_decimal_comma_is_a_setting() -> None:
+    comma = MathAnswer(extraction="strict", decimal_mark="comma", latex_timeout_s=5.0, latex_workers=1)
+    point = MathAnswer(extraction="strict", latex_timeout_s=5.0, latex_workers=1)
+    forms = [
+        (r"\boxed{2,5}", "2.5", True, False),
+        (r"\boxed{1.000,50 \text{ km}}", "1000.5", True, False),
+        (r"\boxed{2.5}", "2.5", True, True),
+        (r"\boxed{1.500}", "1500", True, False),
+        (r"\boxed{1.500}", "1.5", False, True),
+        ("#### 2,5 km in 2 h", "2.5", True, False),
+        ("#### 18", "18", True, True),
+    ]
+    for text, gold, with_comma, with_point in forms:
+        verdicts = [reward([text], [prompt(gold)])[0].strict for reward in (comma, point)]
+        assert (verdicts, text) == ([with_comma, with_point], text)
+    assert flexible_answer("etwa 2,5 km", decimal_mark="comma").number == Fraction(5, 2)  # type: ignore[union-attr]
+
+
+def test_golds_are_checked_and_named_before_any_answer_is() -> None:
+    reward = MathAnswer(extraction="strict", latex_timeout_s=5.0, latex_workers=1)
+    good = [
+        "18",
+        "1,000",
+        r"\frac{\sqrt{3}}{2}",
+        "12:00",
+        "52_8",
+        r"\text{Evelyn}",
+        r"1 - \frac{1}{\mathrm{e}}",
+    ]
+    good += ["9" * 450, "-1./3", r"x = \frac{1}{2}, x = \frac{-1 \pm \sqrt{13}}{4}", "x" + "+x" * 300]
+    assert reward.unjudgeable([prompt(gold, uid=gold) for gold in good]) == {}
+    for gold in good:
+        assert judge(f"\\boxed{{{gold}}}", gold).strict, gold
+    bad = {
+        "": "no gold",
+        "n/a": "no gold",
+        r"\frac{": "neither a number nor LaTeX",
+        r"\frac{1}{0}": "neither a number nor LaTeX",
+        "9" * 5000: "5000 characters",
+    }
+    faults = reward.unjudgeable([prompt(gold, uid=gold) for gold in ["18", *bad]])
+    assert list(faults) == list(bad)
+    for gold, reason in bad.items():
+        assert reason in faults[gold]
 
 
 @pytest.mark.parametrize("text", ["#### 18", ""])
@@ -308,7 +404,7 @@ def test_a_knob_out_of_range_is_named(knob: str, value: object) -> None:
 
 def test_version_is_that_of_the_module() -> None:
     reward = MathAnswer(extraction="strict", latex_timeout_s=5.0, latex_workers=1)
-    assert reward.version == math_answer.VERSION == "math_answer/1"
+    assert reward.version == math_answer.VERSION == "math_answer/2"
     assert reward.provenance() == {"sandbox": None} and reward.unjudgeable([prompt("1")]) == {}
 
 
@@ -394,6 +490,32 @@ def test_long_texts_end(piece: str) -> None:
         judge(text, "18")
         plain_number(text)
     assert time.process_time() - start < 4.0
+
+
+DOUBLED = [
+    ("1 000", "1½", "\\text{1}", "\\mathbf{\\text{", "#### 1. A\n", "<think>", "x=", "or="),
+    ("</think>", "-(", "not ", "negative ", "\u200b", "\u00b2", "18 of ", "\\,", "\\boxed{}#### a\n"),
+]
+
+
+def seconds_to_read(long: str) -> float:
+    start = time.process_time()
+    for text in (long, "#### 1" + long, f"\\boxed{{1{long}}}"):
+        strict_answer(text)
+        flexible_answer(text)
+    return time.process_time() - start
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("pieces", DOUBLED)
+def test_twice_the_text_costs_twice_the_time(pieces: tuple[str, ...]) -> None:
+    for piece in pieces:
+        seconds = []
+        for size in (20_000, 40_000):
+            long = piece * (size // len(piece))
+            seconds.append(min(seconds_to_read(long) for _ in range(2)))
+        # Quadratic work takes four times as long; the floor keeps what takes milliseconds out of it.
+        assert seconds[1] < 2.5 * max(seconds[0], 0.1), piece
 
 
 def test_a_million_digits_are_not_a_number() -> None:

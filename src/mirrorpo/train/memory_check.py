@@ -1,0 +1,150 @@
+"""Whether a run fits on its card, said before anything large is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from mirrorpo.config.settings import EvaluationSettings, RolloutSettings, UpdateSettings
+from mirrorpo.core.protocols import (
+    DeclaresStateBytes,
+    EngineMemory,
+    HoldsDeviceMemory,
+    RolloutEngine,
+    SamplingSizes,
+)
+from mirrorpo.model.sizes import HasSizes, ModelSizes
+from mirrorpo.train.build import Components
+from mirrorpo.train.memory_plan import Load, cures, line, record, refusal
+from mirrorpo.train.questions import Questions
+
+# Of a text without its tokenizer: few languages need more, and a template adds some.
+CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS = 3, 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """What a run will hold on its card.
+
+    Attributes:
+        note: in words.
+        table: for the manifest.
+    """
+
+    note: str
+    table: Mapping[str, object]
+
+
+def checked_memory(
+    components: Components, questions: Questions, device: torch.device, processes: int
+) -> Memory | None:
+    """The sum of what a run will hold on a CUDA device; None elsewhere, and where a model has no sizes.
+
+    Raises:
+        ValueError: if it does not fit, with the settings under which it would.
+    """
+    if device.type != "cuda":
+        return None
+    _, card = torch.cuda.mem_get_info(device)
+    load = load_of(components, questions, device, card, processes)
+    if load is None:
+        return None
+    if reason := refusal(load, card, cures(load)):
+        raise ValueError(reason)
+    return Memory(note=f"memory: {line(load, card)}, by counting", table=record(load, card))
+
+
+def load_of(
+    components: Components, questions: Questions, device: torch.device, card: int, processes: int
+) -> Load | None:
+    """What decides how much a run holds; None where its model has no sizes, or cannot be loaded."""
+    if not isinstance(components.model, HasSizes):
+        return None
+    try:
+        model = components.model.sizes(device)
+    except (ImportError, OSError, ValueError):
+        # Loading it says what is wrong.
+        return None
+    config, update = components.config, UpdateSettings.of(components.config)
+    rollout, prompt = RolloutSettings.of(config), prompt_tokens(components, questions)
+    rows = rollout.prompts_per_step * rollout.group_size
+    row = prompt + rollout.max_new_tokens
+    trained_matrices = model.trained if model.rank else model.shape.hidden
+    return Load(
+        model=model,
+        trains=config["steps"] > 0,
+        reference=components.penalty.reads_reference,
+        optimiser=_optimiser_bytes(components.optim, trained_matrices, model.trained - trained_matrices),
+        tokens=max(min(update.tokens_per_micro_batch, rows * row), row),
+        prompt=prompt,
+        completion=rollout.max_new_tokens,
+        shared=update.shared_prefix != "never",
+        anchored=rows * rollout.max_new_tokens if components.penalty.reads == "vocabulary" else 0,
+        logit_chunk=update.logit_chunk,
+        head=2 if config["head_precision"] == "bf16_in" else 4,
+        engine=_engines(components, model, prompt, card, processes),
+        processes=processes,
+    )
+
+
+def prompt_tokens(components: Components, questions: Questions) -> int:
+    """About how long the longest prompt is."""
+    dataset = components.dataset
+    longest = max(len(prompt.question) for prompt in (*questions.train, *questions.evaluation))
+    return TEMPLATE_TOKENS + (len(dataset.system) + len(dataset.user) + longest) // CHARACTERS_PER_TOKEN
+
+
+def _optimiser_bytes(optimiser: object, matrices: int, others: int) -> int:
+    if isinstance(optimiser, DeclaresStateBytes):
+        return optimiser.state_bytes(matrices, others)
+    return 8 * (matrices + others)
+
+
+def _engines(
+    components: Components, model: ModelSizes, prompt: int, card: int, processes: int
+) -> EngineMemory:
+    # Training and evaluation share an engine where theirs are equal.
+    rollout, evaluation = RolloutSettings.of(components.config), EvaluationSettings.of(components.config)
+    sampled = min(evaluation.eval_sampled_questions, evaluation.eval_questions) * evaluation.eval_samples
+
+    def held(engine: RolloutEngine, rows: int, new_tokens: int) -> EngineMemory:
+        sizes = SamplingSizes(
+            card=card,
+            rows=-(-rows // processes),
+            tokens=prompt + new_tokens,
+            token_bytes=model.shape.cached * model.compute,
+            vocabulary=model.shape.vocabulary,
+        )
+        return engine.device_memory(sizes) if isinstance(engine, HoldsDeviceMemory) else EngineMemory()
+
+    training = held(components.rollout, rollout.prompts_per_step * rollout.group_size, rollout.max_new_tokens)
+    answering = held(
+        components.eval_rollout,
+        max(evaluation.eval_questions, sampled),
+        evaluation.eval_max_new_tokens,
+    )
+    return _together(training, answering, shared=components.rollout == components.eval_rollout)
+
+
+def _together(training: EngineMemory, answering: EngineMemory, *, shared: bool) -> EngineMemory:
+    # Of two engines one waits while the other samples.
+    def joined(first: EngineMemory, second: EngineMemory) -> EngineMemory:
+        if shared:
+            return EngineMemory(
+                sampling=max(first.sampling, second.sampling), between=max(first.between, second.between)
+            )
+        return EngineMemory(
+            sampling=max(first.sampling + second.between, second.sampling + first.between),
+            between=first.between + second.between,
+        )
+
+    both = joined(training, answering)
+    under = {
+        " ".join(
+            f"{group}.{setting}"
+            for group, engine in (("rollout", training), ("eval_rollout", answering))
+            if setting in engine.under
+        ): joined(training.under.get(setting, training), answering.under.get(setting, answering))
+        for setting in {**training.under, **answering.under}
+    }
+    return EngineMemory(sampling=both.sampling, between=both.between, under=under)
