@@ -132,6 +132,7 @@ def counted_bytes(subject: Learner, batch: RolloutBatch) -> int:
         shared=subject.settings.shared_prefix != "never",
         anchored=0,
         logit_chunk=subject.settings.logit_chunk,
+        head=2 if subject.policy.head_precision == "bf16_in" else 4,
         engine=EngineMemory(),
     )
     return totals(load)["update"]
