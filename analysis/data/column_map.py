@@ -38,7 +38,7 @@ class ColumnMap:
         axes: for each axis the settings whose values name the choice; one that begins with "=" is the choice.
         seed: the setting that holds the seed.
         step: the column of the history that holds the step; "" is W&B's own.
-        metrics: this suite's name of a metric to the run's name of it, which may have wildcards.
+        metrics: this suite's name of a metric to the run's name of it.
         name: pattern over the run's name whose groups are axes and `seed`; "" reads nothing off it.
         ignore: settings that are left out, with wildcards.
     """

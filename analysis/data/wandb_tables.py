@@ -127,12 +127,13 @@ def from_tables(path: Path, *, columns: Json) -> Iterator[RunTables]:
     runs: dict[str, TableRun] = {}
     metrics = [*columns.get("metrics", {}).values(), columns.get("step", "")]
     # Runs tables first: they say which names belong to which id.
-    parsed = [(file, _read(file)) for file in table_files(path)]
+    tables = [(file, _read(file)) for file in table_files(path)]
+    parsed = [(file, table, _form(table)) for file, table in tables]
     for form in (_runs_table, _chart, _history):
-        for file, table in parsed:
-            if _form(table) is form:
+        for file, table, its_form in parsed:
+            if its_form is form:
                 form(table, file, runs, metrics)
-    refused = [str(file) for file, table in parsed if _form(table) is None]
+    refused = [str(file) for file, _, its_form in parsed if its_form is None]
     if not runs:
         none = f"{', '.join(refused[:3])} is none of them" if refused else "there is no file of them"
         raise ValueError(f"{path}: no run in it: {none}. What is read: {FORMS}")

@@ -18,6 +18,7 @@ from mirrorpo.config.settings import EvaluationSettings, RunSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.protocols import EngineMemory
 from mirrorpo.distributed.collectives import ALONE
+from mirrorpo.model.product import operand_bytes
 from mirrorpo.model.sizes import ModelSizes, shape_of
 from mirrorpo.train.drift import draw_probe
 from mirrorpo.train.learner import Learner
@@ -132,7 +133,7 @@ def counted_bytes(subject: Learner, batch: RolloutBatch) -> int:
         shared=subject.settings.shared_prefix != "never",
         anchored=0,
         logit_chunk=subject.settings.logit_chunk,
-        head=2 if subject.policy.head_precision == "bf16_in" else 4,
+        head=operand_bytes(subject.policy.head_precision),
         engine=EngineMemory(),
     )
     return totals(load)["update"]

@@ -73,7 +73,7 @@ def test_means_are_weighted_by_tokens_not_by_micro_batch() -> None:
     means = RunningMeans()
     means.add("x", torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[True, True, True]]))
     means.add("x", torch.tensor([[10.0, NAN]]), torch.tensor([[True, False]]))
-    assert means.read() == {"x": 4.0}
+    assert means.totals()[0].means() == {"x": 4.0}
 
 
 def test_means_do_not_depend_on_how_tokens_are_split() -> None:
@@ -83,26 +83,26 @@ def test_means_do_not_depend_on_how_tokens_are_split() -> None:
     whole.add("x", values, mask)
     for rows in ([0, 3], [1], [2, 4, 5]):
         parts.add("x", values[rows], mask[rows])
-    assert parts.read()["x"] == pytest.approx(whole.read()["x"], rel=1e-12)
-    assert whole.read()["x"] == pytest.approx(float(values[mask].mean()), rel=1e-12)
+    assert parts.totals()[0].means()["x"] == pytest.approx(whole.totals()[0].means()["x"], rel=1e-12)
+    assert whole.totals()[0].means()["x"] == pytest.approx(float(values[mask].mean()), rel=1e-12)
 
 
 def test_means_sum_in_double_precision() -> None:
     means = RunningMeans()
     means.add("x", torch.tensor([1e8, 1.0, -1e8]), torch.tensor([True, True, True]))
-    assert means.read() == {"x": pytest.approx(1 / 3)}
+    assert means.totals()[0].means() == {"x": pytest.approx(1 / 3)}
 
 
 def test_a_mean_of_nothing_is_left_out() -> None:
     means = RunningMeans()
     means.add("x", torch.tensor([[1.0]]), torch.tensor([[False]]))
     means.add("y", torch.tensor([[1.0]]), torch.tensor([[True]]))
-    assert means.read() == {"y": 1.0}
+    assert means.totals()[0].means() == {"y": 1.0}
 
 
 def test_means_of_two_runs_share_nothing() -> None:
     RunningMeans().add("x", torch.tensor([1.0]), torch.tensor([True]))
-    assert RunningMeans().read() == {}
+    assert RunningMeans().totals()[0].means() == {}
 
 
 def test_finite_leaves_out_what_json_cannot_hold() -> None:
@@ -246,7 +246,7 @@ def updated(
         anchored=anchored,
         importance_correction=importance_correction,
     )
-    return means.read()
+    return means.totals()[0].means()
 
 
 def k3_by_hand(log_p: float, log_q: float) -> float:
@@ -307,9 +307,9 @@ def test_the_ratio_of_old_policy_and_sampler_has_a_mean_a_maximum_and_a_share_ab
         )
     # The sampler says -1.5 of every token.
     ratios = (math.exp(0.5), 1.0, math.exp(-0.5))
-    assert means.read()["mismatch/ratio_mean"] == pytest.approx(sum(ratios) / 3, rel=1e-6)
-    assert means.read()["mismatch/ratio_max"] == pytest.approx(ratios[0], rel=1e-6)
-    assert means.read()["mismatch/clipped"] == pytest.approx(1 / 3)
+    assert means.totals()[0].means()["mismatch/ratio_mean"] == pytest.approx(sum(ratios) / 3, rel=1e-6)
+    assert means.totals()[0].means()["mismatch/ratio_max"] == pytest.approx(ratios[0], rel=1e-6)
+    assert means.totals()[0].means()["mismatch/clipped"] == pytest.approx(1 / 3)
 
 
 def test_without_a_correction_nothing_is_clipped_and_where_nothing_was_sampled_nothing_is_said() -> None:
@@ -325,7 +325,7 @@ def test_without_a_correction_nothing_is_clipped_and_where_nothing_was_sampled_n
         first=True,
         anchored=False,
     )
-    assert not {"mismatch/ratio_mean", "mismatch/ratio_max"} & set(finite(means.read()))
+    assert not {"mismatch/ratio_mean", "mismatch/ratio_max"} & set(finite(means.totals()[0].means()))
 
 
 def test_without_an_anchor_the_reference_is_not_measured() -> None:
@@ -342,7 +342,7 @@ def expected(name: str, drawn_from: Tensor, live: Tensor) -> float:
             logprobs=log_p.view(1, 1), entropy=torch.zeros(1, 1), divergence=torch.zeros(1, 1)
         )
         update_metrics(means, outputs, b, torch.tensor([1.0]), grpo(), first=True, anchored=False)
-        total += float(probability) * means.read()[name]
+        total += float(probability) * means.totals()[0].means()[name]
     return total
 
 
@@ -362,5 +362,5 @@ def test_means_of_several_ranks_are_those_of_one() -> None:
         part.raise_to("b", values[rows], mask[rows])
     # A rank without a micro-batch has added to nothing.
     parts = [means.totals()[0] for means in (RunningMeans(), first, second)]
-    assert Totals.joined(parts).means() == one.read() == {"a": 3.0, "b": 6.0}
+    assert Totals.joined(parts).means() == one.totals()[0].means() == {"a": 3.0, "b": 6.0}
     assert Totals.joined(parts[1:2]) is parts[1]

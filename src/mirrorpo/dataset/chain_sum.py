@@ -14,6 +14,7 @@ from mirrorpo.core.protocols import Split
 from mirrorpo.core.seeds import derive
 from mirrorpo.dataset.generated import filled
 from mirrorpo.dataset.jsonl import rows_hash
+from mirrorpo.dataset.settings import check_user
 
 
 class Questions(Protocol):
@@ -92,10 +93,7 @@ class ChainSum:
                 f"dataset.validation_fraction={self.validation_fraction} and "
                 f"dataset.test_fraction={self.test_fraction}: need both above 0, together below 1"
             )
-        if self.user.count("{question}") != 1:
-            raise ValueError(
-                f"dataset.user={self.user!r} must hold {{question}} once, where the question goes"
-            )
+        check_user(self.user)
 
     @property
     def _sizes(self) -> Mapping[Split, int]:

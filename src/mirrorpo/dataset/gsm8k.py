@@ -10,6 +10,7 @@ from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.dataset.hub import hub_files, hub_rows
 from mirrorpo.dataset.jsonl import read_jsonl, rows_hash
+from mirrorpo.dataset.settings import check_user, check_validation_fraction
 from mirrorpo.dataset.split import held_out
 
 STORED = {"train": "train", "validation": "train", "test": "test"}
@@ -52,14 +53,8 @@ class Gsm8k:
 
     def __post_init__(self) -> None:
         """Refuses settings that could only fail later, or quietly."""
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(
-                f"dataset.validation_fraction={self.validation_fraction} must lie in [0, 1), e.g. 0.1"
-            )
-        if self.user.count("{question}") != 1:
-            raise ValueError(
-                f"dataset.user={self.user!r} must hold {{question}} once, where the question goes"
-            )
+        check_validation_fraction(self.validation_fraction)
+        check_user(self.user)
 
     def load(self, split: Split) -> list[Prompt]:
         """The questions of a split, in the order of the file.

@@ -11,6 +11,7 @@ from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.dataset.hub import hub_files, hub_rows
 from mirrorpo.dataset.jsonl import JsonRow, rows_hash
+from mirrorpo.dataset.settings import check_user
 from mirrorpo.text.python_source import parsed
 
 FILE = "humaneval/HumanEval.jsonl.gz"
@@ -45,10 +46,7 @@ class HumanEval:
     user: str
 
     def __post_init__(self) -> None:
-        if self.user.count("{question}") != 1:
-            raise ValueError(
-                f"dataset.user={self.user!r} must hold {{question}} once, where the question goes"
-            )
+        check_user(self.user)
 
     def load(self, split: Split) -> list[Prompt]:
         """All problems for `test`, in the order of the file; none for the other splits.

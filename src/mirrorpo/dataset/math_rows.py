@@ -9,6 +9,7 @@ from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.dataset.hub import hub_files, hub_rows
 from mirrorpo.dataset.jsonl import JsonRow, read_jsonl, rows_hash
+from mirrorpo.dataset.settings import check_user, check_validation_fraction
 from mirrorpo.dataset.split import held_out
 from mirrorpo.text.answer_marker import marked_answer
 
@@ -54,16 +55,10 @@ class MathRows:
                 f"dataset.stored={dict(self.stored)}: say where train, test or both are stored, as in "
                 "{train: train, test: test}"
             )
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(
-                f"dataset.validation_fraction={self.validation_fraction} must lie in [0, 1), e.g. 0.1"
-            )
+        check_validation_fraction(self.validation_fraction)
         if self.answer_in not in ("column", "box"):
             raise ValueError(f"dataset.answer_in={self.answer_in!r} is unknown; use column or box")
-        if self.user.count("{question}") != 1:
-            raise ValueError(
-                f"dataset.user={self.user!r} must hold {{question}} once, where the question goes"
-            )
+        check_user(self.user)
 
     @property
     def evaluation_only(self) -> bool:

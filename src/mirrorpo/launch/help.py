@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import wrap
@@ -62,9 +62,10 @@ def run_level() -> list[Setting]:
     return list(_lines(paths.conf() / "train.yaml"))
 
 
-def _lines(path: Path) -> Iterator[Setting]:
+def _lines(path: Path, *, nested: bool = False) -> Iterator[Setting]:
+    # Of the top level, or of any.
     for line in path.read_text().splitlines():
-        match = SETTING.match(line)
+        match = SETTING.match(line.strip() if nested else line)
         if match and match["name"] not in ("defaults", "hydra", "_target_"):
             yield Setting(name=match["name"], value=match["value"], comment=match["comment"] or "")
 
@@ -100,10 +101,15 @@ def folder_of(group: str) -> Path:
     return paths.sweeps() / "sweep" if group == "sweep" else paths.conf() / group
 
 
+def file_of(group: str, choice: str) -> Path:
+    """The file of a choice."""
+    return folder_of(group) / f"{choice}.yaml"
+
+
 def _about(name: str) -> str:
     group, equals, choice = name.partition("=")
-    if equals and (folder_of(group) / f"{choice}.yaml").exists():
-        return (folder_of(group) / f"{choice}.yaml").read_text().rstrip()
+    if equals and file_of(group, choice).exists():
+        return file_of(group, choice).read_text().rstrip()
     name = group
     if name in groups():
         rows = (f"  {choice:24} {_first_comment(name, choice)}" for choice in choices(name))
@@ -117,7 +123,7 @@ def _about(name: str) -> str:
 
 
 def _first_comment(group: str, choice: str) -> str:
-    first = (folder_of(group) / f"{choice}.yaml").read_text().splitlines()[0]
+    first = file_of(group, choice).read_text().splitlines()[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
@@ -134,11 +140,11 @@ def _by_recipe(name: str) -> list[str]:
 def _in_choices(group: str, key: str) -> list[str]:
     last = key.split(".")[-1]
     return [
-        Setting(name=f"{group}={choice}", value=match["value"], comment=match["comment"] or "").line(34)
+        replace(setting, name=f"{group}={choice}").line(34)
         for choice in choices(group)
         if f"{group}.{key}" in _keys(group, choice)
-        for line in (folder_of(group) / f"{choice}.yaml").read_text().splitlines()
-        if (match := SETTING.match(line.strip())) and match["name"] == last
+        for setting in _lines(file_of(group, choice), nested=True)
+        if setting.name == last
     ]
 
 
@@ -182,4 +188,4 @@ def _keys(group: str, choice: str) -> list[str]:
                 yield f"{prefix}{key}"
                 yield from below(value, f"{prefix}{key}.") if isinstance(value, dict) else ()
 
-    return list(below(yaml.safe_load((folder_of(group) / f"{choice}.yaml").read_text()) or {}, f"{group}."))
+    return list(below(yaml.safe_load(file_of(group, choice).read_text()) or {}, f"{group}."))

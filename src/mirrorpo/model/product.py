@@ -11,6 +11,11 @@ from torch.nn.functional import linear
 HeadPrecision = Literal["float32", "bf16_in"]
 
 
+def operand_bytes(precision: HeadPrecision) -> int:
+    """Bytes of a number that the product reads."""
+    return 2 if precision == "bf16_in" else 4
+
+
 def factor(weight: Tensor, precision: HeadPrecision) -> Tensor:
     """An output embedding as it is multiplied: in float32 at least, or rounded to bfloat16.
 

@@ -13,6 +13,7 @@ from mirrorpo.core.protocols import (
     RolloutEngine,
     SamplingSizes,
 )
+from mirrorpo.model.product import operand_bytes
 from mirrorpo.model.sizes import HasSizes, ModelSizes
 from mirrorpo.train.build import Components
 from mirrorpo.train.memory_plan import Load, cures, line, record, refusal
@@ -81,7 +82,7 @@ def load_of(
         shared=update.shared_prefix != "never",
         anchored=rows * rollout.max_new_tokens if components.penalty.reads == "vocabulary" else 0,
         logit_chunk=update.logit_chunk,
-        head=2 if config["head_precision"] == "bf16_in" else 4,
+        head=operand_bytes(config["head_precision"]),
         engine=_engines(components, model, prompt, card, processes),
         processes=processes,
     )

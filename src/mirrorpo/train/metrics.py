@@ -79,10 +79,6 @@ class RunningMeans:
         totals = Totals(sums=sums, counts=self.counts, largest=largest)
         return totals, values[len(sums) + len(largest) :]
 
-    def read(self) -> dict[str, float]:
-        """The means of everything that has a count, and the largest values."""
-        return self.totals()[0].means()
-
 
 def rollout_metrics(
     verdicts: Sequence[Verdict], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken
