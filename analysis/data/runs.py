@@ -148,13 +148,18 @@ def _row(manifest: JsonObject, metrics: pa.Table, path: Path, root: Path) -> Jso
 
 
 def evaluations(folder: Path) -> pa.Table | None:
-    """The rows of all `step_*.jsonl` in a folder, by step."""
+    """The rows of all `step_*.jsonl` in a folder, by step, then those of each set's folder below it."""
+    paths = [*sorted(folder.glob("step_*.jsonl")), *sorted(folder.glob("*/step_*.jsonl"))]
     tables = [
-        (int(path.stem.split("_")[1]), table)
-        for path in sorted(folder.glob("step_*.jsonl"))
+        questions_table(
+            table,
+            step=int(path.stem.split("_")[1]),
+            of_set="" if path.parent == folder else path.parent.name,
+        )
+        for path in paths
         if (table := json_lines(path)) is not None
     ]
-    return pa.concat_tables([questions_table(table, step) for step, table in tables]) if tables else None
+    return pa.concat_tables(tables) if tables else None
 
 
 def sweep_commands(root: Path) -> list[SweepCommand]:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from analysis.data.export import Export
-from analysis.data.schema import PER_QUESTION, Json
+from analysis.data.schema import Json
 from analysis.study.design import Design, Run
+from analysis.study.question_scores import COLUMNS, GREEDY, evaluation_metric, question_scores
 from mirrorpo.run.inputs import CODE, DATASET, PROMPTS
 
 KINDS: Mapping[str, str] = {
@@ -289,15 +290,20 @@ def _differing(
 
 
 def _other_questions(export: Export, runs: Sequence[Run]) -> list[Finding]:
-    if export.questions.num_rows == 0:
+    return [finding for of_set in ("", *export.sets) for finding in _other_questions_of(export, runs, of_set)]
+
+
+def _other_questions_of(export: Export, runs: Sequence[Run], of_set: str) -> list[Finding]:
+    answers = export.answers(of_set=of_set)
+    if answers.empty:
         return []
-    answers = export.answers()
     last = answers.groupby("run")["step"].transform("max")
     sets = answers[answers["step"] == last].groupby("run")["uid"].agg(lambda uids: hash(tuple(sorted(uids))))
     counts = answers[answers["step"] == last].groupby("run")["uid"].size()
     by_name = {run.name: run for run in runs}
+    called = f"{of_set}: set" if of_set else "set"
     known = {
-        name: f"set {index} of {counts[name]} questions"
+        name: f"{called} {index} of {counts[name]} questions"
         for index, value in enumerate(dict.fromkeys(sets))
         for name in sets[sets == value].index
     }
@@ -305,19 +311,36 @@ def _other_questions(export: Export, runs: Sequence[Run]) -> list[Finding]:
         "data",
         [by_name[name] for name in known if name in by_name],
         lambda run: known[run.name],
-        lambda run: run.row["dataset"],
+        lambda run: run.row["dataset"] if not of_set else None,
     )
 
 
 def _answers(export: Export, runs: Sequence[Run], metric: str) -> list[Finding]:
-    column = PER_QUESTION.get(metric)
-    if column is None or column == "samples_right" or export.questions.num_rows == 0:
+    # The tables of other sets show both accuracies, whatever is compared.
+    of_sets = [
+        name
+        for name in export.names
+        if (parts := evaluation_metric(name)) is not None
+        and parts.of_set in export.sets
+        and (parts.quantity == GREEDY or parts.quantity.startswith("avg@"))
+    ]
+    names = dict.fromkeys([metric, *of_sets])
+    return [finding for name in names for finding in _answers_of(export, runs, name)]
+
+
+def _answers_of(export: Export, runs: Sequence[Run], metric: str) -> list[Finding]:
+    parts = evaluation_metric(metric)
+    if parts is None:
         return []
-    answers, values = export.answers(column), export.metric(metric)
+    answers = export.answers(*COLUMNS, of_set=parts.of_set)
+    scores = question_scores(metric, answers)
+    if scores is None or answers.empty:
+        return []
+    answers = answers.assign(score=scores)
     answers = answers[answers["step"] == answers.groupby("run")["step"].transform("max")]
-    means = answers.groupby("run").agg(mean=(column, "mean"), step=("step", "max"))
-    both = values.merge(means, on=["run", "step"])
-    wrong = both[(both[metric] - both["mean"].astype(float)).abs() > 1e-9].set_index("run")
+    means = answers.groupby("run").agg(mean=("score", "mean"), step=("step", "max"))
+    both = export.metric(metric).merge(means, on=["run", "step"])
+    wrong = both[(both[metric] - both["mean"]).abs() > 1e-9].set_index("run")
     out: list[Finding] = []
     for run in runs:
         if run.name in wrong.index:
