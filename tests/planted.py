@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,76 @@ def answers(right: Sequence[bool], text: str = "so") -> list[dict[str, Any]]:
         sampled = {"samples": 4, "samples_right": 4 if correct else 1} if index < 10 else {}
         rows.append(row | sampled)
     return rows
+
+
+def sampled_answers(right: Sequence[int], k: int) -> list[dict[str, Any]]:
+    """Rows of one evaluation of which every question was sampled k times; greedy is right where most are."""
+    rows = answers([2 * count > k for count in right])
+    for row, count in zip(rows, map(int, right), strict=True):
+        row |= {
+            "samples": k,
+            "samples_right": count,
+            "distinct": 1 + (0 < count < k),
+            "sampled_tokens": 30 * k,
+        }
+        row |= {"majority_right": float(np.sign(2 * count - k) + 1) / 2, "sampled_truncated": k - count}
+    return rows
+
+
+def evaluated(rows: Sequence[Mapping[str, Any]], prefix: str = "eval") -> dict[str, float]:
+    """The metrics of an evaluation's rows, as a trainer writes them; questions have equally many samples."""
+    n, k = len(rows), rows[0]["samples"]
+
+    def mean(name: str) -> float:
+        return sum(row[name] for row in rows) / n
+
+    out = {"questions": float(n), "sampled_questions": float(n), "greedy_accuracy": mean("right")}
+    out |= {"length": mean("tokens"), "truncated": mean("truncated"), "distinct": mean("distinct")}
+    out |= {"sampled_length": mean("sampled_tokens") / k, "sampled_truncated": mean("sampled_truncated") / k}
+    out |= {f"avg@{k}": mean("samples_right") / k, f"maj@{k}": mean("majority_right")}
+    for j in (1, 2, 4, 8):
+        if j <= k:
+            wrong = [math.comb(k - row["samples_right"], j) / math.comb(k, j) for row in rows]
+            out[f"pass@{j}"] = 1 - sum(wrong) / n
+    return {f"{prefix}/{name}": value for name, value in out.items()}
+
+
+def write_evaluated(
+    folder: Path,
+    made: Mapping[str, Any],
+    evaluations: Mapping[int, Mapping[str, Sequence[Mapping[str, Any]]]],
+    spent: Mapping[str, float] | None = None,
+) -> Path:
+    """A run folder of as many steps as its config says.
+
+    Args:
+        folder: of the run.
+        made: its manifest.
+        evaluations: by step and set, "" the run's own, the rows of its evaluation.
+        spent: by metric what a step adds to it; those of `budget/` are written as sums, `budget/device_s`
+            among the timings.
+    """
+    rows: list[dict[str, float]] = []
+    timings: list[dict[str, float]] = []
+    for step in range(made["config"]["steps"] + 1):
+        row, timing = {"step": float(step)}, {"step": float(step), "seconds": 1.0}
+        for name, value in (spent or {}).items():
+            target = timing if name == "budget/device_s" else row
+            if name.startswith("budget/") or step:
+                target[name] = value * (step if name.startswith("budget/") else 1)
+        for of_set, answered in evaluations.get(step, {}).items():
+            row |= evaluated(answered, f"eval/{of_set}".rstrip("/"))
+        rows.append(row)
+        timings.append(timing)
+    own = {step: by_set[""] for step, by_set in evaluations.items() if "" in by_set}
+    write_run(folder, made, [{**row, "step": int(row["step"])} for row in rows], own)
+    (folder / "timings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in timings))
+    for step, by_set in evaluations.items():
+        for of_set, answered in by_set.items():
+            (folder / "eval" / of_set).mkdir(exist_ok=True)
+            lines = "".join(json.dumps(row) + "\n" for row in answered)
+            (folder / "eval" / of_set / f"step_{step:06d}.jsonl").write_text(lines)
+    return folder
 
 
 def write_run(

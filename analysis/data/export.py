@@ -95,7 +95,8 @@ class Export:
         """run, step, uid and some columns of an evaluation set's questions; "" is the runs' own set."""
         column = compute.field("set")
         rows = column == of_set if of_set else column.is_null()
-        out = self.questions.filter(rows).select([*COLUMNS, "uid", *columns]).to_pandas()
+        table = self.questions.select([*COLUMNS, "uid", *columns, "set"])
+        out = table.filter(rows).drop_columns("set").to_pandas()
         out["run"] = out["run"].astype(str)
         return out
 

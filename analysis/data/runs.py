@@ -18,6 +18,9 @@ from analysis.data.schema import JsonObject, empty_metrics, metrics_table, quest
 from mirrorpo.run.folder import run_folders
 from mirrorpo.run.manifest import read_manifest
 
+# Of two equal runs it differs, so that it stands in the timings.
+DEVICE_SECONDS = "budget/device_s"
+
 
 @dataclass(frozen=True)
 class RunTables:
@@ -103,6 +106,23 @@ def _metrics(path: Path) -> pa.Table:
         ) from error
 
 
+def _with_device_seconds(metrics: pa.Table, path: Path) -> pa.Table:
+    """The metrics with what the run's timings say of its budget, step by step."""
+    # Rows of timings are as many as of metrics, and of older versions they say nothing of it.
+    if not path.exists() or f'"{DEVICE_SECONDS}"'.encode() not in path.read_bytes():
+        return metrics
+    try:
+        rows = json_lines(path)
+    except ValueError as error:
+        print(f"note: {error}; the run has no {DEVICE_SECONDS}", file=sys.stderr)
+        return metrics
+    if rows is None or not {"step", DEVICE_SECONDS} <= set(rows.column_names):
+        return metrics
+    seconds = dict(zip(rows["step"].to_pylist(), rows[DEVICE_SECONDS].to_pylist(), strict=True))
+    column = pa.array([seconds.get(step) for step in metrics["step"].to_pylist()], pa.float64())
+    return metrics_table(metrics.append_column(DEVICE_SECONDS, column))
+
+
 def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
     """Every run below a folder: its row, metrics and answers.
 
@@ -129,7 +149,7 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
 
 def _tables(path: Path, root: Path, *, questions: bool) -> RunTables:
     manifest = read_manifest(path)
-    metrics = _metrics(path.parent / "metrics.jsonl")
+    metrics = _with_device_seconds(_metrics(path.parent / "metrics.jsonl"), path.parent / "timings.jsonl")
     answers = evaluations(path.parent / "eval") if questions else None
     return RunTables(_row(manifest, metrics, path, root), metrics, answers)
 

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.data.export import Export, Frame
+from analysis.study.budgets import Budget
 from analysis.study.comparison import Difference, corrected, difference
 from analysis.study.design import Design, Run, design
 from analysis.study.guards import check, notes, unfinished
@@ -36,6 +37,7 @@ class Study:
         notes: for the foot of every table: what was allowed.
         failed_starts: runs that were refused before their first row; known where runs are only listed.
         reason: why that accuracy; "" where somebody named it.
+        budgets: at which arms are compared too.
     """
 
     export: Export
@@ -44,6 +46,7 @@ class Study:
     notes: Sequence[str]
     failed_starts: Sequence[Run] = ()
     reason: str = ""
+    budgets: Sequence[Budget] = ()
 
     def on(self, of_set: str) -> "Study":
         """The same runs on another evaluation set, by the accuracy that its samples allow."""
@@ -209,6 +212,7 @@ def study(
     metric: str | None = None,
     allow: Iterable[str] = (),
     compared: bool = True,
+    budgets: Sequence[Budget] = (),
 ) -> Study:
     """Find the arms of an export, check them, and keep what may be used.
 
@@ -221,6 +225,7 @@ def study(
             questions, and greedy accuracy where they did not or runs are only listed.
         allow: kinds of findings to pass over.
         compared: false where runs are only listed, and what differs between them does not matter.
+        budgets: at which arms are compared too.
 
     Returns:
         The study of the usable runs, with a note for each kind of finding that was allowed.
@@ -238,7 +243,7 @@ def study(
         finished = [run.name for run in begun.runs if not unfinished(run.row)]
         metric, reason = metric_choice(export, finished) if compared and finished else (METRIC, "")
     usable, allowed = check(export, begun, metric, allow, compared=compared)
-    return Study(export, usable, metric, [*export.notes, *notes(allowed)], failed, reason)
+    return Study(export, usable, metric, [*export.notes, *notes(allowed)], failed, reason, budgets)
 
 
 def _failed_start(run: Run) -> bool:

@@ -126,12 +126,10 @@ class WandBRun:
         if self.run is not None:
             if exit_code == os.EX_TEMPFAIL:
                 self.run.mark_preempting()
-            answers = self.folder.glob("eval/step_*.jsonl")
-            _keep(
-                self.run,
-                self.folder,
-                PROVENANCE | {f"eval/{path.name}": f"eval/{path.name}" for path in answers},
+            answers = (
+                str(path.relative_to(self.folder)) for path in self.folder.glob("eval/**/step_*.jsonl")
             )
+            _keep(self.run, self.folder, PROVENANCE | {name: name for name in answers})
             self.run.finish(exit_code=exit_code)
 
     def catch_up(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import wandb
-from planted import answers, manifest, metrics, write_run, write_sweep
+from planted import answers, manifest, metrics, sampled_answers, write_evaluated, write_run, write_sweep
 from wandb_server import Server, serve
 
 from analysis.data.export import Export, load
@@ -155,7 +155,10 @@ def mirrored(folder: Path, mode: str) -> None:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two short runs, one of more rows than W&B's sampled history returns, and one that failed."""
+    """Three short runs, one with another set's evaluation, a long one, and one that failed.
+
+    The long one has more rows than W&B's sampled history returns.
+    """
     root = tmp_path_factory.mktemp("outputs") / "sweep"
     write_sweep(root, arms=("kl",), seeds=(0, 1))
     rows = [
@@ -163,6 +166,11 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write_run(
         root / "long" / "seed=2", manifest(2, **{"config.steps": LONG}), rows, {LONG: answers([True, False])}
+    )
+    write_evaluated(
+        root / "sets" / "seed=4",
+        manifest(4, {"divergence": "none"}),
+        {4: {"": sampled_answers([8, 2, 5], 8), "svamp": sampled_answers([1, 7], 8)}},
     )
     write_run(
         root / "failed" / "seed=3",
@@ -220,7 +228,8 @@ def test_the_export_of_a_wandb_project_equals_the_export_of_its_run_folders(
     same(local, remote)
     assert {row["came_from"] for row in remote.records} == {
         "wandb"
-    } and local.metrics.num_rows == 2 * 5 + LONG + 1 + 2
+    } and local.metrics.num_rows == 3 * 5 + LONG + 1 + 2
+    assert remote.sets == ["svamp"] and len(remote.answers(of_set="svamp")) == 2
 
     # What `history()` would have returned of the long run.
     sampled = max((run.history(pandas=False) for run in wandb.Api().runs("local/tests")), key=len)
