@@ -247,9 +247,20 @@ def export_of(
     scores: Mapping[str, np.ndarray[Any, Any]],
     axis: str = "divergence",
     model: Sequence[str] = ("tiny",),
+    samples: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    k: int = 8,
     **changes: Any,
 ) -> Export:
-    """An export whose runs answer scores[arm][seed, question] at their last step, whatever the model."""
+    """An export whose runs answer scores[arm][seed, question] at their last step, whatever the model.
+
+    Args:
+        scores: of greedy answers.
+        axis: that the arms are on.
+        model: models, each with all runs.
+        samples: how many of k sampled answers are right, by arm, seed and question.
+        k: samples of a question.
+        changes: of the manifests.
+    """
     runs: list[RunTables] = []
     for name in model:
         for arm, right in scores.items():
@@ -258,14 +269,17 @@ def export_of(
                 made = manifest(
                     seed, {axis: arm, "model": name}, **{"config.eval_questions": count, **changes}
                 )
-                table = rows_table(metrics(4, [0.5, 0.55, float(np.mean(verdicts))], questions=count))
-                answered = pa.table(
-                    {
-                        "uid": [f"q/{index:05d}" for index in range(count)],
-                        "right": pa.array(np.asarray(verdicts, dtype=bool)),
-                        "tokens": pa.array([20] * count, pa.int64()),
-                    }
-                )
+                rows = metrics(4, [0.5, 0.55, float(np.mean(verdicts))], questions=count)
+                columns = {
+                    "uid": [f"q/{index:05d}" for index in range(count)],
+                    "right": pa.array(np.asarray(verdicts, dtype=bool)),
+                    "tokens": pa.array([20] * count, pa.int64()),
+                }
+                if samples is not None:
+                    sampled = {"samples": [k] * count, "samples_right": list(map(int, samples[arm][seed]))}
+                    columns |= {key: pa.array(values, pa.int64()) for key, values in sampled.items()}
+                    rows[-1] |= {f"eval/avg@{k}": float(np.mean(samples[arm][seed])) / k}
+                table, answered = rows_table(rows), pa.table(columns)
                 source = f"{name}/{arm}/{seed}"
                 row = run_row(
                     made, table, run=made["wandb_id"], sweep="planted", came_from="folder", source=source
@@ -290,14 +304,45 @@ def population(
     mean over difficulties is the wanted accuracy.
     """
     difficulty = rng.normal(0, 1.5, size=questions)
-    grid = np.random.default_rng(1).normal(0, 1.5, size=4000)
     out: dict[str, Any] = {}
     for arm, effect in effects.items():
-        level, slope = _level(0.7 + effect / 100, grid)
-        luck = rng.normal(0, seed_spread / 100 / slope, size=(seeds, 1))
-        bias = rng.normal(0, arm_spread, size=questions)
-        out[arm] = rng.random((seeds, questions)) < 1 / (1 + np.exp(-(level + difficulty + bias + luck)))
+        chances = _chances(rng, seeds, difficulty, effect, seed_spread, arm_spread)
+        out[arm] = rng.random((seeds, questions)) < chances
     return out
+
+
+def sampled_population(
+    rng: np.random.Generator,
+    seeds: int,
+    questions: int,
+    effects: Mapping[str, float],
+    *,
+    seed_spread: float,
+    k: int,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same arms' greedy answers, a draw each, and how many of k more draws are right."""
+    difficulty = rng.normal(0, 1.5, size=questions)
+    greedy: dict[str, Any] = {}
+    samples: dict[str, Any] = {}
+    for arm, effect in effects.items():
+        chances = _chances(rng, seeds, difficulty, effect, seed_spread, 0.0)
+        greedy[arm], samples[arm] = rng.random((seeds, questions)) < chances, rng.binomial(k, chances)
+    return greedy, samples
+
+
+def _chances(
+    rng: np.random.Generator,
+    seeds: int,
+    difficulty: Any,
+    effect: float,
+    seed_spread: float,
+    arm_spread: float,
+) -> Any:
+    grid = np.random.default_rng(1).normal(0, 1.5, size=4000)
+    level, slope = _level(0.7 + effect / 100, grid)
+    luck = rng.normal(0, seed_spread / 100 / slope, size=(seeds, 1))
+    bias = rng.normal(0, arm_spread, size=len(difficulty))
+    return 1 / (1 + np.exp(-(level + difficulty + bias + luck)))
 
 
 def _level(accuracy: float, grid: Any) -> tuple[float, float]:
