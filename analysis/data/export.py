@@ -19,6 +19,7 @@ from analysis.data.schema import (
     AXES,
     QUESTIONS,
     READABLE,
+    RUNS,
     VERSION,
     Json,
     JsonObject,
@@ -125,7 +126,7 @@ class Export:
                 f"{' and '.join(map(str, READABLE))}: export again"
             )
         runs, metrics, questions = (parquet.read_table(folder / f"{name}.parquet") for name in FILES)
-        return Export(runs, metrics, with_columns(questions, QUESTIONS), about=about)
+        return Export(with_columns(runs, RUNS), metrics, with_columns(questions, QUESTIONS), about=about)
 
 
 def assembled(runs: Iterable[RunTables], source: str, commands: Sequence[SweepCommand] = ()) -> Export:

@@ -1,6 +1,5 @@
 """Run folders."""
 
-import io
 import json
 import sys
 from collections.abc import Iterator
@@ -10,16 +9,19 @@ from typing import TypedDict
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.json
 import yaml
 
 from analysis.data.column_map import ColumnMap
+from analysis.data.json_table import json_lines
+from analysis.data.later_sets import later_sets, with_metrics
 from analysis.data.schema import JsonObject, empty_metrics, metrics_table, questions_table, run_row
 from mirrorpo.run.folder import run_folders
 from mirrorpo.run.manifest import read_manifest
 
 # Of two equal runs it differs, so that it stands in the timings.
 DEVICE_SECONDS = "budget/device_s"
+# Evaluations of a done run's checkpoints.
+EVALUATED = "evaluated"
 
 
 @dataclass(frozen=True)
@@ -72,26 +74,6 @@ def load_metrics(run: Path) -> pd.DataFrame:
 def manifests(root: Path) -> list[Path]:
     """The manifests below a folder, those in W&B's own folders left out."""
     return [run / "manifest.json" for run in run_folders(root) if "wandb" not in run.relative_to(root).parts]
-
-
-def json_lines(path: Path) -> pa.Table | None:
-    """A JSON lines file as a table; None where nothing is. A last line that a kill tore off is left out.
-
-    Raises:
-        ValueError: naming the file, if a complete line is not JSON.
-    """
-    data = path.read_bytes() if path.exists() else b""
-    data = data[: data.rfind(b"\n") + 1]
-    if not data:
-        return None
-    try:
-        return pyarrow.json.read_json(
-            io.BytesIO(data), read_options=pyarrow.json.ReadOptions(block_size=max(len(data), 1))
-        )
-    except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"{path} has a line that is not JSON ({error}): move the run's folder away and run it again"
-        ) from error
 
 
 def _metrics(path: Path) -> pa.Table:
@@ -150,8 +132,14 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
 def _tables(path: Path, root: Path, *, questions: bool) -> RunTables:
     manifest = read_manifest(path)
     metrics = _with_device_seconds(_metrics(path.parent / "metrics.jsonl"), path.parent / "timings.jsonl")
-    answers = evaluations(path.parent / "eval") if questions else None
-    return RunTables(_row(manifest, metrics, path, root), metrics, answers)
+    row = _row(manifest, metrics, path, root)
+    later = later_sets(path.parent / EVALUATED, questions=questions)
+    if later:
+        sets = {**json.loads(row["sets"] or "{}"), **{of_run.name: of_run.record for of_run in later}}
+        row["sets"] = json.dumps(sets, sort_keys=True)
+    own = [evaluations(path.parent / "eval")] if questions else []
+    answers = [table for table in (*own, *(of_run.questions for of_run in later)) if table is not None]
+    return RunTables(row, with_metrics(metrics, later), pa.concat_tables(answers) if answers else None)
 
 
 def _row(manifest: JsonObject, metrics: pa.Table, path: Path, root: Path) -> JsonObject:

@@ -60,6 +60,7 @@ RUNS = pa.schema(
         ("started", pa.string()),
         ("ended", pa.string()),
         ("command", pa.string()),
+        ("sets", pa.string()),  # prompts, extractor and more of each evaluation set beside its own
         ("came_from", pa.string()),  # "folder", "wandb" or "wandb offline"
         ("source", pa.string()),
     ]
@@ -140,8 +141,26 @@ def run_row(
         "commits": _json(_commits(manifest)),
         "prompt_hash": (manifest.get("prompt") or {}).get("hash"),
         "extractor": manifest.get("reward_version"),
+        "sets": _json({name: of_set(record) for name, record in (manifest.get("eval_sets") or {}).items()}),
         "came_from": came_from,
         "source": source,
+    }
+
+
+def of_set(record: Json) -> JsonObject:
+    """What a run's or a later evaluation's record of a set says that tables depend on.
+
+    Settings and content of a set that is the run's own stand in its config and its inputs.
+    """
+    hashed = {
+        name: digest(record[key])[:16]
+        for name, key in (("settings", "settings"), ("content", "inputs"))
+        if record.get(key)
+    }
+    return {
+        "prompt": (record.get("prompt") or {}).get("hash"),
+        "extractor": record.get("reward_version"),
+        **hashed,
     }
 
 
