@@ -281,7 +281,7 @@ def test_another_set_is_the_same_in_all_runs_of_a_model(sweep: Path) -> None:
         ("prompt", "svamp: prompt .* 2 in 1", {"eval_sets": {"svamp": SETS["svamp"] | {"prompt": {"hash": "2"}}}}),
         (
             "extractor",
-            "svamp: extractor x",
+            "svamp: extractor .* x in 1",
             {"eval_sets": {"svamp": SETS["svamp"] | {"reward_version": "x"}}},
         ),
         ("stale", "dataset svamp/test is .*9+ in 1", {"inputs": rendered | {"dataset svamp/test": "9" * 16}}),
