@@ -44,6 +44,7 @@ TESTED_BY = {
     "run/settings_file": "launch/test_cell_settings.py",
     "run/siblings": "train/test_extension.py",
     "run/unused": "train/test_extension.py",
+    "reward/composed": "reward/test_sum.py",
     "reward/plain": "train/test_foreign_parts.py",
     "rollout/nucleus": "train/test_build.py",
     "train/loaded": "train/test_trainer.py",

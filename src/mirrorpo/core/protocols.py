@@ -165,6 +165,16 @@ class Verifier(RewardFn, Protocol):
 
 
 @runtime_checkable
+class DependsOnServers(Protocol):
+    """A reward whose verdicts come from servers, by the setting that names each, with what it says of itself.
+
+    A run that goes on has to find the same.
+    """
+
+    def servers(self) -> Mapping[str, str]: ...
+
+
+@runtime_checkable
 class OutputHead(Protocol):
     """Last hidden states to logits over the vocabulary, as the trainer reads them.
 
