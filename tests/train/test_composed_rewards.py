@@ -1,25 +1,16 @@
 """Rewards from YAML alone, in a folder outside the repository: trained two steps and evaluated."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import SMALL, cell_here, folder, manifest, rows, succeeded, train, train_in_new_python
+from cli import ROOT, SMALL, cell_here, folder, manifest, rows, succeeded, train, train_in_new_python
 from judge_server import Body, Judge, by_gold, judge_server
 
 from mirrorpo.train.build import build_dataset
 
-SUM = """\
-# Right, brief and with a mark; the last part is a function of somebody's.
-defaults:
-  - sum
-  - _self_
-parts:
-  length: {weight: 0.1}
-  format: {weight: 0.2}
-  exact: {weight: 0.5, reward: {_target_: foreign.exact_match, _partial_: true}}
-"""
 PROXY = """\
 # Short answers, while the gold is the right one.
 defaults:
@@ -37,6 +28,7 @@ correct: judge
 parts:
   judge: {weight: 0.5, reward: {url: "URL", batch: 8, timeout_s: 20.0, retries: 1, backoff_s: 0.01}}
 """
+PAGE = ROOT / "docs" / "rewards.md"
 TESTS = str(Path(__file__).parents[1])
 
 
@@ -62,14 +54,17 @@ def steps(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_sum_with_a_function_trains_and_logs_each_part(tmp_path: Path) -> None:
-    succeeded(train_in_new_python(*written(tmp_path, SUM), cwd=tmp_path, PYTHONPATH=TESTS))
+    # The file that docs/rewards.md shows.
+    (shown,) = re.findall(r"```yaml\n(# conf/reward/mine\.yaml.*?)```", PAGE.read_text(), re.DOTALL)
+    text = shown.replace("mine.exact", "foreign.exact_match")
+    succeeded(train_in_new_python(*written(tmp_path, text), cwd=tmp_path, PYTHONPATH=TESTS))
     trained, last = steps(folder(tmp_path / "outputs"))
-    weights = {"correctness": 1.0, "length": 0.1, "format": 0.2, "exact": 0.5}
+    weights = {"correctness": 1.0, "length": 0.1, "format": 0.0, "script": 0.2, "exact": 0.5}
     assert len(trained) == 2
     for row in trained:
         parts = {name: row[f"reward/part/{name}"] for name in weights}
         assert row["reward/mean"] == pytest.approx(sum(weights[name] * parts[name] for name in parts))
-        assert row["reward/strict"] == parts["correctness"] and row["reward/unverifiable/exact"] == 0
+        assert row["reward/flexible"] == parts["correctness"] and row["reward/unverifiable/exact"] == 0
     assert last["eval/greedy_accuracy"] == last["eval/part/correctness"] and "eval/part/length" in last
     assert manifest(folder(tmp_path / "outputs"))["reward_version"].startswith(
         "sum/1 correctness=math_answer/"
