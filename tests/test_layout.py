@@ -46,6 +46,8 @@ TESTED_BY = {
     "run/unused": "train/test_extension.py",
     "reward/composed": "reward/test_sum.py",
     "reward/plain": "train/test_foreign_parts.py",
+    "reward/verifiers": "dataset/test_verifiers.py",
+    "text/verifiers_tasks": "dataset/test_verifiers.py",
     "rollout/nucleus": "train/test_build.py",
     "train/loaded": "train/test_trainer.py",
     "train/questions": "train/test_build.py",

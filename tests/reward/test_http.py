@@ -57,7 +57,7 @@ def test_answers_go_out_in_batches_and_verdicts_come_back_in_order(
         "uids": ["q", "q"],
     }
     assert headers["Authorization"] == "Bearer s3cret" and "s3cret" not in repr(reward)
-    assert reward.version == "http/1 judge/1" and reward.servers() == {"url": "judge/1"}
+    assert reward.version == "http/1 judge/1" and reward.sources() == {"url": "judge/1"}
     assert reward.provenance() == {"sandbox": None, "verifier": {"url": judge.url, "version": "judge/1"}}
 
 

@@ -104,7 +104,7 @@ def test_a_judge_behind_http_trains_stops_a_run_when_it_breaks_and_is_known_agai
 
     judge.judge, judge.version = by_gold, "judge/2"
     other = train(*arguments, cwd=tmp_path)
-    assert other.returncode != 0 and "other circumstances (reward_servers" in other.stdout + other.stderr
+    assert other.returncode != 0 and "other circumstances (reward_sources" in other.stdout + other.stderr
 
     judge.version = "judge/1"
     succeeded(train(*arguments, cwd=tmp_path), ["resuming after step 1 of 2"])
@@ -113,4 +113,4 @@ def test_a_judge_behind_http_trains_stops_a_run_when_it_breaks_and_is_known_agai
     # Right and wrong, and their words, are the judge's.
     assert last["eval/part/judge"] == pytest.approx(0.25 + 0.75 * last["eval/greedy_accuracy"])
     assert {"outcome/alas"} <= set(trained[1]) or {"outcome/bravo"} <= set(trained[1])
-    assert manifest(run)["reward_servers"] == {"parts.judge.reward.url": "judge/1"}
+    assert manifest(run)["reward_sources"] == {"parts.judge.reward.url": "judge/1"}

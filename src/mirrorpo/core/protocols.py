@@ -165,13 +165,14 @@ class Verifier(RewardFn, Protocol):
 
 
 @runtime_checkable
-class DependsOnServers(Protocol):
-    """A reward whose verdicts come from servers, by the setting that names each, with what it says of itself.
+class DeclaresSources(Protocol):
+    """A reward whose verdicts come from elsewhere, such as a server; any reward may.
 
-    A run that goes on has to find the same.
+    `sources` has what each calls itself, by the setting that leads to it. A run that goes on has to find the
+    same.
     """
 
-    def servers(self) -> Mapping[str, str]: ...
+    def sources(self) -> Mapping[str, str]: ...
 
 
 @runtime_checkable

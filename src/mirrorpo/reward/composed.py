@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from mirrorpo.core.batch import Prompt
-from mirrorpo.core.protocols import Assembly, DependsOnServers, StatesNotes, StatesRequirements, Verifier
+from mirrorpo.core.protocols import Assembly, DeclaresSources, StatesNotes, StatesRequirements, Verifier
 from mirrorpo.reward.plain import verifier
 
 
@@ -59,11 +59,11 @@ def requirements(parts: Mapping[str, Verifier], group: str, assembly: Assembly) 
             yield from reward.requirements(f"{group}.{setting}", assembly)
 
 
-def servers(parts: Mapping[str, Verifier]) -> dict[str, str]:
-    """The servers of all parts, by the setting of each."""
+def sources(parts: Mapping[str, Verifier]) -> dict[str, str]:
+    """The sources of all parts, by the setting of each."""
     return {
         f"{setting}.{name}": says
         for setting, reward in parts.items()
-        if isinstance(reward, DependsOnServers)
-        for name, says in reward.servers().items()
+        if isinstance(reward, DeclaresSources)
+        for name, says in reward.sources().items()
     }

@@ -115,7 +115,7 @@ class HttpVerifier:
         """Where verdicts come from, and what the server calls itself."""
         return {"sandbox": None, "verifier": {"url": self.url, "version": self.server_version}}
 
-    def servers(self) -> dict[str, str]:
+    def sources(self) -> dict[str, str]:
         """What the server calls itself."""
         return {"url": self.server_version}
 

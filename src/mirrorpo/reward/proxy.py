@@ -57,9 +57,9 @@ class Proxy:
         """What either refuses."""
         return composed.requirements(self._both(), group, assembly)
 
-    def servers(self) -> dict[str, str]:
+    def sources(self) -> dict[str, str]:
         """Those of both."""
-        return composed.servers(self._both())
+        return composed.sources(self._both())
 
     def _both(self) -> dict[str, Verifier]:
         return {

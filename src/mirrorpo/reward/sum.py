@@ -81,9 +81,9 @@ class WeightedSum:
         """What the parts refuse."""
         return composed.requirements(self._by_setting(), group, assembly)
 
-    def servers(self) -> dict[str, str]:
+    def sources(self) -> dict[str, str]:
         """Those of the parts."""
-        return composed.servers(self._by_setting())
+        return composed.sources(self._by_setting())
 
     def _verdict(self, verdicts: Mapping[str, Verdict]) -> Verdict:
         judge = verdicts[self.correct]
