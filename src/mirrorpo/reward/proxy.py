@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mirrorpo.core.batch import Prompt, Verdict
 from mirrorpo.core.protocols import Assembly, Verifier
@@ -70,11 +70,9 @@ class Proxy:
 
 def _verdict(proxy: Verdict, gold: Verdict) -> Verdict:
     unknown = math.isnan(proxy.reward) or math.isnan(gold.reward)
-    return Verdict(
+    return replace(
+        gold,
         reward=proxy.reward,
-        strict=gold.strict,
-        flexible=gold.flexible,
-        correct=gold.correct,
         outcome="unverifiable" if unknown else gold.outcome,
         parts=proxy.parts,
         gold=gold.reward,

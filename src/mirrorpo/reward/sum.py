@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from mirrorpo.core.batch import Prompt, Verdict
@@ -88,12 +88,11 @@ class WeightedSum:
     def _verdict(self, verdicts: Mapping[str, Verdict]) -> Verdict:
         judge = verdicts[self.correct]
         weights = {name: float(self.parts[name]["weight"]) for name in verdicts}
-        reward = sum(weights[name] * verdict.reward for name, verdict in verdicts.items() if weights[name])
-        return Verdict(
+        weighted = (weights[name] * verdict.reward for name, verdict in verdicts.items() if weights[name])
+        reward = sum(weighted, start=0.0)
+        return replace(
+            judge,
             reward=reward,
-            strict=judge.strict,
-            flexible=judge.flexible,
-            correct=judge.correct,
             outcome="unverifiable" if math.isnan(reward) else judge.outcome,
             parts={name: verdict.reward for name, verdict in verdicts.items()},
         )
