@@ -364,6 +364,16 @@ ALGORITHMS = {
         lambda token, advantage: clipped(token.ratio(), advantage, 0.2, 0.2),
         lambda table, mask, longest: token_mean(table, mask),
     ),
+    "rloo_kl_in_reward": (
+        leave_one_out_advantages,
+        lambda token, advantage: unclipped(token.ratio(), advantage),
+        lambda table, mask, longest: sequence_sum(table, mask),
+    ),
+    "reinforce_pp_kl_in_reward": (
+        lambda rewards, groups: [0.0 if reward != reward else reward for reward in rewards],
+        lambda token, advantage: clipped(token.ratio(), advantage, 0.2, 0.2),
+        lambda table, mask, longest: token_mean(table, mask),
+    ),
     "cispo": (
         lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
         lambda token, advantage: clipped_weight(token, advantage, 1.0, 5.0),

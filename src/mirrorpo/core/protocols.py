@@ -23,6 +23,9 @@ Config: TypeAlias = Mapping[str, Any]
 
 Split = Literal["train", "validation", "test"]
 
+# Where a penalty acts: in the loss, or through the advantages (`divergence.placement`).
+Placement = Literal["loss", "reward", "reward_to_go", "loss_to_go", "completion"]
+
 # Sampling with the network's own cache; plain weights with adapters merged; hiding spans, by each masking;
 # the gradient with respect to embeddings; attention weights.
 ModelNeed = Literal["sample", "merge", "pad", "block", "delete", "direct", "gradient", "attention"]
@@ -293,6 +296,16 @@ class AdvantageEstimator(Protocol):
 
 
 @runtime_checkable
+class TokenNormalisation(Protocol):
+    """Centre and scale of a rollout's credit, over its trained tokens: (A_t - centre) / scale is trained on.
+
+    Both are numbers of the rollout, without gradient.
+    """
+
+    def __call__(self, credit: PerToken, mask: TokenMask) -> tuple[Scalar, Scalar]: ...
+
+
+@runtime_checkable
 class Ratio(Protocol):
     """The log of the importance ratio, per token, with gradient; zero where the mask is False.
 
@@ -305,7 +318,7 @@ class Ratio(Protocol):
     """
 
     def __call__(
-        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion
+        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerToken
     ) -> PerToken: ...
 
 
@@ -313,6 +326,8 @@ class Ratio(Protocol):
 class Surrogate(Protocol):
     """Credit of each token, a loss to be minimised, from its log-ratio and its advantage.
 
+    Positively homogeneous in the advantage: c times the advantage is c times the loss, for any c >= 0, so
+    that a token's weight and a signed advantage that has taken the weight in are the same.
     `clipped` marks the tokens whose credit has exactly zero gradient though their advantage is not
     zero.
     """

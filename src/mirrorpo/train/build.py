@@ -5,7 +5,7 @@ What an object refuses, or has to say, it states itself (`StatesRequirements`, `
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import torch
@@ -87,10 +87,14 @@ def build_components(config: Config) -> Components:
         ValueError: naming the group, when a key is unknown, missing or refused by the object, when an object
             keeps no contract, or when groups do not fit together.
     """
+    algo = _build(config["algo"], "algo", Algorithm)
+    penalty = build_penalty(config["divergence"], config["weighting"].get("scope", "credit"))
+    if config["divergence"].get("placement") is None:
+        penalty = replace(penalty, placement=algo.penalty_placement or "loss")
     components = Components(
         config=config,
-        algo=_build(config["algo"], "algo", Algorithm),
-        penalty=build_penalty(config["divergence"], config["weighting"].get("scope", "credit")),
+        algo=algo,
+        penalty=penalty,
         weighting=build_weighting(config["weighting"]),
         beta_schedule=_build(config["beta_schedule"], "beta_schedule", BetaSchedule),
         model=_build(config["model"], "model", ModelSpec),
@@ -167,17 +171,21 @@ def build_weighting(node: Config) -> SpanWeighting:
 
 
 def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> Penalty:
-    """The penalty of a `divergence` group: its `beta` and `anchor`, and the divergence of everything else.
+    """The penalty of a `divergence` group: its `beta`, `anchor` and `placement`, and the divergence of
+    everything else.
+
+    A placement that is null or absent is the loss; an algorithm's row may say another.
 
     Raises:
         ValueError: naming the setting.
     """
-    class_settings, penalty_settings = _without(node, "divergence", "beta", "anchor")
+    class_settings, penalty_settings = _without(node, "divergence", "beta", "anchor", "placement")
     divergence = _build(class_settings, "divergence", Divergence)
     _check_divergence(divergence)
     # Where nothing is read there is nothing to weigh or to measure to.
     defaults: Config = {"beta": 0.0, "anchor": "reference"} if divergence.reads == "nothing" else {}
     settings = {**defaults, **penalty_settings}
+    settings["placement"] = settings.get("placement") or "loss"
     absent = [name for name in ("beta", "anchor") if name not in settings]
     if absent:
         raise ValueError(

@@ -15,15 +15,16 @@ from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
 from mirrorpo.core.masked import masked, mean_one
 from mirrorpo.core.protocols import ImportanceCorrection, Optimiser, SpanWeighting
 from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar, TokenMask
-from mirrorpo.core.span import ScoredSpan
 from mirrorpo.core.tensors import all_finite, distinct_index, moved, numbers
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.fsdp import full_tensor, local_shard
 from mirrorpo.divergence.penalty import Penalty
+from mirrorpo.divergence.placement import completion_cost
 from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.head import Head
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
+from mirrorpo.train.credit import TokenCredit, signed_credit
 from mirrorpo.train.loss import policy_loss
 from mirrorpo.train.metrics import RunningMeans, Totals, update_metrics
 from mirrorpo.train.old_policy import PolicyScorer, policy_scorer
@@ -40,26 +41,14 @@ class ScoredBatch:
     Attributes:
         batch: with old and anchor log-probabilities, as far as somebody reads them.
         anchor_head: the output head of the anchor, whose hidden states the batch holds; None unless a
-            divergence reads the vocabulary.
+            divergence in the loss reads the vocabulary.
+        divergence: [B, T], of the old policy to the anchor; None unless the penalty acts through the
+            advantages.
     """
 
     batch: RolloutBatch
     anchor_head: Head | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenCredit:
-    """What each token of a rollout is credited with.
-
-    Attributes:
-        advantages: [B].
-        weights: [B, T], mean one over each completion's trained tokens.
-        spans: that were scored for the weights.
-    """
-
-    advantages: PerCompletion
-    weights: PerToken
-    spans: Sequence[ScoredSpan] = ()
+    divergence: PerToken | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,26 +114,61 @@ class Learner:
     def rescore(self, batch: RolloutBatch) -> ScoredBatch:
         """A rollout with old and anchor log-probabilities, as far as somebody reads them.
 
-        On-policy the old log-probabilities are left to the update's own forward.
+        On-policy the old log-probabilities are left to the update's own forward, unless the penalty acts
+        through the advantages.
         """
+        scored, local = self._scored(batch)
+        if not self.penalty.in_credit:
+            return scored
+        divergence, batch = self._old_divergence(scored, local)
+        if self.penalty.in_loss:
+            return replace(scored, batch=batch, divergence=divergence)
+        # The update does not read the anchor any more.
+        batch = batch.with_(anchor_hidden=batch.anchor_hidden[..., :0])
+        return ScoredBatch(batch=batch, anchor_head=None, divergence=divergence)
+
+    def _scored(self, batch: RolloutBatch) -> tuple[ScoredBatch, Bool[Tensor, " B"]]:
+        # The rollout, and the rows that this rank passed through the network.
         exact = self.penalty.reads == "vocabulary"
         from_old = self.penalty.reads_old
         forward = self.old_policy.forward
         # Hidden states stay with the rank that will learn from them.
         local = self._local(batch, self._windows(batch, self.settings.updates_per_rollout))
-        if not self.on_policy or from_old:
+        # The pass that reads an exact divergence of the old policy gives its log-probabilities too.
+        read_later = self.penalty.in_credit and exact
+        needed = not self.on_policy or self.penalty.in_credit
+        if from_old or (needed and not read_later):
             old = forward.score(self.policy, batch, local, keep_hidden=exact and from_old)
             batch = batch.with_(old_logprobs=old.logprobs)
             if from_old:
                 batch = batch.with_(anchor_logprobs=old.logprobs, anchor_hidden=old.hidden)
-                return ScoredBatch(batch=batch, anchor_head=self._frozen_head(self.policy) if exact else None)
+                head = self._frozen_head(self.policy) if exact else None
+                return ScoredBatch(batch=batch, anchor_head=head), local
         if self.reference is None:
-            return ScoredBatch(batch=batch, anchor_head=None)
+            return ScoredBatch(batch=batch, anchor_head=None), local
         with self.reference.shards.gathered():
             anchor = forward.score(self.reference, batch, local, keep_hidden=exact)
             head = self._reference_head(self.reference) if exact else None
         batch = batch.with_(anchor_logprobs=anchor.logprobs, anchor_hidden=anchor.hidden)
-        return ScoredBatch(batch=batch, anchor_head=head)
+        return ScoredBatch(batch=batch, anchor_head=head), local
+
+    def _old_divergence(
+        self, scored: ScoredBatch, local: Bool[Tensor, " B"]
+    ) -> tuple[PerToken, RolloutBatch]:
+        # Of each trained token, and the rollout with old log-probabilities.
+        batch = scored.batch
+        if self.penalty.reads == "sampled":
+            old = masked(batch.old_logprobs, batch.mask)
+            anchor = masked(batch.anchor_logprobs, batch.mask)
+            return masked(self.penalty(old, anchor, old), batch.mask), batch
+        scores = self.old_policy.forward.score(
+            self.policy, batch, local, reader=self._reader, anchor_head=scored.anchor_head
+        )
+        return masked(scores.reader_output, batch.mask), batch.with_(old_logprobs=scores.logprobs)
+
+    def _reader(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        # What a divergence over the vocabulary says of a position; it does not read the old policy.
+        return self.penalty(log_p, log_q, log_p.new_zeros(()))
 
     def _reference_head(self, reference: LanguageModel) -> Head:
         # Divided parameters are gathered for a phase only.
@@ -168,6 +192,25 @@ class Learner:
         for rows in windows:
             local[rows] = self.ranks.share(lengths[rows])
         return local
+
+    def credit(self, scored: ScoredBatch, seed: int) -> TokenCredit:
+        """What each token is credited with: advantages, weights, and what a penalty takes from them."""
+        batch, penalty = scored.batch, self.penalty
+        divergence, rewards = scored.divergence, batch.rewards
+        if divergence is not None:
+            rewards = rewards - penalty.beta * completion_cost(divergence, batch.mask, penalty.placement)
+        credit = self.weigh(batch, self.algo.advantage(rewards, batch.group), seed)
+        if divergence is None and self.algo.token_normalisation is None:
+            return credit
+        signed = signed_credit(
+            credit.advantages,
+            credit.weights,
+            torch.zeros_like(credit.weights) if divergence is None else divergence,
+            batch.mask,
+            penalty=penalty,
+            normalisation=self.algo.token_normalisation,
+        )
+        return replace(credit, signed=signed, divergence=divergence)
 
     def weigh(self, batch: RolloutBatch, advantages: PerCompletion, seed: int) -> TokenCredit:
         """Token weights with mean one over each completion's trained tokens, and the spans behind them.
@@ -195,23 +238,18 @@ class Learner:
         self, batch: RolloutBatch, anchor_head: Head | None, rows_per_forward: Sequence[int] = ()
     ) -> PolicyOutputs:
         """The live policy on a micro-batch, with gradient where it is enabled."""
-        unread = torch.zeros((), device=batch.mask.device)
-
-        def reader(log_p: Tensor, log_q: Tensor) -> Tensor:
-            return self.penalty(log_p, log_q, unread)
-
         head_outputs, _ = read_completions(
             self.policy,
             batch,
             temperature=self.settings.temperature,
             logit_chunk=self.settings.logit_chunk,
             rows_per_forward=rows_per_forward,
-            reader=None if anchor_head is None else reader,
+            reader=None if anchor_head is None else self._reader,
             reader_gradient=self.penalty.gradient,
             anchor_head=anchor_head,
         )
         logprobs = per_token(head_outputs.logprobs, batch)
-        if self.penalty.reads == "sampled":
+        if self.penalty.reads == "sampled" and self.penalty.in_loss:
             # Masked before the divergence sees them: an unread NaN must not reach a gradient.
             old = logprobs.detach() if self.on_policy else batch.old_logprobs
             three = [masked(values, batch.mask) for values in (logprobs, batch.anchor_logprobs, old)]
@@ -283,9 +321,11 @@ class Learner:
         for rows, rows_per_forward, with_gradient in self._micro_batches(window, mask):
             micro = window.scored.batch.rows(rows).to(device)
             width = micro.completion_ids.shape[1]
-            advantages, weights = moved([credit.advantages[rows], credit.weights[rows][:, :width]], device)
+            advantages, weights = moved([*credit.read(rows, width)], device)
+            advantages = advantages.expand_as(weights)
             with torch.set_grad_enabled(with_gradient):
                 policy = self.outputs(micro, window.scored.anchor_head, rows_per_forward)
+                policy = self._with_old_divergence(policy, credit, rows)
                 if self.on_policy:
                     micro = micro.with_(old_logprobs=policy.logprobs.detach())
                 loss = policy_loss(
@@ -313,11 +353,21 @@ class Learner:
             )
         return total
 
+    def _with_old_divergence(
+        self, policy: PolicyOutputs, credit: TokenCredit, rows: Int[Tensor, " N"]
+    ) -> PolicyOutputs:
+        # Where the loss has no penalty, what the advantages took in is what is reported.
+        if credit.divergence is None or self.penalty.in_loss:
+            return policy
+        width = policy.logprobs.shape[1]
+        (divergence,) = moved([credit.divergence[rows][:, :width]], policy.logprobs.device)
+        return replace(policy, divergence=divergence)
+
     def _micro_batches(
         self, window: _Window, mask: TokenMask
     ) -> Iterator[tuple[Int[Tensor, " N"], Sequence[int], bool]]:
         # Rows that go through the network together: first those that have a gradient.
-        has_gradient = self._has_gradient(mask, window.credit.advantages[window.rows])
+        has_gradient = self._has_gradient(mask, window.credit.acts(window.rows))
         local = window.local[window.rows]
         for chosen, with_gradient in ((has_gradient, True), (mask.any(dim=1) & ~has_gradient, False)):
             rows = window.rows[chosen & local]
@@ -326,8 +376,9 @@ class Learner:
                 for micro in self.old_policy.forward.parts(part):
                     yield rows[micro.rows], micro.rows_per_forward, with_gradient
 
-    def _has_gradient(self, mask: TokenMask, advantages: PerCompletion) -> Bool[Tensor, " B"]:
+    def _has_gradient(self, mask: TokenMask, credited: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
         # The other rows are read for the metrics alone, without a backward pass.
-        has_gradient = mask.any(dim=1) & ((advantages != 0) | self.penalty.acts)
+        penalised = self.penalty.acts and self.penalty.in_loss
+        has_gradient = mask.any(dim=1) & (credited | penalised)
         # A gradient that is zero moves Adam's averages on, one that is absent does not.
         return has_gradient if bool(has_gradient.any()) else torch.arange(len(mask)) == 0

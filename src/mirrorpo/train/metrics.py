@@ -123,7 +123,7 @@ def update_metrics(
     means: RunningMeans,
     policy: PolicyOutputs,
     batch: RolloutBatch,
-    advantages: PerCompletion,
+    advantages: PerToken,
     algo: Algorithm,
     *,
     first: bool,
@@ -143,9 +143,8 @@ def update_metrics(
     mask, trained = batch.mask, batch.located().trained
     live = policy.logprobs.detach()
     log_ratio = algo.ratio(live, batch.old_logprobs, mask, advantages)
-    spread = advantages[:, None].expand_as(log_ratio)
     means.add("ratio/mean", log_ratio.exp(), trained)
-    means.add("ratio/clip_fraction", algo.surrogate.clipped(log_ratio, spread).to(live.dtype), trained)
+    means.add("ratio/clip_fraction", algo.surrogate.clipped(log_ratio, advantages).to(live.dtype), trained)
     means.add("kl/old", k3(batch.old_logprobs, live), trained)
     means.add("divergence/value", policy.divergence, trained)
     if first:
