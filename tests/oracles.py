@@ -379,6 +379,11 @@ ALGORITHMS = {
         lambda token, advantage: clipped_weight(token, advantage, 1.0, 5.0),
         lambda table, mask, longest: token_mean(table, mask),
     ),
+    "dppo": (
+        lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
+        lambda token, advantage: clipped_weight(token, advantage, 1.0, 19.0),
+        lambda table, mask, longest: token_mean(table, mask),
+    ),
     "gmpo": (
         lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
         lambda token, advantage: unclipped(

@@ -20,10 +20,13 @@ from small_models import TINY, model_of, network_of
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mirrorpo.algo.trust_region import DivergenceRegion
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.masked import mean_one
+from mirrorpo.divergence.bregman import ExactBregman
+from mirrorpo.divergence.potentials import NegativeEntropy
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import build_penalty
 from mirrorpo.train.credit import TokenCredit, signed_credit
@@ -514,3 +517,56 @@ def naive_placed_gradient(world: World, divergence: str, placement: str, updates
         total.append(credits)
     loss = oracles.ALGORITHMS["rloo"][2](total, table["mask"], LONGEST)
     return list(torch.autograd.grad(loss, list(world.policy.parameters()), retain_graph=True))
+
+
+@pytest.mark.parametrize(("over", "bound"), [("binary", 0.002), ("vocabulary", 0.02)])
+def test_a_trust_region_takes_the_naive_tokens_out_of_the_update(world, over, bound):
+    region = DivergenceRegion(
+        divergence=ExactBregman(potential=NegativeEntropy(), direction="reverse"),
+        over=over,
+        low=bound,
+        high=bound,
+    )
+    settings = {
+        "algo": "rloo",
+        "divergence": "none",
+        "scope": "credit",
+        "updates": 2,
+        "window": "whole",
+        "prefix_sharing": "never",
+    }
+    before = replace(learner(world, world.old, **settings), trust_region=region)
+    scored = before.rescore(world.batch)
+    batch = scored.batch.with_(old_logprobs=in_float64(world.log_old, scored.batch))
+    advantages = before.algo.advantage(batch.rewards, batch.group)
+    student = replace(learner(world, world.policy, **settings), trust_region=region)
+    credit = TokenCredit(advantages=advantages, weights=world.weights)
+    metrics = student.learn(replace(scored, batch=batch), credit, lrs=[1.0, 1.0])
+    table = naive_table(world, "none", 2, [*range(len(ROLLOUT))])
+    total, kept = [], []
+    for row, (_, completion, _, _) in enumerate(ROLLOUT):
+        credits = []
+        for t, counted in enumerate(table["mask"][row]):
+            if not counted:
+                credits.append(None)
+                continue
+            old, live = world.log_old[row][t], world.log_p[row][t].detach()
+            if over == "binary":
+                old, live = (
+                    torch.stack([values[completion[t]], (1 - values[completion[t]].exp()).log()])
+                    for values in (old, live)
+                )
+            distance = float((old.exp() * (old - live)).sum())
+            sampled = 0 if over == "binary" else completion[t]
+            away = float(advantages[row] * (live[sampled] - old[sampled])) > 0
+            kept.append(not (away and distance > bound))
+            token = oracles.Token(table["logprobs"][row], table["old_logprobs"][row], table["mask"][row], t)
+            loss = oracles.ALGORITHMS["rloo"][1](token, float(advantages[row]))
+            credits.append(float(kept[-1]) * table["weights"][row][t] * loss)
+        total.append(credits)
+    assert 0 < sum(kept) < len(kept)
+    assert 0 < metrics["trust_region/masked"] < 1 and metrics["trust_region/distance"] > 0
+    loss = oracles.ALGORITHMS["rloo"][2](total, table["mask"], LONGEST)
+    expected = list(torch.autograd.grad(loss, list(world.policy.parameters()), retain_graph=True))
+    for ours in student.optimiser.gradients:
+        assert_equal(ours, expected)

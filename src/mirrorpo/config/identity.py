@@ -35,6 +35,7 @@ ADDED: Mapping[str, object] = {
     "reward.thinking": "skip",
     "reward.decimal_mark": "point",
     "head_precision": "float32",
+    "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
 }
 
 

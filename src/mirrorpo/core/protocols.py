@@ -338,6 +338,25 @@ class Surrogate(Protocol):
 
 
 @runtime_checkable
+class TrustRegion(Protocol):
+    """A factor on each token's credit by how far the policy has moved from the old one, without gradient.
+
+    `reads` says what `distance` wants of both: nothing, the sampled token's log-probabilities [...], or the
+    vocabulary's [..., V], reduced to [...]. `log_ratio` is the token's own, whatever ratio the algorithm
+    takes. A factor of zero takes the token out of the update, one below turns it round.
+    """
+
+    @property
+    def reads(self) -> Literal["nothing", "sampled", "vocabulary"]: ...
+
+    def distance(self, old: Tensor, policy: Tensor) -> Tensor: ...
+
+    def __call__(
+        self, distance: PerToken, log_ratio: PerToken, advantages: PerToken, mask: TokenMask
+    ) -> PerToken: ...
+
+
+@runtime_checkable
 class Aggregation(Protocol):
     """Per-token losses to a scalar.
 

@@ -12,6 +12,7 @@ import torch
 from hydra.utils import get_object, instantiate
 
 from mirrorpo.algo.row import Algorithm
+from mirrorpo.algo.trust_region import NO_TRUST_REGION
 from mirrorpo.config.typed import parameters
 from mirrorpo.core.protocols import (
     BetaSchedule,
@@ -31,6 +32,7 @@ from mirrorpo.core.protocols import (
     StatesNotes,
     StatesRequirements,
     TrackerSpec,
+    TrustRegion,
     Verifier,
     Weighting,
 )
@@ -72,6 +74,7 @@ class Components:
     schedule: LearningRateSchedule
     tracking: TrackerSpec
     importance_correction: ImportanceCorrection | None
+    trust_region: TrustRegion
 
     def groups(self) -> Iterator[tuple[str, object]]:
         """The config group of each object, and the object."""
@@ -106,6 +109,7 @@ def build_components(config: Config) -> Components:
         schedule=_build(config["schedule"], "schedule", LearningRateSchedule),
         tracking=_build(config["tracking"], "tracking", TrackerSpec),
         importance_correction=_optional(config, "importance_correction", ImportanceCorrection),
+        trust_region=_optional(config, "trust_region", TrustRegion) or NO_TRUST_REGION,
     )
     for reason in _requirements(components):
         raise ValueError(reason)

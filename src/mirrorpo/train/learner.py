@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mirrorpo.algo.row import Algorithm
+from mirrorpo.algo.trust_region import NO_TRUST_REGION
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
 from mirrorpo.core.masked import masked, mean_one
-from mirrorpo.core.protocols import ImportanceCorrection, Optimiser, SpanWeighting
+from mirrorpo.core.protocols import ImportanceCorrection, Optimiser, SpanWeighting, TrustRegion
 from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar, TokenMask
 from mirrorpo.core.tensors import all_finite, distinct_index, moved, numbers
 from mirrorpo.distributed.collectives import ALONE, Ranks
@@ -21,7 +22,7 @@ from mirrorpo.distributed.fsdp import full_tensor, local_shard
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.divergence.placement import completion_cost
 from mirrorpo.model.forward import per_token, read_completions
-from mirrorpo.model.head import Head
+from mirrorpo.model.head import Head, read_positions
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.train.credit import TokenCredit, signed_credit
@@ -35,6 +36,19 @@ class NotFinite(FloatingPointError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OldStates:
+    """The old policy's distributions at a batch's tokens: its head, and hidden states [B, T, D]."""
+
+    head: Head
+    hidden: Float[Tensor, "B T D"]
+
+    def rows(self, rows: Tensor, width: int) -> "OldStates":
+        """Those of some completions."""
+        (there,) = moved([rows], self.hidden.device)
+        return OldStates(head=self.head, hidden=self.hidden[there][:, :width])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredBatch:
     """A rollout that was read again by the trainer.
 
@@ -44,11 +58,14 @@ class ScoredBatch:
             divergence in the loss reads the vocabulary.
         divergence: [B, T], of the old policy to the anchor; None unless the penalty acts through the
             advantages.
+        old: of a trust region over the vocabulary, the old policy's head and the rollout's last hidden states
+            under it; None without one.
     """
 
     batch: RolloutBatch
     anchor_head: Head | None
     divergence: PerToken | None = None
+    old: OldStates | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +101,7 @@ class Learner:
         weighting: token weights.
         settings: of the passes and updates.
         importance_correction: for the gap between sampler and old policy, or None.
+        trust_region: a factor on the credit of tokens that have moved away from the old policy.
         ranks: among which the rows of a pass are divided.
     """
 
@@ -95,6 +113,7 @@ class Learner:
     weighting: SpanWeighting
     settings: UpdateSettings
     importance_correction: ImportanceCorrection | None = None
+    trust_region: TrustRegion = NO_TRUST_REGION
     ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
@@ -125,7 +144,7 @@ class Learner:
             return replace(scored, batch=batch, divergence=divergence)
         # The update does not read the anchor any more.
         batch = batch.with_(anchor_hidden=batch.anchor_hidden[..., :0])
-        return ScoredBatch(batch=batch, anchor_head=None, divergence=divergence)
+        return replace(scored, batch=batch, anchor_head=None, divergence=divergence)
 
     def _scored(self, batch: RolloutBatch) -> tuple[ScoredBatch, Bool[Tensor, " B"]]:
         # The rollout, and the rows that this rank passed through the network.
@@ -137,20 +156,24 @@ class Learner:
         # The pass that reads an exact divergence of the old policy gives its log-probabilities too.
         read_later = self.penalty.in_credit and exact
         needed = not self.on_policy or self.penalty.in_credit
-        if from_old or (needed and not read_later):
-            old = forward.score(self.policy, batch, local, keep_hidden=exact and from_old)
+        in_region = self._reads_old_states
+        old_states: OldStates | None = None
+        if from_old or in_region or (needed and not read_later):
+            old = forward.score(self.policy, batch, local, keep_hidden=in_region or (exact and from_old))
             batch = batch.with_(old_logprobs=old.logprobs)
+            if in_region:
+                old_states = OldStates(head=self._frozen_head(self.policy), hidden=old.hidden)
             if from_old:
                 batch = batch.with_(anchor_logprobs=old.logprobs, anchor_hidden=old.hidden)
                 head = self._frozen_head(self.policy) if exact else None
-                return ScoredBatch(batch=batch, anchor_head=head), local
+                return ScoredBatch(batch=batch, anchor_head=head, old=old_states), local
         if self.reference is None:
-            return ScoredBatch(batch=batch, anchor_head=None), local
+            return ScoredBatch(batch=batch, anchor_head=None, old=old_states), local
         with self.reference.shards.gathered():
             anchor = forward.score(self.reference, batch, local, keep_hidden=exact)
             head = self._reference_head(self.reference) if exact else None
         batch = batch.with_(anchor_logprobs=anchor.logprobs, anchor_hidden=anchor.hidden)
-        return ScoredBatch(batch=batch, anchor_head=head), local
+        return ScoredBatch(batch=batch, anchor_head=head, old=old_states), local
 
     def _old_divergence(
         self, scored: ScoredBatch, local: Bool[Tensor, " B"]
@@ -235,10 +258,14 @@ class Learner:
         return TokenCredit(advantages=advantages, weights=weights, spans=spans)
 
     def outputs(
-        self, batch: RolloutBatch, anchor_head: Head | None, rows_per_forward: Sequence[int] = ()
+        self,
+        batch: RolloutBatch,
+        anchor_head: Head | None,
+        rows_per_forward: Sequence[int] = (),
+        old_states: OldStates | None = None,
     ) -> PolicyOutputs:
         """The live policy on a micro-batch, with gradient where it is enabled."""
-        head_outputs, _ = read_completions(
+        head_outputs, hidden = read_completions(
             self.policy,
             batch,
             temperature=self.settings.temperature,
@@ -257,7 +284,42 @@ class Learner:
         else:
             divergence = per_token(head_outputs.reader_output, batch)
         entropy = per_token(head_outputs.entropy, batch)
-        return PolicyOutputs(logprobs=logprobs, entropy=entropy, divergence=divergence)
+        return PolicyOutputs(
+            logprobs=logprobs,
+            entropy=entropy,
+            divergence=divergence,
+            distance=self._distance(batch, logprobs, hidden, old_states),
+        )
+
+    @property
+    def _reads_old_states(self) -> bool:
+        # On-policy every distance is zero.
+        return self.trust_region.reads == "vocabulary" and not self.on_policy
+
+    @torch.no_grad()
+    def _distance(
+        self, batch: RolloutBatch, logprobs: PerToken, hidden: Tensor, old_states: OldStates | None
+    ) -> PerToken | None:
+        # D(pi_old, pi) of each trained token, for the trust region.
+        region = self.trust_region
+        if region.reads == "nothing":
+            return None
+        if self.on_policy:
+            return torch.zeros_like(logprobs)
+        if old_states is None:
+            both = [masked(values, batch.mask) for values in (batch.old_logprobs, logprobs)]
+            return masked(region.distance(*both), batch.mask)
+        present = batch.located().present
+        read = read_positions(
+            self.policy.head(self.settings.temperature),
+            hidden[present],
+            batch.completion_ids[present],
+            logit_chunk=self.settings.logit_chunk,
+            reader=lambda log_p, log_q: region.distance(log_q, log_p),
+            anchor_head=old_states.head,
+            anchor_hidden=old_states.hidden[present],
+        )
+        return masked(per_token(read.reader_output, batch), batch.mask)
 
     def learn(self, scored: ScoredBatch, credit: TokenCredit, lrs: Sequence[float]) -> dict[str, float]:
         """All updates on one rollout, one learning rate each; the means of their metrics.
@@ -324,10 +386,12 @@ class Learner:
             advantages, weights = moved([*credit.read(rows, width)], device)
             advantages = advantages.expand_as(weights)
             with torch.set_grad_enabled(with_gradient):
-                policy = self.outputs(micro, window.scored.anchor_head, rows_per_forward)
+                old_states = None if window.scored.old is None else window.scored.old.rows(rows, width)
+                policy = self.outputs(micro, window.scored.anchor_head, rows_per_forward, old_states)
                 policy = self._with_old_divergence(policy, credit, rows)
                 if self.on_policy:
                     micro = micro.with_(old_logprobs=policy.logprobs.detach())
+                policy = self._with_factor(policy, micro, advantages)
                 loss = policy_loss(
                     policy,
                     micro,
@@ -352,6 +416,13 @@ class Learner:
                 importance_correction=self.importance_correction,
             )
         return total
+
+    def _with_factor(self, policy: PolicyOutputs, batch: RolloutBatch, advantages: PerToken) -> PolicyOutputs:
+        if policy.distance is None:
+            return policy
+        log_ratio = masked(policy.logprobs.detach() - batch.old_logprobs, batch.mask)
+        factor = self.trust_region(policy.distance, log_ratio, advantages, batch.mask)
+        return replace(policy, factor=factor)
 
     def _with_old_divergence(
         self, policy: PolicyOutputs, credit: TokenCredit, rows: Int[Tensor, " N"]

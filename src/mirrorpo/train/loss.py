@@ -23,7 +23,8 @@ def policy_loss(
         L = aggregate( w_t * surrogate(log r_t, A_t) + beta * D_t )            scope: credit
         L = aggregate( w_t * (surrogate(log r_t, A_t) + beta * D_t) )          scope: loss
 
-    With `importance_correction`, c_t * surrogate(log r_t, A_t) in place of the surrogate. Without beta * D_t
+    With `importance_correction`, c_t * surrogate(log r_t, A_t) in place of the surrogate; with a trust region
+    f_t times that. Without beta * D_t
     where the penalty acts through the advantages alone (`divergence.placement`).
 
     Value: with `denominator` taken over the window, micro-batches add up to the window's loss.
@@ -33,6 +34,8 @@ def policy_loss(
     credit = algo.surrogate(log_ratio, advantages)
     if importance_correction is not None:
         credit = importance_correction(batch.old_logprobs, batch.sampler_logprobs, batch.mask) * credit
+    if policy.factor is not None:
+        credit = policy.factor * credit
     if not penalty.in_loss:
         return algo.aggregate(weights * credit, batch.mask, denominator)
     penalised = penalty.beta * policy.divergence
