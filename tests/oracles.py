@@ -384,6 +384,11 @@ ALGORITHMS = {
         lambda token, advantage: clipped_weight(token, advantage, 1.0, 19.0),
         lambda table, mask, longest: token_mean(table, mask),
     ),
+    "mirror_descent": (
+        lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
+        lambda token, advantage: negative_log_likelihood(token.logprob(), advantage),
+        lambda table, mask, longest: sequence_sum(table, mask),
+    ),
     "gmpo": (
         lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
         lambda token, advantage: unclipped(
@@ -402,6 +407,22 @@ ALGORITHMS = {
         lambda token, advantage: negative_log_likelihood(token.logprob(), advantage),
         lambda table, mask, longest: token_mean(table, mask),
     ),
+}
+
+
+def group_target(advantages, old, live, lengths, tau):
+    """Mirror descent on one prompt's responses: G (q - p) over lengths, for KL(q, p) and a uniform base."""
+    total_q = sum(exp(advantage / tau) for advantage in advantages)
+    ratios = [exp((now - before) / length) for now, before, length in zip(live, old, lengths, strict=True)]
+    return [
+        len(advantages) * (exp(advantage / tau) / total_q - ratio / sum(ratios)) / length
+        for advantage, ratio, length in zip(advantages, ratios, lengths, strict=True)
+    ]
+
+
+# name -> advantages of one prompt's responses as an update sees them
+UPDATE_ADVANTAGES = {
+    "mirror_descent": lambda advantages, old, live, lengths: group_target(advantages, old, live, lengths, 1.0)
 }
 
 # name -> divergence at one position, from both log-probabilities over the vocabulary, the sampled token and

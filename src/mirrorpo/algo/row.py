@@ -15,6 +15,7 @@ from mirrorpo.core.protocols import (
     RolloutRule,
     Surrogate,
     TokenNormalisation,
+    UpdateAdvantage,
 )
 
 
@@ -30,6 +31,7 @@ class Algorithm:
         rollout_rule: which groups and tokens are trained, and what overlong completions cost.
         penalty_placement: where the penalty acts unless `divergence.placement` says it; None is the loss.
         token_normalisation: of the credit of a rollout's tokens, or None.
+        update_advantage: of each update, from the advantages and the policy of the moment, or None.
     """
 
     advantage: AdvantageEstimator
@@ -39,6 +41,7 @@ class Algorithm:
     rollout_rule: RolloutRule
     penalty_placement: Placement | None = None
     token_normalisation: TokenNormalisation | None = None
+    update_advantage: UpdateAdvantage | None = None
 
     def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
         """Rewards that differ within one group must give some advantage."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.optim.optimizer import StateDict
 
@@ -293,6 +293,24 @@ class AdvantageEstimator(Protocol):
     """Rewards to advantages, per completion, without gradient. NaN rewards give advantage zero."""
 
     def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion: ...
+
+
+@runtime_checkable
+class UpdateAdvantage(Protocol):
+    """Advantages that depend on where the policy is, asked before each update, without gradient.
+
+    `old` and `live` are the log-probabilities of whole completions, sums over trained tokens, under the
+    policies of the rollout and of the moment; `lengths` count those tokens.
+    """
+
+    def __call__(
+        self,
+        advantages: PerCompletion,
+        old: PerCompletion,
+        live: PerCompletion,
+        lengths: Int[Tensor, " B"],
+        group: GroupIds,
+    ) -> PerCompletion: ...
 
 
 @runtime_checkable

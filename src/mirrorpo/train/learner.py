@@ -155,7 +155,7 @@ class Learner:
         local = self._local(batch, self._windows(batch, self.settings.updates_per_rollout))
         # The pass that reads an exact divergence of the old policy gives its log-probabilities too.
         read_later = self.penalty.in_credit and exact
-        needed = not self.on_policy or self.penalty.in_credit
+        needed = not self.on_policy or self.penalty.in_credit or self.algo.update_advantage is not None
         in_region = self._reads_old_states
         old_states: OldStates | None = None
         if from_old or in_region or (needed and not read_later):
@@ -223,17 +223,21 @@ class Learner:
         if divergence is not None:
             rewards = rewards - penalty.beta * completion_cost(divergence, batch.mask, penalty.placement)
         credit = self.weigh(batch, self.algo.advantage(rewards, batch.group), seed)
-        if divergence is None and self.algo.token_normalisation is None:
+        return self._signed(replace(credit, divergence=divergence), batch.mask)
+
+    def _signed(self, credit: TokenCredit, mask: TokenMask) -> TokenCredit:
+        # Credit with what a penalty takes from it and a normalisation makes of it, where there is either.
+        if credit.divergence is None and self.algo.token_normalisation is None:
             return credit
         signed = signed_credit(
             credit.advantages,
             credit.weights,
-            torch.zeros_like(credit.weights) if divergence is None else divergence,
-            batch.mask,
-            penalty=penalty,
+            torch.zeros_like(credit.weights) if credit.divergence is None else credit.divergence,
+            mask,
+            penalty=self.penalty,
             normalisation=self.algo.token_normalisation,
         )
-        return replace(credit, signed=signed, divergence=divergence)
+        return replace(credit, signed=signed)
 
     def weigh(self, batch: RolloutBatch, advantages: PerCompletion, seed: int) -> TokenCredit:
         """Token weights with mean one over each completion's trained tokens, and the spans behind them.
@@ -338,7 +342,8 @@ class Learner:
                 continue
             if updates:
                 self._refuse_infinite(updates[-1], *numbers([updates[-1].weights_finite]))
-            window = _Window(scored=scored, credit=credit, rows=rows, local=local, first=update == 0)
+            current = self._at_update(scored.batch, credit, rows, local)
+            window = _Window(scored=scored, credit=current, rows=rows, local=local, first=update == 0)
             updates.append(self._update(window, lr, update, means))
         totals, finite = means.totals(updates[-1].weights_finite)
         self._refuse_infinite(updates[-1], *finite)
@@ -347,6 +352,28 @@ class Learner:
             "grad/norm": sum(update.norm for update in updates) / len(updates),
             "lr/value": lrs[len(updates) - 1],
         }
+
+    def _at_update(
+        self, batch: RolloutBatch, credit: TokenCredit, rows: Int[Tensor, " N"], local: Bool[Tensor, " B"]
+    ) -> TokenCredit:
+        # Credit of a window's rows as the policy of the moment makes it.
+        update_advantage = self.algo.update_advantage
+        rows = rows[batch.mask[rows].any(dim=1)]
+        if update_advantage is None or len(rows) == 0:
+            return credit
+        live = batch.old_logprobs
+        if not self.on_policy:
+            in_window = torch.zeros_like(local)
+            in_window[rows] = True
+            with self.policy.shards.gathered():
+                live = self.old_policy.forward.score(self.policy, batch, local & in_window).logprobs
+        mask = batch.mask[rows]
+        old, live = (masked(values[rows], mask).double().sum(dim=1) for values in (batch.old_logprobs, live))
+        advantages = credit.advantages.clone()
+        advantages[rows] = update_advantage(
+            advantages[rows].double(), old, live, mask.sum(dim=1), batch.group[rows]
+        ).to(advantages.dtype)
+        return self._signed(replace(credit, advantages=advantages), batch.mask)
 
     def _update(self, window: _Window, lr: float, update: int, means: RunningMeans) -> _Update:
         with self.policy.shards.gathered():
