@@ -40,7 +40,7 @@ class Choices:
             first = int(extractor == "index_from_1")
             choose = ", ".join(known) if known else f"{first} to {len(self.texts) - 1 + first}"
             raise ValueError(
-                f"the gold {gold!r} names none of the choices {choose}; correct it, or choose another "
+                f"{gold!r} names none of the choices {choose}; correct it, or choose another "
                 "dataset.extractor (letter, index, index_from_1, choice)"
             )
         return position
@@ -105,12 +105,15 @@ def read_choices(row: JsonRow, setting: str | Sequence[str], labels: str | None)
         texts, given = [Template("choices", column).of(row) for column in setting], None
     if labels is not None:
         given = _texts(value_at(row, labels), labels)
+    named = ", ".join(map(repr, [setting] if isinstance(setting, str) else setting))
     texts = [text.strip() for text in texts]
     if not 2 <= len(texts) <= len(ascii_uppercase) or (given is not None and len(given) != len(texts)):
         counted = f"{len(texts)} choices" + ("" if given is None else f" and {len(given)} labels")
-        raise ValueError(f"it has {counted}; give 2 to 26 choices, and as many labels where there are some")
+        raise ValueError(
+            f"column {named}: there are {counted}; give 2 to 26, and as many labels where there are some"
+        )
     if not all(texts) or len({*map(_folded, texts)}) < len(texts):
-        raise ValueError(f"its choices {texts} have an empty one or two alike; correct them")
+        raise ValueError(f"column {named}: the choices {texts} have an empty one or two alike; correct them")
     return Choices(texts=_unmarked(texts), labels=given or list(ascii_uppercase[: len(texts)]))
 
 

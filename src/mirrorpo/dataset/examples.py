@@ -15,6 +15,8 @@ def inline_examples(shots: Sequence[Mapping[str, str]]) -> list[Example]:
     Raises:
         ValueError: if one has other keys than question and answer, or an empty text.
     """
+    if not isinstance(shots, Sequence):
+        raise ValueError(f"dataset.shots={shots!r}: give a list of examples, or the path of a file of rows")
     examples: list[Example] = []
     for number, shot in enumerate(shots):
         entries = cast("Mapping[str, object]", shot) if isinstance(shot, Mapping) else {}

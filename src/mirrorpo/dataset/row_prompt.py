@@ -1,6 +1,7 @@
 """How a row becomes a question with its gold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import cast
@@ -34,6 +35,8 @@ class RowPrompt:
                 f"dataset.extractor={self.extractor} with dataset.choices={self.choices}: choices go with "
                 f"one of {', '.join(CHOICES)}, and these with choices"
             )
+        if self.choices is not None and not isinstance(self.choices, str | list | tuple):
+            raise ValueError(f"dataset.choices={self.choices!r}: give a column, or a list of columns")
         if (self.tests is not None) != (self.extractor == "tests"):
             raise ValueError(
                 f"dataset.extractor={self.extractor} with dataset.tests={self.tests}: a column of tests goes "
@@ -65,7 +68,8 @@ class RowPrompt:
         if self.choices is not None:
             question, gold = self._with_choices(row, question, text)
         else:
-            gold = extracted(text, self.extractor)
+            with self._about_gold():
+                gold = extracted(text, self.extractor)
         return Prompt(uid=uid, question=question, gold=gold, demonstration=self._worked(row, text, gold))
 
     def stem(self, row: JsonRow) -> str:
@@ -74,10 +78,19 @@ class RowPrompt:
 
     def _with_choices(self, row: JsonRow, question: str, text: str) -> tuple[str, str]:
         choices = read_choices(row, self.choices or [], self.labels)
-        right = choices.right(text, self.extractor)
+        with self._about_gold():
+            right = choices.right(text, self.extractor)
         positions = order(choices, question, self.choice_seed)
         lines = shown(choices, positions, self.choice_line)
         return f"{question}\n{lines}", ascii_uppercase[positions.index(right)]
+
+    @contextmanager
+    def _about_gold(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            columns = ", ".join(map(repr, Template("gold", self.gold).columns()))
+            raise ValueError(f"column {columns}: {error}") from error
 
     def _worked(self, row: JsonRow, text: str, gold: str) -> str:
         if self.demonstration is not None:

@@ -4,14 +4,14 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, cast
 
 from mirrorpo.dataset.jsonl import JsonRow
 
-SHOWN = 10  # faults of a file that an error lists
+SHOWN = 10  # kinds of faults, and places of each, that an error lists
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class StoredRows:
     """What a split is read from, and its rows in order."""
 
     source: str
-    rows: list[StoredRow] = field(default_factory=list[StoredRow])
+    rows: Sequence[StoredRow]
 
     @property
     def columns(self) -> list[str]:
@@ -43,20 +43,26 @@ class StoredRows:
 
 
 def listed(source: str, faults: Mapping[str, str]) -> str:
-    """All faults of a file in a line, up to `SHOWN`.
+    """All faults of a file in a line: up to `SHOWN` kinds, each with up to `SHOWN` places.
 
     Args:
         source: the file.
         faults: what is wrong, by the place in it.
 
     Example:
-        >>> listed("a.csv", {"line 2": "column 'x' is empty", "line 5": "column 'y' is null"})
-        "a.csv, 2 bad rows: line 2: column 'x' is empty; line 5: column 'y' is null"
+        >>> listed("a.csv", {"line 2": "no gold", "line 5": "no question", "line 9": "no gold"})
+        'a.csv, 3 bad rows: line 2, line 9: no gold; line 5: no question'
     """
-    count = f"{len(faults)} bad row{'s' if len(faults) > 1 else ''}"
-    shown = [f"{location}: {fault}" for location, fault in list(faults.items())[:SHOWN]]
-    more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-    return f"{source}, {count}: " + "; ".join([*shown, *more])
+    kinds: dict[str, list[str]] = {}
+    for location, fault in faults.items():
+        kinds.setdefault(fault, []).append(location)
+    shown = [f"{_up_to(locations, ', ')}: {fault}" for fault, locations in kinds.items()]
+    return f"{source}, {len(faults)} bad row{'s' if len(faults) > 1 else ''}: {_up_to(shown, '; ')}"
+
+
+def _up_to(texts: Sequence[str], separator: str) -> str:
+    more = [f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+    return separator.join([*texts[:SHOWN], *more])
 
 
 def read_file(path: Path) -> StoredRows:

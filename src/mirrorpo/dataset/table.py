@@ -258,9 +258,10 @@ class Table:
         if stored.columns:
             check_columns(row_prompt.templates(), stored.columns, stored.source)
         questions: list[tuple[str, Prompt]] = []
-        faults = {row.location: row.fault for row in stored.rows if row.fault}
+        faults: dict[str, str] = {}
         for index, row in enumerate(stored.rows):
             if row.fault:
+                faults[row.location] = row.fault
                 continue
             try:
                 prompt = row_prompt.prompt(row.values, self._uid(split, index))

@@ -27,7 +27,7 @@ _ANOTHER = re.compile(
     r"\b(?:or|and)\s+\(?[A-Z]\b\)?\s*[.}$]?\s*$|^[\s)*]*[,/&]\s*\(?[A-Z]\b|\([A-Z]\)|\s[A-Z]\)"
 )
 _NAMED = re.compile(
-    r"\b(?:answer|option|choice)(?:[ \t]is)?[ \t]?:?[ \t]?[*(\[$]{0,3}(?P<named>[A-Z])\b(?!['\u2019])"
+    r"\b(?i:answer|option|choice)(?:[ \t]is)?[ \t]?:?[ \t]?[*(\[$]{0,3}(?P<named>[A-Z])\b(?!['\u2019])"
     r"|\((?P<closed>[A-Z])\)|^[ \t*]*(?P<alone>[A-Z])[.) \t*]*$",
     re.MULTILINE,
 )
