@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from cli import ROOT, cell_here
+from real_data import DATA, needs
 
 from mirrorpo.dataset.table import Table
 from mirrorpo.train.build import build_components, build_dataset
@@ -195,6 +196,12 @@ def test_a_program_has_its_tests_and_shows_its_signature(tmp_path: Path) -> None
     prompt = one(tmp_path, row, question="task", gold="code", tests="asserts", extractor="tests")
     assert prompt.question == "Double n.\ndef twice(n):" and prompt.gold == row["code"]
     assert (prompt.checks.entry_point, list(prompt.checks.hidden)) == ("twice", row["asserts"])
+
+
+@needs("gsm8k/test.jsonl")
+def test_gsm8k_by_settings_alone_is_the_shipped_gsm8k() -> None:
+    shipped = build_dataset(cell_here("dataset=gsm8k", f"dataset.root={DATA}").config)
+    assert table("gsm8k", root=str(DATA), extractor="hashes").load("test") == shipped.load("test")
 
 
 # ---------------------------------------------------------------- choices

@@ -8,7 +8,7 @@ from typing import cast
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.dataset.choices import order, read_choices, shown
-from mirrorpo.dataset.code import Style, problem
+from mirrorpo.dataset.code import Style, imports, problem
 from mirrorpo.dataset.columns import Template, absent, plain_text, value_at
 from mirrorpo.dataset.gold import CHOICES, Extractor, extracted
 from mirrorpo.dataset.jsonl import JsonRow
@@ -108,5 +108,5 @@ class RowPrompt:
             raise ValueError(f"column {self.tests!r} is {state}; write a list of tests, or one text of them")
         # `signature` names the function that the tests call.
         style = Style(question="{text}\n{signature}", system="", user="{question}", fenced=True)
-        texts = cast("list[str]", tests)
-        return problem(uid, question, reference, texts, visible=0, setup="", prelude="", style=style)
+        texts, prelude = cast("list[str]", tests), imports(reference)
+        return problem(uid, question, reference, texts, visible=0, setup="", prelude=prelude, style=style)
