@@ -36,7 +36,8 @@ def table(source: object = None, **changes: Any) -> Table:
 
 def lines(path: Path, rows: Sequence[object]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    text = "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
     return path
 
 
@@ -106,7 +107,9 @@ def test_paths_are_below_the_root_unless_they_are_full_and_what_is_missing_is_na
     lines(tmp_path / "both/dev.jsonl", SVAMP)
     lines(tmp_path / "both/val.jsonl", SVAMP)
     (tmp_path / "notes.txt").write_text("")
+    lines(tmp_path / "latin.csv", ["Body,Question,Answer\n", "caf\udce9,how many?,2\n"])
     cases = {
+        "latin.csv": r"latin.csv, line 2: byte 0xe9 is no UTF-8; save the file as UTF-8",
         "svmap": r"dataset.source=svmap: there is no file or folder .*svmap \(there is svamp\)",
         "notes.txt": "notes.txt: its ending is none of .jsonl, ",
         "odd": r"odd has no file named after a split .* only one.jsonl; name files in dataset.splits=",
@@ -155,6 +158,10 @@ def test_splits_are_found_by_name_or_named_and_a_set_without_train_is_for_evalua
         other.load("validation")
     with pytest.raises(ValueError, match=r"eval_split=test: only train is stored.*dataset.test_fraction"):
         table(tmp_path / "extra.jsonl", **COLUMNS).load("test")
+    with pytest.raises(
+        ValueError, match=r"dataset.splits: 'train' is no file beside .*set dataset.splits=.*all rows"
+    ):
+        table(tmp_path / "extra.jsonl", splits={"train": "train"}, **COLUMNS).load("train")
     with pytest.raises(ValueError, match=r"has no file of 'dve' .it has dev.jsonl, extra.jsonl"):
         table(tmp_path, splits={"train": "dve"}, **COLUMNS).load("train")
 
@@ -323,6 +330,7 @@ BROKEN: list[tuple[str, Any, Mapping[str, Any], str]] = [
         {"tests": "t", "extractor": "tests"},
         r"column 't' is \[\]; write a list of",
     ),
+    ("jsonl", '{"question": "\udce9?", "answer": "2"}\n', {}, "line 2: byte 0xe9 is no UTF-8; save the file"),
     ("csv", "1, 2 or 3?,2\n", {}, "line 4: it has 3 fields and the header 2; quote a text that holds"),
 ]
 

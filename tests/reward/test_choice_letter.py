@@ -32,6 +32,7 @@ NAMES_B = [
         " B\n",
     ),
     *("the answer is B", "Answer: (B)", "The correct answer is **B**.", "choice B"),
+    *("B is correct", "B is the right one", "B because it is blue", "**Answer: B**", r"\text{B. }", "B ."),
 ]
 NAMES_NONE = [
     *(

@@ -49,6 +49,11 @@ class OneFile:
 
     def files(self, stored: str) -> list[Path]:
         """The file, or the one beside it that a split names."""
+        if stored != ALL and form(Path(stored)) not in READERS:
+            raise ValueError(
+                f"dataset.splits: {stored!r} is no file beside {self.path}; set dataset.splits={{}}: all rows "
+                "are for training, and dataset.validation_fraction and dataset.test_fraction split them"
+            )
         return [self.path if stored == ALL else self.path.parent / stored]
 
 

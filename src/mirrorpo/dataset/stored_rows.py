@@ -80,7 +80,7 @@ def read_file(path: Path) -> StoredRows:
         raise ValueError(f"no file {path}; put it there, or correct dataset.source")
     try:
         return StoredRows(source=str(path), rows=list(reader(path)))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+    except (OSError, EOFError, csv.Error, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}); was it cut short, or does its ending lie?"
         ) from error
@@ -113,6 +113,19 @@ def _bytes(path: Path) -> bytes:
         return file.read()
 
 
+def _text(path: Path) -> str:
+    content = _bytes(path)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}: {_not_utf8(error)}") from error
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"byte 0x{error.object[error.start]:02x} is no UTF-8; save the file as UTF-8"
+
+
 def _json_lines(path: Path) -> Iterator[StoredRow]:
     # Decoded line by line, so that a bad byte is reported with its line too.
     for number, line in enumerate(_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
@@ -121,6 +134,9 @@ def _json_lines(path: Path) -> Iterator[StoredRow]:
         location = f"line {number}"
         try:
             value: object = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            yield StoredRow(location=location, values={}, fault=_not_utf8(error))
+            continue
         except ValueError as error:
             fault = f"it is no JSON ({error}); write an object {{...}} on one line"
             yield StoredRow(location=location, values={}, fault=fault)
@@ -130,7 +146,7 @@ def _json_lines(path: Path) -> Iterator[StoredRow]:
 
 def _json(path: Path) -> Iterator[StoredRow]:
     try:
-        value: object = json.loads(_bytes(path).decode("utf-8-sig"))
+        value: object = json.loads(_text(path))
     except json.JSONDecodeError as error:
         # Several values: JSON Lines under another ending.
         if error.msg == "Extra data":
@@ -147,7 +163,7 @@ def _json(path: Path) -> Iterator[StoredRow]:
 
 
 def _separated(path: Path, delimiter: str) -> Iterator[StoredRow]:
-    reader = csv.reader(io.StringIO(_bytes(path).decode("utf-8-sig"), newline=""), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter)
     header = next(reader, None)
     if not header or len(set(header)) < len(header) or not all(name.strip() for name in header):
         raise ValueError(
