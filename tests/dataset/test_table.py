@@ -285,7 +285,18 @@ BROKEN: list[tuple[str, Any, Mapping[str, Any], str]] = [
     ("jsonl", ["1 + 1?", "2"], {}, "line 2: it is a JSON list, not an object; write {...}"),
     ("jsonl", {"question": "1 + 1?"}, {}, r"line 2: it lacks column 'answer' \(it has question\); add it"),
     ("jsonl", {"question": " ", "answer": "2"}, {}, "line 2: column 'question' is ' '; write a text"),
-    ("jsonl", {**GOOD, "answer": None}, {}, r"column 'answer' is null; .* write {answer\?} in dataset.gold"),
+    (
+        "jsonl",
+        {**GOOD, "answer": None},
+        {},
+        "column 'answer' is null; write a text or a number, or delete the row",
+    ),
+    (
+        "jsonl",
+        {**GOOD, "answer": ""},
+        {"gold": "{answer}"},
+        r"'answer' is ''; .*, or {answer\?} in dataset.gold if",
+    ),
     ("jsonl", {**GOOD, "answer": ["2"]}, {}, "column 'answer' is a list; .*dataset.gold=answer.0"),
     ("jsonl", {**GOOD, "answer": "two"}, {"extractor": "number"}, "'answer': 'two' holds no number; correct"),
     (

@@ -108,10 +108,10 @@ def _text(row: JsonRow, column: str, template: Template) -> str:
             f"dataset.{template.setting}={column}.{entry}"
         )
     state = "null" if value is None else f"{value!r}"
-    raise ValueError(
-        f"column {column!r} is {state}; write a text or a number, delete the row, or write {{{column}?}} in "
-        f"dataset.{template.setting} where it may be empty"
+    optional = (
+        f", or {{{column}?}} in dataset.{template.setting} if it may be empty" if "{" in template.text else ""
     )
+    raise ValueError(f"column {column!r} is {state}; write a text or a number, or delete the row{optional}")
 
 
 def check_columns(templates: Iterable[Template], columns: Sequence[str], source: str) -> None:

@@ -51,8 +51,8 @@ class OneFile:
         """The file, or the one beside it that a split names."""
         if stored != ALL and form(Path(stored)) not in READERS:
             raise ValueError(
-                f"dataset.splits: {stored!r} is no file beside {self.path}; set dataset.splits={{}}: all rows "
-                "are for training, and dataset.validation_fraction and dataset.test_fraction split them"
+                f"dataset.splits: {stored!r} is no file beside {self.path}; set dataset.splits={{}}: all "
+                "rows are for training, and dataset.validation_fraction and dataset.test_fraction split them"
             )
         return [self.path if stored == ALL else self.path.parent / stored]
 

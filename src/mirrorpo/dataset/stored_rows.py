@@ -137,8 +137,10 @@ def _json_lines(path: Path) -> Iterator[StoredRow]:
         except UnicodeDecodeError as error:
             yield StoredRow(location=location, values={}, fault=_not_utf8(error))
             continue
-        except ValueError as error:
-            fault = f"it is no JSON ({error}); write an object {{...}} on one line"
+        except json.JSONDecodeError as error:
+            fault = (
+                f"it is no JSON ({error.msg} at character {error.colno}); write an object {{...}} on one line"
+            )
             yield StoredRow(location=location, values={}, fault=fault)
             continue
         yield _row(location, value)
