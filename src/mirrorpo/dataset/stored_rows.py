@@ -137,10 +137,14 @@ def _json_lines(path: Path) -> Iterator[StoredRow]:
         except UnicodeDecodeError as error:
             yield StoredRow(location=location, values={}, fault=_not_utf8(error))
             continue
-        except json.JSONDecodeError as error:
-            fault = (
-                f"it is no JSON ({error.msg} at character {error.colno}); write an object {{...}} on one line"
+        except ValueError as error:
+            # A number of thousands of digits is another error than JSON's own.
+            at = (
+                f"{error.msg} at character {error.colno}"
+                if isinstance(error, json.JSONDecodeError)
+                else error
             )
+            fault = f"it is no JSON ({at}); write an object {{...}} on one line"
             yield StoredRow(location=location, values={}, fault=fault)
             continue
         yield _row(location, value)
