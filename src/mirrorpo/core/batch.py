@@ -55,6 +55,14 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A question and its answer that stand before every question of a dataset, as a turn each."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutRequest:
     """What an engine is to sample: `group_size` completions for each prompt.
 

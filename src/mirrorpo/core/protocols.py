@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.optim.optimizer import StateDict
 
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest, Verdict
+from mirrorpo.core.batch import Completion, Example, Prompt, RolloutBatch, RolloutRequest, Verdict
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.network import Tokenizer
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
@@ -135,6 +135,21 @@ class DeclaresFiles(Protocol):
     """
 
     def files(self, split: Split) -> Sequence[Path]: ...
+
+
+@runtime_checkable
+class GivesExamples(Protocol):
+    """A dataset with examples that stand before every question, as turns where there are turns."""
+
+    @property
+    def examples(self) -> Sequence[Example]: ...
+
+
+@runtime_checkable
+class LeavesOutRows(Protocol):
+    """A dataset that leaves out rows of a split: by the uid that each would have, with the reason."""
+
+    def left_out(self, split: Split) -> Mapping[str, str]: ...
 
 
 @runtime_checkable
