@@ -291,8 +291,12 @@ class PolicyOutputs:
         logprobs: [B, T], log pi_theta of each sampled token.
         entropy: [B, T], in nats, without gradient.
         divergence: [B, T], D(pi_theta, anchor) by the configured estimator, before its coefficient.
+        distance: [B, T], D(pi_old, pi_theta) of the trust region, without gradient; None without one.
+        factor: [B, T], what the trust region makes of it: a factor on each token's credit.
     """
 
     logprobs: PerToken
     entropy: PerToken
     divergence: PerToken
+    distance: PerToken | None = None
+    factor: PerToken | None = None

@@ -127,6 +127,7 @@ class Loader:
                 penalty=components.penalty,
                 weighting=components.weighting,
                 importance_correction=components.importance_correction,
+                trust_region=components.trust_region,
                 settings=replace(UpdateSettings.of(config), tokens_per_call=loaded.call_cost["tokens"]),
                 ranks=ranks,
             ),
