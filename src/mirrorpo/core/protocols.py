@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.optim.optimizer import StateDict
 
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest, Verdict
+from mirrorpo.core.batch import Completion, Example, Prompt, RolloutBatch, RolloutRequest, Verdict
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.network import Tokenizer
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
@@ -145,6 +145,21 @@ class DeclaresFiles(Protocol):
 
 
 @runtime_checkable
+class GivesExamples(Protocol):
+    """A dataset with examples that stand before every question, as turns where there are turns."""
+
+    @property
+    def examples(self) -> Sequence[Example]: ...
+
+
+@runtime_checkable
+class LeavesOutRows(Protocol):
+    """A dataset that leaves out rows of a split: by the uid that each would have, with the reason."""
+
+    def left_out(self, split: Split) -> Mapping[str, str]: ...
+
+
+@runtime_checkable
 class RewardFn(Protocol):
     """Judges completions against their prompts' gold answers; one verdict each, in order.
 
@@ -169,6 +184,17 @@ class Verifier(RewardFn, Protocol):
     def unjudgeable(self, prompts: Sequence[Prompt]) -> Mapping[str, str]: ...
 
     def provenance(self) -> Mapping[str, object]: ...
+
+
+@runtime_checkable
+class DeclaresSources(Protocol):
+    """A reward whose verdicts come from elsewhere, such as a server; any reward may.
+
+    `sources` has what each calls itself, by the setting that leads to it. A run that goes on has to find the
+    same.
+    """
+
+    def sources(self) -> Mapping[str, str]: ...
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ What an object refuses, or has to say, it states itself (`StatesRequirements`, `
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from typing import Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import torch
@@ -271,6 +272,9 @@ def _leftover_settings(node: object, path: str) -> str:
     extra = [key for key in settings if not key.startswith("_") and key not in taken]
     if extra:
         target = settings["_target_"]
+        near = [(key, name) for key in extra for name in get_close_matches(key, taken, 1, cutoff=0.8)]
+        if near:
+            return ". " + "; ".join(f"{path}.{key}: did you mean {path}.{name}?" for key, name in near)
         return (
             f". {path} has {', '.join(extra)}, which {target} does not take: a file that names another class "
             f"keeps the settings of the one before; {path}={{_target_: {target}}} on the command line drops "
