@@ -34,6 +34,7 @@ ADDED: Mapping[str, object] = {
     # What it changes, of models that think in tags, goes with the reward's version.
     "reward.thinking": "skip",
     "reward.decimal_mark": "point",
+    "reward.top_level": "definitions",  # likewise
     "head_precision": "float32",
 }
 
