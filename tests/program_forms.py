@@ -125,6 +125,7 @@ MBPP: list[tuple[str, bool]] = [
      "table['f'] = lambda s, ch: s.replace(ch, '', 1)[::-1].replace(ch, '', 1)[::-1]", True),
     ("def remove_Occ(s, ch):\n    return table['f'](s, ch)\n\ntable = {}\n"
      "table.update(f=lambda s, ch: s.replace(ch, '', 1)[::-1].replace(ch, '', 1)[::-1])", True),
+    ("```python\n$R\n```\nand for trees\n```python\nclass Node:\n    pass\n```", True),
     # wrong programs
     ("$W", False),
     ("```python\n$W\n```", False),

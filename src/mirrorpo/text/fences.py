@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from markdown_it import MarkdownIt
 
@@ -101,7 +101,7 @@ def loose_blocks(text: str) -> list[Block]:
         ['x = 1']
     """
     return [
-        Block(match["source"], match["info"], match.start(), match.end(), _lines_of(text, *match.span("source")))
+        Block(match["source"], match["info"], *match.span(), _lines_of(text, *match.span("source")))
         for match in _LOOSE.finditer(text)
     ]
 
@@ -131,4 +131,4 @@ def _markdown() -> MarkdownIt:
 
 def _lines_of(text: str, start: int, end: int) -> Sequence[tuple[int, int]]:
     starts = list(accumulate((len(line) + 1 for line in text[start:end].split("\n")), initial=start))
-    return [(first, behind - 1) for first, behind in zip(starts, starts[1:], strict=False)]
+    return [(first, behind - 1) for first, behind in pairwise(starts)]

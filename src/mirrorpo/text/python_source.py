@@ -53,7 +53,11 @@ def bindings(statement: ast.AST) -> set[str]:
                 names.add(name)
             case ast.alias(name=name, asname=alias):
                 names.add((alias or name).partition(".")[0])
-            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+            case (
+                ast.ExceptHandler(name=str(name))
+                | ast.MatchAs(name=str(name))
+                | ast.MatchStar(name=str(name))
+            ):
                 names.add(name)
         if not isinstance(node, _SCOPES):
             left += ast.iter_child_nodes(node)
@@ -151,10 +155,10 @@ def replaced(source: str, statements: Sequence[ast.stmt]) -> str:
 
 
 def salvaged(source: str, *, leading: bool = False) -> str:
-    r"""The parts of a text that are Python: runs of lines from one at the margin to the next, each parsed alone.
+    r"""The parts of a text that are Python, a part being the lines from one at the margin to the next.
 
-    Words and values that stand alone are none. With `leading`, only the run of parts before the first that
-    does not parse.
+    Each is parsed alone. Words and values that stand alone are none. With `leading`, only the run of parts
+    before the first that does not parse.
 
     Example:
         >>> salvaged("def f():\n    return 1\n\n>>> f()\n1\nIt works.\ny = 2\n")
@@ -212,7 +216,7 @@ def _says_only(node: ast.stmt) -> bool:
 
 
 def _open_quote(part: str) -> str:
-    return next((quote for quote in ('"""', "\'\'\'") if part.count(quote) % 2), "")
+    return next((quote for quote in ('"""', "'''") if part.count(quote) % 2), "")
 
 
 def _lines(source: str) -> list[str]:

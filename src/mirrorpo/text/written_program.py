@@ -11,56 +11,27 @@ having.
 """
 
 import ast
-import builtins
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from mirrorpo.text.fences import Block, fenced_blocks, is_python, loose_blocks, stretch
-from mirrorpo.text.python_source import (
-    bindings,
-    indented,
-    lines_of,
-    module_names,
-    parsed,
-    replaced,
-    returns,
-    salvaged,
-    uses,
+from mirrorpo.text.program_parts import (
+    DEFINITIONS,
+    LONGEST_SOURCE,
+    Wanted,
+    futures_first,
+    parsed_piece,
+    with_lacking,
 )
+from mirrorpo.text.python_source import bindings, indented, parsed, returns, salvaged
 from mirrorpo.text.thinking import behind_thinking
 
-LONGEST_SOURCE = 50_000  # in characters
-
-_ONE_FENCE = re.compile(r"```[^\S\n]*(?P<info>[A-Za-z0-9_+.-]*)[^\S\n]*\n(?P<source>(?:(?!```).)*)(?:```)?", re.DOTALL)
+_ONE_FENCE = re.compile(
+    r"```[^\S\n]*(?P<info>[A-Za-z0-9_+.-]*)[^\S\n]*\n(?P<source>(?:(?!```).)*)(?:```)?", re.DOTALL
+)
 _OPENS = re.compile(r"\s*(?:async )?def\b.*:\s*\Z")
 _GIVES = re.compile(r"\b(?:return|yield)\b")
-_DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-_BUILT_IN = frozenset(vars(builtins))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """What a program is to define.
-
-    Attributes:
-        entry_point: the function that is asked for.
-        prefix: code that stands before the program; where it opens the function, the program may go on from
-            there.
-        names: all that its tests use of it.
-    """
-
-    entry_point: str
-    prefix: str
-    names: Collection[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Source that parses."""
-
-    source: str
-    tree: ast.Module
 
 
 def literal_source(text: str) -> str:
@@ -148,21 +119,6 @@ def completed(source: str, wanted: Wanted) -> str:
     return program
 
 
-def without_demonstrations(program: str, wanted: Wanted) -> str:
-    r"""A program without what it shows of itself: what stands behind the last definition and calls it.
-
-    Example:
-        >>> wanted = Wanted(entry_point="f", prefix="")
-        >>> without_demonstrations("def f(): pass\nf.n = 0\nx = f(); print(x)\nassert f() == 2", wanted)
-        'def f(): pass\nf.n = 0\npass; print(x)\npass'
-    """
-    tree = parsed(program) if len(program) <= LONGEST_SOURCE else None
-    if tree is None:
-        return program
-    shown = _demonstrations(tree.body, wanted)
-    return replaced(program, shown) if shown else program
-
-
 def _ways(text: str) -> Iterator[tuple[list[Block], bool]]:
     # Readings, and whether what does not parse in a block is left out of it.
     everything = [stretch(text, 0, len(text))]
@@ -187,65 +143,22 @@ def _ways(text: str) -> Iterator[tuple[list[Block], bool]]:
 def _assembled(blocks: Sequence[Block], salvage: bool, wanted: Wanted) -> str | None:
     # The program of one way to read; None where that defines nothing of what is wanted.
     named = any(wanted.entry_point in block.source for block in blocks)
-    pieces = [piece for block in blocks if named and (piece := _piece(block.source, salvage)) is not None]
+    pieces = [
+        piece
+        for block in blocks
+        if named and (piece := parsed_piece(block.source, salvage=salvage)) is not None
+    ]
     last = max(
         (i for i, piece in enumerate(pieces) if wanted.entry_point in bindings(piece.tree)), default=None
     )
     if last is not None:
         kept = "\n".join(piece.source for piece in pieces[: last + 1])
-        program = _with_lacking(kept, pieces[last + 1 :], wanted, changes=True)
-        return _futures_first(_prefix(wanted) + program)
+        program = with_lacking(kept, pieces[last + 1 :], wanted, changes=True)
+        return futures_first(_prefix(wanted) + program)
     if wanted.prefix:
         continued = (_continued(block.source, wanted) for block in reversed(blocks))
         return next((program for program in continued if program is not None), None)
     return None
-
-
-def _piece(source: str, salvage: bool) -> Piece | None:
-    for form in (source, indented(source, "")) if source[:1].isspace() else (source,):
-        tree = parsed(form)
-        if tree is not None:
-            return Piece(form, tree)
-    if not salvage:
-        return None
-    source = salvaged(indented(source, ""))
-    tree = parsed(source)
-    return Piece(source, tree) if tree is not None and tree.body else None
-
-
-def _with_lacking(program: str, later: Sequence[Piece], wanted: Wanted, *, changes: bool) -> str:
-    # A program with what stands behind it and it lacks: what binds a name that it uses and does not bind, and
-    # so on; with `changes` also statements that act on what is bound by then, and show nothing.
-    names = module_names(program)
-    if names is None or not later:
-        return program
-    bound, used = names
-    statements = [(piece, statement) for piece in later for statement in piece.tree.body]
-    binders = {
-        name: index for index, (_, statement) in enumerate(statements) for name in bindings(statement)
-    }
-    kept: set[int] = set()
-    missing = [name for name in (used | set(wanted.names)) - bound - _BUILT_IN if name in binders]
-    while missing:
-        index = binders[missing.pop()]
-        if index not in kept:
-            kept.add(index)
-            bound |= bindings(statements[index][1])
-            missing += [name for name in uses(statements[index][1]) - bound - _BUILT_IN if name in binders]
-    if changes:
-        body = [*(parsed(program) or ast.Module([], [])).body, *(statement for _, statement in statements)]
-        shown = set(map(id, _demonstrations(body, wanted)))
-        for index, (_, statement) in enumerate(statements):
-            touched = uses(statement)
-            acts = not bindings(statement) and id(statement) not in shown
-            if acts and touched & bound and touched <= bound | _BUILT_IN:
-                kept.add(index)
-    parts = [
-        lines_of(piece.source, [statement for i, (_, statement) in enumerate(statements) if i in kept and _ is piece])
-        for piece in later
-    ]
-    parts = [part for part in parts if part]
-    return "\n".join([program.rstrip("\n") + "\n", *parts]) + "\n" if parts else program
 
 
 def _continued(source: str, wanted: Wanted) -> str | None:
@@ -260,12 +173,12 @@ def _continued(source: str, wanted: Wanted) -> str | None:
         forms.append(_body(margin + source))
     for body, rest in forms:
         tree = parsed(prefix + body)
-        functions = [node for node in tree.body if isinstance(node, _DEFINES)] if tree else []
+        functions = [node for node in tree.body if isinstance(node, DEFINITIONS)] if tree else []
         if functions and functions[-1].name == wanted.entry_point and returns(functions[-1]):
-            piece = _piece(rest, salvage=True)
+            piece = parsed_piece(rest, salvage=True)
             if piece is not None and wanted.entry_point in bindings(piece.tree):
                 return f"{prefix}{body}\n{piece.source}"
-            return _with_lacking(prefix + body, [piece] if piece else [], wanted, changes=False)
+            return with_lacking(prefix + body, [piece] if piece else [], wanted, changes=False)
     return None
 
 
@@ -306,64 +219,10 @@ def _prefix(wanted: Wanted) -> str:
     return wanted.prefix.rstrip("\n") + "\n" if wanted.prefix else ""
 
 
-def _futures_first(program: str) -> str:
-    # Imports from __future__ are allowed at the beginning only.
-    tree = parsed(program) if "__future__" in program else None
-    if tree is None:
-        return program
-    futures = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
-    head = "".join(ast.unparse(node) + "\n" for node in futures)
-    return head + replaced(program, futures) if futures else program
-
-
-def _demonstrations(statements: Sequence[ast.stmt], wanted: Wanted) -> list[ast.stmt]:
-    # What stands behind the last definition of the entry point, calls it by whatever way, and defines nothing.
-    entry = wanted.entry_point
-    last = max((i for i, node in enumerate(statements) if entry in bindings(node)), default=len(statements))
-    behind = statements[last + 1 :]
-    if not behind:
-        return []
-    callers = _callers(statements, entry)
-    return [node for node in behind if _shows(node, callers, {entry, *wanted.names})]
-
-
-def _callers(statements: Sequence[ast.stmt], entry: str) -> set[str]:
-    # The entry point, and the functions and classes that lead to it.
-    led: dict[str, list[str]] = {}
-    for node in statements:
-        if isinstance(node, _DEFINES):
-            for name in uses(node):
-                led.setdefault(name, []).append(node.name)
-    callers, left = {entry}, [entry]
-    while left:
-        fresh = [name for name in led.get(left.pop(), ()) if name not in callers]
-        callers.update(fresh)
-        left += fresh
-    return callers
-
-
-def _shows(node: ast.stmt, callers: set[str], kept: set[str]) -> bool:
-    if isinstance(node, (*_DEFINES, ast.Import, ast.ImportFrom)) or not uses(node) & callers:
-        return False
-    if bindings(node) & kept or any(isinstance(inner, _DEFINES) for inner in ast.walk(node)):
-        return False
-    targets = (
-        node.targets
-        if isinstance(node, ast.Assign)
-        else [node.target]
-        if isinstance(node, ast.AnnAssign | ast.AugAssign)
-        else []
-    )
-    if any(isinstance(target, ast.Attribute | ast.Subscript) for target in targets):
-        return False
-    # A name that merely stands for it is no call.
-    return not targets or any(isinstance(inner, ast.Call) for inner in ast.walk(node))
-
-
 def _defining_blocks(text: str) -> list[Block]:
     def defines(block: Block) -> bool:
-        piece = _piece(block.source, salvage=False) if len(block.source) <= LONGEST_SOURCE else None
-        return piece is not None and any(isinstance(node, _DEFINES) for node in piece.tree.body)
+        piece = parsed_piece(block.source, salvage=False) if len(block.source) <= LONGEST_SOURCE else None
+        return piece is not None and any(isinstance(node, DEFINITIONS) for node in piece.tree.body)
 
     marked = fenced_blocks(text)
     python = [block for block in marked if is_python(block.info)]
@@ -379,7 +238,7 @@ def _defining_blocks(text: str) -> list[Block]:
 
 
 def _those_that_parse(blocks: Sequence[Block]) -> list[Block]:
-    return [block for block in blocks if _piece(block.source, salvage=False) is not None]
+    return [block for block in blocks if parsed_piece(block.source, salvage=False) is not None]
 
 
 def _moved(block: Block, by: int) -> Block:
@@ -389,4 +248,3 @@ def _moved(block: Block, by: int) -> Block:
 
 def _plain(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
-

@@ -16,17 +16,13 @@ from mirrorpo.core.protocols import Assembly
 from mirrorpo.reward.sandbox.pool import Sandbox, shared_sandbox
 from mirrorpo.reward.sandbox.worker import Bounds, Mechanism, ProgramReport, ProgramTask
 from mirrorpo.reward.shaping import PublicShaping
-from mirrorpo.text.python_source import parsed
+from mirrorpo.text.program_parts import Wanted, without_demonstrations
+from mirrorpo.text.python_source import parsed, uses
 from mirrorpo.text.thinking import Thinking, behind_thinking
-from mirrorpo.text.written_program import (
-    Wanted,
-    chosen_program,
-    completed,
-    literal_program,
-    without_demonstrations,
-)
+from mirrorpo.text.written_program import chosen_program, completed, literal_program
 
 VERSION = "code_tests/2"  # of everything that decides a verdict here; results of two versions do not compare
+
 
 def names_of(tests: Sequence[str], prelude: str) -> list[str]:
     """The names that tests use and neither they, the prelude nor Python define: the program's.
@@ -75,7 +71,7 @@ class CodeTests:
         thinking: "skip": what stands in `<think>` is no program; "read": it is read like the rest.
         top_level: "definitions": a program's own checks and demonstrations decide nothing, that is, what
             stands behind the last definition of its function and calls it is not run, and a statement at the
-            top level that fails is passed over; "all": the program has to run from its first line to its last.
+            top level that fails is passed over; "all": the program has to run from its first line to its end.
         shaping: additions to the reward, or None.
         cpu_s: seconds of processor time for a program with all its tests.
         wall_s: seconds by the clock for the same; for a program that sleeps.
@@ -260,10 +256,15 @@ def _checks(prompt: Prompt) -> Checks:
     return prompt.checks
 
 
-def _wanted(checks: Checks, tests: Sequence[str]) -> Wanted:
+def _names(checks: Checks, tests: Sequence[str]) -> list[str]:
     # The entry point may have a built-in's name (task 126's is `sum`).
-    names = sorted({*names_of(tests, checks.prelude), checks.entry_point})
-    return Wanted(entry_point=checks.entry_point, prefix=checks.prefix, names=names)
+    return sorted({*names_of(tests, checks.prelude), checks.entry_point})
+
+
+def _wanted(checks: Checks, tests: Sequence[str]) -> Wanted:
+    # The dataset's code that runs behind the program may use more of it than the tests do.
+    names = {*_names(checks, tests), *uses(parsed(checks.setup) or ast.Module([], []))}
+    return Wanted(entry_point=checks.entry_point, prefix=checks.prefix, names=sorted(names))
 
 
 def _task(program: str, checks: Checks, tests: Sequence[str], tolerant: bool) -> ProgramTask:
@@ -272,7 +273,7 @@ def _task(program: str, checks: Checks, tests: Sequence[str], tolerant: bool) ->
         setup=checks.setup,
         prelude=checks.prelude,
         tests=list(tests),
-        names=list(_wanted(checks, tests).names),
+        names=_names(checks, tests),
         tolerant=tolerant,
     )
 

@@ -253,13 +253,8 @@ def judge(task: Mapping[str, Value], processes: Processes, cpu_s: float, wall_s:
     if stopped in ("forged", "syntax_error"):
         outcomes = []
     outcomes += [stopped] * (len(task["tests"]) - len(outcomes))
-    return {
-        "outcomes": outcomes,
-        "detail": detail[:300],
-        "cpu_s": cpu,
-        "wall_s": time.monotonic() - started,
-        "lost": list(session.lost),
-    }
+    times = {"cpu_s": cpu, "wall_s": time.monotonic() - started}
+    return {"outcomes": outcomes, "detail": detail[:300], "lost": list(session.lost), **times}
 
 
 def _run(test: str, namespace: dict[str, Value]) -> tuple[str, str]:
