@@ -34,7 +34,7 @@ def test_blocks_are_those_of_commonmark() -> None:
 
 
 def test_a_loose_block_may_stand_in_a_line() -> None:
-    assert [block.source for block in loose_blocks("a ```py\nx\ny``` b ```c``` d\n```\nz")] == ["x\ny", "z"]
+    assert [block.source for block in loose_blocks("a ```py\nx\ny``` b ```c``` d e\n```\nz")] == ["x\ny", "z"]
 
 
 def test_what_names_python() -> None:
