@@ -127,17 +127,21 @@ def _ways(text: str) -> Iterator[tuple[list[Block], bool]]:
         yield everything, True
         return
     marked = fenced_blocks(text)
-    python = [block for block in marked if is_python(block.info)]
-    # A closing fence without an opening one opens, for Markdown.
-    head = [stretch(text, 0, marked[0].start)] if marked else []
-    loose = [block for block in loose_blocks(text) if is_python(block.info)]
-    readings = [reading for reading in (python, head, loose) if reading]
-    joined = "\n".join(block.source for block in loose)
+    readings = _fenced_readings(text, marked)
+    joined = "\n".join(block.source for block in readings[-1])
     yield from ((reading, False) for reading in readings)
     yield [stretch(joined, 0, len(joined))], False
     yield from ((reading, True) for reading in readings)
     yield marked, False
     yield everything, True
+
+
+def _fenced_readings(text: str, marked: Sequence[Block]) -> tuple[list[Block], list[Block], list[Block]]:
+    # Markdown's blocks; what stands before the first, since a closing fence without an opening one opens, for
+    # Markdown; and what it does not know.
+    python = [block for block in marked if is_python(block.info)]
+    head = [stretch(text, 0, marked[0].start)] if marked else []
+    return python, head, [block for block in loose_blocks(text) if is_python(block.info)]
 
 
 def _assembled(blocks: Sequence[Block], salvage: bool, wanted: Wanted) -> str | None:
@@ -225,9 +229,7 @@ def _defining_blocks(text: str) -> list[Block]:
         return piece is not None and any(isinstance(node, DEFINITIONS) for node in piece.tree.body)
 
     marked = fenced_blocks(text)
-    python = [block for block in marked if is_python(block.info)]
-    head = [stretch(text, 0, marked[0].start)] if marked else []
-    loose = [block for block in loose_blocks(text) if is_python(block.info)]
+    python, head, loose = _fenced_readings(text, marked)
     for reading in ([stretch(text, 0, len(text))], python, head, loose):
         counts = [defines(block) for block in reading]
         if any(counts):
