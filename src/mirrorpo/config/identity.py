@@ -37,6 +37,7 @@ ADDED: Mapping[str, object] = {
     "reward.decimal_mark": "point",
     "reward.top_level": "definitions",  # likewise
     "head_precision": "float32",
+    "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
 }
 
 # Where a reward stands in one that is made of several.
