@@ -57,6 +57,8 @@ def choice(axis: str, name: str) -> Any:
     overrides = [f"{axis}={name}", f"max_new_tokens={LONGEST}"]
     if axis == "divergence" and name != "none":
         overrides.append(f"divergence.beta={BETA}")
+    if name.endswith("_topk"):
+        overrides.append(f"divergence.k={oracles.TOP_K}")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         node = resolved(compose("train", overrides=overrides))[axis]
     return build_penalty(node) if axis == "divergence" else instantiate(node, _convert_="all")
@@ -196,7 +198,7 @@ def our_gradients(
     batch = scored.batch
     if updates > 1:
         batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
-    if choice("divergence", divergence).reads == "sampled":
+    if choice("divergence", divergence).reads in ("sampled", "top"):
         batch = batch.with_(anchor_logprobs=in_float64(anchor(world, divergence, updates), batch))
     student = learner(world, world.policy, **settings)
     advantages = student.algo.advantage(batch.rewards, batch.group)

@@ -12,7 +12,7 @@ from torch import Tensor
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
-from mirrorpo.core.masked import masked, mean_one
+from mirrorpo.core.masked import mean_one
 from mirrorpo.core.protocols import ImportanceCorrection, Optimiser, SpanWeighting
 from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar, TokenMask
 from mirrorpo.core.span import ScoredSpan
@@ -24,6 +24,7 @@ from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.head import Head
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
+from mirrorpo.train.anchoring import anchor_reader, divergence_at_tokens
 from mirrorpo.train.loss import policy_loss
 from mirrorpo.train.metrics import RunningMeans, Totals, update_metrics
 from mirrorpo.train.old_policy import PolicyScorer, policy_scorer
@@ -40,7 +41,7 @@ class ScoredBatch:
     Attributes:
         batch: with old and anchor log-probabilities, as far as somebody reads them.
         anchor_head: the output head of the anchor, whose hidden states the batch holds; None unless a
-            divergence reads the vocabulary.
+            divergence reads them.
     """
 
     batch: RolloutBatch
@@ -127,24 +128,24 @@ class Learner:
 
         On-policy the old log-probabilities are left to the update's own forward.
         """
-        exact = self.penalty.reads == "vocabulary"
+        hidden, top = self.penalty.reads_hidden, self.penalty.anchor_top
         from_old = self.penalty.reads_old
         forward = self.old_policy.forward
         # Hidden states stay with the rank that will learn from them.
         local = self._local(batch, self._windows(batch, self.settings.updates_per_rollout))
         if not self.on_policy or from_old:
-            old = forward.score(self.policy, batch, local, keep_hidden=exact and from_old)
+            kept = top if from_old else 0
+            old = forward.score(self.policy, batch, local, keep_hidden=hidden and from_old, keep_top=kept)
             batch = batch.with_(old_logprobs=old.logprobs)
             if from_old:
-                batch = batch.with_(anchor_logprobs=old.logprobs, anchor_hidden=old.hidden)
-                return ScoredBatch(batch=batch, anchor_head=self._frozen_head(self.policy) if exact else None)
+                head = self._frozen_head(self.policy) if hidden else None
+                return ScoredBatch(batch=batch.with_(**old.of_anchor()), anchor_head=head)
         if self.reference is None:
             return ScoredBatch(batch=batch, anchor_head=None)
         with self.reference.shards.gathered():
-            anchor = forward.score(self.reference, batch, local, keep_hidden=exact)
-            head = self._reference_head(self.reference) if exact else None
-        batch = batch.with_(anchor_logprobs=anchor.logprobs, anchor_hidden=anchor.hidden)
-        return ScoredBatch(batch=batch, anchor_head=head)
+            anchor = forward.score(self.reference, batch, local, keep_hidden=hidden, keep_top=top)
+            head = self._reference_head(self.reference) if hidden else None
+        return ScoredBatch(batch=batch.with_(**anchor.of_anchor()), anchor_head=head)
 
     def _reference_head(self, reference: LanguageModel) -> Head:
         # Divided parameters are gathered for a phase only.
@@ -184,8 +185,8 @@ class Learner:
         rows = (acts & batch.mask.any(dim=1)).nonzero().flatten()
         if len(rows) == 0:
             return TokenCredit(advantages=advantages, weights=weights)
-        # No weighting reads the anchor's hidden states, which are large.
-        part = batch.with_(anchor_hidden=batch.anchor_hidden[..., :0]).rows(rows)
+        # No weighting reads what is large of the anchor.
+        part = batch.without_anchor().rows(rows)
         raw, spans = self.weighting.explain(part, self.old_policy, seed)
         weights[rows, : raw.shape[1]] = mean_one(raw, part.mask)
         spans = [replace(scored, row=int(rows[scored.row])) for scored in spans]
@@ -195,29 +196,17 @@ class Learner:
         self, batch: RolloutBatch, anchor_head: Head | None, rows_per_forward: Sequence[int] = ()
     ) -> PolicyOutputs:
         """The live policy on a micro-batch, with gradient where it is enabled."""
-        unread = torch.zeros((), device=batch.mask.device)
-
-        def reader(log_p: Tensor, log_q: Tensor) -> Tensor:
-            return self.penalty(log_p, log_q, unread)
-
         head_outputs, _ = read_completions(
             self.policy,
             batch,
             temperature=self.settings.temperature,
             logit_chunk=self.settings.logit_chunk,
             rows_per_forward=rows_per_forward,
-            reader=None if anchor_head is None else reader,
-            reader_gradient=self.penalty.gradient,
-            anchor_head=anchor_head,
+            reader=anchor_reader(self.penalty, batch, anchor_head),
         )
         logprobs = per_token(head_outputs.logprobs, batch)
-        if self.penalty.reads == "sampled":
-            # Masked before the divergence sees them: an unread NaN must not reach a gradient.
-            old = logprobs.detach() if self.on_policy else batch.old_logprobs
-            three = [masked(values, batch.mask) for values in (logprobs, batch.anchor_logprobs, old)]
-            divergence = masked(self.penalty(*three), batch.mask)
-        else:
-            divergence = per_token(head_outputs.reader_output, batch)
+        old = logprobs.detach() if self.on_policy else batch.old_logprobs
+        divergence = divergence_at_tokens(self.penalty, head_outputs, logprobs, old, batch)
         entropy = per_token(head_outputs.entropy, batch)
         return PolicyOutputs(logprobs=logprobs, entropy=entropy, divergence=divergence)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mirrorpo.config.settings import UpdateSettings
@@ -14,6 +14,7 @@ from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.core.tensors import integers, moved
 from mirrorpo.core.token_offsets import TokenOffsets
+from mirrorpo.core.top import TopTokens
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import read_completions
@@ -39,11 +40,24 @@ class TokenScores:
         logprobs: of the batch's tokens.
         entropy: of the distribution each token is drawn from, in nats.
         hidden: the last hidden states behind them, on the model's device; D = 0 unless they are kept.
+        top_ids: the likeliest tokens there, ascending, on the model's device; K = 0 unless they are kept.
+        top_logprobs: of them.
     """
 
     logprobs: PerToken
     entropy: PerToken
     hidden: Float[Tensor, "B T D"]
+    top_ids: Int[Tensor, "B T K"]
+    top_logprobs: Float[Tensor, "B T K"]
+
+    def of_anchor(self) -> dict[str, Tensor]:
+        """What a batch holds of a model that is the anchor."""
+        return {
+            "anchor_logprobs": self.logprobs,
+            "anchor_hidden": self.hidden,
+            "anchor_top_ids": self.top_ids,
+            "anchor_top_logprobs": self.top_logprobs,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,16 +89,19 @@ class ForwardSettings:
         local: Bool[Tensor, " B"],
         *,
         keep_hidden: bool = False,
+        keep_top: int = 0,
     ) -> TokenScores:
         """The batch under a model in eval mode.
 
         Args:
             model: which reads it.
             batch: what is read.
-            local: rows that this rank passes through the network; it keeps the hidden states of these alone.
+            local: rows that this rank passes through the network; it keeps the hidden states, and the
+                likeliest tokens, of these alone.
             keep_hidden: whether hidden states are kept.
+            keep_top: how many of the likeliest tokens are.
         """
-        hidden = batch.anchor_hidden
+        hidden, top = batch.anchor_hidden, (batch.anchor_top_ids, batch.anchor_top_logprobs)
         local_rows = local.nonzero().flatten()
         order: list[Tensor] = []
         read: list[HeadOutputs] = []
@@ -98,9 +115,12 @@ class ForwardSettings:
                     temperature=self.temperature,
                     logit_chunk=self.logit_chunk,
                     rows_per_forward=part.rows_per_forward,
+                    top=keep_top,
                 )
             order.append(rows)
             read.append(head_outputs)
+            if keep_top:
+                top = _kept_top(top, head_outputs.top, rows, micro)
             if keep_hidden:
                 if hidden.shape[-1] == 0:
                     shape = (*batch.present.shape, states.shape[-1])
@@ -109,7 +129,9 @@ class ForwardSettings:
                 hidden[there, : states.shape[1]] = states.to(hidden.dtype)
         logprobs, entropy = _at_tokens(batch, order, read)
         self.ranks.all_reduce(logprobs, entropy)
-        return TokenScores(logprobs=logprobs, entropy=entropy, hidden=hidden)
+        return TokenScores(
+            logprobs=logprobs, entropy=entropy, hidden=hidden, top_ids=top[0], top_logprobs=top[1]
+        )
 
     def parts(self, batch: RolloutBatch) -> Sequence[MicroBatch]:
         """How a batch of one row or more is split for passes."""
@@ -209,6 +231,20 @@ class PolicyScorer:
 
     def _scores(self, batch: RolloutBatch) -> TokenScores:
         return self.forward.score(self.policy, batch, self.forward.ranks.share(batch.lengths()))
+
+
+def _kept_top(
+    kept: tuple[Tensor, Tensor], top: TopTokens, rows: Tensor, micro: RolloutBatch
+) -> tuple[Tensor, Tensor]:
+    # The tables [B, T, K] with the entries of some rows; the first of them decides K, type and device.
+    ids, logprobs = kept
+    if ids.shape[-1] == 0:
+        shape = (*ids.shape[:2], top.ids.shape[1])
+        ids, logprobs = top.ids.new_zeros(shape), top.logprobs.new_zeros(shape)
+    (there,) = moved([rows], ids.device)
+    row, column = micro.located().present
+    ids[there[row], column], logprobs[there[row], column] = top.ids, top.logprobs
+    return ids, logprobs
 
 
 def _at_tokens(
