@@ -17,6 +17,7 @@ import hashlib
 import math
 
 import torch
+from rows import TOP_K
 
 
 def exp(x):
@@ -298,8 +299,6 @@ def of_top(term, k):
     return estimate
 
 
-# Of the vocabulary of a test, whatever the files' own k.
-TOP_K = 2
 F_DIVERGENCES = {
     "js": jensen_shannon,
     "alpha": lambda p, q: alpha_term(p, q, 0.3),
@@ -427,7 +426,7 @@ ALGORITHMS = {
     ),
     "cispo": (
         lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
-        lambda token, advantage: clipped_weight(token, advantage, 1.0, 5.0),
+        lambda token, advantage: clipped_weight(token, advantage, 1.0, 4.0),
         lambda table, mask, longest: token_mean(table, mask),
     ),
     "gmpo": (

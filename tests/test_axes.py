@@ -17,8 +17,7 @@ import worked
 from completions import completion_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
-from rows import CONF, names
+from rows import CONF, class_of, names, settings_of
 from torch import Tensor
 
 from mirrorpo.config.schema import register, resolved
@@ -43,14 +42,12 @@ NO_PENALTY = Penalty(divergence=NoDivergence(), beta=0.0, anchor="reference", sc
 
 @cache
 def choice(axis: str, name: str) -> Any:
-    register()
-    # Of five tokens.
-    top = [f"divergence.k={oracles.TOP_K}"] if name.endswith("_topk") else []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=[f"{axis}={name}", f"max_new_tokens={LONGEST}", *top])
-        node = resolved(cfg)[axis]
     if axis == "divergence":
-        return build_penalty(node).divergence
+        return build_penalty(settings_of(name)).divergence
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"{axis}={name}", f"max_new_tokens={LONGEST}"])
+        node = resolved(cfg)[axis]
     return build_weighting(node) if axis == "weighting" else instantiate(node, _convert_="all")
 
 
@@ -163,12 +160,6 @@ STATED = {
     "Renyi": lambda divergence, log_p, log_q: (oracles.renyi(log_p, log_q, divergence.alpha),) * 2,
 }
 SINGLE_TERMS_MAY_BE_NEGATIVE = {"K1"}
-
-
-def class_of(name: str) -> str:
-    """Of the file, or of the one that it is another name for."""
-    node = OmegaConf.load(CONF / "divergence" / f"{name}.yaml")
-    return node["_target_"].rpartition(".")[-1] if "_target_" in node else class_of(node["defaults"][0])
 
 
 stated = {name for name in names("divergence") if class_of(name) in STATED}
