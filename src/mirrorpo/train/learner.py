@@ -224,7 +224,7 @@ class Learner:
                 at_tokens = divergence_at_tokens(self.penalty, read, live, live, micro)
                 width = live.shape[1]
                 divergence[micro_rows, :width], logprobs[micro_rows, :width] = moved(
-                    [at_tokens, live], divergence.device
+                    [at_tokens.float(), live.float()], divergence.device
                 )
         self.ranks.all_reduce(divergence, logprobs)
         return masked(divergence, batch.mask), batch.with_(old_logprobs=logprobs)
