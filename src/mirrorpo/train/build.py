@@ -210,11 +210,12 @@ def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> 
 
 def _check_divergence(divergence: Divergence) -> None:
     table = torch.full((2, 3, 5), 0.2, dtype=torch.float64).log()
-    shape = {"nothing": [2, 3, 5], "sampled": [2, 3, 5], "vocabulary": [2, 3]}.get(divergence.reads)
+    shapes = {"nothing": [2, 3, 5], "sampled": [2, 3, 5], "top": [2, 3, 5], "vocabulary": [2, 3]}
+    shape = shapes.get(divergence.reads)
     name = type(divergence).__name__
     if shape is None:
         raise ValueError(
-            f"divergence: {name}.reads is {divergence.reads!r}; choose nothing, sampled or vocabulary"
+            f"divergence: {name}.reads is {divergence.reads!r}; choose nothing, sampled, top or vocabulary"
         )
     returned = _shape_or_class(divergence(table, table, table))
     if returned != shape:

@@ -22,10 +22,13 @@ from mirrorpo.distributed.fsdp import full_tensor, local_shard
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.divergence.placement import completion_cost
 from mirrorpo.model.adapter import moving_weights
+from mirrorpo.model.anchored import VocabularyReader
 from mirrorpo.model.forward import per_token, read_completions
-from mirrorpo.model.head import Head, read_positions
+from mirrorpo.model.head import Head, HeadOutputs, read_positions
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prefix import obstacle
+from mirrorpo.train.anchoring import anchor_reader, divergence_at_tokens
 from mirrorpo.train.credit import TokenCredit, signed_credit
 from mirrorpo.train.loss import policy_loss
 from mirrorpo.train.metrics import RunningMeans, Totals, update_metrics
@@ -56,7 +59,7 @@ class ScoredBatch:
     Attributes:
         batch: with old and anchor log-probabilities, as far as somebody reads them.
         anchor_head: the output head of the anchor, whose hidden states the batch holds; None unless a
-            divergence in the loss reads the vocabulary.
+            divergence in the loss reads them.
         divergence: [B, T], of the old policy to the anchor; None unless the penalty acts through the
             advantages.
         old: of a trust region over the vocabulary, the old policy's head and the rollout's last hidden states
@@ -170,36 +173,36 @@ class Learner:
         if self.penalty.in_loss:
             return replace(scored, batch=batch, divergence=divergence)
         # The update does not read the anchor any more.
-        batch = batch.with_(anchor_hidden=batch.anchor_hidden[..., :0])
-        return replace(scored, batch=batch, anchor_head=None, divergence=divergence)
+        return replace(scored, batch=batch.without_anchor(), anchor_head=None, divergence=divergence)
 
     def _scored(self, batch: RolloutBatch) -> tuple[ScoredBatch, Bool[Tensor, " B"]]:
         # The rollout, and the rows that this rank passed through the network.
-        exact = self.penalty.reads == "vocabulary"
+        hidden, top = self.penalty.reads_hidden, self.penalty.anchor_top
         from_old = self.penalty.reads_old
         forward = self.old_policy.forward
         # Hidden states stay with the rank that will learn from them.
         local = self._local(batch, self._windows(batch, self.settings.updates_per_rollout))
-        # The pass that reads an exact divergence of the old policy gives its log-probabilities too.
-        read_later = self.penalty.in_credit and exact
+        # The pass that reads the old policy beside the anchor gives its log-probabilities too.
+        read_later = self.penalty.in_credit and self.penalty.reads != "sampled"
         needed = not self.on_policy or self.penalty.in_credit or self.algo.update_advantage is not None
         in_region = self._reads_old_states
         old_states: OldStates | None = None
         if from_old or in_region or (needed and not read_later):
-            old = forward.score(self.policy, batch, local, keep_hidden=in_region or (exact and from_old))
+            kept = in_region or (hidden and from_old)
+            old = forward.score(self.policy, batch, local, keep_hidden=kept, keep_top=top if from_old else 0)
             batch = batch.with_(old_logprobs=old.logprobs)
             if in_region:
                 old_states = OldStates(head=self._frozen_head(self.policy), hidden=old.hidden)
             if from_old:
-                batch = batch.with_(anchor_logprobs=old.logprobs, anchor_hidden=old.hidden)
-                head = self._frozen_head(self.policy) if exact else None
+                head = self._frozen_head(self.policy) if hidden else None
+                batch = batch.with_(**old.of_anchor())
                 return ScoredBatch(batch=batch, anchor_head=head, old=old_states), local
         if self.reference is None:
             return ScoredBatch(batch=batch, anchor_head=None, old=old_states), local
         with self.reference.shards.gathered():
-            anchor = forward.score(self.reference, batch, local, keep_hidden=exact)
-            head = self._reference_head(self.reference) if exact else None
-        batch = batch.with_(anchor_logprobs=anchor.logprobs, anchor_hidden=anchor.hidden)
+            anchor = forward.score(self.reference, batch, local, keep_hidden=hidden, keep_top=top)
+            head = self._reference_head(self.reference) if hidden else None
+        batch = batch.with_(**anchor.of_anchor())
         return ScoredBatch(batch=batch, anchor_head=head, old=old_states), local
 
     def _old_divergence(
@@ -211,14 +214,20 @@ class Learner:
             old = masked(batch.old_logprobs, batch.mask)
             anchor = masked(batch.anchor_logprobs, batch.mask)
             return masked(self.penalty(old, anchor, old), batch.mask), batch
-        scores = self.old_policy.forward.score(
-            self.policy, batch, local, reader=self._reader, anchor_head=scored.anchor_head
-        )
-        return masked(scores.reader_output, batch.mask), batch.with_(old_logprobs=scores.logprobs)
-
-    def _reader(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        # What a divergence over the vocabulary says of a position; it does not read the old policy.
-        return self.penalty(log_p, log_q, log_p.new_zeros(()))
+        divergence, logprobs = torch.zeros(batch.mask.shape), torch.zeros(batch.mask.shape)
+        rows = local.nonzero().flatten()
+        with torch.no_grad(), evaluating(self.policy.network):
+            for part in self.old_policy.forward.parts(batch.rows(rows)) if len(rows) else ():
+                micro_rows = rows[part.rows]
+                micro = batch.rows(micro_rows).to(self.policy.device)
+                read, live, _ = self._read(micro, scored.anchor_head, part.rows_per_forward)
+                at_tokens = divergence_at_tokens(self.penalty, read, live, live, micro)
+                width = live.shape[1]
+                divergence[micro_rows, :width], logprobs[micro_rows, :width] = moved(
+                    [at_tokens.float(), live.float()], divergence.device
+                )
+        self.ranks.all_reduce(divergence, logprobs)
+        return masked(divergence, batch.mask), batch.with_(old_logprobs=logprobs)
 
     def _reference_head(self, reference: LanguageModel) -> Head:
         # Divided parameters are gathered for a phase only.
@@ -281,8 +290,8 @@ class Learner:
         rows = (acts & batch.mask.any(dim=1)).nonzero().flatten()
         if len(rows) == 0:
             return TokenCredit(advantages=advantages, weights=weights)
-        # No weighting reads the anchor's hidden states, which are large.
-        part = batch.with_(anchor_hidden=batch.anchor_hidden[..., :0]).rows(rows)
+        # No weighting reads what is large of the anchor.
+        part = batch.without_anchor().rows(rows)
         raw, spans = self.weighting.explain(part, self.old_policy, seed)
         weights[rows, : raw.shape[1]] = mean_one(raw, part.mask)
         spans = [replace(scored, row=int(rows[scored.row])) for scored in spans]
@@ -296,24 +305,11 @@ class Learner:
         old_states: OldStates | None = None,
     ) -> PolicyOutputs:
         """The live policy on a micro-batch, with gradient where it is enabled."""
-        head_outputs, hidden = read_completions(
-            self.policy,
-            batch,
-            temperature=self.settings.temperature,
-            logit_chunk=self.settings.logit_chunk,
-            rows_per_forward=rows_per_forward,
-            reader=None if anchor_head is None else self._reader,
-            reader_gradient=self.penalty.gradient,
-            anchor_head=anchor_head,
-        )
-        logprobs = per_token(head_outputs.logprobs, batch)
-        if self.penalty.reads == "sampled" and self.penalty.in_loss:
-            # Masked before the divergence sees them: an unread NaN must not reach a gradient.
+        head_outputs, logprobs, hidden = self._read(batch, anchor_head, rows_per_forward)
+        divergence = torch.zeros_like(logprobs)
+        if self.penalty.in_loss:
             old = logprobs.detach() if self.on_policy else batch.old_logprobs
-            three = [masked(values, batch.mask) for values in (logprobs, batch.anchor_logprobs, old)]
-            divergence = masked(self.penalty(*three), batch.mask)
-        else:
-            divergence = per_token(head_outputs.reader_output, batch)
+            divergence = divergence_at_tokens(self.penalty, head_outputs, logprobs, old, batch)
         entropy = per_token(head_outputs.entropy, batch)
         return PolicyOutputs(
             logprobs=logprobs,
@@ -321,6 +317,21 @@ class Learner:
             divergence=divergence,
             distance=self._distance(batch, logprobs, hidden, old_states),
         )
+
+    def _read(
+        self, batch: RolloutBatch, anchor_head: Head | None, rows_per_forward: Sequence[int]
+    ) -> tuple[HeadOutputs, PerToken, Tensor]:
+        # What the head gives, the log-probabilities at the tokens, and the hidden states behind them.
+        kept = anchor_head is not None or bool(batch.anchor_top_ids.shape[-1])
+        head_outputs, hidden = read_completions(
+            self.policy,
+            batch,
+            temperature=self.settings.temperature,
+            logit_chunk=self.settings.logit_chunk,
+            rows_per_forward=rows_per_forward,
+            reader=anchor_reader(self.penalty, batch, anchor_head) if kept else None,
+        )
+        return head_outputs, per_token(head_outputs.logprobs, batch), hidden
 
     @property
     def _reads_old_states(self) -> bool:
@@ -341,14 +352,18 @@ class Learner:
             both = [masked(values, batch.mask) for values in (batch.old_logprobs, logprobs)]
             return masked(region.distance(*both), batch.mask)
         present = batch.located().present
+        reader = VocabularyReader(
+            reader=lambda log_p, log_q: region.distance(log_q, log_p),
+            gradient=None,
+            head=old_states.head.prepared(),
+            hidden=old_states.hidden[present],
+        )
         read = read_positions(
             self.policy.head(self.settings.temperature),
             hidden[present],
             batch.completion_ids[present],
             logit_chunk=self.settings.logit_chunk,
-            reader=lambda log_p, log_q: region.distance(log_q, log_p),
-            anchor_head=old_states.head,
-            anchor_hidden=old_states.hidden[present],
+            reader=reader,
         )
         return masked(per_token(read.reader_output, batch), batch.mask)
 

@@ -22,6 +22,8 @@ from mirrorpo.train.questions import Questions
 
 # Of a text without its tokenizer: few languages need more, and a template adds some.
 CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS = 3, 32
+# An id and a log-probability.
+TOP_TOKEN = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,11 +83,12 @@ def load_of(
         prompt=prompt,
         completion=rollout.max_new_tokens,
         shared=update.shared_prefix != "never",
-        anchored=rows * rollout.max_new_tokens if components.penalty.reads == "vocabulary" else 0,
+        anchored=rows * rollout.max_new_tokens if components.penalty.reads_hidden else 0,
         logit_chunk=update.logit_chunk,
         head=operand_bytes(config["head_precision"]),
         engine=_engines(components, model, prompt, card, processes),
         processes=processes,
+        anchor_top=rows * rollout.max_new_tokens * components.penalty.anchor_top * TOP_TOKEN,
     )
 
 
