@@ -126,36 +126,49 @@ def test_sampled_accuracy_spread_and_length(sweep: Study) -> None:
         and texts["kl"]["length, % against baseline"] == ""
     )
     # The first ten questions were sampled, and all of them are right: no question tells the arms apart.
-    assert texts["probl2"]["verdict"] == "cannot tell (no difference seen)"
+    assert texts["probl2"]["verdict"] == "undecided (4 seeds)"
 
 
 def course(root: Path, arms: dict[str, list[list[float]]], drift: dict[str, float]) -> Study:
     for arm, seeds in arms.items():
         for seed, values in enumerate(seeds):
-            made = manifest(seed, {"divergence": arm}, **{"config.steps": 4})
-            write_run(root / arm / f"seed={seed}", made, metrics(4, values, drift[arm]), {})
+            steps = max(4, len(values) - 1)
+            made = manifest(seed, {"divergence": arm}, **{"config.steps": steps})
+            write_run(root / arm / f"seed={seed}", made, metrics(steps, values, drift[arm]), {})
     return study(load(str(root)))
 
 
 def test_steps_to_the_baselines_last_accuracy(tmp_path: Path) -> None:
-    fast = [[0.5, 0.9, 0.9]] * 3
-    never = [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0.5, 0.9, 0.5]]
+    # Evaluated at steps 0 to 8.
+    def rises(at: int, high: float = 0.75) -> list[float]:
+        return [0.5] * at + [high] * (9 - at)
+
+    fast = [rises(2), rises(3), rises(3)]
+    never = [rises(9), rises(9), rises(4)]
+    base = [rises(8), rises(7), rises(6)]
     texts = cells(
         steps_to_baseline(
             course(
                 tmp_path,
-                {"kl": [[0.5, 0.6, 0.8]] * 3, "probl2": fast, "none": never},
+                {"kl": base, "probl2": fast, "none": never},
                 dict.fromkeys(("kl", "probl2", "none"), 0.1),
             )
         )
     )
-    assert texts["kl"]["steps to it"].startswith("4.0") and texts["kl"]["goal, %"] == "80.0"
-    assert (
-        texts["probl2"]["steps to it"].startswith("2.0")
-        and texts["probl2"]["difference from kl"].startswith("−2.0")
-        and texts["probl2"]["verdict"] == "better"
-    )
-    assert texts["none"]["seeds that reach it"] == "1 of 3" and texts["none"]["steps to it"].startswith("3.3")
+    assert texts["kl"]["steps to it"].startswith("7.0") and texts["kl"]["goal, %"] == "75.0"
+    assert texts["probl2"]["steps to it"].startswith("2.7")
+    assert texts["probl2"]["difference from kl"].startswith("−4.3") and texts["probl2"]["verdict"] == "better"
+    assert texts["none"]["seeds that reach it"] == "1 of 3" and texts["none"]["steps to it"].startswith("6.7")
+
+
+def test_steps_of_seeds_that_agree_have_no_p_and_few_evaluations_no_table(tmp_path: Path) -> None:
+    drift = {"kl": 0.1, "none": 0.1}
+    course_of = {"kl": [[0.5] * 8 + [0.75]] * 3, "none": [[0.5] * 4 + [0.75] * 5] * 3}
+    row = cells(steps_to_baseline(course(tmp_path / "many", course_of, drift)))["none"]
+    assert row["difference from kl"] == "−4.0" and row["verdict"] == "undecided (6 seeds at least)"
+    assert row["p"] == "— (not below 5% with 3 seeds that tie)"
+    few = {arm: [[0.5, 0.6, 0.8]] * 3 for arm in drift}
+    assert steps_to_baseline(course(tmp_path / "few", few, drift)) is None
 
 
 def test_accuracy_where_all_have_drifted_as_far(tmp_path: Path) -> None:
@@ -172,10 +185,15 @@ def test_accuracy_where_all_have_drifted_as_far(tmp_path: Path) -> None:
     assert texts["none"]["accuracy at the end, %"].startswith("90.0") and texts["none"][
         "accuracy there, %"
     ].startswith("70.0")
-    assert (
-        texts["none"]["matched drift, nats"] == "0.1000"
-        and texts["none"]["difference from kl"] == "0.0 [0.0, 0.0]"
-    )
+    assert texts["none"]["matched drift, nats"] == "0.1000" and texts["none"]["difference from kl"] == "0.0"
+    assert "verdict" not in texts["none"]
+
+
+def test_a_drift_that_is_passed_before_anything_was_evaluated_is_refused(tmp_path: Path) -> None:
+    arms = {"kl": [[0.5, 0.6, 0.7]] * 3, "none": [[0.5, 0.7, 0.9]] * 3}
+    table = matched_drift(course(tmp_path, arms, {"kl": 0.1, "none": 0.3}))
+    assert table is not None and len(table.rows) == 1
+    assert "3 runs (none) pass 0.1000 nats between their start and step 2" in str(table.rows[0][0])
 
 
 def test_a_drift_that_is_measured_where_accuracy_is_alone_gives_the_same_table(tmp_path: Path) -> None:
