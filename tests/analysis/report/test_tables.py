@@ -323,20 +323,36 @@ def test_arms_are_compared_on_the_seeds_that_both_have(tmp_path: Path) -> None:
     assert any("kl" in note or "none" in note for note in accuracy(planted).notes)
 
 
-def test_without_answers_differences_are_over_seeds(tmp_path: Path) -> None:
-    for arm, gain in (("kl", 0.0), ("none", 0.1)):
+def test_each_row_says_what_its_interval_is_for(tmp_path: Path) -> None:
+    # Of probl2 no answers are known; of none and kl they are.
+    for arm, gain in (("kl", 0), ("none", 4), ("probl2", 4)):
         for seed in range(3):
-            write_run(
-                tmp_path / arm / f"seed={seed}",
-                manifest(seed, {"divergence": arm}),
-                metrics(4, [0.5, 0.5, 0.6 + gain + 0.01 * seed]),
-                {},
-            )
+            correct = 24 + gain + seed
+            given = {4: answers([index < correct for index in range(40)])} if arm != "probl2" else {}
+            made, rows = manifest(seed, {"divergence": arm}), metrics(4, [0.5, 0.5, correct / 40])
+            write_run(tmp_path / arm / f"seed={seed}", made, rows, given)
     planted = study(load(str(tmp_path)))
-    assert (
-        planted.differences()["none"].over == "seeds"
-        and "Student's t over the seeds' differences" in accuracy(planted).foot[1]
-    )
+    texts, foot = cells(accuracy(planted)), accuracy(planted).foot[1]
+    assert {arm: row["for new"] for arm, row in texts.items()} == {
+        "kl": "",
+        "none": "seeds, questions",
+        "probl2": "seeds",
+    }
+    assert texts["probl2"]["p"] == "— (not below 5% with 3 seeds that tie)"
+    assert "for new seeds and questions:" in foot and "for new seeds: Student's t" in foot
+
+
+def test_the_margin_is_of_points_and_of_shares(sweep: Study) -> None:
+    wide = sweep.with_margin(60.0)
+    texts = cells(accuracy(wide))
+    assert texts["neural_mirror"]["verdict"] == "better (by less than 60 points)"
+    assert "Equal within 60 points" in accuracy(wide).foot[1]
+    for made, margin, why in (
+        (sweep, 0.0, "above 0"),
+        (study(sweep.export, metric="eval/length"), 1.0, "eval/length is not a share"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            made.with_margin(margin)
 
 
 def test_one_run_is_a_table_too(tmp_path: Path) -> None:
