@@ -12,7 +12,8 @@ from analysis.report.study_table import (
     sources,
     study_table,
 )
-from analysis.report.table_cells import Table, TableCell, difference_cells, estimate_cell, number
+from analysis.report.table_cells import Table, TableCell, bounds, difference_cells, estimate_cell, number
+from analysis.stats.intervals import wilson_interval
 from analysis.stats.paired import probability_of_improvement
 from analysis.study.comparison import Difference
 from analysis.study.design import Run
@@ -21,7 +22,7 @@ from analysis.study.study import Study
 
 OWN_SET = "the runs' own"
 TONES = "Bold is better, italic worse, plain equal within the margin or undecided."
-BINOMIAL = "± is the binomial standard error of one evaluation."
+BINOMIAL = "± is the binomial standard error of one evaluation; at 0 and 100 the interval is Wilson's."
 SAMPLED_LESS = " Sampled answers, several to a question, have at most this error."
 HEAD = ("for new", "p", "P(better)", "seeds", "verdict")
 FOR_NEW_FOOT = (
@@ -141,6 +142,13 @@ def binomial_error(share: float, n: float) -> float:
     return (share * (1 - share) / n) ** 0.5
 
 
+def _one_evaluation(share: float, questions: int) -> str:
+    """The error of a share of so many answers; at 0 and 1, where it would be none, the interval."""
+    if 0 < share < 1:
+        return f"± {100 * binomial_error(share, questions):.1f}"
+    return bounds(wilson_interval(share, questions).scaled(100))
+
+
 def _failed_start(run: Run) -> list[TableCell]:
     """The row of a run that has no numbers."""
     reason = str(run.row["error"] or "no reason").splitlines()[0]
@@ -168,9 +176,7 @@ def before_after(study: Study) -> Table:
         commit = known[run.name].commit[:9] + ("+" if run.row["dirty"] else "")
         cells = [(label(run.block, run.arm), "")]
         cells += [(str(value), "") for value in (run.seed, int(last["step"]), questions)]
-        cells += [
-            (number(100 * share), f"± {100 * binomial_error(share, questions):.1f}") for share in shares
-        ]
+        cells += [(number(100 * share), _one_evaluation(share, questions)) for share in shares]
         cells += [(number(100 * (shares[1] - shares[0]), sign=True), ""), (commit, "")]
         rows.append([TableCell(text, detail, runs=(run.name,)) for text, detail in cells])
     rows += [_failed_start(run) for run in study.failed_starts]

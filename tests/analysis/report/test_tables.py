@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,11 @@ def test_before_and_after_of_every_run(sweep: Study) -> None:
     ]
 
 
+def test_a_run_that_is_all_right_is_not_without_error() -> None:
+    row = before_after(study(export_of({"kl": np.ones((1, 40), dtype=bool)}), compared=False)).rows[0]
+    assert [str(cell) for cell in row[4:6]] == ["50.0 ± 7.9", "100.0 [91.2, 100.0]"]
+
+
 def test_arms_are_compared_on_the_seeds_that_both_have(tmp_path: Path) -> None:
     root = write_sweep(tmp_path / "sweep", arms=("kl", "none"), seeds=(0, 1))
     write_run(
@@ -349,7 +355,7 @@ def test_the_margin_is_of_points_and_of_shares(sweep: Study) -> None:
     assert "Equal within 60 points" in accuracy(wide).foot[1]
     for made, margin, why in (
         (sweep, 0.0, "above 0"),
-        (study(sweep.export, metric="eval/length"), 1.0, "eval/length is not a share"),
+        (replace(sweep, metric="eval/length"), 1.0, "eval/length is not a share"),
     ):
         with pytest.raises(ValueError, match=why):
             made.with_margin(margin)
