@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,15 @@ def test_a_run_leaves_every_file_of_the_design(finished: Path) -> None:
         all("eval/greedy_accuracy" in metrics[step] for step in (0, 2, 3))
         and "eval/greedy_accuracy" not in metrics[1]
     )
-    assert len(rows(run / "timings.jsonl")) == 4
+    timings = rows(run / "timings.jsonl")
+    assert len(timings) == 4
+    for name, total in (("completions", "budget/completions"), ("tokens", "budget/tokens_sampled")):
+        sums = accumulate(row.get(f"rollout/{name}", 0.0) for row in metrics)
+        assert [row[total] for row in metrics] == list(sums), total
+    flops = [row["budget/flops"] for row in metrics]
+    assert flops[0] == 0 and flops[1] < flops[2] < flops[3]
+    spent = accumulate(row["seconds"] for row in timings)
+    assert [row["budget/device_s"] for row in timings] == pytest.approx(list(spent))
     answers = rows(run / "eval" / "step_000003.jsonl")
     assert (
         len(answers) == 12
@@ -227,6 +236,10 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -
     succeeded(train(*overrides, f"out={tmp_path / 'killed'}", cwd=tmp_path), said=["resuming after step"])
     whole, killed = folder(tmp_path / "whole"), folder(tmp_path / "killed")
     assert (whole / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
+    # Steps of two processes.
+    timings = rows(killed / "timings.jsonl")
+    spent = accumulate(row["seconds"] for row in timings)
+    assert [row["budget/device_s"] for row in timings] == pytest.approx(list(spent))
     assert (whole / "eval" / "step_000004.jsonl").read_bytes() == (
         killed / "eval" / "step_000004.jsonl"
     ).read_bytes()

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,10 +20,12 @@ from mirrorpo.core.tensors import all_finite, distinct_index, moved, numbers
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.fsdp import full_tensor, local_shard
 from mirrorpo.divergence.penalty import Penalty
+from mirrorpo.model.cost import reading
 from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.head import Head
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
+from mirrorpo.train.budget import PassMeter
 from mirrorpo.train.loss import policy_loss
 from mirrorpo.train.metrics import RunningMeans, Totals, update_metrics
 from mirrorpo.train.old_policy import PolicyScorer, policy_scorer
@@ -96,6 +98,7 @@ class Learner:
         settings: of the passes and updates.
         importance_correction: for the gap between sampler and old policy, or None.
         ranks: among which the rows of a pass are divided.
+        meter: counts the passes.
     """
 
     policy: LanguageModel
@@ -107,6 +110,7 @@ class Learner:
     settings: UpdateSettings
     importance_correction: ImportanceCorrection | None = None
     ranks: Ranks = ALONE
+    meter: PassMeter = field(default_factory=PassMeter)
 
     def __post_init__(self) -> None:
         if self.settings.shared_prefix == "always" and (reason := obstacle(self.policy)):
@@ -120,7 +124,7 @@ class Learner:
     @property
     def old_policy(self) -> PolicyScorer:
         """The policy as it is now, for weightings that ask it."""
-        return policy_scorer(self.policy, self.settings, self.ranks)
+        return policy_scorer(self.policy, self.settings, self.ranks, self.meter)
 
     def rescore(self, batch: RolloutBatch) -> ScoredBatch:
         """A rollout with old and anchor log-probabilities, as far as somebody reads them.
@@ -317,14 +321,23 @@ class Learner:
         self, window: _Window, mask: TokenMask
     ) -> Iterator[tuple[Int[Tensor, " N"], Sequence[int], bool]]:
         # Rows that go through the network together: first those that have a gradient.
+        self.meter.tokens_trained += int(mask.sum())
         has_gradient = self._has_gradient(mask, window.credit.advantages[window.rows])
         local = window.local[window.rows]
         for chosen, with_gradient in ((has_gradient, True), (mask.any(dim=1) & ~has_gradient, False)):
+            self._count(window, window.rows[chosen], with_gradient=with_gradient)
             rows = window.rows[chosen & local]
             if len(rows):
                 part = window.scored.batch.rows(rows)
                 for micro in self.old_policy.forward.parts(part):
                     yield rows[micro.rows], micro.rows_per_forward, with_gradient
+
+    def _count(self, window: _Window, rows: Tensor, *, with_gradient: bool) -> None:
+        # Of all ranks.
+        tokens = reading(window.scored.batch, rows)
+        self.meter.add(self.policy, tokens, "weights" if with_gradient else "none")
+        if window.scored.anchor_head is not None:
+            self.meter.add_head(window.scored.anchor_head, tokens.read)
 
     def _has_gradient(self, mask: TokenMask, advantages: PerCompletion) -> Bool[Tensor, " B"]:
         # The other rows are read for the metrics alone, without a backward pass.

@@ -15,6 +15,7 @@ from mirrorpo.core.shapes import PerToken
 from mirrorpo.core.tensors import integers, moved
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.collectives import ALONE, Ranks
+from mirrorpo.model.cost import cutting, reading, row_by_row
 from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import read_completions
 from mirrorpo.model.head import HeadOutputs
@@ -22,6 +23,7 @@ from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.model.saliency import attention_received, gradient_times_embedding
+from mirrorpo.train.budget import PassMeter
 from mirrorpo.train.micro_batch import (
     TOKENS_PER_CALL,
     MicroBatch,
@@ -59,6 +61,7 @@ class ForwardSettings:
         prefix_sharing: whether a prompt goes through the network once for all its completions.
         tokens_per_call: what one more call of the network costs, in tokens that it could compute instead.
         ranks: among which the rows are divided.
+        meter: counts the passes of all of them.
     """
 
     temperature: float
@@ -67,6 +70,7 @@ class ForwardSettings:
     prefix_sharing: PrefixSharing
     tokens_per_call: int
     ranks: Ranks
+    meter: PassMeter
 
     def score(
         self,
@@ -84,6 +88,7 @@ class ForwardSettings:
             local: rows that this rank passes through the network; it keeps the hidden states of these alone.
             keep_hidden: whether hidden states are kept.
         """
+        self.meter.add(model, reading(batch, torch.arange(len(batch))))
         hidden = batch.anchor_hidden
         local_rows = local.nonzero().flatten()
         order: list[Tensor] = []
@@ -145,6 +150,7 @@ class PolicyScorer:
     ) -> tuple[PerToken, Float[Tensor, "N T"]]:
         """What each cut reads, with nothing hidden and with its span hidden."""
         forward = self.forward
+        forward.meter.add(self.policy, cutting(batch, cuts, masking))
         before, after = torch.zeros(batch.present.shape), torch.zeros(len(cuts), batch.present.shape[1])
         # A row costs what it and the suffixes behind its cuts are long.
         costs = torch.zeros(len(batch), dtype=torch.long)
@@ -183,6 +189,9 @@ class PolicyScorer:
     ) -> PerToken:
         """What the score of each completion from a token on owes to its tokens."""
         forward, out = self.forward, torch.zeros(batch.present.shape)
+        by_gradient = signal == "gradient"
+        tokens = row_by_row(batch, firsts if by_gradient else None)
+        forward.meter.add(self.policy, tokens, "inputs" if by_gradient else "none")
         local = forward.ranks.share(batch.lengths()).nonzero().flatten()
         order: list[Tensor] = []
         read: list[Tensor] = []
@@ -190,7 +199,7 @@ class PolicyScorer:
             rows = local[picked]
             micro = batch.rows(rows).to(self.policy.device)
             read_from = [firsts[row] for row in integers(rows)]
-            if signal == "gradient":
+            if by_gradient:
                 importance = gradient_times_embedding(
                     self.policy,
                     micro,
@@ -231,7 +240,9 @@ def _at_tokens(
     return logprobs, entropy
 
 
-def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks = ALONE) -> PolicyScorer:
+def policy_scorer(
+    policy: LanguageModel, settings: UpdateSettings, ranks: Ranks = ALONE, meter: PassMeter | None = None
+) -> PolicyScorer:
     """A policy's scorer with the passes that a run's settings describe."""
     # The same for policy and reference, which are compared.
     sharing = "never" if obstacle(policy) else settings.shared_prefix
@@ -244,5 +255,6 @@ def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks 
             prefix_sharing=sharing,
             tokens_per_call=settings.tokens_per_call or TOKENS_PER_CALL,
             ranks=ranks,
+            meter=PassMeter() if meter is None else meter,
         ),
     )
