@@ -203,10 +203,22 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_knob(tmp_path: Path) 
         assert "Traceback" not in result.stderr
 
 
-def test_zero_steps_evaluate_the_start_model_only(tmp_path: Path) -> None:
-    succeeded(train(*SMALL, "steps=0", f"out={tmp_path}", cwd=tmp_path))
-    (row,) = rows(folder(tmp_path) / "metrics.jsonl")
+def test_zero_steps_evaluate_the_start_model_only(finished: Path, tmp_path: Path) -> None:
+    # With the screen, which changes no other number.
+    screen = "contamination_questions=5"
+    succeeded(train(*SMALL, "steps=0", screen, f"out={tmp_path}", cwd=tmp_path))
+    run = folder(tmp_path)
+    (row,) = rows(run / "metrics.jsonl")
     assert row["step"] == 0 and row["eval/questions"] == 12
+    screened = {key: row.pop(key) for key in [*row] if key.startswith("contamination/")}
+    assert row == rows(folder(finished) / "metrics.jsonl")[0]
+    asked = rows(run / "eval" / "contamination.jsonl")
+    assert [entry["uid"] for entry in asked] == [
+        entry["uid"] for entry in rows(run / "eval" / "step_000000.jsonl")[:5]
+    ]
+    assert screened["contamination/questions"] == 5
+    assert screened["contamination/exact"] == sum(entry["exact"] for entry in asked) / 5
+    assert "eval/contamination.jsonl" in manifest(run)["files"]
 
 
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -418,6 +430,7 @@ def test_a_bad_setting_is_refused_before_anything_runs(override: str, words: str
             "drift_every=5 with beta_schedule=matched_drift: beta is steered after every step",
         ),
         ("drift_every=0", "drift_every=0: needs at least 1"),
+        ("contamination_questions=13", "the first ones of eval_questions=12; give at most as many"),
         (
             "beta_schedule=matched_drift beta_schedule.measure=drift/js",
             "beta_schedule.measure=drift/js: choose one of drift/kl",

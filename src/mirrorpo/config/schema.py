@@ -74,6 +74,7 @@ class TrainConfig:
     drift_questions: int = MISSING
     drift_positions: int = MISSING
     drift_every: int = MISSING
+    contamination_questions: int = MISSING
     checkpoint_every: int = MISSING
     checkpoint_minutes: float = MISSING
     checkpoint_async: bool = MISSING
@@ -106,6 +107,11 @@ def check(cfg: DictConfig) -> None:
             f"updates_per_rollout={cfg.updates_per_rollout} does not divide "
             f"prompts_per_step={cfg.prompts_per_step}: "
             "with update_window=split each update takes an equal share of the groups"
+        )
+    if cfg.contamination_questions > cfg.eval_questions:
+        raise ValueError(
+            f"contamination_questions={cfg.contamination_questions}: they are the first ones of "
+            f"eval_questions={cfg.eval_questions}; give at most as many"
         )
     if cfg.eval_samples > 0 and not 0 < cfg.eval_temperature < math.inf:
         raise ValueError(
@@ -176,6 +182,7 @@ MINIMUM: Mapping[str, int] = {
     "drift_questions": 0,
     "drift_positions": 1,
     "drift_every": 1,
+    "contamination_questions": 0,
     "checkpoint_every": 0,
     "checkpoint_minutes": 0,
     "keep_checkpoints": 1,

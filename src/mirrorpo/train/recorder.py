@@ -1,14 +1,16 @@
 """What a run writes and shows: metrics, evaluation rows, completions, the tracker's mirror, the terminal."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
 from mirrorpo.core.protocols import Tracker
 from mirrorpo.distributed.device import peak_memory_mb, stopwatch
 from mirrorpo.run.disk import write_atomic, writing_to
 from mirrorpo.run.folder import RunFolder
+from mirrorpo.train.contamination import screen
 from mirrorpo.train.display import Display, write_completions
 from mirrorpo.train.loaded import LoadedRun
 from mirrorpo.train.metrics import finite
@@ -25,7 +27,7 @@ class Recorder:
         display: for a person.
         loaded: evaluator and policy.
         evaluation: when to evaluate.
-        run: last step, completions to show.
+        run: last step, completions to show, questions to screen.
     """
 
     folder: RunFolder
@@ -57,6 +59,8 @@ class Recorder:
         if self.evaluation.due(step, self.run.steps):
             with stopwatch() as clock:
                 metrics = metrics | dict(self._evaluated(step))
+                if step == 0:
+                    metrics = metrics | dict(self._screened())
             timings = timings | {"eval_s": clock()}
         metrics = finite(metrics)
         self.folder.metrics.append({"step": step} | metrics)
@@ -64,14 +68,25 @@ class Recorder:
         self.tracker.log(step, metrics)
         self.display.step(step, metrics | timings, _spent(timings))
 
+    def _screened(self) -> Mapping[str, float]:
+        prompts = self.loaded.questions.evaluation[: self.run.contamination_questions]
+        if not prompts:
+            return {}
+        with self.loaded.policy.shards.gathered():
+            screening = screen(self.loaded.policy, self.loaded.evaluator.engine, prompts)
+        self._write_rows(self.folder.path / "eval" / "contamination.jsonl", screening.rows)
+        return screening.metrics
+
     def _evaluated(self, step: int) -> Mapping[str, float]:
         with self.loaded.policy.shards.gathered():
             evaluation = self.loaded.evaluator(self.loaded.policy, step)
-        path = self.folder.evaluation(step)
+        self._write_rows(self.folder.evaluation(step), evaluation.rows)
+        return evaluation.metrics
+
+    def _write_rows(self, path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         with writing_to(self.folder.path):
             path.parent.mkdir(exist_ok=True)
-        write_atomic(path, "".join(json.dumps(row) + "\n" for row in evaluation.rows))
-        return evaluation.metrics
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _spent(timings: Mapping[str, float]) -> float:
