@@ -97,6 +97,7 @@ def check(cfg: DictConfig) -> None:
     """
     _check_keys(cfg)
     _check_values(cfg)
+    _check_screen(cfg)
     if not cfg.out or not cfg.name or any(part in ("..", ".", "") for part in str(cfg.name).split("/")):
         raise ValueError(
             f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below "
@@ -107,11 +108,6 @@ def check(cfg: DictConfig) -> None:
             f"updates_per_rollout={cfg.updates_per_rollout} does not divide "
             f"prompts_per_step={cfg.prompts_per_step}: "
             "with update_window=split each update takes an equal share of the groups"
-        )
-    if cfg.contamination_questions > cfg.eval_questions:
-        raise ValueError(
-            f"contamination_questions={cfg.contamination_questions}: they are the first ones of "
-            f"eval_questions={cfg.eval_questions}; give at most as many"
         )
     if cfg.eval_samples > 0 and not 0 < cfg.eval_temperature < math.inf:
         raise ValueError(
@@ -149,6 +145,14 @@ def _check_values(cfg: DictConfig) -> None:
         raise ValueError(
             f"max_grad_norm={cfg.max_grad_norm}: a negative norm would turn the gradient round; 0 does not "
             f"clip"
+        )
+
+
+def _check_screen(cfg: DictConfig) -> None:
+    if cfg.contamination_questions > cfg.eval_questions:
+        raise ValueError(
+            f"contamination_questions={cfg.contamination_questions}: they are the first ones of "
+            f"eval_questions={cfg.eval_questions}; give at most as many"
         )
 
 

@@ -12,6 +12,7 @@ References:
     (Qwen2.5-Math-7B completes 54.6% of MATH-500, and none of a later benchmark).
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,11 @@ from typing import TypedDict
 from mirrorpo.core.batch import Prompt, RolloutRequest
 from mirrorpo.core.protocols import GenerativeModel, RolloutEngine
 from mirrorpo.core.seeds import derive
+from mirrorpo.run.disk import write_atomic, writing_to
+from mirrorpo.run.folder import RunFolder
 
+# Of the rows, in a run's folder.
+FILE = "eval/contamination.jsonl"
 SHARE = 0.6
 # A model may write the rest in other tokens than its tokenizer does.
 SPARE_TOKENS = 8
@@ -48,6 +53,13 @@ class Screening:
 
     metrics: dict[str, float]
     rows: Sequence[ScreenedRow]
+
+    def write(self, folder: RunFolder) -> None:
+        """Put the rows into a run's folder."""
+        path = folder.path / FILE
+        with writing_to(folder.path):
+            path.parent.mkdir(exist_ok=True)
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

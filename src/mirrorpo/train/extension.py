@@ -12,12 +12,12 @@ from mirrorpo.run.disk import write_atomic
 from mirrorpo.run.folder import JsonLines, RunFolder
 from mirrorpo.run.manifest import RunState
 from mirrorpo.run.siblings import ShorterRun, longest_shorter_run
+from mirrorpo.train import contamination
 from mirrorpo.train.build import Components
 
 # What a manifest says of a run's end and of its mirror is not the longer run's.
 NOT_INHERITED = ("files", "sha256", "wandb_id", "attempt", "mirror", "ended", "error", "extended_from")
 FOR_A_PERSON = ("completions", "credit")
-SCREEN = "eval/contamination.jsonl"
 START_ANEW = "leave extend out to start at step 0"
 
 
@@ -114,11 +114,11 @@ def _copy_record(cell: Cell, source: ShorterRun, folder: RunFolder) -> None:
     for path in source.folder.path.glob("eval/step_*.jsonl"):
         if evaluated or path.name != source.folder.evaluation(source.steps).name:
             _copy(path, folder.path / "eval" / path.name)
-    if (source.folder.path / SCREEN).exists():
-        _copy(source.folder.path / SCREEN, folder.path / SCREEN)
     for name in FOR_A_PERSON:
         for path in source.folder.path.glob(f"{name}/*"):
             _copy(path, folder.path / name / path.name)
+    if (screened := source.folder.path / contamination.FILE).exists():
+        _copy(screened, folder.path / contamination.FILE)
 
 
 def _copy_rows(source: JsonLines, target: JsonLines, last: int, left_out: tuple[str, ...]) -> None:

@@ -1,9 +1,8 @@
 """What a run writes and shows: metrics, evaluation rows, completions, the tracker's mirror, the terminal."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
 from mirrorpo.core.protocols import Tracker
@@ -74,19 +73,17 @@ class Recorder:
             return {}
         with self.loaded.policy.shards.gathered():
             screening = screen(self.loaded.policy, self.loaded.evaluator.engine, prompts)
-        self._write_rows(self.folder.path / "eval" / "contamination.jsonl", screening.rows)
+        screening.write(self.folder)
         return screening.metrics
 
     def _evaluated(self, step: int) -> Mapping[str, float]:
         with self.loaded.policy.shards.gathered():
             evaluation = self.loaded.evaluator(self.loaded.policy, step)
-        self._write_rows(self.folder.evaluation(step), evaluation.rows)
-        return evaluation.metrics
-
-    def _write_rows(self, path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+        path = self.folder.evaluation(step)
         with writing_to(self.folder.path):
             path.parent.mkdir(exist_ok=True)
-        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in evaluation.rows))
+        return evaluation.metrics
 
 
 def _spent(timings: Mapping[str, float]) -> float:
