@@ -1,6 +1,7 @@
 """One step's completions: prompts drawn, sampled, judged, and chosen by the algorithm's rollout rule."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -97,6 +98,7 @@ class Collector:
         """
         answers: list[Answer] = []
         sampled: list[Completion] = []
+        silent = Counter[str]()
         draws = unknown = 0
         while draws < self.rule.max_draws:
             drawn = self._draw(model, step, draws, position)
@@ -104,14 +106,16 @@ class Collector:
             draws += 1
             sampled += [answer.completion for answer in drawn]
             unknown += sum(math.isnan(answer.verdict.reward) for answer in drawn)
+            silent.update(name for answer in drawn for name in _silent_parts(answer.verdict))
             answers += self._with_gradient(drawn)
             if _groups(answers) >= self.prompts_per_step or draws == self.rule.max_draws:
                 answers = _first_groups(answers or drawn, self.prompts_per_step)
                 break
         if unknown * 2 > len(sampled):
+            by_part = "".join(f", {name} none on {count}" for name, count in sorted(silent.items()))
             raise RuntimeError(
-                f"step {step}: the verifier gave no verdict on {unknown} of {len(sampled)} completions; it "
-                "is broken or its time limit is too short"
+                f"step {step}: the verifier gave no verdict on {unknown} of {len(sampled)} "
+                f"completions{by_part}; it is broken or its time limit is too short"
             )
         return Rollout(answers=answers, position=position, draws=draws, sampled=sampled)
 
@@ -155,6 +159,10 @@ class Collector:
             for answer, keep in zip(answers, self.rule.keeps(rewards, groups).tolist(), strict=True)
             if keep
         ]
+
+
+def _silent_parts(verdict: Verdict) -> list[str]:
+    return [name for name, reward in verdict.parts.items() if math.isnan(reward)]
 
 
 def _groups(answers: Sequence[Answer]) -> int:
