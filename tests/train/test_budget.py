@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +99,34 @@ def test_rescoring_and_updates_are_counted_as_torch_counts_them(divergence: str)
         beyond = masked(ROWS) + 2 * (3 + 1) * masked(2)
     assert counter.get_total_flops() == meter.flops + beyond
     assert meter.tokens_trained == 2 * ROWS * LENGTH
+
+
+def configured(part: str, **changes: str) -> Any:
+    return instantiate(OmegaConf.load(CONF / f"{part}.yaml"), **changes)
+
+
+def test_what_reads_the_policy_once_more_is_counted() -> None:
+    # A penalty in the reward reads the vocabulary of old policy and anchor before the updates; a region of
+    # the vocabulary has logits of live and old policy in each; mirror descent scores before each update.
+    student = learner("probl2_exact")
+    arms = {
+        "placement": replace(student, penalty=replace(student.penalty, placement="reward_to_go")),
+        "region": replace(learner(), trust_region=configured("trust_region/kl", over="vocabulary")),
+        "mirror": replace(learner(), algo=configured("algo/mirror_descent")),
+    }
+    for name, arm in arms.items():
+        counter = FlopCounterMode(display=False)
+        with counter:
+            scored = arm.rescore(batch())
+            scored = replace(scored, batch=scored.batch.with_(rewards=torch.tensor([1.0, 0.5, -0.5, -1.0])))
+            arm.learn(scored, arm.credit(scored, 0), [1e-3, 1e-3])
+        (of_pair,) = network_cost(arm.policy).attention.values()
+        masked = counter.get_total_flops() - arm.meter.flops
+        # What torch counts beyond it are pairs that eager attention masks away, in so many passes.
+        square = PROMPT**2 + ROWS * LENGTH * (PROMPT + LENGTH)
+        seen = sum(range(PROMPT + 1)) + ROWS * sum(range(PROMPT + 1, PROMPT + LENGTH + 1))
+        passes = 2 + 2 * 3 + (2 if name == "mirror" else 0)
+        assert masked == passes * of_pair * (square - seen), name
 
 
 @dataclass(frozen=True, slots=True)

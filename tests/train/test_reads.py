@@ -35,7 +35,7 @@ READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "_uniq
 PLANNING = {"micro_batch.py", "batch.py", "tensors.py", "collectives.py", "cost.py"}
 # Adam counts its steps there too.
 PLANNING |= {"together.py"}
-PLANNED = {"_windows", "_local", "_micro_batches", "_has_gradient", "_at_tokens", "score"}
+PLANNED = {"_windows", "_local", "_micro_batches", "_has_gradient", "_at_tokens", "score", "_at_update"}
 
 
 class Reads(TorchDispatchMode):
