@@ -16,6 +16,7 @@ from mirrorpo.algo.row import Algorithm
 from mirrorpo.algo.trust_region import NO_TRUST_REGION
 from mirrorpo.config.typed import parameters
 from mirrorpo.core.protocols import (
+    Anchor,
     BetaSchedule,
     Config,
     Dataset,
@@ -37,6 +38,7 @@ from mirrorpo.core.protocols import (
     Verifier,
     Weighting,
 )
+from mirrorpo.divergence.anchor import Fixed as FixedAnchor
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.compiled import compile_requirements
 from mirrorpo.model.load import ModelSpec
@@ -66,6 +68,7 @@ class Components:
     penalty: Penalty
     weighting: SpanWeighting
     beta_schedule: BetaSchedule
+    anchor: Anchor
     model: ModelSpec
     dataset: Dataset
     reward: Verifier
@@ -95,8 +98,11 @@ def build_components(config: Config) -> Components:
     penalty = build_penalty(config["divergence"], config["weighting"].get("scope", "credit"))
     if config["divergence"].get("placement") is None:
         penalty = replace(penalty, placement=algo.penalty_placement or "loss")
+    anchor = _optional(config, "anchor", Anchor) or FixedAnchor(source=penalty.anchor)
+    penalty = replace(penalty, anchor=anchor.source)
     components = Components(
         config=config,
+        anchor=anchor,
         algo=algo,
         penalty=penalty,
         weighting=build_weighting(config["weighting"]),

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 import torch
 
 from mirrorpo.core.batch import RolloutBatch
-from mirrorpo.core.protocols import BetaSchedule, LearningRateSchedule
+from mirrorpo.core.protocols import Anchor, BetaSchedule, LearningRateSchedule
 from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.collectives import Ranks
@@ -34,11 +34,13 @@ class Progress:
         position: in the walk over the prompts.
         beta: the penalty's coefficient.
         budget: what was spent so far; None where a version that did not count began the run.
+        anchor: what a moving anchor remembers.
     """
 
     position: int
     beta: float
     budget: Budget | None
+    anchor: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def lasting(self, device_s: float) -> Self:
         """With a step's device seconds."""
@@ -95,6 +97,7 @@ class TrainStep:
         drift: distance from the start model.
         drift_due: whether it is measured after a step.
         beta_schedule: the coefficient of the next step.
+        anchor: how what the divergence is measured to moves.
         schedule: factor on the learning rate.
         lr: peak learning rate.
         steps: of the whole run.
@@ -108,6 +111,7 @@ class TrainStep:
     drift: Drift
     drift_due: Callable[[int], bool]
     beta_schedule: BetaSchedule
+    anchor: Anchor
     schedule: LearningRateSchedule
     lr: float
     steps: int
@@ -154,9 +158,23 @@ class TrainStep:
             all_offsets=all_offsets,
             credit=credit,
             progress=Progress(
-                position=rollout.position, beta=self.beta_schedule.after(progress.beta, drift), budget=budget
+                position=rollout.position,
+                beta=self.beta_schedule.after(progress.beta, drift),
+                budget=budget,
+                anchor=self._moved_anchor(step, progress, metrics),
             ),
         )
+
+    def _moved_anchor(
+        self, step: int, progress: Progress, metrics: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        if not self.anchor.moves:
+            return progress.anchor
+        share, memory = self.ranks.broadcast_from_rank0(
+            lambda: self.anchor.after(step, progress.anchor, metrics)
+        )
+        self.learner.move_reference(share)
+        return memory
 
     def _budget(self, before: Budget | None, meter: PassMeter, rollout: Rollout) -> Budget | None:
         if before is None:
