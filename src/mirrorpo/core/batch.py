@@ -117,6 +117,8 @@ class Verdict:
         correct: right by the extraction that is trained on, whatever shaping made of its reward.
         outcome: one word that is counted: right, wrong, no_answer, unverifiable, ...; passed, failed,
             time_out, ... of programs.
+        answer: the answer of the trained extraction in a normal form, by which equal answers are counted;
+            empty where the completion gives none, None where the reward has no such form, as of programs.
     """
 
     reward: float
@@ -124,6 +126,7 @@ class Verdict:
     flexible: bool
     correct: bool
     outcome: str
+    answer: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
