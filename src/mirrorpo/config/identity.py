@@ -35,7 +35,10 @@ ADDED: Mapping[str, object] = {
     "reward.thinking": "skip",
     "reward.decimal_mark": "point",
     "head_precision": "float32",
+    "eval_datasets": [],
 }
+# A set of `eval_datasets` has settings under the names that they have in a run.
+EVAL_SETS = "eval_sets"
 
 
 def flat(data: Config, prefix: str = "") -> JsonObject:
@@ -63,7 +66,7 @@ def identity(data: Config) -> JsonObject:
     return {
         key: _canonical(value)
         for key, value in kept.items()
-        if value is not None and not (key in ADDED and value == ADDED[key])
+        if value is not None and not (in_a_run(key) in ADDED and value == ADDED[in_a_run(key)])
     }
 
 
@@ -74,7 +77,18 @@ def is_identity(key: str) -> bool:
         >>> is_identity("model.path"), is_identity("tracking.project")
         (True, False)
     """
+    key = in_a_run(key)
     return not any(key == plumbing or key.startswith(plumbing + ".") for plumbing in NOT_IDENTITY)
+
+
+def in_a_run(key: str) -> str:
+    """What a dotted setting is called at a run's top level, where it is one of an evaluation set.
+
+    Example:
+        >>> in_a_run("eval_sets.gsm8k.dataset.root"), in_a_run("dataset.root")
+        ('dataset.root', 'dataset.root')
+    """
+    return key.split(".", 2)[-1] if key.startswith(f"{EVAL_SETS}.") else key
 
 
 def _canonical(value: object) -> object:

@@ -16,7 +16,7 @@ def records(folder: RunFolder, step: int) -> JsonObject:
     """The manifest, and size and digest of the metrics and evaluations up to a step."""
     files = [
         folder.metrics.path,
-        *(path for path in folder.path.glob("eval/step_*.jsonl") if _step(path) <= step),
+        *(path for path in folder.evaluations() if _step(path) <= step),
     ]
     sizes = {
         str(path.relative_to(folder.path)): {"size": path.stat().st_size, "sha256": file_digest(path)}
