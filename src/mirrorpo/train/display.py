@@ -147,7 +147,8 @@ class Display:
             return
         if after:
             self._console.print(_before_and_after(before, after))
-            self.say(completions)
+            if completions:
+                self.say(completions)
         for label, path in files.items():
             self.say(f"{label:<12} {path}")
 
@@ -171,8 +172,9 @@ class Display:
 
 
 def _before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
-    questions = f"{after.get('eval/questions', 0):.0f} held-out questions"
-    table = Table(title=questions, title_justify="left")
+    count = after.get("eval/questions")
+    title = None if count is None else f"{count:.0f} held-out questions"
+    table = Table(title=title, title_justify="left")
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
     for key, label, form in TABLE:
