@@ -62,6 +62,7 @@ def test_an_evaluation_is_due_at_both_ends_and_at_every_so_manieth_step(config: 
     # Another set is evaluated all the same.
     others = EvaluationSettings.of({**config, "eval_questions": 0, "eval_datasets": ["gsm8k"]})
     assert [step for step in range(9) if others.due(step, last=8)] == [0, 3, 6, 8]
+    assert (evaluation.sets, none.sets, others.sets) == ([""], [], ["gsm8k"])
 
 
 def test_as_many_questions_are_sampled_as_are_asked_for_and_evaluated(config: Mapping[str, Any]) -> None:

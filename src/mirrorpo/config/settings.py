@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, Self
 
+from mirrorpo.config.eval_sets import entries
 from mirrorpo.config.values import Config
 
 
@@ -114,11 +115,18 @@ class EvaluationSettings(AnswerSettings):
     eval_every: int
     eval_datasets: Sequence[object]
 
+    @property
+    def sets(self) -> list[str]:
+        """The names of the sets that are evaluated; the run's own has an empty one."""
+        return [
+            *([""] if self.eval_questions > 0 else []),
+            *(name for name, _ in entries(self.eval_datasets)),
+        ]
+
     def due(self, step: int, last: int) -> bool:
         """Whether a step, of so many, is followed by an evaluation."""
         regular = self.eval_every > 0 and step % self.eval_every == 0
-        evaluates = self.eval_questions > 0 or bool(self.eval_datasets)
-        return evaluates and (step in (0, last) or regular)
+        return bool(self.sets) and (step in (0, last) or regular)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
