@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 
 from mirrorpo.config.renamed import first_named, upgraded
@@ -40,6 +41,9 @@ ADDED: Mapping[str, object] = {
 # A set of `eval_datasets` has settings under the names that they have in a run.
 EVAL_SETS = "eval_sets"
 
+# Where a reward stands in one that is made of several.
+_PART_OF_A_REWARD = re.compile(r"^reward\.(?:(?:parts\.[^.]+\.reward|proxy|gold)\.)+")
+
 
 def flat(data: Config, prefix: str = "") -> JsonObject:
     """Nested settings as dotted keys.
@@ -76,8 +80,10 @@ def is_identity(key: str) -> bool:
     Example:
         >>> is_identity("model.path"), is_identity("tracking.project")
         (True, False)
+        >>> is_identity("reward.parts.tests.reward.workers"), is_identity("reward.parts.tests.weight")
+        (False, True)
     """
-    key = in_a_run(key)
+    key = _PART_OF_A_REWARD.sub("reward.", in_a_run(key))
     return not any(key == plumbing or key.startswith(plumbing + ".") for plumbing in NOT_IDENTITY)
 
 

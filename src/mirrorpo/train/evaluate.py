@@ -7,6 +7,7 @@ from typing import NotRequired, TypedDict
 from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
 from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine
 from mirrorpo.core.seeds import derive
+from mirrorpo.train.metrics import part_metrics
 from mirrorpo.train.sampled import Samples, sampled_metrics
 
 
@@ -47,7 +48,8 @@ class Evaluation:
     Attributes:
         metrics: `eval/greedy_accuracy` (by the trained extraction), `eval/greedy_strict`,
             `eval/greedy_flexible`, `eval/truncated`, `eval/length`, `eval/questions`, `eval/unverifiable` (a
-            count), and what `sampled_metrics` says when questions were sampled.
+            count), and what `sampled_metrics` says when questions were sampled; of a reward that is composed
+            of several, also `part_metrics` of the greedy answers.
         rows: of all questions, in order.
     """
 
@@ -104,6 +106,7 @@ class Evaluator:
                 f"evaluation{name} at step {step}: the verifier gave no verdict on {unverifiable} of {n} "
                 "answers; it is broken"
             )
+        metrics |= part_metrics([verdict for _, verdict in greedy], self.prefix)
         return Evaluation(metrics={**metrics, **self._sampled(model, rows, step)}, rows=rows)
 
     def _sampled(self, model: GenerativeModel, rows: list[AnswerRow], step: int) -> Mapping[str, float]:

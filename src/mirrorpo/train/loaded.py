@@ -16,7 +16,7 @@ from mirrorpo.config.settings import (
     UpdateSettings,
 )
 from mirrorpo.core.batch import Prompt
-from mirrorpo.core.protocols import RolloutEngine, Verifier
+from mirrorpo.core.protocols import DeclaresSources, RolloutEngine, Verifier
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.determinism import strict_where_possible
 from mirrorpo.model.compile_layers import with_compiled_layers
@@ -329,4 +329,18 @@ def circumstances(
         "mirror_map": components.penalty.mirror_map,
         # transformers sets it on configs that come from a hub.
         "model_commit": getattr(causal_lm.config, "_commit_hash", None),
+        **_sources(components),
     }
+
+
+def _sources(components: Components) -> Mapping[str, object]:
+    """Where rewards' verdicts come from, if from elsewhere; empty where they judge by themselves."""
+    rewards = {"": components.reward}
+    rewards |= {f"{EVAL_SETS}.{name}.": eval_set.reward for name, eval_set in components.eval_sets.items()}
+    sources = {
+        prefix + setting: source
+        for prefix, reward in rewards.items()
+        if isinstance(reward, DeclaresSources)
+        for setting, source in reward.sources().items()
+    }
+    return {"reward_sources": sources} if sources else {}
