@@ -36,6 +36,7 @@ ADDED: Mapping[str, object] = {
     "reward.thinking": "skip",
     "reward.decimal_mark": "point",
     "head_precision": "float32",
+    "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
     "eval_datasets": [],
 }
 # A set of `eval_datasets` has settings under the names that they have in a run.

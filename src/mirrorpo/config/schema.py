@@ -40,6 +40,7 @@ class TrainConfig:
     schedule: Group = MISSING
     tracking: Group = MISSING
     importance_correction: Any = None
+    trust_region: Any = None
 
     seed: int = MISSING
     name: str = MISSING

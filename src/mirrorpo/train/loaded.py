@@ -16,7 +16,7 @@ from mirrorpo.config.settings import (
     UpdateSettings,
 )
 from mirrorpo.core.batch import Prompt
-from mirrorpo.core.protocols import DeclaresSources, RolloutEngine, Verifier
+from mirrorpo.core.protocols import DeclaresSources, GivesExamples, RolloutEngine, Verifier
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.determinism import strict_where_possible
 from mirrorpo.model.compile_layers import with_compiled_layers
@@ -149,6 +149,7 @@ class Loader:
                 penalty=components.penalty,
                 weighting=components.weighting,
                 importance_correction=components.importance_correction,
+                trust_region=components.trust_region,
                 settings=replace(UpdateSettings.of(config), tokens_per_call=loaded.call_cost["tokens"]),
                 ranks=ranks,
             ),
@@ -305,7 +306,12 @@ def render(components: Components, policy: LanguageModel, prompt: Prompt) -> Ren
     """A question as the model sees it."""
     dataset = components.dataset
     return components.model.prompt(
-        policy.tokenizer, system=dataset.system, user=dataset.user, question=prompt.question
+        policy.tokenizer,
+        system=dataset.system,
+        user=dataset.user,
+        question=prompt.question,
+        # Of classes from outside only those that are needed have to know of examples.
+        **({"examples": dataset.examples} if isinstance(dataset, GivesExamples) and dataset.examples else {}),
     )
 
 

@@ -11,6 +11,7 @@ from mirrorpo.core.protocols import (
     Dataset,
     DeclaresStateBytes,
     EngineMemory,
+    GivesExamples,
     HoldsDeviceMemory,
     RolloutEngine,
     SamplingSizes,
@@ -98,7 +99,10 @@ def prompt_tokens(components: Components, questions: Questions) -> int:
 
 def _tokens_of(dataset: Dataset, prompts: Iterable[Prompt]) -> int:
     longest = max(len(prompt.question) for prompt in prompts)
-    return TEMPLATE_TOKENS + (len(dataset.system) + len(dataset.user) + longest) // CHARACTERS_PER_TOKEN
+    turns = [dataset.system, dataset.user]
+    if isinstance(dataset, GivesExamples):
+        turns += [dataset.user + example.question + example.answer for example in dataset.examples]
+    return TEMPLATE_TOKENS + (sum(map(len, turns)) + longest) // CHARACTERS_PER_TOKEN
 
 
 def _optimiser_bytes(optimiser: object, matrices: int, others: int) -> int:

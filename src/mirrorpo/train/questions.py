@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from mirrorpo.config.identity import EVAL_SETS
 from mirrorpo.core.batch import Prompt
-from mirrorpo.core.protocols import Config, Split
+from mirrorpo.core.protocols import Config, Dataset, LeavesOutRows, Split
 from mirrorpo.reward.plain import check_verdicts
 from mirrorpo.train.build import Components
 from mirrorpo.train.eval_set import EvalSet
@@ -84,6 +84,7 @@ def load_questions(components: Components) -> Questions:
     config = components.config
     names: tuple[Split, Split] = ("train", config["eval_split"])
     splits = [list(components.dataset.load(split)) for split in names]
+    bad_rows = _bad_rows(components.dataset, names)
     faults = components.reward.unjudgeable([prompt for split in splits for prompt in split])
     for split in splits:
         if split and all(prompt.uid in faults for prompt in split):
@@ -96,7 +97,7 @@ def load_questions(components: Components) -> Questions:
     return Questions(
         train=train,
         evaluation=evaluation[: config["eval_questions"]],
-        left_out=dict(faults),
+        left_out={**bad_rows, **faults},
         content={name: content_hash(split) for name, split in zip(names, splits, strict=True)},
         sets={name: load_set(eval_set) for name, eval_set in components.eval_sets.items()},
     )
@@ -110,6 +111,7 @@ def load_set(eval_set: EvalSet) -> SetQuestions:
     """
     try:
         split = list(eval_set.dataset.load(eval_set.split))
+        bad_rows = _bad_rows(eval_set.dataset, [eval_set.split])
         faults = eval_set.reward.unjudgeable(split)
         kept = [prompt for prompt in split if prompt.uid not in faults]
         if not kept:
@@ -119,4 +121,11 @@ def load_set(eval_set: EvalSet) -> SetQuestions:
     except ValueError as error:
         raise ValueError(f"{EVAL_SETS}.{eval_set.name}: {error}") from error
     count = eval_set.settings.eval_questions
-    return SetQuestions(evaluation=kept[:count], left_out=dict(faults), content=content_hash(split))
+    left_out = {**bad_rows, **faults}
+    return SetQuestions(evaluation=kept[:count], left_out=left_out, content=content_hash(split))
+
+
+def _bad_rows(dataset: Dataset, splits: Sequence[Split]) -> Mapping[str, str]:
+    if not isinstance(dataset, LeavesOutRows):
+        return {}
+    return {uid: reason for split in splits for uid, reason in dataset.left_out(split).items()}

@@ -15,8 +15,9 @@ from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.device import stopwatch
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Collector, Rollout
+from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.credit_metrics import credit_metrics, gradient_shares
-from mirrorpo.train.learner import Learner, NotFinite, ScoredBatch, TokenCredit
+from mirrorpo.train.learner import Learner, NotFinite, ScoredBatch
 from mirrorpo.train.metrics import rollout_metrics
 
 Drift = Callable[[], dict[str, float]]
@@ -117,8 +118,7 @@ class TrainStep:
                 batch = self._collated(rollout)
             with timer("score_s"):
                 scored = learner.rescore(batch)
-                advantages = learner.algo.advantage(scored.batch.rewards, scored.batch.group)
-                credit = learner.weigh(scored.batch, advantages, derive(self.seed, "weighting", step))
+                credit = learner.credit(scored, derive(self.seed, "weighting", step))
         with timer("update_s"):
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
