@@ -38,6 +38,7 @@ class Assembly(Protocol):
     Attributes:
         config: every setting, resolved.
         rollout: the engine of the training rollouts.
+        anchor: what the divergence is measured to.
     """
 
     @property
@@ -45,6 +46,9 @@ class Assembly(Protocol):
 
     @property
     def rollout(self) -> "RolloutEngine": ...
+
+    @property
+    def anchor(self) -> "Anchor": ...
 
 
 @runtime_checkable
@@ -525,6 +529,27 @@ class BetaSchedule(Protocol):
     """The penalty's coefficient over a run, from the drift after each step; empty where none was measured."""
 
     def after(self, beta: float, drift: Mapping[str, float]) -> float: ...
+
+
+@runtime_checkable
+class Anchor(Protocol):
+    """What a divergence is measured to.
+
+    `source` is the start model or the policy of the rollout. `moves` says whether the start model's weights
+    change with the run; then `after` gives the share of the policy that goes into them after a step,
+    theta_a + share (theta - theta_a), from what it remembers and the step's metrics, and what it remembers
+    from then on, which checkpoints keep.
+    """
+
+    @property
+    def source(self) -> Literal["reference", "old"]: ...
+
+    @property
+    def moves(self) -> bool: ...
+
+    def after(
+        self, step: int, memory: Mapping[str, float], metrics: Mapping[str, float]
+    ) -> tuple[float, Mapping[str, float]]: ...
 
 
 @runtime_checkable

@@ -18,6 +18,7 @@ from mirrorpo.config.identity import EVAL_SETS
 from mirrorpo.config.settings import AnswerSettings
 from mirrorpo.config.typed import parameters
 from mirrorpo.core.protocols import (
+    Anchor,
     BetaSchedule,
     Config,
     Dataset,
@@ -39,6 +40,7 @@ from mirrorpo.core.protocols import (
     Verifier,
     Weighting,
 )
+from mirrorpo.divergence.anchor import Fixed as FixedAnchor
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.compiled import compile_requirements
 from mirrorpo.model.load import ModelSpec
@@ -69,6 +71,7 @@ class Components:
     penalty: Penalty
     weighting: SpanWeighting
     beta_schedule: BetaSchedule
+    anchor: Anchor
     model: ModelSpec
     dataset: Dataset
     reward: Verifier
@@ -99,8 +102,11 @@ def build_components(config: Config) -> Components:
     penalty = build_penalty(config["divergence"], config["weighting"].get("scope", "credit"))
     if config["divergence"].get("placement") is None:
         penalty = replace(penalty, placement=algo.penalty_placement or "loss")
+    anchor = _optional(config, "anchor", Anchor) or FixedAnchor(source=penalty.anchor)
+    penalty = replace(penalty, anchor=anchor.source)
     components = Components(
         config=config,
+        anchor=anchor,
         algo=algo,
         penalty=penalty,
         weighting=build_weighting(config["weighting"]),

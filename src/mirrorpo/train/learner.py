@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +21,7 @@ from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.fsdp import full_tensor, local_shard
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.divergence.placement import completion_cost
+from mirrorpo.model.adapter import moving_weights
 from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.head import Head, read_positions
 from mirrorpo.model.language_model import LanguageModel
@@ -129,6 +130,32 @@ class Learner:
     def old_policy(self) -> PolicyScorer:
         """The policy as it is now, for weightings that ask it."""
         return policy_scorer(self.policy, self.settings, self.ranks)
+
+    def move_reference(self, share: float) -> None:
+        """Let the reference's weights take a share of the policy's, theta_a + share (theta - theta_a).
+
+        A share of one gives the policy's weights to the bit.
+        """
+        if share == 0 or self.reference is None:
+            return
+        live = dict(self.policy.network.named_parameters())
+        with torch.no_grad():
+            for name, moving in self.moving_weights().items():
+                local, towards = local_shard(moving), local_shard(live[name])
+                if share == 1:
+                    local.copy_(towards)
+                else:
+                    local.lerp_(towards.to(local.dtype), share)
+
+    def moving_weights(self) -> dict[str, Tensor]:
+        """The reference's weights that move, by the policy's names of them."""
+        return {} if self.reference is None else moving_weights(self.reference, self.policy)
+
+    def load_moving_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take up the reference's weights of a checkpoint."""
+        with torch.no_grad():
+            for name, moving in self.moving_weights().items():
+                local_shard(moving).copy_(local_shard(weights[name]))
 
     def rescore(self, batch: RolloutBatch) -> ScoredBatch:
         """A rollout with old and anchor log-probabilities, as far as somebody reads them.

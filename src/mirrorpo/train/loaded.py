@@ -202,7 +202,9 @@ class Loader:
             call_cost, policy, config["tokens_per_call"], self.recorded_cost, config["tokens_per_micro_batch"]
         )
         cost = self.ranks.broadcast_from_rank0(measured)
-        start = reference(policy) if self.components.penalty.reads_reference else None
+        start = None
+        if self.components.penalty.reads_reference:
+            start = reference(policy, moves=self.components.anchor.moves, seed=config["seed"])
         policy = sharded_model(policy, self.ranks)
         # An adapter that is switched off is the policy's own network.
         if start is not None and not start.adapter_off:

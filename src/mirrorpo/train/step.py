@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from mirrorpo.core.batch import RolloutBatch
-from mirrorpo.core.protocols import BetaSchedule, LearningRateSchedule
+from mirrorpo.core.protocols import Anchor, BetaSchedule, LearningRateSchedule
 from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.collectives import Ranks
@@ -30,10 +30,12 @@ class Progress:
     Attributes:
         position: in the walk over the prompts.
         beta: the penalty's coefficient.
+        anchor: what a moving anchor remembers.
     """
 
     position: int
     beta: float
+    anchor: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +82,7 @@ class TrainStep:
         drift: distance from the start model.
         drift_due: whether it is measured after a step.
         beta_schedule: the coefficient of the next step.
+        anchor: how what the divergence is measured to moves.
         schedule: factor on the learning rate.
         lr: peak learning rate.
         steps: of the whole run.
@@ -93,6 +96,7 @@ class TrainStep:
     drift: Drift
     drift_due: Callable[[int], bool]
     beta_schedule: BetaSchedule
+    anchor: Anchor
     schedule: LearningRateSchedule
     lr: float
     steps: int
@@ -133,8 +137,23 @@ class TrainStep:
             rollout=rollout,
             all_offsets=all_offsets,
             credit=credit,
-            progress=Progress(position=rollout.position, beta=self.beta_schedule.after(progress.beta, drift)),
+            progress=Progress(
+                position=rollout.position,
+                beta=self.beta_schedule.after(progress.beta, drift),
+                anchor=self._moved_anchor(step, progress, metrics),
+            ),
         )
+
+    def _moved_anchor(
+        self, step: int, progress: Progress, metrics: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        if not self.anchor.moves:
+            return progress.anchor
+        share, memory = self.ranks.broadcast_from_rank0(
+            lambda: self.anchor.after(step, progress.anchor, metrics)
+        )
+        self.learner.move_reference(share)
+        return memory
 
     def _collated(self, rollout: Rollout) -> RolloutBatch:
         return collate(
