@@ -14,8 +14,9 @@ import pyarrow.json
 import yaml
 
 from analysis.data.column_map import ColumnMap
+from analysis.data.later import with_later_metrics
 from analysis.data.schema import JsonObject, empty_metrics, metrics_table, questions_table, run_row
-from mirrorpo.run.folder import run_folders
+from mirrorpo.run.folder import EVALUATED, run_folders
 from mirrorpo.run.manifest import read_manifest
 
 
@@ -129,8 +130,8 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
 
 def _tables(path: Path, root: Path, *, questions: bool) -> RunTables:
     manifest = read_manifest(path)
-    metrics = _metrics(path.parent / "metrics.jsonl")
-    answers = evaluations(path.parent / "eval") if questions else None
+    metrics = with_later_metrics(_metrics(path.parent / "metrics.jsonl"), path.parent)
+    answers = evaluations(path.parent / "eval", path.parent / EVALUATED) if questions else None
     return RunTables(_row(manifest, metrics, path, root), metrics, answers)
 
 
@@ -147,10 +148,11 @@ def _row(manifest: JsonObject, metrics: pa.Table, path: Path, root: Path) -> Jso
     return row
 
 
-def evaluations(folder: Path) -> pa.Table | None:
-    """The rows of all `step_*.jsonl` in a folder, by step."""
+def evaluations(*folders: Path) -> pa.Table | None:
+    """The rows of all `step_*.jsonl` in some folders, by step."""
     tables = [
         (int(path.stem.split("_")[1]), table)
+        for folder in folders
         for path in sorted(folder.glob("step_*.jsonl"))
         if (table := json_lines(path)) is not None
     ]

@@ -215,6 +215,19 @@ def test_the_table_shows_the_largest_k_of_pass_at_k(capsys: pytest.CaptureFixtur
     }
 
 
+def test_the_table_has_the_accuracies_of_other_sets_behind_the_runs_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = {"eval/greedy_accuracy": 0.5, "eval/far/greedy_accuracy": 0.25, "eval/far/avg@4": 0.125}
+    assert closed(capsys, before, before | {"eval/far/avg@4": 0.5, "eval/far/length": 9.0}) == {
+        "greedy accuracy": ["50.0%", "50.0%"],
+        "far, greedy": ["25.0%", "25.0%"],
+        "far, avg@4": ["12.5%", "50.0%"],
+    }
+    # And these alone, where the run's own is not evaluated.
+    assert closed(capsys, {}, {"eval/far/greedy_accuracy": 0.5}) == {"far, greedy": ["nan%", "50.0%"]}
+
+
 def test_the_table_names_the_number_of_questions_and_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
     Display(1, 0, enabled=True).close({}, {"eval/questions": 500.0, "eval/greedy_accuracy": 0.5}, {}, "")
     title, _, head = capsys.readouterr().out.splitlines()[:3]

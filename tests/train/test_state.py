@@ -36,7 +36,9 @@ def checkpoints(folder: RunFolder, cell: Cell = CELL) -> Checkpoints:
     run: Any = SimpleNamespace(
         steps=9, checkpoint_every=3, checkpoint_minutes=0, checkpoint_async=False, keep_checkpoints=2
     )
-    evaluation: Any = SimpleNamespace(due=lambda step, steps: step % 2 == 0 or step == steps)
+    evaluation: Any = SimpleNamespace(
+        due=lambda step, steps: step % 2 == 0 or step == steps, sets=["", "far"]
+    )
     return Checkpoints(
         path=folder.checkpoints,
         config_hash=cell.hash,
@@ -58,11 +60,12 @@ def killed(tmp_path: Path) -> RunFolder:
         launches=launches,
         data={"train": "d"},
     )
-    (folder.path / "eval").mkdir()
+    (folder.path / "eval" / "far").mkdir(parents=True)
     saver = checkpoints(folder)
     for step in ROWS:
         if step % 2 == 0:
-            folder.evaluation(step).write_text(json.dumps({"uid": "a", "step": step}) + "\n")
+            for name in ("", "far"):
+                folder.evaluation(step, name).write_text(json.dumps({"uid": "a", "step": step}) + "\n")
         folder.metrics.append({"step": step, "reward/mean": step / 7})
         folder.timings.append({"step": step, "seconds": 1.0})
         if step in (3, 6):
@@ -120,6 +123,7 @@ BEHIND: dict[str, tuple[Damage, int, str]] = {
     ),
     "metrics that are of no checkpoint": (lambda run: line(run.metrics.path, 1, b"\0"), 0, "metrics.jsonl"),
     "metrics gone": (lambda run: run.metrics.path.unlink(), 0, "metrics.jsonl"),
+    "a set's first evaluation gone": (lambda run: run.evaluation(0, "far").unlink(), 0, "far/step_000000"),
     "the first evaluation gone": (lambda run: run.evaluation(0).unlink(), 0, "step_000000.jsonl"),
 }
 

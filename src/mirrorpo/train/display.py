@@ -147,16 +147,17 @@ class Display:
             return
         if after:
             self._console.print(_before_and_after(before, after))
-            self.say(completions)
+            if completions:
+                self.say(completions)
         for label, path in files.items():
             self.say(f"{label:<12} {path}")
 
     def conclude(self, folder: RunFolder) -> None:
         """Close with what a finished run's folder says."""
         rows = folder.metrics.rows()
-        evaluated = [row for row in rows if "eval/questions" in row]
+        evaluated = [row for row in rows if any(name.startswith("eval/") for name in row)]
         path, answers, completions = folder.path, {}, ""
-        if evaluated:
+        if evaluated and "eval/questions" in evaluated[-1]:
             last = folder.evaluation(evaluated[-1]["step"])
             answers, completions = {"answers": str(last)}, sample_rows(JsonLines(last).rows(), 3)
         files = {
@@ -171,8 +172,9 @@ class Display:
 
 
 def _before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
-    questions = f"{after.get('eval/questions', 0):.0f} held-out questions"
-    table = Table(title=questions, title_justify="left")
+    count = after.get("eval/questions")
+    title = None if count is None else f"{count:.0f} held-out questions"
+    table = Table(title=title, title_justify="left")
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
     for key, label, form in TABLE:
@@ -191,7 +193,20 @@ def _before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -
                 form.format(before.get(name, float("nan"))),
                 form.format(after[name]),
             )
+    for name, label in _of_sets(after).items():
+        table.add_row(label, f"{before.get(name, float('nan')):.1%}", f"{after[name]:.1%}")
     return table
+
+
+def _of_sets(metrics: Mapping[str, float]) -> dict[str, str]:
+    # The accuracies of other sets than the run's own, and what they are called.
+    parts = {name: name.split("/") for name in metrics}
+    sets = {name: (part[1], part[2]) for name, part in parts.items() if part[0] == "eval" and len(part) == 3}
+    return {
+        name: f"{eval_set}, {'greedy' if quantity == 'greedy_accuracy' else quantity}"
+        for name, (eval_set, quantity) in sets.items()
+        if quantity == "greedy_accuracy" or quantity.startswith("avg@")
+    }
 
 
 def policy_line(policy: Path) -> str:

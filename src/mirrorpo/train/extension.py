@@ -111,9 +111,9 @@ def _copy_record(cell: Cell, source: ShorterRun, folder: RunFolder) -> None:
         left_out += ("drift/",)
     _copy_rows(source.folder.metrics, folder.metrics, source.steps, left_out)
     _copy_rows(source.folder.timings, folder.timings, source.steps, left_out)
-    for path in source.folder.path.glob("eval/step_*.jsonl"):
+    for path in source.folder.evaluations():
         if evaluated or path.name != source.folder.evaluation(source.steps).name:
-            _copy(path, folder.path / "eval" / path.name)
+            _copy(path, folder.path / path.relative_to(source.folder.path))
     for name in FOR_A_PERSON:
         for path in source.folder.path.glob(f"{name}/*"):
             _copy(path, folder.path / name / path.name)

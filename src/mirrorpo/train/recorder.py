@@ -11,6 +11,7 @@ from mirrorpo.run.disk import write_atomic, writing_to
 from mirrorpo.run.folder import RunFolder
 from mirrorpo.train.contamination import screen
 from mirrorpo.train.display import Display, write_completions
+from mirrorpo.train.evaluate import Evaluation
 from mirrorpo.train.loaded import LoadedRun
 from mirrorpo.train.metrics import finite
 from mirrorpo.train.step import Progress, StepResult
@@ -39,8 +40,9 @@ class Recorder:
     def start(self, progress: Progress) -> None:
         """Record the start model, before any step."""
         if self.evaluation.due(0, self.run.steps):
-            count = len(self.loaded.evaluator.prompts)
-            self.display.say(f"evaluating the start model on {count} held-out questions")
+            counts = {name: len(evaluator.prompts) for name, evaluator in self.loaded.evaluators().items()}
+            listed = ", ".join(f"{count} {name or 'held-out'} questions" for name, count in counts.items())
+            self.display.say(f"evaluating the start model on {listed}")
             spent = {} if progress.budget is None else progress.budget.metrics()
             self._record(0, self.loaded.drift() | spent, {"seconds": 0.0} | progress.timings())
 
@@ -78,12 +80,23 @@ class Recorder:
 
     def _evaluated(self, step: int) -> Mapping[str, float]:
         with self.loaded.policy.shards.gathered():
-            evaluation = self.loaded.evaluator(self.loaded.policy, step)
-        path = self.folder.evaluation(step)
-        with writing_to(self.folder.path):
-            path.parent.mkdir(exist_ok=True)
-        write_atomic(path, "".join(json.dumps(row) + "\n" for row in evaluation.rows))
-        return evaluation.metrics
+            evaluations = {
+                name: evaluator(self.loaded.policy, step)
+                for name, evaluator in self.loaded.evaluators().items()
+            }
+        metrics: dict[str, float] = {}
+        for name, evaluation in evaluations.items():
+            write_rows(self.folder, step, name, evaluation)
+            metrics |= evaluation.metrics
+        return metrics
+
+
+def write_rows(folder: RunFolder, step: int, eval_set: str, evaluation: Evaluation) -> None:
+    """The file of an evaluation of a set; of the run's own questions, where its name is empty."""
+    path = folder.evaluation(step, eval_set)
+    with writing_to(folder.path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in evaluation.rows))
 
 
 def _spent(timings: Mapping[str, float]) -> float:

@@ -161,8 +161,10 @@ class Checkpoints:
         """
         faults: list[str] = []
 
+        sets = self.evaluation.sets
+
         def accepts(path: Path) -> bool:
-            fault = records.fault(folder, _step(path), read_records(path), self._evaluates)
+            fault = records.fault(folder, _step(path), read_records(path), self._evaluates, sets)
             faults.extend([fault] if fault else [])
             return fault is None
 
