@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.data import paper
 from analysis.data.export import Export, commit, this_command
+from analysis.report.accuracy_tables import OWN_SET
 from analysis.report.html import definitions, items
 from analysis.report.study_table import label
 from analysis.report.table_cells import bounds, number
@@ -74,12 +75,20 @@ def question(study: Study) -> str:
         (", ".join(design.others), ", ".join(design.blocks) if design.others else ""),
         ("swept", ", ".join(design.swept)),
         ("compared", f"{study.metric} at the last step, seed by seed, against {design.baseline}"),
+        ("verdicts rest on", study.reason),
+        ("evaluation sets", ", ".join([f"{OWN_SET} ({_datasets(study)})", *study.export.sets])),
     ]
+    if not study.export.sets:
+        entries.pop()
     which = {"divergence": paper.GBMPO, "weighting": paper.COUNTERFACTUAL}.get(design.axis)
     if which:
         claims = [f"{claim} [{mark}]" for source, claim, mark in paper.CLAIMS if source == which]
         entries.append((f"arXiv {which}", f"{paper.TITLES[which]}: " + "; ".join(claims) + "."))
     return definitions((html.escape(key), html.escape(value)) for key, value in entries if value)
+
+
+def _datasets(study: Study) -> str:
+    return ", ".join(sorted({str(run.row["dataset"]) for run in study.design.runs}))
 
 
 def sweep_comment(typed: Sequence[str]) -> list[str]:

@@ -1,6 +1,8 @@
 """All tables of a study."""
 
 from analysis.report.accuracy_tables import accuracy, before_after, grid
+from analysis.report.budget_table import budget_tables
+from analysis.report.evaluation_tables import set_tables
 from analysis.report.papers_table import papers
 from analysis.report.span_tables import importance, truth
 from analysis.report.statistics_table import statistics
@@ -19,6 +21,8 @@ def all_tables(study: Study) -> list[Table]:
         accuracy(study),
         accuracy(study, baseline="none") if from_none else None,
         grid(study),
+        *budget_tables(study),
+        *set_tables(study),
         sampled(study),
         matched_drift(study),
         steps_to_baseline(study),
