@@ -130,8 +130,9 @@ def _compare(args: argparse.Namespace, export: Export) -> None:
         print(report(made, folder, named(args.source, export)))
         return
     from analysis.report.accuracy_tables import accuracy, before_after
+    from analysis.report.gains import of_runs
 
-    table = before_after(made) if args.what == "before_after" else accuracy(made)
+    table = before_after(made, of_runs(made)) if args.what == "before_after" else accuracy(made)
     print(FORMATS[args.format](table), end="")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis.report.caveats import caveats
-from analysis.report.figures import draw
+from analysis.report.figures import DrawnFigure, draw
 from analysis.report.html import document, items, picture, section
 from analysis.report.render import latex, markdown, to_html
 from analysis.report.sample_answers import samples
@@ -60,18 +60,16 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
             (folder / f"{table.name}.{ending}").write_text(text)
 
 
-def between(tables: Sequence[Table], figures: Mapping[str, tuple[Path, str]]) -> str:
-    """The tables, each with its figures below it.
-
-    Args:
-        tables: in their order on the page.
-        figures: by name the path of a PNG, and its caption.
-    """
+def between(tables: Sequence[Table], figures: Mapping[str, DrawnFigure]) -> str:
+    """The tables in their order on the page, each with its figures below it."""
     parts: list[str] = []
-    left = dict(figures)
+    left = {
+        name: picture(name, drawn.page.read_text(), drawn.column.read_text(), drawn.caption)
+        for name, drawn in figures.items()
+    }
     for table in tables:
         parts.append(to_html(table))
         for prefix, names in BESIDE.items():
             if table.name.startswith(prefix):
-                parts += [picture(*left.pop(name)) for name in names if name in left]
-    return "".join([*parts, *(picture(path, caption) for path, caption in left.values())])
+                parts += [left.pop(name) for name in names if name in left]
+    return "".join([*parts, *left.values()])
