@@ -114,7 +114,7 @@ class Browser:
         return out["result"].get("value")
 
     def until(self, script: str, seconds: float = 60.0) -> Any:
-        """A script's value as soon as it is true."""
+        """A script's value as soon as it is true; an element is no value."""
         end = time.monotonic() + seconds
         while not (value := self.value(script)):
             assert time.monotonic() < end, f"never true: {script}; {self.errors}"
@@ -149,8 +149,9 @@ def browser() -> Iterator[Browser]:
     to_browser, from_browser = os.pipe(), os.pipe()
 
     def as_three_and_four() -> None:
-        os.dup2(os.dup(to_browser[0]), 3)
-        os.dup2(os.dup(from_browser[1]), 4)
+        copies = os.dup(to_browser[0]), os.dup(from_browser[1])
+        os.dup2(copies[0], 3)
+        os.dup2(copies[1], 4)
 
     with tempfile.TemporaryDirectory() as profile:
         process = subprocess.Popen(

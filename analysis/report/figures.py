@@ -401,13 +401,10 @@ def draw(study: Study, folder: Path) -> dict[str, DrawnFigure]:
     folder.mkdir(parents=True, exist_ok=True)
     out: dict[str, DrawnFigure] = {}
     for name, (drawing, caption) in FIGURES.items():
-        paths = [
-            path
-            for width, stem in ((PAGE, name), (COLUMN, f"{name}_column"))
-            if (path := _drawn(drawing, study, width, folder / f"{stem}.svg"))
-        ]
-        if paths:
-            out[name] = DrawnFigure(*paths, caption)
+        page = _drawn(drawing, study, PAGE, folder / f"{name}.svg")
+        column = page and _drawn(drawing, study, COLUMN, folder / f"{name}_column.svg")
+        if page and column:
+            out[name] = DrawnFigure(page, column, caption)
     return out
 
 
@@ -418,6 +415,9 @@ def _drawn(drawing: Drawing, study: Study, width: float, path: Path) -> Path | N
         figure = drawing(study)
         if figure is None:
             return None
+        # Places are computed once, for all forms.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         figure.savefig(path, metadata={"Date": None})
         figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
         if width == PAGE:

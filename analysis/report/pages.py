@@ -4,6 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from analysis.report.answers_page import NAME, answers_page
 from analysis.report.caveats import caveats
 from analysis.report.figures import DrawnFigure, draw
 from analysis.report.html import document, items, picture, section
@@ -25,12 +26,15 @@ BESIDE: Mapping[str, Sequence[str]] = {
 
 
 def report(study: Study, folder: Path, name: str) -> Path:
-    """Write `report.html`, `tables/` and `figures/` into a folder; the page's path.
+    """Write `report.html`, `answers.html`, `tables/` and `figures/` into a folder; the report's path.
 
-    The page holds its figures and needs neither the folder nor a network.
+    Neither page needs the folder or a network.
     """
     tables, figures = all_tables(study), draw(study, folder / "figures")
     write_tables(tables, folder / "tables")
+    answers = answers_page(study, name)
+    if answers is not None:
+        (folder / NAME).write_text(answers, encoding="utf-8")
     body = [
         head(study, name),
         section("asked", "What was asked", question(study)),
