@@ -105,7 +105,7 @@ def panels(count: int, height: float = 2.3, columns: int = 2) -> tuple[Figure, l
 
 
 def legend_below(figure: Figure, axis: Axes, title: str = "") -> None:
-    """The legend of an axis below all panels, in as many columns as the figure's width has room for.
+    """The legend of an axis below all panels, which keep their height; as many columns as there is room for.
 
     Args:
         figure: the axis' own.
@@ -119,6 +119,8 @@ def legend_below(figure: Figure, axis: Axes, title: str = "") -> None:
     # A letter is some 0.6 of its height wide; a line and the gaps beside it are five.
     widest = max(map(len, labels)) * 0.6 * size + 5 * size
     columns = max(1, min(len(labels), int(figure.get_figwidth() * 72 / widest)))
+    lines = -(-len(labels) // columns) + bool(title)
+    figure.set_figheight(figure.get_figheight() + lines * 1.5 * size / 72)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title or None)
 
 

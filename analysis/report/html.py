@@ -81,6 +81,7 @@ ul.caveats li { margin: .35rem 0 }
 .answer.right { border-left-color: var(--good) }
 .answer.wrong { border-left-color: var(--bad) }
 .answer header { display: flex; justify-content: space-between; gap: .6rem; font-size: .88rem }
+.answer header b { white-space: nowrap }
 .answer.right header b { color: var(--good) }
 .answer.wrong header b { color: var(--bad) }
 .answer pre { margin: .4rem 0 0; padding: 0; background: none; white-space: pre-wrap;

@@ -188,7 +188,9 @@ def _html_cell(table: Table, cell: TableCell, first: bool) -> str:
     kind = f" class='{cell.tone}'" if cell.tone else ""
     detail = f" <small>{html.escape(cell.detail)}</small>" if cell.detail else ""
     tag, scope = ("th", " scope='row'") if first else ("td", "")
-    return f"<{tag}{scope}{kind}{title}>{html.escape(cell.text)}{detail}</{tag}>"
+    # A narrow screen breaks names where their parts meet.
+    text = html.escape(cell.text).replace("_", "_<wbr>") if first else html.escape(cell.text)
+    return f"<{tag}{scope}{kind}{title}>{text}{detail}</{tag}>"
 
 
 def to_text(table: Table) -> str:
