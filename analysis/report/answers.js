@@ -52,7 +52,8 @@
   const wanted = (place, ofArm, ofSeed) => {
     const value = outcome.value;
     if (value === "disagree") {
-      const verdicts = ofSeed.flatMap((run) => run.evaluations.slice(-1)).filter((one) => one.verdicts[place] !== "-");
+      const last = ofSeed.flatMap((run) => run.evaluations.slice(-1));
+      const verdicts = last.filter((one) => one.verdicts[place] !== "-");
       return unique(verdicts.map((one) => right(one, place))).length > 1;
     }
     if (value === "gained" || value === "lost") {
@@ -79,7 +80,7 @@
   const fill = () => {
     const text = search.value.toLowerCase();
     const matches = (place) =>
-      !text || source().uid[place].toLowerCase().includes(text) || textOf(place).toLowerCase().includes(text);
+      !text || `${source().uid[place]} ${textOf(place)}`.toLowerCase().includes(text);
     if (training()) {
       const value = outcome.value;
       const places = new Set(scoped().map((run) => run.place));
@@ -91,7 +92,8 @@
       listed = unique(rows.map(([, , uid]) => uid)).filter(matches);
     } else {
       const [ofArm, ofSeed] = [scoped(), seeded()];
-      listed = questions.uid.map((_, place) => place).filter((place) => matches(place) && wanted(place, ofArm, ofSeed));
+      const all = questions.uid.map((_, place) => place);
+      listed = all.filter((place) => matches(place) && wanted(place, ofArm, ofSeed));
     }
     if (!listed.includes(question)) question = listed.length ? listed[0] : null;
     page = question === null ? 0 : Math.floor(listed.indexOf(question) / PER_PAGE);
@@ -107,7 +109,8 @@
       if (!one || one.verdicts[place] === "-") return "·";
       return right(one, place) ? "✓" : "✗";
     });
-    return letters.length > 16 ? `${letters.filter((one) => one === "✓").length}/${letters.length} ✓` : letters.join("");
+    const count = letters.filter((one) => one === "✓").length;
+    return letters.length > 16 ? `${count}/${letters.length} ✓` : letters.join("");
   };
 
   const list = () => {
@@ -124,14 +127,16 @@
     });
     at("list").replaceChildren(...rows);
     const pages = Math.ceil(listed.length / PER_PAGE);
-    at("count").textContent = `${listed.length.toLocaleString("en")} of ${source().uid.length.toLocaleString("en")} questions`;
+    const [some, all] = [listed.length, source().uid.length].map((count) => count.toLocaleString("en"));
+    at("count").textContent = `${some} of ${all} questions`;
     at("pages").textContent = pages > 1 ? `page ${page + 1} of ${pages}` : "";
     at("earlier").disabled = page === 0;
     at("later").disabled = page + 1 >= pages;
   };
 
-  const article = (head, verdict, kind, body, foot) => {
-    const made = element("article", "", `answer ${kind}`);
+  const kind = (verdict) => (verdict === "right" ? "right" : "wrong");
+  const article = (head, verdict, look, body, foot) => {
+    const made = element("article", "", `answer ${look}`);
     const header = element("header");
     header.append(element("span", head), element("b", verdict));
     made.append(header, body, element("small", foot, "quiet"));
@@ -139,7 +144,9 @@
   };
 
   const answered = async (place) => {
-    if (place >= data.full) return [element("p", "Its answers are not in this page, which is full; they are in eval/ of the runs.", "quiet")];
+    if (place >= data.full) {
+      return [element("p", "Its answers are not in this page, which is full; they are in eval/ of the runs.", "quiet")];
+    }
     const at_block = starts.findLastIndex((start) => start <= place);
     const { texts, answers } = await unpack(`answers-${at_block}`);
     return (beside.checked ? seeded() : scoped()).flatMap((run) =>
@@ -150,7 +157,8 @@
         if (text < 0) return article(name, "not asked", "", element("pre"), "");
         const verdict = named(one.verdicts[place]);
         const cut = one.cut[place] === "1" ? ", cut" : "";
-        const made = article(name, verdict, verdict === "right" ? "right" : "wrong", element("pre", texts[text]), `${one.tokens[place]} tokens${cut}`);
+        const foot = `${one.tokens[place]} tokens${cut}`;
+        const made = article(name, verdict, kind(verdict), element("pre", texts[text]), foot);
         if (arm.value === run.arm) made.classList.add("picked");
         return made;
       }),
@@ -183,8 +191,8 @@
         const kept = (await unpack(`shown-${run}`))[row];
         const name = `${runs[run].arm}, seed ${runs[run].seed}, step ${step}`;
         const verdict = named(letter);
-        const foot = `${kept.weights.length} tokens, ${reward === null ? "no verdict" : `reward ${reward}`}`;
-        return article(name, verdict, verdict === "right" ? "right" : "wrong", tokens(kept), foot);
+        const earned = reward === null ? "no verdict" : `reward ${Number(reward.toPrecision(4))}`;
+        return article(name, verdict, kind(verdict), tokens(kept), `${kept.weights.length} tokens, ${earned}`);
       }),
     );
 
@@ -202,7 +210,8 @@
     const grid = element("div", "", "answers");
     grid.append(...(training() ? await trained(place) : await answered(place)));
     // A later choice has overtaken this one.
-    if (turn === drawing) at("panel").replaceChildren(head, element("p", textOf(place), "question"), gold, grid);
+    if (turn !== drawing) return;
+    at("panel").replaceChildren(head, element("p", textOf(place), "question"), gold, grid);
   };
 
   const choose = (place, focus = false) => {
@@ -234,7 +243,7 @@
     for (const control of controls) {
       const value = values.get(control.id) ?? control.dataset.usual ?? "";
       if (control.type === "checkbox") control.checked = value !== "no";
-      else if (control.type === "search" || [...control.options].some((one) => one.value === value)) control.value = value;
+      else if (control === search || [...control.options].some((one) => one.value === value)) control.value = value;
     }
     offer();
     const place = source().uid.indexOf(values.get("question"));
@@ -251,12 +260,13 @@
   const offer = () => {
     const steps = unique(runs.map((run) => run.evaluations.map((one) => one.step).join(" and ")));
     const both = runs.some((run) => run.evaluations.length > 1);
-    const which = both ? [["last", "last"], ["first", "first"], ["both", "first and last"]] : [["last", "last"]];
+    const which = [["last", "last"], ...(both ? [["first", "first"], ["both", "first and last"]] : [])];
     if (steps.length === 1 && both) which[2][1] += ` (steps ${steps[0]})`;
     options(evaluation, training() ? [["last", "last"]] : which);
-    const compared = [["disagree", "arms disagree"], ["gained", "turned right"], ["lost", "turned wrong"], ["cut", "truncated"]];
+    const turned = [["disagree", "arms disagree"], ["gained", "turned right"], ["lost", "turned wrong"]];
+    const compared = training() ? [] : [["cut", "truncated"], ...turned];
     const plain = outcomes.map((name) => [name, name]);
-    options(outcome, [["", "any"], ["not right", "anything but right"], ...plain, ...(training() ? [] : compared)]);
+    options(outcome, [["", "any"], ["not right", "anything but right"], ...plain, ...compared]);
     beside.closest("label").hidden = training();
   };
 

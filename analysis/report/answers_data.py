@@ -226,8 +226,7 @@ def shown_rows(run: Path) -> Iterator[tuple[int, Json]]:
     places = np.linspace(0, len(paths) - 1, min(SHOWN_STEPS, len(paths))).round().astype(int)
     for path in (paths[place] for place in places):
         for row in read_rows(path):
-            if "text" in row:
-                yield int(path.stem.split("_")[1]), row
+            yield int(path.stem.split("_")[1]), row
 
 
 def pieces(text: str, offsets: Sequence[Sequence[int]]) -> list[str]:

@@ -73,7 +73,7 @@ button:disabled { opacity: .4; cursor: default }
 CONTROLS = """
 <form id='choose'>
 <label class='broad'>show<select id='mode'></select></label>
-<label>model, data, ...<select id='block'></select></label>
+<label>%s<select id='block'></select></label>
 <label>%s<select id='arm'></select></label>
 <label>seed<select id='seed'></select></label>
 <label>evaluation<select id='evaluation'></select></label>
@@ -90,7 +90,7 @@ CONTROLS = """
 </section>
 <main><div class='turn'><button type='button' id='before'>previous question</button>
 <button type='button' id='next'>next question</button></div>
-<div id='panel' aria-live='polite'></div></main>
+<div id='panel'></div></main>
 </div>
 <output id='readout' aria-live='polite'></output>
 <noscript><p>The answers are chosen by a script, which this browser does not run.
@@ -116,7 +116,8 @@ def answers_page(study: Study, name: str) -> str | None:
     index = f"<script type='application/json' id='index'>{_json(made.index)}</script>"
     scripts = [(HERE / f"{file}.js").read_text() for file in ("tokens", "answers")]
     code = "".join(f"<script>{script}</script>" for script in scripts)
-    controls = CONTROLS % html.escape(study.design.axis)
+    names = (", ".join(study.design.others), study.design.axis)
+    controls = CONTROLS % tuple(html.escape(part) for part in names)
     body = "\n".join([head, controls, index, *blocks, code])
     style = STYLE + TOKENS_STYLE + ANSWERS_STYLE
     return document(f"{name}: answers", body, style, policy(*scripts))

@@ -1,4 +1,4 @@
-"""What a run gained between two evaluations of the same questions."""
+"""What a run's greedy answers gained between two evaluations of the same questions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ def gain_line(before: Sequence[Mapping[str, object]], after: Sequence[Mapping[st
     Example:
         >>> rows = [{"uid": str(index), "right": index < 50} for index in range(100)]
         >>> gain_line(rows, [row | {"right": index < 60} for index, row in enumerate(rows)])
-        'gain +10.0 points [4.0, 16.0] over 100 questions, 10 turned right, 0 turned wrong'
+        'greedy gain +10.0 points [4.0, 16.0] over 100 questions, 10 turned right, 0 turned wrong'
     """
     first = {str(row["uid"]): bool(row["right"]) for row in before}
     last = {str(row["uid"]): bool(row["right"]) for row in after}
@@ -34,4 +34,4 @@ def gain_line(before: Sequence[Mapping[str, object]], after: Sequence[Mapping[st
         half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * stdev(gaps) / math.sqrt(n)
         bounds = f" [{100 * (mean - half):.1f}, {100 * (mean + half):.1f}]"
     turned = f"{gaps.count(1.0)} turned right, {gaps.count(-1.0)} turned wrong"
-    return f"gain {100 * mean:+.1f} points{bounds} over {n} questions, {turned}"
+    return f"greedy gain {100 * mean:+.1f} points{bounds} over {n} questions, {turned}"

@@ -46,7 +46,7 @@ def test_a_single_run_reports_its_gain_first_and_in_its_findings(tmp_path: Path)
     assert text in head(made, "single").split("<nav>")[0] and text in findings(made)
     # The terminal says the same number.
     assert gain_line(answers(BEFORE), answers(after)) == (
-        f"gain +20.0 points [{100 * expected.low:.1f}, {100 * expected.high:.1f}] over 40 questions, "
+        f"greedy gain +20.0 points [{100 * expected.low:.1f}, {100 * expected.high:.1f}] over 40 questions, "
         "10 turned right, 2 turned wrong"
     )
 

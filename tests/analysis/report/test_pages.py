@@ -44,7 +44,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     for seed in range(3):
         folder = root / "divergence=probl2" / f"seed={seed}" / "credit"
         folder.mkdir()
-        (folder / "step_000004.jsonl").write_text(json.dumps({"weights": [0.5, 1.0, 1.5]}) + "\n")
+        row = {"uid": "t", "question": "1?", "gold": "1", "outcome": "right", "reward": 1.0, "spans": []}
+        shown = {"text": "one", "offsets": [[0, 1], [1, 2], [2, 3]], "weights": [0.5, 1.0, 1.5]}
+        (folder / "step_000004.jsonl").write_text(json.dumps(row | shown) + "\n")
     with pytest.MonkeyPatch.context() as patch:
         # Torch, in a process of its own, takes ten seconds to draw maps; test_mirror_maps has them.
         patch.setattr(figures, "map_curves", lambda arguments: None)
