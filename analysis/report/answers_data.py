@@ -27,6 +27,8 @@ SHOWN_STEPS = 6
 # Outcomes are letters from here on; a dash is no answer.
 FIRST_LETTER, MOST_OUTCOMES = ord("A"), 26
 COLUMNS = ("run", "step", "uid", "question", "gold", "right", "outcome", "tokens", "truncated", "completion")
+# The column that names the evaluation set, where an export has one.
+SET = "set"
 
 
 @dataclass
@@ -80,6 +82,7 @@ def answers_data(study: Study) -> Pages | None:
 def _evaluations(study: Study, runs: Sequence[Run]) -> list[list[Evaluation]]:
     """The first and the last evaluation of each run; one where there is one."""
     table = study.export.questions
+    kept = [*COLUMNS, *({SET} & set(table.column_names))]
     names, steps = table["run"].cast(pa.string()).to_numpy(), table["step"].to_numpy()
     out: list[list[Evaluation]] = []
     for run in runs:
@@ -87,10 +90,16 @@ def _evaluations(study: Study, runs: Sequence[Run]) -> list[list[Evaluation]]:
         ends = sorted({int(steps[places].min()), int(steps[places].max())}) if len(places) else []
         of_run: list[Evaluation] = []
         for step in ends:
-            rows = table.take(places[steps[places] == step]).select(COLUMNS).to_pydict()
-            of_run.append(Evaluation(step, rows, {uid: row for row, uid in enumerate(rows["uid"])}))
+            rows = table.take(places[steps[places] == step]).select(kept).to_pydict()
+            of_run.append(Evaluation(step, rows, {uid: row for row, uid in enumerate(_names(rows))}))
         out.append(of_run)
     return out
+
+
+def _names(rows: Mapping[str, Sequence[Any]]) -> Sequence[str]:
+    """The questions' ids; those of another evaluation set than the run's own begin with its name."""
+    sets = rows.get(SET, [None] * len(rows["uid"]))
+    return [f"{name}: {uid}" if name else uid for name, uid in zip(sets, rows["uid"], strict=True)]
 
 
 def _questions(evaluations: Sequence[Sequence[Evaluation]]) -> JsonObject:

@@ -5,10 +5,12 @@ import hashlib
 import json
 import re
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from planted import answers, manifest, metrics, write_run, write_sweep
 
@@ -84,7 +86,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def page_of(source: Path | Export) -> Scripts:
     export = source if isinstance(source, Export) else load(str(source))
-    page = answers_page(study(export), "evil <b>")
+    page = answers_page(study(export, allow=["answers"]), "evil <b>")
     assert page is not None
     return Scripts(page)
 
@@ -150,6 +152,22 @@ def test_a_question_that_a_run_lacks_is_a_dash(tmp_path: Path) -> None:
     assert (first["verdicts"], second["verdicts"]) == ("AAA", "AA-")
     assert Scripts(page).block("answers-0")["answers"][2][1] == [-1]
     assert "2 runs, last evaluation" in page and "no token weights" in page
+
+
+def test_questions_of_several_evaluation_sets_are_told_apart(tmp_path: Path) -> None:
+    for seed in range(2):
+        rows = metrics(4, [1.0, 1.0, 1.0], questions=2)
+        made = manifest(seed, **{"config.eval_questions": 2})
+        write_run(tmp_path / f"seed={seed}", made, rows, {4: answers([True] * 2)})
+    export = load(str(tmp_path))
+    table = export.questions
+    table = table.drop_columns("set") if "set" in table.column_names else table
+    again = table.set_column(table.column_names.index("right"), "right", pa.array([False] * len(table)))
+    tables = [(table, pa.nulls(len(table), pa.string())), (again, pa.array(["svamp"] * len(table)))]
+    both = pa.concat_tables([rows.append_column("set", column) for rows, column in tables])
+    index = page_of(replace(export, questions=both)).index
+    assert index["questions"]["uid"] == ["q/0000", "q/0001", "svamp: q/0000", "svamp: q/0001"]
+    assert [run["evaluations"][0]["verdicts"] for run in index["runs"]] == ["AABB"] * 2
 
 
 def test_a_page_that_is_full_says_so_and_keeps_all_verdicts(
