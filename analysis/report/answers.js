@@ -159,7 +159,7 @@
         const cut = one.cut[place] === "1" ? ", cut" : "";
         const foot = `${one.tokens[place]} tokens${cut}`;
         const made = article(name, verdict, kind(verdict), element("pre", texts[text]), foot);
-        if (arm.value === run.arm) made.classList.add("picked");
+        if (beside.checked && arm.value === run.arm) made.classList.add("picked");
         return made;
       }),
     );
@@ -207,7 +207,8 @@
     const head = element("h2", source().uid[place]);
     const gold = element("p", "Gold: ", "quiet");
     gold.append(element("span", source().gold[place]));
-    const grid = element("div", "", "answers");
+    const pairs = !training() && evaluation.value === "both";
+    const grid = element("div", "", pairs ? "answers pairs" : "answers");
     grid.append(...(training() ? await trained(place) : await answered(place)));
     // A later choice has overtaken this one.
     if (turn !== drawing) return;

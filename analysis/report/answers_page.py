@@ -60,6 +60,7 @@ button:disabled { opacity: .4; cursor: default }
 .turn { display: flex; gap: .5rem; align-items: center; margin: .5rem 0; font-size: .85rem }
 #panel h2 { border: 0; margin: .4rem 0; padding: 0 }
 .question { white-space: pre-wrap }
+@media (min-width: 700px) { .answers.pairs { grid-template-columns: 1fr 1fr } }
 .answer.picked { outline: 2px solid var(--link) }
 @media (max-width: 700px) {
   form { display: grid; grid-template-columns: 1fr 1fr }

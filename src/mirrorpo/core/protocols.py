@@ -165,6 +165,17 @@ class Verifier(RewardFn, Protocol):
 
 
 @runtime_checkable
+class DeclaresSources(Protocol):
+    """A reward whose verdicts come from elsewhere, such as a server; any reward may.
+
+    `sources` has what each calls itself, by the setting that leads to it. A run that goes on has to find the
+    same.
+    """
+
+    def sources(self) -> Mapping[str, str]: ...
+
+
+@runtime_checkable
 class OutputHead(Protocol):
     """Last hidden states to logits over the vocabulary, as the trainer reads them.
 

@@ -15,7 +15,7 @@ from mirrorpo.config.settings import (
     UpdateSettings,
 )
 from mirrorpo.core.batch import Prompt
-from mirrorpo.core.protocols import RolloutEngine, Verifier
+from mirrorpo.core.protocols import DeclaresSources, RolloutEngine, Verifier
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.determinism import strict_where_possible
 from mirrorpo.model.compile_layers import with_compiled_layers
@@ -270,4 +270,13 @@ def circumstances(
         "mirror_map": components.penalty.mirror_map,
         # transformers sets it on configs that come from a hub.
         "model_commit": getattr(causal_lm.config, "_commit_hash", None),
+        **_sources(components.reward),
     }
+
+
+def _sources(reward: Verifier) -> Mapping[str, object]:
+    """Where a reward's verdicts come from, if from elsewhere; empty where it judges by itself."""
+    if not isinstance(reward, DeclaresSources):
+        return {}
+    sources = dict(reward.sources())
+    return {"reward_sources": sources} if sources else {}

@@ -116,7 +116,33 @@ def rollout_metrics(
     }
     for outcome in sorted({verdict.outcome for verdict in verdicts} | {"unverifiable"}):
         out[f"outcome/{outcome}"] = float(sum(verdict.outcome == outcome for verdict in verdicts))
-    return out
+    return out | part_metrics(verdicts, "reward")
+
+
+def part_metrics(verdicts: Sequence[Verdict], room: str) -> dict[str, float]:
+    """The parts of composed rewards, and the gold beside a proxy; empty for any other reward.
+
+    `part/<name>`: the mean of a part, before its weight, over the completions on which it has a value;
+    `unverifiable/<name>`: on how many it has none. `gold` and `gold_unverifiable`: the same of the gold. Over
+    the completions with a value of both, `gold_gap` is the mean of the trained reward less the gold, and
+    `gold_correlation` their Pearson correlation, NaN where either is constant.
+    """
+    out = dict[str, float]()
+    for name in dict.fromkeys(name for verdict in verdicts for name in verdict.parts):
+        values = torch.tensor([verdict.parts[name] for verdict in verdicts if name in verdict.parts]).double()
+        out[f"{room}/part/{name}"] = _mean(values[~values.isnan()])
+        out[f"{room}/unverifiable/{name}"] = float(values.isnan().sum())
+    pairs = [(verdict.reward, verdict.gold) for verdict in verdicts if verdict.gold is not None]
+    if not pairs:
+        return out
+    trained, gold = torch.tensor(pairs, dtype=torch.float64).unbind(1)
+    both = ~(trained.isnan() | gold.isnan())
+    return out | {
+        f"{room}/gold": _mean(gold[~gold.isnan()]),
+        f"{room}/gold_unverifiable": float(gold.isnan().sum()),
+        f"{room}/gold_gap": _mean((trained - gold)[both]),
+        f"{room}/gold_correlation": _correlation(trained[both], gold[both]),
+    }
 
 
 def update_metrics(
@@ -182,3 +208,9 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _mean(values: Tensor) -> float:
     return float(values.mean()) if values.numel() else float("nan")
+
+
+def _correlation(first: Tensor, second: Tensor) -> float:
+    if first.numel() < 2 or bool((first == first[0]).all()) or bool((second == second[0]).all()):
+        return float("nan")
+    return float(torch.corrcoef(torch.stack([first, second]))[0, 1])
