@@ -278,7 +278,11 @@ def test_another_set_is_the_same_in_all_runs_of_a_model(sweep: Path) -> None:
     assert not checked(sweep)[1]
     run = sweep / ARM / SEED
     for kind, text, change in (
-        ("prompt", "svamp: prompt .* 2 in 1", {"eval_sets": {"svamp": SETS["svamp"] | {"prompt": {"hash": "2"}}}}),
+        (
+            "prompt",
+            "svamp: prompt .* 2 in 1",
+            {"eval_sets": {"svamp": SETS["svamp"] | {"prompt": {"hash": "2"}}}},
+        ),
         (
             "extractor",
             "svamp: extractor .* x in 1",
