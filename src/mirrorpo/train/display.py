@@ -27,11 +27,7 @@ from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import JsonLines, RunFolder
 from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.credit_metrics import credit_row
-<<<<<<< HEAD
 from mirrorpo.train.gain import gain_line
-from mirrorpo.train.learner import TokenCredit
-=======
->>>>>>> w-avgk
 
 # What stands behind the bar, the most wanted first: what does not fit is left out.
 SHOWN = (
