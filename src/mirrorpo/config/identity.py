@@ -36,6 +36,7 @@ ADDED: Mapping[str, object] = {
     "reward.thinking": "skip",
     "reward.decimal_mark": "point",
     "head_precision": "float32",
+    "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
 }
 
 # Where a reward stands in one that is made of several.

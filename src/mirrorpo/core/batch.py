@@ -55,6 +55,14 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A question and its answer that stand before every question of a dataset, as a turn each."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutRequest:
     """What an engine is to sample: `group_size` completions for each prompt.
 
@@ -283,8 +291,12 @@ class PolicyOutputs:
         logprobs: [B, T], log pi_theta of each sampled token.
         entropy: [B, T], in nats, without gradient.
         divergence: [B, T], D(pi_theta, anchor) by the configured estimator, before its coefficient.
+        distance: [B, T], D(pi_old, pi_theta) of the trust region, without gradient; None without one.
+        factor: [B, T], what the trust region makes of it: a factor on each token's credit.
     """
 
     logprobs: PerToken
     entropy: PerToken
     divergence: PerToken
+    distance: PerToken | None = None
+    factor: PerToken | None = None
