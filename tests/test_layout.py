@@ -74,6 +74,7 @@ TESTED_BY = {
     "model/plain": "train/test_architectures.py",
     "config/values": "config/test_config.py",  # names of types
     "model/lora": "model/test_load.py",
+    "text/program_parts": "text/test_written_program.py",
     "optim/adamw": "optim/test_optim.py",
     "optim/muon": "optim/test_optim.py",
     "optim/schedule": "optim/test_optim.py",

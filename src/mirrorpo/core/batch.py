@@ -24,6 +24,7 @@ class Checks:
         visible: tests that the prompt shows, each a piece of code that raises unless the program is right.
         hidden: tests that it does not show.
         fault: why nothing can be judged by them; empty when all is well.
+        end: what ends an answer, where the prompt teaches an end; what stands behind it is none of it.
     """
 
     entry_point: str
@@ -33,6 +34,7 @@ class Checks:
     visible: Sequence[str]
     hidden: Sequence[str]
     fault: str
+    end: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
