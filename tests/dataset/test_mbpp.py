@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from real_data import DATA, needs
 
 from mirrorpo.config.schema import register
-from mirrorpo.dataset.code import Style
+from mirrorpo.dataset.code import FewShot, Style
 from mirrorpo.dataset.mbpp import Mbpp
 
 REPOSITORY = Path(__file__).parents[2]
@@ -168,6 +168,49 @@ def test_what_is_missing_or_unknown_is_an_error_with_the_fix(tmp_path: Path) -> 
         dataset(tmp_path).load("test")
 
 
+def test_a_bad_row_is_named_with_file_line_and_fix(tmp_path: Path) -> None:
+    for rows, where in (("full", "mbpp.jsonl, line 3"), ("sanitized", "sanitized-mbpp.json, row 6")):
+        root = written(tmp_path / rows, row(600, test_list=None))
+        with pytest.raises(ValueError, match=rf"{where} \(task_id 600\): test_list is null; write a list"):
+            dataset(root, rows=rows).load("train")
+    path = tmp_path / "full/mbpp/mbpp.jsonl"
+    path.write_text("".join(json.dumps(row(number)) + "\n" for number in (601, 602, 601)))
+    with pytest.raises(
+        ValueError, match=r"mbpp.jsonl, line 3: task_id 601 is that of .*mbpp.jsonl, line 1 too"
+    ):
+        dataset(tmp_path / "full").load("train")
+
+
+FEW_SHOT = FewShot(
+    question="Task: {text}\n{tests}\n[BEGIN]", system="", user="{question}", fenced=False,
+    example="{question}\n{code}\n[DONE]\n\n", end="[DONE]", shots=[10, 1],
+)  # fmt: skip
+
+
+def test_worked_examples_stand_before_the_question(tmp_path: Path) -> None:
+    root = written(tmp_path)
+    shots = {"style": "few", "visible_tests": 1}
+    data = dataset(root, styles={"few": FEW_SHOT}, **shots)
+    (prompt, _) = data.load("test")
+    examples = "".join(
+        f"Task: Add {n}.\nassert f{n}(0) == {n}\n[BEGIN]\nimport math\r\ndef f{n}(n):\r\n  return n + {n}\n"
+        "[DONE]\n\n"
+        for n in (10, 1)
+    )
+    assert prompt.question == f"{examples}Task: Add 11.\nassert f11(0) == 11\n[BEGIN]"
+    assert prompt.demonstration.endswith("return n + 11\n[DONE]")
+    assert prompt.checks is not None and prompt.checks.end == "[DONE]"
+    for numbers in ([10, 11], [1, 1]):
+        with pytest.raises(ValueError, match=r"styles\.few\.shots=.*give different numbers of 1 to 10"):
+            dataset(root, styles={"few": replace(FEW_SHOT, shots=numbers)}, **shots)
+    with pytest.raises(ValueError, match=r"no task_id 2 .*choose of \[1, 10\]"):
+        dataset(root, styles={"few": replace(FEW_SHOT, shots=[2])}, **shots).load("test")
+    with pytest.raises(ValueError, match=r"set dataset\.plus=null"):
+        replace(data, plus="x")
+    with pytest.raises(ValueError, match="the example must hold"):
+        replace(FEW_SHOT, example="{code}")
+
+
 @needs_real_data
 @pytest.mark.parametrize(("name", "sizes"), [("mbpp", (374, 90, 500)), ("mbpp_sanitized", (120, 43, 257))])
 def test_the_real_files_as_they_are_configured(
@@ -194,3 +237,26 @@ def test_the_real_files_as_they_are_configured(
     assert first.question.splitlines()[-1].startswith("def ") and "Write this function." in data.user
     # Everything that is evaluated in one run is known to the recipe.
     assert cfg.eval_questions == sizes[1]
+
+
+@needs_real_data
+def test_the_few_shot_prompt_is_that_of_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRRORPO_DATA", str(DATA))
+    register()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        cfg = compose("train", ["dataset=mbpp_few_shot"])
+        data = instantiate(cfg.dataset, _convert_="all")
+    assert (cfg.steps, cfg.reward.tests, cfg.reward.extraction) == (0, "all", "flexible")
+    lines = (DATA / "mbpp/mbpp.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = {row["task_id"]: row for row in map(json.loads, lines)}
+    question = (
+        "You are an expert Python programmer, and here is your task: {} Your code should pass these tests:"
+        "\n\n{}\n[BEGIN]\n"
+    )
+    questions = {n: question.format(row["text"], "\n".join(row["test_list"])) for n, row in rows.items()}
+    shots = "".join(f"{questions[n]}{rows[n]['code']}\n[DONE]\n\n" for n in (2, 3, 4))
+    prompts = data.load("test")
+    # The line end behind [BEGIN] is the prompt's own.
+    for prompt in prompts:
+        assert prompt.question + "\n" == shots + questions[int(prompt.uid[5:])], prompt.uid
+    assert len(prompts) == 500

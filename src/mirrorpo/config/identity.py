@@ -35,7 +35,9 @@ ADDED: Mapping[str, object] = {
     # What it changes, of models that think in tags, goes with the reward's version.
     "reward.thinking": "skip",
     "reward.decimal_mark": "point",
+    "reward.top_level": "definitions",  # likewise
     "head_precision": "float32",
+    "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
 }
 
 # Where a reward stands in one that is made of several.

@@ -24,6 +24,7 @@ class Checks:
         visible: tests that the prompt shows, each a piece of code that raises unless the program is right.
         hidden: tests that it does not show.
         fault: why nothing can be judged by them; empty when all is well.
+        end: what ends an answer, where the prompt teaches an end; what stands behind it is none of it.
     """
 
     entry_point: str
@@ -33,6 +34,7 @@ class Checks:
     visible: Sequence[str]
     hidden: Sequence[str]
     fault: str
+    end: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +54,14 @@ class Prompt:
     gold: str
     demonstration: str
     checks: Checks | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A question and its answer that stand before every question of a dataset, as a turn each."""
+
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -297,8 +307,12 @@ class PolicyOutputs:
         logprobs: [B, T], log pi_theta of each sampled token.
         entropy: [B, T], in nats, without gradient.
         divergence: [B, T], D(pi_theta, anchor) by the configured estimator, before its coefficient.
+        distance: [B, T], D(pi_old, pi_theta) of the trust region, without gradient; None without one.
+        factor: [B, T], what the trust region makes of it: a factor on each token's credit.
     """
 
     logprobs: PerToken
     entropy: PerToken
     divergence: PerToken
+    distance: PerToken | None = None
+    factor: PerToken | None = None

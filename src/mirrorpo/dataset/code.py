@@ -29,6 +29,70 @@ class Style:
         """Whether the prompt shows the visible tests."""
         return "{tests}" in self.question
 
+    def shown(self, source: str) -> str:
+        """Code of the dataset as the prompt has it."""
+        return plain(source)
+
+    def asks(self, text: str, tests: Sequence[str], signature: str) -> str:
+        """The question of a problem."""
+        shown = "\n".join(map(self.shown, tests))
+        question = self.question.replace("{signature}", signature).replace("{tests}", shown)
+        return question.replace("{text}", text.strip())
+
+    def worked_problems(self) -> Sequence[int]:
+        """Numbers of the problems that stand before the question, with their programs."""
+        return ()
+
+    def works(self, question: str, code: str) -> str:
+        """A worked problem as it stands before the question."""
+        return ""
+
+    def ends(self) -> str:
+        """What a program ends with in a worked problem; an answer ends there too."""
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FewShot(Style):
+    r"""A style with worked problems before the question, for models that take no instructions.
+
+    Code and tests are shown with the line ends and blanks that the dataset has.
+
+    Attributes:
+        example: a worked problem, with `{question}` and `{code}`.
+        end: what its program ends with.
+        shots: numbers of the problems, of those that are in no split.
+
+    Example:
+        >>> style = FewShot(question="{text}", system="", user="{question}", fenced=False,
+        ...     example="{question}\n{code}\n[DONE]\n\n", end="[DONE]", shots=[2])
+        >>> style.works("Double.", "def twice(n): return 2 * n")
+        'Double.\ndef twice(n): return 2 * n\n[DONE]\n\n'
+    """
+
+    example: str
+    end: str
+    shots: Sequence[int]
+
+    def __post_init__(self) -> None:
+        if self.example.count("{question}") != 1 or self.example.count("{code}") != 1 or not self.end:
+            raise ValueError(
+                f"example={self.example!r}, end={self.end!r} of a few-shot style: the example must hold "
+                "{question} and {code} once, and programs must end with something"
+            )
+
+    def shown(self, source: str) -> str:
+        return source
+
+    def worked_problems(self) -> Sequence[int]:
+        return self.shots
+
+    def works(self, question: str, code: str) -> str:
+        return self.example.replace("{code}", self.shown(code)).replace("{question}", question)
+
+    def ends(self) -> str:
+        return self.end
+
 
 def chosen(styles: Mapping[str, Style], style: str, visible_tests: int) -> Style:
     """The style of that name.
@@ -83,6 +147,7 @@ def problem(
         >>> problem("a/2", "Double.", code, ["assert twice(1) = 2"], **rest).checks.fault
         'test 1 does not parse'
     """
+    shown = tests[:visible]
     reference, setup, prelude = plain(reference), plain(setup), plain(prelude)
     tests = [plain(test) for test in tests]
     entry, fault = "", ""
@@ -90,16 +155,13 @@ def problem(
         entry = entry_point(tests, reference)
     except ValueError as error:
         fault = str(error)
-    written = (
-        style.question.replace("{signature}", signature(reference, entry))
-        .replace("{tests}", "\n".join(tests[:visible]))
-        .replace("{text}", text.strip())
-    )
+    written = style.asks(text, shown, signature(reference, entry))
+    demonstration = f"```python\n{reference}\n```" if style.fenced else reference
     return Prompt(
         uid=uid,
         question=written,
         gold=reference,
-        demonstration=f"```python\n{reference}\n```" if style.fenced else reference,
+        demonstration=f"{demonstration}\n{style.ends()}" if style.ends() else demonstration,
         checks=Checks(
             entry_point=entry,
             prefix="",
@@ -108,6 +170,7 @@ def problem(
             visible=tests[:visible],
             hidden=tests[visible:],
             fault=fault,
+            end=style.ends(),
         ),
     )
 

@@ -1,7 +1,5 @@
 """HumanEval: 164 functions to be completed; for evaluation only, since it has no training split."""
 
-import gzip
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +7,19 @@ from typing import ClassVar
 
 from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Split
+from mirrorpo.dataset.code_rows import Kind, Located, gzip_rows, numbered
 from mirrorpo.dataset.hub import hub_files, hub_rows
 from mirrorpo.dataset.jsonl import JsonRow, rows_hash
 from mirrorpo.dataset.settings import check_user
 from mirrorpo.text.python_source import parsed
 
 FILE = "humaneval/HumanEval.jsonl.gz"
+COLUMNS: dict[str, Kind] = {
+    "prompt": "text",
+    "entry_point": "text",
+    "canonical_solution": "text",
+    "test": "text",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +58,9 @@ class HumanEval:
 
         `uid` is humaneval/<number>.
         """
-        return [_prompt(row) for row in self._rows()] if split == "test" else []
+        if split != "test":
+            return []
+        return [_prompt(number, row) for number, (_, row) in numbered(self._rows(), COLUMNS).items()]
 
     def files(self, split: Split) -> list[Path]:
         """The file that `test` is read from, or those of a local copy of the hub's repository."""
@@ -71,20 +78,14 @@ class HumanEval:
     def _file(self) -> Path:
         return Path(self.root or "") / FILE
 
-    def _rows(self) -> Sequence[JsonRow]:
-        if not self.root:
-            return hub_rows(self.hub, "openai_humaneval", "test", self.revision, FILE)
-        path = self._file
-        if not path.is_file():
-            raise ValueError(
-                f"no file {path}; put it there, or set MIRRORPO_DATA to the folder it belongs to"
-            )
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return [json.loads(line) for line in file if line.strip()]
+    def _rows(self) -> Sequence[Located]:
+        if self.root:
+            return gzip_rows(self._file, ("task_id", *COLUMNS))
+        rows = hub_rows(self.hub, "openai_humaneval", "test", self.revision, FILE)
+        return [(f"{self.hub}, test row {row_number}", row) for row_number, row in enumerate(rows, 1)]
 
 
-def _prompt(row: JsonRow) -> Prompt:
-    number = int(str(row["task_id"]).rpartition("/")[2])
+def _prompt(number: int, row: JsonRow) -> Prompt:
     name, code, reference = row["entry_point"], row["prompt"], row["canonical_solution"]
     test = f"{row['test']}\n\ncheck({name})"
     fault = ""

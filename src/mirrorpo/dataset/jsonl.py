@@ -1,6 +1,7 @@
 """JSON Lines files: one object a line, and errors that name the file, the line and the fix."""
 
 import json
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -24,11 +25,28 @@ def read_jsonl(path: Path, keys: Sequence[str]) -> list[JsonRow]:
     with path.open("rb") as file:
         # Decoded line by line, so that a bad byte is reported with its line too.
         for number, line in enumerate(file, start=1):
-            rows.append(_parse(line, keys, f"{path}, line {number}"))
+            if number == 1:
+                check_mark(line, f"{path}, line 1")
+            rows.append(parse_row(line, keys, f"{path}, line {number}"))
     return rows
 
 
-def _parse(line: bytes, keys: Sequence[str], location: str) -> JsonRow:
+def check_mark(content: bytes, location: str) -> None:
+    """Refuse a byte-order mark, which some editors put before a text.
+
+    Raises:
+        ValueError: naming what to do.
+    """
+    if content.startswith((BOM_UTF8, BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise ValueError(f"{location} begins with a byte-order mark; save the file as UTF-8 without one")
+
+
+def parse_row(line: bytes, keys: Sequence[str], location: str) -> JsonRow:
+    """The object that a line holds.
+
+    Raises:
+        ValueError: if it is not a JSON object that has all of `keys`.
+    """
     try:
         row: object = json.loads(line.decode("utf-8"))
     except ValueError as error:

@@ -1,20 +1,28 @@
 """MBPP: basic Python problems of a sentence each, with a reference and three tests."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.dataset.code import Style, chosen, imports, problem
+from mirrorpo.dataset.code_rows import Kind, Located, json_rows, numbered
 from mirrorpo.dataset.hub import hub_files, hub_rows
 from mirrorpo.dataset.jsonl import JsonRow, read_jsonl, rows_hash
 
 # Ids 1 to 10 are for few-shot prompts.
 IDS: Mapping[Split, range] = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
+SHOTS = range(1, 11)
+COLUMNS: Mapping[str, Kind] = {
+    "code": "text",
+    "test_list": "texts",
+    "challenge_test_list": "optional texts",
+    "test_setup_code": "optional text",
+    "test_imports": "optional texts",
+}
 FILES = {"full": "mbpp.jsonl", "sanitized": "sanitized-mbpp.json"}
 
 log = logging.getLogger(__name__)
@@ -63,7 +71,18 @@ class Mbpp:
     def __post_init__(self) -> None:
         if self.rows not in FILES:
             raise ValueError(f"dataset.rows={self.rows}: choose full or sanitized")
-        chosen(self.styles, self.style, self.visible_tests)
+        named = chosen(self.styles, self.style, self.visible_tests)
+        shots = named.worked_problems()
+        if not set(shots) <= set(SHOTS) or len(set(shots)) < len(shots):
+            raise ValueError(
+                f"dataset.styles.{self.style}.shots={list(shots)}: give different numbers of 1 to 10; the "
+                "other problems are for training and evaluation"
+            )
+        if shots and self.plus:
+            raise ValueError(
+                f"dataset.plus={self.plus} with dataset.style={self.style}: MBPP+ has no problems for worked "
+                "examples; set dataset.plus=null, or another style"
+            )
 
     @property
     def system(self) -> str:
@@ -91,8 +110,27 @@ class Mbpp:
 
     def numbered(self, numbers: range, stored: Split) -> list[Prompt]:
         """The problems of some numbers in order, from a split of the hub or the one file of a folder."""
-        rows = {int(row["task_id"]): row for row in self._rows(stored)}
-        return [self._prompt(number, rows[number]) for number in sorted(rows) if number in numbers]
+        rows = self._numbered(stored)
+        examples = self._examples(rows)
+        chosen_rows = [(number, rows[number][1]) for number in sorted(rows) if number in numbers]
+        return [self._prompt(number, row, examples) for number, row in chosen_rows]
+
+    def _examples(self, rows: Mapping[int, Located]) -> str:
+        style = self.styles[self.style]
+        shots = style.worked_problems()
+        if shots and not self.root:
+            rows = self._numbered("prompt")  # the hub's split of their own; a folder's one file has all rows
+        missing = [number for number in shots if number not in rows]
+        if missing:
+            raise ValueError(
+                f"dataset.styles.{self.style}.shots={list(shots)}: there is no task_id {missing[0]} with "
+                f"dataset.rows={self.rows}; choose of {sorted(set(rows) & set(SHOTS))}"
+            )
+        worked = [rows[number][1] for number in shots]
+        asked = [style.asks(_text(row), row["test_list"][: self.visible_tests], "") for row in worked]
+        return "".join(
+            style.works(question, row["code"]) for question, row in zip(asked, worked, strict=True)
+        )
 
     def files(self, split: Split) -> list[Path]:
         """The file that a split is read from, or those of a local copy of the hub's repository."""
@@ -117,24 +155,23 @@ class Mbpp:
     def _file(self) -> Path:
         return Path(self.root or "") / "mbpp" / FILES[self.rows]
 
-    def _rows(self, split: Split) -> Sequence[JsonRow]:
+    def _numbered(self, stored: Split | Literal["prompt"]) -> dict[int, Located]:
+        text = "text" if self.rows == "full" else "prompt"
+        return numbered(self._rows(stored, text), {text: "text", **COLUMNS})
+
+    def _rows(self, stored: str, text: str) -> Sequence[Located]:
         if not self.root:
             files = "mbpp/mbpp.jsonl and mbpp/sanitized-mbpp.json"
-            return hub_rows(self.hub, self.rows, split, self.revision, files)
-        path = self._file
-        if self.rows == "full":
-            return read_jsonl(path, ("task_id", "text", "code", "test_list"))
-        if not path.is_file():
-            raise ValueError(
-                f"no file {path}; put it there, or set MIRRORPO_DATA to the folder it belongs to"
-            )
-        return json.loads(path.read_text(encoding="utf-8"))
+            rows = hub_rows(self.hub, self.rows, stored, self.revision, files)
+            return [(f"{self.hub}, {stored} row {row_number}", row) for row_number, row in enumerate(rows, 1)]
+        keys = ("task_id", text, "code", "test_list")
+        return _located(self._file, keys) if self.rows == "full" else json_rows(self._file, keys)
 
-    def _prompt(self, number: int, row: JsonRow) -> Prompt:
+    def _prompt(self, number: int, row: JsonRow, examples: str) -> Prompt:
         tests = [*row["test_list"], *(row.get("challenge_test_list") or () if self.challenge else ())]
-        return problem(
+        prompt = problem(
             f"mbpp/{number:03d}",
-            row["text"] if "text" in row else row["prompt"],
+            _text(row),
             row["code"],
             tests,
             visible=self.visible_tests,
@@ -142,21 +179,22 @@ class Mbpp:
             prelude="\n".join([imports(row["code"]), *(row.get("test_imports") or ())]),
             style=self.styles[self.style],
         )
+        return replace(prompt, question=examples + prompt.question)
 
     def _plus(self, path: str) -> list[Prompt]:
-        rows = read_jsonl(Path(path), ("task_id", "prompt", "code", "test_list", "test"))
-        numbered = {int(str(row["task_id"]).rpartition("/")[2]): row for row in rows}
-        numbers = [number for number in sorted(numbered) if number in IDS["test"]]
-        if len(numbers) < len(numbered):
+        keys = ("task_id", "prompt", "code", "test_list", "test")
+        rows = numbered(_located(Path(path), keys), {"prompt": "text", "test": "text", **COLUMNS})
+        numbers = [number for number in sorted(rows) if number in IDS["test"]]
+        if len(numbers) < len(rows):
             log.warning(
                 "%s: %d of %d problems are of another split of MBPP and were dropped",
                 path,
-                len(numbered) - len(numbers),
-                len(numbered),
+                len(rows) - len(numbers),
+                len(rows),
             )
         prompts = []
         for number in numbers:
-            row = numbered[number]
+            row = rows[number][1]
             visible = list(row["test_list"])[: self.visible_tests]
             prelude = "\n".join([imports(row["code"]), *(row.get("test_imports") or ())])
             prompts.append(
@@ -172,3 +210,11 @@ class Mbpp:
                 )
             )
         return prompts
+
+
+def _located(path: Path, keys: Sequence[str]) -> list[Located]:
+    return [(f"{path}, line {number}", row) for number, row in enumerate(read_jsonl(path, keys), 1)]
+
+
+def _text(row: JsonRow) -> str:
+    return row["text"] if "text" in row else row["prompt"]

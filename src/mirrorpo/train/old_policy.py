@@ -1,6 +1,6 @@
 """Passes over a rollout without gradient: log-probabilities, and what a weighting asks of the old policy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,6 +16,7 @@ from mirrorpo.core.tensors import integers, moved
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.core.top import TopTokens
 from mirrorpo.distributed.collectives import ALONE, Ranks
+from mirrorpo.model.anchored import AnchorReader
 from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import read_completions
 from mirrorpo.model.head import HeadOutputs
@@ -39,6 +40,7 @@ class TokenScores:
     Attributes:
         logprobs: of the batch's tokens.
         entropy: of the distribution each token is drawn from, in nats.
+        reader_output: the reader's number, zero without a reader.
         hidden: the last hidden states behind them, on the model's device; D = 0 unless they are kept.
         top_ids: the likeliest tokens there, ascending, on the model's device; K = 0 unless they are kept.
         top_logprobs: of them.
@@ -46,6 +48,7 @@ class TokenScores:
 
     logprobs: PerToken
     entropy: PerToken
+    reader_output: PerToken
     hidden: Float[Tensor, "B T D"]
     top_ids: Int[Tensor, "B T K"]
     top_logprobs: Float[Tensor, "B T K"]
@@ -90,6 +93,7 @@ class ForwardSettings:
         *,
         keep_hidden: bool = False,
         keep_top: int = 0,
+        reader: Callable[[RolloutBatch], AnchorReader | None] | None = None,
     ) -> TokenScores:
         """The batch under a model in eval mode.
 
@@ -99,9 +103,11 @@ class ForwardSettings:
             local: rows that this rank passes through the network; it keeps the hidden states, and the
                 likeliest tokens, of these alone.
             keep_hidden: whether hidden states are kept.
-            keep_top: how many of the likeliest tokens are.
+            keep_top: how many of the likeliest tokens are, or those that the reader reads.
+            reader: of model and anchor together, made for each part of the batch.
         """
-        hidden, top = batch.anchor_hidden, (batch.anchor_top_ids, batch.anchor_top_logprobs)
+        hidden = batch.anchor_hidden
+        top = (batch.anchor_top_ids[..., :0], batch.anchor_top_logprobs[..., :0])
         local_rows = local.nonzero().flatten()
         order: list[Tensor] = []
         read: list[HeadOutputs] = []
@@ -116,6 +122,7 @@ class ForwardSettings:
                     logit_chunk=self.logit_chunk,
                     rows_per_forward=part.rows_per_forward,
                     top=keep_top,
+                    reader=None if reader is None else reader(micro),
                 )
             order.append(rows)
             read.append(head_outputs)
@@ -127,10 +134,15 @@ class ForwardSettings:
                     hidden = torch.zeros(shape, dtype=model.head_dtype(states), device=states.device)
                 (there,) = moved([rows], hidden.device)
                 hidden[there, : states.shape[1]] = states.to(hidden.dtype)
-        logprobs, entropy = _at_tokens(batch, order, read)
-        self.ranks.all_reduce(logprobs, entropy)
+        logprobs, entropy, reader_output = _at_tokens(batch, order, read)
+        self.ranks.all_reduce(logprobs, entropy, *([] if reader is None else [reader_output]))
         return TokenScores(
-            logprobs=logprobs, entropy=entropy, hidden=hidden, top_ids=top[0], top_logprobs=top[1]
+            logprobs=logprobs,
+            entropy=entropy,
+            reader_output=reader_output,
+            hidden=hidden,
+            top_ids=top[0],
+            top_logprobs=top[1],
         )
 
     def parts(self, batch: RolloutBatch) -> Sequence[MicroBatch]:
@@ -249,22 +261,28 @@ def _kept_top(
 
 def _at_tokens(
     batch: RolloutBatch, order: Sequence[Tensor], read: Sequence[HeadOutputs]
-) -> tuple[PerToken, PerToken]:
-    """Log-probabilities and entropies on the CPU, by one read; zero where nothing was read.
+) -> tuple[PerToken, PerToken, PerToken]:
+    """Log-probabilities, entropies and a reader's numbers on the CPU, by one read; zero where nothing was
+    read.
 
     Args:
         batch: whose rows were read.
         order: the rows of each micro-batch.
         read: what the head gave at their real tokens, in row order.
     """
-    logprobs, entropy = torch.zeros(batch.present.shape), torch.zeros(batch.present.shape)
+    logprobs, entropy, reader_output = (torch.zeros(batch.present.shape) for _ in range(3))
     if read:
-        parts = [torch.cat([part.logprobs for part in read]), torch.cat([part.entropy for part in read])]
-        both = torch.stack(parts).float().cpu()
+        parts = [
+            torch.cat([part.logprobs for part in read]),
+            torch.cat([part.entropy for part in read]),
+            torch.cat([part.reader_output for part in read]),
+        ]
+        stacked = torch.stack(parts).float().cpu()
         rows = torch.cat([*order])
         row, column = batch.present[rows].nonzero(as_tuple=True)
-        logprobs[rows[row], column], entropy[rows[row], column] = both
-    return logprobs, entropy
+        for table, values in zip((logprobs, entropy, reader_output), stacked, strict=True):
+            table[rows[row], column] = values
+    return logprobs, entropy, reader_output
 
 
 def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks = ALONE) -> PolicyScorer:

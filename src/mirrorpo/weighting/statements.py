@@ -5,16 +5,14 @@ import io
 import re
 import tokenize
 import warnings
-from collections.abc import Iterator
 from itertools import accumulate
 
 from mirrorpo.core.token_offsets import Interval
+from mirrorpo.text.written_program import source_blocks
 
 # In characters; a longer block is taken line by line, as the parser's time has no bound worth having.
 LONGEST_SOURCE = 50_000
 
-_FENCE = re.compile(r"```(?:([A-Za-z0-9_+.-]*+)[^\S\n]*+\n)?+")
-_PYTHON = ("", "python", "python3", "py")
 _RETURN = re.compile(r"\r(?!\n)")
 _SPACE = re.compile(r"[^\S\x00-\x7f]")
 _LETTER = re.compile(r"[^\x01-\x7f]")
@@ -28,8 +26,9 @@ _NOT_PYTHON = (tokenize.TokenError, SyntaxError, ValueError, RecursionError, Mem
 def statements(text: str) -> list[Interval]:
     r"""The statements of the Python source in a text, as character intervals in order.
 
-    The source is what stands in Markdown fences that are labelled Python or not at all, an unclosed one
-    reaching to the end; without any fence it is all of the text. A compound statement gives its header
+    The source stands where the reward by tests looks for it (`text.written_program.source_blocks`): behind
+    what was thought, in Markdown fences that are labelled Python or not at all, up to the last that defines a
+    function; without any fence it is all of the text. A compound statement gives its header
     (`for x in y:`, `else:`, a decorator) and each statement of its body. Where the source does not parse,
     a logical line is a statement; from where it cannot be cut into tokens either (a string or bracket
     that is never closed), a line is. Comments and blank lines are none. No text raises.
@@ -40,18 +39,9 @@ def statements(text: str) -> list[Interval]:
         ['if x:', 'y = [1,\n 2];', 'z', 'else:', 'pass']
     """
     intervals: list[Interval] = []
-    for start, end in _blocks(text):
-        intervals += [(start + first, start + last) for first, last in _statements(text[start:end])]
+    for block in source_blocks(text):
+        intervals += block.intervals(_statements(block.source))
     return intervals
-
-
-def _blocks(text: str) -> Iterator[Interval]:
-    fences = list(_FENCE.finditer(text))
-    if not fences:
-        yield 0, len(text)
-    for opening, closing in zip(fences[::2], [*fences[1::2], None], strict=False):
-        if (opening[1] or "").lower() in _PYTHON:
-            yield opening.end(), closing.start() if closing is not None else len(text)
 
 
 def _statements(source: str) -> list[Interval]:

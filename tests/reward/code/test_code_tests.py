@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import program_forms
 import pytest
 from cli import ROOT
 from hydra.utils import instantiate
@@ -14,7 +15,7 @@ from omegaconf import OmegaConf
 from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import RewardFn
 from mirrorpo.reward.code import code_tests
-from mirrorpo.reward.code.code_tests import CodeTests, fenced, names_of, strict_program, whole_program
+from mirrorpo.reward.code.code_tests import CodeTests, names_of
 from mirrorpo.reward.sandbox.worker import ProgramReport, ProgramTask
 
 SETTINGS: dict[str, Any] = {
@@ -73,37 +74,6 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 def reward(**changes: Any) -> CodeTests:
     return CodeTests(**SETTINGS | changes)
-
-
-@pytest.mark.parametrize(
-    ("text", "strict", "flexible"),
-    [
-        (RIGHT, RIGHT, None),
-        (f"```python\n{RIGHT}\n```", f"{RIGHT}\n", f"{RIGHT}\n"),
-        (f"\n```\n{RIGHT}\n```\n", f"{RIGHT}\n", f"{RIGHT}\n"),
-        (f"```python\n{RIGHT}", RIGHT, RIGHT),
-        (f"Here:\n```python\n{RIGHT}\n```", f"Here:\n```python\n{RIGHT}\n```", f"{RIGHT}\n"),
-        ("```bash\nls\n```\n```py\nx = 1\n```", "```bash\nls\n```\n```py\nx = 1\n```", "x = 1\n"),
-        (
-            "```python\nx = 1\n```\n```python\ny = 2\n```",
-            "```python\nx = 1\n```\n```python\ny = 2\n```",
-            "x = 1\n\ny = 2\n",
-        ),
-        ("", "", None),
-    ],
-)
-def test_the_two_readings_of_a_completion(text: str, strict: str, flexible: str | None) -> None:
-    assert (strict_program(text), fenced(text)) == (strict, flexible)
-
-
-def test_a_completion_may_go_on_with_the_problems_own_code_or_write_it_anew() -> None:
-    checks = replace(CHECKS, prefix='import math\n\ndef f(x):\n    """Square."""\n')
-    assert (
-        whole_program("    return x * x\nprint(f(2))\n\ndef g(): ...", checks)
-        == checks.prefix + "    return x * x\n"
-    )
-    assert whole_program("import math\n" + RIGHT, checks) == checks.prefix + "import math\n" + RIGHT
-    assert whole_program(RIGHT, CHECKS) == RIGHT
 
 
 @pytest.mark.parametrize(
@@ -209,7 +179,7 @@ def test_the_real_sandbox_judges_and_has_a_name() -> None:
     needs_any()
     judge = reward()
     assert (
-        isinstance(judge, RewardFn) and "seccomp" in str(judge.mechanism) and judge.version == "code_tests/1"
+        isinstance(judge, RewardFn) and "seccomp" in str(judge.mechanism) and judge.version == "code_tests/2"
     )
     verdicts = judge(
         [RIGHT, "def f(x): return 4", "def f(x) return", "def f(x): return 1 / 0"], [prompt()] * 4
@@ -235,8 +205,133 @@ def test_a_reference_that_goes_on_with_the_problems_code_is_checked_as_such() ->
 
 
 @pytest.mark.parametrize(
-    ("knob", "value"), [("cpu_s", 0), ("wall_s", 0.0), ("memory_mb", 10), ("workers", 0)]
+    ("knob", "value"),
+    [
+        ("cpu_s", 0),
+        ("wall_s", 0.0),
+        ("memory_mb", 10),
+        ("workers", 0),
+        ("thinking", "x"),
+        ("top_level", "x"),
+    ],
 )
 def test_a_knob_out_of_range_is_named(knob: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"reward.{knob}={value}"):
+    with pytest.raises(ValueError, match=f"reward.{knob}={value!r}"):
         reward(**{knob: value})
+
+
+def form_verdicts(
+    forms: list[tuple[str, bool]], question: Prompt, **changes: Any
+) -> list[tuple[str, bool, Any]]:
+    judge = reward(grade="all", cpu_s=2, wall_s=20.0, workers=2, **changes)
+    verdicts = judge([program_forms.written(text) for text, _ in forms], [question] * len(forms))
+    return [(text, right, verdict) for (text, right), verdict in zip(forms, verdicts, strict=True)]
+
+
+MBPP_PROMPT = prompt("mbpp", entry_point=program_forms.ENTRY, visible=(), hidden=program_forms.TESTS)
+HUMANEVAL_PROMPT = prompt(
+    "humaneval",
+    entry_point=program_forms.HUMANEVAL_ENTRY,
+    prefix=program_forms.PREFIX,
+    prelude=program_forms.PREFIX,
+    visible=(),
+    hidden=(program_forms.HUMANEVAL_TEST,),
+)
+
+
+def test_programs_are_judged_as_models_write_them() -> None:
+    needs_any()
+    for name, forms, question in (
+        ("mbpp", program_forms.MBPP + program_forms.FURTHER_MBPP, MBPP_PROMPT),
+        ("humaneval", program_forms.HUMANEVAL + program_forms.FURTHER_HUMANEVAL, HUMANEVAL_PROMPT),
+    ):
+        verdicts = form_verdicts(forms, question)
+        assert not [text for text, right, verdict in verdicts if verdict.flexible != right], name
+        # What is right when it is taken literally is right however it is read.
+        assert not [text for text, _, verdict in verdicts if verdict.strict and not verdict.flexible], name
+
+
+def test_what_the_datasets_code_behind_it_uses_is_kept() -> None:
+    needs_any()
+    text = "```\ndef f(x): return x.n\n```\n```\nclass N:\n    n = 7\n```\n```\nprint(N)\n```"
+    question = prompt(setup="root = N()", visible=(), hidden=("assert f(root) == 7",))
+    assert reward(extraction="flexible")([text], [question])[0].correct
+
+
+STRICT = (
+    ("$R", True), ("```python\n$R\n```", True), ("~~~py\n$R\n~~~\n", True), ("$R\n```", True),
+    ('```python title="a"\n$R\n```', True), ("<think>$W</think>\n$R", True), ("$R\n\nassert False", True),
+    ("Here:\n```python\n$R\n```", False), ("```python\n$R\n```\nDone.", False), ("$R\n\nDone it is.", False),
+    ("```python\n$R\n```\n```\nheo\n```", False), ("```bash\n$R\n```", False),
+)  # fmt: skip
+
+
+def test_the_strict_reading_is_all_of_the_text_or_a_fence_and_nothing_around_it() -> None:
+    needs_any()
+    verdicts = form_verdicts(list(STRICT), MBPP_PROMPT)
+    assert [(text, verdict.strict) for text, _, verdict in verdicts] == list(STRICT)
+
+
+def test_a_program_may_have_to_run_through() -> None:
+    needs_any()
+    forms = [
+        ("$R\n\nassert remove_Occ('hello', 'l') == 'hello'", False),
+        ("import sys\n\n$R\n\nsys.exit(0)", False),
+        ("import unittest\n\n$R\n\nunittest.main()", False),
+        ("$R\n\nprint(remove_Occ(input(), input()))", False),
+        ("$R\n\nprint(remove_Occ('hello', 'l'))", True),
+        ("```python\n$R\n```\nOutput:\n```\nheo\n```", True),
+    ]
+    for text, right, verdict in form_verdicts(forms, MBPP_PROMPT, top_level="all", extraction="flexible"):
+        assert verdict.correct == right, text
+    for text, _, verdict in form_verdicts(forms, MBPP_PROMPT, extraction="flexible"):
+        assert verdict.correct, text
+
+
+def test_thinking_is_read_on_request(recorded: Recorded) -> None:
+    text = "<think>\n```python\ndef f(2 f(3\n```\n</think>\nThat is all."
+    skips, reads = (
+        reward(extraction="flexible", thinking=way)([text], [prompt()])[0] for way in ("skip", "read")
+    )
+    assert (skips.correct, reads.correct) == (False, True)
+    assert not list(reward().notes("reward", None))  # type: ignore[arg-type]
+    (note,) = reward(thinking="read").notes("reward", None)  # type: ignore[arg-type]
+    assert note.startswith("reward.thinking=read: ")
+
+
+def test_an_answer_ends_where_its_prompt_teaches_an_end(recorded: Recorded) -> None:
+    text = "f(2 f(3\n[DONE]\n\nYou are an expert.\n[BEGIN]\ndef g(): ..."
+    reward()([text], [prompt(end="[DONE]")])
+    assert {job.source for job in recorded.jobs} == {"f(2 f(3\n"}
+
+
+CROSSINGS = {
+    "from collections import Counter\ndef f(x): return Counter(str(x))": (
+        "assert f(1).most_common(1) == [('1', 1)]",
+        "Counter (sent as its built-in type)",
+    ),
+    "import datetime\ndef f(x): return datetime.date(2000, 1, x)": (
+        "assert f(1).day == 1",
+        "date (kept by the program)",
+    ),
+    "def f(g): return g(1)": ("assert f(lambda x: x) == 1", "function (no argument)"),
+    "def f(x): return list(range(200_000))": (
+        "assert len(f(1)) == 200_000",
+        "a value that is too large, too deep or endless",
+    ),
+    "def f(x): raise KeyError('no ' + x)": (
+        "try:\n    f('a')\nexcept KeyError as error:\n    assert error.args == ('no a',)",
+        "KeyError's message and type",
+    ),
+}
+
+
+def test_a_reference_that_fails_for_what_does_not_cross_says_so() -> None:
+    needs_any()
+    prompts = [
+        prompt(gold, gold=gold, visible=(), hidden=("assert f", test))
+        for gold, (test, _) in CROSSINGS.items()
+    ]
+    faults = reward().unjudgeable(prompts)
+    for gold, (_, lost) in CROSSINGS.items():
+        assert "docs/code.md" in faults[gold] and faults[gold].endswith(lost), faults[gold]

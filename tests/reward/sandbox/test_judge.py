@@ -221,3 +221,83 @@ def test_floats_are_compared_as_numpy_does() -> None:
         and not close([1.0], [1.0, 2.0])
     )
     assert close(float("inf"), float("inf"))
+
+
+TOLERANT = {
+    "assert False\ndef f(x): return x + 1": ("passed", "exception"),
+    "import sys\nsys.exit(0)\ndef f(x): return x + 1": ("passed", "exception"),
+    "import no_such_module\ndef f(x): return x + 1": ("passed", "exception"),
+    '"""Says."""\nfrom __future__ import annotations\n1 / 0\ndef f(x: Y): return x + 1': (
+        "passed",
+        "exception",
+    ),
+    "MemoryError = Exception = 1\nraise KeyError\ndef f(x): return x + 1": ("exception", "exception"),
+    "def f(x): return x + y\ny = 1 / 0": ("exception", "exception"),
+    "assert False\ndef f(x): return x": ("failed", "exception"),
+    "x = bytearray(1 << 40)\ndef f(x): return x + 1": ("memory", "memory"),
+    "return 1\ndef f(x): return x + 1": ("syntax_error", "syntax_error"),
+    "assert (\ndef f(x): return x + 1": ("syntax_error", "syntax_error"),
+    "import os\nos._exit(0)\ndef f(x): return x + 1": ("killed", "killed"),
+}
+
+
+def test_a_tolerant_program_passes_over_what_fails_at_its_top_level(worker: Worker) -> None:
+    for source, expected in TOLERANT.items():
+        tasks = [
+            ProgramTask(
+                source=source,
+                setup="",
+                prelude="",
+                tests=["assert f(1) == 2"],
+                names=["f"],
+                tolerant=tolerant,
+            )
+            for tolerant in (True, False)
+        ]
+        assert tuple(report.outcomes[0] for report in worker.run_all(tasks)) == expected, source
+
+
+def test_a_report_says_what_did_not_cross_as_it_was(worker: Worker) -> None:
+    for source, test, lost in (
+        ("def f(): return [1, {2: (3,)}]", "f()", []),
+        (
+            "from collections import *\ndef f(): return [Counter('a'), OrderedDict()]",
+            "f()",
+            ["Counter (sent as its built-in type)", "OrderedDict (sent as its built-in type)"],
+        ),
+        (
+            "class A(type):\n    __name__ = [1]\nclass B(int, metaclass=A): ...\ndef f(): return B()",
+            "f()",
+            ["B"],
+        ),
+        ("def f(): return f", "f()", ["function (kept by the program)"]),
+        ("def f(g): return 1", "f(lambda: 1)", ["function (no argument)"]),
+        ("def f(): raise LookupError", "f()", ["LookupError's message and type"]),
+        ("def f():\n    while True: yield 1", "f()", ["a value that is too large, too deep or endless"]),
+    ):
+        report = run(worker, source, test)
+        assert len(report.lost) == len(lost), source
+        assert all(note.startswith(start) for note, start in zip(report.lost, lost, strict=True)), report.lost
+
+
+# A program that finds the number of its call and writes an answer of its own.
+WRITES = """
+import json, os, struct, sys
+def f():
+    frame = sys._getframe()
+    while "nonce" not in frame.f_locals:
+        frame = frame.f_back
+    body = frame.f_locals["nonce"].encode() + json.dumps({{"value": 1, "flattened": {}}}).encode()
+    os.write(4, struct.pack(">I", len(body)) + body)
+    os._exit(0)
+"""
+
+
+def test_names_of_types_that_no_honest_program_sends_are_forged(worker: Worker) -> None:
+    for names, outcome in (
+        ("['a']", "passed"),
+        ("[1]", "forged"),
+        ("'x'", "forged"),
+        ("['a'] * 6", "forged"),
+    ):
+        assert run(worker, WRITES.format(names), "assert f() == 1").outcomes[0] == outcome, names

@@ -1,77 +1,27 @@
 """Programs, judged by running their tests: the share that passes, or whether all do.
 
 Two readings of a completion are always reported. *Strict* takes it literally: all of the text is the
-program, or one Markdown fence and nothing around it. *Flexible* takes what stands in its Python fences,
-whatever is around them; where there is no fence, it is all of the text too.
+program, or one Markdown fence and nothing around it. *Flexible* looks for the program where models write it
+(`text.written_program`).
 """
 
 import ast
 import builtins
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from mirrorpo.core.batch import Checks, Prompt, Verdict
+from mirrorpo.core.protocols import Assembly
 from mirrorpo.reward.sandbox.pool import Sandbox, shared_sandbox
 from mirrorpo.reward.sandbox.worker import Bounds, Mechanism, ProgramReport, ProgramTask
 from mirrorpo.reward.shaping import PublicShaping
-from mirrorpo.text.python_source import parsed
+from mirrorpo.text.program_parts import Wanted, without_demonstrations
+from mirrorpo.text.python_source import parsed, uses
+from mirrorpo.text.thinking import Thinking, behind_thinking
+from mirrorpo.text.written_program import chosen_program, completed, literal_program
 
-VERSION = "code_tests/1"  # of everything that decides a verdict here; results of two versions do not compare
-
-_FENCED = re.compile(r"```[^\S\n]*(?P<label>[A-Za-z0-9_+.-]*)[^\S\n]*\n(?P<source>.*?)(?:```|\Z)", re.DOTALL)
-_PYTHON = ("", "python", "python3", "py")
-
-
-def fenced(text: str) -> str | None:
-    r"""The program in a text's Python fences, one below the other; None where it has none.
-
-    Example:
-        >>> fenced("So:\n```python\nx = 1\n```\nand\n```\ny = 2\n```"), fenced("x = 1")
-        ('x = 1\n\ny = 2\n', None)
-    """
-    sources = [match["source"] for match in _FENCED.finditer(text) if match["label"].lower() in _PYTHON]
-    return "\n".join(sources) if sources else None
-
-
-def strict_program(text: str) -> str:
-    r"""All of the text, without a fence that encloses it.
-
-    Example:
-        >>> strict_program("```python\nx = 1\n```"), strict_program("Sure!\n```\nx = 1\n```")
-        ('x = 1\n', 'Sure!\n```\nx = 1\n```')
-    """
-    fence = _FENCED.fullmatch(text.strip())
-    is_program = fence and fence["label"].lower() in _PYTHON and "```" not in fence["source"]
-    return fence["source"] if fence and is_program else text
-
-
-def whole_program(source: str, checks: Checks) -> str:
-    r"""The program that runs: a completion behind the code that the problem begins with.
-
-    The completion writes the function anew or goes on with it. What goes on is cut where it comes back to
-    the margin: a model without an end mark goes on with other things.
-
-    Example:
-        >>> checks = Checks(
-        ...     entry_point="f", prefix="def f():\n", setup="", prelude="", visible=[], hidden=[], fault="")
-        >>> whole_program("    return 1\n\nprint(2)", checks)
-        'def f():\n    return 1\n'
-        >>> whole_program("def f(): return 1", checks)
-        'def f():\ndef f(): return 1'
-    """
-    if not checks.prefix:
-        return source
-    prefix = checks.prefix.rstrip("\n") + "\n"
-    if re.search(rf"^(?:async )?def {re.escape(checks.entry_point)}\b", source, re.MULTILINE):
-        return prefix + source
-    lines: list[str] = []
-    for line in source.split("\n"):
-        if line.strip() and not line[0].isspace():
-            break
-        lines.append(line)
-    return prefix + "\n".join(lines).rstrip() + "\n"
+VERSION = "code_tests/2"  # of everything that decides a verdict here; results of two versions do not compare
 
 
 def names_of(tests: Sequence[str], prelude: str) -> list[str]:
@@ -118,6 +68,10 @@ class CodeTests:
         tests: which are trained on: "hidden", "visible" or "all".
         grade: "fraction" of the tests passed, or "all" of them or nothing.
         extraction: which reading of the completion is trained on; both are always reported.
+        thinking: "skip": what stands in `<think>` is no program; "read": it is read like the rest.
+        top_level: "definitions": a program's own checks and demonstrations decide nothing, that is, what
+            stands behind the last definition of its function and calls it is not run, and a statement at the
+            top level that fails is passed over; "all": the program has to run from its first line to its end.
         shaping: additions to the reward, or None.
         cpu_s: seconds of processor time for a program with all its tests.
         wall_s: seconds by the clock for the same; for a program that sleeps.
@@ -132,6 +86,8 @@ class CodeTests:
     tests: Literal["hidden", "visible", "all"]
     grade: Literal["fraction", "all"]
     extraction: Literal["strict", "flexible"]
+    thinking: Thinking = "skip"
+    top_level: Literal["definitions", "all"] = "definitions"
     shaping: PublicShaping | None
     cpu_s: int
     wall_s: float
@@ -140,6 +96,13 @@ class CodeTests:
     sandbox: Literal["required", "unsafe"]
 
     def __post_init__(self) -> None:
+        choices = {
+            "thinking": (self.thinking, ("skip", "read")),
+            "top_level": (self.top_level, ("definitions", "all")),
+        }
+        for name, (chosen, known) in choices.items():
+            if chosen not in known:
+                raise ValueError(f"reward.{name}={chosen!r} is unknown; use {' or '.join(known)}")
         if self.cpu_s < 1 or not self.wall_s > 0:
             raise ValueError(
                 f"reward.cpu_s={self.cpu_s}, reward.wall_s={self.wall_s}: a program needs at least 1 s of "
@@ -163,13 +126,14 @@ class CodeTests:
         return self._sandbox().mechanism
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> list[Verdict]:
-        readings = [_readings(text) for text in texts]
+        readings = [self._readings(text, prompt) for text, prompt in zip(texts, prompts, strict=True)]
         tasks: dict[tuple[str, str], ProgramTask] = {}
-        for sources, prompt in zip(readings, prompts, strict=True):
+        for programs, prompt in zip(readings, prompts, strict=True):
             checks = _checks(prompt)
             if not checks.fault:
-                for source in sources:
-                    tasks.setdefault((prompt.uid, source), _task(source, checks, self._chosen(prompt)))
+                for program in programs:
+                    task = _task(program, checks, self._chosen(prompt), self.top_level == "definitions")
+                    tasks.setdefault((prompt.uid, program), task)
         reports = dict(zip(tasks, self._sandbox()(list(tasks.values())), strict=True))
         verdicts = [
             self._verdict(reports.get((prompt.uid, strict)), reports.get((prompt.uid, flexible)))
@@ -181,17 +145,31 @@ class CodeTests:
         """What the manifest says beside the version: what kept programs in."""
         return {"sandbox": str(self.mechanism)}
 
+    def notes(self, group: str, assembly: Assembly) -> Iterator[str]:
+        """That credit leaves thinking aside where the reward reads it."""
+        if self.thinking == "read":
+            yield (
+                f"{group}.thinking=read: a program in a model's thinking counts; weightings by statements "
+                "still take the program behind it"
+            )
+
     def unjudgeable(self, prompts: Sequence[Prompt]) -> dict[str, str]:
         """The reason by uid where a row lacks what it is judged by, or its reference fails its own tests."""
         out = {prompt.uid: _checks(prompt).fault or self._lacking(prompt) for prompt in prompts}
         sound = [prompt for prompt in prompts if not out[prompt.uid]]
-        tasks = [
-            _task(prompt.gold, _checks(prompt), (*_checks(prompt).visible, *_checks(prompt).hidden))
-            for prompt in sound
-        ]
+        tasks = []
+        for prompt in sound:
+            checks = _checks(prompt)
+            tests = (*checks.visible, *checks.hidden)
+            tasks.append(_task(completed(prompt.gold, _wanted(checks, tests)), checks, tests, False))
         for prompt, report in zip(sound, self._sandbox()(tasks), strict=True):
             if _outcome(report) != "passed":
                 out[prompt.uid] = f"its reference fails its own tests: {_outcome(report)} ({report.detail})"
+                if report.lost:
+                    out[prompt.uid] += (
+                        f"; not every value crosses between program and tests (docs/code.md), here not: "
+                        f"{', '.join(report.lost)}"
+                    )
         return {uid: fault for uid, fault in out.items() if fault}
 
     def _lacking(self, prompt: Prompt) -> str:
@@ -212,6 +190,22 @@ class CodeTests:
                 f"many are shown"
             )
         return tests
+
+    def _readings(self, text: str, prompt: Prompt) -> tuple[str, str]:
+        # The strict program and the flexible one.
+        checks = _checks(prompt)
+        if checks.fault:
+            return "", ""
+        if self.thinking == "skip":
+            start, end = behind_thinking(text)
+            text = text[start:end]
+        if checks.end:
+            text = text.partition(checks.end)[0]
+        wanted = _wanted(checks, self._chosen(prompt))
+        strict, flexible = literal_program(text, wanted), chosen_program(text, wanted)
+        if self.top_level == "all":
+            return strict, flexible
+        return without_demonstrations(strict, wanted), without_demonstrations(flexible, wanted)
 
     def _sandbox(self) -> Sandbox:
         return shared_sandbox(
@@ -262,21 +256,25 @@ def _checks(prompt: Prompt) -> Checks:
     return prompt.checks
 
 
-def _readings(text: str) -> tuple[str, str]:
-    # The strict program and the flexible one.
-    strict, flexible = strict_program(text), fenced(text)
-    return strict, strict if flexible is None else flexible
-
-
-def _task(source: str, checks: Checks, tests: Sequence[str]) -> ProgramTask:
+def _names(checks: Checks, tests: Sequence[str]) -> list[str]:
     # The entry point may have a built-in's name (task 126's is `sum`).
-    names = sorted({*names_of(tests, checks.prelude), checks.entry_point})
+    return sorted({*names_of(tests, checks.prelude), checks.entry_point})
+
+
+def _wanted(checks: Checks, tests: Sequence[str]) -> Wanted:
+    # The dataset's code that runs behind the program may use more of it than the tests do.
+    names = {*_names(checks, tests), *uses(parsed(checks.setup) or ast.Module([], []))}
+    return Wanted(entry_point=checks.entry_point, prefix=checks.prefix, names=sorted(names))
+
+
+def _task(program: str, checks: Checks, tests: Sequence[str], tolerant: bool) -> ProgramTask:
     return ProgramTask(
-        source=whole_program(source, checks),
+        source=program,
         setup=checks.setup,
         prelude=checks.prelude,
         tests=list(tests),
-        names=names,
+        names=_names(checks, tests),
+        tolerant=tolerant,
     )
 
 

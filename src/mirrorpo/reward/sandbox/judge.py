@@ -29,6 +29,7 @@ from collections.abc import Mapping
 from mirrorpo.reward.sandbox import lock, program, wire
 from mirrorpo.reward.sandbox.wire import Handle, Value
 
+MOST_LOST = 8  # notes of what did not cross as it was
 # Their subclasses cannot be mixed with others.
 UNMIXABLE = (OSError, SyntaxError, UnicodeError, StopIteration, ImportError)
 
@@ -87,9 +88,11 @@ class Session:
         self.used = False
         self.deadline = time.monotonic() + wall_s
         self.stopped: Stopped | None = None
+        self.lost: dict[str, None] = {}  # what did not cross as it was, for a reader
+        program_parts = {name: task[name] for name in ("source", "setup", "tolerant")}
         try:
             # Whether it loads is part of the first answer: a question less.
-            wire.give(self.calls, "0" * wire.NONCE, {"source": task["source"], "setup": task["setup"]})
+            wire.give(self.calls, "0" * wire.NONCE, program_parts)
         except OSError:
             self.stopped = Stopped("gone")
 
@@ -119,10 +122,18 @@ class Session:
         nonce = os.urandom(wire.NONCE // 2).hex()
         wire.give(self.calls, nonce, message)
         repeated, reply = wire.receive(self.values, self.deadline)
-        if repeated != nonce or not isinstance(reply, dict) or len(reply) != 1:
+        if repeated != nonce or not isinstance(reply, dict):
+            raise wire.Malformed("no answer to this question")
+        self._note_flattened(reply.pop("flattened", []))
+        if len(reply) != 1:
             raise wire.Malformed("no answer to this question")
         ((kind, content),) = reply.items()
         if kind == "raised" and isinstance(content, str):
+            self.note(
+                "a value that is too large, too deep or endless"
+                if content == "NotPlain"
+                else f"{content[:40]}'s message and type"
+            )
             raise raised(content)
         if kind == "syntax":
             raise Stopped("syntax_error", str(content))
@@ -130,7 +141,44 @@ class Session:
             raise Stopped("memory" if content == "MemoryError" else "exception", f"when loaded: {content}")
         if kind != "value":
             raise wire.Malformed("neither a value nor an error")
-        return wire.decode(content, _inward)
+        return wire.decode(content, self._inward)
+
+    def note(self, lost: str) -> None:
+        """Keep that something did not cross as it was."""
+        if len(self.lost) < MOST_LOST:
+            self.lost[lost] = None
+
+    def encoded(self, value: Value) -> Value:
+        """A value on its way to the program."""
+        encoder = wire.Encoder(self._outward)
+        message = encoder(value)
+        self._note_flattened(list(encoder.flattened))
+        return message
+
+    def _note_flattened(self, names: Value) -> None:
+        if not isinstance(names, list) or len(names) > wire.MOST_FLATTENED:
+            raise wire.Malformed("no names of types")
+        for name in names:
+            if not isinstance(name, str):
+                raise wire.Malformed("no name of a type")
+            self.note(f"{name[:40]} (sent as its built-in type)")
+
+    def _inward(self, kind: str, number: Value, name: Value) -> Handle:
+        if kind != "handle" or not isinstance(number, int):
+            raise wire.Malformed("no handle")
+        self.note(f"{str(name)[:40]} (kept by the program)")
+        return Handle(number, str(name))
+
+    def _outward(self, value: Value) -> Value:
+        if isinstance(value, Handle):
+            return ["handle", value.number, ""]
+        if isinstance(value, StandIn):
+            return ["name", value.name, ""]
+        name = getattr(value, "__name__", "")
+        if isinstance(name, str) and name and getattr(builtins, name, None) is value:
+            return ["name", name, ""]  # a type, say, that the function is given
+        self.note(f"{type(value).__name__} (no argument)")
+        raise TypeError(f"{type(value).__name__} cannot be passed to the program")
 
     def end(self) -> tuple[int, float, bool]:
         """Kill the process.
@@ -150,27 +198,10 @@ class StandIn:
         self.session, self.name = session, name
 
     def __call__(self, *arguments: Value, **keywords: Value) -> Value:
-        encoder = wire.Encoder(_outward)
+        encoded = self.session.encoded
         return self.session.ask(
-            {"name": self.name, "arguments": encoder(arguments), "keywords": encoder(keywords)}
+            {"name": self.name, "arguments": encoded(arguments), "keywords": encoded(keywords)}
         )
-
-
-def _inward(kind: str, number: Value, name: Value) -> Handle:
-    if kind != "handle" or not isinstance(number, int):
-        raise wire.Malformed("no handle")
-    return Handle(number, str(name))
-
-
-def _outward(value: Value) -> Value:
-    if isinstance(value, Handle):
-        return ["handle", value.number, ""]
-    if isinstance(value, StandIn):
-        return ["name", value.name, ""]
-    name = getattr(value, "__name__", "")
-    if isinstance(name, str) and name and getattr(builtins, name, None) is value:
-        return ["name", name, ""]  # a type, say, that the function is given
-    raise TypeError(f"{type(value).__name__} cannot be passed to the program")
 
 
 def judge(task: Mapping[str, Value], processes: Processes, cpu_s: float, wall_s: float) -> dict[str, Value]:
@@ -222,7 +253,8 @@ def judge(task: Mapping[str, Value], processes: Processes, cpu_s: float, wall_s:
     if stopped in ("forged", "syntax_error"):
         outcomes = []
     outcomes += [stopped] * (len(task["tests"]) - len(outcomes))
-    return {"outcomes": outcomes, "detail": detail[:300], "cpu_s": cpu, "wall_s": time.monotonic() - started}
+    times = {"cpu_s": cpu, "wall_s": time.monotonic() - started}
+    return {"outcomes": outcomes, "detail": detail[:300], "lost": list(session.lost), **times}
 
 
 def _run(test: str, namespace: dict[str, Value]) -> tuple[str, str]:

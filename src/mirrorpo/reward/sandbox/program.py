@@ -12,6 +12,7 @@ never meet.
 Runs inside the sandbox's worker (`judge`), so it may import the standard library and its siblings only.
 """
 
+import _ast
 import builtins
 import fcntl
 import gc
@@ -31,6 +32,7 @@ from mirrorpo.reward.sandbox.wire import Value
 
 REPORT = struct.Struct("<id?")  # wait status, seconds of processor time, whether its folder was too full
 CALLS, VALUES = 3, 4  # a program's descriptors
+AST_ONLY = 0x400  # compile's flag; the module `ast`, which names it, would cost every program its pages
 WATCH_MS = 20  # between two looks at a running program's folder
 MOST_FILES = 1000
 # What most short programs import; a child has it without reading a file. More would slow every fork down.
@@ -242,7 +244,7 @@ def loaded(task: Value, namespace: dict[str, Value]) -> dict[str, str] | None:
     """Run a program and the dataset's setup behind it; what to answer to every call if that fails."""
     kind = "syntax"
     try:
-        code = compile(task["source"], "program", "exec", dont_inherit=True)
+        code = compiled(task["source"], task["tolerant"])
         kind = "unloaded"
         exec(code, namespace)
         if task["setup"]:
@@ -250,6 +252,35 @@ def loaded(task: Value, namespace: dict[str, Value]) -> dict[str, str] | None:
     except BaseException as error:
         return {kind: type(error).__name__}
     return None
+
+
+def compiled(source: str, tolerant: bool) -> types.CodeType:
+    """A program's code; where it is tolerant, a statement at the top level that fails is passed over.
+
+    Only one that runs out of memory ends the program all the same.
+    """
+    tree: Value = compile(source, "program", "exec", AST_ONLY if tolerant else 0, dont_inherit=True)
+    if tolerant:
+        tree.body = [node if _begins(node) else _guarded(node) for node in tree.body]
+        tree = compile(tree, "program", "exec", dont_inherit=True)
+    return tree
+
+
+def _begins(node: Value) -> bool:
+    # A docstring, or an import from __future__, before which nothing else may stand.
+    if isinstance(node, _ast.ImportFrom):
+        return node.module == "__future__"
+    return isinstance(node, _ast.Expr) and isinstance(node.value, _ast.Constant)
+
+
+def _guarded(node: Value) -> _ast.Try:
+    where = {"lineno": node.lineno, "col_offset": 0, "end_lineno": node.lineno, "end_col_offset": 0}
+    memory = _ast.Name(id="MemoryError", ctx=_ast.Load(), **where)
+    handlers = [
+        _ast.ExceptHandler(type=memory, name=None, body=[_ast.Raise(exc=None, cause=None, **where)], **where),
+        _ast.ExceptHandler(type=None, name=None, body=[_ast.Pass(**where)], **where),
+    ]
+    return _ast.Try(body=[node], handlers=handlers, orelse=[], finalbody=[], **where)
 
 
 def called(call: Value, named: Value, held: Value) -> Value:
@@ -263,7 +294,11 @@ def called(call: Value, named: Value, held: Value) -> Value:
 
 def answer(values: int, nonce: str, action: Value, other: Value) -> None:
     """Send what an action returns, or the name of what it raises, be it an exit."""
+    encoder = wire.Encoder(other)
     try:
-        wire.send(values, nonce, {"value": wire.Encoder(other)(action())})
+        message = {"value": encoder(action())}
+        if encoder.flattened:
+            message["flattened"] = list(encoder.flattened)
+        wire.send(values, nonce, message)
     except BaseException as error:
         wire.send(values, nonce, {"raised": type(error).__name__})

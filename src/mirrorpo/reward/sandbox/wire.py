@@ -26,6 +26,7 @@ Value: TypeAlias = Any
 LARGEST_MESSAGE = 1 << 20  # bytes; a longer answer is none
 LARGEST_COUNT = 100_000  # values inside a value, and items of an iterator that are read
 DEEPEST = 100
+MOST_FLATTENED = 5  # names of types that are sent with a value
 NONCE = 32  # characters
 _LENGTH = struct.Struct(">I")
 # The encoder behind json.dumps, made once: every page of code that a new process does not touch is time
@@ -46,6 +47,11 @@ _LAZY = (
     type({}.values()),
     type({}.items()),
 )
+
+
+_PLAIN = (int, str, float, list, tuple, dict, set, frozenset)
+# Of the type itself: a metaclass can have another __name__.
+_TYPE_NAME = type.__dict__["__name__"].__get__
 
 
 class NotPlain(Exception):
@@ -87,6 +93,7 @@ class Encoder:
 
     def __init__(self, other: Callable[[Value], Value]) -> None:
         self.other = other  # what is written for a value of any other type
+        self.flattened: dict[str, None] = {}  # names of types that were sent as a built-in one
         self._left = LARGEST_COUNT
 
     def __call__(self, value: Value, depth: int = 0) -> Value:
@@ -96,6 +103,8 @@ class Encoder:
         kind = type(value)
         if value is None or kind is bool or kind is float or kind is str:
             return value
+        if kind not in _PLAIN and issubclass(kind, _PLAIN) and len(self.flattened) < MOST_FLATTENED:
+            self.flattened[_TYPE_NAME(kind)] = None
         # By type, not by isinstance: __class__ can be made to lie.
         if issubclass(kind, bool | int):
             number = int.__index__(value)

@@ -78,6 +78,7 @@ class ProgramTask:
         prelude: code of the dataset that the tests need, run where they are.
         tests: each a piece of code that raises unless the program is right.
         names: of the program, that the tests use.
+        tolerant: whether a statement at the program's top level that fails is passed over.
     """
 
     source: str
@@ -85,6 +86,7 @@ class ProgramTask:
     prelude: str
     tests: Sequence[str]
     names: Sequence[str]
+    tolerant: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,12 +98,14 @@ class ProgramReport:
         detail: the first thing that went wrong, for a reader.
         cpu_s: seconds of processor time that the program took.
         wall_s: seconds from its start to its end.
+        lost: what did not cross as it was between program and tests.
     """
 
     outcomes: Sequence[Outcome]
     detail: str
     cpu_s: float
     wall_s: float
+    lost: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
