@@ -75,7 +75,7 @@ MORE_CELLS = {
     # One completion: a rank without any.
     "one row": ("algo=sft", "divergence=none", "group_size=1", "prompts_per_step=1"),
 }
-EXACT = ("reward/", "outcome/", "completion/", "group/", "rollout/", "eval/")
+EXACT = ("reward/", "outcome/", "completion/", "group/", "rollout/", "eval/", "budget/")
 
 
 # ---------------------------------------------------------------- divided without other processes

@@ -15,6 +15,7 @@ from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.optim.adamw import AdamW
 from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import RunFolder, RunState
+from mirrorpo.train.budget import Budget
 from mirrorpo.train.state import Checkpoints
 from mirrorpo.train.step import Progress
 
@@ -65,7 +66,7 @@ def killed(tmp_path: Path) -> RunFolder:
         folder.metrics.append({"step": step, "reward/mean": step / 7})
         folder.timings.append({"step": step, "seconds": 1.0})
         if step in (3, 6):
-            saver.save(step, Progress(position=step, beta=0.1), ["c0"])
+            saver.save(step, Progress(position=step, beta=0.1, budget=Budget()), ["c0"])
     return folder
 
 
@@ -165,7 +166,7 @@ def test_after_a_start_from_the_beginning_the_next_checkpoint_removes_none_that_
     saver = checkpoints(killed)
     saver.resume(killed, "c0")
     killed.metrics.append({"step": 0})
-    saver.save(3, Progress(position=3, beta=0.1), ["c0"])
+    saver.save(3, Progress(position=3, beta=0.1, budget=Budget()), ["c0"])
     kept = sorted(path.name for path in killed.path.glob("checkpoints.before_restart/*"))
     assert kept == ["step_000003", "step_000006"]
 

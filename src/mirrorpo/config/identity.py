@@ -32,6 +32,7 @@ NOT_IDENTITY = (
 ADDED: Mapping[str, object] = {
     "compile": "none",
     "drift_every": 1,
+    "contamination_questions": 0,
     # What it changes, of models that think in tags, goes with the reward's version.
     "reward.thinking": "skip",
     "reward.decimal_mark": "point",

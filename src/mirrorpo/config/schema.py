@@ -76,6 +76,7 @@ class TrainConfig:
     drift_questions: int = MISSING
     drift_positions: int = MISSING
     drift_every: int = MISSING
+    contamination_questions: int = MISSING
     checkpoint_every: int = MISSING
     checkpoint_minutes: float = MISSING
     checkpoint_async: bool = MISSING
@@ -98,6 +99,7 @@ def check(cfg: DictConfig) -> None:
     """
     _check_keys(cfg)
     _check_values(cfg)
+    _check_screen(cfg)
     if not cfg.out or not cfg.name or any(part in ("..", ".", "") for part in str(cfg.name).split("/")):
         raise ValueError(
             f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below "
@@ -148,6 +150,14 @@ def _check_values(cfg: DictConfig) -> None:
         )
 
 
+def _check_screen(cfg: DictConfig) -> None:
+    if cfg.contamination_questions > cfg.eval_questions:
+        raise ValueError(
+            f"contamination_questions={cfg.contamination_questions}: they are the first ones of "
+            f"eval_questions={cfg.eval_questions}; give at most as many"
+        )
+
+
 def _missing(cfg: DictConfig, prefix: str = "") -> list[str]:
     # OmegaConf.missing_keys follows interpolations and raises at the first one that leads to a gap.
     out: list[str] = []
@@ -178,6 +188,7 @@ MINIMUM: Mapping[str, int] = {
     "drift_questions": 0,
     "drift_positions": 1,
     "drift_every": 1,
+    "contamination_questions": 0,
     "checkpoint_every": 0,
     "checkpoint_minutes": 0,
     "keep_checkpoints": 1,

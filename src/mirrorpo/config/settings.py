@@ -140,6 +140,7 @@ class RunSettings(Settings):
         checkpoint_async: written in the background, from a copy of the state.
         keep_checkpoints: newest ones kept.
         shown_completions: written for a person, each step.
+        contamination_questions: of the evaluated ones, whose start the start model is to complete.
     """
 
     seed: int
@@ -154,3 +155,4 @@ class RunSettings(Settings):
     checkpoint_async: bool
     keep_checkpoints: int
     shown_completions: int
+    contamination_questions: int

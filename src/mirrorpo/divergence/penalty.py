@@ -64,11 +64,6 @@ class Penalty:
         return self.divergence.reads == "vocabulary"
 
     @property
-    def top(self) -> int:
-        """How many of somebody's likeliest tokens are read at each token."""
-        return self.divergence.k if isinstance(self.divergence, ReadsTop) else 0
-
-    @property
     def anchor_top(self) -> int:
         """How many of the anchor's likeliest tokens are kept at each token."""
         if isinstance(self.divergence, ReadsTop) and self.divergence.of == "anchor":

@@ -1,6 +1,5 @@
 """The penalty's divergence at a micro-batch's tokens, from what is kept of the anchor."""
 
-from jaxtyping import Bool
 from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
@@ -8,13 +7,11 @@ from mirrorpo.core.masked import masked
 from mirrorpo.core.protocols import ReadsTop
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.core.top import TopTokens
-from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.divergence.top import joined
 from mirrorpo.model.anchored import AnchorReader, AnchorTop, PolicyTop, TopReader, VocabularyReader
 from mirrorpo.model.forward import per_token
 from mirrorpo.model.head import Head, HeadOutputs
-from mirrorpo.train.old_policy import TokenScores
 
 
 def anchor_reader(penalty: Penalty, batch: RolloutBatch, anchor_head: Head | None) -> AnchorReader | None:
@@ -71,7 +68,7 @@ def divergence_at_tokens(
         batch: what was read.
     """
     read = per_token(head_outputs.reader_output, batch)
-    if penalty.reads not in ("sampled", "top") or not penalty.in_loss:
+    if penalty.reads not in ("sampled", "top"):
         return read
     # Masked before the divergence sees them: an unread NaN must not reach a gradient.
     three = [masked(values, batch.mask) for values in (logprobs, batch.anchor_logprobs, old)]
@@ -81,25 +78,3 @@ def divergence_at_tokens(
     covered = (head_outputs.top.ids == drawn[:, None]).any(dim=1)
     outside = masked(penalty.divergence.outside(*three), batch.mask)
     return joined(read, per_token(covered.to(read.dtype), batch) > 0, outside)
-
-
-def old_divergence(
-    penalty: Penalty, scores: TokenScores, batch: RolloutBatch, local: Bool[Tensor, " B"], ranks: Ranks
-) -> PerToken:
-    """The old policy's divergence at each trained token, on the CPU.
-
-    Args:
-        penalty: whose divergence reads more than the drawn tokens.
-        scores: of the old policy, with what a reader gave.
-        batch: with old and anchor log-probabilities.
-        local: rows that this rank read; it has the tokens that were summed of these alone.
-        ranks: that have read the others.
-    """
-    if not isinstance(penalty.divergence, ReadsTop):
-        return masked(scores.reader_output, batch.mask)
-    old = masked(batch.old_logprobs, batch.mask)
-    outside = penalty.divergence.outside(old, masked(batch.anchor_logprobs, batch.mask), old)
-    among = scores.top_ids.cpu() == batch.completion_ids[..., None]
-    covered = (among.any(dim=-1) & local[:, None]).float()
-    ranks.all_reduce(covered)
-    return masked(joined(scores.reader_output, covered > 0, outside), batch.mask)

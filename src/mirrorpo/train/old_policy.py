@@ -1,6 +1,6 @@
 """Passes over a rollout without gradient: log-probabilities, and what a weighting asks of the old policy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +16,7 @@ from mirrorpo.core.tensors import integers, moved
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.core.top import TopTokens
 from mirrorpo.distributed.collectives import ALONE, Ranks
-from mirrorpo.model.anchored import AnchorReader
+from mirrorpo.model.cost import cutting, reading, row_by_row
 from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import read_completions
 from mirrorpo.model.head import HeadOutputs
@@ -24,6 +24,7 @@ from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.model.saliency import attention_received, gradient_times_embedding
+from mirrorpo.train.budget import PassMeter
 from mirrorpo.train.micro_batch import (
     TOKENS_PER_CALL,
     MicroBatch,
@@ -40,7 +41,6 @@ class TokenScores:
     Attributes:
         logprobs: of the batch's tokens.
         entropy: of the distribution each token is drawn from, in nats.
-        reader_output: the reader's number, zero without a reader.
         hidden: the last hidden states behind them, on the model's device; D = 0 unless they are kept.
         top_ids: the likeliest tokens there, ascending, on the model's device; K = 0 unless they are kept.
         top_logprobs: of them.
@@ -48,7 +48,6 @@ class TokenScores:
 
     logprobs: PerToken
     entropy: PerToken
-    reader_output: PerToken
     hidden: Float[Tensor, "B T D"]
     top_ids: Int[Tensor, "B T K"]
     top_logprobs: Float[Tensor, "B T K"]
@@ -76,6 +75,7 @@ class ForwardSettings:
         prefix_sharing: whether a prompt goes through the network once for all its completions.
         tokens_per_call: what one more call of the network costs, in tokens that it could compute instead.
         ranks: among which the rows are divided.
+        meter: counts the passes of all of them.
     """
 
     temperature: float
@@ -84,6 +84,7 @@ class ForwardSettings:
     prefix_sharing: PrefixSharing
     tokens_per_call: int
     ranks: Ranks
+    meter: PassMeter
 
     def score(
         self,
@@ -93,7 +94,7 @@ class ForwardSettings:
         *,
         keep_hidden: bool = False,
         keep_top: int = 0,
-        reader: Callable[[RolloutBatch], AnchorReader | None] | None = None,
+        of_all_ranks: Int[Tensor, " N"] | None = None,
     ) -> TokenScores:
         """The batch under a model in eval mode.
 
@@ -103,11 +104,12 @@ class ForwardSettings:
             local: rows that this rank passes through the network; it keeps the hidden states, and the
                 likeliest tokens, of these alone.
             keep_hidden: whether hidden states are kept.
-            keep_top: how many of the likeliest tokens are, or those that the reader reads.
-            reader: of model and anchor together, made for each part of the batch.
+            keep_top: how many of the likeliest tokens are.
+            of_all_ranks: rows that the ranks together pass through the network; None is all of the batch.
         """
-        hidden = batch.anchor_hidden
-        top = (batch.anchor_top_ids[..., :0], batch.anchor_top_logprobs[..., :0])
+        tokens = reading(batch, torch.arange(len(batch)) if of_all_ranks is None else of_all_ranks)
+        self.meter.add(model, tokens)
+        hidden, top = batch.anchor_hidden, (batch.anchor_top_ids, batch.anchor_top_logprobs)
         local_rows = local.nonzero().flatten()
         order: list[Tensor] = []
         read: list[HeadOutputs] = []
@@ -122,7 +124,6 @@ class ForwardSettings:
                     logit_chunk=self.logit_chunk,
                     rows_per_forward=part.rows_per_forward,
                     top=keep_top,
-                    reader=None if reader is None else reader(micro),
                 )
             order.append(rows)
             read.append(head_outputs)
@@ -134,15 +135,10 @@ class ForwardSettings:
                     hidden = torch.zeros(shape, dtype=model.head_dtype(states), device=states.device)
                 (there,) = moved([rows], hidden.device)
                 hidden[there, : states.shape[1]] = states.to(hidden.dtype)
-        logprobs, entropy, reader_output = _at_tokens(batch, order, read)
-        self.ranks.all_reduce(logprobs, entropy, *([] if reader is None else [reader_output]))
+        logprobs, entropy = _at_tokens(batch, order, read)
+        self.ranks.all_reduce(logprobs, entropy)
         return TokenScores(
-            logprobs=logprobs,
-            entropy=entropy,
-            reader_output=reader_output,
-            hidden=hidden,
-            top_ids=top[0],
-            top_logprobs=top[1],
+            logprobs=logprobs, entropy=entropy, hidden=hidden, top_ids=top[0], top_logprobs=top[1]
         )
 
     def parts(self, batch: RolloutBatch) -> Sequence[MicroBatch]:
@@ -179,6 +175,7 @@ class PolicyScorer:
     ) -> tuple[PerToken, Float[Tensor, "N T"]]:
         """What each cut reads, with nothing hidden and with its span hidden."""
         forward = self.forward
+        forward.meter.add(self.policy, cutting(batch, cuts, masking))
         before, after = torch.zeros(batch.present.shape), torch.zeros(len(cuts), batch.present.shape[1])
         # A row costs what it and the suffixes behind its cuts are long.
         costs = torch.zeros(len(batch), dtype=torch.long)
@@ -217,6 +214,9 @@ class PolicyScorer:
     ) -> PerToken:
         """What the score of each completion from a token on owes to its tokens."""
         forward, out = self.forward, torch.zeros(batch.present.shape)
+        by_gradient = signal == "gradient"
+        tokens = row_by_row(batch, firsts if by_gradient else None)
+        forward.meter.add(self.policy, tokens, "inputs" if by_gradient else "none")
         local = forward.ranks.share(batch.lengths()).nonzero().flatten()
         order: list[Tensor] = []
         read: list[Tensor] = []
@@ -224,7 +224,7 @@ class PolicyScorer:
             rows = local[picked]
             micro = batch.rows(rows).to(self.policy.device)
             read_from = [firsts[row] for row in integers(rows)]
-            if signal == "gradient":
+            if by_gradient:
                 importance = gradient_times_embedding(
                     self.policy,
                     micro,
@@ -261,31 +261,27 @@ def _kept_top(
 
 def _at_tokens(
     batch: RolloutBatch, order: Sequence[Tensor], read: Sequence[HeadOutputs]
-) -> tuple[PerToken, PerToken, PerToken]:
-    """Log-probabilities, entropies and a reader's numbers on the CPU, by one read; zero where nothing was
-    read.
+) -> tuple[PerToken, PerToken]:
+    """Log-probabilities and entropies on the CPU, by one read; zero where nothing was read.
 
     Args:
         batch: whose rows were read.
         order: the rows of each micro-batch.
         read: what the head gave at their real tokens, in row order.
     """
-    logprobs, entropy, reader_output = (torch.zeros(batch.present.shape) for _ in range(3))
+    logprobs, entropy = torch.zeros(batch.present.shape), torch.zeros(batch.present.shape)
     if read:
-        parts = [
-            torch.cat([part.logprobs for part in read]),
-            torch.cat([part.entropy for part in read]),
-            torch.cat([part.reader_output for part in read]),
-        ]
-        stacked = torch.stack(parts).float().cpu()
+        parts = [torch.cat([part.logprobs for part in read]), torch.cat([part.entropy for part in read])]
+        both = torch.stack(parts).float().cpu()
         rows = torch.cat([*order])
         row, column = batch.present[rows].nonzero(as_tuple=True)
-        for table, values in zip((logprobs, entropy, reader_output), stacked, strict=True):
-            table[rows[row], column] = values
-    return logprobs, entropy, reader_output
+        logprobs[rows[row], column], entropy[rows[row], column] = both
+    return logprobs, entropy
 
 
-def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks = ALONE) -> PolicyScorer:
+def policy_scorer(
+    policy: LanguageModel, settings: UpdateSettings, ranks: Ranks = ALONE, meter: PassMeter | None = None
+) -> PolicyScorer:
     """A policy's scorer with the passes that a run's settings describe."""
     # The same for policy and reference, which are compared.
     sharing = "never" if obstacle(policy) else settings.shared_prefix
@@ -298,5 +294,6 @@ def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks 
             prefix_sharing=sharing,
             tokens_per_call=settings.tokens_per_call or TOKENS_PER_CALL,
             ranks=ranks,
+            meter=PassMeter() if meter is None else meter,
         ),
     )

@@ -115,7 +115,7 @@ class Trainer:
                 run=run,
             )
             if resumed.step == 0:
-                recorder.start()
+                recorder.start(resumed.progress)
             with checkpoints.saving():
                 self._steps(loaded, run, checkpoints, recorder, resumed)
         self._finish(loaded, resumed, display)
@@ -139,8 +139,8 @@ class Trainer:
                 raise Preempted(step - 1, signum)
             with stopwatch() as clock:
                 result = step_of(step, progress)
-            progress = result.progress
-            recorder.step(step, result, clock())
+            progress = result.progress.lasting(clock() * self.ranks.world_size)
+            recorder.step(step, result, progress, clock())
             if checkpoints.due(step):
                 saved = checkpoints.save(step, progress, resumed.codes)
 
