@@ -151,9 +151,10 @@ def _tables(made: Study, what: str) -> list[Table]:
     from analysis.report.accuracy_tables import accuracy, before_after
     from analysis.report.budget_table import budget_tables
     from analysis.report.evaluation_tables import sets
+    from analysis.report.gains import of_runs
 
     if what == "before_after":
-        return [before_after(made)]
+        return [before_after(made, of_runs(made))]
     if made.budgets:
         return budget_tables(made)
     return [accuracy(made), *([sets(made)] if made.export.sets else [])]

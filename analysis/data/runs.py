@@ -15,13 +15,11 @@ from analysis.data.column_map import ColumnMap
 from analysis.data.json_table import json_lines
 from analysis.data.later_sets import later_sets, with_metrics
 from analysis.data.schema import JsonObject, empty_metrics, metrics_table, questions_table, run_row
-from mirrorpo.run.folder import run_folders
+from mirrorpo.run.folder import EVALUATED, run_folders
 from mirrorpo.run.manifest import read_manifest
 
 # Of two equal runs it differs, so that it stands in the timings.
 DEVICE_SECONDS = "budget/device_s"
-# Evaluations of a done run's checkpoints.
-EVALUATED = "evaluated"
 
 
 @dataclass(frozen=True)

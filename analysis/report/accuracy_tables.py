@@ -1,5 +1,8 @@
 """The tables on the last evaluation's accuracy: by arm, by arm and block, and of every run."""
 
+from collections.abc import Mapping
+
+from analysis.report.gains import HOW, Gain
 from analysis.report.study_table import (
     EMPTY,
     accuracy_name,
@@ -12,7 +15,14 @@ from analysis.report.study_table import (
     sources,
     study_table,
 )
-from analysis.report.table_cells import Table, TableCell, bounds, difference_cells, estimate_cell, number
+from analysis.report.table_cells import (
+    Table,
+    TableCell,
+    bounds,
+    difference_cells,
+    estimate_cell,
+    number,
+)
 from analysis.stats.intervals import wilson_interval
 from analysis.stats.paired import probability_of_improvement
 from analysis.study.comparison import Difference
@@ -156,13 +166,18 @@ def _failed_start(run: Run) -> list[TableCell]:
     return [TableCell(text) for text in texts]
 
 
-def before_after(study: Study) -> Table:
+def before_after(study: Study, gains: Mapping[str, Gain] | None = None) -> Table:
     """Accuracy of every run at its first and its last evaluation.
 
     The errors are of one evaluation each: binomial of greedy answers, of sampled ones at most that. Both
     evaluations ask the same questions, so they do not add up to the error of the gain.
+
+    Args:
+        study: the runs.
+        gains: by run, whose intervals stand beside the gain. A comparison does without: its intervals are
+            those of differences between arms.
     """
-    asked = study.beside("questions")
+    gains, asked = gains or {}, study.beside("questions")
     curves = study.curve(study.metric, asked).dropna()
     rows: list[list[TableCell]] = []
     known = sources(study)
@@ -177,7 +192,8 @@ def before_after(study: Study) -> Table:
         cells = [(label(run.block, run.arm), "")]
         cells += [(str(value), "") for value in (run.seed, int(last["step"]), questions)]
         cells += [(number(100 * share), _one_evaluation(share, questions)) for share in shares]
-        cells += [(number(100 * (shares[1] - shares[0]), sign=True), ""), (commit, "")]
+        paired = bounds(gains[run.name].interval.scaled(100)) if run.name in gains else ""
+        cells += [(number(100 * (shares[1] - shares[0]), sign=True), paired), (commit, "")]
         rows.append([TableCell(text, detail, runs=(run.name,)) for text, detail in cells])
     rows += [_failed_start(run) for run in study.failed_starts]
     return study_table(
@@ -186,5 +202,5 @@ def before_after(study: Study) -> Table:
         "Every run before and after",
         ["arm", "seed", "steps", "questions", "before, %", "after, %", "gain", "commit"],
         rows,
-        [BINOMIAL + (SAMPLED_LESS if study.by_samples else "")],
+        [BINOMIAL + (SAMPLED_LESS if study.by_samples else ""), *([f"Gains: {HOW}"] if gains else [])],
     )

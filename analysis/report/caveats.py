@@ -7,6 +7,7 @@ import numpy as np
 from analysis.data import paper
 from analysis.data.export import Frame
 from analysis.report.accuracy_tables import binomial_error
+from analysis.report.contamination import contamination
 from analysis.report.study_table import label
 from analysis.study.study import DRIFT, Study
 
@@ -22,6 +23,7 @@ def caveats(study: Study) -> list[str]:
         *_identical(study),
         *_size(study),
         *_world(study),
+        *contamination(study),
         *_truncated(study),
         *_unverifiable(study),
         *_drift(study),

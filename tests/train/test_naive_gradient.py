@@ -477,6 +477,8 @@ def test_a_penalty_takes_every_row_backward_and_one_of_coefficient_zero_does_not
     [
         ("kl_k1", "reward"),
         ("kl_exact", "reward_to_go"),
+        ("kl_topk", "reward_to_go"),
+        ("js_topk", "loss_to_go"),
         ("probl2_exact", "loss_to_go"),
         ("probl2_corrected", "loss_to_go"),
         ("kl_k1", "completion"),
@@ -506,7 +508,7 @@ def test_a_penalty_in_the_advantages_has_the_naive_gradient(world, divergence, p
     batch = scored.batch
     if updates > 1:
         batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
-    if before.penalty.in_loss and before.penalty.reads == "sampled":
+    if before.penalty.in_loss and before.penalty.reads in ("sampled", "top"):
         batch = batch.with_(anchor_logprobs=in_float64(world.log_reference, batch))
     student = replace(learner(world, world.policy, **settings), penalty=before.penalty)
     student.learn(replace(scored, batch=batch), credit, lrs=[1.0] * updates)

@@ -130,6 +130,8 @@ class Verdict:
         parts: the rewards that this one is made of, by name and before their weights; NaN where a part could
             not say.
         gold: of a reward that is watched and never trained on; None where there is none.
+        answer: the answer of the trained extraction in a normal form, by which equal answers are counted;
+            empty where the completion gives none, None where the reward has no such form, as of programs.
     """
 
     reward: float
@@ -139,6 +141,7 @@ class Verdict:
     outcome: str
     parts: Mapping[str, float] = field(default_factory=dict[str, float])
     gold: float | None = None
+    answer: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,12 +23,14 @@ from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.divergence.placement import completion_cost
 from mirrorpo.model.adapter import moving_weights
 from mirrorpo.model.anchored import VocabularyReader
+from mirrorpo.model.cost import reading
 from mirrorpo.model.forward import per_token, read_completions
 from mirrorpo.model.head import Head, HeadOutputs, read_positions
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.train.anchoring import anchor_reader, divergence_at_tokens
+from mirrorpo.train.budget import PassMeter
 from mirrorpo.train.credit import TokenCredit, signed_credit
 from mirrorpo.train.loss import policy_loss
 from mirrorpo.train.metrics import RunningMeans, Totals, update_metrics
@@ -107,6 +109,7 @@ class Learner:
         importance_correction: for the gap between sampler and old policy, or None.
         trust_region: a factor on the credit of tokens that have moved away from the old policy.
         ranks: among which the rows of a pass are divided.
+        meter: counts the passes.
     """
 
     policy: LanguageModel
@@ -119,6 +122,7 @@ class Learner:
     importance_correction: ImportanceCorrection | None = None
     trust_region: TrustRegion = NO_TRUST_REGION
     ranks: Ranks = ALONE
+    meter: PassMeter = field(default_factory=PassMeter)
 
     def __post_init__(self) -> None:
         if self.settings.shared_prefix == "always" and (reason := obstacle(self.policy)):
@@ -132,7 +136,7 @@ class Learner:
     @property
     def old_policy(self) -> PolicyScorer:
         """The policy as it is now, for weightings that ask it."""
-        return policy_scorer(self.policy, self.settings, self.ranks)
+        return policy_scorer(self.policy, self.settings, self.ranks, self.meter)
 
     def move_reference(self, share: float) -> None:
         """Let the reference's weights take a share of the policy's, theta_a + share (theta - theta_a).
@@ -214,6 +218,10 @@ class Learner:
             old = masked(batch.old_logprobs, batch.mask)
             anchor = masked(batch.anchor_logprobs, batch.mask)
             return masked(self.penalty(old, anchor, old), batch.mask), batch
+        tokens = reading(batch, torch.arange(len(batch)))
+        self.meter.add(self.policy, tokens)
+        if scored.anchor_head is not None:
+            self.meter.add_head(scored.anchor_head, tokens.read)
         divergence, logprobs = torch.zeros(batch.mask.shape), torch.zeros(batch.mask.shape)
         rows = local.nonzero().flatten()
         with torch.no_grad(), evaluating(self.policy.network):
@@ -408,7 +416,9 @@ class Learner:
             in_window = torch.zeros_like(local)
             in_window[rows] = True
             with self.policy.shards.gathered():
-                live = self.old_policy.forward.score(self.policy, batch, local & in_window).logprobs
+                live = self.old_policy.forward.score(
+                    self.policy, batch, local & in_window, of_all_ranks=rows
+                ).logprobs
         mask = batch.mask[rows]
         old, live = (masked(values[rows], mask).double().sum(dim=1) for values in (batch.old_logprobs, live))
         advantages = credit.advantages.clone()
@@ -507,14 +517,26 @@ class Learner:
         self, window: _Window, mask: TokenMask
     ) -> Iterator[tuple[Int[Tensor, " N"], Sequence[int], bool]]:
         # Rows that go through the network together: first those that have a gradient.
+        self.meter.tokens_trained += int(mask.sum())
         has_gradient = self._has_gradient(mask, window.credit.acts(window.rows))
         local = window.local[window.rows]
         for chosen, with_gradient in ((has_gradient, True), (mask.any(dim=1) & ~has_gradient, False)):
+            self._count(window, window.rows[chosen], with_gradient=with_gradient)
             rows = window.rows[chosen & local]
             if len(rows):
                 part = window.scored.batch.rows(rows)
                 for micro in self.old_policy.forward.parts(part):
                     yield rows[micro.rows], micro.rows_per_forward, with_gradient
+
+    def _count(self, window: _Window, rows: Tensor, *, with_gradient: bool) -> None:
+        # Of all ranks.
+        tokens = reading(window.scored.batch, rows)
+        self.meter.add(self.policy, tokens, "weights" if with_gradient else "none")
+        if window.scored.anchor_head is not None:
+            self.meter.add_head(window.scored.anchor_head, tokens.read)
+        if window.scored.old is not None:
+            # A trust region over the vocabulary makes the logits of both policies.
+            self.meter.add_head(window.scored.old.head, 2 * tokens.read)
 
     def _has_gradient(self, mask: TokenMask, credited: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
         # The other rows are read for the metrics alone, without a backward pass.

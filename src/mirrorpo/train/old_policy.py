@@ -16,6 +16,7 @@ from mirrorpo.core.tensors import integers, moved
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.core.top import TopTokens
 from mirrorpo.distributed.collectives import ALONE, Ranks
+from mirrorpo.model.cost import cutting, reading, row_by_row
 from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import read_completions
 from mirrorpo.model.head import HeadOutputs
@@ -23,6 +24,7 @@ from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.model.saliency import attention_received, gradient_times_embedding
+from mirrorpo.train.budget import PassMeter
 from mirrorpo.train.micro_batch import (
     TOKENS_PER_CALL,
     MicroBatch,
@@ -73,6 +75,7 @@ class ForwardSettings:
         prefix_sharing: whether a prompt goes through the network once for all its completions.
         tokens_per_call: what one more call of the network costs, in tokens that it could compute instead.
         ranks: among which the rows are divided.
+        meter: counts the passes of all of them.
     """
 
     temperature: float
@@ -81,6 +84,7 @@ class ForwardSettings:
     prefix_sharing: PrefixSharing
     tokens_per_call: int
     ranks: Ranks
+    meter: PassMeter
 
     def score(
         self,
@@ -90,6 +94,7 @@ class ForwardSettings:
         *,
         keep_hidden: bool = False,
         keep_top: int = 0,
+        of_all_ranks: Int[Tensor, " N"] | None = None,
     ) -> TokenScores:
         """The batch under a model in eval mode.
 
@@ -100,7 +105,10 @@ class ForwardSettings:
                 likeliest tokens, of these alone.
             keep_hidden: whether hidden states are kept.
             keep_top: how many of the likeliest tokens are.
+            of_all_ranks: rows that the ranks together pass through the network; None is all of the batch.
         """
+        tokens = reading(batch, torch.arange(len(batch)) if of_all_ranks is None else of_all_ranks)
+        self.meter.add(model, tokens)
         hidden, top = batch.anchor_hidden, (batch.anchor_top_ids, batch.anchor_top_logprobs)
         local_rows = local.nonzero().flatten()
         order: list[Tensor] = []
@@ -167,6 +175,7 @@ class PolicyScorer:
     ) -> tuple[PerToken, Float[Tensor, "N T"]]:
         """What each cut reads, with nothing hidden and with its span hidden."""
         forward = self.forward
+        forward.meter.add(self.policy, cutting(batch, cuts, masking))
         before, after = torch.zeros(batch.present.shape), torch.zeros(len(cuts), batch.present.shape[1])
         # A row costs what it and the suffixes behind its cuts are long.
         costs = torch.zeros(len(batch), dtype=torch.long)
@@ -205,6 +214,9 @@ class PolicyScorer:
     ) -> PerToken:
         """What the score of each completion from a token on owes to its tokens."""
         forward, out = self.forward, torch.zeros(batch.present.shape)
+        by_gradient = signal == "gradient"
+        tokens = row_by_row(batch, firsts if by_gradient else None)
+        forward.meter.add(self.policy, tokens, "inputs" if by_gradient else "none")
         local = forward.ranks.share(batch.lengths()).nonzero().flatten()
         order: list[Tensor] = []
         read: list[Tensor] = []
@@ -212,7 +224,7 @@ class PolicyScorer:
             rows = local[picked]
             micro = batch.rows(rows).to(self.policy.device)
             read_from = [firsts[row] for row in integers(rows)]
-            if signal == "gradient":
+            if by_gradient:
                 importance = gradient_times_embedding(
                     self.policy,
                     micro,
@@ -267,7 +279,9 @@ def _at_tokens(
     return logprobs, entropy
 
 
-def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks = ALONE) -> PolicyScorer:
+def policy_scorer(
+    policy: LanguageModel, settings: UpdateSettings, ranks: Ranks = ALONE, meter: PassMeter | None = None
+) -> PolicyScorer:
     """A policy's scorer with the passes that a run's settings describe."""
     # The same for policy and reference, which are compared.
     sharing = "never" if obstacle(policy) else settings.shared_prefix
@@ -280,5 +294,6 @@ def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks 
             prefix_sharing=sharing,
             tokens_per_call=settings.tokens_per_call or TOKENS_PER_CALL,
             ranks=ranks,
+            meter=PassMeter() if meter is None else meter,
         ),
     )
