@@ -16,7 +16,7 @@ LONGEST_SOURCE = 50_000
 _RETURN = re.compile(r"\r(?!\n)")
 _SPACE = re.compile(r"[^\S\x00-\x7f]")
 _LETTER = re.compile(r"[^\x01-\x7f]")
-_LINE = re.compile(r"[^\n]*\S")
+_LINE = re.compile(r"\S(?:[^\n]*\S)?")
 _LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 # What tokenize and ast raise on text that is no Python, however deeply it nests; SystemError is Python
 # 3.13.0's.
