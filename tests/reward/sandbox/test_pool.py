@@ -49,8 +49,10 @@ def test_workers_agree_on_hashes_and_random_draws(sandbox: Sandbox) -> None:
 def test_a_worker_that_dies_costs_one_verdict_and_is_replaced(sandbox: Sandbox) -> None:
     # No program can do this; a test runs where the verdict is made, and can.
     good, deadly = task("def f(): return 1"), task("def f(): return 1", "import os\nos.kill(os.getpid(), 9)")
-    found = [list(report.outcomes) for report in sandbox([good, deadly, good, good, good, good, deadly])]
-    assert found == [["passed"], ["unverifiable"], *[["passed"]] * 4, ["unverifiable"]]
+    reports = sandbox([good, deadly, good, good, good, good, deadly])
+    outcomes = [report.outcomes[0] for report in reports]
+    assert outcomes == ["passed", "killed", *["passed"] * 4, "killed"]
+    assert [report.broken for report in reports] == [outcome == "killed" for outcome in outcomes]
 
 
 def test_where_there_is_no_bubblewrap_the_kernels_own_locks_are_used(

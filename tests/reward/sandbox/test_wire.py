@@ -206,7 +206,7 @@ def test_an_answer_carries_its_number_and_the_judges_message_too() -> None:
     out, into = os.pipe()
     send(into, "a" * NONCE, {"value": ["list", 1]})
     assert receive(out, soon()) == ("a" * NONCE, {"value": ["list", 1]})
-    give(into, "b" * NONCE, {"source": "x"})
+    give(into, "b" * NONCE, {"source": "x"}, soon())
     assert take(out) == ("b" * NONCE, {"source": "x"})
     with pytest.raises(TimeoutError):
         receive(out, soon())

@@ -67,6 +67,7 @@ class Server:
 
     def serve(self) -> None:
         """The server's loop; ends with the judge."""
+        judge = os.getppid()
         lock.die_with_parent()
         lock.adopt_orphans()
         null = os.open(os.devnull, os.O_RDWR)
@@ -91,6 +92,9 @@ class Server:
         os.closerange(max(low, rules) + 1, 4096)
         lock.forgo_privileges()
         lock.drop_privileges(self.user)
+        lock.die_with_parent()  # anew, since a change of user clears it
+        if os.getppid() != judge:
+            return
         lock.hide_memory()
         lock.limit({getattr(resource, name): value for name, value in self.limits.items()})
         if rules >= 0:
@@ -220,7 +224,7 @@ def drive(calls: int, values: int) -> None:
 
     def other(value: Value) -> Value:
         objects.append(value)
-        return ["handle", len(objects) - 1, type(value).__name__]
+        return ["handle", len(objects) - 1, wire.type_name(type(value))]
 
     def held(kind: str, key: Value, _: Value) -> Value:
         return objects[key] if kind == "handle" else named(key)
