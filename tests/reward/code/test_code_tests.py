@@ -55,11 +55,7 @@ class Recorded:
         for job in jobs:
             broken = "broken" in job.source
             outcomes = [
-                "killed"
-                if broken
-                else "passed"
-                if test[7:10] in job.source
-                else "failed"
+                "killed" if broken else "passed" if test[7:10] in job.source else "failed"
                 for test in job.tests
             ]
             report = ProgramReport(outcomes=outcomes, detail="", cpu_s=0.0, wall_s=0.0, broken=broken)  # type: ignore[arg-type]
