@@ -49,7 +49,8 @@ from mirrorpo.model.load import Scratch
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import build_components
-from mirrorpo.train.learner import Learner, TokenCredit
+from mirrorpo.train.credit import TokenCredit
+from mirrorpo.train.learner import Learner
 
 CONF = Path(__file__).parents[1] / "conf"
 SAMPLED = "kl_k3"

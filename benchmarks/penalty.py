@@ -26,7 +26,8 @@ from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Collector
 from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.train.build import Components, build_components
-from mirrorpo.train.learner import Learner, TokenCredit
+from mirrorpo.train.credit import TokenCredit
+from mirrorpo.train.learner import Learner
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -364,10 +364,30 @@ ALGORITHMS = {
         lambda token, advantage: clipped(token.ratio(), advantage, 0.2, 0.2),
         lambda table, mask, longest: token_mean(table, mask),
     ),
+    "rloo_kl_in_reward": (
+        leave_one_out_advantages,
+        lambda token, advantage: unclipped(token.ratio(), advantage),
+        lambda table, mask, longest: sequence_sum(table, mask),
+    ),
+    "reinforce_pp_kl_in_reward": (
+        lambda rewards, groups: [0.0 if reward != reward else reward for reward in rewards],
+        lambda token, advantage: clipped(token.ratio(), advantage, 0.2, 0.2),
+        lambda table, mask, longest: token_mean(table, mask),
+    ),
     "cispo": (
         lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
         lambda token, advantage: clipped_weight(token, advantage, 1.0, 5.0),
         lambda table, mask, longest: token_mean(table, mask),
+    ),
+    "dppo": (
+        lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
+        lambda token, advantage: clipped_weight(token, advantage, 1.0, 19.0),
+        lambda table, mask, longest: token_mean(table, mask),
+    ),
+    "mirror_descent": (
+        lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
+        lambda token, advantage: negative_log_likelihood(token.logprob(), advantage),
+        lambda table, mask, longest: sequence_sum(table, mask),
     ),
     "gmpo": (
         lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
@@ -387,6 +407,22 @@ ALGORITHMS = {
         lambda token, advantage: negative_log_likelihood(token.logprob(), advantage),
         lambda table, mask, longest: token_mean(table, mask),
     ),
+}
+
+
+def group_target(advantages, old, live, lengths, tau):
+    """Mirror descent on one prompt's responses: G (q - p) over lengths, for KL(q, p) and a uniform base."""
+    total_q = sum(exp(advantage / tau) for advantage in advantages)
+    ratios = [exp((now - before) / length) for now, before, length in zip(live, old, lengths, strict=True)]
+    return [
+        len(advantages) * (exp(advantage / tau) / total_q - ratio / sum(ratios)) / length
+        for advantage, ratio, length in zip(advantages, ratios, lengths, strict=True)
+    ]
+
+
+# name -> advantages of one prompt's responses as an update sees them
+UPDATE_ADVANTAGES = {
+    "mirror_descent": lambda advantages, old, live, lengths: group_target(advantages, old, live, lengths, 1.0)
 }
 
 # name -> divergence at one position, from both log-probabilities over the vocabulary, the sampled token and

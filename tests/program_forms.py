@@ -147,7 +147,7 @@ MBPP: list[tuple[str, bool]] = [
 ]  # fmt: skip
 
 PREFIX = (
-    'from typing import List\n\n\ndef first(xs: List[int]) -> int:\n    return xs[0]\n\n\n'
+    "from typing import List\n\n\ndef first(xs: List[int]) -> int:\n    return xs[0]\n\n\n"
     'def spread(xs: List[int]) -> int:\n    """ Largest less smallest.\n    >>> spread([1, 4])\n    3\n    """\n'
 )
 HUMANEVAL_ENTRY = "spread"
@@ -231,6 +231,7 @@ def written(text: str) -> str:
     ):  # fmt: skip
         text = text.replace(mark, source)
     return text
+
 
 # Written when the code was, and never tuned to.
 FURTHER_MBPP: list[tuple[str, bool]] = [

@@ -38,7 +38,9 @@ from mirrorpo.weighting.unscored import Unscored
 DOCS = CONF.parent / "docs"
 LONGEST = 12
 NAN, INF = float("nan"), float("inf")
-NO_PENALTY = Penalty(divergence=NoDivergence(), beta=0.0, anchor="reference", scope="credit")
+NO_PENALTY = Penalty(
+    divergence=NoDivergence(), beta=0.0, anchor="reference", scope="credit", placement="loss"
+)
 
 
 @cache
@@ -231,6 +233,7 @@ def test_a_divergence_keeps_the_shape_it_promises(name):
 # ---------------------------------------------------------------- algorithms: a ragged batch of three groups
 
 algorithms = pytest.mark.parametrize("name", names("algo"))
+WITHOUT_A_GROUPS_BASELINE = {"reinforce_pp_kl_in_reward"}
 
 
 def rollout(seed: int = 0) -> tuple[RolloutBatch, Tensor, Tensor]:
@@ -261,7 +264,7 @@ def loss_and_gradient(
     loss = policy_loss(
         policy,
         batch,
-        advantages,
+        advantages[:, None].expand_as(live),
         weights,
         algo=algo,
         penalty=NO_PENALTY,
@@ -309,6 +312,23 @@ def test_the_first_update_of_an_algorithm_has_the_gradient_of_reinforce_under_it
 
 
 @algorithms
+def test_a_tokens_weight_and_an_advantage_that_has_taken_it_in_are_the_same(name):
+    # What lets a signed credit take the place of advantages and weights.
+    algo = choice("algo", name)
+    batch, live, weights = rollout()
+    advantages = algo.advantage(batch.rewards, batch.group)[:, None].expand_as(live)
+    gradients = []
+    for credit, factor in ((advantages, weights), (weights * advantages, torch.ones_like(weights))):
+        leaf = live.clone().requires_grad_()
+        policy = PolicyOutputs(
+            logprobs=leaf, entropy=torch.zeros_like(live), divergence=torch.zeros_like(live)
+        )
+        loss = policy_loss(policy, batch, credit, factor, algo=algo, penalty=NO_PENALTY)
+        gradients.append(torch.autograd.grad(loss, leaf)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
+
+
+@algorithms
 def test_an_algorithms_micro_batches_add_up_to_its_window_however_it_is_split(name):
     algo = choice("algo", name)
     batch, live, weights = rollout()
@@ -328,7 +348,7 @@ def test_an_algorithms_micro_batches_add_up_to_its_window_however_it_is_split(na
             share = policy_loss(
                 policy,
                 micro,
-                advantages[rows],
+                advantages[rows][:, None].expand_as(leaf),
                 weights[rows, :width],
                 algo=algo,
                 penalty=NO_PENALTY,
@@ -389,7 +409,7 @@ def test_what_is_under_the_mask_changes_neither_value_nor_gradient_of_an_algorit
     assert torch.equal(dirty_gradient, gradient)
 
 
-@algorithms
+@pytest.mark.parametrize("name", [name for name in names("algo") if name not in WITHOUT_A_GROUPS_BASELINE])
 def test_a_constant_on_a_groups_rewards_changes_nothing_in_an_algorithm(name):
     algo = choice("algo", name)
     batch, live, weights = rollout()

@@ -22,6 +22,13 @@ TESTED_BY = {
     "config/identity": "config/test_config.py",
     "config/schema": "config/test_config.py",
     "core/shapes": "conftest.py",
+    "dataset/choices": "dataset/test_table.py",
+    "dataset/columns": "dataset/test_table.py",
+    "dataset/examples": "dataset/test_table.py",
+    "dataset/gold": "dataset/test_table.py",
+    "dataset/row_prompt": "dataset/test_table.py",
+    "dataset/sources": "dataset/test_table.py",
+    "dataset/stored_rows": "dataset/test_table.py",
     "model/compile_layers": "model/test_compiled.py",
     "core/network": "model/test_load.py",
     "core/protocols": "test_axes.py",
@@ -31,8 +38,10 @@ TESTED_BY = {
     "launch/grid": "launch/test_launcher.py",
     "run/errors": "run/test_disk.py",
     "run/records": "train/test_state.py",
+    "train/credit": "train/test_placement.py",
     "core/span": "weighting/test_spans.py",
     "divergence/penalty": "train/test_build.py",
+    "divergence/placement": "train/test_placement.py",
     "launch/job_settings": "launch/test_slurm.py",
     "reward/idle_workers": "reward/sandbox/test_pool.py",
     "reward/math/comparison": "reward/math/test_verifier.py",
@@ -44,7 +53,10 @@ TESTED_BY = {
     "run/settings_file": "launch/test_cell_settings.py",
     "run/siblings": "train/test_extension.py",
     "run/unused": "train/test_extension.py",
+    "reward/composed": "reward/test_sum.py",
     "reward/plain": "train/test_foreign_parts.py",
+    "reward/verifiers": "dataset/test_verifiers.py",
+    "text/verifiers_tasks": "dataset/test_verifiers.py",
     "rollout/nucleus": "train/test_build.py",
     "train/loaded": "train/test_trainer.py",
     "train/questions": "train/test_build.py",
@@ -193,6 +205,8 @@ def test_code_has_no_scientific_defaults() -> None:
                 ):
                     for field in node.body:
                         if isinstance(field, ast.AnnAssign) and field.value is not None:
+                            if ast.unparse(field).endswith("| None = None"):
+                                continue  # a part that need not be there
                             assert "ClassVar" in ast.unparse(field.annotation), (
                                 f"{path.name}: {node.name}.{ast.unparse(field)}"
                             )

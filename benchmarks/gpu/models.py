@@ -21,7 +21,8 @@ from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import Components, build_components
-from mirrorpo.train.learner import Learner, ScoredBatch, TokenCredit
+from mirrorpo.train.credit import TokenCredit
+from mirrorpo.train.learner import Learner, ScoredBatch
 
 # Small enough for a CPU in milliseconds; every matrix has sizes of its own.
 SMALL: Mapping[str, object] = {

@@ -51,11 +51,11 @@ def loss(
     policy = PolicyOutputs(logprobs=live, entropy=torch.zeros_like(live), divergence=divergences)
     weights = torch.ones_like(live) if weights is None else weights
     advantages = algo.advantage(batch.rewards, batch.group)
-    penalty = Penalty(divergence=K2(), beta=0.1, anchor="reference", scope=scope)
+    penalty = Penalty(divergence=K2(), beta=0.1, anchor="reference", scope=scope, placement="loss")
     return policy_loss(
         policy,
         batch,
-        advantages,
+        advantages[:, None].expand_as(live),
         weights,
         algo=algo,
         penalty=penalty,

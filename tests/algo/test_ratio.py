@@ -20,7 +20,7 @@ def table(drawn, column, dtype=torch.float64):
 @given(st.lists(rows, min_size=1, max_size=4))
 def test_token_ratio_is_the_log_of_the_oracles_ratio(drawn):
     live, old, mask = table(drawn, 0), table(drawn, 1), table(drawn, 2, torch.bool)
-    ours = TokenRatio()(live, old, mask, torch.ones(len(live)))
+    ours = TokenRatio()(live, old, mask, torch.ones(live.shape))
     for i, j in mask.nonzero().tolist():
         if abs(float(ours[i, j])) < 700:
             torch.testing.assert_close(
@@ -39,14 +39,14 @@ def test_token_ratio_is_finite_and_zero_under_the_mask(drawn):
         table(drawn, 1, torch.float32),
         table(drawn, 2, torch.bool),
     )
-    ours = TokenRatio()(live, old, mask, torch.ones(len(live)))
+    ours = TokenRatio()(live, old, mask, torch.ones(live.shape))
     assert bool(ours.isfinite().all())
     assert not bool(ours[~mask].any())
 
 
 def test_on_the_first_update_the_ratio_is_exactly_one_and_its_gradient_is_the_logprobs():
     live = torch.tensor([[-1.0, -30.0, -1e4]], dtype=torch.float64, requires_grad=True)
-    log_ratio = TokenRatio()(live, live.detach(), torch.ones(1, 3, dtype=torch.bool), torch.ones(1))
+    log_ratio = TokenRatio()(live, live.detach(), torch.ones(1, 3, dtype=torch.bool), torch.ones(1, 3))
     assert torch.equal(log_ratio.detach(), torch.zeros(1, 3, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(log_ratio.exp().sum(), live)
     assert torch.equal(gradient, torch.ones(1, 3, dtype=torch.float64))
@@ -54,7 +54,7 @@ def test_on_the_first_update_the_ratio_is_exactly_one_and_its_gradient_is_the_lo
 
 def test_the_old_policy_gets_no_gradient():
     live, old = (torch.tensor([[value]], requires_grad=True) for value in (-1.0, -2.0))
-    TokenRatio()(live, old, torch.ones(1, 1, dtype=torch.bool), torch.ones(1)).sum().backward()
+    TokenRatio()(live, old, torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 1)).sum().backward()
     assert old.grad is None
 
 
@@ -62,7 +62,7 @@ def test_what_is_under_the_mask_reaches_neither_value_nor_gradient():
     mask = torch.tensor([[True, False, False]])
     for ratio in (TokenRatio(), SequenceRatio(), GeometricMean(low=0.4, high=0.4), Likelihood()):
         live = torch.tensor([[-1.0, NAN, -INF]], requires_grad=True)
-        value = ratio(live, torch.tensor([[-1.2, -INF, NAN]]), mask, torch.ones(1))
+        value = ratio(live, torch.tensor([[-1.2, -INF, NAN]]), mask, torch.ones(mask.shape))
         (gradient,) = torch.autograd.grad(value.sum(), live)
         assert bool(value.isfinite().all())
         assert torch.equal(gradient, torch.tensor([[1.0, 0.0, 0.0]]))
@@ -71,12 +71,15 @@ def test_what_is_under_the_mask_reaches_neither_value_nor_gradient():
 def test_likelihood_is_the_logprob_and_reads_no_old_policy():
     live = torch.tensor([[-1.5, -1e4]])
     assert torch.equal(
-        Likelihood()(live, torch.full((1, 2), NAN), torch.ones(1, 2, dtype=torch.bool), torch.ones(1)), live
+        Likelihood()(live, torch.full((1, 2), NAN), torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 2)),
+        live,
     )
 
 
 def sequence(live, old, mask, advantage, ratio):
-    return ratio(torch.tensor([live]), torch.tensor([old]), torch.tensor([mask]), torch.tensor([advantage]))
+    return ratio(
+        torch.tensor([live]), torch.tensor([old]), torch.tensor([mask]), torch.full((1, len(mask)), advantage)
+    )
 
 
 def test_a_sequence_ratio_is_the_geometric_mean_of_the_token_ratios_of_the_trained_tokens():
@@ -91,14 +94,14 @@ def test_one_token_makes_a_sequence_ratio_a_token_ratio():
         torch.ones(2, 1, dtype=torch.bool),
     )
     assert torch.equal(
-        SequenceRatio()(live, old, mask, torch.ones(2)), TokenRatio()(live, old, mask, torch.ones(2))
+        SequenceRatio()(live, old, mask, torch.ones(2, 1)), TokenRatio()(live, old, mask, torch.ones(2, 1))
     )
 
 
 def test_the_mean_over_tokens_of_a_sequence_ratio_has_the_gradient_of_the_sequences_own_ratio():
     live = torch.tensor([[-1.0, -2.0, -0.5]], dtype=torch.float64, requires_grad=True)
     old, mask = torch.tensor([[-1.5, -1.0, -0.7]], dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool)
-    (ours,) = torch.autograd.grad(SequenceRatio()(live, old, mask, torch.ones(1)).exp().mean(), live)
+    (ours,) = torch.autograd.grad(SequenceRatio()(live, old, mask, torch.ones(mask.shape)).exp().mean(), live)
     (of_sequence,) = torch.autograd.grad((live - old).mean().exp(), live)
     torch.testing.assert_close(ours, of_sequence)
 
@@ -112,7 +115,10 @@ def test_a_geometric_mean_is_cut_only_on_the_side_the_advantage_pushes_to_and_a_
     ]:
         live = torch.tensor([[-1.0, -3.0]], requires_grad=True)
         ours = cut(
-            live, torch.tensor([[-2.0, -2.0]]), torch.ones(1, 2, dtype=torch.bool), torch.tensor([advantage])
+            live,
+            torch.tensor([[-2.0, -2.0]]),
+            torch.ones(1, 2, dtype=torch.bool),
+            torch.full((1, 2), advantage),
         )
         torch.testing.assert_close(ours.detach(), torch.full((1, 2), mean))
         assert torch.autograd.grad(ours.sum(), live)[0].tolist() == [gradient]

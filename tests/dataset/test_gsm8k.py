@@ -330,4 +330,4 @@ def test_without_network_or_cache_the_error_says_what_to_do(from_hub: dict[str, 
             f"cannot load '{stored}' of dataset.hub=openai/gsm8k (hub_config=main, revision=None)" in message
         )
         assert "Set MIRRORPO_DATA to a folder with gsm8k/train.jsonl" in message
-        assert ", or connect to the network once so that the hub cache is filled" in message
+        assert ", or fill the hub cache once, where there is a network: python -c " in message

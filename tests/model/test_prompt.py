@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from mirrorpo.core.batch import Example
 from mirrorpo.model.prompt import ChatPrompt, PlainPrompt
 from mirrorpo.model.words import word_tokenizer
 
@@ -102,6 +103,34 @@ def test_a_chat_ends_where_the_answer_begins() -> None:
 def test_turn_marks_are_single_tokens() -> None:
     tokenizer = byte_tokenizer(QWEN)
     assert list(chat(tokenizer, {}).ids).count(2) == 3
+
+
+EXAMPLES = [Example(question="1 + 1?", answer="#### 2"), Example(question="1 + 2?", answer="#### 3")]
+
+
+def test_examples_are_turns_of_a_chat_and_paragraphs_of_plain_text() -> None:
+    tokenizer = byte_tokenizer(QWEN)
+    prompt = {"system": SYSTEM, "user": USER, "question": QUESTION, "examples": EXAMPLES}
+    turns = [{"role": "system", "content": SYSTEM}]
+    for user, answer in (("1 + 1?", "#### 2"), ("1 + 2?", "#### 3"), (QUESTION, "")):
+        turns.append({"role": "user", "content": USER.replace("{question}", user)})
+        turns += [{"role": "assistant", "content": answer}] if answer else []
+    expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert ChatPrompt(template={})(tokenizer, **prompt).text == expected
+    assert PlainPrompt(instruct=False)(tokenizer, **prompt).text == (
+        f"1 + 1?\n#### 2\n\n1 + 2?\n#### 3\n\n{QUESTION}\n"
+    )
+    assert PlainPrompt(instruct=True)(tokenizer, **prompt).text.startswith(
+        f"{SYSTEM}\n\n{USER.replace('{question}', '1 + 1?')}\n#### 2\n\n"
+    )
+
+
+def test_an_example_whose_answer_the_template_drops_is_refused() -> None:
+    silent = byte_tokenizer(
+        "{% for m in messages %}{% if m.role != 'assistant' %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(ValueError, match=r"dataset\.shots: the chat template leaves the answer '#### 2' out"):
+        ChatPrompt(template={})(silent, system="", user=USER, question=QUESTION, examples=EXAMPLES)
 
 
 def test_without_a_system_text_there_is_no_system_turn() -> None:

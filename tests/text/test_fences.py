@@ -76,7 +76,7 @@ LONG = [
 
 def test_time_is_in_a_texts_length() -> None:
     for piece in LONG:
-        for length in (LONGEST_MARKDOWN // 8, 4 * LONGEST_MARKDOWN):
+        for length in (LONGEST_MARKDOWN // 16, 2 * LONGEST_MARKDOWN):
             start = time.process_time()
             fenced_blocks(piece * (length // len(piece)))
             assert time.process_time() - start < 1.0, (piece, length)

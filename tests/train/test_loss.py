@@ -68,10 +68,10 @@ def our_loss(name, scope, batch, live, divergences, weights, denominator=None):
     return policy_loss(
         policy,
         batch,
-        advantages,
+        advantages[:, None].expand_as(live),
         weights,
         algo=algo,
-        penalty=Penalty(divergence=K2(), beta=BETA, anchor="reference", scope=scope),
+        penalty=Penalty(divergence=K2(), beta=BETA, anchor="reference", scope=scope, placement="loss"),
         denominator=denominator,
     )
 
@@ -135,10 +135,10 @@ def test_micro_batches_with_the_windows_denominator_add_up(name, scope):
         total += policy_loss(
             outputs,
             micro,
-            advantages[rows],
+            advantages[rows][:, None].expand_as(policy[0]),
             policy[2],
             algo=ALGORITHMS[name],
-            penalty=Penalty(divergence=K2(), beta=BETA, anchor="reference", scope=scope),
+            penalty=Penalty(divergence=K2(), beta=BETA, anchor="reference", scope=scope, placement="loss"),
             denominator=ALGORITHMS[name].aggregate.denominator(batch.mask),
         )
     torch.testing.assert_close(total, whole, rtol=1e-12, atol=0)

@@ -240,7 +240,7 @@ def updated(
         means,
         outputs,
         b,
-        torch.tensor([1.0, -1.0]),
+        torch.tensor([1.0, -1.0])[:, None].expand_as(b.mask),
         grpo(),
         first=first,
         anchored=anchored,
@@ -299,7 +299,7 @@ def test_the_ratio_of_old_policy_and_sampler_has_a_mean_a_maximum_and_a_share_ab
             means,
             picked,
             b.rows(torch.tensor(rows)),
-            torch.ones(1),
+            torch.ones_like(picked.logprobs),
             grpo(),
             first=True,
             anchored=False,
@@ -320,7 +320,7 @@ def test_without_a_correction_nothing_is_clipped_and_where_nothing_was_sampled_n
         means,
         PolicyOutputs(**dict.fromkeys(("logprobs", "entropy", "divergence"), torch.zeros(1, 1))),
         b,
-        torch.ones(1),
+        torch.ones(1, 1),
         grpo(),
         first=True,
         anchored=False,
@@ -341,7 +341,7 @@ def expected(name: str, drawn_from: Tensor, live: Tensor) -> float:
         outputs = PolicyOutputs(
             logprobs=log_p.view(1, 1), entropy=torch.zeros(1, 1), divergence=torch.zeros(1, 1)
         )
-        update_metrics(means, outputs, b, torch.tensor([1.0]), grpo(), first=True, anchored=False)
+        update_metrics(means, outputs, b, torch.ones(1, 1), grpo(), first=True, anchored=False)
         total += float(probability) * means.totals()[0].means()[name]
     return total
 

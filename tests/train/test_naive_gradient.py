@@ -20,13 +20,17 @@ from small_models import TINY, model_of, network_of
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mirrorpo.algo.trust_region import DivergenceRegion
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.masked import mean_one
+from mirrorpo.divergence.bregman import ExactBregman
+from mirrorpo.divergence.potentials import NegativeEntropy
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import build_penalty
-from mirrorpo.train.learner import Learner, ScoredBatch, TokenCredit
+from mirrorpo.train.credit import TokenCredit, signed_credit
+from mirrorpo.train.learner import Learner, ScoredBatch
 from mirrorpo.train.micro_batch import micro_batches, plan_micro_batches
 from mirrorpo.weighting.uniform import Uniform
 from mirrorpo.weighting.unscored import Unscored
@@ -261,6 +265,8 @@ def naive_gradient(
     rows = [row for row, (_, _, group, _) in enumerate(ROLLOUT) if group in groups]
     table = naive_table(world, divergence, updates, rows)
     advantages = oracles.ALGORITHMS[algo][0]([row[3] for row in ROLLOUT], [row[2] for row in ROLLOUT])
+    if algo in oracles.UPDATE_ADVANTAGES:
+        advantages = naive_update_advantages(algo, advantages, table, rows)
     loss = oracles.loss(
         algo,
         **table,
@@ -274,10 +280,39 @@ def naive_gradient(
     return list(torch.autograd.grad(loss, list(world.policy.parameters()), retain_graph=True))
 
 
+def naive_update_advantages(
+    algo: str, advantages: list[float], table: dict[str, list[list[Any]]], rows: list[int]
+) -> list[float]:
+    """Advantages as an update of some rows sees them, by group; rows without a trained token keep them."""
+    out = [*advantages]
+    for group in {ROLLOUT[row][2] for row in rows}:
+        members = [
+            (row, index)
+            for index, row in enumerate(rows)
+            if ROLLOUT[row][2] == group and any(table["mask"][index])
+        ]
+
+        def total(key: str, index: int) -> float:
+            pairs = zip(table[key][index], table["mask"][index], strict=True)
+            return sum(float(torch.as_tensor(value).detach()) for value, counted in pairs if counted)
+
+        if members:
+            of_update = oracles.UPDATE_ADVANTAGES[algo](
+                [float(advantages[row]) for row, _ in members],
+                [total("old_logprobs", index) for _, index in members],
+                [total("logprobs", index) for _, index in members],
+                [sum(table["mask"][index]) for _, index in members],
+            )
+            for (row, _), value in zip(members, of_update, strict=True):
+                out[row] = value
+    return out
+
+
 def assert_equal(ours: list[Tensor], naive: list[Tensor]) -> None:
     assert max(float(gradient.abs().max()) for gradient in naive) > 1e-3
     for mine, its in zip(ours, naive, strict=True):
-        torch.testing.assert_close(mine, its, rtol=1e-6, atol=1e-6)
+        # The live policy's scores, which an update's advantages are made of, are float32.
+        torch.testing.assert_close(mine, its, rtol=5e-6, atol=1e-6)
 
 
 def test_the_learner_does_split_this_rollout(world):
@@ -367,7 +402,7 @@ def test_this_rollout_shares_prompts_in_pieces_and_splits_a_group(world):
     )
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", [algo for algo in ALGORITHMS if algo not in oracles.UPDATE_ADVANTAGES])
 def test_rows_of_advantage_zero_and_rows_without_a_trained_token_cost_no_backward_pass(
     world, algo, monkeypatch
 ):
@@ -379,7 +414,7 @@ def test_rows_of_advantage_zero_and_rows_without_a_trained_token_cost_no_backwar
             monkeypatch.setattr(
                 Learner,
                 "_has_gradient",
-                lambda self, window, advantages: torch.ones(len(window), dtype=torch.bool),
+                lambda self, window, credited: torch.ones(len(window), dtype=torch.bool),
             )
         student = learner(
             world,
@@ -423,8 +458,146 @@ def test_a_penalty_takes_every_row_backward_and_one_of_coefficient_zero_does_not
     student = learner(
         world, world.policy, "grpo", "kl", scope="credit", updates=1, window="whole", prefix_sharing="never"
     )
-    advantages = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    credited = torch.tensor([True, False, False, False, False, False])
     trained = world.batch.mask.any(dim=1)
-    assert torch.equal(student._has_gradient(world.batch.mask, advantages), trained)
+    assert torch.equal(student._has_gradient(world.batch.mask, credited), trained)
     silent = replace(student, penalty=replace(student.penalty, beta=0.0))
-    assert silent._has_gradient(world.batch.mask, advantages).tolist() == [True] + [False] * 5
+    assert silent._has_gradient(world.batch.mask, credited).tolist() == [True] + [False] * 5
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize(
+    ("divergence", "placement"),
+    [
+        ("kl_k1", "reward"),
+        ("kl_exact", "reward_to_go"),
+        ("probl2_exact", "loss_to_go"),
+        ("probl2_corrected", "loss_to_go"),
+        ("kl_k1", "completion"),
+    ],
+)
+def test_a_penalty_in_the_advantages_has_the_naive_gradient(world, divergence, placement, updates):
+    settings = {
+        "algo": "rloo",
+        "divergence": divergence,
+        "scope": "credit",
+        "updates": updates,
+        "window": "whole",
+        "prefix_sharing": "never",
+    }
+    # Before the update the policy is the old one.
+    rollout_policy = world.policy if updates == 1 else world.old
+    before = learner(world, rollout_policy, **settings)
+    before = replace(before, penalty=replace(before.penalty, placement=placement))
+    scored = before.rescore(world.batch)
+    credit = replace(before.credit(scored, 0), weights=world.weights)
+    credit = replace(
+        credit,
+        signed=signed_credit(
+            credit.advantages, world.weights, scored.divergence, scored.batch.mask, penalty=before.penalty
+        ),
+    )
+    batch = scored.batch
+    if updates > 1:
+        batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
+    if before.penalty.in_loss and before.penalty.reads == "sampled":
+        batch = batch.with_(anchor_logprobs=in_float64(world.log_reference, batch))
+    student = replace(learner(world, world.policy, **settings), penalty=before.penalty)
+    student.learn(replace(scored, batch=batch), credit, lrs=[1.0] * updates)
+    expected = naive_placed_gradient(world, divergence, placement, updates)
+    for ours in student.optimiser.gradients:
+        assert_equal(ours, expected)
+
+
+def naive_placed_gradient(world: World, divergence: str, placement: str, updates: int) -> list[Tensor]:
+    """RLOO's gradient, the penalty taken from each token's advantage by loops."""
+    rows = [*range(len(ROLLOUT))]
+    table = naive_table(world, divergence, updates, rows)
+    log_old = [log_p.detach() for log_p in world.log_p] if updates == 1 else world.log_old
+    measure = oracles.DIVERGENCES[divergence]
+    old = []
+    for row, (_, completion, _, _) in enumerate(ROLLOUT):
+        terms = []
+        for place, token in enumerate(completion):
+            log_p, log_q = (list(tables[row][place]) for tables in (log_old, world.log_reference))
+            terms.append(
+                float(measure(log_p, log_q, token, log_p[token])) if table["mask"][row][place] else 0.0
+            )
+        old.append(terms)
+    rewards = [row[3] for row in ROLLOUT]
+    if placement == "completion":
+        rewards = [reward - BETA * sum(terms) for reward, terms in zip(rewards, old, strict=True)]
+    advantages = oracles.ALGORITHMS["rloo"][0](rewards, [row[2] for row in ROLLOUT])
+    taken = {
+        "reward": lambda terms, t: terms[t],
+        "reward_to_go": lambda terms, t: sum(terms[t:]),
+        "loss_to_go": lambda terms, t: sum(terms[t + 1 :]),
+        "completion": lambda terms, t: 0.0,
+    }[placement]
+    total = []
+    for row in rows:
+        credits = []
+        for t, counted in enumerate(table["mask"][row]):
+            if not counted:
+                credits.append(None)
+                continue
+            advantage = table["weights"][row][t] * float(advantages[row]) - BETA * taken(old[row], t)
+            token = oracles.Token(table["logprobs"][row], table["old_logprobs"][row], table["mask"][row], t)
+            loss = oracles.ALGORITHMS["rloo"][1](token, advantage)
+            credits.append(loss + (BETA * table["divergences"][row][t] if placement == "loss_to_go" else 0.0))
+        total.append(credits)
+    loss = oracles.ALGORITHMS["rloo"][2](total, table["mask"], LONGEST)
+    return list(torch.autograd.grad(loss, list(world.policy.parameters()), retain_graph=True))
+
+
+@pytest.mark.parametrize(("over", "bound"), [("binary", 0.002), ("vocabulary", 0.02)])
+def test_a_trust_region_takes_the_naive_tokens_out_of_the_update(world, over, bound):
+    region = DivergenceRegion(
+        divergence=ExactBregman(potential=NegativeEntropy(), direction="reverse"),
+        over=over,
+        low=bound,
+        high=bound,
+    )
+    settings = {
+        "algo": "rloo",
+        "divergence": "none",
+        "scope": "credit",
+        "updates": 2,
+        "window": "whole",
+        "prefix_sharing": "never",
+    }
+    before = replace(learner(world, world.old, **settings), trust_region=region)
+    scored = before.rescore(world.batch)
+    batch = scored.batch.with_(old_logprobs=in_float64(world.log_old, scored.batch))
+    advantages = before.algo.advantage(batch.rewards, batch.group)
+    student = replace(learner(world, world.policy, **settings), trust_region=region)
+    credit = TokenCredit(advantages=advantages, weights=world.weights)
+    metrics = student.learn(replace(scored, batch=batch), credit, lrs=[1.0, 1.0])
+    table = naive_table(world, "none", 2, [*range(len(ROLLOUT))])
+    total, kept = [], []
+    for row, (_, completion, _, _) in enumerate(ROLLOUT):
+        credits = []
+        for t, counted in enumerate(table["mask"][row]):
+            if not counted:
+                credits.append(None)
+                continue
+            old, live = world.log_old[row][t], world.log_p[row][t].detach()
+            if over == "binary":
+                old, live = (
+                    torch.stack([values[completion[t]], (1 - values[completion[t]].exp()).log()])
+                    for values in (old, live)
+                )
+            distance = float((old.exp() * (old - live)).sum())
+            sampled = 0 if over == "binary" else completion[t]
+            away = float(advantages[row] * (live[sampled] - old[sampled])) > 0
+            kept.append(not (away and distance > bound))
+            token = oracles.Token(table["logprobs"][row], table["old_logprobs"][row], table["mask"][row], t)
+            loss = oracles.ALGORITHMS["rloo"][1](token, float(advantages[row]))
+            credits.append(float(kept[-1]) * table["weights"][row][t] * loss)
+        total.append(credits)
+    assert 0 < sum(kept) < len(kept)
+    assert 0 < metrics["trust_region/masked"] < 1 and metrics["trust_region/distance"] > 0
+    loss = oracles.ALGORITHMS["rloo"][2](total, table["mask"], LONGEST)
+    expected = list(torch.autograd.grad(loss, list(world.policy.parameters()), retain_graph=True))
+    for ours in student.optimiser.gradients:
+        assert_equal(ours, expected)

@@ -22,8 +22,9 @@ from mirrorpo.core.tensors import numbers
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.optim.adamw import AdamW
 from mirrorpo.train.build import build_penalty
+from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.drift import Probe, read
-from mirrorpo.train.learner import Learner, NotFinite, ScoredBatch, TokenCredit
+from mirrorpo.train.learner import Learner, NotFinite, ScoredBatch
 from mirrorpo.weighting.uniform import Uniform
 from mirrorpo.weighting.unscored import Unscored
 

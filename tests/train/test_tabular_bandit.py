@@ -46,7 +46,8 @@ from mirrorpo.rollout.demonstrations import Demonstrations
 from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.tools.estimator_table import SHOWN, expectation
 from mirrorpo.train.build import build_penalty, build_weighting
-from mirrorpo.train.learner import Learner, TokenCredit
+from mirrorpo.train.credit import TokenCredit
+from mirrorpo.train.learner import Learner
 from mirrorpo.train.old_policy import PolicyScorer
 
 AXES = ("algo", "divergence", "weighting")

@@ -394,7 +394,7 @@ def test_a_bad_setting_is_refused_before_anything_runs(override: str, words: str
         ("beta_schedule=matched_drift divergence=none", "divergence.beta=0 with beta_schedule=matched_drift"),
         (
             "beta_schedule=matched_drift divergence.anchor=old",
-            "divergence.anchor=old with beta_schedule=matched_drift",
+            "divergence.anchor=old, or an anchor that moves, with beta_schedule=matched_drift",
         ),
         (
             "beta_schedule=matched_drift drift_questions=0",

@@ -25,7 +25,8 @@ from mirrorpo.divergence.none import NoDivergence
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.learner import Learner, ScoredBatch, TokenCredit
+from mirrorpo.train.credit import TokenCredit
+from mirrorpo.train.learner import Learner, ScoredBatch
 from mirrorpo.weighting.uniform import Uniform
 from mirrorpo.weighting.unscored import Unscored
 
@@ -168,7 +169,11 @@ def our_loss_and_gradient(
         optimiser=Recorder(network),
         algo=algo,
         penalty=Penalty(
-            divergence=K3() if beta else NoDivergence(), beta=beta, anchor="reference", scope="credit"
+            divergence=K3() if beta else NoDivergence(),
+            beta=beta,
+            anchor="reference",
+            scope="credit",
+            placement="loss",
         ),
         weighting=Unscored(weighting=Uniform()),
         # Off-policy: the batch's old log-probabilities are read.

@@ -53,22 +53,20 @@ def test_weights_are_ones_to_the_bit_before_and_after_mean_one():
 
 def test_the_weighted_loss_and_gradient_are_the_unweighted_ones_to_the_bit_in_either_scope():
     rollout = batch()
-    advantages = ALGO.advantage(rollout.rewards, rollout.group)
+    advantages = ALGO.advantage(rollout.rewards, rollout.group)[:, None].expand(3, 3)
     leaf = rollout.old_logprobs + 0.1 * rollout.anchor_logprobs
     leaf.requires_grad_()
     divergence = K3()
     penalty = divergence(leaf, rollout.anchor_logprobs, rollout.old_logprobs)
 
-    log_ratio = ALGO.ratio(leaf, rollout.old_logprobs, rollout.mask, torch.ones(len(rollout)))
-    unweighted = ALGO.aggregate(
-        ALGO.surrogate(log_ratio, advantages[:, None].expand(3, 3)) + 0.3 * penalty, rollout.mask
-    )
+    log_ratio = ALGO.ratio(leaf, rollout.old_logprobs, rollout.mask, torch.ones(3, 3))
+    unweighted = ALGO.aggregate(ALGO.surrogate(log_ratio, advantages) + 0.3 * penalty, rollout.mask)
     (expected,) = torch.autograd.grad(unweighted, leaf, retain_graph=True)
 
     policy = PolicyOutputs(logprobs=leaf, entropy=torch.zeros(3, 3), divergence=penalty)
     for scope in ("credit", "loss"):
         weights = mean_one(Uniform()(rollout, Unread(), 0), rollout.mask)
-        scoped = Penalty(divergence=divergence, beta=0.3, anchor="reference", scope=scope)
+        scoped = Penalty(divergence=divergence, beta=0.3, anchor="reference", scope=scope, placement="loss")
         loss = policy_loss(policy, rollout, advantages, weights, algo=ALGO, penalty=scoped)
         assert torch.equal(loss, unweighted)
         assert torch.equal(torch.autograd.grad(loss, leaf, retain_graph=True)[0], expected)

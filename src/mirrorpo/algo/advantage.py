@@ -126,6 +126,27 @@ class GroupMeanBatchStd:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NoBaseline:
+    """The reward itself.
+
+        A_i = R_i
+
+    Value: of the rewards' size; its policy gradient is unbiased, and noisier than with a baseline. NaN
+    rewards get 0. Gradient: none.
+
+    Example:
+        >>> NoBaseline()(torch.tensor([1.0, float("nan")]), torch.tensor([0, 0]))
+        tensor([1., 0.])
+
+    References:
+        Williams 1992 (REINFORCE), https://doi.org/10.1007/BF00992696
+    """
+
+    def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion:
+        return rewards.detach().nan_to_num(nan=0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
     """Advantage one for every completion: imitation of demonstrations.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from mirrorpo.core.masked import masked
-from mirrorpo.core.shapes import PerCompletion, PerToken, TokenMask
+from mirrorpo.core.shapes import PerToken, TokenMask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +18,7 @@ class TokenRatio:
 
     Example:
         >>> new, old = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, 0.0]])
-        >>> TokenRatio()(new, old, torch.tensor([[True, False]]), torch.ones(1))
+        >>> TokenRatio()(new, old, torch.tensor([[True, False]]), torch.ones(1, 2))
         tensor([[0.5000, 0.0000]])
 
     References:
@@ -26,7 +26,7 @@ class TokenRatio:
     """
 
     def __call__(
-        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion
+        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerToken
     ) -> PerToken:
         return masked(logprobs - old_logprobs.detach(), mask)
 
@@ -45,7 +45,7 @@ class SequenceRatio:
 
     Example:
         >>> new, old = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.0]])
-        >>> SequenceRatio()(new, old, torch.tensor([[True, True]]), torch.ones(1))
+        >>> SequenceRatio()(new, old, torch.tensor([[True, True]]), torch.ones(1, 2))
         tensor([[0.2500, 0.2500]])
 
     References:
@@ -53,7 +53,7 @@ class SequenceRatio:
     """
 
     def __call__(
-        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion
+        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerToken
     ) -> PerToken:
         return _on_every_token(masked(logprobs - old_logprobs.detach(), mask), mask)
 
@@ -63,8 +63,8 @@ class GeometricMean:
     """The geometric mean of token ratios, each cut on the side its advantage pushes it to.
 
         log g_it = sg( mean_t c_it ) + c_it - sg( c_it )
-        c_it = min( log r_it, high ) where A_i > 0,   max( log r_it, -low ) where A_i < 0,
-               log r_it where A_i = 0
+        c_it = min( log r_it, high ) where A_it > 0,   max( log r_it, -low ) where A_it < 0,
+               log r_it where A_it = 0
 
     Value: zero on the first update. Gradient: grad log pi_theta(y_t), and exactly zero for a token
     whose ratio was cut; the other tokens of its completion go on.
@@ -76,7 +76,7 @@ class GeometricMean:
     Example:
         >>> ratio = GeometricMean(low=0.4, high=0.4)
         >>> new, old = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-2.0, -2.0]])
-        >>> ratio(new, old, torch.tensor([[True, True]]), torch.ones(1))
+        >>> ratio(new, old, torch.tensor([[True, True]]), torch.ones(1, 2))
         tensor([[0.2000, 0.2000]])
 
     References:
@@ -93,14 +93,13 @@ class GeometricMean:
             )
 
     def __call__(
-        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion
+        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerToken
     ) -> PerToken:
         log_ratio = masked(logprobs - old_logprobs.detach(), mask)
-        advantage = advantages[:, None].expand_as(log_ratio)
         cut = torch.where(
-            advantage > 0,
+            advantages > 0,
             log_ratio.clamp(max=self.high),
-            torch.where(advantage < 0, log_ratio.clamp(min=-self.low), log_ratio),
+            torch.where(advantages < 0, log_ratio.clamp(min=-self.low), log_ratio),
         )
         return _on_every_token(cut, mask)
 
@@ -123,11 +122,11 @@ class Likelihood:
 
     Example:
         >>> new, old = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-9.0, -9.0]])
-        >>> Likelihood()(new, old, torch.tensor([[True, False]]), torch.ones(1))
+        >>> Likelihood()(new, old, torch.tensor([[True, False]]), torch.ones(1, 2))
         tensor([[-1.,  0.]])
     """
 
     def __call__(
-        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion
+        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerToken
     ) -> PerToken:
         return masked(logprobs, mask)

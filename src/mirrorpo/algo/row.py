@@ -10,9 +10,12 @@ from mirrorpo.core.protocols import (
     Aggregation,
     Assembly,
     Inert,
+    Placement,
     Ratio,
     RolloutRule,
     Surrogate,
+    TokenNormalisation,
+    UpdateAdvantage,
 )
 
 
@@ -26,6 +29,9 @@ class Algorithm:
         surrogate: (log-ratio, advantage) -> credit of a token.
         aggregate: per-token losses -> scalar.
         rollout_rule: which groups and tokens are trained, and what overlong completions cost.
+        penalty_placement: where the penalty acts unless `divergence.placement` says it; None is the loss.
+        token_normalisation: of the credit of a rollout's tokens, or None.
+        update_advantage: of each update, from the advantages and the policy of the moment, or None.
     """
 
     advantage: AdvantageEstimator
@@ -33,6 +39,9 @@ class Algorithm:
     surrogate: Surrogate
     aggregate: Aggregation
     rollout_rule: RolloutRule
+    penalty_placement: Placement | None = None
+    token_normalisation: TokenNormalisation | None = None
+    update_advantage: UpdateAdvantage | None = None
 
     def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
         """Rewards that differ within one group must give some advantage."""
@@ -69,8 +78,8 @@ class Algorithm:
         """
         live = torch.tensor([[-0.5, -2.0], [-1.25, -0.75]]).requires_grad_()
         mask, advantages = torch.ones(2, 2, dtype=torch.bool), torch.tensor([1.5, -1.0])
-        log_ratio = self.ratio(live, live.detach(), mask, advantages)
-        per_token = advantages[:, None].expand_as(log_ratio)
+        per_token = advantages[:, None].expand_as(live)
+        log_ratio = self.ratio(live, live.detach(), mask, per_token)
         (gradient,) = torch.autograd.grad(self.surrogate(log_ratio, per_token).sum(), live)
         return torch.allclose(gradient, -per_token)
 
@@ -80,11 +89,10 @@ class Algorithm:
         Tried on two completions of two tokens that have moved away from the old policy.
         """
         old, mask = torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool)
-        advantages = torch.tensor([1.0, -1.0])
+        per_token = torch.tensor([1.0, -1.0])[:, None].expand_as(old)
         live = torch.tensor([[2.0, 0.1], [0.1, -2.0]]).requires_grad_()
-        log_ratio = self.ratio(live, old, mask, advantages)
-        if torch.equal(log_ratio, self.ratio(live, old - 1, mask, advantages)):
+        log_ratio = self.ratio(live, old, mask, per_token)
+        if torch.equal(log_ratio, self.ratio(live, old - 1, mask, per_token)):
             return False  # no old policy is read: supervised
-        per_token = advantages[:, None].expand_as(log_ratio)
         (gradient,) = torch.autograd.grad(self.surrogate(log_ratio, per_token).sum(), live)
         return not torch.allclose(gradient, -per_token * live.detach().exp())

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 
 from mirrorpo.config.renamed import first_named, upgraded
@@ -36,7 +37,11 @@ ADDED: Mapping[str, object] = {
     "reward.decimal_mark": "point",
     "reward.top_level": "definitions",  # likewise
     "head_precision": "float32",
+    "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
 }
+
+# Where a reward stands in one that is made of several.
+_PART_OF_A_REWARD = re.compile(r"^reward\.(?:(?:parts\.[^.]+\.reward|proxy|gold)\.)+")
 
 
 def flat(data: Config, prefix: str = "") -> JsonObject:
@@ -74,7 +79,10 @@ def is_identity(key: str) -> bool:
     Example:
         >>> is_identity("model.path"), is_identity("tracking.project")
         (True, False)
+        >>> is_identity("reward.parts.tests.reward.workers"), is_identity("reward.parts.tests.weight")
+        (False, True)
     """
+    key = _PART_OF_A_REWARD.sub("reward.", key)
     return not any(key == plumbing or key.startswith(plumbing + ".") for plumbing in NOT_IDENTITY)
 
 

@@ -37,6 +37,8 @@ class TrainConfig:
     schedule: Group = MISSING
     tracking: Group = MISSING
     importance_correction: Any = None
+    trust_region: Any = None
+    anchor: Any = None
 
     seed: int = MISSING
     name: str = MISSING

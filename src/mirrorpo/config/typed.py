@@ -16,7 +16,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 TARGET = "_target_"
 
 # Settings that stand in a group and belong to another object than the group's own class.
-OF_ANOTHER_OBJECT: Mapping[str, Sequence[str]] = {"divergence": ("beta", "anchor"), "weighting": ("scope",)}
+OF_ANOTHER_OBJECT: Mapping[str, Sequence[str]] = {
+    "divergence": ("beta", "anchor", "placement"),
+    "weighting": ("scope",),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The data that flows through one step: frozen, new out of old, never mutated."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -54,6 +54,14 @@ class Prompt:
     gold: str
     demonstration: str
     checks: Checks | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A question and its answer that stand before every question of a dataset, as a turn each."""
+
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +127,9 @@ class Verdict:
         correct: right by the extraction that is trained on, whatever shaping made of its reward.
         outcome: one word that is counted: right, wrong, no_answer, unverifiable, ...; passed, failed,
             time_out, ... of programs.
+        parts: the rewards that this one is made of, by name and before their weights; NaN where a part could
+            not say.
+        gold: of a reward that is watched and never trained on; None where there is none.
     """
 
     reward: float
@@ -126,6 +137,8 @@ class Verdict:
     flexible: bool
     correct: bool
     outcome: str
+    parts: Mapping[str, float] = field(default_factory=dict[str, float])
+    gold: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,7 +230,7 @@ class RolloutBatch:
 
     def tensors(self) -> Mapping[str, Tensor]:
         """All fields but the layout, by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "layout"}
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "layout"}
 
     def located(self) -> Layout:
         """The layout, worked out where the batch has none."""
@@ -280,8 +293,12 @@ class PolicyOutputs:
         logprobs: [B, T], log pi_theta of each sampled token.
         entropy: [B, T], in nats, without gradient.
         divergence: [B, T], D(pi_theta, anchor) by the configured estimator, before its coefficient.
+        distance: [B, T], D(pi_old, pi_theta) of the trust region, without gradient; None without one.
+        factor: [B, T], what the trust region makes of it: a factor on each token's credit.
     """
 
     logprobs: PerToken
     entropy: PerToken
     divergence: PerToken
+    distance: PerToken | None = None
+    factor: PerToken | None = None

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.optim.optimizer import StateDict
 
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest, Verdict
+from mirrorpo.core.batch import Completion, Example, Prompt, RolloutBatch, RolloutRequest, Verdict
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.network import Tokenizer
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
@@ -22,6 +22,9 @@ from mirrorpo.core.token_offsets import TokenOffsets
 Config: TypeAlias = Mapping[str, Any]
 
 Split = Literal["train", "validation", "test"]
+
+# Where a penalty acts: in the loss, or through the advantages (`divergence.placement`).
+Placement = Literal["loss", "reward", "reward_to_go", "loss_to_go", "completion"]
 
 # Sampling with the network's own cache; plain weights with adapters merged; hiding spans, by each masking;
 # the gradient with respect to embeddings; attention weights.
@@ -35,6 +38,7 @@ class Assembly(Protocol):
     Attributes:
         config: every setting, resolved.
         rollout: the engine of the training rollouts.
+        anchor: what the divergence is measured to.
     """
 
     @property
@@ -42,6 +46,9 @@ class Assembly(Protocol):
 
     @property
     def rollout(self) -> "RolloutEngine": ...
+
+    @property
+    def anchor(self) -> "Anchor": ...
 
 
 @runtime_checkable
@@ -138,6 +145,21 @@ class DeclaresFiles(Protocol):
 
 
 @runtime_checkable
+class GivesExamples(Protocol):
+    """A dataset with examples that stand before every question, as turns where there are turns."""
+
+    @property
+    def examples(self) -> Sequence[Example]: ...
+
+
+@runtime_checkable
+class LeavesOutRows(Protocol):
+    """A dataset that leaves out rows of a split: by the uid that each would have, with the reason."""
+
+    def left_out(self, split: Split) -> Mapping[str, str]: ...
+
+
+@runtime_checkable
 class RewardFn(Protocol):
     """Judges completions against their prompts' gold answers; one verdict each, in order.
 
@@ -162,6 +184,17 @@ class Verifier(RewardFn, Protocol):
     def unjudgeable(self, prompts: Sequence[Prompt]) -> Mapping[str, str]: ...
 
     def provenance(self) -> Mapping[str, object]: ...
+
+
+@runtime_checkable
+class DeclaresSources(Protocol):
+    """A reward whose verdicts come from elsewhere, such as a server; any reward may.
+
+    `sources` has what each calls itself, by the setting that leads to it. A run that goes on has to find the
+    same.
+    """
+
+    def sources(self) -> Mapping[str, str]: ...
 
 
 @runtime_checkable
@@ -293,6 +326,34 @@ class AdvantageEstimator(Protocol):
 
 
 @runtime_checkable
+class UpdateAdvantage(Protocol):
+    """Advantages that depend on where the policy is, asked before each update, without gradient.
+
+    `old` and `live` are the log-probabilities of whole completions, sums over trained tokens, under the
+    policies of the rollout and of the moment; `lengths` count those tokens.
+    """
+
+    def __call__(
+        self,
+        advantages: PerCompletion,
+        old: PerCompletion,
+        live: PerCompletion,
+        lengths: Int[Tensor, " B"],
+        group: GroupIds,
+    ) -> PerCompletion: ...
+
+
+@runtime_checkable
+class TokenNormalisation(Protocol):
+    """Centre and scale of a rollout's credit, over its trained tokens: (A_t - centre) / scale is trained on.
+
+    Both are numbers of the rollout, without gradient.
+    """
+
+    def __call__(self, credit: PerToken, mask: TokenMask) -> tuple[Scalar, Scalar]: ...
+
+
+@runtime_checkable
 class Ratio(Protocol):
     """The log of the importance ratio, per token, with gradient; zero where the mask is False.
 
@@ -305,7 +366,7 @@ class Ratio(Protocol):
     """
 
     def __call__(
-        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerCompletion
+        self, logprobs: PerToken, old_logprobs: PerToken, mask: TokenMask, advantages: PerToken
     ) -> PerToken: ...
 
 
@@ -313,6 +374,8 @@ class Ratio(Protocol):
 class Surrogate(Protocol):
     """Credit of each token, a loss to be minimised, from its log-ratio and its advantage.
 
+    Positively homogeneous in the advantage: c times the advantage is c times the loss, for any c >= 0, so
+    that a token's weight and a signed advantage that has taken the weight in are the same.
     `clipped` marks the tokens whose credit has exactly zero gradient though their advantage is not
     zero.
     """
@@ -320,6 +383,25 @@ class Surrogate(Protocol):
     def __call__(self, log_ratio: PerToken, advantage: PerToken) -> PerToken: ...
 
     def clipped(self, log_ratio: PerToken, advantage: PerToken) -> TokenMask: ...
+
+
+@runtime_checkable
+class TrustRegion(Protocol):
+    """A factor on each token's credit by how far the policy has moved from the old one, without gradient.
+
+    `reads` says what `distance` wants of both: nothing, the sampled token's log-probabilities [...], or the
+    vocabulary's [..., V], reduced to [...]. `log_ratio` is the token's own, whatever ratio the algorithm
+    takes. A factor of zero takes the token out of the update, one below turns it round.
+    """
+
+    @property
+    def reads(self) -> Literal["nothing", "sampled", "vocabulary"]: ...
+
+    def distance(self, old: Tensor, policy: Tensor) -> Tensor: ...
+
+    def __call__(
+        self, distance: PerToken, log_ratio: PerToken, advantages: PerToken, mask: TokenMask
+    ) -> PerToken: ...
 
 
 @runtime_checkable
@@ -447,6 +529,27 @@ class BetaSchedule(Protocol):
     """The penalty's coefficient over a run, from the drift after each step; empty where none was measured."""
 
     def after(self, beta: float, drift: Mapping[str, float]) -> float: ...
+
+
+@runtime_checkable
+class Anchor(Protocol):
+    """What a divergence is measured to.
+
+    `source` is the start model or the policy of the rollout. `moves` says whether the start model's weights
+    change with the run; then `after` gives the share of the policy that goes into them after a step,
+    theta_a + share (theta - theta_a), from what it remembers and the step's metrics, and what it remembers
+    from then on, which checkpoints keep.
+    """
+
+    @property
+    def source(self) -> Literal["reference", "old"]: ...
+
+    @property
+    def moves(self) -> bool: ...
+
+    def after(
+        self, step: int, memory: Mapping[str, float], metrics: Mapping[str, float]
+    ) -> tuple[float, Mapping[str, float]]: ...
 
 
 @runtime_checkable

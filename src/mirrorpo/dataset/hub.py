@@ -6,15 +6,17 @@ from typing import cast
 from mirrorpo.dataset.jsonl import JsonRow
 
 
-def hub_rows(hub: str, config: str, split: str, revision: str | None, files: str) -> list[JsonRow]:
+def hub_rows(
+    hub: str, config: str | None, split: str, revision: str | None, files: str | None
+) -> list[JsonRow]:
     """The rows of one split of a dataset on the Hugging Face hub, or of a local copy of its repository.
 
     Args:
         hub: name of the dataset, or the folder of the copy.
-        config: which configuration of it.
+        config: which configuration of it; None: its only one.
         split: which split, as it is stored.
         revision: commit or tag; None: the latest.
-        files: what to put below MIRRORPO_DATA instead, for the error.
+        files: what to put below MIRRORPO_DATA instead, for the error; None: there is no such way.
 
     Raises:
         ValueError: if it is neither reachable nor in the hub's cache on this machine.
@@ -25,13 +27,25 @@ def hub_rows(hub: str, config: str, split: str, revision: str | None, files: str
     try:
         rows = load_dataset(hub, config, split=split, revision=revision)
     except (OSError, ValueError) as error:
+        instead = f"Set MIRRORPO_DATA to a folder with {files}, or fill" if files else "Fill"
         raise ValueError(
             f"cannot load {split!r} of dataset.hub={hub} (hub_config={config}, revision={revision}): "
-            f"{error}. Set MIRRORPO_DATA to a folder with {files}, "
-            "or connect to the network once so that the hub cache is filled"
+            f"{' '.join(str(error).split())}. {instead} the hub cache once, where there is a network: "
+            f"{download_command(hub, config, revision)}"
         ) from error
     # A named split is one dataset with a length.
     return cast("Dataset", rows).to_list()
+
+
+def download_command(hub: str, config: str | None, revision: str | None) -> str:
+    """The command that brings a dataset into the hub's cache, from which it is read without a network.
+
+    >>> print(download_command("openai/gsm8k", "main", None))
+    python -c "from datasets import load_dataset; load_dataset('openai/gsm8k', 'main')"
+    """
+    arguments = [repr(hub), *([repr(config)] if config else [])]
+    arguments += [f"revision={revision!r}"] if revision else []
+    return f'python -c "from datasets import load_dataset; load_dataset({", ".join(arguments)})"'
 
 
 def hub_files(hub: str) -> list[Path]:

@@ -79,10 +79,10 @@ class MatchedDrift:
                 f"divergence.beta=0 with {group}=matched_drift: there is no coefficient to steer; take a "
                 "divergence with a beta above 0"
             )
-        elif divergence.get("anchor") != "reference":
+        elif assembly.anchor.source != "reference" or assembly.anchor.moves:
             yield (
-                f"divergence.anchor=old with {group}=matched_drift: a pull to the previous policy does not "
-                "hold the drift from the start model"
+                f"divergence.anchor=old, or an anchor that moves, with {group}=matched_drift: only a pull to "
+                "the start model holds the drift from it; use anchor=reference"
             )
         if assembly.config["drift_questions"] == 0:
             yield (

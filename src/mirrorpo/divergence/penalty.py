@@ -7,7 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from mirrorpo.core.protocols import Assembly, Divergence, Inert, KnowsGradient, StatesNotes
+from mirrorpo.core.protocols import Assembly, Divergence, Inert, KnowsGradient, Placement, StatesNotes
+from mirrorpo.divergence.placement import IN_LOSS
 from mirrorpo.divergence.potentials import HasPotential
 
 
@@ -23,6 +24,7 @@ class Penalty:
         anchor: "reference", the frozen start model, or "old", the policy of the rollout.
         scope: what token weights multiply, the setting `weighting.scope`: "credit", the surrogate only;
             "loss", the divergence too, as the papers' public code does.
+        placement: where it acts (`divergence.placement`).
 
     Raises:
         ValueError: for a coefficient below zero, infinite, or not a number.
@@ -32,6 +34,7 @@ class Penalty:
     beta: float
     anchor: Literal["reference", "old"]
     scope: Literal["credit", "loss"]
+    placement: Placement
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta < math.inf:
@@ -62,8 +65,18 @@ class Penalty:
 
     @property
     def acts(self) -> bool:
-        """Whether it has a gradient."""
+        """Whether it changes an update."""
         return self.measured and self.beta != 0
+
+    @property
+    def in_loss(self) -> bool:
+        """Whether its gradient is part of the loss."""
+        return self.placement in IN_LOSS
+
+    @property
+    def in_credit(self) -> bool:
+        """Whether advantages take it in, for which it is measured before the update."""
+        return self.measured and self.placement != "loss"
 
     @property
     def mirror_map(self) -> str | None:
@@ -99,6 +112,17 @@ class Penalty:
             yield (
                 "divergence.beta=0: the divergence is measured at the cost of the anchor's forward and "
                 "changes nothing; divergence=none is free"
+            )
+        if self.acts and self.placement == "reward" and self.reads == "vocabulary":
+            yield (
+                "divergence.placement=reward with a divergence over the vocabulary: it is the same for every "
+                "token that could stand there, so its expected gradient is zero and it adds noise alone; "
+                "loss_to_go has the full gradient"
+            )
+        if self.in_credit and self.reads_old:
+            yield (
+                f"divergence.placement={self.placement} with divergence.anchor=old: the penalty is measured "
+                "before the update, where the policy is its own anchor; it takes nothing from the advantages"
             )
         if isinstance(self.divergence, HasPotential) and not self.divergence.potential.convex:
             yield (

@@ -1,5 +1,6 @@
 """Low-rank adapters on a network: fresh ones, one that goes on, one that is merged; and what they adapt."""
 
+import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -129,6 +130,33 @@ def with_saved_adapter(model: LanguageModel, path: str, revision: str | None, se
             )
     network.set_adapter(ADAPTER)
     return replace(_with_extent(adapted), start_adapter=START)
+
+
+def with_start_adapter(model: LanguageModel, seed: int) -> LanguageModel:
+    """The model with a second, frozen adapter that is the trained one as it is now, and can be moved."""
+    network = model.network
+    assert isinstance(network, Adapted)
+    if model.start_adapter is not None:
+        return model
+    with init_draws(seed):
+        network.add_adapter(START, copy.deepcopy(network.peft_config[ADAPTER]))
+    network.set_adapter(ADAPTER)
+    model = replace(model, start_adapter=START)
+    with torch.no_grad():
+        parameters = dict(network.named_parameters())
+        for name, moving in moving_weights(model.without_adapter(), model).items():
+            moving.requires_grad_(False)
+            moving.data = parameters[name].detach().clone()
+    return model
+
+
+def moving_weights(reference: LanguageModel, policy: LanguageModel) -> dict[str, Tensor]:
+    """The reference's parameters that correspond to the policy's trained ones, by the policy's names."""
+    names = [name for name, parameter in policy.network.named_parameters() if parameter.requires_grad]
+    of_reference = dict(reference.network.named_parameters())
+    if not reference.adapter_off:
+        return {name: of_reference[name] for name in names}
+    return {name: of_reference[name.replace(f".{ADAPTER}", f".{START}")] for name in names}
 
 
 def merged_adapter(network: PreTrainedModel, path: str, revision: str | None) -> PreTrainedModel:

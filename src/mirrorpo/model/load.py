@@ -22,7 +22,14 @@ from mirrorpo.core.network import CausalLM, Tokenizer
 from mirrorpo.core.protocols import Assembly
 from mirrorpo.core.seeds import init_draws
 from mirrorpo.distributed.fsdp import Unsharded
-from mirrorpo.model.adapter import base_of, merged_adapter, name_base, with_adapter, with_saved_adapter
+from mirrorpo.model.adapter import (
+    base_of,
+    merged_adapter,
+    name_base,
+    with_adapter,
+    with_saved_adapter,
+    with_start_adapter,
+)
 from mirrorpo.model.language_model import LanguageModel, embedded
 from mirrorpo.model.lora import Continue, Lora
 from mirrorpo.model.prefix import prefix_requirements
@@ -386,16 +393,23 @@ def _special_ids(
     return ends, min(inside), [note]
 
 
-def reference(model: LanguageModel) -> LanguageModel:
+def reference(model: LanguageModel, *, moves: bool = False, seed: int = 0) -> LanguageModel:
     """The frozen start model: the adapter switched off, or a copy.
 
     The copy computes what the policy does to the bit, so that every divergence starts at exactly zero.
+
+    Args:
+        model: the policy before its first update.
+        moves: whether the reference will take weights of the policy: under an adapter it is a second one
+            then, and a copy keeps all of its weights in the dtype of the policy's.
+        seed: of the second adapter's draw, which its copy overwrites.
     """
     if hasattr(model.network, "disable_adapter"):
-        return model.without_adapter()
+        return (with_start_adapter(model, seed) if moves else model).without_adapter()
     network = copy.deepcopy(model.network).eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     start = replace(model, network=network, shards=Unsharded())
-    store_as_computed(start)
+    if not moves:
+        store_as_computed(start)
     return start

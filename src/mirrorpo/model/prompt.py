@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from jinja2 import TemplateError
 
+from mirrorpo.core.batch import Example
 from mirrorpo.core.network import Tokenizer
 
 # What chat templates call to have the time, and a definition that stands before a template in its place.
@@ -32,7 +33,9 @@ class ChatPrompt:
 
     template: Mapping[str, object]
 
-    def __call__(self, tokenizer: Tokenizer, *, system: str, user: str, question: str) -> Rendered:
+    def __call__(
+        self, tokenizer: Tokenizer, *, system: str, user: str, question: str, examples: Sequence[Example] = ()
+    ) -> Rendered:
         if not tokenizer.chat_template:
             raise ValueError(
                 "model.prompt is ChatPrompt, but the tokenizer has no chat template: use "
@@ -46,6 +49,9 @@ class ChatPrompt:
                 f"would be ignored silently"
             )
         turns = [{"role": "system", "content": system}] if system else []
+        for example in examples:
+            turns.append({"role": "user", "content": user.replace("{question}", example.question)})
+            turns.append({"role": "assistant", "content": example.answer})
         turns.append({"role": "user", "content": user.replace("{question}", question)})
         try:
             text = self._rendered(tokenizer, turns)
@@ -57,7 +63,8 @@ class ChatPrompt:
             ) from error
         # The template has written the special tokens already; adding them again would double the BOS.
         ids = tokenizer(text, add_special_tokens=False).input_ids
-        return _verified(Rendered(text=text, ids=ids), system=system, question=question, user=user)
+        shown = Rendered(text=text, ids=ids)
+        return _verified(shown, system=system, question=question, user=user, examples=examples)
 
     def _rendered(self, tokenizer: Tokenizer, turns: Sequence[Mapping[str, str]]) -> str:
         def render(**variables: object) -> str:
@@ -92,11 +99,15 @@ class PlainPrompt:
 
     instruct: bool
 
-    def __call__(self, tokenizer: Tokenizer, *, system: str, user: str, question: str) -> Rendered:
-        text = question + "\n"
-        if self.instruct:
-            parts = (system, user.replace("{question}", question))
-            text = "\n\n".join(part for part in parts if part) + "\n"
+    def __call__(
+        self, tokenizer: Tokenizer, *, system: str, user: str, question: str, examples: Sequence[Example] = ()
+    ) -> Rendered:
+        turn = user if self.instruct else "{question}"
+        parts = [system if self.instruct else ""]
+        for example in examples:
+            parts.append(f"{turn.replace('{question}', example.question)}\n{example.answer}")
+        parts.append(turn.replace("{question}", question))
+        text = "\n\n".join(part for part in parts if part) + "\n"
         ids = list(tokenizer(text).input_ids)
         if ids and ids[-1] == tokenizer.eos_token_id:
             # Some tokenizers close every text; a prompt stays open.
@@ -107,11 +118,13 @@ class PlainPrompt:
                 f"this model's vocabulary lacks words of the prompt {text!r} (reads it as {unknown!r}): "
                 "choose another model or dataset"
             )
-        shown = system if self.instruct else ""
-        return _verified(Rendered(text=text, ids=ids), system=shown, question=question, user=user)
+        shown = Rendered(text=text, ids=ids)
+        return _verified(shown, system=parts[0], question=question, user=user, examples=examples)
 
 
-def _verified(rendered: Rendered, *, system: str, question: str, user: str) -> Rendered:
+def _verified(
+    rendered: Rendered, *, system: str, question: str, user: str, examples: Sequence[Example]
+) -> Rendered:
     # A template may want its content in another form, or have no place for a system text, and say nothing.
     text = " ".join(rendered.text.split())
     if " ".join(question.split()) not in text:
@@ -125,6 +138,12 @@ def _verified(rendered: Rendered, *, system: str, question: str, user: str) -> R
         raise ValueError(
             f"dataset.system={system!r}: the chat template leaves it out; set dataset.system='' and put the "
             "text into dataset.user, or give another model.prompt"
+        )
+    answers = [example.answer for example in examples]
+    if lost := [answer for answer in answers if " ".join(answer.split()) not in text]:
+        raise ValueError(
+            f"dataset.shots: the chat template leaves the answer {lost[0]!r} out; shorten it to what is no "
+            "thinking, or put the examples into dataset.user"
         )
     if not rendered.ids:
         raise ValueError(

@@ -14,6 +14,18 @@ from mirrorpo.core.protocols import RewardFn, Verifier
 RewardFunction = Callable[[Prompt, str], float]
 
 
+def plain_verdict(reward: float) -> Verdict:
+    """The verdict of a reward that is a number and no more: correct from 1 on, no verdict where it is NaN.
+
+    Example:
+        >>> plain_verdict(1.0).outcome, plain_verdict(0.5).outcome, plain_verdict(float("nan")).outcome
+        ('right', 'wrong', 'unverifiable')
+    """
+    correct = reward >= 1
+    outcome = "unverifiable" if math.isnan(reward) else "right" if correct else "wrong"
+    return Verdict(reward=reward, strict=correct, flexible=correct, correct=correct, outcome=outcome)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlainReward:
     """A function `(prompt, completion) -> float` as a reward.
@@ -57,10 +69,7 @@ class PlainReward:
                 f"reward: the function returned {value!r}, a {type(value).__name__}; a function of a prompt "
                 "and a completion returns a number"
             )
-        reward = float(value)
-        correct = reward >= 1
-        outcome = "unverifiable" if math.isnan(reward) else "right" if correct else "wrong"
-        return Verdict(reward=reward, strict=correct, flexible=correct, correct=correct, outcome=outcome)
+        return plain_verdict(float(value))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """One step's completions: prompts drawn, sampled, judged, and chosen by the algorithm's rollout rule."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -87,6 +88,7 @@ class Collector:
             RuntimeError: if the verifier has no verdict on more than half of what was sampled.
         """
         answers: list[Answer] = []
+        silent = Counter[str]()
         draws = judged = unknown = tokens = 0
         while draws < self.rule.max_draws:
             drawn = self._draw(model, step, draws, position)
@@ -95,15 +97,16 @@ class Collector:
             judged += len(drawn)
             tokens += sum(len(answer.completion.ids) for answer in drawn)
             unknown += sum(math.isnan(answer.verdict.reward) for answer in drawn)
+            silent.update(name for answer in drawn for name in _silent_parts(answer.verdict))
             answers += self._with_gradient(drawn)
             if _groups(answers) >= self.prompts_per_step or draws == self.rule.max_draws:
                 answers = _first_groups(answers or drawn, self.prompts_per_step)
                 break
         if unknown * 2 > judged:
+            by_part = "".join(f", {name} none on {count}" for name, count in sorted(silent.items()))
             raise RuntimeError(
-                f"step {step}: the verifier gave no verdict on {unknown} of {judged} completions; it is "
-                f"broken or its time limit is "
-                f"too short"
+                f"step {step}: the verifier gave no verdict on {unknown} of {judged} completions{by_part}; "
+                "it is broken or its time limit is too short"
             )
         return Rollout(answers=answers, position=position, draws=draws, completions=judged, tokens=tokens)
 
@@ -147,6 +150,10 @@ class Collector:
             for answer, keep in zip(answers, self.rule.keeps(rewards, groups).tolist(), strict=True)
             if keep
         ]
+
+
+def _silent_parts(verdict: Verdict) -> list[str]:
+    return [name for name, reward in verdict.parts.items() if math.isnan(reward)]
 
 
 def _groups(answers: Sequence[Answer]) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+# What the parser raises on text that is no Python; SystemError is Python 3.13.0's.
+_NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError, SystemError)
 # Lines at the margin that go on with what stands above.
 _GOES_ON = re.compile(r"[#)\]}]|(?:else|elif|except|finally)\b")
 _CODE = re.compile(r"[=(:]|\b(?:import|return|del|pass|raise)\b")
@@ -27,7 +29,7 @@ def parsed(source: str) -> ast.Module | None:
         warnings.simplefilter("ignore")
         try:
             return ast.parse(source)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+        except _NOT_PYTHON:
             return None
 
 
@@ -90,7 +92,7 @@ def module_names(source: str) -> tuple[set[str], set[str]] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             top = symtable.symtable(source, "program", "exec")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except _NOT_PYTHON:
         return None
     bound: set[str] = set()
     read: set[str] = set()

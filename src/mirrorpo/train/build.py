@@ -5,15 +5,18 @@ What an object refuses, or has to say, it states itself (`StatesRequirements`, `
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from typing import Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import torch
 from hydra.utils import get_object, instantiate
 
 from mirrorpo.algo.row import Algorithm
+from mirrorpo.algo.trust_region import NO_TRUST_REGION
 from mirrorpo.config.typed import parameters
 from mirrorpo.core.protocols import (
+    Anchor,
     BetaSchedule,
     Config,
     Dataset,
@@ -31,9 +34,11 @@ from mirrorpo.core.protocols import (
     StatesNotes,
     StatesRequirements,
     TrackerSpec,
+    TrustRegion,
     Verifier,
     Weighting,
 )
+from mirrorpo.divergence.anchor import Fixed as FixedAnchor
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.compiled import compile_requirements
 from mirrorpo.model.load import ModelSpec
@@ -63,6 +68,7 @@ class Components:
     penalty: Penalty
     weighting: SpanWeighting
     beta_schedule: BetaSchedule
+    anchor: Anchor
     model: ModelSpec
     dataset: Dataset
     reward: Verifier
@@ -72,6 +78,7 @@ class Components:
     schedule: LearningRateSchedule
     tracking: TrackerSpec
     importance_correction: ImportanceCorrection | None
+    trust_region: TrustRegion
 
     def groups(self) -> Iterator[tuple[str, object]]:
         """The config group of each object, and the object."""
@@ -87,10 +94,17 @@ def build_components(config: Config) -> Components:
         ValueError: naming the group, when a key is unknown, missing or refused by the object, when an object
             keeps no contract, or when groups do not fit together.
     """
+    algo = _build(config["algo"], "algo", Algorithm)
+    penalty = build_penalty(config["divergence"], config["weighting"].get("scope", "credit"))
+    if config["divergence"].get("placement") is None:
+        penalty = replace(penalty, placement=algo.penalty_placement or "loss")
+    anchor = _optional(config, "anchor", Anchor) or FixedAnchor(source=penalty.anchor)
+    penalty = replace(penalty, anchor=anchor.source)
     components = Components(
         config=config,
-        algo=_build(config["algo"], "algo", Algorithm),
-        penalty=build_penalty(config["divergence"], config["weighting"].get("scope", "credit")),
+        anchor=anchor,
+        algo=algo,
+        penalty=penalty,
         weighting=build_weighting(config["weighting"]),
         beta_schedule=_build(config["beta_schedule"], "beta_schedule", BetaSchedule),
         model=_build(config["model"], "model", ModelSpec),
@@ -102,6 +116,7 @@ def build_components(config: Config) -> Components:
         schedule=_build(config["schedule"], "schedule", LearningRateSchedule),
         tracking=_build(config["tracking"], "tracking", TrackerSpec),
         importance_correction=_optional(config, "importance_correction", ImportanceCorrection),
+        trust_region=_optional(config, "trust_region", TrustRegion) or NO_TRUST_REGION,
     )
     for reason in _requirements(components):
         raise ValueError(reason)
@@ -167,17 +182,21 @@ def build_weighting(node: Config) -> SpanWeighting:
 
 
 def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> Penalty:
-    """The penalty of a `divergence` group: its `beta` and `anchor`, and the divergence of everything else.
+    """The penalty of a `divergence` group: its `beta`, `anchor` and `placement`, and the divergence of
+    everything else.
+
+    A placement that is null or absent is the loss; an algorithm's row may say another.
 
     Raises:
         ValueError: naming the setting.
     """
-    class_settings, penalty_settings = _without(node, "divergence", "beta", "anchor")
+    class_settings, penalty_settings = _without(node, "divergence", "beta", "anchor", "placement")
     divergence = _build(class_settings, "divergence", Divergence)
     _check_divergence(divergence)
     # Where nothing is read there is nothing to weigh or to measure to.
     defaults: Config = {"beta": 0.0, "anchor": "reference"} if divergence.reads == "nothing" else {}
     settings = {**defaults, **penalty_settings}
+    settings["placement"] = settings.get("placement") or "loss"
     absent = [name for name in ("beta", "anchor") if name not in settings]
     if absent:
         raise ValueError(
@@ -253,6 +272,9 @@ def _leftover_settings(node: object, path: str) -> str:
     extra = [key for key in settings if not key.startswith("_") and key not in taken]
     if extra:
         target = settings["_target_"]
+        near = [(key, name) for key in extra for name in get_close_matches(key, taken, 1, cutoff=0.8)]
+        if near:
+            return ". " + "; ".join(f"{path}.{key}: did you mean {path}.{name}?" for key, name in near)
         return (
             f". {path} has {', '.join(extra)}, which {target} does not take: a file that names another class "
             f"keeps the settings of the one before; {path}={{_target_: {target}}} on the command line drops "

@@ -24,8 +24,8 @@ from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.model.adapter import base_of
 from mirrorpo.rollout.collector import Answer
 from mirrorpo.run.folder import JsonLines, RunFolder
+from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.credit_metrics import credit_row
-from mirrorpo.train.learner import TokenCredit
 
 # What stands behind the bar, the most wanted first: what does not fit is left out.
 SHOWN = (

@@ -7,7 +7,7 @@ from typing import NotRequired, TypedDict
 from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
 from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine
 from mirrorpo.core.seeds import derive
-from mirrorpo.train.metrics import pass_at_k
+from mirrorpo.train.metrics import part_metrics, pass_at_k
 
 
 class AnswerRow(TypedDict):
@@ -39,7 +39,8 @@ class Evaluation:
     Attributes:
         metrics: `eval/greedy_accuracy` (by the trained extraction), `eval/greedy_strict`,
             `eval/greedy_flexible`, `eval/truncated`, `eval/length`, `eval/questions`, `eval/unverifiable` (a
-            count), and `eval/pass@k` with `eval/sampled_questions` when questions were sampled.
+            count), and `eval/pass@k` with `eval/sampled_questions` when questions were sampled; of a
+            reward that is composed of several, also `part_metrics` of the greedy answers.
         rows: of all questions, in order.
     """
 
@@ -92,6 +93,7 @@ class Evaluator:
                 f"evaluation at step {step}: the verifier gave no verdict on "
                 f"{metrics['eval/unverifiable']:.0f} of {n} answers; it is broken"
             )
+        metrics |= part_metrics([verdict for _, verdict in greedy], "eval")
         return Evaluation(metrics=metrics | self._sampled(model, rows, step), rows=rows)
 
     def _sampled(self, model: GenerativeModel, rows: list[AnswerRow], step: int) -> dict[str, float]:

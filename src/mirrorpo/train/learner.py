@@ -2,28 +2,31 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mirrorpo.algo.row import Algorithm
+from mirrorpo.algo.trust_region import NO_TRUST_REGION
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
 from mirrorpo.core.masked import masked, mean_one
-from mirrorpo.core.protocols import ImportanceCorrection, Optimiser, SpanWeighting
+from mirrorpo.core.protocols import ImportanceCorrection, Optimiser, SpanWeighting, TrustRegion
 from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar, TokenMask
-from mirrorpo.core.span import ScoredSpan
 from mirrorpo.core.tensors import all_finite, distinct_index, moved, numbers
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.fsdp import full_tensor, local_shard
 from mirrorpo.divergence.penalty import Penalty
+from mirrorpo.divergence.placement import completion_cost
+from mirrorpo.model.adapter import moving_weights
 from mirrorpo.model.forward import per_token, read_completions
-from mirrorpo.model.head import Head
+from mirrorpo.model.head import Head, read_positions
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
+from mirrorpo.train.credit import TokenCredit, signed_credit
 from mirrorpo.train.loss import policy_loss
 from mirrorpo.train.metrics import RunningMeans, Totals, update_metrics
 from mirrorpo.train.old_policy import PolicyScorer, policy_scorer
@@ -34,32 +37,36 @@ class NotFinite(FloatingPointError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OldStates:
+    """The old policy's distributions at a batch's tokens: its head, and hidden states [B, T, D]."""
+
+    head: Head
+    hidden: Float[Tensor, "B T D"]
+
+    def rows(self, rows: Tensor, width: int) -> "OldStates":
+        """Those of some completions."""
+        (there,) = moved([rows], self.hidden.device)
+        return OldStates(head=self.head, hidden=self.hidden[there][:, :width])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredBatch:
     """A rollout that was read again by the trainer.
 
     Attributes:
         batch: with old and anchor log-probabilities, as far as somebody reads them.
         anchor_head: the output head of the anchor, whose hidden states the batch holds; None unless a
-            divergence reads the vocabulary.
+            divergence in the loss reads the vocabulary.
+        divergence: [B, T], of the old policy to the anchor; None unless the penalty acts through the
+            advantages.
+        old: of a trust region over the vocabulary, the old policy's head and the rollout's last hidden states
+            under it; None without one.
     """
 
     batch: RolloutBatch
     anchor_head: Head | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenCredit:
-    """What each token of a rollout is credited with.
-
-    Attributes:
-        advantages: [B].
-        weights: [B, T], mean one over each completion's trained tokens.
-        spans: that were scored for the weights.
-    """
-
-    advantages: PerCompletion
-    weights: PerToken
-    spans: Sequence[ScoredSpan] = ()
+    divergence: PerToken | None = None
+    old: OldStates | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +102,7 @@ class Learner:
         weighting: token weights.
         settings: of the passes and updates.
         importance_correction: for the gap between sampler and old policy, or None.
+        trust_region: a factor on the credit of tokens that have moved away from the old policy.
         ranks: among which the rows of a pass are divided.
     """
 
@@ -106,6 +114,7 @@ class Learner:
     weighting: SpanWeighting
     settings: UpdateSettings
     importance_correction: ImportanceCorrection | None = None
+    trust_region: TrustRegion = NO_TRUST_REGION
     ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
@@ -122,29 +131,94 @@ class Learner:
         """The policy as it is now, for weightings that ask it."""
         return policy_scorer(self.policy, self.settings, self.ranks)
 
+    def move_reference(self, share: float) -> None:
+        """Let the reference's weights take a share of the policy's, theta_a + share (theta - theta_a).
+
+        A share of one gives the policy's weights to the bit.
+        """
+        if share == 0 or self.reference is None:
+            return
+        live = dict(self.policy.network.named_parameters())
+        with torch.no_grad():
+            for name, moving in self.moving_weights().items():
+                local, towards = local_shard(moving), local_shard(live[name])
+                if share == 1:
+                    local.copy_(towards)
+                else:
+                    local.lerp_(towards.to(local.dtype), share)
+
+    def moving_weights(self) -> dict[str, Tensor]:
+        """The reference's weights that move, by the policy's names of them."""
+        return {} if self.reference is None else moving_weights(self.reference, self.policy)
+
+    def load_moving_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take up the reference's weights of a checkpoint."""
+        with torch.no_grad():
+            for name, moving in self.moving_weights().items():
+                local_shard(moving).copy_(local_shard(weights[name]))
+
     def rescore(self, batch: RolloutBatch) -> ScoredBatch:
         """A rollout with old and anchor log-probabilities, as far as somebody reads them.
 
-        On-policy the old log-probabilities are left to the update's own forward.
+        On-policy the old log-probabilities are left to the update's own forward, unless the penalty acts
+        through the advantages.
         """
+        scored, local = self._scored(batch)
+        if not self.penalty.in_credit:
+            return scored
+        divergence, batch = self._old_divergence(scored, local)
+        if self.penalty.in_loss:
+            return replace(scored, batch=batch, divergence=divergence)
+        # The update does not read the anchor any more.
+        batch = batch.with_(anchor_hidden=batch.anchor_hidden[..., :0])
+        return replace(scored, batch=batch, anchor_head=None, divergence=divergence)
+
+    def _scored(self, batch: RolloutBatch) -> tuple[ScoredBatch, Bool[Tensor, " B"]]:
+        # The rollout, and the rows that this rank passed through the network.
         exact = self.penalty.reads == "vocabulary"
         from_old = self.penalty.reads_old
         forward = self.old_policy.forward
         # Hidden states stay with the rank that will learn from them.
         local = self._local(batch, self._windows(batch, self.settings.updates_per_rollout))
-        if not self.on_policy or from_old:
-            old = forward.score(self.policy, batch, local, keep_hidden=exact and from_old)
+        # The pass that reads an exact divergence of the old policy gives its log-probabilities too.
+        read_later = self.penalty.in_credit and exact
+        needed = not self.on_policy or self.penalty.in_credit or self.algo.update_advantage is not None
+        in_region = self._reads_old_states
+        old_states: OldStates | None = None
+        if from_old or in_region or (needed and not read_later):
+            old = forward.score(self.policy, batch, local, keep_hidden=in_region or (exact and from_old))
             batch = batch.with_(old_logprobs=old.logprobs)
+            if in_region:
+                old_states = OldStates(head=self._frozen_head(self.policy), hidden=old.hidden)
             if from_old:
                 batch = batch.with_(anchor_logprobs=old.logprobs, anchor_hidden=old.hidden)
-                return ScoredBatch(batch=batch, anchor_head=self._frozen_head(self.policy) if exact else None)
+                head = self._frozen_head(self.policy) if exact else None
+                return ScoredBatch(batch=batch, anchor_head=head, old=old_states), local
         if self.reference is None:
-            return ScoredBatch(batch=batch, anchor_head=None)
+            return ScoredBatch(batch=batch, anchor_head=None, old=old_states), local
         with self.reference.shards.gathered():
             anchor = forward.score(self.reference, batch, local, keep_hidden=exact)
             head = self._reference_head(self.reference) if exact else None
         batch = batch.with_(anchor_logprobs=anchor.logprobs, anchor_hidden=anchor.hidden)
-        return ScoredBatch(batch=batch, anchor_head=head)
+        return ScoredBatch(batch=batch, anchor_head=head, old=old_states), local
+
+    def _old_divergence(
+        self, scored: ScoredBatch, local: Bool[Tensor, " B"]
+    ) -> tuple[PerToken, RolloutBatch]:
+        # Of each trained token, and the rollout with old log-probabilities.
+        batch = scored.batch
+        if self.penalty.reads == "sampled":
+            old = masked(batch.old_logprobs, batch.mask)
+            anchor = masked(batch.anchor_logprobs, batch.mask)
+            return masked(self.penalty(old, anchor, old), batch.mask), batch
+        scores = self.old_policy.forward.score(
+            self.policy, batch, local, reader=self._reader, anchor_head=scored.anchor_head
+        )
+        return masked(scores.reader_output, batch.mask), batch.with_(old_logprobs=scores.logprobs)
+
+    def _reader(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        # What a divergence over the vocabulary says of a position; it does not read the old policy.
+        return self.penalty(log_p, log_q, log_p.new_zeros(()))
 
     def _reference_head(self, reference: LanguageModel) -> Head:
         # Divided parameters are gathered for a phase only.
@@ -169,6 +243,29 @@ class Learner:
             local[rows] = self.ranks.share(lengths[rows])
         return local
 
+    def credit(self, scored: ScoredBatch, seed: int) -> TokenCredit:
+        """What each token is credited with: advantages, weights, and what a penalty takes from them."""
+        batch, penalty = scored.batch, self.penalty
+        divergence, rewards = scored.divergence, batch.rewards
+        if divergence is not None:
+            rewards = rewards - penalty.beta * completion_cost(divergence, batch.mask, penalty.placement)
+        credit = self.weigh(batch, self.algo.advantage(rewards, batch.group), seed)
+        return self._signed(replace(credit, divergence=divergence), batch.mask)
+
+    def _signed(self, credit: TokenCredit, mask: TokenMask) -> TokenCredit:
+        # Credit with what a penalty takes from it and a normalisation makes of it, where there is either.
+        if credit.divergence is None and self.algo.token_normalisation is None:
+            return credit
+        signed = signed_credit(
+            credit.advantages,
+            credit.weights,
+            torch.zeros_like(credit.weights) if credit.divergence is None else credit.divergence,
+            mask,
+            penalty=self.penalty,
+            normalisation=self.algo.token_normalisation,
+        )
+        return replace(credit, signed=signed)
+
     def weigh(self, batch: RolloutBatch, advantages: PerCompletion, seed: int) -> TokenCredit:
         """Token weights with mean one over each completion's trained tokens, and the spans behind them.
 
@@ -192,26 +289,25 @@ class Learner:
         return TokenCredit(advantages=advantages, weights=weights, spans=spans)
 
     def outputs(
-        self, batch: RolloutBatch, anchor_head: Head | None, rows_per_forward: Sequence[int] = ()
+        self,
+        batch: RolloutBatch,
+        anchor_head: Head | None,
+        rows_per_forward: Sequence[int] = (),
+        old_states: OldStates | None = None,
     ) -> PolicyOutputs:
         """The live policy on a micro-batch, with gradient where it is enabled."""
-        unread = torch.zeros((), device=batch.mask.device)
-
-        def reader(log_p: Tensor, log_q: Tensor) -> Tensor:
-            return self.penalty(log_p, log_q, unread)
-
-        head_outputs, _ = read_completions(
+        head_outputs, hidden = read_completions(
             self.policy,
             batch,
             temperature=self.settings.temperature,
             logit_chunk=self.settings.logit_chunk,
             rows_per_forward=rows_per_forward,
-            reader=None if anchor_head is None else reader,
+            reader=None if anchor_head is None else self._reader,
             reader_gradient=self.penalty.gradient,
             anchor_head=anchor_head,
         )
         logprobs = per_token(head_outputs.logprobs, batch)
-        if self.penalty.reads == "sampled":
+        if self.penalty.reads == "sampled" and self.penalty.in_loss:
             # Masked before the divergence sees them: an unread NaN must not reach a gradient.
             old = logprobs.detach() if self.on_policy else batch.old_logprobs
             three = [masked(values, batch.mask) for values in (logprobs, batch.anchor_logprobs, old)]
@@ -219,7 +315,42 @@ class Learner:
         else:
             divergence = per_token(head_outputs.reader_output, batch)
         entropy = per_token(head_outputs.entropy, batch)
-        return PolicyOutputs(logprobs=logprobs, entropy=entropy, divergence=divergence)
+        return PolicyOutputs(
+            logprobs=logprobs,
+            entropy=entropy,
+            divergence=divergence,
+            distance=self._distance(batch, logprobs, hidden, old_states),
+        )
+
+    @property
+    def _reads_old_states(self) -> bool:
+        # On-policy every distance is zero.
+        return self.trust_region.reads == "vocabulary" and not self.on_policy
+
+    @torch.no_grad()
+    def _distance(
+        self, batch: RolloutBatch, logprobs: PerToken, hidden: Tensor, old_states: OldStates | None
+    ) -> PerToken | None:
+        # D(pi_old, pi) of each trained token, for the trust region.
+        region = self.trust_region
+        if region.reads == "nothing":
+            return None
+        if self.on_policy:
+            return torch.zeros_like(logprobs)
+        if old_states is None:
+            both = [masked(values, batch.mask) for values in (batch.old_logprobs, logprobs)]
+            return masked(region.distance(*both), batch.mask)
+        present = batch.located().present
+        read = read_positions(
+            self.policy.head(self.settings.temperature),
+            hidden[present],
+            batch.completion_ids[present],
+            logit_chunk=self.settings.logit_chunk,
+            reader=lambda log_p, log_q: region.distance(log_q, log_p),
+            anchor_head=old_states.head,
+            anchor_hidden=old_states.hidden[present],
+        )
+        return masked(per_token(read.reader_output, batch), batch.mask)
 
     def learn(self, scored: ScoredBatch, credit: TokenCredit, lrs: Sequence[float]) -> dict[str, float]:
         """All updates on one rollout, one learning rate each; the means of their metrics.
@@ -238,7 +369,8 @@ class Learner:
                 continue
             if updates:
                 self._refuse_infinite(updates[-1], *numbers([updates[-1].weights_finite]))
-            window = _Window(scored=scored, credit=credit, rows=rows, local=local, first=update == 0)
+            current = self._at_update(scored.batch, credit, rows, local)
+            window = _Window(scored=scored, credit=current, rows=rows, local=local, first=update == 0)
             updates.append(self._update(window, lr, update, means))
         totals, finite = means.totals(updates[-1].weights_finite)
         self._refuse_infinite(updates[-1], *finite)
@@ -247,6 +379,28 @@ class Learner:
             "grad/norm": sum(update.norm for update in updates) / len(updates),
             "lr/value": lrs[len(updates) - 1],
         }
+
+    def _at_update(
+        self, batch: RolloutBatch, credit: TokenCredit, rows: Int[Tensor, " N"], local: Bool[Tensor, " B"]
+    ) -> TokenCredit:
+        # Credit of a window's rows as the policy of the moment makes it.
+        update_advantage = self.algo.update_advantage
+        rows = rows[batch.mask[rows].any(dim=1)]
+        if update_advantage is None or len(rows) == 0:
+            return credit
+        live = batch.old_logprobs
+        if not self.on_policy:
+            in_window = torch.zeros_like(local)
+            in_window[rows] = True
+            with self.policy.shards.gathered():
+                live = self.old_policy.forward.score(self.policy, batch, local & in_window).logprobs
+        mask = batch.mask[rows]
+        old, live = (masked(values[rows], mask).double().sum(dim=1) for values in (batch.old_logprobs, live))
+        advantages = credit.advantages.clone()
+        advantages[rows] = update_advantage(
+            advantages[rows].double(), old, live, mask.sum(dim=1), batch.group[rows]
+        ).to(advantages.dtype)
+        return self._signed(replace(credit, advantages=advantages), batch.mask)
 
     def _update(self, window: _Window, lr: float, update: int, means: RunningMeans) -> _Update:
         with self.policy.shards.gathered():
@@ -283,11 +437,15 @@ class Learner:
         for rows, rows_per_forward, with_gradient in self._micro_batches(window, mask):
             micro = window.scored.batch.rows(rows).to(device)
             width = micro.completion_ids.shape[1]
-            advantages, weights = moved([credit.advantages[rows], credit.weights[rows][:, :width]], device)
+            advantages, weights = moved([*credit.read(rows, width)], device)
+            advantages = advantages.expand_as(weights)
             with torch.set_grad_enabled(with_gradient):
-                policy = self.outputs(micro, window.scored.anchor_head, rows_per_forward)
+                old_states = None if window.scored.old is None else window.scored.old.rows(rows, width)
+                policy = self.outputs(micro, window.scored.anchor_head, rows_per_forward, old_states)
+                policy = self._with_old_divergence(policy, credit, rows)
                 if self.on_policy:
                     micro = micro.with_(old_logprobs=policy.logprobs.detach())
+                policy = self._with_factor(policy, micro, advantages)
                 loss = policy_loss(
                     policy,
                     micro,
@@ -313,11 +471,28 @@ class Learner:
             )
         return total
 
+    def _with_factor(self, policy: PolicyOutputs, batch: RolloutBatch, advantages: PerToken) -> PolicyOutputs:
+        if policy.distance is None:
+            return policy
+        log_ratio = masked(policy.logprobs.detach() - batch.old_logprobs, batch.mask)
+        factor = self.trust_region(policy.distance, log_ratio, advantages, batch.mask)
+        return replace(policy, factor=factor)
+
+    def _with_old_divergence(
+        self, policy: PolicyOutputs, credit: TokenCredit, rows: Int[Tensor, " N"]
+    ) -> PolicyOutputs:
+        # Where the loss has no penalty, what the advantages took in is what is reported.
+        if credit.divergence is None or self.penalty.in_loss:
+            return policy
+        width = policy.logprobs.shape[1]
+        (divergence,) = moved([credit.divergence[rows][:, :width]], policy.logprobs.device)
+        return replace(policy, divergence=divergence)
+
     def _micro_batches(
         self, window: _Window, mask: TokenMask
     ) -> Iterator[tuple[Int[Tensor, " N"], Sequence[int], bool]]:
         # Rows that go through the network together: first those that have a gradient.
-        has_gradient = self._has_gradient(mask, window.credit.advantages[window.rows])
+        has_gradient = self._has_gradient(mask, window.credit.acts(window.rows))
         local = window.local[window.rows]
         for chosen, with_gradient in ((has_gradient, True), (mask.any(dim=1) & ~has_gradient, False)):
             rows = window.rows[chosen & local]
@@ -326,8 +501,9 @@ class Learner:
                 for micro in self.old_policy.forward.parts(part):
                     yield rows[micro.rows], micro.rows_per_forward, with_gradient
 
-    def _has_gradient(self, mask: TokenMask, advantages: PerCompletion) -> Bool[Tensor, " B"]:
+    def _has_gradient(self, mask: TokenMask, credited: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
         # The other rows are read for the metrics alone, without a backward pass.
-        has_gradient = mask.any(dim=1) & ((advantages != 0) | self.penalty.acts)
+        penalised = self.penalty.acts and self.penalty.in_loss
+        has_gradient = mask.any(dim=1) & (credited | penalised)
         # A gradient that is zero moves Adam's averages on, one that is absent does not.
         return has_gradient if bool(has_gradient.any()) else torch.arange(len(mask)) == 0

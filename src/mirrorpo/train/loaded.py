@@ -15,7 +15,7 @@ from mirrorpo.config.settings import (
     UpdateSettings,
 )
 from mirrorpo.core.batch import Prompt
-from mirrorpo.core.protocols import RolloutEngine, Verifier
+from mirrorpo.core.protocols import DeclaresSources, GivesExamples, RolloutEngine, Verifier
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.determinism import strict_where_possible
 from mirrorpo.model.compile_layers import with_compiled_layers
@@ -127,6 +127,7 @@ class Loader:
                 penalty=components.penalty,
                 weighting=components.weighting,
                 importance_correction=components.importance_correction,
+                trust_region=components.trust_region,
                 settings=replace(UpdateSettings.of(config), tokens_per_call=loaded.call_cost["tokens"]),
                 ranks=ranks,
             ),
@@ -166,7 +167,9 @@ class Loader:
             call_cost, policy, config["tokens_per_call"], self.recorded_cost, config["tokens_per_micro_batch"]
         )
         cost = self.ranks.broadcast_from_rank0(measured)
-        start = reference(policy) if self.components.penalty.reads_reference else None
+        start = None
+        if self.components.penalty.reads_reference:
+            start = reference(policy, moves=self.components.anchor.moves, seed=config["seed"])
         policy = sharded_model(policy, self.ranks)
         # An adapter that is switched off is the policy's own network.
         if start is not None and not start.adapter_off:
@@ -252,7 +255,12 @@ def render(components: Components, policy: LanguageModel, prompt: Prompt) -> Ren
     """A question as the model sees it."""
     dataset = components.dataset
     return components.model.prompt(
-        policy.tokenizer, system=dataset.system, user=dataset.user, question=prompt.question
+        policy.tokenizer,
+        system=dataset.system,
+        user=dataset.user,
+        question=prompt.question,
+        # Of classes from outside only those that are needed have to know of examples.
+        **({"examples": dataset.examples} if isinstance(dataset, GivesExamples) and dataset.examples else {}),
     )
 
 
@@ -270,4 +278,13 @@ def circumstances(
         "mirror_map": components.penalty.mirror_map,
         # transformers sets it on configs that come from a hub.
         "model_commit": getattr(causal_lm.config, "_commit_hash", None),
+        **_sources(components.reward),
     }
+
+
+def _sources(reward: Verifier) -> Mapping[str, object]:
+    """Where a reward's verdicts come from, if from elsewhere; empty where it judges by itself."""
+    if not isinstance(reward, DeclaresSources):
+        return {}
+    sources = dict(reward.sources())
+    return {"reward_sources": sources} if sources else {}

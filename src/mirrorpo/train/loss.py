@@ -3,14 +3,14 @@
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
 from mirrorpo.core.protocols import ImportanceCorrection
-from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar
+from mirrorpo.core.shapes import PerToken, Scalar
 from mirrorpo.divergence.penalty import Penalty
 
 
 def policy_loss(
     policy: PolicyOutputs,
     batch: RolloutBatch,
-    advantages: PerCompletion,
+    advantages: PerToken,
     weights: PerToken,
     *,
     algo: Algorithm,
@@ -20,18 +20,24 @@ def policy_loss(
 ) -> Scalar:
     """The objective of one optimiser window, or a micro-batch's share of it.
 
-        L = aggregate( w_t * surrogate(log r_t, A_i) + beta * D_t )            scope: credit
-        L = aggregate( w_t * (surrogate(log r_t, A_i) + beta * D_t) )          scope: loss
+        L = aggregate( w_t * surrogate(log r_t, A_t) + beta * D_t )            scope: credit
+        L = aggregate( w_t * (surrogate(log r_t, A_t) + beta * D_t) )          scope: loss
 
-    With `importance_correction`, c_t * surrogate(log r_t, A_i) in place of the surrogate.
+    With `importance_correction`, c_t * surrogate(log r_t, A_t) in place of the surrogate; with a trust region
+    f_t times that. Without beta * D_t
+    where the penalty acts through the advantages alone (`divergence.placement`).
 
     Value: with `denominator` taken over the window, micro-batches add up to the window's loss.
     Gradient: through `policy` only; advantages, weights and the batch are constants.
     """
     log_ratio = algo.ratio(policy.logprobs, batch.old_logprobs, batch.mask, advantages)
-    credit = algo.surrogate(log_ratio, advantages[:, None].expand_as(log_ratio))
+    credit = algo.surrogate(log_ratio, advantages)
     if importance_correction is not None:
         credit = importance_correction(batch.old_logprobs, batch.sampler_logprobs, batch.mask) * credit
+    if policy.factor is not None:
+        credit = policy.factor * credit
+    if not penalty.in_loss:
+        return algo.aggregate(weights * credit, batch.mask, denominator)
     penalised = penalty.beta * policy.divergence
     per_token = weights * credit + penalised if penalty.scope == "credit" else weights * (credit + penalised)
     return algo.aggregate(per_token, batch.mask, denominator)

@@ -9,6 +9,7 @@ from mirrorpo.config.settings import EvaluationSettings, RolloutSettings, Update
 from mirrorpo.core.protocols import (
     DeclaresStateBytes,
     EngineMemory,
+    GivesExamples,
     HoldsDeviceMemory,
     RolloutEngine,
     SamplingSizes,
@@ -92,7 +93,10 @@ def prompt_tokens(components: Components, questions: Questions) -> int:
     """About how long the longest prompt is."""
     dataset = components.dataset
     longest = max(len(prompt.question) for prompt in (*questions.train, *questions.evaluation))
-    return TEMPLATE_TOKENS + (len(dataset.system) + len(dataset.user) + longest) // CHARACTERS_PER_TOKEN
+    turns = [dataset.system, dataset.user]
+    if isinstance(dataset, GivesExamples):
+        turns += [dataset.user + example.question + example.answer for example in dataset.examples]
+    return TEMPLATE_TOKENS + (sum(map(len, turns)) + longest) // CHARACTERS_PER_TOKEN
 
 
 def _optimiser_bytes(optimiser: object, matrices: int, others: int) -> int:

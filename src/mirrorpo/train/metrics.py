@@ -14,7 +14,7 @@ from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict
 from mirrorpo.core.masked import group_mean
 from mirrorpo.core.protocols import ImportanceCorrection
-from mirrorpo.core.shapes import PerCompletion, PerToken
+from mirrorpo.core.shapes import PerCompletion, PerToken, TokenMask
 from mirrorpo.core.tensors import integers, numbers
 from mirrorpo.divergence.kl import k3
 
@@ -116,14 +116,40 @@ def rollout_metrics(
     }
     for outcome in sorted({verdict.outcome for verdict in verdicts} | {"unverifiable"}):
         out[f"outcome/{outcome}"] = float(sum(verdict.outcome == outcome for verdict in verdicts))
-    return out
+    return out | part_metrics(verdicts, "reward")
+
+
+def part_metrics(verdicts: Sequence[Verdict], room: str) -> dict[str, float]:
+    """The parts of composed rewards, and the gold beside a proxy; empty for any other reward.
+
+    `part/<name>`: the mean of a part, before its weight, over the completions on which it has a value;
+    `unverifiable/<name>`: on how many it has none. `gold` and `gold_unverifiable`: the same of the gold. Over
+    the completions with a value of both, `gold_gap` is the mean of the trained reward less the gold, and
+    `gold_correlation` their Pearson correlation, NaN where either is constant.
+    """
+    out = dict[str, float]()
+    for name in dict.fromkeys(name for verdict in verdicts for name in verdict.parts):
+        values = torch.tensor([verdict.parts[name] for verdict in verdicts if name in verdict.parts]).double()
+        out[f"{room}/part/{name}"] = _mean(values[~values.isnan()])
+        out[f"{room}/unverifiable/{name}"] = float(values.isnan().sum())
+    pairs = [(verdict.reward, verdict.gold) for verdict in verdicts if verdict.gold is not None]
+    if not pairs:
+        return out
+    trained, gold = torch.tensor(pairs, dtype=torch.float64).unbind(1)
+    both = ~(trained.isnan() | gold.isnan())
+    return out | {
+        f"{room}/gold": _mean(gold[~gold.isnan()]),
+        f"{room}/gold_unverifiable": float(gold.isnan().sum()),
+        f"{room}/gold_gap": _mean((trained - gold)[both]),
+        f"{room}/gold_correlation": _correlation(trained[both], gold[both]),
+    }
 
 
 def update_metrics(
     means: RunningMeans,
     policy: PolicyOutputs,
     batch: RolloutBatch,
-    advantages: PerCompletion,
+    advantages: PerToken,
     algo: Algorithm,
     *,
     first: bool,
@@ -138,16 +164,19 @@ def update_metrics(
     `kl/sampler` (k3 for KL(sampler, old)) and `kl/reference` (k3 for KL(old, anchor)). Each is the k3 of
     the policy that the tokens come from. Beside them the ratio pi_old / mu of old policy and sampler:
     `mismatch/ratio_mean`, `mismatch/ratio_max`, and, with a correction, `mismatch/clipped`, the share above
-    its cap. All of these are NaN where nothing was sampled.
+    its cap. All of these are NaN where nothing was sampled. With a trust region `trust_region/distance`,
+    `trust_region/factor`, and of tokens with an advantage `trust_region/masked`, the share whose factor is
+    not above zero, and `trust_region/position`, how far into their completion those stand, from 0 to 1.
     """
     mask, trained = batch.mask, batch.located().trained
     live = policy.logprobs.detach()
     log_ratio = algo.ratio(live, batch.old_logprobs, mask, advantages)
-    spread = advantages[:, None].expand_as(log_ratio)
     means.add("ratio/mean", log_ratio.exp(), trained)
-    means.add("ratio/clip_fraction", algo.surrogate.clipped(log_ratio, spread).to(live.dtype), trained)
+    means.add("ratio/clip_fraction", algo.surrogate.clipped(log_ratio, advantages).to(live.dtype), trained)
     means.add("kl/old", k3(batch.old_logprobs, live), trained)
     means.add("divergence/value", policy.divergence, trained)
+    if policy.distance is not None and policy.factor is not None:
+        _region_metrics(means, policy.distance, policy.factor, mask, advantages)
     if first:
         means.add("entropy/mean", policy.entropy, trained)
         means.add("kl/sampler", k3(batch.sampler_logprobs, live), trained)
@@ -158,6 +187,18 @@ def update_metrics(
             means.add("mismatch/clipped", (off > importance_correction.cap).to(off.dtype), trained)
         if anchored:
             means.add("kl/reference", k3(live, batch.anchor_logprobs), trained)
+
+
+def _region_metrics(
+    means: RunningMeans, distance: PerToken, factor: PerToken, mask: TokenMask, advantages: PerToken
+) -> None:
+    credited = mask & (advantages != 0)
+    outside = credited & (factor <= 0)
+    last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=1)
+    means.add("trust_region/distance", distance, mask)
+    means.add("trust_region/factor", factor, mask)
+    means.add("trust_region/masked", outside.to(factor.dtype), credited)
+    means.add("trust_region/position", (mask.cumsum(dim=1) - 1).to(factor.dtype) / last, outside)
 
 
 def pass_at_k(right: int, samples: int, k: int) -> float:
@@ -182,3 +223,9 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _mean(values: Tensor) -> float:
     return float(values.mean()) if values.numel() else float("nan")
+
+
+def _correlation(first: Tensor, second: Tensor) -> float:
+    if first.numel() < 2 or bool((first == first[0]).all()) or bool((second == second[0]).all()):
+        return float("nan")
+    return float(torch.corrcoef(torch.stack([first, second]))[0, 1])

@@ -17,10 +17,11 @@ from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import read_completions
-from mirrorpo.model.head import HeadOutputs
+from mirrorpo.model.head import Head, HeadOutputs
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prefix import obstacle
+from mirrorpo.model.reading import Reader
 from mirrorpo.model.saliency import attention_received, gradient_times_embedding
 from mirrorpo.train.micro_batch import (
     TOKENS_PER_CALL,
@@ -38,11 +39,13 @@ class TokenScores:
     Attributes:
         logprobs: of the batch's tokens.
         entropy: of the distribution each token is drawn from, in nats.
+        reader_output: the reader's number, zero without a reader.
         hidden: the last hidden states behind them, on the model's device; D = 0 unless they are kept.
     """
 
     logprobs: PerToken
     entropy: PerToken
+    reader_output: PerToken
     hidden: Float[Tensor, "B T D"]
 
 
@@ -75,6 +78,8 @@ class ForwardSettings:
         local: Bool[Tensor, " B"],
         *,
         keep_hidden: bool = False,
+        reader: Reader | None = None,
+        anchor_head: Head | None = None,
     ) -> TokenScores:
         """The batch under a model in eval mode.
 
@@ -83,6 +88,8 @@ class ForwardSettings:
             batch: what is read.
             local: rows that this rank passes through the network; it keeps the hidden states of these alone.
             keep_hidden: whether hidden states are kept.
+            reader: one number a position from the model's and the anchor's log-probabilities.
+            anchor_head: of the anchor, whose hidden states the batch holds; the reader needs it.
         """
         hidden = batch.anchor_hidden
         local_rows = local.nonzero().flatten()
@@ -98,6 +105,8 @@ class ForwardSettings:
                     temperature=self.temperature,
                     logit_chunk=self.logit_chunk,
                     rows_per_forward=part.rows_per_forward,
+                    reader=reader,
+                    anchor_head=anchor_head,
                 )
             order.append(rows)
             read.append(head_outputs)
@@ -107,9 +116,9 @@ class ForwardSettings:
                     hidden = torch.zeros(shape, dtype=model.head_dtype(states), device=states.device)
                 (there,) = moved([rows], hidden.device)
                 hidden[there, : states.shape[1]] = states.to(hidden.dtype)
-        logprobs, entropy = _at_tokens(batch, order, read)
-        self.ranks.all_reduce(logprobs, entropy)
-        return TokenScores(logprobs=logprobs, entropy=entropy, hidden=hidden)
+        logprobs, entropy, reader_output = _at_tokens(batch, order, read)
+        self.ranks.all_reduce(logprobs, entropy, *([] if reader is None else [reader_output]))
+        return TokenScores(logprobs=logprobs, entropy=entropy, reader_output=reader_output, hidden=hidden)
 
     def parts(self, batch: RolloutBatch) -> Sequence[MicroBatch]:
         """How a batch of one row or more is split for passes."""
@@ -213,22 +222,28 @@ class PolicyScorer:
 
 def _at_tokens(
     batch: RolloutBatch, order: Sequence[Tensor], read: Sequence[HeadOutputs]
-) -> tuple[PerToken, PerToken]:
-    """Log-probabilities and entropies on the CPU, by one read; zero where nothing was read.
+) -> tuple[PerToken, PerToken, PerToken]:
+    """Log-probabilities, entropies and a reader's numbers on the CPU, by one read; zero where nothing was
+    read.
 
     Args:
         batch: whose rows were read.
         order: the rows of each micro-batch.
         read: what the head gave at their real tokens, in row order.
     """
-    logprobs, entropy = torch.zeros(batch.present.shape), torch.zeros(batch.present.shape)
+    logprobs, entropy, reader_output = (torch.zeros(batch.present.shape) for _ in range(3))
     if read:
-        parts = [torch.cat([part.logprobs for part in read]), torch.cat([part.entropy for part in read])]
-        both = torch.stack(parts).float().cpu()
+        parts = [
+            torch.cat([part.logprobs for part in read]),
+            torch.cat([part.entropy for part in read]),
+            torch.cat([part.reader_output for part in read]),
+        ]
+        stacked = torch.stack(parts).float().cpu()
         rows = torch.cat([*order])
         row, column = batch.present[rows].nonzero(as_tuple=True)
-        logprobs[rows[row], column], entropy[rows[row], column] = both
-    return logprobs, entropy
+        for table, values in zip((logprobs, entropy, reader_output), stacked, strict=True):
+            table[rows[row], column] = values
+    return logprobs, entropy, reader_output
 
 
 def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks = ALONE) -> PolicyScorer:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mirrorpo.core.batch import Prompt
-from mirrorpo.core.protocols import Config, Split
+from mirrorpo.core.protocols import Config, LeavesOutRows, Split
 from mirrorpo.reward.plain import check_verdicts
 from mirrorpo.train.build import Components
 from mirrorpo.train.inputs import content_hash
@@ -45,6 +45,7 @@ def load_questions(components: Components) -> Questions:
     config = components.config
     names: tuple[Split, Split] = ("train", config["eval_split"])
     splits = [list(components.dataset.load(split)) for split in names]
+    bad_rows = _bad_rows(components, names)
     faults = components.reward.unjudgeable([prompt for split in splits for prompt in split])
     for split in splits:
         if split and all(prompt.uid in faults for prompt in split):
@@ -57,6 +58,13 @@ def load_questions(components: Components) -> Questions:
     return Questions(
         train=train,
         evaluation=evaluation[: config["eval_questions"]],
-        left_out=dict(faults),
+        left_out={**bad_rows, **faults},
         content={name: content_hash(split) for name, split in zip(names, splits, strict=True)},
     )
+
+
+def _bad_rows(components: Components, splits: Sequence[Split]) -> Mapping[str, str]:
+    dataset = components.dataset
+    if not isinstance(dataset, LeavesOutRows):
+        return {}
+    return {uid: reason for split in splits for uid, reason in dataset.left_out(split).items()}

@@ -38,6 +38,8 @@ class RunState(TypedDict):
     config_hash: str
     codes: NotRequired[list[str]]
     weights: dict[str, Tensor]
+    anchor: NotRequired[dict[str, float]]
+    reference: NotRequired[dict[str, Tensor]]
     optimiser: StateDict
     random: GlobalState
 
@@ -82,6 +84,7 @@ class Checkpoints:
         ranks: that train together.
         run: seed, steps, how many are kept.
         evaluation: when there is an evaluation to expect.
+        keeps_reference: whether the reference's weights move with the run, and are saved.
         background: where checkpoints are written.
     """
 
@@ -91,6 +94,7 @@ class Checkpoints:
     ranks: Ranks
     run: RunSettings
     evaluation: EvaluationSettings
+    keeps_reference: bool = False
     background: Background = field(default_factory=Background)
     _clock: _Clock = field(default_factory=_Clock)
 
@@ -129,6 +133,9 @@ class Checkpoints:
             "optimiser": self.learner.optimiser.state_dict(),
             "random": global_state(),
         }
+        if self.keeps_reference:
+            state["anchor"] = dict(progress.anchor)
+            state["reference"] = self.learner.moving_weights()
         checkpoint.save(
             self.path,
             step,
@@ -178,11 +185,13 @@ class Checkpoints:
     def _restored(self, state: RunState, code: str) -> Resumed:
         self.learner.policy.network.load_state_dict(state["weights"], strict=False)
         self.learner.optimiser.load_state_dict(state["optimiser"])
+        if self.keeps_reference:
+            self.learner.load_moving_weights(state.get("reference", {}))
         restore_global_state(state["random"])
         made_by = state.get("codes", [])
         return Resumed(
             step=state["step"],
-            progress=Progress(position=state["position"], beta=state["beta"]),
+            progress=Progress(position=state["position"], beta=state["beta"], anchor=state.get("anchor", {})),
             codes=[*made_by, *([] if code in made_by else [code])],
         )
 

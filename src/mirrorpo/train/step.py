@@ -2,21 +2,22 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from mirrorpo.core.batch import RolloutBatch
-from mirrorpo.core.protocols import BetaSchedule, LearningRateSchedule
+from mirrorpo.core.protocols import Anchor, BetaSchedule, LearningRateSchedule
 from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.device import stopwatch
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Collector, Rollout
+from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.credit_metrics import credit_metrics, gradient_shares
-from mirrorpo.train.learner import Learner, NotFinite, ScoredBatch, TokenCredit
+from mirrorpo.train.learner import Learner, NotFinite, ScoredBatch
 from mirrorpo.train.metrics import rollout_metrics
 
 Drift = Callable[[], dict[str, float]]
@@ -29,10 +30,12 @@ class Progress:
     Attributes:
         position: in the walk over the prompts.
         beta: the penalty's coefficient.
+        anchor: what a moving anchor remembers.
     """
 
     position: int
     beta: float
+    anchor: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +82,7 @@ class TrainStep:
         drift: distance from the start model.
         drift_due: whether it is measured after a step.
         beta_schedule: the coefficient of the next step.
+        anchor: how what the divergence is measured to moves.
         schedule: factor on the learning rate.
         lr: peak learning rate.
         steps: of the whole run.
@@ -92,6 +96,7 @@ class TrainStep:
     drift: Drift
     drift_due: Callable[[int], bool]
     beta_schedule: BetaSchedule
+    anchor: Anchor
     schedule: LearningRateSchedule
     lr: float
     steps: int
@@ -117,8 +122,7 @@ class TrainStep:
                 batch = self._collated(rollout)
             with timer("score_s"):
                 scored = learner.rescore(batch)
-                advantages = learner.algo.advantage(scored.batch.rewards, scored.batch.group)
-                credit = learner.weigh(scored.batch, advantages, derive(self.seed, "weighting", step))
+                credit = learner.credit(scored, derive(self.seed, "weighting", step))
         with timer("update_s"):
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
@@ -133,8 +137,23 @@ class TrainStep:
             rollout=rollout,
             all_offsets=all_offsets,
             credit=credit,
-            progress=Progress(position=rollout.position, beta=self.beta_schedule.after(progress.beta, drift)),
+            progress=Progress(
+                position=rollout.position,
+                beta=self.beta_schedule.after(progress.beta, drift),
+                anchor=self._moved_anchor(step, progress, metrics),
+            ),
         )
+
+    def _moved_anchor(
+        self, step: int, progress: Progress, metrics: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        if not self.anchor.moves:
+            return progress.anchor
+        share, memory = self.ranks.broadcast_from_rank0(
+            lambda: self.anchor.after(step, progress.anchor, metrics)
+        )
+        self.learner.move_reference(share)
+        return memory
 
     def _collated(self, rollout: Rollout) -> RolloutBatch:
         return collate(

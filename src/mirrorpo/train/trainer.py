@@ -155,6 +155,7 @@ class Trainer:
             drift=loaded.drift,
             drift_due=lambda step: drift.due(step, evaluated=evaluation.due(step, run.steps)),
             beta_schedule=self.components.beta_schedule,
+            anchor=self.components.anchor,
             schedule=self.components.schedule,
             lr=run.lr,
             steps=run.steps,
@@ -173,6 +174,7 @@ class Trainer:
             ranks=self.ranks,
             run=run,
             evaluation=evaluation,
+            keeps_reference=self.components.anchor.moves,
         )
 
     def _mirror(self) -> Mirror:

@@ -237,7 +237,6 @@ TOLERANT = {
     "x = bytearray(1 << 40)\ndef f(x): return x + 1": ("memory", "memory"),
     "return 1\ndef f(x): return x + 1": ("syntax_error", "syntax_error"),
     "assert (\ndef f(x): return x + 1": ("syntax_error", "syntax_error"),
-    "while True: pass\ndef f(x): return x + 1": ("time_out", "time_out"),
     "import os\nos._exit(0)\ndef f(x): return x + 1": ("killed", "killed"),
 }
 

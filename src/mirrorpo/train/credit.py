@@ -1,0 +1,74 @@
+"""Credit of each token: its completion's advantage, its weight, and what a penalty takes from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mirrorpo.core.masked import masked
+from mirrorpo.core.protocols import TokenNormalisation
+from mirrorpo.core.shapes import PerCompletion, PerToken, TokenMask
+from mirrorpo.core.span import ScoredSpan
+from mirrorpo.divergence.penalty import Penalty
+from mirrorpo.divergence.placement import token_credit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenCredit:
+    """What each token of a rollout is credited with.
+
+    Attributes:
+        advantages: [B], of completions.
+        weights: [B, T], mean one over each completion's trained tokens.
+        spans: that were scored for the weights.
+        signed: [B, T], credit of either sign in place of advantages times weights; None where it is those.
+        divergence: [B, T], of the old policy, which `signed` has taken in; None where it has not.
+    """
+
+    advantages: PerCompletion
+    weights: PerToken
+    spans: Sequence[ScoredSpan] = ()
+    signed: PerToken | None = None
+    divergence: PerToken | None = None
+
+    def read(self, rows: Tensor, width: int) -> tuple[Tensor, PerToken]:
+        """What the surrogate reads of some completions, [N, 1] or [N, width], and what multiplies it."""
+        if self.signed is None:
+            return self.advantages[rows][:, None], self.weights[rows][:, :width]
+        signed = self.signed[rows][:, :width]
+        return signed, torch.ones_like(signed)
+
+    def acts(self, rows: Tensor) -> Tensor:
+        """Which of some completions have a token with credit, [N]."""
+        if self.signed is None:
+            return self.advantages[rows] != 0
+        return (self.signed[rows] != 0).any(dim=1)
+
+
+def signed_credit(
+    advantages: PerCompletion,
+    weights: PerToken,
+    divergence: PerToken,
+    mask: TokenMask,
+    *,
+    penalty: Penalty,
+    normalisation: TokenNormalisation | None = None,
+) -> PerToken:
+    """Advantages with weights and what the penalty takes from them, as one number a token.
+
+        A_t = w_t A_i - beta k_t               scope: credit
+        A_t = w_t (A_i - beta k_t)             scope: loss
+
+    with k_t as `divergence.placement` says. With a normalisation, centre m and scale s of A_i - beta k_t,
+    A_i - m takes the place of A_i, and all is divided by s.
+
+    Value: zero at tokens that are not trained. Gradient: none.
+    """
+    taken = penalty.beta * token_credit(divergence, mask, penalty.placement)
+    per_token = masked(advantages[:, None].expand_as(taken), mask)
+    if normalisation is not None:
+        centre, scale = normalisation(per_token - taken, mask)
+        per_token, taken = (per_token - centre) / scale, taken / scale
+    weighted = weights * per_token - taken if penalty.scope == "credit" else weights * (per_token - taken)
+    return masked(weighted, mask)
