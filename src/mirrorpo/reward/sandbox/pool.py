@@ -106,7 +106,8 @@ class Sandbox:
 
 def _broken(task: ProgramTask, breakage: Breakage) -> ProgramReport:
     outcome: Outcome = "killed" if breakage == "ended" else "time_out"
-    outcomes, detail = [outcome] * len(task.tests), f"its tests broke the worker ({breakage})"
+    outcomes: list[Outcome] = [outcome] * len(task.tests)
+    detail = f"its tests broke the worker ({breakage})"
     return ProgramReport(outcomes=outcomes, detail=detail, cpu_s=0.0, wall_s=0.0, broken=True)
 
 
