@@ -70,11 +70,11 @@ def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Worker.__init__
 
     def init(
-        self: Worker, bounds: Bounds, *, bubblewrap: bool, landlock: bool = True, seccomp: bool = True
+        self: Worker, bounds: Bounds, *, bubblewrap: bool, landlock: int = 99, seccomp: bool = True
     ) -> None:
         if bubblewrap:
             raise RuntimeError("there is no bwrap")
-        made(self, bounds, bubblewrap=False, landlock=False, seccomp=False)
+        made(self, bounds, bubblewrap=False, landlock=0, seccomp=False)
 
     monkeypatch.setattr(Worker, "__init__", init)
 

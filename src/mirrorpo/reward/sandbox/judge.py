@@ -346,14 +346,14 @@ def main(settings: Mapping[str, Value]) -> None:
     lock.hide_memory()
     judge_end, server_end = socket.socketpair()
     available = {"landlock": lock.landlock_version(), "seccomp": lock.has_seccomp()}
-    used = {name: value if settings[name] else 0 for name, value in available.items()}
+    used = {name: min(value, settings[name]) for name, value in available.items()}
     if not used["seccomp"]:
         used["landlock"] = 0  # it isolates nothing alone, and would keep the server from its orphans
     if os.fork() == 0:
         judge_end.close()
         try:
             program.Server(
-                server_end, settings, landlock=bool(used["landlock"]), seccomp=bool(used["seccomp"])
+                server_end, settings, landlock=used["landlock"], seccomp=bool(used["seccomp"])
             ).serve()
         finally:
             os._exit(1)
@@ -368,7 +368,7 @@ def main(settings: Mapping[str, Value]) -> None:
     if used["landlock"]:
         # Tests are trusted; what they could do by a mistake is bounded all the same.
         lock.forgo_privileges()
-        lock.restrict(lock.landlock_rules(settings["readable"], []))
+        lock.restrict(lock.landlock_rules(settings["readable"], [], used["landlock"]))
     sys.modules.setdefault("numpy", numpy_stand_in())
 
     def alarm(number: int, frame: Value) -> None:

@@ -81,7 +81,7 @@ class Sandbox:
                 worker = slot.worker = slot.worker or Worker(
                     self.bounds,
                     bubblewrap=self.mechanism.bubblewrap,
-                    landlock=bool(self.mechanism.landlock),
+                    landlock=self.mechanism.landlock,
                     seccomp=self.mechanism.seccomp,
                 )
                 before = len(reports)

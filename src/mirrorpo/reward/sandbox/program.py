@@ -57,12 +57,12 @@ class Server:
     """
 
     def __init__(
-        self, control: socket.socket, settings: Mapping[str, Value], *, landlock: bool, seccomp: bool
+        self, control: socket.socket, settings: Mapping[str, Value], *, landlock: int, seccomp: bool
     ) -> None:
         self.control, self.user = control, settings["user"]
         self.folder, self.folder_bytes = settings["folder"], settings["folder_bytes"]
         self.cpu_s, self.limits = settings["cpu_s"], settings["limits"]
-        self.rules = lock.landlock_rules(settings["readable"], [self.folder]) if landlock else -1
+        self.rules = lock.landlock_rules(settings["readable"], [self.folder], landlock)
         self.seccomp = lock.prepared(lock.seccomp_filter(os.uname().machine)) if seccomp else None
 
     def serve(self) -> None:
@@ -196,21 +196,38 @@ def size(folder: str) -> int:
 
 
 def empty(folder: str) -> None:
-    """Remove everything below a folder, of any depth and mode; links are not followed."""
-    while names := os.listdir(folder):
-        for name in names:
-            path = os.path.join(folder, name)
-            if os.path.islink(path) or not os.path.isdir(path):
-                os.unlink(path)
-                continue
-            os.chmod(path, 0o700)
-            # Deep trees are brought to the top, level by level: no recursion and no path that is too long.
-            for inner in os.listdir(path):
-                source = os.path.join(path, inner)
-                if os.path.isdir(source) and not os.path.islink(source):
-                    os.chmod(source, 0o700)
-                os.rename(source, os.path.join(folder, os.urandom(16).hex()))
-            os.rmdir(path)
+    """Remove everything below a folder, of any depth and mode; links are not followed.
+
+    Level by level, from within: no recursion, no path that is too long, and no move from one folder to
+    another, which Landlock's first version forbids. This process ends in the folder.
+    """
+    os.chdir(folder)
+    above: list[str] = []
+    left = [_folders_left()]
+    while True:
+        if left[-1]:
+            name = left[-1].pop()
+            os.chmod(name, 0o700)
+            os.chdir(name)
+            above.append(name)
+            left.append(_folders_left())
+        elif above:
+            os.chdir("..")
+            os.rmdir(above.pop())
+            left.pop()
+        else:
+            return
+
+
+def _folders_left() -> list[str]:
+    # Those in the current folder, without its files.
+    folders: list[str] = []
+    for name in os.listdir("."):
+        if os.path.isdir(name) and not os.path.islink(name):
+            folders.append(name)
+        else:
+            os.unlink(name)
+    return folders
 
 
 def drive(calls: int, values: int) -> None:

@@ -30,6 +30,7 @@ FOLDER_BYTES = 32 << 20  # what a program may write in all
 FILE_BYTES = 8 << 20
 OPEN_FILES = 32
 NOBODY = 65534
+NEWEST_LANDLOCK = 99  # the kernel's
 MODULES = (lock, wire, program, judge)
 BOOT = """
 import json, sys, types
@@ -55,12 +56,39 @@ def ways_out():
         except Exception:
             return
         ways.append(name)
+    def allowed(name, action):
+        # A call that finds no such file is one that is not refused.
+        try:
+            action("/mirrorpo-probe/none")
+        except FileNotFoundError:
+            ways.append(name)
+        except Exception:
+            pass
     def process():
         if os.fork() == 0:
             os._exit(0)
+    def trace():
+        # To attach to process 0 finds none, or is refused.
+        import ctypes, errno
+        ctypes.CDLL(None, use_errno=True).ptrace(16, 0, 0, 0)
+        assert ctypes.get_errno() == errno.ESRCH
+    def limits():
+        import resource
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    def thread():
+        import _thread
+        _thread.start_new_thread(int, ())
     attempt("network", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
     attempt("network", lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     attempt("processes", process)
+    allowed("processes", lambda path: os.execv(path, [path]))
+    attempt("threads", thread)
+    attempt("tracing", trace)
+    attempt("changing limits", limits)
+    allowed("changing files", lambda path: os.truncate(path, 0))
+    allowed("changing files", lambda path: os.chmod(path, 0))
+    allowed("changing files", lambda path: os.chown(path, -1, -1))
+    allowed("changing files", lambda path: os.utime(path))
     attempt("signals", lambda: os.kill(os.getppid(), 0))
     attempt("reading files", lambda: open("/etc/passwd").close())
     shared = ("/", "/tmp", "/var/tmp", "/dev/shm")
@@ -161,7 +189,7 @@ class Worker:
     Args:
         bounds: limits of each program.
         bubblewrap: whether it gets mounts, network and process numbers to itself.
-        landlock: whether Landlock is used where the kernel has it.
+        landlock: the newest version of Landlock's ABI that is used where the kernel has it; 0 for none.
         seccomp: whether system calls are filtered where the kernel can.
 
     Raises:
@@ -169,7 +197,7 @@ class Worker:
     """
 
     def __init__(
-        self, bounds: Bounds, *, bubblewrap: bool, landlock: bool = True, seccomp: bool = True
+        self, bounds: Bounds, *, bubblewrap: bool, landlock: int = NEWEST_LANDLOCK, seccomp: bool = True
     ) -> None:
         self.bounds, self.bubblewrap = bounds, bubblewrap
         self._unread, self._unsent = b"", memoryview(b"")
