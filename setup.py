@@ -39,7 +39,7 @@ class BuildWithFolders(build_py):
         return sorted(
             path
             for folder in FOLDERS
-            for ending in ("py", "yaml")
+            for ending in ("py", "yaml", "js")
             for path in Path(folder).rglob(f"*.{ending}")
         )
 

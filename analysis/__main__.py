@@ -22,8 +22,9 @@ from analysis.data.column_map import read_map
 from analysis.data.export import Export, load
 from analysis.report import render
 from analysis.report.table_cells import Table
+from analysis.study.budgets import METERS, read_budget
 from analysis.study.guards import KINDS
-from analysis.study.study import METRIC, study
+from analysis.study.study import Study, study
 from mirrorpo.config.paths import command
 
 COMMANDS = ("export", "report", "compare", "before_after", "credit", "importance")
@@ -36,6 +37,11 @@ FORMATS: Mapping[str, Callable[[Table], str]] = {
 AXIS = "what is compared: algo, divergence, weighting, model or dataset (the first that varies)"
 BASELINE = "the choice that differences are measured from (divergence: kl, weighting: uniform)"
 BY = "a setting that makes arms, such as divergence.beta; may be given again"
+COMPARED = "what is compared (eval/avg@k where all runs sampled all questions, else eval/greedy_accuracy)"
+BUDGET = (
+    f"compare at an equal budget of {', '.join(METERS)}: the least that a run spent, or VALUE; "
+    "may be given again"
+)
 MAP = "YAML that says which columns of somebody else's runs are arm, seed, step, metrics (docs/analysis.md)"
 ALLOW = f"guards to pass over, named in every table's foot: {','.join(KINDS)}"
 
@@ -52,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
     add("--axis", help=AXIS)
     add("--baseline", help=BASELINE)
     add("--by", action="append", default=[], metavar="SETTING", help=BY)
-    add("--metric", default=METRIC, help=f"what is compared ({METRIC})")
+    add("--metric", help=COMPARED)
+    add("--budget", action="append", default=[], metavar="NAME[=VALUE]", help=BUDGET)
     add("--allow", default="", metavar="KINDS", help=ALLOW)
     add("--filters", default="{}", help="of W&B runs, as JSON: '{\"config.seed\": 1}'")
     add("--map", type=Path, metavar="FILE", help=MAP)
@@ -120,7 +127,10 @@ def _compare(args: argparse.Namespace, export: Export) -> None:
         metric=args.metric,
         allow=[kind for kind in args.allow.split(",") if kind],
         compared=args.what != "before_after",
+        budgets=[read_budget(text) for text in args.budget],
     )
+    if made.reason:
+        print(f"note: verdicts rest on {made.reason}", file=sys.stderr)
     if args.what == "report":
         # Drawing takes a second to import; a table does without it.
         from analysis.report.pages import report
@@ -129,10 +139,21 @@ def _compare(args: argparse.Namespace, export: Export) -> None:
         folder = args.out or _beside(args.source) / "report"
         print(report(made, folder, named(args.source, export)))
         return
-    from analysis.report.accuracy_tables import accuracy, before_after
+    print("\n".join(FORMATS[args.format](table) for table in _tables(made, args.what)), end="")
 
-    table = before_after(made) if args.what == "before_after" else accuracy(made)
-    print(FORMATS[args.format](table), end="")
+
+def _tables(made: Study, what: str) -> list[Table]:
+    """What a command prints: runs one by one, or the comparison, at equal budgets where they are named."""
+    from analysis.report.accuracy_tables import accuracy, before_after
+    from analysis.report.budget_table import budget_tables
+    from analysis.report.evaluation_tables import sets
+    from analysis.report.gains import of_runs
+
+    if what == "before_after":
+        return [before_after(made, of_runs(made))]
+    if made.budgets:
+        return budget_tables(made)
+    return [accuracy(made), *([sets(made)] if made.export.sets else [])]
 
 
 def _beside(source: str) -> Path:

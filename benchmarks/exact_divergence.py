@@ -81,11 +81,12 @@ def exact_divergences() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """The size of the model and of the machine."""
+    """The size of the model, of what it samples, and of the machine."""
 
     hidden: int
     layers: int
     threads: int
+    vocabulary: int = VOCABULARY
 
     def learner(self, divergence: str) -> Learner:
         """A learner on a random Llama; the reference is another one, so that no divergence is zero."""
@@ -102,7 +103,7 @@ class Setting:
         spec = Scratch(architecture=architecture, prompt=PlainPrompt(instruct=False))
         # Special tokens and digits are the other 13.
         policy, reference = (
-            spec.load(torch.device("cpu"), seed, lambda: words(VOCABULARY - 13)) for seed in (0, 1)
+            spec.load(torch.device("cpu"), seed, lambda: words(self.vocabulary - 13)) for seed in (0, 1)
         )
         for parameter in reference.network.parameters():
             parameter.requires_grad_(False)

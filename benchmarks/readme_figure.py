@@ -22,6 +22,19 @@ from matplotlib import pyplot
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+# Inches and points; the README shows the figure at full width.
+WIDTH, TYPE = 10.5, 9
+LOOK = {
+    "axes.titlesize": 9.5,
+    "xtick.labelsize": "medium",
+    "ytick.labelsize": "medium",
+    "legend.fontsize": 8.5,
+    "legend.title_fontsize": None,
+    "axes.linewidth": 0.8,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "svg.hashsalt": "mirrorpo",
+}
 ARMS = ("kl", "none", "probl2", "neural_mirror")
 PANELS = (
     ("eval/greedy_accuracy", "held-out accuracy, %", 100.0),
@@ -40,8 +53,8 @@ def draw(export: Path, out: Path) -> None:
     )
     rows = metrics.merge(runs, on="run")
     # The same bytes from the same numbers: no date, and ids from a fixed salt.
-    with styled(), matplotlib.rc_context({"svg.hashsalt": "mirrorpo"}):
-        figure, axes = panels(len(PANELS), width=3.5, height=3.0, columns=3)
+    with styled(WIDTH, TYPE), matplotlib.rc_context(LOOK):
+        figure, axes = panels(len(PANELS), height=3.0, columns=len(PANELS))
         for axis, (metric, title, scale) in zip(axes, PANELS, strict=True):
             for index, arm in enumerate(ARMS):
                 band(axis, rows[rows["divergence"] == arm], metric, arm, index, scale)

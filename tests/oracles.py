@@ -17,6 +17,7 @@ import hashlib
 import math
 
 import torch
+from rows import TOP_K
 
 
 def exp(x):
@@ -247,6 +248,65 @@ def tsallis(p, q, order):
     return (p**order - q**order - order * q ** (order - 1) * (p - q)) / (order - 1)
 
 
+def jensen_shannon(p, q):
+    m = (p + q) / 2
+    return (p * log(p / m) + q * log(q / m)) / 2
+
+
+def alpha_term(p, q, alpha):
+    # The power of the ratio, with the affine part that makes a single term >= 0.
+    return q * ((p / q) ** alpha - 1 - alpha * (p / q - 1)) / (alpha * (alpha - 1))
+
+
+def hellinger(p, q):
+    return (p ** (1 / 2) - q ** (1 / 2)) ** 2 / 2
+
+
+def total_variation(p, q):
+    return abs(p - q) / 2
+
+
+def renyi(log_ps, log_qs, alpha):
+    overlap = sum(exp(alpha * a + (1 - alpha) * b) for a, b in zip(log_ps, log_qs, strict=True))
+    return log(overlap) / (alpha - 1)
+
+
+def summed(term):
+    """A divergence at one position from its term d(p, q): the sum over the vocabulary."""
+    return lambda log_p, log_q, token, log_old: sum(
+        term(exp(a), exp(b)) for a, b in zip(log_p, log_q, strict=True)
+    )
+
+
+def corrected(term):
+    """The sampled token's term over the probability it was drawn with."""
+    return lambda log_p, log_q, token, log_old: term(exp(log_p[token]), exp(log_q[token])) / exp(log_old)
+
+
+def over_policy(term):
+    """The sampled token's term over the policy's probability of it."""
+    return lambda log_p, log_q, token, log_old: term(exp(log_p[token]), exp(log_q[token])) / exp(log_p[token])
+
+
+def of_top(term, k):
+    """The terms of the anchor's k likeliest tokens, and the sampled one's where it is another."""
+
+    def estimate(log_p, log_q, token, log_old):
+        order = sorted(range(len(log_q)), key=lambda v: -float(log_q[v]))
+        total = sum(term(exp(log_p[v]), exp(log_q[v])) for v in order[:k])
+        return total if token in order[:k] else total + corrected(term)(log_p, log_q, token, log_old)
+
+    return estimate
+
+
+F_DIVERGENCES = {
+    "js": jensen_shannon,
+    "alpha": lambda p, q: alpha_term(p, q, 0.3),
+    "hellinger": hellinger,
+    "tv": total_variation,
+}
+
+
 def bregman(f, df, p, q):
     return f(p) - f(q) - df(q) * (p - q)
 
@@ -376,7 +436,7 @@ ALGORITHMS = {
     ),
     "cispo": (
         lambda rewards, groups: group_standardised_advantages(rewards, groups, epsilon=1e-4, ddof=1),
-        lambda token, advantage: clipped_weight(token, advantage, 1.0, 5.0),
+        lambda token, advantage: clipped_weight(token, advantage, 1.0, 4.0),
         lambda table, mask, longest: token_mean(table, mask),
     ),
     "dppo": (
@@ -475,6 +535,13 @@ DIVERGENCES = {
     "neural_mirror_signed": lambda log_p, log_q, token, log_old: neural_mirror(
         exp(log_p[token]), exp(log_q[token]), SIGNED_MIRROR
     ),
+    **{name: over_policy(term) for name, term in F_DIVERGENCES.items()},
+    **{f"{name}_corrected": corrected(term) for name, term in F_DIVERGENCES.items()},
+    **{f"{name}_exact": summed(term) for name, term in F_DIVERGENCES.items()},
+    "renyi_exact": lambda log_p, log_q, token, log_old: renyi(log_p, log_q, 0.5),
+    "js_topk": of_top(jensen_shannon, TOP_K),
+    "kl_topk": of_top(lambda p, q: p * log(p / q) - p + q, TOP_K),
+    "probl2_topk": of_top(lambda p, q: (p - q) ** 2, TOP_K),
 }
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,76 @@ def answers(right: Sequence[bool], text: str = "so") -> list[dict[str, Any]]:
     return rows
 
 
+def sampled_answers(right: Sequence[int], k: int) -> list[dict[str, Any]]:
+    """Rows of one evaluation of which every question was sampled k times; greedy is right where most are."""
+    rows = answers([2 * count > k for count in right])
+    for row, count in zip(rows, map(int, right), strict=True):
+        row |= {
+            "samples": k,
+            "samples_right": count,
+            "distinct": 1 + (0 < count < k),
+            "sampled_tokens": 30 * k,
+        }
+        row |= {"majority_right": float(np.sign(2 * count - k) + 1) / 2, "sampled_truncated": k - count}
+    return rows
+
+
+def evaluated(rows: Sequence[Mapping[str, Any]], prefix: str = "eval") -> dict[str, float]:
+    """The metrics of an evaluation's rows, as a trainer writes them; questions have equally many samples."""
+    n, k = len(rows), rows[0]["samples"]
+
+    def mean(name: str) -> float:
+        return sum(row[name] for row in rows) / n
+
+    out = {"questions": float(n), "sampled_questions": float(n), "greedy_accuracy": mean("right")}
+    out |= {"length": mean("tokens"), "truncated": mean("truncated"), "distinct": mean("distinct")}
+    out |= {"sampled_length": mean("sampled_tokens") / k, "sampled_truncated": mean("sampled_truncated") / k}
+    out |= {f"avg@{k}": mean("samples_right") / k, f"maj@{k}": mean("majority_right")}
+    for j in (1, 2, 4, 8):
+        if j <= k:
+            wrong = [math.comb(k - row["samples_right"], j) / math.comb(k, j) for row in rows]
+            out[f"pass@{j}"] = 1 - sum(wrong) / n
+    return {f"{prefix}/{name}": value for name, value in out.items()}
+
+
+def write_evaluated(
+    folder: Path,
+    made: Mapping[str, Any],
+    evaluations: Mapping[int, Mapping[str, Sequence[Mapping[str, Any]]]],
+    spent: Mapping[str, float] | None = None,
+) -> Path:
+    """A run folder of as many steps as its config says.
+
+    Args:
+        folder: of the run.
+        made: its manifest.
+        evaluations: by step and set, "" the run's own, the rows of its evaluation.
+        spent: by metric what a step adds to it; those of `budget/` are written as sums, `budget/device_s`
+            among the timings.
+    """
+    rows: list[dict[str, float]] = []
+    timings: list[dict[str, float]] = []
+    for step in range(made["config"]["steps"] + 1):
+        row, timing = {"step": float(step)}, {"step": float(step), "seconds": 1.0}
+        for name, value in (spent or {}).items():
+            target = timing if name == "budget/device_s" else row
+            if name.startswith("budget/") or step:
+                target[name] = value * (step if name.startswith("budget/") else 1)
+        for of_set, answered in evaluations.get(step, {}).items():
+            row |= evaluated(answered, f"eval/{of_set}".rstrip("/"))
+        rows.append(row)
+        timings.append(timing)
+    own = {step: by_set[""] for step, by_set in evaluations.items() if "" in by_set}
+    write_run(folder, made, [{**row, "step": int(row["step"])} for row in rows], own)
+    (folder / "timings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in timings))
+    for step, by_set in evaluations.items():
+        for of_set, answered in by_set.items():
+            (folder / "eval" / of_set).mkdir(exist_ok=True)
+            lines = "".join(json.dumps(row) + "\n" for row in answered)
+            (folder / "eval" / of_set / f"step_{step:06d}.jsonl").write_text(lines)
+    return folder
+
+
 def write_run(
     folder: Path,
     made: Mapping[str, Any],
@@ -176,9 +247,20 @@ def export_of(
     scores: Mapping[str, np.ndarray[Any, Any]],
     axis: str = "divergence",
     model: Sequence[str] = ("tiny",),
+    samples: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    k: int = 8,
     **changes: Any,
 ) -> Export:
-    """An export whose runs answer scores[arm][seed, question] at their last step, whatever the model."""
+    """An export whose runs answer scores[arm][seed, question] at their last step, whatever the model.
+
+    Args:
+        scores: of greedy answers.
+        axis: that the arms are on.
+        model: models, each with all runs.
+        samples: how many of k sampled answers are right, by arm, seed and question.
+        k: samples of a question.
+        changes: of the manifests.
+    """
     runs: list[RunTables] = []
     for name in model:
         for arm, right in scores.items():
@@ -187,14 +269,17 @@ def export_of(
                 made = manifest(
                     seed, {axis: arm, "model": name}, **{"config.eval_questions": count, **changes}
                 )
-                table = rows_table(metrics(4, [0.5, 0.55, float(np.mean(verdicts))], questions=count))
-                answered = pa.table(
-                    {
-                        "uid": [f"q/{index:05d}" for index in range(count)],
-                        "right": pa.array(np.asarray(verdicts, dtype=bool)),
-                        "tokens": pa.array([20] * count, pa.int64()),
-                    }
-                )
+                rows = metrics(4, [0.5, 0.55, float(np.mean(verdicts))], questions=count)
+                columns = {
+                    "uid": [f"q/{index:05d}" for index in range(count)],
+                    "right": pa.array(np.asarray(verdicts, dtype=bool)),
+                    "tokens": pa.array([20] * count, pa.int64()),
+                }
+                if samples is not None:
+                    sampled = {"samples": [k] * count, "samples_right": list(map(int, samples[arm][seed]))}
+                    columns |= {key: pa.array(values, pa.int64()) for key, values in sampled.items()}
+                    rows[-1] |= {f"eval/avg@{k}": float(np.mean(samples[arm][seed])) / k}
+                table, answered = rows_table(rows), pa.table(columns)
                 source = f"{name}/{arm}/{seed}"
                 row = run_row(
                     made, table, run=made["wandb_id"], sweep="planted", came_from="folder", source=source
@@ -219,14 +304,45 @@ def population(
     mean over difficulties is the wanted accuracy.
     """
     difficulty = rng.normal(0, 1.5, size=questions)
-    grid = np.random.default_rng(1).normal(0, 1.5, size=4000)
     out: dict[str, Any] = {}
     for arm, effect in effects.items():
-        level, slope = _level(0.7 + effect / 100, grid)
-        luck = rng.normal(0, seed_spread / 100 / slope, size=(seeds, 1))
-        bias = rng.normal(0, arm_spread, size=questions)
-        out[arm] = rng.random((seeds, questions)) < 1 / (1 + np.exp(-(level + difficulty + bias + luck)))
+        chances = _chances(rng, seeds, difficulty, effect, seed_spread, arm_spread)
+        out[arm] = rng.random((seeds, questions)) < chances
     return out
+
+
+def sampled_population(
+    rng: np.random.Generator,
+    seeds: int,
+    questions: int,
+    effects: Mapping[str, float],
+    *,
+    seed_spread: float,
+    k: int,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same arms' greedy answers, a draw each, and how many of k more draws are right."""
+    difficulty = rng.normal(0, 1.5, size=questions)
+    greedy: dict[str, Any] = {}
+    samples: dict[str, Any] = {}
+    for arm, effect in effects.items():
+        chances = _chances(rng, seeds, difficulty, effect, seed_spread, 0.0)
+        greedy[arm], samples[arm] = rng.random((seeds, questions)) < chances, rng.binomial(k, chances)
+    return greedy, samples
+
+
+def _chances(
+    rng: np.random.Generator,
+    seeds: int,
+    difficulty: Any,
+    effect: float,
+    seed_spread: float,
+    arm_spread: float,
+) -> Any:
+    grid = np.random.default_rng(1).normal(0, 1.5, size=4000)
+    level, slope = _level(0.7 + effect / 100, grid)
+    luck = rng.normal(0, seed_spread / 100 / slope, size=(seeds, 1))
+    bias = rng.normal(0, arm_spread, size=len(difficulty))
+    return 1 / (1 + np.exp(-(level + difficulty + bias + luck)))
 
 
 def _level(accuracy: float, grid: Any) -> tuple[float, float]:

@@ -276,8 +276,9 @@ def faults(arms: Sequence[Arm]) -> dict[str, str]:
 
 
 def reads_vocabulary(arm: Arm) -> bool:
-    """Whether an arm's divergence is exact."""
-    return build_penalty(settings_of("divergence", arm.divergence), "credit").reads == "vocabulary"
+    """Whether an arm's divergence is exact, at some tokens at least."""
+    reads = build_penalty(settings_of("divergence", arm.divergence), "credit").reads
+    return reads in ("vocabulary", "top")
 
 
 def fault(arm: Arm, far: World, lower: World, expected: Outcome) -> str:

@@ -2,6 +2,12 @@
 
 from collections.abc import Container
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+# Likeliest tokens that are summed, of vocabularies of five to eleven.
+TOP_K = 2
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -14,3 +20,33 @@ def names(axis: str, known: Container[str] | None = None) -> list[str]:
     """
     found = sorted(path.stem for path in (CONF / axis).glob("*.yaml"))
     return found if known is None else [name for name in found if name in known]
+
+
+def class_of(divergence: str) -> str:
+    """The class of a file, or of the one that it is another name for."""
+    return settings_of(divergence)["_target_"].rpartition(".")[-1]
+
+
+def settings_of(divergence: str, **changes: Any) -> dict[str, Any]:
+    """What a file of conf/divergence says, or the one that it is another name for; a composition takes a
+    hundred times as long.
+
+    With a few tokens in a test's vocabulary, `k` is `TOP_K` where the file has one.
+    """
+    node = yaml.safe_load((CONF / "divergence" / f"{divergence}.yaml").read_text())
+    if "_target_" not in node:
+        return settings_of(node["defaults"][0], **changes)
+    return node | ({"k": TOP_K} if "k" in node else {}) | changes
+
+
+def forms(divergences: list[str]) -> list[str]:
+    """The first file of each class: what reads a policy in its own way.
+
+    The others of a class give the same reading another potential or generator, and what an algorithm does
+    with the number does not depend on that. So the forms meet every algorithm and every weighting in `make
+    test`, the others one; `make test-slow` has the full product.
+    """
+    first: dict[str, str] = {}
+    for name in divergences:
+        first.setdefault(class_of(name), name)
+    return list(first.values())

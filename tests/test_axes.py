@@ -17,12 +17,11 @@ import worked
 from completions import completion_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
-from rows import CONF, names
+from rows import CONF, class_of, names, settings_of
 from torch import Tensor
 
 from mirrorpo.config.schema import register, resolved
-from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
+from mirrorpo.core.batch import OF_ANCHOR, PolicyOutputs, RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.masked import masked, mean_one
 from mirrorpo.core.token_offsets import TokenOffsets
@@ -45,12 +44,12 @@ NO_PENALTY = Penalty(
 
 @cache
 def choice(axis: str, name: str) -> Any:
+    if axis == "divergence":
+        return build_penalty(settings_of(name)).divergence
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"{axis}={name}", f"max_new_tokens={LONGEST}"])
         node = resolved(cfg)[axis]
-    if axis == "divergence":
-        return build_penalty(node).divergence
     return build_weighting(node) if axis == "weighting" else instantiate(node, _convert_="all")
 
 
@@ -111,6 +110,30 @@ def sampled_bregman(divergence: Any, log_p: Tensor, log_q: Tensor) -> tuple[Tens
     return value, ((p * (phi.df(p) - phi.df(q))).detach() * p).sum()
 
 
+def f_terms(divergence: Any, log_p: Tensor, log_q: Tensor) -> list[Tensor]:
+    term = oracles.F_DIVERGENCES[GENERATORS[type(divergence.generator).__name__]]
+    first, second = (log_p, log_q) if divergence.direction == "reverse" else (log_q, log_p)
+    return [term(a, b) for a, b in zip(first.exp(), second.exp(), strict=True)]
+
+
+def f_divergence(divergence: Any, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    total = torch.stack(f_terms(divergence, log_p, log_q)).sum()
+    return total, total
+
+
+def sampled_f_divergence(divergence: Any, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    terms = torch.stack(f_terms(divergence, log_p, log_q))
+    # sum_v (d'_v - d_v / p_v) grad p_v.
+    return terms.sum(), terms.sum() - (terms.detach() * log_p).sum()
+
+
+GENERATORS = {
+    "JensenShannon": "js",
+    "Alpha": "alpha",
+    "SquaredHellinger": "hellinger",
+    "TotalVariation": "tv",
+}
+
 # class -> (expected value, a function whose gradient is the expected gradient), as the docstring states them
 STATED = {
     "NoDivergence": lambda divergence, log_p, log_q: (0 * log_p.sum(), 0 * log_p.sum()),
@@ -131,14 +154,14 @@ STATED = {
     "CorrectedBregman": exact_bregman,
     "ChiSquare": chi_square,
     "SampledBregman": sampled_bregman,
+    "TopBregman": bregman_in_its_direction,
+    "ExactFDivergence": f_divergence,
+    "CorrectedFDivergence": f_divergence,
+    "TopFDivergence": f_divergence,
+    "SampledFDivergence": sampled_f_divergence,
+    "Renyi": lambda divergence, log_p, log_q: (oracles.renyi(log_p, log_q, divergence.alpha),) * 2,
 }
 SINGLE_TERMS_MAY_BE_NEGATIVE = {"K1"}
-
-
-def class_of(name: str) -> str:
-    """Of the file, or of the one that it is another name for."""
-    node = OmegaConf.load(CONF / "divergence" / f"{name}.yaml")
-    return node["_target_"].rpartition(".")[-1] if "_target_" in node else class_of(node["defaults"][0])
 
 
 stated = {name for name in names("divergence") if class_of(name) in STATED}
@@ -223,7 +246,7 @@ def test_the_anchor_of_a_divergence_gets_no_gradient(name):
 @divergences
 def test_a_divergence_keeps_the_shape_it_promises(name):
     divergence = choice("divergence", name)
-    assert divergence.reads in ("nothing", "sampled", "vocabulary")
+    assert divergence.reads in ("nothing", "sampled", "top", "vocabulary")
     table = torch.full((2, 3, 5), 0.2).log()
     assert divergence(table, table, table).shape == (
         (2, 3) if divergence.reads == "vocabulary" else (2, 3, 5)
@@ -377,7 +400,7 @@ def test_padding_changes_nothing_in_an_algorithm(name, fill):
         sampler_logprobs=wider(batch.sampler_logprobs, fill),
         old_logprobs=wider(batch.old_logprobs, fill),
         anchor_logprobs=wider(batch.anchor_logprobs, fill),
-        anchor_hidden=torch.zeros(len(batch), batch.mask.shape[1] + 3, 0),
+        **{name: torch.nn.functional.pad(getattr(batch, name), (0, 0, 0, 3)) for name in OF_ANCHOR},
     )
     padded_loss, padded_gradient = loss_and_gradient(algo, padded, wider(live, fill), wider(weights, 0.0))
     torch.testing.assert_close(padded_loss, loss, rtol=1e-12, atol=1e-15)
@@ -565,7 +588,7 @@ def written(page: str) -> set[str]:
 
 def documented_divergences() -> set[str]:
     """A page that names a family names its members, whose suffixes it explains."""
-    page, suffix = written("divergences.md"), re.compile(r"_(corrected|exact)$")
+    page, suffix = written("divergences.md"), re.compile(r"_(corrected|exact|topk)$")
     return {name for name in names("divergence") if {name, suffix.sub("", name)} & page}
 
 

@@ -76,7 +76,7 @@ def given(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_wheel_holds_the_folders_beside_the_package_and_every_file_of_them(installed: Path) -> None:
     (site,) = (installed.parent / "lib").glob("python*/site-packages")
     for name, place in (("conf", "mirrorpo/conf"), ("sweeps", "mirrorpo/sweeps"), ("analysis", "analysis")):
-        for path in (*(ROOT / name).rglob("*.yaml"), *(ROOT / name).rglob("*.py")):
+        for path in (path for ending in ("yaml", "py", "js") for path in (ROOT / name).rglob(f"*.{ending}")):
             copy = site / place / path.relative_to(ROOT / name)
             assert copy.exists() and copy.read_bytes() == path.read_bytes(), copy
 

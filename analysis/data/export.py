@@ -1,6 +1,7 @@
 """Exports: runs, metrics and questions of a sweep in one schema, with where they came from."""
 
 import json
+import re
 import sys
 import time
 from collections import Counter
@@ -11,15 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import parquet
+from pyarrow import compute, parquet
 
 from analysis.data.runs import RunTables, SweepCommand, from_folders, manifests, sweep_commands
-from analysis.data.schema import AXES, QUESTIONS, VERSION, Json, JsonObject, joined, runs_table
+from analysis.data.schema import (
+    AXES,
+    QUESTIONS,
+    READABLE,
+    RUNS,
+    VERSION,
+    Json,
+    JsonObject,
+    joined,
+    runs_table,
+    with_columns,
+)
 from mirrorpo.config.paths import code
 from mirrorpo.run.provenance import taken_from
 
 FILES = ("runs", "metrics", "questions")
 COLUMNS = ("run", "step")
+# The metric that every evaluation set has, between its prefix and its name the set's.
+OF_SET = re.compile(r"eval/([^/]+)/greedy_accuracy")
 # Rows that W&B's `history()` returns of a longer run.
 SAMPLED = 500
 # A pandas data frame; its own annotations take each of its columns for a scalar.
@@ -71,9 +85,19 @@ class Export:
             .reset_index(drop=True)
         )
 
-    def answers(self, *columns: str) -> Frame:
-        """run, step, uid and some columns of questions."""
-        out = self.questions.select([*COLUMNS, "uid", *columns]).to_pandas()
+    @cached_property
+    def sets(self) -> list[str]:
+        """The evaluation sets beside the runs' own, by name."""
+        of_metrics = (match[1] for name in self.names if (match := OF_SET.fullmatch(name)))
+        of_answers = self.questions["set"].unique().drop_null().to_pylist()
+        return sorted({*of_metrics, *of_answers})
+
+    def answers(self, *columns: str, of_set: str = "") -> Frame:
+        """run, step, uid and some columns of an evaluation set's questions; "" is the runs' own set."""
+        column = compute.field("set")
+        rows = column == of_set if of_set else column.is_null()
+        table = self.questions.select([*COLUMNS, "uid", *columns, "set"])
+        out = table.filter(rows).drop_columns("set").to_pandas()
         out["run"] = out["run"].astype(str)
         return out
 
@@ -96,11 +120,13 @@ class Export:
             ValueError: if another version of the schema wrote it.
         """
         about = json.loads((folder / "export.json").read_text())
-        if about.get("schema") != VERSION:
+        if about.get("schema") not in READABLE:
             raise ValueError(
-                f"{folder}: schema {about.get('schema')}, and this package reads {VERSION}: export again"
+                f"{folder}: schema {about.get('schema')}, and this package reads "
+                f"{' and '.join(map(str, READABLE))}: export again"
             )
-        return Export(*(parquet.read_table(folder / f"{name}.parquet") for name in FILES), about=about)
+        runs, metrics, questions = (parquet.read_table(folder / f"{name}.parquet") for name in FILES)
+        return Export(with_columns(runs, RUNS), metrics, with_columns(questions, QUESTIONS), about=about)
 
 
 def assembled(runs: Iterable[RunTables], source: str, commands: Sequence[SweepCommand] = ()) -> Export:

@@ -1,6 +1,5 @@
 """Run folders."""
 
-import io
 import json
 import sys
 from collections.abc import Iterator
@@ -10,13 +9,17 @@ from typing import TypedDict
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.json
 import yaml
 
 from analysis.data.column_map import ColumnMap
+from analysis.data.json_table import json_lines
+from analysis.data.later_sets import later_sets, with_metrics
 from analysis.data.schema import JsonObject, empty_metrics, metrics_table, questions_table, run_row
-from mirrorpo.run.folder import run_folders
+from mirrorpo.run.folder import EVALUATED, run_folders
 from mirrorpo.run.manifest import read_manifest
+
+# Of two equal runs it differs, so that it stands in the timings.
+DEVICE_SECONDS = "budget/device_s"
 
 
 @dataclass(frozen=True)
@@ -71,26 +74,6 @@ def manifests(root: Path) -> list[Path]:
     return [run / "manifest.json" for run in run_folders(root) if "wandb" not in run.relative_to(root).parts]
 
 
-def json_lines(path: Path) -> pa.Table | None:
-    """A JSON lines file as a table; None where nothing is. A last line that a kill tore off is left out.
-
-    Raises:
-        ValueError: naming the file, if a complete line is not JSON.
-    """
-    data = path.read_bytes() if path.exists() else b""
-    data = data[: data.rfind(b"\n") + 1]
-    if not data:
-        return None
-    try:
-        return pyarrow.json.read_json(
-            io.BytesIO(data), read_options=pyarrow.json.ReadOptions(block_size=max(len(data), 1))
-        )
-    except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"{path} has a line that is not JSON ({error}): move the run's folder away and run it again"
-        ) from error
-
-
 def _metrics(path: Path) -> pa.Table:
     rows = json_lines(path)
     if rows is None:
@@ -101,6 +84,23 @@ def _metrics(path: Path) -> pa.Table:
         raise ValueError(
             f"{path} has rows without a step, or values that are no numbers ({error})"
         ) from error
+
+
+def _with_device_seconds(metrics: pa.Table, path: Path) -> pa.Table:
+    """The metrics with what the run's timings say of its budget, step by step."""
+    # Rows of timings are as many as of metrics, and of older versions they say nothing of it.
+    if not path.exists() or f'"{DEVICE_SECONDS}"'.encode() not in path.read_bytes():
+        return metrics
+    try:
+        rows = json_lines(path)
+    except ValueError as error:
+        print(f"note: {error}; the run has no {DEVICE_SECONDS}", file=sys.stderr)
+        return metrics
+    if rows is None or not {"step", DEVICE_SECONDS} <= set(rows.column_names):
+        return metrics
+    seconds = dict(zip(rows["step"].to_pylist(), rows[DEVICE_SECONDS].to_pylist(), strict=True))
+    column = pa.array([seconds.get(step) for step in metrics["step"].to_pylist()], pa.float64())
+    return metrics_table(metrics.append_column(DEVICE_SECONDS, column))
 
 
 def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
@@ -129,9 +129,15 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
 
 def _tables(path: Path, root: Path, *, questions: bool) -> RunTables:
     manifest = read_manifest(path)
-    metrics = _metrics(path.parent / "metrics.jsonl")
-    answers = evaluations(path.parent / "eval") if questions else None
-    return RunTables(_row(manifest, metrics, path, root), metrics, answers)
+    metrics = _with_device_seconds(_metrics(path.parent / "metrics.jsonl"), path.parent / "timings.jsonl")
+    row = _row(manifest, metrics, path, root)
+    later = later_sets(path.parent / EVALUATED, questions=questions)
+    if later:
+        sets = {**json.loads(row["sets"] or "{}"), **{of_run.name: of_run.record for of_run in later}}
+        row["sets"] = json.dumps(sets, sort_keys=True)
+    own = [evaluations(path.parent / "eval")] if questions else []
+    answers = [table for table in (*own, *(of_run.questions for of_run in later)) if table is not None]
+    return RunTables(row, with_metrics(metrics, later), pa.concat_tables(answers) if answers else None)
 
 
 def _row(manifest: JsonObject, metrics: pa.Table, path: Path, root: Path) -> JsonObject:
@@ -148,13 +154,18 @@ def _row(manifest: JsonObject, metrics: pa.Table, path: Path, root: Path) -> Jso
 
 
 def evaluations(folder: Path) -> pa.Table | None:
-    """The rows of all `step_*.jsonl` in a folder, by step."""
+    """The rows of all `step_*.jsonl` in a folder, by step, then those of each set's folder below it."""
+    paths = [*sorted(folder.glob("step_*.jsonl")), *sorted(folder.glob("*/step_*.jsonl"))]
     tables = [
-        (int(path.stem.split("_")[1]), table)
-        for path in sorted(folder.glob("step_*.jsonl"))
+        questions_table(
+            table,
+            step=int(path.stem.split("_")[1]),
+            of_set="" if path.parent == folder else path.parent.name,
+        )
+        for path in paths
         if (table := json_lines(path)) is not None
     ]
-    return pa.concat_tables([questions_table(table, step) for step, table in tables]) if tables else None
+    return pa.concat_tables(tables) if tables else None
 
 
 def sweep_commands(root: Path) -> list[SweepCommand]:

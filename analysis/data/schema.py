@@ -20,7 +20,9 @@ from mirrorpo.config.renamed import first_named
 # they are.
 Json = Mapping[str, Any]
 JsonObject = dict[str, Any]
-VERSION = 1
+VERSION = 2
+# Versions whose columns are all here; what they lack is null.
+READABLE = (1, VERSION)
 AXES = ("algo", "divergence", "weighting", "model", "dataset")
 
 # Text columns hold JSON where what they hold is nested; missing is null.
@@ -58,6 +60,7 @@ RUNS = pa.schema(
         ("started", pa.string()),
         ("ended", pa.string()),
         ("command", pa.string()),
+        ("sets", pa.string()),  # prompts, extractor and more of each evaluation set beside its own
         ("came_from", pa.string()),  # "folder", "wandb" or "wandb offline"
         ("source", pa.string()),
     ]
@@ -79,6 +82,12 @@ QUESTIONS = pa.schema(
         ("samples", pa.int64()),
         ("samples_right", pa.int64()),
         ("completion", pa.string()),
+        # Of the sampled answers: the share of right ones among the most frequent, how many differ, and sums.
+        ("majority_right", pa.float64()),
+        ("distinct", pa.int64()),
+        ("sampled_tokens", pa.int64()),
+        ("sampled_truncated", pa.int64()),
+        ("set", pa.string()),  # the evaluation set; null for the run's own
     ]
 )
 FREE_KEYS = ("seed",)
@@ -95,15 +104,6 @@ COPIED = (
     "ended",
 )
 COPIED_AS_JSON = ("settings", "codes", "inputs", "versions", "machine", "data", "mirror_map", "command")
-# What a question contributes to a metric; of other metrics only the run's mean is known.
-PER_QUESTION = {
-    "eval/greedy_accuracy": "right",
-    "eval/greedy_strict": "strict",
-    "eval/greedy_flexible": "flexible",
-    "eval/truncated": "truncated",
-    "eval/length": "tokens",
-    "eval/pass@1": "samples_right",
-}
 
 
 def run_row(
@@ -141,8 +141,26 @@ def run_row(
         "commits": _json(_commits(manifest)),
         "prompt_hash": (manifest.get("prompt") or {}).get("hash"),
         "extractor": manifest.get("reward_version"),
+        "sets": _json({name: of_set(record) for name, record in (manifest.get("eval_sets") or {}).items()}),
         "came_from": came_from,
         "source": source,
+    }
+
+
+def of_set(record: Json) -> JsonObject:
+    """What a run's or a later evaluation's record of a set says that tables depend on.
+
+    Settings and content of a set that is the run's own stand in its config and its inputs.
+    """
+    hashed = {
+        name: digest(record[key])[:16]
+        for name, key in (("settings", "settings"), ("content", "inputs"))
+        if record.get(key)
+    }
+    return {
+        "prompt": (record.get("prompt") or {}).get("hash"),
+        "extractor": record.get("reward_version"),
+        **hashed,
     }
 
 
@@ -214,16 +232,31 @@ def empty_metrics() -> pa.Table:
     return pa.table({"step": pa.array([], pa.int64())})
 
 
-def questions_table(table: pa.Table, step: int) -> pa.Table:
-    """One evaluation's rows with the schema's types, all but the run; columns that it lacks are null."""
-    columns = {"step": pa.array([step] * len(table), pa.int64())}
-    for field in QUESTIONS:
-        if field.name not in ("run", "step"):
-            known = field.name in table.column_names
-            columns[field.name] = (
-                table[field.name].cast(field.type) if known else pa.nulls(len(table), field.type)
-            )
-    return pa.table(columns)
+def questions_table(table: pa.Table, step: int, of_set: str = "") -> pa.Table:
+    """One evaluation's rows with the schema's types, all but the run; columns that they lack are null.
+
+    Args:
+        table: the rows.
+        step: that was evaluated.
+        of_set: the evaluation set; "" is the run's own.
+    """
+    given = {"step": pa.array([step] * len(table), pa.int64())}
+    given |= {name: table[name] for name in table.column_names if name not in ("step", "set")}
+    if of_set:
+        given["set"] = pa.array([of_set] * len(table), pa.string())
+    return with_columns(pa.table(given), [field for field in QUESTIONS if field.name != "run"])
+
+
+def with_columns(table: pa.Table, fields: Iterable[pa.Field]) -> pa.Table:
+    """A table with just these columns, in their order and of their types; those that it lacks are null."""
+    return pa.table(
+        {
+            field.name: table[field.name].cast(field.type)
+            if field.name in table.column_names
+            else pa.nulls(len(table), field.type)
+            for field in fields
+        }
+    )
 
 
 def joined(tables: Iterable[tuple[str, pa.Table]], schema: pa.Schema | None = None) -> pa.Table:

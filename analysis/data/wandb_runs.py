@@ -1,12 +1,13 @@
 """Runs on W&B: a project's full histories, and the files of offline runs.
 
 `mirrorpo.run.tracking` mirrors the metrics as history, the settings as config, the manifest as the file
-`provenance.json` and the evaluations as `eval/step_*.jsonl`. A run without that file was logged by
-something else, or before there was one; it is exported with what W&B knows, read by a column map, and the
-guards say what it lacks.
+`provenance.json` and the evaluations as `eval/step_*.jsonl`, those of further sets in folders below `eval`.
+A run without that file was logged by something else, or before there was one; it is exported with what W&B
+knows, read by a column map, and the guards say what it lacks.
 """
 
 import json
+import re
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ COMPLETE, FIRST, LAST = 1, 2, 4
 # The header of the file, and of each chunk.
 HEADER = 7
 PAGE = 1000
+# An evaluation's rows, of the run's own set or of another one.
+ANSWERS = re.compile(r"eval/([^/]+/)?step_\d+\.jsonl")
 
 
 def from_project(
@@ -63,7 +66,7 @@ def from_project(
         rows = [_row(row) for row in run.scan_history(page_size=PAGE)]
         with tempfile.TemporaryDirectory() as folder:
             for file in run.files():
-                if file.name == "provenance.json" or (questions and file.name.startswith("eval/step_")):
+                if file.name == "provenance.json" or (questions and ANSWERS.fullmatch(file.name)):
                     file.download(root=folder, replace=True).close()
             config = {key: value for key, value in run.config.items() if key != "_wandb"}
             state = STATES.get(str(run.state), str(run.state))

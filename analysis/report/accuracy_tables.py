@@ -1,9 +1,13 @@
 """The tables on the last evaluation's accuracy: by arm, by arm and block, and of every run."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from analysis.report.gains import HOW, Gain
 from analysis.report.study_table import (
     EMPTY,
+    accuracy_name,
     basis,
     block_heading,
     label,
@@ -12,14 +16,28 @@ from analysis.report.study_table import (
     sources,
     study_table,
 )
-from analysis.report.table_cells import Table, TableCell, difference_cells, number
+from analysis.report.table_cells import (
+    Table,
+    TableCell,
+    bounds,
+    difference_cells,
+    estimate_cell,
+    number,
+)
 from analysis.stats.intervals import Interval
 from analysis.stats.paired import probability_of_improvement
 from analysis.study.comparison import Difference
 from analysis.study.design import Run
+from analysis.study.question_scores import GREEDY
 from analysis.study.study import Study
 
 DRAWS = 2000
+OWN_SET = "the runs' own"
+BINOMIAL = "± is the binomial standard error of one evaluation."
+SAMPLED_LESS = " Sampled answers, several to a question, have at most this error."
+HEAD = ("p", "P(better)", "seeds", "verdict")
+GREEDY_HEAD = ("greedy, %", "greedy difference")
+GREEDY_FOOT = "Greedy: one answer to each question at temperature 0, beside it; no verdict rests on it."
 
 
 def accuracy(study: Study, baseline: str | None = None) -> Table:
@@ -38,18 +56,28 @@ def accuracy(study: Study, baseline: str | None = None) -> Table:
         rows += block_heading(study, block)
         rows += [_accuracy_row(study, arm, base, block, differences.get(arm)) for arm in arms]
     name = f"accuracy_by_{axis}" + (f"_from_{base}" if baseline else "")
-    return study_table(
-        study,
-        name.replace(" ", "_"),
-        f"Accuracy by {axis}" + (f", measured from {base}" if baseline else ""),
-        [axis, "accuracy, %", f"difference from {base}", "p", "P(better)", "seeds", "verdict"],
-        rows,
-        [
-            levels(study),
-            basis(study, differences, base),
-            "P(better): chance that a run of the arm beats one of the baseline.",
-        ],
-    )
+    title = f"Accuracy by {axis}" + (f", measured from {base}" if baseline else "")
+    head = [axis, f"{accuracy_name(study)}, %", f"difference from {base}", *HEAD]
+    foot = [levels(study), basis(study, differences, base)]
+    foot.append("P(better): chance that a run of the arm beats one of the baseline.")
+    if study.by_samples:
+        head += GREEDY_HEAD
+        foot.append(GREEDY_FOOT)
+    foot += family(study)
+    if study.of_set:
+        name, title = f"{name}_on_{study.of_set}", f"{title}, on {study.of_set}"
+    return study_table(study, name.replace(" ", "_"), title, head, rows, foot)
+
+
+def family(study: Study) -> list[str]:
+    """Why this accuracy is compared, and which comparisons p is corrected over, where there is a choice."""
+    out = [f"Verdicts rest on {study.reason}."] if study.by_samples and study.reason else []
+    if study.export.sets:
+        out.append(
+            f"Evaluation set: {study.of_set or OWN_SET}. Each set is a family of its own: p is corrected "
+            "over the comparisons of a block on this set, and not over sets."
+        )
+    return out
 
 
 def _accuracy_row(
@@ -65,7 +93,19 @@ def _accuracy_row(
     if difference is not None:
         chance = TableCell(number(chance_of_improvement(study, arm, base, block).estimate, 2), runs=pair_runs)
     seeds = TableCell(str(len(values)), runs=arm_runs)
-    return [TableCell(arm, runs=arm_runs), percent_cell(values, arm_runs), gap, p, chance, seeds, verdict]
+    row = [TableCell(arm, runs=arm_runs), percent_cell(values, arm_runs), gap, p, chance, seeds, verdict]
+    return row + (_greedy_cells(study, arm, base, block) if study.by_samples else [])
+
+
+def _greedy_cells(study: Study, arm: str, base: str, block: str) -> list[TableCell]:
+    """The level and the difference of greedy answers."""
+    arm_runs, pair_runs = study.names([arm], block), study.names([arm, base], block)
+    greedy = study.beside(GREEDY)
+    level = percent_cell(list(study.scores(arm, block, greedy).values()), arm_runs)
+    differences = {} if arm == base else study.differences(block, greedy, base)
+    if arm not in differences:
+        return [level, EMPTY]
+    return [level, estimate_cell(differences[arm].interval.scaled(100), pair_runs, sign=True)]
 
 
 def chance_of_improvement(study: Study, arm: str, base: str, block: str) -> Interval:
@@ -86,7 +126,7 @@ def grid(study: Study) -> Table | None:
         for block in blocks:
             values = list(study.scores(arm, block).values())
             level.append(percent_cell(values, study.names([arm], block)))
-            gap.append(_toned_difference(study, arm, block, differences[block].get(arm)))
+            gap.append(toned_difference(study, arm, block, differences[block].get(arm)))
         rows += [level] if arm == base else [level, gap]
     foot = [
         levels(study),
@@ -98,7 +138,7 @@ def grid(study: Study) -> Table | None:
     return study_table(study, f"{axis}_by_{'_'.join(others)}", title, [axis, *blocks], rows, foot)
 
 
-def _toned_difference(study: Study, arm: str, block: str, difference: Difference | None) -> TableCell:
+def toned_difference(study: Study, arm: str, block: str, difference: Difference | None) -> TableCell:
     """A difference whose tone is its verdict."""
     if difference is None:
         return EMPTY
@@ -123,13 +163,19 @@ def _failed_start(run: Run) -> list[TableCell]:
     return [TableCell(text) for text in texts]
 
 
-def before_after(study: Study) -> Table:
+def before_after(study: Study, gains: Mapping[str, Gain] | None = None) -> Table:
     """Accuracy of every run at its first and its last evaluation.
 
-    The errors are binomial, of one evaluation each; both evaluations ask the same questions, so they
-    do not add up to the error of the gain.
+    The errors are of one evaluation each: binomial of greedy answers, of sampled ones at most that. Both
+    evaluations ask the same questions, so they do not add up to the error of the gain.
+
+    Args:
+        study: the runs.
+        gains: by run, whose intervals stand beside the gain. A comparison does without: its intervals are
+            those of differences between arms.
     """
-    curves = study.curve(study.metric, "eval/questions").dropna()
+    gains, asked = gains or {}, study.beside("questions")
+    curves = study.curve(study.metric, asked).dropna()
     rows: list[list[TableCell]] = []
     known = sources(study)
     for run in study.ordered_runs():
@@ -138,14 +184,15 @@ def before_after(study: Study) -> Table:
             continue
         last = evaluations.iloc[-1]
         shares = [float(row[study.metric]) for row in (evaluations.iloc[0], last)]
-        questions = int(last["eval/questions"])
+        questions = int(last[asked])
         commit = known[run.name].commit[:9] + ("+" if run.row["dirty"] else "")
         cells = [(label(run.block, run.arm), "")]
         cells += [(str(value), "") for value in (run.seed, int(last["step"]), questions)]
         cells += [
             (number(100 * share), f"± {100 * binomial_error(share, questions):.1f}") for share in shares
         ]
-        cells += [(number(100 * (shares[1] - shares[0]), sign=True), ""), (commit, "")]
+        paired = bounds(gains[run.name].interval.scaled(100)) if run.name in gains else ""
+        cells += [(number(100 * (shares[1] - shares[0]), sign=True), paired), (commit, "")]
         rows.append([TableCell(text, detail, runs=(run.name,)) for text, detail in cells])
     rows += [_failed_start(run) for run in study.failed_starts]
     return study_table(
@@ -154,5 +201,5 @@ def before_after(study: Study) -> Table:
         "Every run before and after",
         ["arm", "seed", "steps", "questions", "before, %", "after, %", "gain", "commit"],
         rows,
-        ["± is the binomial standard error of one evaluation."],
+        [BINOMIAL + (SAMPLED_LESS if study.by_samples else ""), *([f"Gains: {HOW}"] if gains else [])],
     )

@@ -5,10 +5,14 @@ from collections.abc import Hashable
 import numpy as np
 
 from analysis.data import paper
+from analysis.data.export import Frame
 from analysis.report.accuracy_tables import binomial_error
+from analysis.report.contamination import contamination
 from analysis.report.study_table import label
 from analysis.study.study import DRIFT, Study
 
+# Columns of answers that a difference between two arms shows in.
+TOLD_BY = ("right", "tokens", "samples_right", "sampled_tokens")
 FEW_SEEDS, FEW_QUESTIONS, OFTEN_CUT = 5, 1000, 0.05
 
 
@@ -19,6 +23,7 @@ def caveats(study: Study) -> list[str]:
         *_identical(study),
         *_size(study),
         *_world(study),
+        *contamination(study),
         *_truncated(study),
         *_unverifiable(study),
         *_drift(study),
@@ -36,7 +41,8 @@ def _identical(study: Study) -> list[str]:
             if not answers or any(table.empty for table in answers):
                 continue
             given = [
-                tuple(zip(table.index, table["right"], table["tokens"], strict=True)) for table in answers
+                tuple(zip(table.index, *(_numbers(table[name]) for name in TOLD_BY), strict=True))
+                for table in answers
             ]
             groups.setdefault((block, *given), []).append(label(block, arm))
     return [
@@ -45,6 +51,11 @@ def _identical(study: Study) -> list[str]:
         for arms in groups.values()
         if len(arms) > 1
     ]
+
+
+def _numbers(column: Frame) -> Frame:
+    # Two missing values are alike, which two NaN are not.
+    return column.astype(float).fillna(-1)
 
 
 def _size(study: Study) -> list[str]:
@@ -59,12 +70,14 @@ def _size(study: Study) -> list[str]:
     if questions and min(questions) < FEW_QUESTIONS:
         n = min(questions)
         error = 100 * binomial_error(0.8, n)
+        at_most = "at most " if study.by_samples else ""
         out.append(
             f"Accuracy is over {n} questions: one run's accuracy of 80% has a binomial standard error of "
-            f"{error:.1f} points."
+            f"{at_most}{error:.1f} points."
         )
     sampled = study.export.metric("eval/sampled_questions").dropna()
-    if len(sampled) and (least := int(sampled["eval/sampled_questions"].min())) < FEW_QUESTIONS:
+    least = int(sampled["eval/sampled_questions"].min()) if len(sampled) else FEW_QUESTIONS
+    if least < min(questions | {FEW_QUESTIONS}):
         out.append(f"pass@k is over {least} questions, the first ones.")
     return out
 
@@ -110,7 +123,8 @@ def _drift(study: Study) -> list[str]:
         arm: [study.last(run, DRIFT) for run in study.design.runs if run.arm == arm]
         for arm in study.design.arms
     }
-    ends = {arm: np.nanmean(values or [np.nan]) for arm, values in drifts.items()}
+    measured = {arm: [value for value in values if value == value] for arm, values in drifts.items()}
+    ends = {arm: np.mean(values) for arm, values in measured.items() if values}
     known = {arm: value for arm, value in ends.items() if value > 0}
     if len(known) < 2:
         return []

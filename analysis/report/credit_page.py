@@ -9,23 +9,16 @@ import pandas as pd
 
 from analysis.data.runs import load_metrics, read_rows
 from analysis.data.schema import Json
+from analysis.report import html as look
+from analysis.report.answers_data import pieces
+from analysis.report.answers_page import TOKENS_STYLE, policy
 
 STYLE = """
-body { font: 15px/1.55 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
-  color: #1b1b1b; background: #fff }
-h1 { font-size: 1.3rem }
-p { overflow-wrap: anywhere }
-h2 { font-size: 1.05rem; margin-top: 2.2rem }
-.quiet { color: #555 }
-table { border-collapse: collapse; margin: .6rem 0 }
-th, td { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left }
-.answer { white-space: pre-wrap; font-family: ui-monospace, monospace; border: 1px solid #ddd;
-  padding: .6rem .8rem; line-height: 1.9 }
-.token { border-radius: 2px }
-.span { border-bottom: 2px solid #555; padding-bottom: 1px }
-.legend span { padding: .1rem .5rem; margin-right: .3rem; font-family: ui-monospace, monospace }
-summary { cursor: pointer; margin: .4rem 0 }
+body { max-width: 60rem }
+summary { padding: .35rem 0 }
+details h2 { font-size: 1.05rem; border: 0; margin: 1.6rem 0 .4rem; padding: 0 }
+.answer.tokens { border-left-width: 1px; padding: .6rem .8rem }
+.legend .token { padding: .1rem .5rem; margin-right: .3rem; cursor: default; display: inline-block }
 """
 LEGEND = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
@@ -41,15 +34,15 @@ def credit_page(run: Path) -> str:
         raise ValueError(f"{run}: no credit/ in it; runs leave it with shown_completions above 0")
     manifest = json.loads((run / "manifest.json").read_text())
     choices = ", ".join(f"{axis}={name}" for axis, name in manifest.get("choices", {}).items())
-    swatches = "".join(f"<span style='background:{colour(weight)}'>{weight:g}</span>" for weight in LEGEND)
-    where = f"{html.escape(str(run))}<br>{html.escape(choices)}"
+    swatches = "".join(
+        f"<span class='{kind(weight)}' style='{shade(weight)}'>{weight:g}</span>" for weight in LEGEND
+    )
     parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'>"
-        f"<title>Credit: {html.escape(choices)}</title><style>{STYLE}</style>",
-        f"<h1>Which tokens got credit</h1><p class='quiet'>{where}",
-        f", commit {html.escape(str(manifest.get('commit')))}</p>",
+        f"<h1>Which tokens got credit</h1><p class='quiet'>{html.escape(str(run))}<br>"
+        f"{html.escape(choices)}, commit {html.escape(str(manifest.get('commit')))}</p>",
         f"<p class='legend'>weight of a token: {swatches} (mean one in each completion); underlined: a "
-        "scored span, its drop in the tooltip</p>",
+        "scored span. A token's weight and drop: point at it, tap it, or go through a completion with the "
+        "arrow keys.</p>",
         summary(load_metrics(run)),
     ]
     for index, path in enumerate(reversed(steps)):
@@ -59,7 +52,10 @@ def credit_page(run: Path) -> str:
         parts.append(f"<details{opened}><summary><b>step {step}</b>, {len(rows)} completions</summary>")
         parts += [completion(row) for row in rows]
         parts.append("</details>")
-    return "\n".join(parts) + "</html>\n"
+    script = (Path(__file__).parent / "tokens.js").read_text()
+    parts.append(f"<output id='readout' aria-live='polite'></output><script>{script}</script>")
+    style = look.STYLE + TOKENS_STYLE + STYLE
+    return look.document(f"Credit: {choices}", "\n".join(parts), style, policy(script))
 
 
 def summary(metrics: pd.DataFrame) -> str:
@@ -73,9 +69,11 @@ def summary(metrics: pd.DataFrame) -> str:
     quarter = max(len(stepped) // 4, 1)
     first, last = stepped.head(quarter), stepped.tail(quarter)
     rows = [(name, f"{first[name].mean():.3f}", f"{last[name].mean():.3f}") for name in names]
-    cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{a}</td><td>{b}</td></tr>" for name, a, b in rows)
+    cells = "".join(f"<tr><th>{html.escape(name)}</th><td>{a}</td><td>{b}</td></tr>" for name, a, b in rows)
     heads = ("mean over", f"first {quarter} steps", f"last {quarter} steps")
-    return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{cells}</table>"
+    head = "".join(f"<th>{text}</th>" for text in heads)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>"
+    return look.scrolled(table, "credit metrics")
 
 
 def completion(row: Json) -> str:
@@ -84,7 +82,8 @@ def completion(row: Json) -> str:
     uid, outcome, gold, question = (html.escape(row[name]) for name in ("uid", "outcome", "gold", "question"))
     text = tokens(row["text"], row["offsets"], row["weights"], row["spans"])
     return (
-        f"<h2>{uid}: {outcome}, {reward}, gold {gold}</h2><p>{question}</p><div class='answer'>{text}</div>"
+        f"<h2>{uid}: {outcome}, {reward}, gold {gold}</h2><p>{question}</p>"
+        f"<div class='answer tokens' role='group' tabindex='0' aria-label='tokens'>{text}</div>"
     )
 
 
@@ -103,21 +102,26 @@ def tokens(
     """
     inside = {token: span for span in spans for token in range(span["start"], span["end"])}
     out: list[str] = []
-    written = 0
-    for token, ((_, end), weight) in enumerate(zip(offsets, weights, strict=True)):
-        piece, written = text[written : max(end, written)], max(end, written)
+    for token, (piece, weight) in enumerate(zip(pieces(text, offsets), weights, strict=True)):
         if not piece:
             continue
         span = inside.get(token)
         title = f"weight {weight:.2f}" + (f"; {span['kind']}, drop {span['drop']:.2f}" if span else "")
-        kind = "token span" if span else "token"
-        style = f"class='{kind}' style='background:{colour(weight)}' title='{html.escape(title)}'"
-        out.append(f"<span {style}>{html.escape(piece)}</span>")
+        look_of = f"class='{kind(weight)}{' span' if span else ''}' style='{shade(weight)}'"
+        out.append(f"<span {look_of} title='{html.escape(title)}'>{html.escape(piece)}</span>")
     return "".join(out)
 
 
-def colour(weight: float) -> str:
-    """White at one, towards blue below and orange above: a pair that colour-blind readers tell apart."""
-    strength = min(abs(weight - 1), 1.0)
-    target = (230, 129, 30) if weight > 1 else (60, 120, 190)
-    return "#" + "".join(f"{round(255 + (channel - 255) * strength * 0.8):02x}" for channel in target)
+def kind(weight: float) -> str:
+    """A token's class: orange above one, blue below, a pair that colour-blind readers tell apart."""
+    return f"token {'up' if weight > 1 else 'down'}"
+
+
+def shade(weight: float) -> str:
+    """How strong the colour of a weight is, as CSS: nothing at one, in full one away from it.
+
+    Example:
+        >>> shade(1.0), shade(0.75), shade(9.0)
+        ('--s:0.00', '--s:0.25', '--s:1.00')
+    """
+    return f"--s:{min(abs(weight - 1), 1.0):.2f}"

@@ -1,4 +1,4 @@
-"""The style of all figures: colours that colour-blind readers tell apart, panels, means with bands."""
+"""The style of all figures: sizes of type that hold in print, looks of arms, panels, means with bands."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,28 +14,30 @@ from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
 from analysis.data.export import Frame
+from analysis.report.colours import COLOURS
 from analysis.stats.intervals import mean_interval
 
 # Keyword arguments of matplotlib, whose types are its own.
 Style = dict[str, Any]
-# Okabe and Ito's colours; line styles and markers say the same in print.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# Inches: a column of a two-column paper, and the width of its page.
+COLUMN, PAGE = 3.3, 6.9
+# Points: of labels, and of what stands smaller, at the size at which a figure is printed.
+TYPE, SMALL = 8.0, 7.0
 LOOK: dict[RcKeyType, object] = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.linewidth": 0.7,
     "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.6,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.4,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
     "figure.dpi": 110,
-    "savefig.dpi": 170,
+    "savefig.dpi": 200,
+    # Letters stay text: PDF holds the font, SVG names it.
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
 }
@@ -60,25 +62,66 @@ def marker_of(index: int) -> str:
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """The style of every figure."""
-    with matplotlib.rc_context(LOOK):
+def styled(width: float = PAGE, type_size: float = TYPE) -> Iterator[None]:
+    """The style of every figure.
+
+    Args:
+        width: of a figure, in inches.
+        type_size: of its labels, in points.
+    """
+    small = type_size * SMALL / TYPE
+    sizes: dict[RcKeyType, object] = {
+        "figure.figsize": (width, width / 2),
+        "font.size": type_size,
+        "axes.titlesize": type_size,
+        "axes.labelsize": type_size,
+        "xtick.labelsize": small,
+        "ytick.labelsize": small,
+        "legend.fontsize": small,
+        "legend.title_fontsize": small,
+    }
+    with matplotlib.rc_context({**LOOK, **sizes}):
         yield
 
 
-def panels(
-    count: int, width: float = 4.6, height: float = 3.1, columns: int = 2
-) -> tuple[Figure, list[Axes]]:
-    """A figure of some panels, at most `columns` beside each other."""
-    across = min(count, columns)
+def panels(count: int, height: float = 2.3, columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """A figure as wide as the style says, of panels below each other in a paper's column.
+
+    Args:
+        count: of panels.
+        height: of one, in inches.
+        columns: at most so many beside each other where there is room.
+    """
+    width = matplotlib.rcParams["figure.figsize"][0]
+    across = min(count, columns) if width > COLUMN else 1
     down = -(-count // across)
     figure, axes = pyplot.subplots(
-        down, across, figsize=(width * across, height * down), layout="constrained", squeeze=False
+        down, across, figsize=(width, height * down), layout="constrained", squeeze=False
     )
     flat = list(axes.flat)
     for spare in flat[count:]:
         spare.set_visible(False)
     return figure, flat[:count]
+
+
+def legend_below(figure: Figure, axis: Axes, title: str = "") -> None:
+    """The legend of an axis below all panels, which keep their height; as many columns as there is room for.
+
+    Args:
+        figure: the axis' own.
+        axis: whose labels are shown.
+        title: of the legend.
+    """
+    handles, labels = axis.get_legend_handles_labels()
+    if not handles:
+        return
+    size = matplotlib.rcParams["legend.fontsize"]
+    # A letter is some 0.6 of its height wide; a line and the gaps beside it are five.
+    widest = max(map(len, labels)) * 0.6 * size + 5 * size
+    columns = max(1, min(len(labels), int(figure.get_figwidth() * 72 / widest)))
+    lines = -(-len(labels) // columns) + bool(title)
+    figure.set_figheight(figure.get_figheight() + lines * 1.5 * size / 72)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title or None)
 
 
 def band(axis: Axes, frame: Frame, metric: str, label: str, index: int, scale: float = 1.0) -> None:

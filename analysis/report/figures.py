@@ -1,13 +1,16 @@
-"""Figures of a study, as PDF and PNG."""
+"""Figures of a study, as PDF, SVG and PNG, at the widths of a paper's column and page."""
 
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
+import matplotlib
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
@@ -17,7 +20,20 @@ from numpy.typing import NDArray
 
 from analysis.data.export import Frame
 from analysis.data.runs import read_rows
-from analysis.report.figure_style import Style, band, colour_of, look, marker_of, panels, smooth, styled
+from analysis.report.figure_style import (
+    COLUMN,
+    PAGE,
+    SMALL,
+    Style,
+    band,
+    colour_of,
+    legend_below,
+    look,
+    marker_of,
+    panels,
+    smooth,
+    styled,
+)
 from analysis.report.span_tables import span_kinds, span_metrics
 from analysis.report.study_table import label
 from analysis.report.table_cells import number
@@ -61,7 +77,7 @@ def _by_step(
         return None
     curves = study.curve(*metrics)
     shown = [(block, metric) for block in study.design.blocks for metric in metrics]
-    figure, axes = panels(len(shown), columns=2)
+    figure, axes = panels(len(shown))
     for axis, (block, metric) in zip(axes, shown, strict=True):
         for index, arm in enumerate(study.design.arms):
             rows = _rows(curves, arm, block)
@@ -70,7 +86,7 @@ def _by_step(
                 band(axis, smoothed, metric, arm, index, scales.get(metric, 1.0))
         axis.set(title=label(titles[metric], block), xlabel="step")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0].legend(title=study.design.axis)
+    legend_below(figure, axes[0], study.design.axis)
     return figure
 
 
@@ -84,7 +100,7 @@ def frontier(study: Study) -> Figure | None:
     if curves.empty or not curves[DRIFT].max() > 0:
         return None
     blocks = study.design.blocks
-    figure, axes = panels(len(blocks), 5.4, 3.8)
+    figure, axes = panels(len(blocks), 2.9)
     for axis, block in zip(axes, blocks, strict=True):
         for index, arm in enumerate(study.design.arms):
             ends: list[tuple[float, float]] = []
@@ -99,15 +115,15 @@ def frontier(study: Study) -> Figure | None:
             xlabel=f"{DRIFT}, nats",
             ylabel="held-out accuracy, %",
         )
-    axes[0].legend(title=study.design.axis)
+    legend_below(figure, axes[0], study.design.axis)
     return figure
 
 
 def _mark_ends(axis: Axes, ends: Sequence[tuple[float, float]], arm: str, index: int) -> None:
     x, y = np.array(ends).T
     style: Style = {"color": colour_of(index), "marker": marker_of(index)}
-    axis.scatter(x, y, s=14, alpha=0.5, lw=0, **style)
-    axis.scatter(x.mean(), y.mean(), s=70, edgecolor="white", lw=0.8, label=arm, zorder=3, **style)
+    axis.scatter(x, y, s=9, alpha=0.5, lw=0, **style)
+    axis.scatter(x.mean(), y.mean(), s=45, edgecolor="white", lw=0.8, label=arm, zorder=3, **style)
 
 
 def forest(study: Study) -> Figure | None:
@@ -115,7 +131,7 @@ def forest(study: Study) -> Figure | None:
     blocks = [block for block in study.design.blocks if len(study.arms(block)) > 1]
     if not blocks:
         return None
-    figure, axes = panels(len(blocks), 5.4, 0.75 + 0.34 * len(study.design.arms))
+    figure, axes = panels(len(blocks), 0.6 + 0.28 * len(study.design.arms))
     for axis, block in zip(axes, blocks, strict=True):
         differences = study.differences(block)
         for height, (arm, difference) in enumerate(differences.items()):
@@ -131,17 +147,17 @@ def forest(study: Study) -> Figure | None:
 def _draw_difference(axis: Axes, difference: Difference, height: int, index: int) -> None:
     interval, colour = difference.interval.scaled(100), colour_of(index)
     if np.isfinite(interval.low):
-        axis.plot([interval.low, interval.high], [height, height], color=colour, lw=2)
+        axis.plot([interval.low, interval.high], [height, height], color=colour, lw=1.6)
     filled = difference.verdict() in ("better", "worse")
     inside = colour if filled else "white"
-    axis.plot(interval.estimate, height, marker_of(index), color=colour, mfc=inside, ms=7)
+    axis.plot(interval.estimate, height, marker_of(index), color=colour, mfc=inside, ms=5.5)
     axis.annotate(
         number(interval.estimate, 1, True),
         (interval.estimate, height),
-        xytext=(0, 7),
+        xytext=(0, 5),
         textcoords="offset points",
         ha="center",
-        fontsize=8,
+        fontsize=SMALL,
     )
 
 
@@ -155,7 +171,7 @@ def spans(study: Study) -> Figure | None:
     arms = [arm for arm in study.design.arms if late[late["arm"] == arm][metrics].notna().any(axis=None)]
     if not arms:
         return None
-    figure, axes = panels(2, 4.8, 3.2)
+    figure, axes = panels(2, 2.6)
     width = 0.8 / len(arms)
     for index, arm in enumerate(arms):
         rows, colour = late[late["arm"] == arm], colour_of(study.design.arms.index(arm))
@@ -165,14 +181,14 @@ def spans(study: Study) -> Figure | None:
             _bars(axis, x, values, width, arm, colour)
         tokens = [100 * rows[f"credit/tokens_{kind}"].mean() for kind in kinds]
         legend = "share of tokens" if index == len(arms) - 1 else None
-        axes[1].scatter(x, tokens, marker="_", s=900 * width, color="white", lw=3, zorder=3)
-        axes[1].scatter(x, tokens, marker="_", s=700 * width, color="#222", lw=1.6, zorder=4, label=legend)
+        axes[1].scatter(x, tokens, marker="_", s=500 * width, color="white", lw=2.4, zorder=3)
+        axes[1].scatter(x, tokens, marker="_", s=380 * width, color="#222222", lw=1.3, zorder=4, label=legend)
     titles = ("mean drop when hidden, nats", "share of the policy gradient, %")
     for axis, title in zip(axes, titles, strict=True):
         axis.set_xticks(range(len(kinds)), kinds)
         axis.set(title=title)
         axis.grid(axis="x", visible=False)
-    axes[1].legend()
+    legend_below(figure, axes[1])
     return figure
 
 
@@ -198,7 +214,7 @@ def weights(study: Study) -> Figure | None:
         return None
     low = min(float(np.quantile(values, 0.001)) for values in shown.values())
     top = max(float(np.quantile(values, 0.999)) for values in shown.values())
-    figure, axes = panels(len(shown), 3.9, 2.3, columns=3)
+    figure, axes = panels(len(shown), 1.7, columns=3)
     for axis, (arm, values) in zip(axes, shown.items(), strict=True):
         bins, percent = np.linspace(low, top, 41), np.full(len(values), 100 / len(values))
         colour = colour_of(study.design.arms.index(arm))
@@ -263,7 +279,7 @@ def mirror_maps(study: Study) -> Figure | None:
     maps: MirrorMaps | None = None
     for changed, arms in arms_by_settings.items():
         choices = {arm: str(runs[arm].row["divergence"]) for arm in arms}
-        if computed := map_curves([*choices.values(), *changed]):
+        if computed := map_curves((*choices.values(), *changed)):
             maps = computed
             drawn |= {arm: computed["curves"][choice] for arm, choice in choices.items()}
     if maps is None:
@@ -280,7 +296,7 @@ def _draw_maps(
     styles: Mapping[str, Style],
 ) -> Figure:
     """Potentials and mirror maps beside the exact ones, and divergences of the arms that are drawn."""
-    figure, axes = panels(4, 4.6, 3.0)
+    figure, axes = panels(4, 2.4)
     exact = {name: maps["curves"][name] for name in EXACT if name in maps["curves"] and name not in drawn}
     for name, curve in {**exact, **drawn}.items():
         style = styles.get(name) or {"color": "#999", "lw": 1, "ls": EXACT[name]}
@@ -295,12 +311,13 @@ def _draw_maps(
     for axis, anchor in zip((axes[1], axes[3]), maps["anchors"], strict=True):
         axis.set(title=f"D(p, {anchor}), at its own size", yscale="log", ylim=(1e-7, None))
     axes[3].set(xlabel="p")
-    axes[0].legend()
+    legend_below(figure, axes[0])
     axes[1].legend()
     return figure
 
 
-def map_curves(arguments: Sequence[str]) -> MirrorMaps | None:
+@cache
+def map_curves(arguments: tuple[str, ...]) -> MirrorMaps | None:
     """Numbers from `mirrorpo.tools.plot_mirror_maps`, in a process of its own since it needs torch.
 
     Args:
@@ -358,21 +375,52 @@ FIGURES: Mapping[str, tuple[Drawing, str]] = {
 }
 
 
-def draw(study: Study, folder: Path) -> dict[str, tuple[Path, str]]:
-    """Every figure that the study has the numbers for, as PDF and PNG.
+@dataclass(frozen=True, slots=True)
+class DrawnFigure:
+    """A figure's files.
+
+    Attributes:
+        page: SVG, as wide as a page of paper.
+        column: SVG, as wide as a column of one.
+        caption: a sentence below it.
+    """
+
+    page: Path
+    column: Path
+    caption: str
+
+
+def draw(study: Study, folder: Path) -> dict[str, DrawnFigure]:
+    """Every figure that the study has the numbers for: `NAME.*` a page wide, `NAME_column.*` a column wide.
+
+    Each as PDF and SVG, the page's width as PNG too. Two reports of the same runs write the same bytes.
 
     Returns:
-        By name the path of the PNG, and the caption.
+        By name the figure's files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    out: dict[str, tuple[Path, str]] = {}
-    with styled():
-        for name, (drawing, caption) in FIGURES.items():
-            figure = drawing(study)
-            if figure is not None:
-                # Without a date two reports of the same runs are the same file.
-                figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-                figure.savefig(folder / f"{name}.png")
-                pyplot.close(figure)
-                out[name] = (folder / f"{name}.png", caption)
+    out: dict[str, DrawnFigure] = {}
+    for name, (drawing, caption) in FIGURES.items():
+        page = _drawn(drawing, study, PAGE, folder / f"{name}.svg")
+        column = page and _drawn(drawing, study, COLUMN, folder / f"{name}_column.svg")
+        if page and column:
+            out[name] = DrawnFigure(page, column, caption)
     return out
+
+
+def _drawn(drawing: Drawing, study: Study, width: float, path: Path) -> Path | None:
+    """The SVG of one width, with its other forms beside it; None where the study lacks the numbers."""
+    # Neither a date nor a random id is in a file.
+    with styled(width), matplotlib.rc_context({"svg.hashsalt": path.stem}):
+        figure = drawing(study)
+        if figure is None:
+            return None
+        # Places are computed once, for all forms.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+        if width == PAGE:
+            figure.savefig(path.with_suffix(".png"))
+        pyplot.close(figure)
+    return path

@@ -4,8 +4,9 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from analysis.report.answers_page import NAME, answers_page
 from analysis.report.caveats import caveats
-from analysis.report.figures import draw
+from analysis.report.figures import DrawnFigure, draw
 from analysis.report.html import document, items, picture, section
 from analysis.report.render import latex, markdown, to_html
 from analysis.report.sample_answers import samples
@@ -25,12 +26,15 @@ BESIDE: Mapping[str, Sequence[str]] = {
 
 
 def report(study: Study, folder: Path, name: str) -> Path:
-    """Write `report.html`, `tables/` and `figures/` into a folder; the page's path.
+    """Write `report.html`, `answers.html`, `tables/` and `figures/` into a folder; the report's path.
 
-    The page holds its figures and needs neither the folder nor a network.
+    Neither page needs the folder or a network.
     """
     tables, figures = all_tables(study), draw(study, folder / "figures")
     write_tables(tables, folder / "tables")
+    answers = answers_page(study, name)
+    if answers is not None:
+        (folder / NAME).write_text(answers, encoding="utf-8")
     body = [
         head(study, name),
         section("asked", "What was asked", question(study)),
@@ -60,18 +64,16 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
             (folder / f"{table.name}.{ending}").write_text(text)
 
 
-def between(tables: Sequence[Table], figures: Mapping[str, tuple[Path, str]]) -> str:
-    """The tables, each with its figures below it.
-
-    Args:
-        tables: in their order on the page.
-        figures: by name the path of a PNG, and its caption.
-    """
+def between(tables: Sequence[Table], figures: Mapping[str, DrawnFigure]) -> str:
+    """The tables in their order on the page, each with its figures below it."""
     parts: list[str] = []
-    left = dict(figures)
+    left = {
+        name: picture(name, drawn.page.read_text(), drawn.column.read_text(), drawn.caption)
+        for name, drawn in figures.items()
+    }
     for table in tables:
         parts.append(to_html(table))
         for prefix, names in BESIDE.items():
             if table.name.startswith(prefix):
-                parts += [picture(*left.pop(name)) for name in names if name in left]
-    return "".join([*parts, *(picture(path, caption) for path, caption in left.values())])
+                parts += [left.pop(name) for name in names if name in left]
+    return "".join([*parts, *left.values()])

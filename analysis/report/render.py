@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Sequence
 
+from analysis.report.html import scrolled
 from analysis.report.table_cells import Table, TableCell
 
 LATEX = {
@@ -146,11 +147,11 @@ def to_html(table: Table) -> str:
     heads = "".join(f"<th scope='col'>{html.escape(head)}</th>" for head in table.head)
     rows = "".join(_html_row(table, row) for row in table.rows)
     feet = [f"<p class='foot'>{html.escape(text)}</p>" for text in [*table.foot[:1], *table.notes]]
+    grid = f"<table{wide}><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     return "".join(
         [
             f"<figure class='table' id='{html.escape(table.name)}'>",
-            f"<figcaption>{html.escape(table.title)}</figcaption><div class='scroll'>",
-            f"<table{wide}><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>",
+            f"<figcaption>{html.escape(table.title)}</figcaption>{scrolled(grid, table.title)}",
             *feet,
             _html_trace(table),
             "</figure>\n",
@@ -187,7 +188,9 @@ def _html_cell(table: Table, cell: TableCell, first: bool) -> str:
     kind = f" class='{cell.tone}'" if cell.tone else ""
     detail = f" <small>{html.escape(cell.detail)}</small>" if cell.detail else ""
     tag, scope = ("th", " scope='row'") if first else ("td", "")
-    return f"<{tag}{scope}{kind}{title}>{html.escape(cell.text)}{detail}</{tag}>"
+    # A narrow screen breaks names where their parts meet.
+    text = html.escape(cell.text).replace("_", "_<wbr>") if first else html.escape(cell.text)
+    return f"<{tag}{scope}{kind}{title}>{text}{detail}</{tag}>"
 
 
 def to_text(table: Table) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from analysis.data.export import Frame
 from analysis.data.schema import Json
+from analysis.report.answers_page import NAME, link
 from analysis.report.study_table import label
 from analysis.study.study import Study
 
@@ -35,12 +36,13 @@ def _block(study: Study, block: str) -> str:
     where = html.escape(label(block, f"seed {seeds[0]}"))
     rule = (
         f"<p class='quiet'>{where}, greedy, last evaluation. Chosen by rule: where arms disagree, one that "
-        "all got right, one that none did.</p>"
+        f"all got right, one that none did. <a href='{NAME}'>All answers</a>, by arm, seed, evaluation, "
+        "outcome and question.</p>"
     )
-    return rule + "".join(_question(uid, answers) for uid in chosen)
+    return rule + "".join(_question(uid, seeds[0], answers) for uid in chosen)
 
 
-def _question(uid: str, answers: Mapping[str, Frame]) -> str:
+def _question(uid: str, seed: int, answers: Mapping[str, Frame]) -> str:
     """A question with its different answers, each under the arms that gave it."""
     rows = {arm: table.loc[uid] for arm, table in answers.items()}
     first = next(iter(rows.values()))
@@ -50,7 +52,8 @@ def _question(uid: str, answers: Mapping[str, Frame]) -> str:
         arms_by_completion.setdefault(str(row["completion"]), []).append(arm)
     shown = "".join(_answer(", ".join(arms), rows[arms[0]]) for arms in arms_by_completion.values())
     gold = f"<span class='quiet'>Gold: {html.escape(str(first['gold']))}</span>"
-    heading = f"<h3>{html.escape(str(uid))}</h3><p>{html.escape(question)} {gold}</p>"
+    heading = f"<h3><a href='{link(uid, seed)}'>{html.escape(str(uid))}</a></h3>"
+    heading += f"<p>{html.escape(question)} {gold}</p>"
     return f"{heading}<div class='answers'>{shown}</div>"
 
 

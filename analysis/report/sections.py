@@ -8,7 +8,9 @@ from pathlib import Path
 
 from analysis.data import paper
 from analysis.data.export import Export, commit, this_command
-from analysis.report.html import definitions, items
+from analysis.report.accuracy_tables import OWN_SET
+from analysis.report.gains import HOW, Gain, gains
+from analysis.report.html import definitions, items, scrolled
 from analysis.report.study_table import label
 from analysis.report.table_cells import bounds, number
 from analysis.study.comparison import Difference
@@ -55,7 +57,13 @@ def head(study: Study, name: str) -> str:
         grid += f", {len(design.blocks)} of {', '.join(design.others)}"
     where = "; ".join([f"{grid}, seeds {_ranges(seeds)}", *fixed, f"commit {', '.join(commits)}"])
     links = "".join(f"<a href='#{anchor}'>{text}</a>" for anchor, text in LINKS)
-    return f"<h1>{html.escape(name)}</h1><p class='quiet'>{html.escape(where)}</p><nav>{links}</nav>"
+    first = "".join(f"<p class='gain'>{_gained(*entry)}</p>" for entry in gains(study)[:1])
+    title = f"<h1>{html.escape(name)}</h1><p class='quiet'>{html.escape(where)}</p>"
+    return f"{title}{first}<nav>{links}</nav>"
+
+
+def _gained(name: str, gain: Gain) -> str:
+    return f"<b>{html.escape(name)}</b>: {html.escape(str(gain))}"
 
 
 def _ranges(seeds: Sequence[int]) -> str:
@@ -74,12 +82,20 @@ def question(study: Study) -> str:
         (", ".join(design.others), ", ".join(design.blocks) if design.others else ""),
         ("swept", ", ".join(design.swept)),
         ("compared", f"{study.metric} at the last step, seed by seed, against {design.baseline}"),
+        ("verdicts rest on", study.reason),
+        ("evaluation sets", ", ".join([f"{OWN_SET} ({_datasets(study)})", *study.export.sets])),
     ]
+    if not study.export.sets:
+        entries.pop()
     which = {"divergence": paper.GBMPO, "weighting": paper.COUNTERFACTUAL}.get(design.axis)
     if which:
         claims = [f"{claim} [{mark}]" for source, claim, mark in paper.CLAIMS if source == which]
         entries.append((f"arXiv {which}", f"{paper.TITLES[which]}: " + "; ".join(claims) + "."))
     return definitions((html.escape(key), html.escape(value)) for key, value in entries if value)
+
+
+def _datasets(study: Study) -> str:
+    return ", ".join(sorted({str(run.row["dataset"]) for run in study.design.runs}))
 
 
 def sweep_comment(typed: Sequence[str]) -> list[str]:
@@ -95,14 +111,21 @@ def sweep_comment(typed: Sequence[str]) -> list[str]:
 
 
 def findings(study: Study) -> str:
-    """One sentence an arm: the difference, its interval, and whether it can be told."""
+    """One sentence an arm: the difference, its interval, and whether it can be told; of one arm its gains."""
     base = html.escape(study.design.baseline)
     sentences = [
         f"<b>{html.escape(label(block, arm))}</b>: {_finding(difference, base)}."
         for block in study.design.blocks
         for arm, difference in study.differences(block).items()
     ]
-    return items(sentences) + HOW_TO_READ if sentences else "<p>There is one arm; nothing is compared.</p>"
+    if sentences:
+        return items(sentences) + HOW_TO_READ
+    gained = [_gained(*entry) + "." for entry in gains(study)]
+    how = f"<p class='quiet'>{HOW} A gain has no arm beside it: it says nothing of why.</p>"
+    shown = items(gained) + how if gained else "<p>No run has two evaluations question by question.</p>"
+    return (
+        f"<p>There is one arm; nothing is compared. {html.escape(study.metric)} before and after:</p>{shown}"
+    )
 
 
 def _finding(difference: Difference, base: str) -> str:
@@ -163,7 +186,7 @@ def runs(study: Study) -> str:
     heads = "".join(f"<th>{text}</th>" for text in ("run", study.design.axis, *RUN_HEAD))
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     foot = "<p class='foot'>A plus behind a commit: the code differed from it.</p>"
-    return f"<div class='scroll'>{table}</div>{foot}"
+    return scrolled(table, "runs") + foot
 
 
 def named(source: str, export: Export) -> str:

@@ -79,6 +79,11 @@ def levels(study: Study) -> str:
     )
 
 
+def accuracy_name(study: Study) -> str:
+    """What a head calls the accuracy that is compared."""
+    return study.metric.rpartition("/")[2] if study.by_samples else "accuracy"
+
+
 def percent_cell(values: Sequence[float], runs: Sequence[str]) -> TableCell:
     """The mean of shares over seeds, in percent, with Student's interval, which ends at 0 and 100."""
     return estimate_cell(mean_interval(values).within(0, 1).scaled(100), runs) if len(values) else DASH

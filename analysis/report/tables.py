@@ -1,6 +1,9 @@
 """All tables of a study."""
 
 from analysis.report.accuracy_tables import accuracy, before_after, grid
+from analysis.report.budget_table import budget_tables
+from analysis.report.evaluation_tables import set_tables
+from analysis.report.gains import of_runs
 from analysis.report.papers_table import papers
 from analysis.report.span_tables import importance, truth
 from analysis.report.statistics_table import statistics
@@ -19,11 +22,13 @@ def all_tables(study: Study) -> list[Table]:
         accuracy(study),
         accuracy(study, baseline="none") if from_none else None,
         grid(study),
+        *budget_tables(study),
+        *set_tables(study),
         sampled(study),
         matched_drift(study),
         steps_to_baseline(study),
         importance(study),
         statistics(study),
-        before_after(study),
+        before_after(study, of_runs(study) if len(design.arms) == 1 else None),
     ]
     return [*(table for table in tables if table is not None), *truth(study)]

@@ -3,6 +3,7 @@
 Convention of score matrices in this package: one row a run (seed), one column a task or a question.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -134,3 +135,25 @@ def pass_at_k(right: ArrayLike, samples: int, k: int) -> float:
         np.prod(1 - k / np.arange(samples - c + 1, samples + 1)) if samples - c >= k else 0.0 for c in counts
     ]
     return float(1 - np.mean(misses))
+
+
+def pass_at_k_by_question(right: ArrayLike, samples: ArrayLike, k: int) -> NDArray[np.float64]:
+    """The chance of each question that one of k of its samples is right, unbiased; NaN where there are fewer.
+
+        1 - C(n_q - c_q, k) / C(n_q, k)
+
+    Args:
+        right: how many samples of each question are right; NaN where it was not sampled.
+        samples: how many there are.
+        k: of how many one has to be right.
+
+    Example:
+        >>> pass_at_k_by_question([1, 4, 0], [4, 4, 1], 2)
+        array([0.5, 1. , nan])
+    """
+    counts, sizes = (np.asarray(values, dtype=float) for values in (right, samples))
+    out = np.full(counts.shape, np.nan)
+    for n, c in {(n, c) for n, c in zip(sizes, counts, strict=True) if n >= k and c >= 0}:
+        chance = 1 - math.comb(int(n - c), k) / math.comb(int(n), k)
+        out[(sizes == n) & (counts == c)] = chance
+    return out

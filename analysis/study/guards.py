@@ -7,12 +7,14 @@ cell.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from analysis.data.export import Export
-from analysis.data.schema import PER_QUESTION, Json
+from analysis.data.schema import Json
+from analysis.study.answer_guards import answers_of_metrics, other_questions, other_sets
 from analysis.study.design import Design, Run
+from analysis.study.finding import Finding, differing
 from mirrorpo.run.inputs import CODE, DATASET, PROMPTS
 
 KINDS: Mapping[str, str] = {
@@ -38,19 +40,6 @@ class Refused(ValueError):
     """The findings that forbid a table."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing wrong.
-
-    Attributes:
-        kind: of KINDS.
-        text: which run, what, and where it matters what to do.
-    """
-
-    kind: str
-    text: str
-
-
 def findings(export: Export, design: Design, metric: str) -> list[Finding]:
     """Everything wrong with the runs of a design, in the order of KINDS."""
     runs = design.runs
@@ -61,16 +50,17 @@ def findings(export: Export, design: Design, metric: str) -> list[Finding]:
         *_stale(runs),
         *_other_inputs(runs),
         *_mixed(design),
-        *_differing(
+        *differing(
             "prompt",
             runs,
             lambda run: run.row["prompt_hash"],
             lambda run: (run.row["model"], run.row["dataset"]),
         ),
-        *_differing("extractor", runs, lambda run: run.row["extractor"], lambda run: run.row["dataset"]),
-        *_differing("data", runs, lambda run: run.row["data"], lambda run: run.row["dataset"]),
-        *_other_questions(export, runs),
-        *_answers(export, runs, metric),
+        *differing("extractor", runs, lambda run: run.row["extractor"], lambda run: run.row["dataset"]),
+        *differing("data", runs, lambda run: run.row["data"], lambda run: run.row["dataset"]),
+        *other_questions(export, runs),
+        *answers_of_metrics(export, runs, metric),
+        *other_sets(runs),
         *_nan(export, runs, metric),
         *(
             Finding("dirty", f"{run} ran code that differs from commit {str(run.row['commit'])[:9]}")
@@ -204,7 +194,7 @@ def _stale(runs: Sequence[Run]) -> list[Finding]:
         versions = _versions(run, column)
         if len(versions) > 1 and run.row["state"] != "stale":
             out.append(Finding("stale", f"{run} was resumed with other code: {', '.join(versions)}"))
-    return out + _differing(
+    return out + differing(
         "stale",
         runs,
         lambda run: ", ".join(_versions(run, column)) or None,
@@ -216,7 +206,10 @@ def _other_inputs(runs: Sequence[Run]) -> list[Finding]:
     """Runs that were made of other outside code, data or weights than the settings that they share say."""
     # A run that recorded none is of an older version, and says nothing.
     known = [run for run in runs if _inputs(run)]
-    names = sorted({name for run in known for name in _inputs(run)} - {PROMPTS})
+    # Prompts are compared for each model, the run's own and those of other sets.
+    names = sorted(
+        name for name in {name for run in known for name in _inputs(run)} if name.split()[0] != PROMPTS
+    )
     return [
         Finding("stale", f"{name} is {finding.text}")
         for name in names
@@ -234,14 +227,18 @@ def _other_input(name: str, runs: Sequence[Run]) -> list[Finding]:
         return value(run) or "absent"
 
     if name.startswith(CODE):
-        anywhere = _differing("stale", runs, value, lambda run: None)
-        return anywhere or _differing("stale", runs, or_absent, lambda run: (run.block, run.arm))
-    group = "dataset" if name.startswith(DATASET) else name.partition(".")[0]
+        anywhere = differing("stale", runs, value, lambda run: None)
+        return anywhere or differing("stale", runs, or_absent, lambda run: (run.block, run.arm))
+    group = name.partition(".")[0] + "."
+    if name.startswith(DATASET):
+        # Of another evaluation set the name has the set's in front of the split's.
+        of_set, slash, _ = name.removeprefix(DATASET).rpartition("/")
+        group = f"eval_sets.{of_set}.dataset." if slash else "dataset."
 
     def settings(run: Run) -> str:
-        return repr([item for item in sorted(run.settings.items()) if item[0].partition(".")[0] == group])
+        return repr([item for item in sorted(run.settings.items()) if f"{item[0]}.".startswith(group)])
 
-    return _differing("stale", runs, value if name.startswith(DATASET) else or_absent, settings)
+    return differing("stale", runs, value if name.startswith(DATASET) else or_absent, settings)
 
 
 def _inputs(run: Run) -> Mapping[str, str]:
@@ -270,59 +267,6 @@ def _mixed(design: Design) -> list[Finding]:
                         f"{value} in {len(same)} runs ({same[0]})" for value, same in values.items()
                     )
                     out.append(Finding("mixed", f"{key} is {each}; if it makes the arms, say --by {key}"))
-    return out
-
-
-def _differing(
-    kind: str, runs: Sequence[Run], value: Callable[[Run], str | None], group: Callable[[Run], Hashable]
-) -> list[Finding]:
-    groups: dict[Hashable, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        if (known := value(run)) is not None:
-            groups[group(run)][known].append(run)
-    out: list[Finding] = []
-    for values in groups.values():
-        if len(values) > 1:
-            each = "; ".join(f"{name[:40]} in {len(same)} runs ({same[0]})" for name, same in values.items())
-            out.append(Finding(kind, each))
-    return out
-
-
-def _other_questions(export: Export, runs: Sequence[Run]) -> list[Finding]:
-    if export.questions.num_rows == 0:
-        return []
-    answers = export.answers()
-    last = answers.groupby("run")["step"].transform("max")
-    sets = answers[answers["step"] == last].groupby("run")["uid"].agg(lambda uids: hash(tuple(sorted(uids))))
-    counts = answers[answers["step"] == last].groupby("run")["uid"].size()
-    by_name = {run.name: run for run in runs}
-    known = {
-        name: f"set {index} of {counts[name]} questions"
-        for index, value in enumerate(dict.fromkeys(sets))
-        for name in sets[sets == value].index
-    }
-    return _differing(
-        "data",
-        [by_name[name] for name in known if name in by_name],
-        lambda run: known[run.name],
-        lambda run: run.row["dataset"],
-    )
-
-
-def _answers(export: Export, runs: Sequence[Run], metric: str) -> list[Finding]:
-    column = PER_QUESTION.get(metric)
-    if column is None or column == "samples_right" or export.questions.num_rows == 0:
-        return []
-    answers, values = export.answers(column), export.metric(metric)
-    answers = answers[answers["step"] == answers.groupby("run")["step"].transform("max")]
-    means = answers.groupby("run").agg(mean=(column, "mean"), step=("step", "max"))
-    both = values.merge(means, on=["run", "step"])
-    wrong = both[(both[metric] - both["mean"].astype(float)).abs() > 1e-9].set_index("run")
-    out: list[Finding] = []
-    for run in runs:
-        if run.name in wrong.index:
-            stated, counted = wrong.loc[run.name, metric], wrong.loc[run.name, "mean"]
-            out.append(Finding("answers", f"{run}: {metric} is {stated:.4f}, its answers have {counted:.4f}"))
     return out
 
 

@@ -9,12 +9,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.data.export import Export, Frame
-from analysis.data.schema import PER_QUESTION
+from analysis.study.budgets import Budget
 from analysis.study.comparison import Difference, corrected, difference
 from analysis.study.design import Design, Run, design
-from analysis.study.guards import check, notes
+from analysis.study.guards import check, notes, unfinished
+from analysis.study.metric_choice import metric_choice
+from analysis.study.question_scores import (
+    COLUMNS,
+    GREEDY,
+    EvaluationMetric,
+    evaluation_metric,
+    question_scores,
+)
 
-METRIC = "eval/greedy_accuracy"
+METRIC = str(EvaluationMetric("", GREEDY))
 DRIFT = "drift/kl"
 
 
@@ -28,6 +36,8 @@ class Study:
         metric: the accuracy that is compared.
         notes: for the foot of every table: what was allowed.
         failed_starts: runs that were refused before their first row; known where runs are only listed.
+        reason: why that accuracy; "" where somebody named it.
+        budgets: at which arms are compared too.
     """
 
     export: Export
@@ -35,6 +45,30 @@ class Study:
     metric: str
     notes: Sequence[str]
     failed_starts: Sequence[Run] = ()
+    reason: str = ""
+    budgets: Sequence[Budget] = ()
+
+    def on(self, of_set: str) -> "Study":
+        """The same runs on another evaluation set, by the accuracy that its samples allow."""
+        choice = metric_choice(self.export, [run.name for run in self.design.runs], of_set)
+        return replace(self, metric=choice.metric, reason=choice.reason)
+
+    @property
+    def of_set(self) -> str:
+        """The evaluation set that is compared; "" is the runs' own."""
+        parts = evaluation_metric(self.metric)
+        return parts.of_set if parts is not None and parts.of_set in self.export.sets else ""
+
+    def beside(self, quantity: str) -> str:
+        """The name of another metric of the set that is compared."""
+        return str(EvaluationMetric(self.of_set, quantity))
+
+    @property
+    def by_samples(self) -> bool:
+        """Whether sampled answers to all questions are compared."""
+        parts = evaluation_metric(self.metric)
+        averaged = parts is not None and parts.quantity.startswith("avg@")
+        return averaged or (bool(self.reason) and parts is not None and parts.quantity != GREEDY)
 
     def runs(self, arm: str, block: str = "") -> dict[int, Run]:
         """The runs of an arm in a block, by seed."""
@@ -95,19 +129,19 @@ class Study:
         }
 
     @cached_property
-    def _answers(self) -> dict[str, Frame]:
-        if self.export.questions.num_rows == 0:
-            return {}
-        frame = self.export.answers(
-            "right", "strict", "flexible", "truncated", "tokens", "samples", "samples_right"
-        )
-        frame = frame[frame["run"].isin([run.name for run in self.design.runs])]
-        frame = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
-        return {str(run): rows.set_index("uid") for run, rows in frame.groupby("run")}
+    def _answers(self) -> dict[tuple[str, str], Frame]:
+        names = [run.name for run in self.design.runs]
+        out: dict[tuple[str, str], Frame] = {}
+        for of_set in ("", *self.export.sets):
+            frame = self.export.answers(*COLUMNS, of_set=of_set)
+            frame = frame[frame["run"].isin(names)]
+            frame = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
+            out |= {(str(run), of_set): rows.set_index("uid") for run, rows in frame.groupby("run")}
+        return out
 
-    def answers(self, run: Run) -> Frame:
-        """A run's last answers by question; empty where it has none."""
-        return self._answers.get(run.name, pd.DataFrame())
+    def answers(self, run: Run, of_set: str = "") -> Frame:
+        """A run's last answers by question, of its own set or another; empty where it has none."""
+        return self._answers.get((run.name, of_set), pd.DataFrame())
 
     def matrix(
         self, arm: str, seeds: Sequence[int], block: str = "", metric: str | None = None
@@ -116,15 +150,18 @@ class Study:
 
         None where the metric is not one of questions, or the runs did not answer the same ones.
         """
-        column = PER_QUESTION.get(metric or self.metric)
-        runs = self.runs(arm, block)
-        tables = [self.answers(runs[seed]) for seed in seeds]
-        if column is None or not tables or any(table.empty for table in tables):
+        name, runs = metric or self.metric, self.runs(arm, block)
+        parts = evaluation_metric(name)
+        if parts is None:
+            return None
+        tables = [self.answers(runs[seed], parts.of_set) for seed in seeds]
+        if not tables or any(table.empty for table in tables):
             return None
         rows = []
         for table in tables:
-            values = table[column].astype(float)
-            values = values / table["samples"].astype(float) if column == "samples_right" else values
+            values = question_scores(name, table)
+            if values is None:
+                return None
             rows.append(values.dropna().sort_index())
         if any(not row.index.equals(rows[0].index) for row in rows) or not len(rows[0]):
             return None
@@ -172,9 +209,10 @@ def study(
     axis: str | None = None,
     baseline: str | None = None,
     by: Sequence[str] = (),
-    metric: str = METRIC,
+    metric: str | None = None,
     allow: Iterable[str] = (),
     compared: bool = True,
+    budgets: Sequence[Budget] = (),
 ) -> Study:
     """Find the arms of an export, check them, and keep what may be used.
 
@@ -183,9 +221,11 @@ def study(
         axis: what is compared; else the first axis that varies.
         baseline: the arm that differences are measured from; else the axis' usual one.
         by: settings that make arms, as dotted keys.
-        metric: the accuracy that is compared.
+        metric: the accuracy that is compared; else the mean of sampled answers where all runs sampled all
+            questions, and greedy accuracy where they did not or runs are only listed.
         allow: kinds of findings to pass over.
         compared: false where runs are only listed, and what differs between them does not matter.
+        budgets: at which arms are compared too.
 
     Returns:
         The study of the usable runs, with a note for each kind of finding that was allowed.
@@ -198,8 +238,12 @@ def study(
     # A list of runs has a row for one that never began; a comparison lacks it.
     failed = [] if compared else [run for run in full_design.runs if _failed_start(run)]
     begun = replace(full_design, runs=[run for run in full_design.runs if run not in failed])
+    reason = ""
+    if metric is None:
+        finished = [run.name for run in begun.runs if not unfinished(run.row)]
+        metric, reason = metric_choice(export, finished) if compared and finished else (METRIC, "")
     usable, allowed = check(export, begun, metric, allow, compared=compared)
-    return Study(export, usable, metric, [*export.notes, *notes(allowed)], failed)
+    return Study(export, usable, metric, [*export.notes, *notes(allowed)], failed, reason, budgets)
 
 
 def _failed_start(run: Run) -> bool:

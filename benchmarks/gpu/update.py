@@ -204,7 +204,7 @@ def _checkpoint(table: Table, machine: Machine, width: Width, subject: Learner) 
             run=RunSettings.of(config),
             evaluation=EvaluationSettings.of(config),
         )
-        progress = Progress(position=0, beta=0.0)
+        progress = Progress(position=0, beta=0.0, budget=None)
         held_up = machine.seconds(lambda: checkpoints.save(1, progress, []), rounds=1, warm=0)
         seconds = held_up + machine.seconds(checkpoints.background.wait, rounds=1, warm=0)
         nbytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -33,6 +33,9 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command(
         "mirrorpo.launch.train", "run a cell, a grid (-m) or a sweep (sweep=NAME): Hydra's command line"
     ),
+    "evaluate": Command(
+        "mirrorpo.launch.evaluate", "evaluate done runs' start models and checkpoints on further sets"
+    ),
     "status": Command("mirrorpo.launch.status", "where each cell of a sweep is; also retry, cancel"),
     "report": _analysis("report", "one HTML page of a sweep, with its tables and figures as files"),
     "export": _analysis("export", "runs, or W&B's, as three Parquet files"),

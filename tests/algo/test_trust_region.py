@@ -7,8 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mirrorpo.divergence.f_divergence import ExactFDivergence
-from mirrorpo.divergence.generators import TotalVariation
 from torch import Tensor
 
 from mirrorpo.algo.surrogate import Clipped, Unclipped
@@ -20,6 +18,8 @@ from mirrorpo.algo.trust_region import (
     binary,
 )
 from mirrorpo.divergence.bregman import ExactBregman
+from mirrorpo.divergence.f_divergence import ExactFDivergence
+from mirrorpo.divergence.generators import TotalVariation
 from mirrorpo.divergence.kl import K1
 from mirrorpo.divergence.potentials import NegativeEntropy, Square
 

@@ -20,6 +20,8 @@ from mirrorpo.config.settings import (
     UpdateSettings,
 )
 
+# OmegaConf has no type for what is checked of them.
+WIDER = ("eval_sampled_questions", "eval_datasets")
 CLASSES = (RolloutSettings, UpdateSettings, ModelSettings, EvaluationSettings, DriftSettings, RunSettings)
 
 
@@ -39,6 +41,8 @@ def test_types_are_the_schemas_and_choices_are_those_that_it_allows() -> None:
     schema = get_type_hints(TrainConfig)
     for kind in CLASSES:
         for name, hint in get_type_hints(kind).items():
+            if name in WIDER:
+                continue
             if schema[name] is str:
                 assert get_args(hint) == tuple(CHOICES[name]), f"{kind.__name__}.{name}"
             else:
@@ -55,6 +59,16 @@ def test_an_evaluation_is_due_at_both_ends_and_at_every_so_manieth_step(config: 
     assert [step for step in range(9) if evaluation.due(step, last=8)] == [0, 3, 6, 8]
     none = EvaluationSettings.of({**config, "eval_questions": 0})
     assert not any(none.due(step, last=8) for step in range(9))
+    # Another set is evaluated all the same.
+    others = EvaluationSettings.of({**config, "eval_questions": 0, "eval_datasets": ["gsm8k"]})
+    assert [step for step in range(9) if others.due(step, last=8)] == [0, 3, 6, 8]
+    assert (evaluation.sets, none.sets, others.sets) == ([""], [], ["gsm8k"])
+
+
+def test_as_many_questions_are_sampled_as_are_asked_for_and_evaluated(config: Mapping[str, Any]) -> None:
+    for wanted, sampled in ((3, 3), (9, 5), ("all", 5), (0, 0)):
+        settings = EvaluationSettings.of({**config, "eval_questions": 5, "eval_sampled_questions": wanted})
+        assert settings.sampled == sampled, wanted
 
 
 def test_the_drift_is_due_at_every_so_manieth_step_and_where_an_evaluation_is(

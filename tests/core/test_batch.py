@@ -30,6 +30,8 @@ def batch() -> RolloutBatch:
         old_logprobs=-2 * completion_ids.double(),
         anchor_logprobs=-3 * completion_ids.double(),
         anchor_hidden=completion_ids[..., None].expand(-1, -1, 2).double(),
+        anchor_top_ids=completion_ids[..., None].expand(-1, -1, 3),
+        anchor_top_logprobs=-completion_ids[..., None].expand(-1, -1, 3).double(),
     )
 
 
@@ -70,6 +72,8 @@ def test_every_field_is_cut_alike():
     assert torch.equal(picked.old_logprobs, -2 * picked.completion_ids.double())
     assert torch.equal(picked.anchor_logprobs, -3 * picked.completion_ids.double())
     assert torch.equal(picked.anchor_hidden[..., 1], picked.completion_ids.double())
+    assert torch.equal(picked.anchor_top_ids[..., 2], picked.completion_ids)
+    assert torch.equal(picked.anchor_top_logprobs[..., 0], -picked.completion_ids.double())
 
 
 def test_the_mask_stays_a_subset_of_present_and_does_not_cut():

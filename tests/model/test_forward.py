@@ -8,7 +8,8 @@ from completions import completion_of
 from engines import tiny
 from torch import Tensor
 
-from mirrorpo.core.batch import RolloutBatch
+from mirrorpo.core.batch import OF_ANCHOR, RolloutBatch
+from mirrorpo.model.anchored import VocabularyReader
 from mirrorpo.model.forward import completion_hidden, per_token, read_completions
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
@@ -58,7 +59,7 @@ def wider(batch: RolloutBatch, *, left: int = 0, right: int = 0, fill: int = 0) 
                 ("anchor_logprobs", 0.0),
             )
         },
-        anchor_hidden=torch.nn.functional.pad(batch.anchor_hidden, (0, 0, 0, right)),
+        **{name: torch.nn.functional.pad(getattr(batch, name), (0, 0, 0, right)) for name in OF_ANCHOR},
     )
 
 
@@ -218,12 +219,16 @@ def exact_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
 
 
+def beside(anchor: LanguageModel, batch: RolloutBatch) -> VocabularyReader:
+    hidden = completion_hidden(anchor, batch)[batch.present]
+    return VocabularyReader(reader=exact_kl, gradient=None, head=anchor.head(0.6), hidden=hidden)
+
+
 def test_a_reader_sees_the_anchor_at_the_same_token() -> None:
     policy, anchor, batch = tiny(), tiny(seed=1), batch_of()
     with torch.no_grad():
-        batch = batch.with_(anchor_hidden=completion_hidden(anchor, batch))
         head_outputs, _ = read_completions(
-            policy, batch, temperature=0.6, logit_chunk=3, reader=exact_kl, anchor_head=anchor.head(0.6)
+            policy, batch, temperature=0.6, logit_chunk=3, reader=beside(anchor, batch)
         )
         expected = []
         for prompt, ids in SEQUENCES:
@@ -242,9 +247,8 @@ def test_a_reader_sees_the_anchor_at_the_same_token() -> None:
 def test_a_policy_that_is_its_own_anchor_diverges_by_zero() -> None:
     model, batch = tiny(), batch_of()
     with torch.no_grad():
-        batch = batch.with_(anchor_hidden=completion_hidden(model, batch))
         head_outputs, _ = read_completions(
-            model, batch, temperature=0.6, logit_chunk=3, reader=exact_kl, anchor_head=model.head(0.6)
+            model, batch, temperature=0.6, logit_chunk=3, reader=beside(model, batch)
         )
     assert not head_outputs.reader_output.any()
 

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mirrorpo.model import head as module
+from mirrorpo.model.anchored import VocabularyReader
 from mirrorpo.model.head import Head, HeadOutputs, read_positions
 
 N, D, V = 7, 4, 11
@@ -75,9 +76,12 @@ class Case:
             self.hidden,
             self.tokens,
             logit_chunk=logit_chunk,
-            reader=reader,
-            anchor_head=self.anchor_head,
-            anchor_hidden=self.anchor_hidden,
+            reader=None if reader is None else self.beside_anchor(reader),
+        )
+
+    def beside_anchor(self, reader: Callable[[Tensor, Tensor], Tensor]) -> VocabularyReader:
+        return VocabularyReader(
+            reader=reader, gradient=None, head=self.anchor_head, hidden=self.anchor_hidden
         )
 
     def gradients(self, value: Tensor) -> list[Tensor]:
@@ -172,9 +176,7 @@ def test_logprobs_and_divergence_pass_gradcheck() -> None:
             hidden,
             c.tokens,
             logit_chunk=3,
-            reader=kl,
-            anchor_head=c.anchor_head,
-            anchor_hidden=c.anchor_hidden,
+            reader=c.beside_anchor(kl),
         )
         return head_outputs.logprobs, head_outputs.reader_output
 

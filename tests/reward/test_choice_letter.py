@@ -87,6 +87,12 @@ def test_what_is_marked_counts_and_what_is_thought_does_not() -> None:
     assert ChoiceLetter(extraction="strict", thinking="read")([texts[3]], [GOLD])[0].reward == 1.0
 
 
+def test_the_letter_is_what_votes() -> None:
+    reward = ChoiceLetter(extraction="strict", thinking="skip")
+    texts = [r"\boxed{B}", "#### (B)", r"\boxed{\text{A}}", "none of them"]
+    assert [verdict.answer for verdict in reward(texts, [GOLD] * 4)] == ["B", "B", "A", ""]
+
+
 def test_a_gold_that_is_no_letter_is_named() -> None:
     paris = Prompt(uid="p", question="", gold="Paris", demonstration="")
     reward = ChoiceLetter(extraction="strict", thinking="skip")

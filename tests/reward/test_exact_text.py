@@ -25,12 +25,16 @@ def test_case_spaces_and_punctuation_around_a_text_do_not_matter_and_words_do() 
         "<think>New York</think> York",
     ]
     assert [verdict.reward for verdict in reward([*right, *wrong], [GOLD] * 12)] == [1.0] * 7 + [0.0] * 5
-    assert [v.outcome for v in reward(["", "York"], [GOLD] * 2)] == ["no_answer", "wrong"]
+    verdicts = reward(["", "York.", "#### york"], [GOLD] * 3)
+    assert [v.outcome for v in verdicts] == ["no_answer", "wrong", "wrong"]
+    assert [v.answer for v in verdicts] == ["", "york", "york"]
 
 
 def test_flexible_finds_the_words_in_the_text() -> None:
     reward = ExactText(extraction="flexible", thinking="skip")
     texts = ["It is New York, sure.", "It is Newer York", "new-york"]
-    assert [verdict.correct for verdict in reward(texts, [GOLD] * 3)] == [True, False, False]
+    verdicts = reward(texts, [GOLD] * 3)
+    assert [verdict.correct for verdict in verdicts] == [True, False, False]
+    assert {verdict.answer for verdict in verdicts} == {None}
     dots = Prompt(uid="d", question="", gold=" ... ", demonstration="")
     assert list(reward.unjudgeable([GOLD, dots])) == ["d"]

@@ -1,6 +1,7 @@
 """What a person sees of a run, with and without a terminal."""
 
 import io
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from completions import completion_of
 
 from mirrorpo.core.batch import Prompt, Verdict
 from mirrorpo.rollout.collector import Answer
+from mirrorpo.run.folder import RunFolder
 from mirrorpo.train.display import Display, readable, sample_rows, write_text
 
 
@@ -215,6 +217,19 @@ def test_the_table_shows_the_largest_k_of_pass_at_k(capsys: pytest.CaptureFixtur
     }
 
 
+def test_the_table_has_the_accuracies_of_other_sets_behind_the_runs_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = {"eval/greedy_accuracy": 0.5, "eval/far/greedy_accuracy": 0.25, "eval/far/avg@4": 0.125}
+    assert closed(capsys, before, before | {"eval/far/avg@4": 0.5, "eval/far/length": 9.0}) == {
+        "greedy accuracy": ["50.0%", "50.0%"],
+        "far, greedy": ["25.0%", "25.0%"],
+        "far, avg@4": ["12.5%", "50.0%"],
+    }
+    # And these alone, where the run's own is not evaluated.
+    assert closed(capsys, {}, {"eval/far/greedy_accuracy": 0.5}) == {"far, greedy": ["nan%", "50.0%"]}
+
+
 def test_the_table_names_the_number_of_questions_and_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
     Display(1, 0, enabled=True).close({}, {"eval/questions": 500.0, "eval/greedy_accuracy": 0.5}, {}, "")
     title, _, head = capsys.readouterr().out.splitlines()[:3]
@@ -231,6 +246,24 @@ def test_after_the_table_come_completions_and_where_the_files_are(capsys: pytest
         "metrics      m.jsonl",
         "policy       p",
     ]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_finished_run_says_what_it_gained_on_the_same_questions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damaged: bool
+) -> None:
+    (tmp_path / "eval").mkdir()
+    metrics = [{"step": step, "eval/questions": 4.0, "eval/greedy_accuracy": 0.5} for step in (0, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    for step, verdicts in ((0, "rwww"), (2, "wrrw")):
+        text = "".join(json.dumps(row) + "\n" for row in rows(verdicts))
+        text = text[:-3] + "\n" if damaged and step == 0 else text
+        (tmp_path / "eval" / f"step_{step:06d}.jsonl").write_text(text)
+    Display(2, 0, enabled=True).conclude(RunFolder(tmp_path))
+    out = capsys.readouterr().out
+    # Student's t of the differences -1, 1, 1, 0. What cannot be read ends no run.
+    gain = "greedy gain +25.0 points [-127.3, 177.3] over 4 questions, 2 turned right, 1 turned wrong"
+    assert (gain in out.splitlines()) == (not damaged) and "greedy accuracy" in out
 
 
 # Completions to read

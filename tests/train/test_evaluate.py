@@ -58,6 +58,8 @@ class Scripted:
 class Marks:
     """A verifier in two lines: strict wants the mark, flexible the number."""
 
+    silent: bool = False  # of what the answers are
+
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
         verdicts = []
         for text, prompt in zip(texts, prompts, strict=True):
@@ -69,6 +71,7 @@ class Marks:
                     flexible=flexible,
                     correct=strict,
                     outcome="right" if strict else "wrong" if text else "no_answer",
+                    answer=None if self.silent else text.removeprefix("#### "),
                 )
             )
         return verdicts
@@ -119,8 +122,8 @@ def test_there_is_one_row_for_each_question_in_order() -> None:
 
 
 def test_a_row_says_what_was_answered_and_how_it_was_judged() -> None:
-    row = {key: value for key, value in evaluate().rows[1].items() if not key.startswith("samples")}
-    assert row == {
+    rows = evaluate(sampled_questions=1).rows
+    assert rows[1] == {
         "uid": "q1",
         "question": "1?",
         "gold": "1",
@@ -146,7 +149,14 @@ def test_a_row_says_what_was_answered_and_how_it_was_judged() -> None:
         ("eval/unverifiable", 0),
         ("eval/sampled_questions", 3),
         ("eval/pass@1", (4 / 4 + 1 / 4 + 0) / 3),
+        ("eval/pass@2", (1 + (1 - 3 / 6) + 0) / 3),
         ("eval/pass@4", (1 + 1 + 0) / 3),
+        ("eval/avg@4", (4 / 4 + 1 / 4 + 0) / 3),
+        # All four of the first agree, the second's four differ, and the third agrees on what is wrong.
+        ("eval/maj@4", (1 + 1 / 4 + 0) / 3),
+        ("eval/distinct", (1 + 4 + 1) / 3),
+        ("eval/sampled_length", (4 * 7 + 7 + 7 + 3 + 7 + 4 * 7) / 12),
+        ("eval/sampled_truncated", 0),
     ],
 )
 def test_metrics_by_hand(name: str, value: float) -> None:
@@ -154,11 +164,37 @@ def test_metrics_by_hand(name: str, value: float) -> None:
 
 
 def test_metrics_hold_nothing_else() -> None:
-    assert len(evaluate().metrics) == 10
+    assert len(evaluate().metrics) == 16
 
 
 def test_sampled_rows_count_their_right_samples() -> None:
     assert [(row["samples_right"], row["samples"]) for row in evaluate().rows[:3]] == [(4, 4), (1, 4), (0, 4)]
+
+
+def test_sampled_rows_say_how_often_the_majority_is_right_and_what_the_samples_cost() -> None:
+    names = ("majority_right", "distinct", "sampled_tokens", "sampled_truncated")
+    assert [[row.get(name) for name in names] for row in evaluate().rows] == [
+        [1.0, 1, 28, 0],
+        [0.25, 4, 24, 0],
+        [0.0, 1, 28, 0],
+        [None, None, None, None],
+    ]
+
+
+def test_without_a_form_of_answers_nobody_votes_and_texts_are_counted() -> None:
+    evaluation = replace(evaluator(), reward=Marks(silent=True))(Nothing(), 0)
+    assert "majority_right" not in evaluation.rows[0] and "eval/maj@4" not in evaluation.metrics
+    assert evaluation.metrics["eval/distinct"] == pytest.approx((1 + 4 + 1) / 3)
+
+
+def test_another_set_has_its_metrics_below_its_name_and_the_numbers_that_it_has_alone() -> None:
+    alone, beside = evaluate(), evaluate(prefix="eval/other")
+    assert beside.rows == alone.rows
+    assert beside.metrics == {
+        name.replace("eval/", "eval/other/"): value for name, value in alone.metrics.items()
+    }
+    with pytest.raises(RuntimeError, match="evaluation of other at step 0: the verifier gave no verdict"):
+        replace(evaluator(prefix="eval/other"), reward=Unsure(frozenset(GREEDY)))(Nothing(), 0)
 
 
 def test_a_question_that_is_not_sampled_has_no_count() -> None:
@@ -174,7 +210,8 @@ def test_pass_at_1_is_the_mean_of_the_samples() -> None:
 
 
 def test_one_sample_gives_pass_at_1_alone() -> None:
-    assert [name for name in evaluate(samples=1).metrics if "pass@" in name] == ["eval/pass@1"]
+    of_one = [name for name in evaluate(samples=1).metrics if "@" in name]
+    assert of_one == ["eval/pass@1", "eval/avg@1", "eval/maj@1"]
 
 
 @pytest.mark.parametrize("changes", [{"sampled_questions": 0}, {"samples": 0}])

@@ -25,6 +25,7 @@ TINY = (
     "eval_sampled_questions=2",
     "drift_questions=2",
     "drift_every=3",
+    "contamination_questions=2",
     "progress=false",
 )
 
@@ -55,7 +56,8 @@ def test_an_extended_run_is_the_longer_run(short: tuple[Path, Cell], tmp_path: P
     longer = run("steps=4", f"out={out}", "extend=true")
     whole = run("steps=4", f"out={tmp_path}")
     assert files(longer) == files(whole) and longer.hash == whole.hash and longer.label == whole.label
-    assert files(first) == before and "eval/step_000002.jsonl" in before
+    assert files(first) == before
+    assert {"eval/step_000002.jsonl", "eval/contamination.jsonl"} < before.keys()
     # Measured at every third step, and where accuracy is: at the last of two, not in the middle of four.
     for cell, measured in ((first, [0, 2]), (longer, [0, 3, 4])):
         lines = rows(cell.folder / "metrics.jsonl")

@@ -71,7 +71,7 @@ def test_a_reward_that_keeps_no_contract_is_refused(reward: dict[str, Any], mess
         ),
         (
             {"divergence": named("Scaled", scale=1.0, reads="tokens", beta=0.1, anchor="old")},
-            r"^divergence: Scaled\.reads is 'tokens'; choose nothing, sampled or vocabulary",
+            r"^divergence: Scaled\.reads is 'tokens'; choose nothing, sampled, top or vocabulary",
         ),
         ({"divergence": named("Scaled", scale=1.0)}, r"^divergence: missing 'beta', 'anchor'"),
         (

@@ -82,3 +82,26 @@ def test_humaneval_is_evaluated_from_the_start_model(qwen_folder: Path, tmp_path
         "humaneval/001",
         "humaneval/002",
     ]
+
+
+@pytest.mark.slow
+@needs_data
+def test_programs_and_answers_are_evaluated_in_one_run_each_by_its_own_reward(
+    qwen_folder: Path, tmp_path: Path
+) -> None:
+    sets = "eval_datasets=[mbpp,{short:{dataset:humaneval,eval_questions:2}}]"
+    command = ("dataset=gsm8k", "model=qwen", f"model.path={qwen_folder}", *SHORT, sets, f"out={tmp_path}")
+    succeeded(train(*command, cwd=tmp_path, MIRRORPO_DATA=str(DATA)))
+    run = folder(tmp_path)
+    entry, last = manifest(run), rows(run / "metrics.jsonl")[-1]
+    assert entry["sandbox"] is None and entry["reward_version"].startswith("math_answer/")
+    for name, uid in (("mbpp", "mbpp/511"), ("short", "humaneval/000")):
+        of_set = entry["eval_sets"][name]
+        assert "seccomp" in of_set["sandbox"] and of_set["reward_version"].startswith("code_tests/")
+        answers = rows(run / "eval" / name / "step_000002.jsonl")
+        assert answers[0]["uid"] == uid and all(row["tokens"] <= 12 for row in answers)
+        # Programs have no vote.
+        assert f"eval/{name}/avg@2" in last and f"eval/{name}/maj@2" not in last
+    assert "eval/maj@2" in last and last["eval/short/questions"] == 2
+    assert "\\boxed{" in entry["prompt"]["example"]
+    assert "Write this function." in entry["eval_sets"]["mbpp"]["prompt"]["example"]

@@ -15,7 +15,7 @@ import torch
 from completions import completion_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from rows import CONF, names
+from rows import CONF, forms, names, settings_of
 from small_models import TINY, model_of, network_of
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -26,6 +26,7 @@ from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.masked import mean_one
 from mirrorpo.divergence.bregman import ExactBregman
+from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.divergence.potentials import NegativeEntropy
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import build_penalty
@@ -37,6 +38,7 @@ from mirrorpo.weighting.unscored import Unscored
 
 ALGORITHMS = names("algo", oracles.ALGORITHMS)
 DIVERGENCES = names("divergence", oracles.DIVERGENCES)
+FORMS = forms(DIVERGENCES)
 LONGEST = 6
 TEMPERATURE = 0.7
 BETA = 0.3  # far above the files' own, so that no penalty hides below the tolerance
@@ -57,13 +59,12 @@ ROLLOUT = [
 
 @cache
 def choice(axis: str, name: str) -> Any:
+    if axis == "divergence":
+        return build_penalty(settings_of(name, **({} if name == "none" else {"beta": BETA})))
     register()
-    overrides = [f"{axis}={name}", f"max_new_tokens={LONGEST}"]
-    if axis == "divergence" and name != "none":
-        overrides.append(f"divergence.beta={BETA}")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        node = resolved(compose("train", overrides=overrides))[axis]
-    return build_penalty(node) if axis == "divergence" else instantiate(node, _convert_="all")
+        cfg = compose("train", overrides=[f"{axis}={name}", f"max_new_tokens={LONGEST}"])
+        return instantiate(resolved(cfg)[axis], _convert_="all")
 
 
 def network(seed: int) -> PreTrainedModel:
@@ -200,7 +201,7 @@ def our_gradients(
     batch = scored.batch
     if updates > 1:
         batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
-    if choice("divergence", divergence).reads == "sampled":
+    if choice("divergence", divergence).reads in ("sampled", "top"):
         batch = batch.with_(anchor_logprobs=in_float64(anchor(world, divergence, updates), batch))
     student = learner(world, world.policy, **settings)
     advantages = student.algo.advantage(batch.rewards, batch.group)
@@ -334,21 +335,26 @@ def test_the_old_policy_is_far_enough_for_every_trust_region(world):
 
 
 def crossed(parity: int) -> list[Any]:
-    """Every algorithm with every divergence, half of them slow.
+    """Every algorithm with every divergence, most of them slow.
 
-    Of algorithm, divergence and on- or off-policy every two choices meet in `make test`: the halves
-    of both tests are the two colours of a chessboard. `make test-slow` has the full product.
+    Of algorithm, form of a divergence (`rows.forms`) and on- or off-policy every two choices meet in `make
+    test`: the halves of both tests are the two colours of a chessboard. A divergence that is of another's
+    form meets two algorithms, one on- and one off-policy. `make test-slow` has the full product.
     """
-    pairs = product(enumerate(ALGORITHMS), enumerate(DIVERGENCES))
+
+    def kept(row: int, column: int, divergence: str) -> bool:
+        meets = divergence in FORMS or (row - column) % len(ALGORITHMS) in (0, 1)
+        return meets and (row + column) % 2 == parity
+
     return [
-        pytest.param(algo, divergence, marks=[pytest.mark.slow] * ((row + column) % 2 != parity))
-        for (row, algo), (column, divergence) in pairs
+        pytest.param(algo, divergence, marks=[pytest.mark.slow] * (not kept(row, column, divergence)))
+        for (row, algo), (column, divergence) in product(enumerate(ALGORITHMS), enumerate(DIVERGENCES))
     ]
 
 
 def test_every_two_of_algorithm_divergence_and_policy_meet_without_the_slow_half():
     kept = {(parity, *case.values[:2]) for parity in (0, 1) for case in crossed(parity) if not case.marks}
-    assert {(algo, divergence) for _, algo, divergence in kept} == set(product(ALGORITHMS, DIVERGENCES))
+    assert {(algo, divergence) for _, algo, divergence in kept} >= set(product(ALGORITHMS, FORMS))
     assert {(parity, algo) for parity, algo, _ in kept} == set(product((0, 1), ALGORITHMS))
     assert {(parity, divergence) for parity, _, divergence in kept} == set(product((0, 1), DIVERGENCES))
 
@@ -471,6 +477,8 @@ def test_a_penalty_takes_every_row_backward_and_one_of_coefficient_zero_does_not
     [
         ("kl_k1", "reward"),
         ("kl_exact", "reward_to_go"),
+        ("kl_topk", "reward_to_go"),
+        ("js_topk", "loss_to_go"),
         ("probl2_exact", "loss_to_go"),
         ("probl2_corrected", "loss_to_go"),
         ("kl_k1", "completion"),
@@ -500,7 +508,7 @@ def test_a_penalty_in_the_advantages_has_the_naive_gradient(world, divergence, p
     batch = scored.batch
     if updates > 1:
         batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
-    if before.penalty.in_loss and before.penalty.reads == "sampled":
+    if before.penalty.in_loss and before.penalty.reads in ("sampled", "top"):
         batch = batch.with_(anchor_logprobs=in_float64(world.log_reference, batch))
     student = replace(learner(world, world.policy, **settings), penalty=before.penalty)
     student.learn(replace(scored, batch=batch), credit, lrs=[1.0] * updates)
@@ -601,3 +609,60 @@ def test_a_trust_region_takes_the_naive_tokens_out_of_the_update(world, over, bo
     expected = list(torch.autograd.grad(loss, list(world.policy.parameters()), retain_graph=True))
     for ours in student.optimiser.gradients:
         assert_equal(ours, expected)
+
+
+# ---------------------------------------------------------------- the likeliest tokens
+
+
+def top_gradients(world: World, updates: int, **changes: Any) -> tuple[list[Tensor], float]:
+    """Gradient and divergence of `kl_topk` with other settings, against the reference."""
+    penalty = build_penalty(settings_of("kl_topk", beta=BETA, **changes))
+    return gradients_of(world, penalty, updates)
+
+
+def gradients_of(world: World, penalty: Penalty, updates: int) -> tuple[list[Tensor], float]:
+    settings = {"scope": "credit", "updates": updates, "window": "whole", "prefix_sharing": "never"}
+    student = replace(learner(world, world.policy, "grpo", "kl_exact", **settings), penalty=penalty)
+    scored = student.rescore(world.batch)
+    batch = scored.batch
+    if updates > 1:
+        batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
+    batch = batch.with_(anchor_logprobs=in_float64(world.log_reference, batch))
+    credit = TokenCredit(advantages=student.algo.advantage(batch.rewards, batch.group), weights=world.weights)
+    metrics = student.learn(replace(scored, batch=batch), credit, lrs=[1.0] * updates)
+    return student.optimiser.gradients[0], metrics["divergence/value"]
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_no_token_all_tokens_and_the_policys_own_are_read_as_they_say(world, updates):
+    corrected, exact = (
+        gradients_of(world, build_penalty(settings_of(name, beta=BETA)), updates)
+        for name in ("kl_corrected", "kl_exact")
+    )
+    none, every = (top_gradients(world, updates, k=k) for k in (0, 11))
+    assert all(map(torch.equal, none[0], corrected[0])) and none[1] == corrected[1]
+    # Products over other numbers of positions round otherwise.
+    assert_equal(every[0], exact[0])
+    assert every[1] == pytest.approx(exact[1], rel=1e-6)
+    # Eleven tokens of the policy are those of the anchor; three are others.
+    assert_equal(top_gradients(world, updates, k=11, of="policy")[0], exact[0])
+    few, others = (top_gradients(world, updates, k=3, of=of) for of in ("anchor", "policy"))
+    assert few[1] != others[1]
+    expected = naive_top_of_policy(world, updates, k=3)
+    assert others[1] == pytest.approx(expected, rel=1e-6)
+
+
+def naive_top_of_policy(world: World, updates: int, k: int) -> float:
+    """The mean of the estimate over trained tokens, summed at the policy's k likeliest."""
+    values = []
+    for row, (_, completion, _, reward) in enumerate(ROLLOUT):
+        for place, token in enumerate(completion):
+            if reward != reward or (row, place) == (3, 2):
+                continue
+            log_p, log_q = world.log_p[row][place].detach(), world.log_reference[row][place]
+            log_old = log_p if updates == 1 else world.log_old[row][place]
+            terms = log_p.exp() * (log_p - log_q) - log_p.exp() + log_q.exp()
+            top = log_p.topk(k).indices.tolist()
+            rest = 0.0 if token in top else float(terms[token] / log_old[token].exp())
+            values.append(float(terms[top].sum()) + rest)
+    return sum(values) / len(values)

@@ -13,6 +13,7 @@ from torch import Tensor
 from mirrorpo.core.cut import Cut
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.model.forward import completion_hidden
+from mirrorpo.train.budget import PassMeter
 from mirrorpo.train.micro_batch import TOKENS_PER_CALL
 from mirrorpo.train.old_policy import ForwardSettings, PolicyScorer
 
@@ -33,6 +34,7 @@ def old_policy(ranks: Ranks) -> PolicyScorer:
         prefix_sharing="auto",
         tokens_per_call=TOKENS_PER_CALL,
         ranks=ranks,
+        meter=PassMeter(),
     )
     return PolicyScorer(policy=model("llama"), forward=forward)
 

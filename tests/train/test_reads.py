@@ -32,10 +32,10 @@ CONF = Path(__file__).parents[2] / "conf"
 # Operations whose result has a size, or goes to the host, by what the numbers are.
 READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "_unique", "unique_", "equal")
 # What is laid out on the CPU before the device is asked anything.
-PLANNING = {"micro_batch.py", "batch.py", "tensors.py", "collectives.py"}
+PLANNING = {"micro_batch.py", "batch.py", "tensors.py", "collectives.py", "cost.py"}
 # Adam counts its steps there too.
 PLANNING |= {"together.py"}
-PLANNED = {"_windows", "_local", "_micro_batches", "_has_gradient", "_at_tokens", "score"}
+PLANNED = {"_windows", "_local", "_micro_batches", "_has_gradient", "_at_tokens", "score", "_at_update"}
 
 
 class Reads(TorchDispatchMode):

@@ -71,11 +71,12 @@ MORE_CELLS = {
     "mirror descent": ("algo=mirror_descent", "updates_per_rollout=2"),
     "micro-batches": ("algo=dr_grpo", "tokens_per_micro_batch=150"),
     "rows": ("weighting=counterfactual_permuted", "divergence=probl2", "shared_prefix=never"),
+    "sets": ("eval_datasets=[{test:{dataset:arithmetic,dataset.test_size:5,eval_split:test}}]",),
     "supervised": ("algo=sft", "divergence=none"),
     # One completion: a rank without any.
     "one row": ("algo=sft", "divergence=none", "group_size=1", "prompts_per_step=1"),
 }
-EXACT = ("reward/", "outcome/", "completion/", "group/", "rollout/", "eval/")
+EXACT = ("reward/", "outcome/", "completion/", "group/", "rollout/", "eval/", "budget/")
 
 
 # ---------------------------------------------------------------- divided without other processes
@@ -138,8 +139,8 @@ def assert_agree(first: Path, second: Path) -> None:
         for name, value in a.items():
             expected = value if name.startswith(EXACT) else pytest.approx(value, rel=1e-5, abs=1e-5)
             assert b[name] == expected, (name, a["step"])
-    for path in (first / "eval").iterdir():
-        assert path.read_bytes() == (second / "eval" / path.name).read_bytes(), path
+    for path in RunFolder(first).evaluations():
+        assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path
 
 
 def assert_ranks_agree(cells: dict[str, Sequence[str]], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.optim.adamw import AdamW
 from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import RunFolder, RunState
+from mirrorpo.train.budget import Budget
 from mirrorpo.train.state import Checkpoints
 from mirrorpo.train.step import Progress
 
@@ -35,7 +36,9 @@ def checkpoints(folder: RunFolder, cell: Cell = CELL) -> Checkpoints:
     run: Any = SimpleNamespace(
         steps=9, checkpoint_every=3, checkpoint_minutes=0, checkpoint_async=False, keep_checkpoints=2
     )
-    evaluation: Any = SimpleNamespace(due=lambda step, steps: step % 2 == 0 or step == steps)
+    evaluation: Any = SimpleNamespace(
+        due=lambda step, steps: step % 2 == 0 or step == steps, sets=["", "far"]
+    )
     return Checkpoints(
         path=folder.checkpoints,
         config_hash=cell.hash,
@@ -57,15 +60,16 @@ def killed(tmp_path: Path) -> RunFolder:
         launches=launches,
         data={"train": "d"},
     )
-    (folder.path / "eval").mkdir()
+    (folder.path / "eval" / "far").mkdir(parents=True)
     saver = checkpoints(folder)
     for step in ROWS:
         if step % 2 == 0:
-            folder.evaluation(step).write_text(json.dumps({"uid": "a", "step": step}) + "\n")
+            for name in ("", "far"):
+                folder.evaluation(step, name).write_text(json.dumps({"uid": "a", "step": step}) + "\n")
         folder.metrics.append({"step": step, "reward/mean": step / 7})
         folder.timings.append({"step": step, "seconds": 1.0})
         if step in (3, 6):
-            saver.save(step, Progress(position=step, beta=0.1), ["c0"])
+            saver.save(step, Progress(position=step, beta=0.1, budget=Budget()), ["c0"])
     return folder
 
 
@@ -119,6 +123,7 @@ BEHIND: dict[str, tuple[Damage, int, str]] = {
     ),
     "metrics that are of no checkpoint": (lambda run: line(run.metrics.path, 1, b"\0"), 0, "metrics.jsonl"),
     "metrics gone": (lambda run: run.metrics.path.unlink(), 0, "metrics.jsonl"),
+    "a set's first evaluation gone": (lambda run: run.evaluation(0, "far").unlink(), 0, "far/step_000000"),
     "the first evaluation gone": (lambda run: run.evaluation(0).unlink(), 0, "step_000000.jsonl"),
 }
 
@@ -165,7 +170,7 @@ def test_after_a_start_from_the_beginning_the_next_checkpoint_removes_none_that_
     saver = checkpoints(killed)
     saver.resume(killed, "c0")
     killed.metrics.append({"step": 0})
-    saver.save(3, Progress(position=3, beta=0.1), ["c0"])
+    saver.save(3, Progress(position=3, beta=0.1, budget=Budget()), ["c0"])
     kept = sorted(path.name for path in killed.path.glob("checkpoints.before_restart/*"))
     assert kept == ["step_000003", "step_000006"]
 

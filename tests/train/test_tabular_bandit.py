@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import combinations, product
+from itertools import combinations, cycle, product
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from rows import CONF, names
+from rows import CONF, forms, names, settings_of
 from small_models import model_of
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
@@ -98,8 +98,10 @@ def choices() -> dict[tuple[str, str], Any]:
     trainings, so it serves all axes.
     """
     register()
-    out: dict[tuple[str, str], Any] = {}
-    axes = {axis: names(axis) for axis in AXES}
+    out: dict[tuple[str, str], Any] = {
+        ("divergence", name): build_penalty(settings_of(name)) for name in names("divergence")
+    }
+    axes = {axis: names(axis) for axis in AXES if axis != "divergence"}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for index in range(max(map(len, axes.values()))):
             chosen = {axis: of_axis[index % len(of_axis)] for axis, of_axis in axes.items()}
@@ -108,7 +110,6 @@ def choices() -> dict[tuple[str, str], Any]:
             )
             nodes = resolved(cfg)
             out["algo", chosen["algo"]] = instantiate(nodes["algo"], _convert_="all")
-            out["divergence", chosen["divergence"]] = build_penalty(nodes["divergence"])
             out["weighting", chosen["weighting"]] = build_weighting(nodes["weighting"])
             out["rollout", chosen["algo"]] = instantiate(cfg.rollout, _convert_="all")
     return out
@@ -448,12 +449,20 @@ def test_what_is_earned_is_what_samples_earn_on_average():
     assert mean == pytest.approx(earned(fresh()), abs=0.0135)
 
 
-COVER = [Arm(*triple) for triple in pairwise_cover([names(axis) for axis in AXES])]
+FORMS = forms(names("divergence"))
+COVERED = [FORMS if axis == "divergence" else names(axis) for axis in AXES]
+OTHERS = [name for name in names("divergence") if name not in FORMS]
+COVER = [
+    *(Arm(*triple) for triple in pairwise_cover(COVERED)),
+    # A divergence of another's form is trained with once.
+    *map(Arm, cycle(names("algo", set(names("algo")) - {"sft"})), OTHERS, cycle(names("weighting"))),
+]
 
 
 def test_in_the_cover_every_two_choices_of_different_axes_meet():
     for one, other in combinations(range(3), 2):
-        assert {(arm[one], arm[other]) for arm in COVER} == set(product(names(AXES[one]), names(AXES[other])))
+        assert {(arm[one], arm[other]) for arm in COVER} >= set(product(COVERED[one], COVERED[other]))
+    assert {arm.divergence for arm in COVER} == set(names("divergence"))
 
 
 @pytest.mark.parametrize("sizes", list(product((1, 2, 3, 5), repeat=3)))
@@ -506,3 +515,4 @@ def test_the_pull_of_the_classics_is_seen_and_k1_has_none():
     }
     assert pulls.isdisjoint({"none", "kl_k1"})
     assert pulls >= {"kl_k2", "kl_k3", "kl_exact", "kl_corrected", "probl2", "probl2_exact", "chi2_exact"}
+    assert pulls >= {"js", "js_exact", "alpha_exact", "hellinger_exact", "tv_exact", "renyi_exact", "kl_topk"}

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,15 @@ def test_a_run_leaves_every_file_of_the_design(finished: Path) -> None:
         all("eval/greedy_accuracy" in metrics[step] for step in (0, 2, 3))
         and "eval/greedy_accuracy" not in metrics[1]
     )
-    assert len(rows(run / "timings.jsonl")) == 4
+    timings = rows(run / "timings.jsonl")
+    assert len(timings) == 4
+    for name, total in (("completions", "budget/completions"), ("tokens", "budget/tokens_sampled")):
+        sums = accumulate(row.get(f"rollout/{name}", 0.0) for row in metrics)
+        assert [row[total] for row in metrics] == list(sums), total
+    flops = [row["budget/flops"] for row in metrics]
+    assert flops[0] == 0 and flops[1] < flops[2] < flops[3]
+    spent = accumulate(row["seconds"] for row in timings)
+    assert [row["budget/device_s"] for row in timings] == pytest.approx(list(spent))
     answers = rows(run / "eval" / "step_000003.jsonl")
     assert (
         len(answers) == 12
@@ -194,10 +203,22 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_knob(tmp_path: Path) 
         assert "Traceback" not in result.stderr
 
 
-def test_zero_steps_evaluate_the_start_model_only(tmp_path: Path) -> None:
-    succeeded(train(*SMALL, "steps=0", f"out={tmp_path}", cwd=tmp_path))
-    (row,) = rows(folder(tmp_path) / "metrics.jsonl")
+def test_zero_steps_evaluate_the_start_model_only(finished: Path, tmp_path: Path) -> None:
+    # With the screen, which changes no other number.
+    screen = "contamination_questions=5"
+    succeeded(train(*SMALL, "steps=0", screen, f"out={tmp_path}", cwd=tmp_path))
+    run = folder(tmp_path)
+    (row,) = rows(run / "metrics.jsonl")
     assert row["step"] == 0 and row["eval/questions"] == 12
+    screened = {key: row.pop(key) for key in [*row] if key.startswith("contamination/")}
+    assert row == rows(folder(finished) / "metrics.jsonl")[0]
+    asked = rows(run / "eval" / "contamination.jsonl")
+    assert [entry["uid"] for entry in asked] == [
+        entry["uid"] for entry in rows(run / "eval" / "step_000000.jsonl")[:5]
+    ]
+    assert screened["contamination/questions"] == 5
+    assert screened["contamination/exact"] == sum(entry["exact"] for entry in asked) / 5
+    assert "eval/contamination.jsonl" in manifest(run)["files"]
 
 
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -227,6 +248,10 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -
     succeeded(train(*overrides, f"out={tmp_path / 'killed'}", cwd=tmp_path), said=["resuming after step"])
     whole, killed = folder(tmp_path / "whole"), folder(tmp_path / "killed")
     assert (whole / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
+    # Steps of two processes.
+    timings = rows(killed / "timings.jsonl")
+    spent = accumulate(row["seconds"] for row in timings)
+    assert [row["budget/device_s"] for row in timings] == pytest.approx(list(spent))
     assert (whole / "eval" / "step_000004.jsonl").read_bytes() == (
         killed / "eval" / "step_000004.jsonl"
     ).read_bytes()
@@ -405,6 +430,7 @@ def test_a_bad_setting_is_refused_before_anything_runs(override: str, words: str
             "drift_every=5 with beta_schedule=matched_drift: beta is steered after every step",
         ),
         ("drift_every=0", "drift_every=0: needs at least 1"),
+        ("contamination_questions=13", "the first ones of eval_questions=12; give at most as many"),
         (
             "beta_schedule=matched_drift beta_schedule.measure=drift/js",
             "beta_schedule.measure=drift/js: choose one of drift/kl",

@@ -11,6 +11,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from mirrorpo.config.cell import AXES, Cell, cell
+from mirrorpo.config.eval_sets import eval_sets
+from mirrorpo.config.identity import EVAL_SETS
 from mirrorpo.config.schema import check, resolved
 from mirrorpo.config.typed import apply_typed
 
@@ -40,7 +42,11 @@ def cell_of(
     notes = apply_typed(cfg, overrides)
     check(cfg)
     axes = tuple(sorted((axis, choices[axis]) for axis in AXES))
-    return replace(cell(cfg, dict(axes), baseline(axes, tuple(searchpath))), notes=notes)
+    of_axes = baseline(axes, tuple(searchpath))
+    sets = eval_sets(cfg, dict(axes), of_axes, overrides, searchpath)
+    made = cell(cfg, dict(axes), of_axes)
+    # A run without them keeps the config that it had before there were any.
+    return replace(made, config={**made.config, **({EVAL_SETS: sets} if sets else {})}, notes=notes)
 
 
 @cache

@@ -32,13 +32,17 @@ NOT_IDENTITY = (
 ADDED: Mapping[str, object] = {
     "compile": "none",
     "drift_every": 1,
+    "contamination_questions": 0,
     # What it changes, of models that think in tags, goes with the reward's version.
     "reward.thinking": "skip",
     "reward.decimal_mark": "point",
     "reward.top_level": "definitions",  # likewise
     "head_precision": "float32",
     "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
+    "eval_datasets": [],
 }
+# A set of `eval_datasets` has settings under the names that they have in a run.
+EVAL_SETS = "eval_sets"
 
 # Where a reward stands in one that is made of several.
 _PART_OF_A_REWARD = re.compile(r"^reward\.(?:(?:parts\.[^.]+\.reward|proxy|gold)\.)+")
@@ -69,7 +73,7 @@ def identity(data: Config) -> JsonObject:
     return {
         key: _canonical(value)
         for key, value in kept.items()
-        if value is not None and not (key in ADDED and value == ADDED[key])
+        if value is not None and not (in_a_run(key) in ADDED and value == ADDED[in_a_run(key)])
     }
 
 
@@ -82,8 +86,18 @@ def is_identity(key: str) -> bool:
         >>> is_identity("reward.parts.tests.reward.workers"), is_identity("reward.parts.tests.weight")
         (False, True)
     """
-    key = _PART_OF_A_REWARD.sub("reward.", key)
+    key = _PART_OF_A_REWARD.sub("reward.", in_a_run(key))
     return not any(key == plumbing or key.startswith(plumbing + ".") for plumbing in NOT_IDENTITY)
+
+
+def in_a_run(key: str) -> str:
+    """What a dotted setting is called at a run's top level, where it is one of an evaluation set.
+
+    Example:
+        >>> in_a_run("eval_sets.gsm8k.dataset.root"), in_a_run("dataset.root")
+        ('dataset.root', 'dataset.root')
+    """
+    return key.split(".", 2)[-1] if key.startswith(f"{EVAL_SETS}.") else key
 
 
 def _canonical(value: object) -> object:

@@ -11,7 +11,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mirrorpo.config.values import JsonObject
+from mirrorpo.config.values import Config, JsonObject
+
+# Of the questions that are also sampled: as many as are evaluated.
+ALL = "all"
 
 # What OmegaConf takes for a node of any keys.
 Group: TypeAlias = Any
@@ -70,12 +73,14 @@ class TrainConfig:
     eval_split: str = MISSING
     eval_questions: int = MISSING
     eval_max_new_tokens: int = MISSING
-    eval_sampled_questions: int = MISSING
+    eval_sampled_questions: int | str | None = MISSING
     eval_samples: int = MISSING
     eval_temperature: float = MISSING
+    eval_datasets: Any = MISSING
     drift_questions: int = MISSING
     drift_positions: int = MISSING
     drift_every: int = MISSING
+    contamination_questions: int = MISSING
     checkpoint_every: int = MISSING
     checkpoint_minutes: float = MISSING
     checkpoint_async: bool = MISSING
@@ -98,6 +103,7 @@ def check(cfg: DictConfig) -> None:
     """
     _check_keys(cfg)
     _check_values(cfg)
+    _check_screen(cfg)
     if not cfg.out or not cfg.name or any(part in ("..", ".", "") for part in str(cfg.name).split("/")):
         raise ValueError(
             f"out={cfg.out!r}, name={cfg.name!r}: give a root folder and a name for the sweep's folder below "
@@ -109,10 +115,28 @@ def check(cfg: DictConfig) -> None:
             f"prompts_per_step={cfg.prompts_per_step}: "
             "with update_window=split each update takes an equal share of the groups"
         )
-    if cfg.eval_samples > 0 and not 0 < cfg.eval_temperature < math.inf:
+    refuse_evaluation(cfg)
+
+
+def refuse_evaluation(values: Config | DictConfig, prefix: str = "") -> None:
+    """Check the settings of an evaluation that are no plain numbers.
+
+    Args:
+        values: of the run, or of one of its sets.
+        prefix: of the settings' names.
+
+    Raises:
+        ValueError: naming the setting, its value and the fix.
+    """
+    temperature, sampled = values["eval_temperature"], values["eval_sampled_questions"]
+    if isinstance(sampled, str) and sampled != ALL:
         raise ValueError(
-            f"eval_temperature={cfg.eval_temperature}: samples at temperature 0 are all the same; set "
-            "eval_samples=0 for greedy only"
+            f"{prefix}eval_sampled_questions={sampled}: give a number, or {ALL} for all that are evaluated"
+        )
+    if values["eval_samples"] > 0 and not 0 < temperature < math.inf:
+        raise ValueError(
+            f"{prefix}eval_temperature={temperature}: samples at temperature 0 are all the same; set "
+            f"{prefix}eval_samples=0 for greedy only"
         )
 
 
@@ -131,7 +155,7 @@ def _check_keys(cfg: DictConfig) -> None:
 
 def _check_values(cfg: DictConfig) -> None:
     for knob, least in MINIMUM.items():
-        if cfg[knob] is not None and cfg[knob] < least:
+        if isinstance(cfg[knob], int | float) and cfg[knob] < least:
             raise ValueError(f"{knob}={cfg[knob]}: needs at least {least}")
     for knob, choices in CHOICES.items():
         if cfg[knob] not in choices:
@@ -145,6 +169,14 @@ def _check_values(cfg: DictConfig) -> None:
         raise ValueError(
             f"max_grad_norm={cfg.max_grad_norm}: a negative norm would turn the gradient round; 0 does not "
             f"clip"
+        )
+
+
+def _check_screen(cfg: DictConfig) -> None:
+    if cfg.contamination_questions > cfg.eval_questions:
+        raise ValueError(
+            f"contamination_questions={cfg.contamination_questions}: they are the first ones of "
+            f"eval_questions={cfg.eval_questions}; give at most as many"
         )
 
 
@@ -178,6 +210,7 @@ MINIMUM: Mapping[str, int] = {
     "drift_questions": 0,
     "drift_positions": 1,
     "drift_every": 1,
+    "contamination_questions": 0,
     "checkpoint_every": 0,
     "checkpoint_minutes": 0,
     "keep_checkpoints": 1,
@@ -202,6 +235,8 @@ def resolved(cfg: DictConfig) -> JsonObject:
         ValueError: if an interpolation cannot be filled.
     """
     try:
-        return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+        out: JsonObject = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ValueError(f"the config cannot be resolved: {error}") from error
+    # null says the same, and two names of a value would be two runs.
+    return out | ({"eval_sampled_questions": ALL} if out.get("eval_sampled_questions", 0) is None else {})

@@ -1,8 +1,10 @@
 """The run-level settings that belong together, as types. Imports no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, Self
 
+from mirrorpo.config.eval_sets import entries
 from mirrorpo.config.values import Config
 
 
@@ -76,29 +78,55 @@ class ModelSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationSettings(Settings):
-    """When the policy is evaluated, on what, and how.
+class AnswerSettings(Settings):
+    """How a set of questions is answered in an evaluation.
 
     Attributes:
-        eval_every: steps between evaluations; 0: before and after only.
         eval_questions: answered greedily; 0 evaluates nothing.
         eval_max_new_tokens: longest answer.
-        eval_sampled_questions: of these, how many are also sampled.
+        eval_sampled_questions: of these, how many are also sampled; "all".
         eval_samples: completions for each.
         eval_temperature: of the samples.
     """
 
-    eval_every: int
     eval_questions: int
     eval_max_new_tokens: int
-    eval_sampled_questions: int
+    eval_sampled_questions: int | Literal["all"]
     eval_samples: int
     eval_temperature: float
+
+    @property
+    def sampled(self) -> int:
+        """How many questions are sampled, where there are so many."""
+        if self.eval_sampled_questions == "all":
+            return self.eval_questions
+        return min(self.eval_sampled_questions, self.eval_questions)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationSettings(AnswerSettings):
+    """When the policy is evaluated, on what, and how.
+
+    Attributes:
+        eval_every: steps between evaluations; 0: before and after only.
+        eval_datasets: the sets beside the run's own.
+    """
+
+    eval_every: int
+    eval_datasets: Sequence[object]
+
+    @property
+    def sets(self) -> list[str]:
+        """The names of the sets that are evaluated; the run's own has an empty one."""
+        return [
+            *([""] if self.eval_questions > 0 else []),
+            *(name for name, _ in entries(self.eval_datasets)),
+        ]
 
     def due(self, step: int, last: int) -> bool:
         """Whether a step, of so many, is followed by an evaluation."""
         regular = self.eval_every > 0 and step % self.eval_every == 0
-        return self.eval_questions > 0 and (step in (0, last) or regular)
+        return bool(self.sets) and (step in (0, last) or regular)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +168,7 @@ class RunSettings(Settings):
         checkpoint_async: written in the background, from a copy of the state.
         keep_checkpoints: newest ones kept.
         shown_completions: written for a person, each step.
+        contamination_questions: of the evaluated ones, whose start the start model is to complete.
     """
 
     seed: int
@@ -154,3 +183,4 @@ class RunSettings(Settings):
     checkpoint_async: bool
     keep_checkpoints: int
     shown_completions: int
+    contamination_questions: int

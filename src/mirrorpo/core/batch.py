@@ -130,6 +130,8 @@ class Verdict:
         parts: the rewards that this one is made of, by name and before their weights; NaN where a part could
             not say.
         gold: of a reward that is watched and never trained on; None where there is none.
+        answer: the answer of the trained extraction in a normal form, by which equal answers are counted;
+            empty where the completion gives none, None where the reward has no such form, as of programs.
     """
 
     reward: float
@@ -139,6 +141,7 @@ class Verdict:
     outcome: str
     parts: Mapping[str, float] = field(default_factory=dict[str, float])
     gold: float | None = None
+    answer: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,6 +163,10 @@ class Layout:
     lengths: Sequence[int]
 
 
+# Fields of a batch that may be large, and stay on the model's device.
+OF_ANCHOR = ("anchor_hidden", "anchor_top_ids", "anchor_top_logprobs")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutBatch:
     """One step's completions as tensors. Entry t of every [B, T] field is about completion token t.
@@ -179,7 +186,10 @@ class RolloutBatch:
         old_logprobs: [B, T], the same tokens under the policy at rollout time, by the trainer's own forward.
         anchor_logprobs: [B, T], the same tokens under the divergence's anchor; NaN when nothing reads it.
         anchor_hidden: [B, T, D], the anchor's last hidden states, which stay on the model's device; D = 0
-            when no exact divergence reads them.
+            when no divergence reads them.
+        anchor_top_ids: [B, T, K], the anchor's likeliest tokens where each token stands, ascending; beside
+            the hidden states, and K = 0 when no divergence reads them.
+        anchor_top_logprobs: [B, T, K], their log-probabilities under the anchor.
         layout: of a batch that was moved to where it is read.
     """
 
@@ -195,6 +205,8 @@ class RolloutBatch:
     old_logprobs: PerToken
     anchor_logprobs: PerToken
     anchor_hidden: Float[Tensor, "B T D"]
+    anchor_top_ids: Int[Tensor, "B T K"]
+    anchor_top_logprobs: Float[Tensor, "B T K"]
     layout: Layout | None = None
 
     def __len__(self) -> int:
@@ -215,7 +227,7 @@ class RolloutBatch:
             "sampler_logprobs",
             "old_logprobs",
             "anchor_logprobs",
-            "anchor_hidden",
+            *OF_ANCHOR,
         ):
             picked[name] = picked[name][:, :width]
         return RolloutBatch(**picked, layout=None)
@@ -249,15 +261,15 @@ class RolloutBatch:
         )
 
     def to(self, device: torch.device | str) -> "RolloutBatch":
-        """The same batch on another device with its layout, all by one copy but for hidden states."""
+        """The same batch on another device with its layout, all by one copy but for what is the anchor's."""
         device, tensors, layout = torch.device(device), dict(self.tensors()), self.located()
         indices = [*layout.present, *layout.trained, layout.prompt, layout.first]
-        (hidden,) = moved([tensors.pop("anchor_hidden")], device)
+        of_anchor = {name: moved([tensors.pop(name)], device)[0] for name in OF_ANCHOR}
         there = moved([*tensors.values(), *indices], device)
         at = there[len(tensors) :]
         return RolloutBatch(
             **dict(zip(tensors, there, strict=False)),
-            anchor_hidden=hidden,
+            **of_anchor,
             layout=Layout(
                 present=(at[0], at[1]),
                 trained=(at[2], at[3]),
@@ -266,6 +278,11 @@ class RolloutBatch:
                 lengths=layout.lengths,
             ),
         )
+
+    def without_anchor(self) -> "RolloutBatch":
+        """The same without the anchor's large fields."""
+        tensors = self.tensors()
+        return self.with_(**{name: tensors[name][..., :0] for name in OF_ANCHOR})
 
     def with_(self, **changes: Tensor) -> "RolloutBatch":
         """A copy in which the named fields are replaced."""
@@ -280,7 +297,7 @@ def _positions(mask: TokenMask) -> tuple[Tensor, Tensor]:
 
 
 def _picked(values: Tensor, index: Tensor) -> Tensor:
-    # Hidden states may lie on another device than the rest.
+    # What is read of the anchor may lie on another device than the rest.
     (there,) = moved([index], values.device)
     return values[there]
 

@@ -30,3 +30,10 @@ class Cut:
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end <= self.first < self.last:
             raise ValueError(f"a cut hides some tokens and reads some after them: {self}")
+
+    def recomputed_from(self, masking: Masking) -> int:
+        """The first token that is computed again, up to and without `last - 1`."""
+        if masking == "pad":
+            return self.start
+        # Nothing between span and read tokens sees the span.
+        return max(self.end, self.first - 1) if masking == "direct" else self.end

@@ -439,12 +439,14 @@ class Divergence(Protocol):
 
     `reads` says what `__call__` wants: "nothing"; "sampled", the log-probabilities of the sampled
     token under policy, anchor and old policy, shape [...]; "vocabulary", log-probabilities over the
-    vocabulary under policy and anchor, shape [..., V], reduced to [...]. Coefficient and anchor are the
-    penalty's (`divergence.penalty`).
+    vocabulary under policy and anchor, shape [..., V], reduced to [...]; "top", those of a few tokens and of
+    the sampled one, through the parts of `ReadsTop`, while `__call__` takes tables [..., V] and gives what
+    it would say if each token were drawn, [..., V]. Coefficient and anchor are the penalty's
+    (`divergence.penalty`).
     """
 
     @property
-    def reads(self) -> Literal["nothing", "sampled", "vocabulary"]: ...
+    def reads(self) -> Literal["nothing", "sampled", "vocabulary", "top"]: ...
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor: ...
 
@@ -458,6 +460,29 @@ class KnowsGradient(Protocol):
     """
 
     def gradient(self, policy: Tensor, anchor: Tensor, factor: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class ReadsTop(Protocol):
+    """A divergence that sums over the `k` likeliest tokens of anchor or policy, and reads the sampled one.
+
+    `inside` is the sum over tokens [..., k] under policy and anchor, `inside_gradient` that of factors [n]
+    times sums of tokens [n, k], to the policy's log-probabilities, a new tensor made without autograd.
+    `outside` is what the sampled token adds where it is not among them, from its log-probabilities under
+    policy, anchor and old policy.
+    """
+
+    @property
+    def k(self) -> int: ...
+
+    @property
+    def of(self) -> Literal["anchor", "policy"]: ...
+
+    def inside(self, policy: Tensor, anchor: Tensor) -> Tensor: ...
+
+    def inside_gradient(self, policy: Tensor, anchor: Tensor, factor: Tensor) -> Tensor: ...
+
+    def outside(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

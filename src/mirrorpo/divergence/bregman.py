@@ -9,6 +9,8 @@ from torch import Tensor
 from mirrorpo.divergence.potentials import ClosedForm, Potential, SumsItself
 from mirrorpo.divergence.vocabulary import gradient_of_total, in_float64, total
 
+LEAST_DRAWN = -80.0
+
 
 def probability(potential: Potential, log_p: Tensor) -> Tensor:
     """p in float64, not below the potential's floor."""
@@ -33,6 +35,13 @@ def integrand(potential: Potential, log_p: Tensor, log_q: Tensor) -> Tensor:
     p, q = probability(potential, log_p), probability(potential, log_q)
     gap = potential.f(p) - potential.f(q) - potential.df(q) * (p - q)
     return gap.clamp(min=0) if potential.convex else gap
+
+
+def over_drawn(terms: Tensor, old: Tensor) -> Tensor:
+    """Terms at sampled tokens over the probabilities that they were drawn with, whose logs are given."""
+    # A token that was drawn has no smaller probability than this in float32 sampling.
+    drawn = old.detach().double().clamp(min=LEAST_DRAWN)
+    return terms * torch.exp(-drawn)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +155,4 @@ class CorrectedBregman:
     potential: Potential
 
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
-        # A token that was drawn has no smaller probability than this in float32 sampling.
-        drawn = old.detach().double().clamp(min=-80.0)
-        return (integrand(self.potential, policy, anchor.detach()) * torch.exp(-drawn)).to(policy.dtype)
+        return over_drawn(integrand(self.potential, policy, anchor.detach()), old).to(policy.dtype)

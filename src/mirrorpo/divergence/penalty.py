@@ -7,7 +7,15 @@ from typing import Literal
 
 from torch import Tensor
 
-from mirrorpo.core.protocols import Assembly, Divergence, Inert, KnowsGradient, Placement, StatesNotes
+from mirrorpo.core.protocols import (
+    Assembly,
+    Divergence,
+    Inert,
+    KnowsGradient,
+    Placement,
+    ReadsTop,
+    StatesNotes,
+)
 from mirrorpo.divergence.placement import IN_LOSS
 from mirrorpo.divergence.potentials import HasPotential
 
@@ -44,9 +52,23 @@ class Penalty:
             )
 
     @property
-    def reads(self) -> Literal["nothing", "sampled", "vocabulary"]:
+    def reads(self) -> Literal["nothing", "sampled", "vocabulary", "top"]:
         """What the divergence reads."""
         return self.divergence.reads
+
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether the anchor's hidden states are read beside the policy's."""
+        if isinstance(self.divergence, ReadsTop):
+            return self.divergence.of == "policy" and self.divergence.k > 0
+        return self.divergence.reads == "vocabulary"
+
+    @property
+    def anchor_top(self) -> int:
+        """How many of the anchor's likeliest tokens are kept at each token."""
+        if isinstance(self.divergence, ReadsTop) and self.divergence.of == "anchor":
+            return self.divergence.k
+        return 0
 
     @property
     def measured(self) -> bool:

@@ -1,5 +1,6 @@
 """Sums over the vocabulary, a few positions at a time."""
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -33,7 +34,7 @@ def piece_by_piece(work: Callable[[slice], None], rows: Tensor) -> None:
     costs more than an operation on a piece where waiting threads sleep (OMP_WAIT_POLICY=passive).
     """
     on_cpu = rows.device.type == "cpu"
-    height = max((PIECE if on_cpu else PIECE_ELSEWHERE) // rows.shape[1], 1)
+    height = max((PIECE if on_cpu else PIECE_ELSEWHERE) // max(rows.shape[1], 1), 1)
     cuts = [slice(start, start + height) for start in range(0, rows.shape[0], height)]
     threads = torch.get_num_threads() if on_cpu and len(cuts) > 1 else 1
     quiet = torch.no_grad()(work)
@@ -95,7 +96,9 @@ def total(term: Term, slope: Term, log_p: Tensor, log_q: Tensor) -> Tensor:
         >>> total(lambda a, b: a.exp() * (a - b), lambda a, b: a.exp() * (a - b + 1), log_p, log_p - 1)
         tensor([1.])
     """
-    rows_p, rows_q = log_p.reshape(-1, log_p.shape[-1]), log_q.reshape(-1, log_q.shape[-1])
+    # Also of no tokens at all.
+    rows = (math.prod(log_p.shape[:-1]), log_p.shape[-1])
+    rows_p, rows_q = log_p.reshape(rows), log_q.reshape(rows)
     result = Carried.apply(rows_p, rows_q, slope)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     carried = cast("Tensor", result)
     value = torch.empty_like(carried)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, open_dict
 
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.compose import cell_of
-from mirrorpo.config.identity import digest
+from mirrorpo.config.identity import EVAL_SETS, digest
 from mirrorpo.config.values import Config
 from mirrorpo.launch.errors import composition_error
 from mirrorpo.launch.same_inputs import SameInputs
@@ -29,7 +29,7 @@ from mirrorpo.run.siblings import folder_to_go_on_from, shorter_run_note
 
 if TYPE_CHECKING:
     # It imports torch.
-    from mirrorpo.core.protocols import Dataset, Inert
+    from mirrorpo.core.protocols import Dataset, Inert, Split
     from mirrorpo.train.build import Components
 
 SEED = re.compile(r"seed=\d+")
@@ -188,8 +188,13 @@ class Checker:
 
         try:
             components = self._built(planned, cell)
-            size = self._evaluation_size(components.dataset, cell.config)
-            return None, [*notes(components), *few_questions_note(cell.config, size)]
+            size = self._evaluation_size(components.dataset, cell.config, ("train",))
+            lines = [*notes(components), *few_questions_note(cell.config, size)]
+            for name, eval_set in components.eval_sets.items():
+                node = cell.config[EVAL_SETS][name]
+                size = self._evaluation_size(eval_set.dataset, node)
+                lines += few_questions_note(node, size, f"{EVAL_SETS}.{name}.")
+            return None, lines
         except ValueError as error:
             return f"{type(error).__name__}: {error}", ()
 
@@ -203,11 +208,12 @@ class Checker:
             return str(error)
         return None
 
-    def _evaluation_size(self, dataset: "Dataset", config: Config) -> int:
-        """How many questions the evaluation's split has."""
+    def _evaluation_size(self, dataset: "Dataset", config: Config, others: "Sequence[Split]" = ()) -> int:
+        """How many questions the evaluation's split has; other splits are read too."""
+        size: int | ValueError = 0
         # Read here, so that data that is missing costs no job; nodes without a network find it in the hub's
         # cache.
-        for split in ("train", config["eval_split"]):
+        for split in (*others, config["eval_split"]):
             key = digest({"dataset": config["dataset"], "split": split})
             if key not in self._sizes:
                 try:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mirrorpo.config import paths
 from mirrorpo.config.cell import Cell
-from mirrorpo.config.identity import digest
-from mirrorpo.config.values import JsonObject
+from mirrorpo.config.identity import EVAL_SETS, digest
+from mirrorpo.config.values import Config, JsonObject
 from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.inputs import (
     DATASET,
@@ -89,7 +89,7 @@ class SameInputs:
         recorded = {
             name: value
             for name, value in recorded_inputs(manifest).items()
-            if name != PROMPTS
+            if name.partition(" ")[0] != PROMPTS
             and not name.startswith(DATASET)
             and setting_of(name, manifest["config"]) not in gone
         }
@@ -140,25 +140,30 @@ class SameInputs:
             return None
 
     def _content(self, name: str, cell: Cell) -> str:
-        key = digest({"dataset": cell.config["dataset"], "name": name})
+        key = digest({"dataset": cell.config["dataset"], "sets": cell.config.get(EVAL_SETS), "name": name})
         if key not in self._by_dataset:
             # Only here: a finished run whose files are the same does not wait for torch.
             from mirrorpo.train.inputs import dataset_inputs
 
-            split = name.removeprefix(DATASET)
-            self._by_dataset[key] = dataset_inputs(cell.config, [split])[name]  # type: ignore[list-item]
+            self._by_dataset[key] = dataset_inputs(cell.config, [name.removeprefix(DATASET)])[name]
         return self._by_dataset[key]
 
 
 def _moved(manifest: JsonObject, cell: Cell) -> list[str]:
-    # The dataset's settings that are no part of a run's identity, as where its files are.
-    before = dict(texts(manifest["config"].get("dataset"), "dataset"))
-    now = dict(texts(cell.config.get("dataset"), "dataset"))
+    # The datasets' settings that are no part of a run's identity, as where their files are.
+    before, now = _dataset_settings(manifest["config"]), _dataset_settings(cell.config)
     return [
         f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
+
+
+def _dataset_settings(config: Config) -> dict[str, str]:
+    out = dict(texts(config.get("dataset"), "dataset"))
+    for name, node in config.get(EVAL_SETS, {}).items():
+        out |= texts(node["dataset"], f"{EVAL_SETS}.{name}.dataset")
+    return out
 
 
 def _absent(value: str) -> bool:

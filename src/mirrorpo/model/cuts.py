@@ -140,10 +140,9 @@ def _suffixes(
 ) -> tuple[Float[Tensor, "N L D"], Int[Tensor, "N L"]]:
     # States behind each cut, a row each, and which token of the completion each of them predicts.
     states = prefixes.states
-    bounds = [[cut.row, cut.start, cut.end, cut.first, cut.last] for cut in cuts]
-    rows, start, end, first, last = torch.tensor(bounds, device=states.device).unbind(dim=1)
-    # What is computed again: from here up to the token before the last one read, if that is anything.
-    begin = {"pad": start, "direct": end.maximum(first - 1)}.get(masking, end)
+    bounds = [[cut.row, cut.start, cut.end, cut.recomputed_from(masking), cut.last] for cut in cuts]
+    # What is computed again: from `begin` up to the token before the last one read, if that is anything.
+    rows, start, end, begin, last = torch.tensor(bounds, device=states.device).unbind(dim=1)
     length = last - 1 - begin
     width = int(length.max())
     token = begin[:, None] + torch.arange(width + 1, device=states.device)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.shapes import PerPosition, PerToken
-from mirrorpo.model.head import Head, HeadOutputs, read_positions
+from mirrorpo.model.anchored import AnchorReader
+from mirrorpo.model.head import HeadOutputs, read_positions
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import shared_hidden
-from mirrorpo.model.reading import Reader, ReaderGradient
 
 
 def full_sequences(batch: RolloutBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,22 +44,20 @@ def read_completions(
     temperature: float,
     logit_chunk: int,
     rows_per_forward: Sequence[int] = (),
-    reader: Reader | None = None,
-    reader_gradient: ReaderGradient | None = None,
-    anchor_head: Head | None = None,
+    reader: AnchorReader | None = None,
+    top: int = 0,
 ) -> tuple[HeadOutputs, Float[Tensor, "B T D"]]:
     """What the head gives at every real completion token; pads are never projected to the vocabulary.
 
     Args:
         model: read in the mode it is in.
-        batch: with the anchor's hidden states in `anchor_hidden` where there is a reader.
+        batch: what is read.
         temperature: of the sampler.
         logit_chunk: positions whose logits exist at a time.
         rows_per_forward: rows of each forward pass, each distinct prompt computed once
             (`prefix.shared_hidden`); empty is one pass over full sequences.
-        reader: one number a position from the policy's and the anchor's log-probabilities.
-        reader_gradient: of the reader's numbers, where it is known (`read_positions`).
-        anchor_head: of the anchor, which the reader needs.
+        reader: of policy and anchor together, at the batch's real tokens in row order.
+        top: how many of the likeliest tokens are given, without a reader.
 
     Returns:
         The outputs at N tokens in row order, and the hidden states behind them.
@@ -76,9 +74,7 @@ def read_completions(
         batch.completion_ids[present],
         logit_chunk=logit_chunk,
         reader=reader,
-        reader_gradient=reader_gradient,
-        anchor_head=anchor_head,
-        anchor_hidden=batch.anchor_hidden[present] if reader is not None else None,
+        top=top,
     )
     return head_outputs, hidden
 

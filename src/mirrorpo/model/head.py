@@ -19,8 +19,10 @@ from torch.autograd.function import BackwardCFunction
 from torch.utils.checkpoint import checkpoint
 
 from mirrorpo.core.shapes import PerPosition
+from mirrorpo.core.top import TopTokens
+from mirrorpo.model.anchored import AnchorReader, logits_at
 from mirrorpo.model.product import HeadPrecision, factor, product
-from mirrorpo.model.reading import Chunk, Reader, ReaderGradient, Reading, entropy_of
+from mirrorpo.model.reading import Chunk, Reading, entropy_of
 
 # Numbers over positions and vocabulary that may wait for the backward pass: 64 MiB in float32, little beside
 # activations.
@@ -89,13 +91,36 @@ class Head:
         rounded = None if self.precision == "float32" else self.factor
         with _without_autocast(hidden.device):
             logits = product(hidden, weight, rounded, bias)
+        return self._shaped(logits)
+
+    def tempered(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Float[Tensor, "N V"]:
+        """`transformed` logits over the temperature."""
+        return self._tempered(self.transformed(hidden, weight, bias))
+
+    def logprobs_at(
+        self, hidden: Float[Tensor, "N D"], ids: Int[Tensor, "N K"], known: TopTokens
+    ) -> Float[Tensor, "N K"]:
+        """Log-probabilities of some tokens, without a product over the vocabulary.
+
+        Args:
+            hidden: the last hidden states.
+            ids: the tokens.
+            known: one token at each position, with its log-probability, which stands for the normaliser.
+        """
+        columns = torch.cat([known.ids, ids], dim=1)
+        rows = self.prepared().factor
+        assert rows is not None
+        with _without_autocast(hidden.device):
+            logits = logits_at(hidden, rows, self.projection.bias, columns, self.precision)
+        logits = self._tempered(self._shaped(logits))
+        return logits[:, 1:] - logits[:, :1] + known.logprobs.to(logits.dtype)
+
+    def _shaped(self, logits: Tensor) -> Tensor:
         if self.scale != 1:
             logits = logits.mul_(self.scale)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def tempered(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Float[Tensor, "N V"]:
-        """`transformed` logits over the temperature."""
-        logits = self.transformed(hidden, weight, bias)
+    def _tempered(self, logits: Tensor) -> Tensor:
         return logits if self.temperature == 1 else logits.div_(self.temperature)
 
     def __call__(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
@@ -117,11 +142,13 @@ class HeadOutputs:
         logprobs: log-probability of the token at each position.
         entropy: in nats, without gradient.
         reader_output: the reader's number, zero without a reader.
+        top: the tokens that a reader of a few reads, or the likeliest; without gradient.
     """
 
     logprobs: PerPosition
     entropy: PerPosition
     reader_output: PerPosition
+    top: TopTokens
 
 
 def read_positions(
@@ -130,10 +157,8 @@ def read_positions(
     tokens: Int[Tensor, " N"],
     *,
     logit_chunk: int,
-    reader: Reader | None = None,
-    reader_gradient: ReaderGradient | None = None,
-    anchor_head: Head | None = None,
-    anchor_hidden: Float[Tensor, "N D"] | None = None,
+    reader: AnchorReader | None = None,
+    top: int = 0,
 ) -> HeadOutputs:
     """Log-probability, entropy and the reader's number at N positions.
 
@@ -146,19 +171,15 @@ def read_positions(
         head: of the policy.
         hidden: the policy's last hidden state at each position.
         tokens: the token whose log-probability is read there.
-        logit_chunk: positions whose logits exist at a time; a quarter of them with a reader.
-        reader: one number a position from the policy's and the anchor's log-probabilities [n, V].
-        reader_gradient: of the reader's numbers times factors [n], with respect to the policy's
-            log-probabilities, in a new tensor; without it autograd differentiates the reader.
-        anchor_head: of the anchor; without it the reader's number is zero.
-        anchor_hidden: the anchor's last hidden states; without them the reader's number is zero.
+        logit_chunk: positions whose logits exist at a time; a quarter of them where a reader reads the
+            vocabulary.
+        reader: of policy and anchor together; without it its number is zero.
+        top: how many of the likeliest tokens are given, without a reader.
     """
     # An embedding of another type is cast once, not once a chunk.
     head = head.prepared()
-    anchor_head = None if anchor_head is None else anchor_head.prepared()
-    read = partial(_read_chunk, head, reader, reader_gradient, anchor_head)
-    # Beside the policy's log-probabilities, the anchor's and the reader's gradient are as large.
-    tensors = 1 if reader is None else 4
+    read = partial(_read_chunk, head, reader, top)
+    tensors = 1 if reader is None else reader.tensors
     height = max(logit_chunk // tensors, 1)
     # The backward pass starts at the last chunk, when no other is there.
     retained = max(height, KEPT // (tensors * head.projection.out_features))
@@ -167,46 +188,43 @@ def read_positions(
     chunks: list[Chunk] = []
     for start in range(0, hidden.shape[0], height):
         cut = slice(start, start + height)
-        inputs = (hidden[cut], tokens[cut], None if anchor_hidden is None else anchor_hidden[cut])
         keep = torch.is_grad_enabled() and (at_once or hidden.shape[0] - start <= retained)
-        chunks.append(read_chunk(keep, *inputs))
+        chunks.append(read_chunk(keep, cut, hidden[cut], tokens[cut]))
     if not chunks:
         # An empty micro-batch keeps its place in the graph.
         empty = hidden.sum(dim=1)
-        return HeadOutputs(logprobs=empty, entropy=empty.detach(), reader_output=empty)
-    logprobs, entropy, reader_output = (torch.cat(part) for part in zip(*chunks, strict=True))
-    return HeadOutputs(logprobs=logprobs, entropy=entropy, reader_output=reader_output)
+        chunks = [(empty, empty.detach(), empty, tokens[:, None][:, :0], empty.detach()[:, None][:, :0])]
+    logprobs, entropy, reader_output, ids, of_ids = (torch.cat(part) for part in zip(*chunks, strict=True))
+    return HeadOutputs(
+        logprobs=logprobs, entropy=entropy, reader_output=reader_output, top=TopTokens(ids, of_ids)
+    )
 
 
 def _read_chunk(
     head: Head,
-    reader: Reader | None,
-    gradient: ReaderGradient | None,
-    anchor_head: Head | None,
+    reader: AnchorReader | None,
+    top: int,
     keep: bool,
+    cut: slice,
     hidden: Tensor,
     tokens: Tensor,
-    anchor_hidden: Tensor | None,
 ) -> Chunk:
     # With `keep`, what the backward pass needs waits for it; otherwise it is made again.
-    if reader is None or anchor_head is None or anchor_hidden is None:
-        return Reading(logits=head.tempered, keep=keep)(hidden, *head.trained(), tokens)
-
-    def log_q() -> Tensor:
-        with torch.no_grad():
-            return anchor_head(anchor_hidden)
-
-    if gradient is not None:
-        reading = Reading(logits=head.tempered, anchor=log_q, reader=reader, gradient=gradient, keep=keep)
-        return reading(hidden, *head.trained(), tokens)
+    if reader is None:
+        return Reading(logits=head.tempered, top=top, keep=keep)(hidden, *head.trained(), tokens)
+    view = partial(reader, cut)
+    if reader.knows_gradient:
+        return Reading(logits=head.tempered, view=view, keep=keep)(hidden, *head.trained(), tokens)
 
     def differentiated(hidden: Tensor) -> Chunk:
         log_p = head(hidden)
         logprobs = log_p.gather(1, tokens[:, None]).squeeze(1)
-        reader_output = reader(log_p, log_q())
+        seen = view(log_p)
+        reader_output = seen.value()
         # Last, since the recomputation stops once it has what the backward pass needs.
         with torch.no_grad():
-            return logprobs, entropy_of(log_p), reader_output
+            top = TopTokens.among(seen.ids, log_p)
+            return logprobs, entropy_of(log_p), reader_output, top.ids, top.logprobs
 
     if keep or not torch.is_grad_enabled():
         return differentiated(hidden)
@@ -214,26 +232,20 @@ def _read_chunk(
     return cast(Chunk, checkpoint(differentiated, hidden, use_reentrant=False, preserve_rng_state=False))
 
 
-_ReadChunk = Callable[[bool, Tensor, Tensor, Tensor | None], Chunk]
+_ReadChunk = Callable[[bool, slice, Tensor, Tensor], Chunk]
 
 
-def _with_known_gradient(
-    read: _ReadChunk,
-    keep: bool,
-    hidden: Tensor,
-    tokens: Tensor,
-    anchor_hidden: Tensor | None,
-) -> Chunk:
+def _with_known_gradient(read: _ReadChunk, keep: bool, cut: slice, hidden: Tensor, tokens: Tensor) -> Chunk:
     # A position's numbers depend on its own hidden state alone, so their gradient is a row of it, whatever
     # the loss makes of them.
     leaf = hidden.detach().requires_grad_()
-    logprobs, entropy, reader_output = read(keep, leaf, tokens, anchor_hidden)
+    logprobs, entropy, reader_output, ids, of_ids = read(keep, cut, leaf, tokens)
     (slope,) = torch.autograd.grad(logprobs.sum(), leaf, retain_graph=reader_output.requires_grad)
     logprobs = _known_gradient(hidden, logprobs.detach(), slope)
     if reader_output.requires_grad:
         (slope,) = torch.autograd.grad(reader_output.sum(), leaf)
         reader_output = _known_gradient(hidden, reader_output.detach(), slope)
-    return logprobs, entropy, reader_output
+    return logprobs, entropy, reader_output, ids, of_ids
 
 
 class _KnownGradient(torch.autograd.Function):

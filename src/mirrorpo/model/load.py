@@ -38,6 +38,7 @@ from mirrorpo.model.sizes import ModelSizes, adapter_size, shape_of
 from mirrorpo.model.stored import store_as_computed
 from mirrorpo.model.train_noise import silence
 from mirrorpo.model.words import word_tokenizer
+from mirrorpo.run.model_run import policy_folder
 
 SHIPPED = "mirrorpo:"
 # owner/name, or a name alone; a path begins otherwise or is longer.
@@ -287,7 +288,7 @@ def _refuse_other_noise(train_noise: object) -> None:
 def _located(path: str) -> str:
     if path.startswith(SHIPPED):
         return str(files("mirrorpo.model") / path.removeprefix(SHIPPED))
-    return path
+    return str(policy_folder(Path(path))) if Path(path).is_dir() else path
 
 
 def _adapters(

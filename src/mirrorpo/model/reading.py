@@ -15,11 +15,12 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import get_gradient_edge
 
 from mirrorpo.core.shapes import PerPosition, Vocabulary
+from mirrorpo.core.top import TopTokens, likeliest
+from mirrorpo.model.anchored import View
 
-Reader = Callable[[Vocabulary, Vocabulary], Tensor]
-ReaderGradient = Callable[[Vocabulary, Vocabulary, PerPosition], Vocabulary]
-# Log-probability, entropy and the reader's number at the positions of one chunk.
-Chunk: TypeAlias = tuple[Tensor, Tensor, Tensor]
+# Log-probability, entropy and the reader's number at the positions of one chunk; ids of some tokens and their
+# log-probabilities.
+Chunk: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,16 +29,14 @@ class Reading:
 
     Attributes:
         logits: of hidden states, embedding and bias, over the temperature.
-        anchor: makes the anchor's log-probabilities, or None.
-        reader: one number a position from the policy's and the anchor's log-probabilities, or None.
-        gradient: of the reader's numbers, each times a factor, with respect to the policy's; a new tensor.
+        view: makes the anchor's part from the policy's log-probabilities, or None.
+        top: how many of the likeliest tokens are given, where there is no view that names some.
         keep: whether the log-probabilities wait for the backward pass; otherwise they are made again.
     """
 
     logits: Callable[[Tensor, Tensor, Tensor | None], Vocabulary]
-    anchor: Callable[[], Vocabulary] | None = None
-    reader: Reader | None = None
-    gradient: ReaderGradient | None = None
+    view: Callable[[Vocabulary], View] | None = None
+    top: int = 0
     keep: bool
 
     def __call__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor) -> Chunk:
@@ -52,7 +51,7 @@ def entropy_of(log_p: Vocabulary) -> PerPosition:
 
 
 class _Read(torch.autograd.Function):
-    """Log-probability, entropy and the reader's number; only the first and the last have a gradient."""
+    """The numbers of a chunk; only the log-probability and the reader's number have a gradient."""
 
     @staticmethod
     def forward(
@@ -64,29 +63,31 @@ class _Read(torch.autograd.Function):
         states = _States.made(reading, hidden, weight, bias, differentiable=reading.keep)
         logprobs = states.log_p.gather(1, tokens[:, None]).squeeze(1)
         output, entropy = torch.zeros_like(logprobs), entropy_of(states.log_p)
-        if reading.reader is None or reading.anchor is None:
-            ctx.mark_non_differentiable(entropy, output)
+        if reading.view is None:
+            ids = likeliest(states.log_p, reading.top)
         else:
-            ctx.mark_non_differentiable(entropy)
-            states.log_q = reading.anchor()
-            output = reading.reader(states.log_p, states.log_q)
+            states.view = reading.view(states.log_p)
+            ids, output = states.view.ids, states.view.value()
+        of_ids = TopTokens.among(ids, states.log_p).logprobs
+        constants = (entropy, ids, of_ids) if reading.view is not None else (entropy, ids, of_ids, output)
+        ctx.mark_non_differentiable(*constants)
         if reading.keep:
             ctx.kept = states
-        return logprobs, entropy, output
+        return logprobs, entropy, output, ids, of_ids
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        of_logprobs, _, of_output = gradients
+        of_logprobs, _, of_output, *_ = gradients
         hidden, weight, bias, tokens = ctx.saved_tensors
         reading: Reading = ctx.reading
         states: _States = ctx.kept or _States.made(reading, hidden, weight, bias, differentiable=True)
         if of_output is None:
             slope = torch.zeros_like(states.log_p)
         else:
-            assert reading.gradient is not None and reading.anchor is not None
-            log_q = reading.anchor() if states.log_q is None else states.log_q
-            slope = reading.gradient(states.log_p, log_q, of_output)
+            assert reading.view is not None
+            view = reading.view(states.log_p) if states.view is None else states.view
+            slope = view.gradient(of_output)
         if of_logprobs is not None:
             # Each row has one token, which on CUDA a scatter that adds would not know.
             column = tokens[:, None]
@@ -100,7 +101,7 @@ class _States:
     leaves: tuple[Tensor, Tensor, Tensor | None]
     edge: Any
     log_p: Tensor
-    log_q: Tensor | None = None
+    view: View | None = None
 
     @classmethod
     def made(

@@ -113,4 +113,5 @@ class ChoiceLetter:
             flexible=flexible == gold,
             correct=correct,
             outcome="no_answer" if trained is None else "right" if correct else "wrong",
+            answer=trained or "",
         )

@@ -72,6 +72,8 @@ class ExactText:
             flexible=flexible,
             correct=correct,
             outcome="right" if correct else "wrong" if answer else "no_answer",
+            # A text that holds the gold somewhere is no answer that could be counted.
+            answer=answer if self.extraction == "strict" else None,
         )
 
 

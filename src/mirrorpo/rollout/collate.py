@@ -50,4 +50,6 @@ def collate(
         old_logprobs=unread,
         anchor_logprobs=unread,
         anchor_hidden=torch.zeros(*present.shape, 0),
+        anchor_top_ids=torch.zeros(*present.shape, 0, dtype=torch.long),
+        anchor_top_logprobs=torch.zeros(*present.shape, 0),
     )

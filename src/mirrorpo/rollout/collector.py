@@ -37,15 +37,24 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rollout:
-    """A step's answers, where the walk over the prompts then stands, and what was sampled, dropped groups
-    included.
+    """A step's answers, and what it took to get them.
+
+    Attributes:
+        answers: of the groups that are trained.
+        position: where the walk over the prompts then stands.
+        draws: rounds of sampling.
+        sampled: all completions, dropped groups included.
     """
 
     answers: Sequence[Answer]
     position: int
     draws: int
-    completions: int
-    tokens: int
+    sampled: Sequence[Completion]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all completions."""
+        return sum(len(completion.ids) for completion in self.sampled)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,27 +97,27 @@ class Collector:
             RuntimeError: if the verifier has no verdict on more than half of what was sampled.
         """
         answers: list[Answer] = []
+        sampled: list[Completion] = []
         silent = Counter[str]()
-        draws = judged = unknown = tokens = 0
+        draws = unknown = 0
         while draws < self.rule.max_draws:
             drawn = self._draw(model, step, draws, position)
             position += self.prompts_per_step
             draws += 1
-            judged += len(drawn)
-            tokens += sum(len(answer.completion.ids) for answer in drawn)
+            sampled += [answer.completion for answer in drawn]
             unknown += sum(math.isnan(answer.verdict.reward) for answer in drawn)
             silent.update(name for answer in drawn for name in _silent_parts(answer.verdict))
             answers += self._with_gradient(drawn)
             if _groups(answers) >= self.prompts_per_step or draws == self.rule.max_draws:
                 answers = _first_groups(answers or drawn, self.prompts_per_step)
                 break
-        if unknown * 2 > judged:
+        if unknown * 2 > len(sampled):
             by_part = "".join(f", {name} none on {count}" for name, count in sorted(silent.items()))
             raise RuntimeError(
-                f"step {step}: the verifier gave no verdict on {unknown} of {judged} completions{by_part}; "
-                "it is broken or its time limit is too short"
+                f"step {step}: the verifier gave no verdict on {unknown} of {len(sampled)} "
+                f"completions{by_part}; it is broken or its time limit is too short"
             )
-        return Rollout(answers=answers, position=position, draws=draws, completions=judged, tokens=tokens)
+        return Rollout(answers=answers, position=position, draws=draws, sampled=sampled)
 
     def _draw(self, model: GenerativeModel, step: int, draw: int, position: int) -> list[Answer]:
         prompts = [self.prompts[index] for index in self.order.take(position, self.prompts_per_step)]

@@ -23,6 +23,11 @@ from mirrorpo.run.manifest import MANIFEST, RunState, read_manifest, recovered
 
 log = logging.getLogger(__name__)
 
+# Evaluations: of the run's own questions, and of other sets.
+ROWS, ROWS_OF_SETS = "eval/step_*.jsonl", "eval/*/step_*.jsonl"
+# Evaluations that were made after the run, of its checkpoints; no part of its results.
+EVALUATED = "evaluated"
+
 
 class JsonLines:
     """An append-only file of one JSON object a line, cut back to a step when a run resumes.
@@ -141,9 +146,13 @@ class RunFolder:
         """The trained policy as a Hugging Face folder."""
         return self.path / "policy"
 
-    def evaluation(self, step: int) -> Path:
-        """The evaluation after a step, one row a question."""
-        return self.path / "eval" / f"step_{step:06d}.jsonl"
+    def evaluation(self, step: int, eval_set: str = "") -> Path:
+        """The evaluation after a step, one row a question; of the run's own set, or of another one."""
+        return self.path / "eval" / eval_set / f"step_{step:06d}.jsonl"
+
+    def evaluations(self) -> list[Path]:
+        """All of them, those of other sets behind the run's own."""
+        return [*sorted(self.path.glob(ROWS)), *sorted(self.path.glob(ROWS_OF_SETS))]
 
     def manifest(self) -> JsonObject:
         """What the manifest says; empty before the first launch.
@@ -245,6 +254,7 @@ class RunFolder:
             *self.policy.glob("*"),
             *self.checkpoints.glob("step_*/*"),
             *self.path.glob("eval/*"),
+            *self.path.glob(ROWS_OF_SETS),
         ]
         return [path for path in kept if path.is_file()]
 

@@ -3,11 +3,13 @@
 A manifest has it under `inputs`, a readable name and a hash each:
 
     dataset train                   the questions of a split, by content
+    dataset gsm8k/test              those of an evaluation set
     model.path/model.safetensors    a file of the folder that a setting names
     divergence.potential.parameters.path    a file that a setting names
     code mine                       a module or package outside this one that a `_target_` names, or that
                                     such a module imports
     prompts                         the evaluation's questions as the model sees them
+    prompts gsm8k                   those of an evaluation set
 
 and under `input_files` the files that the dataset says it reads, so that a finished run can be recognised
 without loading the data.
@@ -22,12 +24,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mirrorpo.config import paths
-from mirrorpo.config.identity import is_identity
+from mirrorpo.config.identity import in_a_run, is_identity
 from mirrorpo.config.renamed import upgraded
 from mirrorpo.config.values import Config, JsonObject
 from mirrorpo.run.errors import RunError
 from mirrorpo.run.file_hash import file_hash
 from mirrorpo.run.folder import RunFolder
+from mirrorpo.run.model_run import policy_folder
 from mirrorpo.run.source_code import outside_code
 
 # Hashes by the readable name of what they are of.
@@ -224,14 +227,16 @@ def _is_dotted_name(value: str) -> bool:
 def _files(setting: str, value: str) -> Iterator[tuple[str, Path]]:
     # The files behind a setting: the one that it names, or those of the model's folder that it names. A
     # dataset is told by its content.
-    if setting.startswith("dataset."):
+    if in_a_run(setting).startswith("dataset."):
         return
     path = _shipped(setting, value) if value.startswith(SHIPPED) else Path(value)
     separated = os.sep in value or value.startswith(SHIPPED)
     with suppress(OSError, ValueError):
         # A text that is no path may be too long for one or hold what no path can.
         if setting.startswith("model.") and (separated or setting == "model.path") and path.is_dir():
-            yield from ((f"{setting}/{name}", file) for name, file in model_files(path).items())
+            # A run without a policy is for the model to refuse.
+            folder = policy_folder(path) if setting == "model.path" else path
+            yield from ((f"{setting}/{name}", file) for name, file in model_files(folder).items())
         elif (separated or path.suffix) and path.is_file():
             yield setting, path
 

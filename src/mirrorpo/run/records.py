@@ -4,7 +4,7 @@ Imports no torch.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mirrorpo.config.values import JsonObject
@@ -16,7 +16,7 @@ def records(folder: RunFolder, step: int) -> JsonObject:
     """The manifest, and size and digest of the metrics and evaluations up to a step."""
     files = [
         folder.metrics.path,
-        *(path for path in folder.path.glob("eval/step_*.jsonl") if _step(path) <= step),
+        *(path for path in folder.evaluations() if _step(path) <= step),
     ]
     sizes = {
         str(path.relative_to(folder.path)): {"size": path.stat().st_size, "sha256": file_digest(path)}
@@ -27,7 +27,11 @@ def records(folder: RunFolder, step: int) -> JsonObject:
 
 
 def fault(
-    folder: RunFolder, step: int, recorded: JsonObject | None, evaluates: Callable[[int], bool]
+    folder: RunFolder,
+    step: int,
+    recorded: JsonObject | None,
+    evaluates: Callable[[int], bool],
+    sets: Sequence[str] = ("",),
 ) -> str | None:
     """The file that is not what it was when the checkpoint of a step was made, and what is wrong with it.
 
@@ -38,6 +42,7 @@ def fault(
         step: of the checkpoint.
         recorded: what the checkpoint says of them; None of one that is older than this.
         evaluates: whether a step has an evaluation.
+        sets: which are evaluated, by name; the run's own has none.
 
     Returns:
         None when everything up to the step is there and whole.
@@ -56,7 +61,7 @@ def fault(
     if steps != list(range(0 if evaluates(0) else 1, step + 1)):
         where = f"is damaged in line {damaged[0]}" if damaged else "lacks rows"
         return f"{folder.metrics.path} {where}"
-    evaluations = [folder.evaluation(done) for done in steps if evaluates(done)]
+    evaluations = [folder.evaluation(done, name) for done in steps if evaluates(done) for name in sets]
     return next((f"{path} is gone" for path in evaluations if not path.exists()), None)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from mirrorpo.config.values import Config
 from mirrorpo.core.protocols import Tracker
 from mirrorpo.run import wandb_login as login
+from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.mirror import Behind
 
 if TYPE_CHECKING:
@@ -126,12 +127,8 @@ class WandBRun:
         if self.run is not None:
             if exit_code == os.EX_TEMPFAIL:
                 self.run.mark_preempting()
-            answers = self.folder.glob("eval/step_*.jsonl")
-            _keep(
-                self.run,
-                self.folder,
-                PROVENANCE | {f"eval/{path.name}": f"eval/{path.name}" for path in answers},
-            )
+            answers = [str(path.relative_to(self.folder)) for path in RunFolder(self.folder).evaluations()]
+            _keep(self.run, self.folder, PROVENANCE | {name: name for name in answers})
             self.run.finish(exit_code=exit_code)
 
     def catch_up(self) -> str:

@@ -49,9 +49,11 @@ class MirrorMap(Protocol):
 def curves(divergence: Divergence, p: Tensor, q: float) -> Tensor:
     """D at every p against one q: of a coin, or of the sampled token."""
     log_q = torch.full_like(p, q).log()
-    if divergence.reads == "vocabulary":
+    if divergence.reads in ("vocabulary", "top"):
         policy, anchor = (torch.stack([log, torch.log1p(-log.exp())], dim=-1) for log in (p.log(), log_q))
-        return divergence(policy, anchor, policy)
+        value = divergence(policy, anchor, policy)
+        # Of what each of the coin's sides would give, the mean.
+        return value if divergence.reads == "vocabulary" else (policy.exp() * value).sum(dim=-1)
     return divergence(p.log(), log_q, p.log())
 
 

@@ -14,6 +14,8 @@ from hydra.utils import get_object, instantiate
 
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.algo.trust_region import NO_TRUST_REGION
+from mirrorpo.config.identity import EVAL_SETS
+from mirrorpo.config.settings import AnswerSettings
 from mirrorpo.config.typed import parameters
 from mirrorpo.core.protocols import (
     Anchor,
@@ -43,6 +45,7 @@ from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.compiled import compile_requirements
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.reward.plain import verifier
+from mirrorpo.train.eval_set import EvalSet
 from mirrorpo.weighting.unscored import span_weighting
 
 T = TypeVar("T")
@@ -79,10 +82,11 @@ class Components:
     tracking: TrackerSpec
     importance_correction: ImportanceCorrection | None
     trust_region: TrustRegion
+    eval_sets: Mapping[str, EvalSet] = field(default_factory=dict[str, EvalSet])
 
     def groups(self) -> Iterator[tuple[str, object]]:
         """The config group of each object, and the object."""
-        names = [component.name for component in fields(self) if component.name != "config"]
+        names = [component.name for component in fields(self) if component.name not in ("config", EVAL_SETS)]
         for name in names:
             yield "divergence" if name == "penalty" else name, getattr(self, name)
 
@@ -117,6 +121,7 @@ def build_components(config: Config) -> Components:
         tracking=_build(config["tracking"], "tracking", TrackerSpec),
         importance_correction=_optional(config, "importance_correction", ImportanceCorrection),
         trust_region=_optional(config, "trust_region", TrustRegion) or NO_TRUST_REGION,
+        eval_sets=build_eval_sets(config),
     )
     for reason in _requirements(components):
         raise ValueError(reason)
@@ -132,13 +137,33 @@ def build_dataset(config: Config) -> Dataset:
     return _build(config["dataset"], "dataset", Dataset)
 
 
+def build_eval_sets(config: Config) -> dict[str, EvalSet]:
+    """The sets beside the run's own; none of a config that is older than them.
+
+    Raises:
+        ValueError: naming the set and the setting.
+    """
+    return {name: _eval_set(name, node) for name, node in config.get(EVAL_SETS, {}).items()}
+
+
+def _eval_set(name: str, node: Config) -> EvalSet:
+    path = f"{EVAL_SETS}.{name}"
+    return EvalSet(
+        name=name,
+        dataset=_build(node["dataset"], f"{path}.dataset", Dataset),
+        reward=verifier(_build(node["reward"], f"{path}.reward", CALLABLE)),
+        split=node["eval_split"],
+        settings=AnswerSettings.of(node),
+    )
+
+
 def notes(components: Components) -> list[str]:
     """What the parts have to say of a run, such as arms that are configured and have no effect."""
     return [
         note
-        for group, part in components.groups()
+        for group, part, assembly in _with_eval_sets(components)
         if isinstance(part, StatesNotes)
-        for note in part.notes(group, components)
+        for note in part.notes(group, assembly)
     ]
 
 
@@ -170,9 +195,19 @@ def _requirements(components: Components) -> Iterator[str]:
             "evaluation only; use steps=0"
         )
     yield from compile_requirements(components.config, model_needs(components))
-    for group, part in components.groups():
+    for group, part, assembly in _with_eval_sets(components):
         if isinstance(part, StatesRequirements):
-            yield from part.requirements(group, components)
+            yield from part.requirements(group, assembly)
+
+
+def _with_eval_sets(components: Components) -> Iterator[tuple[str, object, Components]]:
+    # Each part with its name and the run that it is a part of: a set's parts see each other as that run's.
+    for group, part in components.groups():
+        yield group, part, components
+    for name, eval_set in components.eval_sets.items():
+        seen = replace(components, dataset=eval_set.dataset, reward=eval_set.reward)
+        for group, part in (("dataset", eval_set.dataset), ("reward", eval_set.reward)):
+            yield f"{EVAL_SETS}.{name}.{group}", part, seen
 
 
 def build_weighting(node: Config) -> SpanWeighting:
@@ -210,11 +245,12 @@ def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> 
 
 def _check_divergence(divergence: Divergence) -> None:
     table = torch.full((2, 3, 5), 0.2, dtype=torch.float64).log()
-    shape = {"nothing": [2, 3, 5], "sampled": [2, 3, 5], "vocabulary": [2, 3]}.get(divergence.reads)
+    shapes = {"nothing": [2, 3, 5], "sampled": [2, 3, 5], "top": [2, 3, 5], "vocabulary": [2, 3]}
+    shape = shapes.get(divergence.reads)
     name = type(divergence).__name__
     if shape is None:
         raise ValueError(
-            f"divergence: {name}.reads is {divergence.reads!r}; choose nothing, sampled or vocabulary"
+            f"divergence: {name}.reads is {divergence.reads!r}; choose nothing, sampled, top or vocabulary"
         )
     returned = _shape_or_class(divergence(table, table, table))
     if returned != shape:

@@ -23,9 +23,11 @@ from rich.table import Table
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.model.adapter import base_of
 from mirrorpo.rollout.collector import Answer
+from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import JsonLines, RunFolder
 from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.credit_metrics import credit_row
+from mirrorpo.train.gain import gain_line
 
 # What stands behind the bar, the most wanted first: what does not fit is left out.
 SHOWN = (
@@ -141,24 +143,30 @@ class Display:
         after: Mapping[str, float],
         files: Mapping[str, str],
         completions: str,
+        gain: str = "",
     ) -> None:
         """Before and after where it was evaluated, three completions, and where the files are."""
         if not self._enabled:
             return
         if after:
             self._console.print(_before_and_after(before, after))
-            self.say(completions)
+            if gain:
+                self.say(gain)
+            if completions:
+                self.say(completions)
         for label, path in files.items():
             self.say(f"{label:<12} {path}")
 
     def conclude(self, folder: RunFolder) -> None:
         """Close with what a finished run's folder says."""
         rows = folder.metrics.rows()
-        evaluated = [row for row in rows if "eval/questions" in row]
-        path, answers, completions = folder.path, {}, ""
-        if evaluated:
-            last = folder.evaluation(evaluated[-1]["step"])
-            answers, completions = {"answers": str(last)}, sample_rows(JsonLines(last).rows(), 3)
+        evaluated = [row for row in rows if any(name.startswith("eval/") for name in row)]
+        path, answers, completions, gain = folder.path, {}, "", ""
+        if evaluated and "eval/questions" in evaluated[-1]:
+            start, last = (folder.evaluation(row["step"]) for row in (evaluated[0], evaluated[-1]))
+            answered = JsonLines(last).rows()
+            answers, completions = {"answers": str(last)}, sample_rows(answered, 3)
+            gain = _gain(start, answered) if start != last else ""
         files = {
             "metrics": str(path / "metrics.jsonl"),
             **answers,
@@ -167,12 +175,13 @@ class Display:
         }
         if rows:
             first, final = (evaluated[0], evaluated[-1]) if evaluated else ({}, {})
-            self.close(first, final, files, completions)
+            self.close(first, final, files, completions, gain)
 
 
 def _before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
-    questions = f"{after.get('eval/questions', 0):.0f} held-out questions"
-    table = Table(title=questions, title_justify="left")
+    count = after.get("eval/questions")
+    title = None if count is None else f"{count:.0f} held-out questions"
+    table = Table(title=title, title_justify="left")
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
     for key, label, form in TABLE:
@@ -191,7 +200,28 @@ def _before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -
                 form.format(before.get(name, float("nan"))),
                 form.format(after[name]),
             )
+    for name, label in _of_sets(after).items():
+        table.add_row(label, f"{before.get(name, float('nan')):.1%}", f"{after[name]:.1%}")
     return table
+
+
+def _of_sets(metrics: Mapping[str, float]) -> dict[str, str]:
+    # The accuracies of other sets than the run's own, and what they are called.
+    parts = {name: name.split("/") for name in metrics}
+    sets = {name: (part[1], part[2]) for name, part in parts.items() if part[0] == "eval" and len(part) == 3}
+    return {
+        name: f"{eval_set}, {'greedy' if quantity == 'greedy_accuracy' else quantity}"
+        for name, (eval_set, quantity) in sets.items()
+        if quantity == "greedy_accuracy" or quantity.startswith("avg@")
+    }
+
+
+def _gain(before: Path, after: Sequence[Mapping[str, object]]) -> str:
+    """The line on a run's gain; "" where its first evaluation cannot be read, which ends no run."""
+    try:
+        return gain_line(JsonLines(before).rows(), after)
+    except RunError:
+        return ""
 
 
 def policy_line(policy: Path) -> str:

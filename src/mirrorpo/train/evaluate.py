@@ -1,13 +1,14 @@
-"""Held-out accuracy: greedy, and sampled pass@k."""
+"""Held-out accuracy: greedy, and sampled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
 from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
 from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine
 from mirrorpo.core.seeds import derive
-from mirrorpo.train.metrics import part_metrics, pass_at_k
+from mirrorpo.train.metrics import part_metrics
+from mirrorpo.train.sampled import Samples, sampled_metrics
 
 
 class AnswerRow(TypedDict):
@@ -16,6 +17,10 @@ class AnswerRow(TypedDict):
     Attributes:
         samples: how many answers were sampled beside the greedy one, if any.
         samples_right: how many of those are right.
+        majority_right: the share of the most frequent answers that are right, where answers can be counted.
+        distinct: how many of their answers differ.
+        sampled_tokens: of all samples.
+        sampled_truncated: how many of them were cut.
     """
 
     uid: str
@@ -30,6 +35,10 @@ class AnswerRow(TypedDict):
     completion: str
     samples: NotRequired[int]
     samples_right: NotRequired[int]
+    majority_right: NotRequired[float]
+    distinct: NotRequired[int]
+    sampled_tokens: NotRequired[int]
+    sampled_truncated: NotRequired[int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +48,8 @@ class Evaluation:
     Attributes:
         metrics: `eval/greedy_accuracy` (by the trained extraction), `eval/greedy_strict`,
             `eval/greedy_flexible`, `eval/truncated`, `eval/length`, `eval/questions`, `eval/unverifiable` (a
-            count), and `eval/pass@k` with `eval/sampled_questions` when questions were sampled; of a
-            reward that is composed of several, also `part_metrics` of the greedy answers.
+            count), and what `sampled_metrics` says when questions were sampled; of a reward that is composed
+            of several, also `part_metrics` of the greedy answers.
         rows: of all questions, in order.
     """
 
@@ -62,6 +71,7 @@ class Evaluator:
         samples: completions sampled for each of those.
         temperature: of the samples.
         seed: the run's.
+        prefix: of the metrics' names; of another set than the run's own it holds the set's name.
     """
 
     engine: RolloutEngine
@@ -73,44 +83,47 @@ class Evaluator:
     samples: int
     temperature: float
     seed: int
+    prefix: str = "eval"
 
     def __call__(self, model: GenerativeModel, step: int) -> Evaluation:
         """Greedy on all questions; samples on some. The same model and step give the same rows."""
         greedy = self._answers(model, len(self.prompts), 1, 0.0, step)
         rows = [_row(prompt, *answer) for prompt, answer in zip(self.prompts, greedy, strict=True)]
         n = len(rows)
+        unverifiable = sum(row["outcome"] == "unverifiable" for row in rows)
         metrics = {
-            "eval/questions": float(n),
-            "eval/greedy_accuracy": sum(row["right"] for row in rows) / n,
-            "eval/greedy_strict": sum(row["strict"] for row in rows) / n,
-            "eval/greedy_flexible": sum(row["flexible"] for row in rows) / n,
-            "eval/truncated": sum(row["truncated"] for row in rows) / n,
-            "eval/length": sum(row["tokens"] for row in rows) / n,
-            "eval/unverifiable": float(sum(row["outcome"] == "unverifiable" for row in rows)),
+            f"{self.prefix}/questions": float(n),
+            f"{self.prefix}/greedy_accuracy": sum(row["right"] for row in rows) / n,
+            f"{self.prefix}/greedy_strict": sum(row["strict"] for row in rows) / n,
+            f"{self.prefix}/greedy_flexible": sum(row["flexible"] for row in rows) / n,
+            f"{self.prefix}/truncated": sum(row["truncated"] for row in rows) / n,
+            f"{self.prefix}/length": sum(row["tokens"] for row in rows) / n,
+            f"{self.prefix}/unverifiable": float(unverifiable),
         }
-        if 2 * metrics["eval/unverifiable"] > n:
+        if 2 * unverifiable > n:
+            name = self.prefix.removeprefix("eval").replace("/", " of ")
             raise RuntimeError(
-                f"evaluation at step {step}: the verifier gave no verdict on "
-                f"{metrics['eval/unverifiable']:.0f} of {n} answers; it is broken"
+                f"evaluation{name} at step {step}: the verifier gave no verdict on {unverifiable} of {n} "
+                "answers; it is broken"
             )
-        metrics |= part_metrics([verdict for _, verdict in greedy], "eval")
-        return Evaluation(metrics=metrics | self._sampled(model, rows, step), rows=rows)
+        metrics |= part_metrics([verdict for _, verdict in greedy], self.prefix)
+        return Evaluation(metrics={**metrics, **self._sampled(model, rows, step)}, rows=rows)
 
-    def _sampled(self, model: GenerativeModel, rows: list[AnswerRow], step: int) -> dict[str, float]:
+    def _sampled(self, model: GenerativeModel, rows: list[AnswerRow], step: int) -> Mapping[str, float]:
         count = min(self.sampled_questions, len(rows))
         if count == 0 or self.samples == 0:
             return {}
         answers = self._answers(model, count, self.samples, self.temperature, step)
-        right = [verdict.correct for _, verdict in answers]
-        right_of = [sum(right[start : start + self.samples]) for start in range(0, len(right), self.samples)]
-        for row, samples_right in zip(rows[:count], right_of, strict=True):
-            row["samples"], row["samples_right"] = self.samples, samples_right
-        out = {"eval/sampled_questions": float(count)}
-        for k in sorted({1, self.samples}):
-            out[f"eval/pass@{k}"] = (
-                sum(pass_at_k(count_right, self.samples, k) for count_right in right_of) / count
-            )
-        return out
+        samples = [
+            _samples(answers[start : start + self.samples]) for start in range(0, len(answers), self.samples)
+        ]
+        for row, question in zip(rows[:count], samples, strict=True):
+            row["samples"], row["samples_right"] = self.samples, sum(question.right)
+            if (majority_right := question.majority_right) is not None:
+                row["majority_right"] = majority_right
+            row["distinct"] = question.distinct
+            row["sampled_tokens"], row["sampled_truncated"] = question.tokens, question.truncated
+        return sampled_metrics(samples, self.prefix)
 
     def _answers(
         self, model: GenerativeModel, count: int, group_size: int, temperature: float, step: int
@@ -130,6 +143,16 @@ class Evaluator:
         answered = [prompts[completion.group] for completion in completions]
         verdicts = self.reward([completion.text for completion in completions], answered)
         return list(zip(completions, verdicts, strict=True))
+
+
+def _samples(answers: Sequence[tuple[Completion, Verdict]]) -> Samples:
+    return Samples(
+        right=[verdict.correct for _, verdict in answers],
+        answers=[verdict.answer for _, verdict in answers],
+        texts=[completion.text for completion, _ in answers],
+        tokens=sum(len(completion.ids) for completion, _ in answers),
+        truncated=sum(completion.truncated for completion, _ in answers),
+    )
 
 
 def _row(prompt: Prompt, completion: Completion, verdict: Verdict) -> AnswerRow:

@@ -12,6 +12,7 @@ from mirrorpo.run.disk import write_atomic
 from mirrorpo.run.folder import JsonLines, RunFolder
 from mirrorpo.run.manifest import RunState
 from mirrorpo.run.siblings import ShorterRun, longest_shorter_run
+from mirrorpo.train import contamination
 from mirrorpo.train.build import Components
 
 # What a manifest says of a run's end and of its mirror is not the longer run's.
@@ -110,12 +111,14 @@ def _copy_record(cell: Cell, source: ShorterRun, folder: RunFolder) -> None:
         left_out += ("drift/",)
     _copy_rows(source.folder.metrics, folder.metrics, source.steps, left_out)
     _copy_rows(source.folder.timings, folder.timings, source.steps, left_out)
-    for path in source.folder.path.glob("eval/step_*.jsonl"):
+    for path in source.folder.evaluations():
         if evaluated or path.name != source.folder.evaluation(source.steps).name:
-            _copy(path, folder.path / "eval" / path.name)
+            _copy(path, folder.path / path.relative_to(source.folder.path))
     for name in FOR_A_PERSON:
         for path in source.folder.path.glob(f"{name}/*"):
             _copy(path, folder.path / name / path.name)
+    if (screened := source.folder.path / contamination.FILE).exists():
+        _copy(screened, folder.path / contamination.FILE)
 
 
 def _copy_rows(source: JsonLines, target: JsonLines, last: int, left_out: tuple[str, ...]) -> None:

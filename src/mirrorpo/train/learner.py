@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,10 +22,15 @@ from mirrorpo.distributed.fsdp import full_tensor, local_shard
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.divergence.placement import completion_cost
 from mirrorpo.model.adapter import moving_weights
+from mirrorpo.model.anchored import VocabularyReader
+from mirrorpo.model.cost import reading
 from mirrorpo.model.forward import per_token, read_completions
-from mirrorpo.model.head import Head, read_positions
+from mirrorpo.model.head import Head, HeadOutputs, read_positions
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prefix import obstacle
+from mirrorpo.train.anchoring import anchor_reader, divergence_at_tokens
+from mirrorpo.train.budget import PassMeter
 from mirrorpo.train.credit import TokenCredit, signed_credit
 from mirrorpo.train.loss import policy_loss
 from mirrorpo.train.metrics import RunningMeans, Totals, update_metrics
@@ -56,7 +61,7 @@ class ScoredBatch:
     Attributes:
         batch: with old and anchor log-probabilities, as far as somebody reads them.
         anchor_head: the output head of the anchor, whose hidden states the batch holds; None unless a
-            divergence in the loss reads the vocabulary.
+            divergence in the loss reads them.
         divergence: [B, T], of the old policy to the anchor; None unless the penalty acts through the
             advantages.
         old: of a trust region over the vocabulary, the old policy's head and the rollout's last hidden states
@@ -104,6 +109,7 @@ class Learner:
         importance_correction: for the gap between sampler and old policy, or None.
         trust_region: a factor on the credit of tokens that have moved away from the old policy.
         ranks: among which the rows of a pass are divided.
+        meter: counts the passes.
     """
 
     policy: LanguageModel
@@ -116,6 +122,7 @@ class Learner:
     importance_correction: ImportanceCorrection | None = None
     trust_region: TrustRegion = NO_TRUST_REGION
     ranks: Ranks = ALONE
+    meter: PassMeter = field(default_factory=PassMeter)
 
     def __post_init__(self) -> None:
         if self.settings.shared_prefix == "always" and (reason := obstacle(self.policy)):
@@ -129,7 +136,7 @@ class Learner:
     @property
     def old_policy(self) -> PolicyScorer:
         """The policy as it is now, for weightings that ask it."""
-        return policy_scorer(self.policy, self.settings, self.ranks)
+        return policy_scorer(self.policy, self.settings, self.ranks, self.meter)
 
     def move_reference(self, share: float) -> None:
         """Let the reference's weights take a share of the policy's, theta_a + share (theta - theta_a).
@@ -170,36 +177,36 @@ class Learner:
         if self.penalty.in_loss:
             return replace(scored, batch=batch, divergence=divergence)
         # The update does not read the anchor any more.
-        batch = batch.with_(anchor_hidden=batch.anchor_hidden[..., :0])
-        return replace(scored, batch=batch, anchor_head=None, divergence=divergence)
+        return replace(scored, batch=batch.without_anchor(), anchor_head=None, divergence=divergence)
 
     def _scored(self, batch: RolloutBatch) -> tuple[ScoredBatch, Bool[Tensor, " B"]]:
         # The rollout, and the rows that this rank passed through the network.
-        exact = self.penalty.reads == "vocabulary"
+        hidden, top = self.penalty.reads_hidden, self.penalty.anchor_top
         from_old = self.penalty.reads_old
         forward = self.old_policy.forward
         # Hidden states stay with the rank that will learn from them.
         local = self._local(batch, self._windows(batch, self.settings.updates_per_rollout))
-        # The pass that reads an exact divergence of the old policy gives its log-probabilities too.
-        read_later = self.penalty.in_credit and exact
+        # The pass that reads the old policy beside the anchor gives its log-probabilities too.
+        read_later = self.penalty.in_credit and self.penalty.reads != "sampled"
         needed = not self.on_policy or self.penalty.in_credit or self.algo.update_advantage is not None
         in_region = self._reads_old_states
         old_states: OldStates | None = None
         if from_old or in_region or (needed and not read_later):
-            old = forward.score(self.policy, batch, local, keep_hidden=in_region or (exact and from_old))
+            kept = in_region or (hidden and from_old)
+            old = forward.score(self.policy, batch, local, keep_hidden=kept, keep_top=top if from_old else 0)
             batch = batch.with_(old_logprobs=old.logprobs)
             if in_region:
                 old_states = OldStates(head=self._frozen_head(self.policy), hidden=old.hidden)
             if from_old:
-                batch = batch.with_(anchor_logprobs=old.logprobs, anchor_hidden=old.hidden)
-                head = self._frozen_head(self.policy) if exact else None
+                head = self._frozen_head(self.policy) if hidden else None
+                batch = batch.with_(**old.of_anchor())
                 return ScoredBatch(batch=batch, anchor_head=head, old=old_states), local
         if self.reference is None:
             return ScoredBatch(batch=batch, anchor_head=None, old=old_states), local
         with self.reference.shards.gathered():
-            anchor = forward.score(self.reference, batch, local, keep_hidden=exact)
-            head = self._reference_head(self.reference) if exact else None
-        batch = batch.with_(anchor_logprobs=anchor.logprobs, anchor_hidden=anchor.hidden)
+            anchor = forward.score(self.reference, batch, local, keep_hidden=hidden, keep_top=top)
+            head = self._reference_head(self.reference) if hidden else None
+        batch = batch.with_(**anchor.of_anchor())
         return ScoredBatch(batch=batch, anchor_head=head, old=old_states), local
 
     def _old_divergence(
@@ -211,14 +218,24 @@ class Learner:
             old = masked(batch.old_logprobs, batch.mask)
             anchor = masked(batch.anchor_logprobs, batch.mask)
             return masked(self.penalty(old, anchor, old), batch.mask), batch
-        scores = self.old_policy.forward.score(
-            self.policy, batch, local, reader=self._reader, anchor_head=scored.anchor_head
-        )
-        return masked(scores.reader_output, batch.mask), batch.with_(old_logprobs=scores.logprobs)
-
-    def _reader(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        # What a divergence over the vocabulary says of a position; it does not read the old policy.
-        return self.penalty(log_p, log_q, log_p.new_zeros(()))
+        tokens = reading(batch, torch.arange(len(batch)))
+        self.meter.add(self.policy, tokens)
+        if scored.anchor_head is not None:
+            self.meter.add_head(scored.anchor_head, tokens.read)
+        divergence, logprobs = torch.zeros(batch.mask.shape), torch.zeros(batch.mask.shape)
+        rows = local.nonzero().flatten()
+        with torch.no_grad(), evaluating(self.policy.network):
+            for part in self.old_policy.forward.parts(batch.rows(rows)) if len(rows) else ():
+                micro_rows = rows[part.rows]
+                micro = batch.rows(micro_rows).to(self.policy.device)
+                read, live, _ = self._read(micro, scored.anchor_head, part.rows_per_forward)
+                at_tokens = divergence_at_tokens(self.penalty, read, live, live, micro)
+                width = live.shape[1]
+                divergence[micro_rows, :width], logprobs[micro_rows, :width] = moved(
+                    [at_tokens.float(), live.float()], divergence.device
+                )
+        self.ranks.all_reduce(divergence, logprobs)
+        return masked(divergence, batch.mask), batch.with_(old_logprobs=logprobs)
 
     def _reference_head(self, reference: LanguageModel) -> Head:
         # Divided parameters are gathered for a phase only.
@@ -281,8 +298,8 @@ class Learner:
         rows = (acts & batch.mask.any(dim=1)).nonzero().flatten()
         if len(rows) == 0:
             return TokenCredit(advantages=advantages, weights=weights)
-        # No weighting reads the anchor's hidden states, which are large.
-        part = batch.with_(anchor_hidden=batch.anchor_hidden[..., :0]).rows(rows)
+        # No weighting reads what is large of the anchor.
+        part = batch.without_anchor().rows(rows)
         raw, spans = self.weighting.explain(part, self.old_policy, seed)
         weights[rows, : raw.shape[1]] = mean_one(raw, part.mask)
         spans = [replace(scored, row=int(rows[scored.row])) for scored in spans]
@@ -296,24 +313,11 @@ class Learner:
         old_states: OldStates | None = None,
     ) -> PolicyOutputs:
         """The live policy on a micro-batch, with gradient where it is enabled."""
-        head_outputs, hidden = read_completions(
-            self.policy,
-            batch,
-            temperature=self.settings.temperature,
-            logit_chunk=self.settings.logit_chunk,
-            rows_per_forward=rows_per_forward,
-            reader=None if anchor_head is None else self._reader,
-            reader_gradient=self.penalty.gradient,
-            anchor_head=anchor_head,
-        )
-        logprobs = per_token(head_outputs.logprobs, batch)
-        if self.penalty.reads == "sampled" and self.penalty.in_loss:
-            # Masked before the divergence sees them: an unread NaN must not reach a gradient.
+        head_outputs, logprobs, hidden = self._read(batch, anchor_head, rows_per_forward)
+        divergence = torch.zeros_like(logprobs)
+        if self.penalty.in_loss:
             old = logprobs.detach() if self.on_policy else batch.old_logprobs
-            three = [masked(values, batch.mask) for values in (logprobs, batch.anchor_logprobs, old)]
-            divergence = masked(self.penalty(*three), batch.mask)
-        else:
-            divergence = per_token(head_outputs.reader_output, batch)
+            divergence = divergence_at_tokens(self.penalty, head_outputs, logprobs, old, batch)
         entropy = per_token(head_outputs.entropy, batch)
         return PolicyOutputs(
             logprobs=logprobs,
@@ -321,6 +325,21 @@ class Learner:
             divergence=divergence,
             distance=self._distance(batch, logprobs, hidden, old_states),
         )
+
+    def _read(
+        self, batch: RolloutBatch, anchor_head: Head | None, rows_per_forward: Sequence[int]
+    ) -> tuple[HeadOutputs, PerToken, Tensor]:
+        # What the head gives, the log-probabilities at the tokens, and the hidden states behind them.
+        kept = anchor_head is not None or bool(batch.anchor_top_ids.shape[-1])
+        head_outputs, hidden = read_completions(
+            self.policy,
+            batch,
+            temperature=self.settings.temperature,
+            logit_chunk=self.settings.logit_chunk,
+            rows_per_forward=rows_per_forward,
+            reader=anchor_reader(self.penalty, batch, anchor_head) if kept else None,
+        )
+        return head_outputs, per_token(head_outputs.logprobs, batch), hidden
 
     @property
     def _reads_old_states(self) -> bool:
@@ -341,14 +360,18 @@ class Learner:
             both = [masked(values, batch.mask) for values in (batch.old_logprobs, logprobs)]
             return masked(region.distance(*both), batch.mask)
         present = batch.located().present
+        reader = VocabularyReader(
+            reader=lambda log_p, log_q: region.distance(log_q, log_p),
+            gradient=None,
+            head=old_states.head.prepared(),
+            hidden=old_states.hidden[present],
+        )
         read = read_positions(
             self.policy.head(self.settings.temperature),
             hidden[present],
             batch.completion_ids[present],
             logit_chunk=self.settings.logit_chunk,
-            reader=lambda log_p, log_q: region.distance(log_q, log_p),
-            anchor_head=old_states.head,
-            anchor_hidden=old_states.hidden[present],
+            reader=reader,
         )
         return masked(per_token(read.reader_output, batch), batch.mask)
 
@@ -393,7 +416,9 @@ class Learner:
             in_window = torch.zeros_like(local)
             in_window[rows] = True
             with self.policy.shards.gathered():
-                live = self.old_policy.forward.score(self.policy, batch, local & in_window).logprobs
+                live = self.old_policy.forward.score(
+                    self.policy, batch, local & in_window, of_all_ranks=rows
+                ).logprobs
         mask = batch.mask[rows]
         old, live = (masked(values[rows], mask).double().sum(dim=1) for values in (batch.old_logprobs, live))
         advantages = credit.advantages.clone()
@@ -429,23 +454,17 @@ class Learner:
 
     def _accumulate(self, window: _Window, means: RunningMeans) -> Scalar:
         # The gradients of this rank's rows, and their share of the loss.
-        device, credit = self.policy.device, window.credit
+        device = self.policy.device
         mask = window.scored.batch.mask[window.rows]
         (denominator,) = moved([self.algo.aggregate.denominator(mask)], device)
         total = torch.zeros((), dtype=torch.float64, device=device)
         self.policy.network.train()
         for rows, rows_per_forward, with_gradient in self._micro_batches(window, mask):
             micro = window.scored.batch.rows(rows).to(device)
-            width = micro.completion_ids.shape[1]
-            advantages, weights = moved([*credit.read(rows, width)], device)
+            advantages, weights = moved([*window.credit.read(rows, micro.mask.shape[1])], device)
             advantages = advantages.expand_as(weights)
             with torch.set_grad_enabled(with_gradient):
-                old_states = None if window.scored.old is None else window.scored.old.rows(rows, width)
-                policy = self.outputs(micro, window.scored.anchor_head, rows_per_forward, old_states)
-                policy = self._with_old_divergence(policy, credit, rows)
-                if self.on_policy:
-                    micro = micro.with_(old_logprobs=policy.logprobs.detach())
-                policy = self._with_factor(policy, micro, advantages)
+                policy, micro = self._credited_outputs(window, rows, micro, advantages, rows_per_forward)
                 loss = policy_loss(
                     policy,
                     micro,
@@ -471,6 +490,23 @@ class Learner:
             )
         return total
 
+    def _credited_outputs(
+        self,
+        window: _Window,
+        rows: Int[Tensor, " N"],
+        micro: RolloutBatch,
+        advantages: PerToken,
+        rows_per_forward: Sequence[int],
+    ) -> tuple[PolicyOutputs, RolloutBatch]:
+        # The live policy on a micro-batch with what credit and trust region say of it; and that batch.
+        scored = window.scored
+        old_states = scored.old and scored.old.rows(rows, micro.mask.shape[1])
+        policy = self.outputs(micro, scored.anchor_head, rows_per_forward, old_states)
+        if self.on_policy:
+            micro = micro.with_(old_logprobs=policy.logprobs.detach())
+        policy = self._with_old_divergence(policy, window.credit, rows)
+        return self._with_factor(policy, micro, advantages), micro
+
     def _with_factor(self, policy: PolicyOutputs, batch: RolloutBatch, advantages: PerToken) -> PolicyOutputs:
         if policy.distance is None:
             return policy
@@ -492,14 +528,26 @@ class Learner:
         self, window: _Window, mask: TokenMask
     ) -> Iterator[tuple[Int[Tensor, " N"], Sequence[int], bool]]:
         # Rows that go through the network together: first those that have a gradient.
+        self.meter.tokens_trained += int(mask.sum())
         has_gradient = self._has_gradient(mask, window.credit.acts(window.rows))
         local = window.local[window.rows]
         for chosen, with_gradient in ((has_gradient, True), (mask.any(dim=1) & ~has_gradient, False)):
+            self._count(window, window.rows[chosen], with_gradient=with_gradient)
             rows = window.rows[chosen & local]
             if len(rows):
                 part = window.scored.batch.rows(rows)
                 for micro in self.old_policy.forward.parts(part):
                     yield rows[micro.rows], micro.rows_per_forward, with_gradient
+
+    def _count(self, window: _Window, rows: Tensor, *, with_gradient: bool) -> None:
+        # Of all ranks.
+        tokens = reading(window.scored.batch, rows)
+        self.meter.add(self.policy, tokens, "weights" if with_gradient else "none")
+        if window.scored.anchor_head is not None:
+            self.meter.add_head(window.scored.anchor_head, tokens.read)
+        if window.scored.old is not None:
+            # A trust region over the vocabulary makes the logits of both policies.
+            self.meter.add_head(window.scored.old.head, 2 * tokens.read)
 
     def _has_gradient(self, mask: TokenMask, credited: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
         # The other rows are read for the metrics alone, without a backward pass.

@@ -1,14 +1,15 @@
 """Everything heavy that a run holds: the model, what trains and asks it, and the questions."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
+from mirrorpo.config.identity import EVAL_SETS
 from mirrorpo.config.settings import (
+    AnswerSettings,
     DriftSettings,
-    EvaluationSettings,
     ModelSettings,
     RolloutSettings,
     RunSettings,
@@ -31,9 +32,22 @@ from mirrorpo.train.evaluate import Evaluator
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.memory_check import Memory, checked_memory
 from mirrorpo.train.model_check import ModelCheck, checked, try_passes
-from mirrorpo.train.questions import Questions, load_questions
+from mirrorpo.train.questions import Questions, SetQuestions, load_questions
 from mirrorpo.train.sharded import sharded_engine, sharded_model, sharded_reward
 from mirrorpo.train.step import Drift
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedSet:
+    """An evaluation set beside the run's own.
+
+    Attributes:
+        evaluator: of its questions.
+        rendered: its prompts, as text and ids.
+    """
+
+    evaluator: Evaluator
+    rendered: Sequence[Rendered]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +65,7 @@ class LoadedRun:
         call_cost: what a call of the network costs beside its tokens.
         deterministic: what of `deterministic` holds on this device.
         memory: what the run will hold on its card, where it has one.
+        sets: the evaluation sets beside the run's own, by name.
     """
 
     learner: Learner
@@ -63,6 +78,12 @@ class LoadedRun:
     call_cost: CallCost
     deterministic: Mapping[str, object]
     memory: Memory | None
+    sets: Mapping[str, LoadedSet] = field(default_factory=dict[str, LoadedSet])
+
+    def evaluators(self) -> dict[str, Evaluator]:
+        """Of each set that has questions to answer, by its name, which is empty of the run's own."""
+        own = {"": self.evaluator} if self.evaluator.prompts else {}
+        return {**own, **{name: loaded.evaluator for name, loaded in self.sets.items()}}
 
     @property
     def policy(self) -> LanguageModel:
@@ -111,13 +132,14 @@ class Loader:
         components, config, ranks = self.components, self.components.config, self.ranks
         questions = ranks.broadcast_from_rank0(lambda: load_questions(components))
         memory = checked_memory(components, questions, self.device, ranks.world_size)
-        loaded = self._models(questions)
+        loaded = self._models(lambda: questions.train)
         policy, check = loaded.policy, loaded.check
         engine = sharded_engine(components.eval_rollout, ranks)
         reward = sharded_reward(components.reward, ranks)
         rendered = [render(components, policy, prompt) for prompt in questions.evaluation]
-        evaluator = self._evaluator(engine, reward, questions, rendered)
+        evaluator = self._evaluator(engine, reward, AnswerSettings.of(config), questions.evaluation, rendered)
         self._check_context(policy, questions, rendered)
+        sets = self._sets(policy, engine, questions.sets)
         return LoadedRun(
             learner=Learner(
                 policy=policy,
@@ -140,13 +162,26 @@ class Loader:
             call_cost=loaded.call_cost,
             deterministic=loaded.deterministic,
             memory=memory,
+            sets=sets,
         )
 
-    def _models(self, questions: Questions) -> "_Models":
+    def load_answering(
+        self, questions: Mapping[str, SetQuestions]
+    ) -> tuple[LanguageModel, Mapping[str, LoadedSet]]:
+        """The start model as a run has it, and its evaluation sets; nothing to train it with.
+
+        Raises:
+            ValueError: naming the setting, if data, model and settings do not fit.
+        """
+        components = self.components
+        # Only a model that is made from its data reads the training questions.
+        policy = self._models(lambda: load_questions(components).train).policy
+        engine = sharded_engine(components.eval_rollout, self.ranks)
+        return policy, self._sets(policy, engine, questions)
+
+    def _models(self, train: Callable[[], Sequence[Prompt]]) -> "_Models":
         def corpus() -> Iterable[str]:
-            return (
-                text for prompt in questions.train for text in (prompt.question + "\n", prompt.demonstration)
-            )
+            return (text for prompt in train() for text in (prompt.question + "\n", prompt.demonstration))
 
         needs, config = model_needs(self.components), self.components.config
         policy = self.components.model.load(self.device, config["seed"], corpus)
@@ -204,21 +239,39 @@ class Loader:
         self,
         engine: RolloutEngine,
         reward: Verifier,
-        questions: Questions,
+        settings: AnswerSettings,
+        prompts: Sequence[Prompt],
         rendered: Sequence[Rendered],
     ) -> Evaluator:
-        settings = EvaluationSettings.of(self.components.config)
         return Evaluator(
             engine=engine,
             reward=reward,
-            prompts=questions.evaluation,
+            prompts=prompts,
             prompt_ids=[prompt.ids for prompt in rendered],
             max_new_tokens=settings.eval_max_new_tokens,
-            sampled_questions=settings.eval_sampled_questions,
+            sampled_questions=settings.sampled,
             samples=settings.eval_samples,
             temperature=settings.eval_temperature,
             seed=self.components.config["seed"],
         )
+
+    def _sets(
+        self, policy: LanguageModel, engine: RolloutEngine, questions: Mapping[str, SetQuestions]
+    ) -> dict[str, LoadedSet]:
+        out: dict[str, LoadedSet] = {}
+        for name, eval_set in self.components.eval_sets.items():
+            prompts, settings = questions[name].evaluation, eval_set.settings
+            seen = replace(self.components, dataset=eval_set.dataset)
+            try:
+                rendered = [render(seen, policy, prompt) for prompt in prompts]
+                longest = max(len(prompt.ids) for prompt in rendered)
+                policy.check_context(longest + settings.eval_max_new_tokens)
+            except ValueError as error:
+                raise ValueError(f"{EVAL_SETS}.{name}: {error}") from error
+            reward = sharded_reward(eval_set.reward, self.ranks)
+            evaluator = self._evaluator(engine, reward, settings, prompts, rendered)
+            out[name] = LoadedSet(evaluator=replace(evaluator, prefix=f"eval/{name}"), rendered=rendered)
+        return out
 
     def _check_context(
         self, policy: LanguageModel, questions: Questions, rendered: Sequence[Rendered]
@@ -272,19 +325,30 @@ def circumstances(
     causal_lm = loaded.policy.causal_lm
     return {
         "data": ranks.broadcast_from_rank0(
-            lambda: {split: components.dataset.fingerprint(split) for split in splits}
+            lambda: (
+                {split: components.dataset.fingerprint(split) for split in splits}
+                | {
+                    eval_set.content_name: eval_set.dataset.fingerprint(eval_set.split)
+                    for eval_set in components.eval_sets.values()
+                }
+            )
         ),
         "computed_in": f"{loaded.policy.dtype} on {device.type}".removeprefix("torch."),
         "mirror_map": components.penalty.mirror_map,
         # transformers sets it on configs that come from a hub.
         "model_commit": getattr(causal_lm.config, "_commit_hash", None),
-        **_sources(components.reward),
+        **_sources(components),
     }
 
 
-def _sources(reward: Verifier) -> Mapping[str, object]:
-    """Where a reward's verdicts come from, if from elsewhere; empty where it judges by itself."""
-    if not isinstance(reward, DeclaresSources):
-        return {}
-    sources = dict(reward.sources())
+def _sources(components: Components) -> Mapping[str, object]:
+    """Where rewards' verdicts come from, if from elsewhere; empty where they judge by themselves."""
+    rewards = {"": components.reward}
+    rewards |= {f"{EVAL_SETS}.{name}.": eval_set.reward for name, eval_set in components.eval_sets.items()}
+    sources = {
+        prefix + setting: source
+        for prefix, reward in rewards.items()
+        if isinstance(reward, DeclaresSources)
+        for setting, source in reward.sources().items()
+    }
     return {"reward_sources": sources} if sources else {}

@@ -1,12 +1,14 @@
 """Whether a run fits on its card, said before anything large is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from mirrorpo.config.settings import EvaluationSettings, RolloutSettings, UpdateSettings
+from mirrorpo.config.settings import AnswerSettings, RolloutSettings, UpdateSettings
+from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import (
+    Dataset,
     DeclaresStateBytes,
     EngineMemory,
     GivesExamples,
@@ -22,6 +24,8 @@ from mirrorpo.train.questions import Questions
 
 # Of a text without its tokenizer: few languages need more, and a template adds some.
 CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS = 3, 32
+# An id and a log-probability.
+TOP_TOKEN = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,18 +85,23 @@ def load_of(
         prompt=prompt,
         completion=rollout.max_new_tokens,
         shared=update.shared_prefix != "never",
-        anchored=rows * rollout.max_new_tokens if components.penalty.reads == "vocabulary" else 0,
+        anchored=rows * rollout.max_new_tokens if components.penalty.reads_hidden else 0,
         logit_chunk=update.logit_chunk,
         head=operand_bytes(config["head_precision"]),
-        engine=_engines(components, model, prompt, card, processes),
+        engine=_engines(components, questions, model, card, processes),
         processes=processes,
+        anchor_top=rows * rollout.max_new_tokens * components.penalty.anchor_top * TOP_TOKEN,
     )
 
 
 def prompt_tokens(components: Components, questions: Questions) -> int:
     """About how long the longest prompt is."""
     dataset = components.dataset
-    longest = max(len(prompt.question) for prompt in (*questions.train, *questions.evaluation))
+    return _tokens_of(dataset, (*questions.train, *questions.evaluation))
+
+
+def _tokens_of(dataset: Dataset, prompts: Iterable[Prompt]) -> int:
+    longest = max(len(prompt.question) for prompt in prompts)
     turns = [dataset.system, dataset.user]
     if isinstance(dataset, GivesExamples):
         turns += [dataset.user + example.question + example.answer for example in dataset.examples]
@@ -106,27 +115,32 @@ def _optimiser_bytes(optimiser: object, matrices: int, others: int) -> int:
 
 
 def _engines(
-    components: Components, model: ModelSizes, prompt: int, card: int, processes: int
+    components: Components, questions: Questions, model: ModelSizes, card: int, processes: int
 ) -> EngineMemory:
     # Training and evaluation share an engine where theirs are equal.
-    rollout, evaluation = RolloutSettings.of(components.config), EvaluationSettings.of(components.config)
-    sampled = min(evaluation.eval_sampled_questions, evaluation.eval_questions) * evaluation.eval_samples
+    rollout = RolloutSettings.of(components.config)
+    prompt = prompt_tokens(components, questions)
+    sets: list[tuple[AnswerSettings, int]] = [(AnswerSettings.of(components.config), prompt)]
+    for name, eval_set in components.eval_sets.items():
+        longest = _tokens_of(eval_set.dataset, questions.sets[name].evaluation)
+        sets.append((eval_set.settings, longest))
 
-    def held(engine: RolloutEngine, rows: int, new_tokens: int) -> EngineMemory:
+    def held(engine: RolloutEngine, rows: int, tokens: int) -> EngineMemory:
         sizes = SamplingSizes(
             card=card,
             rows=-(-rows // processes),
-            tokens=prompt + new_tokens,
+            tokens=tokens,
             token_bytes=model.shape.cached * model.compute,
             vocabulary=model.shape.vocabulary,
         )
         return engine.device_memory(sizes) if isinstance(engine, HoldsDeviceMemory) else EngineMemory()
 
-    training = held(components.rollout, rollout.prompts_per_step * rollout.group_size, rollout.max_new_tokens)
+    rows = rollout.prompts_per_step * rollout.group_size
+    training = held(components.rollout, rows, prompt + rollout.max_new_tokens)
     answering = held(
         components.eval_rollout,
-        max(evaluation.eval_questions, sampled),
-        evaluation.eval_max_new_tokens,
+        max(max(each.eval_questions, each.sampled * each.eval_samples) for each, _ in sets),
+        max(length + each.eval_max_new_tokens for each, length in sets),
     )
     return _together(training, answering, shared=components.rollout == components.eval_rollout)
 

@@ -43,6 +43,7 @@ class Load:
         head: bytes of a number in the head's product.
         engine: of the rollouts and evaluations.
         processes: that share the run.
+        anchor_top: bytes of the anchor's likeliest tokens, where a divergence reads them.
     """
 
     model: ModelSizes
@@ -58,6 +59,7 @@ class Load:
     head: int
     engine: EngineMemory
     processes: int = 1
+    anchor_top: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ def parts(load: Load) -> list[Part]:
             # The head's backward pass is over when the layers' begins.
             Part("logits, or a layer", max(logits(load), layer_backward(load)), ("update",)),
             Part("states of the anchor", load.anchored * model.shape.width * model.compute, ("update",)),
+            Part("tokens of the anchor", load.anchor_top, ("update",)),
         ]
     return [part for part in held if part.size]
 

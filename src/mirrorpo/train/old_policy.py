@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mirrorpo.config.settings import UpdateSettings
@@ -14,15 +14,17 @@ from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.core.tensors import integers, moved
 from mirrorpo.core.token_offsets import TokenOffsets
+from mirrorpo.core.top import TopTokens
 from mirrorpo.distributed.collectives import ALONE, Ranks
+from mirrorpo.model.cost import cutting, reading, row_by_row
 from mirrorpo.model.cuts import read_cuts
 from mirrorpo.model.forward import read_completions
-from mirrorpo.model.head import Head, HeadOutputs
+from mirrorpo.model.head import HeadOutputs
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prefix import obstacle
-from mirrorpo.model.reading import Reader
 from mirrorpo.model.saliency import attention_received, gradient_times_embedding
+from mirrorpo.train.budget import PassMeter
 from mirrorpo.train.micro_batch import (
     TOKENS_PER_CALL,
     MicroBatch,
@@ -39,14 +41,25 @@ class TokenScores:
     Attributes:
         logprobs: of the batch's tokens.
         entropy: of the distribution each token is drawn from, in nats.
-        reader_output: the reader's number, zero without a reader.
         hidden: the last hidden states behind them, on the model's device; D = 0 unless they are kept.
+        top_ids: the likeliest tokens there, ascending, on the model's device; K = 0 unless they are kept.
+        top_logprobs: of them.
     """
 
     logprobs: PerToken
     entropy: PerToken
-    reader_output: PerToken
     hidden: Float[Tensor, "B T D"]
+    top_ids: Int[Tensor, "B T K"]
+    top_logprobs: Float[Tensor, "B T K"]
+
+    def of_anchor(self) -> dict[str, Tensor]:
+        """What a batch holds of a model that is the anchor."""
+        return {
+            "anchor_logprobs": self.logprobs,
+            "anchor_hidden": self.hidden,
+            "anchor_top_ids": self.top_ids,
+            "anchor_top_logprobs": self.top_logprobs,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +75,7 @@ class ForwardSettings:
         prefix_sharing: whether a prompt goes through the network once for all its completions.
         tokens_per_call: what one more call of the network costs, in tokens that it could compute instead.
         ranks: among which the rows are divided.
+        meter: counts the passes of all of them.
     """
 
     temperature: float
@@ -70,6 +84,7 @@ class ForwardSettings:
     prefix_sharing: PrefixSharing
     tokens_per_call: int
     ranks: Ranks
+    meter: PassMeter
 
     def score(
         self,
@@ -78,20 +93,23 @@ class ForwardSettings:
         local: Bool[Tensor, " B"],
         *,
         keep_hidden: bool = False,
-        reader: Reader | None = None,
-        anchor_head: Head | None = None,
+        keep_top: int = 0,
+        of_all_ranks: Int[Tensor, " N"] | None = None,
     ) -> TokenScores:
         """The batch under a model in eval mode.
 
         Args:
             model: which reads it.
             batch: what is read.
-            local: rows that this rank passes through the network; it keeps the hidden states of these alone.
+            local: rows that this rank passes through the network; it keeps the hidden states, and the
+                likeliest tokens, of these alone.
             keep_hidden: whether hidden states are kept.
-            reader: one number a position from the model's and the anchor's log-probabilities.
-            anchor_head: of the anchor, whose hidden states the batch holds; the reader needs it.
+            keep_top: how many of the likeliest tokens are.
+            of_all_ranks: rows that the ranks together pass through the network; None is all of the batch.
         """
-        hidden = batch.anchor_hidden
+        tokens = reading(batch, torch.arange(len(batch)) if of_all_ranks is None else of_all_ranks)
+        self.meter.add(model, tokens)
+        hidden, top = batch.anchor_hidden, (batch.anchor_top_ids, batch.anchor_top_logprobs)
         local_rows = local.nonzero().flatten()
         order: list[Tensor] = []
         read: list[HeadOutputs] = []
@@ -105,20 +123,19 @@ class ForwardSettings:
                     temperature=self.temperature,
                     logit_chunk=self.logit_chunk,
                     rows_per_forward=part.rows_per_forward,
-                    reader=reader,
-                    anchor_head=anchor_head,
+                    top=keep_top,
                 )
             order.append(rows)
             read.append(head_outputs)
+            if keep_top:
+                top = _kept_top(top, head_outputs.top, rows, micro)
             if keep_hidden:
-                if hidden.shape[-1] == 0:
-                    shape = (*batch.present.shape, states.shape[-1])
-                    hidden = torch.zeros(shape, dtype=model.head_dtype(states), device=states.device)
-                (there,) = moved([rows], hidden.device)
-                hidden[there, : states.shape[1]] = states.to(hidden.dtype)
-        logprobs, entropy, reader_output = _at_tokens(batch, order, read)
-        self.ranks.all_reduce(logprobs, entropy, *([] if reader is None else [reader_output]))
-        return TokenScores(logprobs=logprobs, entropy=entropy, reader_output=reader_output, hidden=hidden)
+                hidden = _kept_hidden(hidden, states, rows, model.head_dtype(states))
+        logprobs, entropy = _at_tokens(batch, order, read)
+        self.ranks.all_reduce(logprobs, entropy)
+        return TokenScores(
+            logprobs=logprobs, entropy=entropy, hidden=hidden, top_ids=top[0], top_logprobs=top[1]
+        )
 
     def parts(self, batch: RolloutBatch) -> Sequence[MicroBatch]:
         """How a batch of one row or more is split for passes."""
@@ -154,6 +171,7 @@ class PolicyScorer:
     ) -> tuple[PerToken, Float[Tensor, "N T"]]:
         """What each cut reads, with nothing hidden and with its span hidden."""
         forward = self.forward
+        forward.meter.add(self.policy, cutting(batch, cuts, masking))
         before, after = torch.zeros(batch.present.shape), torch.zeros(len(cuts), batch.present.shape[1])
         # A row costs what it and the suffixes behind its cuts are long.
         costs = torch.zeros(len(batch), dtype=torch.long)
@@ -192,6 +210,9 @@ class PolicyScorer:
     ) -> PerToken:
         """What the score of each completion from a token on owes to its tokens."""
         forward, out = self.forward, torch.zeros(batch.present.shape)
+        by_gradient = signal == "gradient"
+        tokens = row_by_row(batch, firsts if by_gradient else None)
+        forward.meter.add(self.policy, tokens, "inputs" if by_gradient else "none")
         local = forward.ranks.share(batch.lengths()).nonzero().flatten()
         order: list[Tensor] = []
         read: list[Tensor] = []
@@ -199,7 +220,7 @@ class PolicyScorer:
             rows = local[picked]
             micro = batch.rows(rows).to(self.policy.device)
             read_from = [firsts[row] for row in integers(rows)]
-            if signal == "gradient":
+            if by_gradient:
                 importance = gradient_times_embedding(
                     self.policy,
                     micro,
@@ -220,33 +241,52 @@ class PolicyScorer:
         return self.forward.score(self.policy, batch, self.forward.ranks.share(batch.lengths()))
 
 
+def _kept_hidden(kept: Tensor, states: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    # The table [B, T, D] with the states of some rows; the first of them decides D and device.
+    if kept.shape[-1] == 0:
+        kept = torch.zeros((*kept.shape[:2], states.shape[-1]), dtype=dtype, device=states.device)
+    (there,) = moved([rows], kept.device)
+    kept[there, : states.shape[1]] = states.to(kept.dtype)
+    return kept
+
+
+def _kept_top(
+    kept: tuple[Tensor, Tensor], top: TopTokens, rows: Tensor, micro: RolloutBatch
+) -> tuple[Tensor, Tensor]:
+    # The tables [B, T, K] with the entries of some rows; the first of them decides K, type and device.
+    ids, logprobs = kept
+    if ids.shape[-1] == 0:
+        shape = (*ids.shape[:2], top.ids.shape[1])
+        ids, logprobs = top.ids.new_zeros(shape), top.logprobs.new_zeros(shape)
+    (there,) = moved([rows], ids.device)
+    row, column = micro.located().present
+    ids[there[row], column], logprobs[there[row], column] = top.ids, top.logprobs
+    return ids, logprobs
+
+
 def _at_tokens(
     batch: RolloutBatch, order: Sequence[Tensor], read: Sequence[HeadOutputs]
-) -> tuple[PerToken, PerToken, PerToken]:
-    """Log-probabilities, entropies and a reader's numbers on the CPU, by one read; zero where nothing was
-    read.
+) -> tuple[PerToken, PerToken]:
+    """Log-probabilities and entropies on the CPU, by one read; zero where nothing was read.
 
     Args:
         batch: whose rows were read.
         order: the rows of each micro-batch.
         read: what the head gave at their real tokens, in row order.
     """
-    logprobs, entropy, reader_output = (torch.zeros(batch.present.shape) for _ in range(3))
+    logprobs, entropy = torch.zeros(batch.present.shape), torch.zeros(batch.present.shape)
     if read:
-        parts = [
-            torch.cat([part.logprobs for part in read]),
-            torch.cat([part.entropy for part in read]),
-            torch.cat([part.reader_output for part in read]),
-        ]
-        stacked = torch.stack(parts).float().cpu()
+        parts = [torch.cat([part.logprobs for part in read]), torch.cat([part.entropy for part in read])]
+        both = torch.stack(parts).float().cpu()
         rows = torch.cat([*order])
         row, column = batch.present[rows].nonzero(as_tuple=True)
-        for table, values in zip((logprobs, entropy, reader_output), stacked, strict=True):
-            table[rows[row], column] = values
-    return logprobs, entropy, reader_output
+        logprobs[rows[row], column], entropy[rows[row], column] = both
+    return logprobs, entropy
 
 
-def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks = ALONE) -> PolicyScorer:
+def policy_scorer(
+    policy: LanguageModel, settings: UpdateSettings, ranks: Ranks = ALONE, meter: PassMeter | None = None
+) -> PolicyScorer:
     """A policy's scorer with the passes that a run's settings describe."""
     # The same for policy and reference, which are compared.
     sharing = "never" if obstacle(policy) else settings.shared_prefix
@@ -259,5 +299,6 @@ def policy_scorer(policy: LanguageModel, settings: UpdateSettings, ranks: Ranks 
             prefix_sharing=sharing,
             tokens_per_call=settings.tokens_per_call or TOKENS_PER_CALL,
             ranks=ranks,
+            meter=PassMeter() if meter is None else meter,
         ),
     )

@@ -9,10 +9,12 @@ from mirrorpo.core.protocols import Tracker
 from mirrorpo.distributed.device import peak_memory_mb, stopwatch
 from mirrorpo.run.disk import write_atomic, writing_to
 from mirrorpo.run.folder import RunFolder
+from mirrorpo.train.contamination import screen
 from mirrorpo.train.display import Display, write_completions
+from mirrorpo.train.evaluate import Evaluation
 from mirrorpo.train.loaded import LoadedRun
 from mirrorpo.train.metrics import finite
-from mirrorpo.train.step import StepResult
+from mirrorpo.train.step import Progress, StepResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +27,7 @@ class Recorder:
         display: for a person.
         loaded: evaluator and policy.
         evaluation: when to evaluate.
-        run: last step, completions to show.
+        run: last step, completions to show, questions to screen.
     """
 
     folder: RunFolder
@@ -35,27 +37,31 @@ class Recorder:
     evaluation: EvaluationSettings
     run: RunSettings
 
-    def start(self) -> None:
+    def start(self, progress: Progress) -> None:
         """Record the start model, before any step."""
         if self.evaluation.due(0, self.run.steps):
-            count = len(self.loaded.evaluator.prompts)
-            self.display.say(f"evaluating the start model on {count} held-out questions")
-            self._record(0, self.loaded.drift(), {"seconds": 0.0})
+            counts = {name: len(evaluator.prompts) for name, evaluator in self.loaded.evaluators().items()}
+            listed = ", ".join(f"{count} {name or 'held-out'} questions" for name, count in counts.items())
+            self.display.say(f"evaluating the start model on {listed}")
+            spent = {} if progress.budget is None else progress.budget.metrics()
+            self._record(0, self.loaded.drift() | spent, {"seconds": 0.0} | progress.timings())
 
-    def step(self, step: int, result: StepResult, seconds: float) -> None:
-        """Record a step that took so many seconds."""
+    def step(self, step: int, result: StepResult, progress: Progress, seconds: float) -> None:
+        """Record a step that took so many seconds, and where the run stands behind it."""
         shown = self.run.shown_completions
         with writing_to(self.folder.path):
             write_completions(
                 self.folder.path, step, result.rollout.answers, result.all_offsets, result.credit, shown
             )
         memory = {"peak_memory_mb": peak_memory_mb(self.loaded.policy.device), "seconds": seconds}
-        self._record(step, result.metrics, result.timings | memory)
+        self._record(step, result.metrics, result.timings | memory | progress.timings())
 
     def _record(self, step: int, metrics: dict[str, float], timings: dict[str, float]) -> None:
         if self.evaluation.due(step, self.run.steps):
             with stopwatch() as clock:
                 metrics = metrics | dict(self._evaluated(step))
+                if step == 0:
+                    metrics = metrics | dict(self._screened())
             timings = timings | {"eval_s": clock()}
         metrics = finite(metrics)
         self.folder.metrics.append({"step": step} | metrics)
@@ -63,14 +69,34 @@ class Recorder:
         self.tracker.log(step, metrics)
         self.display.step(step, metrics | timings, _spent(timings))
 
+    def _screened(self) -> Mapping[str, float]:
+        prompts = self.loaded.questions.evaluation[: self.run.contamination_questions]
+        if not prompts:
+            return {}
+        with self.loaded.policy.shards.gathered():
+            screening = screen(self.loaded.policy, self.loaded.evaluator.engine, prompts)
+        screening.write(self.folder)
+        return screening.metrics
+
     def _evaluated(self, step: int) -> Mapping[str, float]:
         with self.loaded.policy.shards.gathered():
-            evaluation = self.loaded.evaluator(self.loaded.policy, step)
-        path = self.folder.evaluation(step)
-        with writing_to(self.folder.path):
-            path.parent.mkdir(exist_ok=True)
-        write_atomic(path, "".join(json.dumps(row) + "\n" for row in evaluation.rows))
-        return evaluation.metrics
+            evaluations = {
+                name: evaluator(self.loaded.policy, step)
+                for name, evaluator in self.loaded.evaluators().items()
+            }
+        metrics: dict[str, float] = {}
+        for name, evaluation in evaluations.items():
+            write_rows(self.folder, step, name, evaluation)
+            metrics |= evaluation.metrics
+        return metrics
+
+
+def write_rows(folder: RunFolder, step: int, eval_set: str, evaluation: Evaluation) -> None:
+    """The file of an evaluation of a set; of the run's own questions, where its name is empty."""
+    path = folder.evaluation(step, eval_set)
+    with writing_to(folder.path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in evaluation.rows))
 
 
 def _spent(timings: Mapping[str, float]) -> float:

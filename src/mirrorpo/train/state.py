@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
@@ -20,6 +20,7 @@ from mirrorpo.run.disk import aside
 from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.manifest import checkpoint_folders, read_records
+from mirrorpo.train.budget import Budget
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.step import Progress
 
@@ -37,6 +38,7 @@ class RunState(TypedDict):
     beta: float
     config_hash: str
     codes: NotRequired[list[str]]
+    budget: NotRequired[dict[str, float] | None]
     weights: dict[str, Tensor]
     anchor: NotRequired[dict[str, float]]
     reference: NotRequired[dict[str, Tensor]]
@@ -129,6 +131,7 @@ class Checkpoints:
             "beta": progress.beta,
             "config_hash": self.config_hash,
             "codes": list(codes),
+            "budget": None if progress.budget is None else asdict(progress.budget),
             "weights": {name: tensor for name, tensor in network.state_dict().items() if name in trained},
             "optimiser": self.learner.optimiser.state_dict(),
             "random": global_state(),
@@ -158,8 +161,10 @@ class Checkpoints:
         """
         faults: list[str] = []
 
+        sets = self.evaluation.sets
+
         def accepts(path: Path) -> bool:
-            fault = records.fault(folder, _step(path), read_records(path), self._evaluates)
+            fault = records.fault(folder, _step(path), read_records(path), self._evaluates, sets)
             faults.extend([fault] if fault else [])
             return fault is None
 
@@ -172,7 +177,7 @@ class Checkpoints:
                 )
             resumed = self._restored(state, code)
         else:
-            start = Progress(position=0, beta=float(self.learner.penalty.beta))
+            start = Progress(position=0, beta=float(self.learner.penalty.beta), budget=Budget())
             resumed = Resumed(step=0, progress=start, codes=[code])
         self.ranks.broadcast_from_rank0(
             lambda: _cut(folder, None if state is None else state["step"], faults)
@@ -191,7 +196,12 @@ class Checkpoints:
         made_by = state.get("codes", [])
         return Resumed(
             step=state["step"],
-            progress=Progress(position=state["position"], beta=state["beta"], anchor=state.get("anchor", {})),
+            progress=Progress(
+                position=state["position"],
+                beta=state["beta"],
+                budget=Budget.of(state.get("budget")),
+                anchor=state.get("anchor", {}),
+            ),
             codes=[*made_by, *([] if code in made_by else [code])],
         )
 

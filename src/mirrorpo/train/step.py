@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -13,8 +14,10 @@ from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.device import stopwatch
+from mirrorpo.model.cost import sampling
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Collector, Rollout
+from mirrorpo.train.budget import Budget, PassMeter
 from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.credit_metrics import credit_metrics, gradient_shares
 from mirrorpo.train.learner import Learner, NotFinite, ScoredBatch
@@ -30,12 +33,24 @@ class Progress:
     Attributes:
         position: in the walk over the prompts.
         beta: the penalty's coefficient.
+        budget: what was spent so far; None where a version that did not count began the run.
         anchor: what a moving anchor remembers.
     """
 
     position: int
     beta: float
+    budget: Budget | None
     anchor: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def lasting(self, device_s: float) -> Self:
+        """With a step's device seconds."""
+        if self.budget is None:
+            return self
+        return replace(self, budget=replace(self.budget, device_s=self.budget.device_s + device_s))
+
+    def timings(self) -> dict[str, float]:
+        """For `timings.jsonl`."""
+        return {} if self.budget is None else self.budget.timings()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,11 +129,14 @@ class TrainStep:
             # What the global generators are for, dropout, is of this rank's own rows; only rank 0's state is
             # kept.
             seed_globals(derive(self.seed, "ranks", self.ranks.rank, step))
-        timer = PhaseTimer()
-        learner = replace(self.learner, penalty=replace(self.learner.penalty, beta=progress.beta))
+        timer, meter = PhaseTimer(), PassMeter()
+        penalty = replace(self.learner.penalty, beta=progress.beta)
+        learner = replace(self.learner, penalty=penalty, meter=meter)
         with learner.policy.shards.gathered():
             with timer("rollout_s"):
                 rollout = self.collector(learner.policy, step, progress.position)
+                if self.collector.engine.samples:
+                    meter.add(learner.policy, sampling(rollout.sampled))
                 batch = self._collated(rollout)
             with timer("score_s"):
                 scored = learner.rescore(batch)
@@ -131,8 +149,10 @@ class TrainStep:
         verdicts = [answer.verdict for answer in rollout.answers]
         before = rollout_metrics(verdicts, scored.batch, credit.advantages, credit.weights)
         metrics = before | learned | drift | self._credit_metrics(scored.batch, credit, all_offsets)
+        budget = self._budget(progress.budget, meter, rollout)
+        spent = {} if budget is None else budget.metrics()
         return StepResult(
-            metrics=metrics | {"divergence/beta": progress.beta} | _sampled(rollout),
+            metrics=metrics | {"divergence/beta": progress.beta} | _sampled(rollout) | spent,
             timings=timer.seconds | _speed(rollout, timer.seconds),
             rollout=rollout,
             all_offsets=all_offsets,
@@ -140,6 +160,7 @@ class TrainStep:
             progress=Progress(
                 position=rollout.position,
                 beta=self.beta_schedule.after(progress.beta, drift),
+                budget=budget,
                 anchor=self._moved_anchor(step, progress, metrics),
             ),
         )
@@ -154,6 +175,12 @@ class TrainStep:
         )
         self.learner.move_reference(share)
         return memory
+
+    def _budget(self, before: Budget | None, meter: PassMeter, rollout: Rollout) -> Budget | None:
+        if before is None:
+            return None
+        sampled = rollout.tokens if self.collector.engine.samples else 0
+        return before.after(meter, completions=len(rollout.sampled), tokens_sampled=sampled)
 
     def _collated(self, rollout: Rollout) -> RolloutBatch:
         return collate(
@@ -192,7 +219,7 @@ class TrainStep:
 def _sampled(rollout: Rollout) -> dict[str, float]:
     return {
         "rollout/draws": float(rollout.draws),
-        "rollout/completions": float(rollout.completions),
+        "rollout/completions": float(len(rollout.sampled)),
         "rollout/tokens": float(rollout.tokens),
     }
 

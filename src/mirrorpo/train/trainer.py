@@ -8,7 +8,7 @@ from signal import Signals
 import torch
 
 from mirrorpo.config.cell import Cell
-from mirrorpo.config.identity import digest
+from mirrorpo.config.identity import EVAL_SETS, digest
 from mirrorpo.config.settings import DriftSettings, EvaluationSettings, RunSettings
 from mirrorpo.core.protocols import CatchesUp, LimitsCalls
 from mirrorpo.core.seeds import seed_globals
@@ -24,14 +24,15 @@ from mirrorpo.run.folder import RunFolder, timestamp
 from mirrorpo.run.inputs import refuse_other_inputs
 from mirrorpo.run.lifecycle import enter, finish, lifecycle
 from mirrorpo.run.mirror import LIMIT_S, Mirror
+from mirrorpo.run.model_run import model_run, other_prompt_note
 from mirrorpo.run.preemption import Preempted, StopRequest, strongest
 from mirrorpo.run.provenance import provenance
 from mirrorpo.run.tracking import NoTracker
 from mirrorpo.train.build import Components, notes
 from mirrorpo.train.display import Display
-from mirrorpo.train.inputs import input_files, loaded_inputs
+from mirrorpo.train.eval_records import run_inputs, set_records
 from mirrorpo.train.loaded import LoadedRun, Loader, circumstances, render
-from mirrorpo.train.questions import few_questions_note
+from mirrorpo.train.questions import few_questions_notes
 from mirrorpo.train.recorder import Recorder
 from mirrorpo.train.state import Checkpoints, Resumed
 from mirrorpo.train.step import TrainStep
@@ -115,7 +116,7 @@ class Trainer:
                 run=run,
             )
             if resumed.step == 0:
-                recorder.start()
+                recorder.start(resumed.progress)
             with checkpoints.saving():
                 self._steps(loaded, run, checkpoints, recorder, resumed)
         self._finish(loaded, resumed, display)
@@ -139,8 +140,8 @@ class Trainer:
                 raise Preempted(step - 1, signum)
             with stopwatch() as clock:
                 result = step_of(step, progress)
-            progress = result.progress
-            recorder.step(step, result, clock())
+            progress = result.progress.lasting(clock() * self.ranks.world_size)
+            recorder.step(step, result, progress, clock())
             if checkpoints.due(step):
                 saved = checkpoints.save(step, progress, resumed.codes)
 
@@ -205,12 +206,10 @@ class Trainer:
         questions, reward = loaded.questions, self.components.reward
         first = render(self.components, loaded.policy, [*questions.train, *questions.evaluation][0])
         prompts = digest({"prompts": [*(prompt.text for prompt in loaded.rendered), first.text]})
-        config, dataset = self.cell.config, self.components.dataset
+        sets = set_records(self.components, loaded.sets, questions.sets)
+        origin = model_run(self.cell.config)
         inputs, files = self.ranks.broadcast_from_rank0(
-            lambda: (
-                loaded_inputs(config, questions.content, prompts),
-                input_files(dataset, config, questions.content),
-            )
+            lambda: run_inputs(self.components, questions, prompts, sets)
         )
         if checkpoint.complete_names(RunFolder(self.cell.folder).checkpoints):
             self.folder.refuse_other_circumstances(depends_on)
@@ -232,6 +231,8 @@ class Trainer:
             deterministic=loaded.deterministic,
             memory=None if loaded.memory is None else loaded.memory.table,
             adapter=adaptation(loaded.policy.network),
+            **({EVAL_SETS: sets} if sets else {}),
+            **({"model_run": origin} if origin else {}),
             inputs=inputs,
             input_files=files,
             parameters={
@@ -249,8 +250,14 @@ class Trainer:
             *notes(self.components),
             *loaded.policy.notes,
             *loaded.notes(),
-            *few_questions_note(self.cell.config, len(questions.evaluation)),
+            *other_prompt_note(self.cell.config, model_run(self.cell.config)),
+            *few_questions_notes(self.cell.config, questions),
             *(f"{uid} is left out: {fault}" for uid, fault in questions.left_out.items()),
+            *(
+                f"{uid} of {name} is left out: {fault}"
+                for name, of_set in questions.sets.items()
+                for uid, fault in of_set.left_out.items()
+            ),
         ]
         for note in lines:
             display.say(f"note: {note}")

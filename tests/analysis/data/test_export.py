@@ -8,7 +8,16 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import wandb
-from planted import answers, manifest, metrics, write_run, write_sweep
+from planted import (
+    answers,
+    evaluated,
+    manifest,
+    metrics,
+    sampled_answers,
+    write_evaluated,
+    write_run,
+    write_sweep,
+)
 from wandb_server import Server, serve
 
 from analysis.data.export import Export, load
@@ -155,7 +164,10 @@ def mirrored(folder: Path, mode: str) -> None:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two short runs, one of more rows than W&B's sampled history returns, and one that failed."""
+    """Three short runs, one with another set's evaluation, a long one, and one that failed.
+
+    The long one has more rows than W&B's sampled history returns.
+    """
     root = tmp_path_factory.mktemp("outputs") / "sweep"
     write_sweep(root, arms=("kl",), seeds=(0, 1))
     rows = [
@@ -163,6 +175,11 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write_run(
         root / "long" / "seed=2", manifest(2, **{"config.steps": LONG}), rows, {LONG: answers([True, False])}
+    )
+    write_evaluated(
+        root / "sets" / "seed=4",
+        manifest(4, {"divergence": "none"}),
+        {4: {"": sampled_answers([8, 2, 5], 8), "svamp": sampled_answers([1, 7], 8)}},
     )
     write_run(
         root / "failed" / "seed=3",
@@ -220,7 +237,8 @@ def test_the_export_of_a_wandb_project_equals_the_export_of_its_run_folders(
     same(local, remote)
     assert {row["came_from"] for row in remote.records} == {
         "wandb"
-    } and local.metrics.num_rows == 2 * 5 + LONG + 1 + 2
+    } and local.metrics.num_rows == 3 * 5 + LONG + 1 + 2
+    assert remote.sets == ["svamp"] and len(remote.answers(of_set="svamp")) == 2
 
     # What `history()` would have returned of the long run.
     sampled = max((run.history(pandas=False) for run in wandb.Api().runs("local/tests")), key=len)
@@ -283,3 +301,36 @@ def test_a_server_that_is_not_there_is_an_error_that_says_where_to_look(
 
 def _raises(**_: object) -> None:
     raise ConnectionError("refused")
+
+
+def test_what_was_evaluated_after_a_run_is_a_set_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "a" / "seed=0", manifest(0), metrics(4, [0.5, 0.6, 0.7])[1:], {})
+    before = load(str(tmp_path)).records[0]
+    for name, by_step in (("svamp", {0: [1, 2], 4: [7, 8]}), ("broken", {4: [1, 2]})):
+        folder = run / "evaluated" / name
+        folder.mkdir(parents=True)
+        rows = {step: sampled_answers(right, 8) for step, right in by_step.items()}
+        for step, answered in [*rows.items(), (2, rows[4])]:
+            lines = "".join(json.dumps(row) + "\n" for row in answered)
+            (folder / f"step_{step:06d}.jsonl").write_text(lines)
+        lines = [{"step": step} | evaluated(answered, f"eval/{name}") for step, answered in rows.items()]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        record = {
+            "reward_version": "v",
+            "prompt": {"hash": "p"},
+            "settings": {"eval_samples": 8},
+        }
+        (folder / "evaluation.json").write_text(json.dumps(record) if name == "svamp" else "{")
+    export = load(str(tmp_path))
+    # A step without its metrics does not count, a set that cannot be read is named, the run stays as it was.
+    answered = export.answers(of_set="svamp")
+    assert export.sets == ["svamp"] and sorted(answered["step"]) == [0, 0, 4, 4]
+    assert "evaluated/broken is left out" in capsys.readouterr().err
+    values = export.metric("eval/svamp/avg@8", "reward/mean").set_index("step")
+    assert list(values.index) == [0, 1, 2, 3, 4] and values.loc[4, "eval/svamp/avg@8"] == 15 / 16
+    row = export.records[0]
+    assert row | {"sets": None} == before
+    sets = json.loads(row["sets"])
+    assert sets["svamp"]["extractor"] == "v" and len(sets["svamp"]["settings"]) == 16

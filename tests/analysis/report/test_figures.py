@@ -1,6 +1,7 @@
 """Figures draw the numbers that the tables print."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from analysis.data.export import load
 from analysis.report import figures
 from analysis.report.figure_style import COLOURS, look, styled
 from analysis.report.figures import forest, frontier, learning, mirror_maps, spans, weights
+from analysis.report.inline_svg import inline_svg
 from analysis.study.study import Study, study
 
 
@@ -128,3 +130,45 @@ def test_mirror_maps_are_asked_for_as_the_runs_configured_them(
     figure = mirror_maps(study(load(str(tmp_path))))
     assert arguments_of == [["kl"], ["probl2", "divergence.beta=2.0"]]
     assert figure is not None and lines(figure, 1).keys() == {"kl, β 0.04", "probl2, β 0.04"}
+
+
+def test_figures_hold_in_print_and_are_the_same_bytes_each_time(
+    sweep: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "FIGURES", {"differences": figures.FIGURES["differences"]})
+    drawn = [figures.draw(sweep, tmp_path / name)["differences"] for name in ("first", "second")]
+    files = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert files == sorted(
+        [
+            *(f"differences{width}.{form}" for width in ("", "_column") for form in ("pdf", "svg")),
+            "differences.png",
+        ]
+    )
+    for name in files:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+    for path, inches in ((drawn[0].page, 6.9), (drawn[0].column, 3.3)):
+        svg, pdf = path.read_text(), path.with_suffix(".pdf").read_bytes()
+        width = re.search(r'<svg [^>]*width="([\d.]+)pt"', svg)
+        assert width is not None and float(width[1]) == pytest.approx(72 * inches)
+        # Letters are text, none below seven points.
+        assert min(float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", svg)) >= 7
+        assert "difference from kl, points</text>" in svg and "<dc:date>" not in svg
+        assert f"/MediaBox [ 0 0 {72 * inches:g} ".encode() in pdf and b"/FontFile2" in pdf
+        assert b"/CreationDate" not in pdf
+
+
+def test_a_figure_in_a_page_has_the_pages_colours_and_type_and_ids_of_its_own(
+    sweep: Study, tmp_path: Path
+) -> None:
+    figure = forest(sweep)
+    assert figure is not None
+    figure.savefig(tmp_path / "f.svg")
+    made = inline_svg((tmp_path / "f.svg").read_text(), "mine", "what <it> is")
+    assert made.startswith('<svg viewBox="0 0 496.8 ') and "what &lt;it&gt; is" in made
+    assert not re.findall(r"#[0-9a-f]{6}|font-family|<style|<metadata|https?:", made)
+    ids = re.findall(r'\bid="([^"]*)"', made)
+    assert len(ids) == len(set(ids)) and all(name.startswith("mine-") for name in ids)
+    assert set(re.findall(r'url\(#([^)]*)\)|href="#([^"]*)"', made)) <= {
+        pair for name in ids for pair in ((name, ""), ("", name))
+    }
+    assert "var(--arm1)" in made

@@ -89,7 +89,7 @@ class Parsed(HTMLParser):
         assert not self.open
 
     def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "br", "img"):
+        if tag not in ("meta", "br", "wbr"):
             self.open.append(tag)
         if tag == "tr":
             self.rows.append([])

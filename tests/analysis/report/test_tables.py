@@ -326,7 +326,7 @@ def test_one_run_is_a_table_too(tmp_path: Path) -> None:
         tmp_path / "a" / "seed=0",
         manifest(0),
         metrics(4, [0.5, 0.6, 0.7]),
-        {4: answers([True] * 7 + [False] * 3)},
+        {4: answers([True] * 14 + [False] * 6)},
     )
     planted = study(load(str(tmp_path)))
     assert cells(accuracy(planted))["kl"]["accuracy, %"] == "70.0" and all(all_tables(planted))

@@ -266,3 +266,39 @@ def _dirty(export: Export) -> Export:
         export.questions,
         export.about,
     )
+
+
+SETS = {"svamp": {"reward_version": "math_answer/1", "prompt": {"hash": "1" * 8}}}
+
+
+def test_another_set_is_the_same_in_all_runs_of_a_model(sweep: Path) -> None:
+    rendered = INPUTS | {"prompts svamp": "7" * 16, "dataset svamp/test": "8" * 16}
+    for path in sweep.rglob("manifest.json"):
+        edit(path.parent, eval_sets=SETS, inputs=rendered)
+    assert not checked(sweep)[1]
+    run = sweep / ARM / SEED
+    for kind, text, change in (
+        (
+            "prompt",
+            "svamp: prompt .* 2 in 1",
+            {"eval_sets": {"svamp": SETS["svamp"] | {"prompt": {"hash": "2"}}}},
+        ),
+        (
+            "extractor",
+            "svamp: extractor .* x in 1",
+            {"eval_sets": {"svamp": SETS["svamp"] | {"reward_version": "x"}}},
+        ),
+        ("stale", "dataset svamp/test is .*9+ in 1", {"inputs": rendered | {"dataset svamp/test": "9" * 16}}),
+    ):
+        edit(run, **change)
+        with pytest.raises(Refused, match=rf"{kind} \((.|\n)*{text}"):
+            checked(sweep)
+        edit(run, eval_sets=SETS, inputs=rendered)
+    # Another model renders the same questions into other prompts.
+    for path in sweep.rglob("manifest.json"):
+        if ARM in str(path):
+            edit(path.parent, **{"choices.model": "other", "inputs": rendered | {"prompts svamp": "6" * 16}})
+            edit(path.parent, eval_sets={"svamp": SETS["svamp"] | {"prompt": {"hash": "6" * 8}}})
+    export = load(str(sweep))
+    kinds = {finding.kind for finding in findings(export, design(export), METRIC)}
+    assert not kinds & {"stale", "prompt", "extractor"}

@@ -8,13 +8,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from planted import export_of, population
+from planted import export_of, population, sampled_population
 
 from analysis.stats.bootstrap import hierarchical_bootstrap, stratified_bootstrap
 from analysis.stats.crossed import crossed_interval
 from analysis.stats.intervals import mean_interval, spread_interval
 from analysis.stats.power import power, seeds_needed
-from analysis.study.study import study
+from analysis.study.study import METRIC, study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 QUESTIONS, SPREAD = 500, 1.5
@@ -65,6 +65,27 @@ def test_a_planted_effect_is_found_as_often_as_power_says_and_never_with_the_wro
         f"{stated:.1%}; wrong sign in {counts['worse']}"
     )
     assert abs(rate - stated) < 0.09 and counts["worse"] <= 1
+
+
+def test_samples_find_more_of_what_was_planted_and_claim_no_more_of_nothing() -> None:
+    rates: dict[tuple[str, float], float] = {}
+    for effect in (3.0, 0.0):
+        rng, counts = np.random.default_rng(6), Counter()
+        for _ in range(300):
+            effects = {"kl": 0.0, "probl2": effect}
+            greedy, samples = sampled_population(rng, 5, QUESTIONS, effects, seed_spread=SPREAD, k=8)
+            export = export_of(greedy, samples=samples)
+            by_samples, by_greedy = study(export), study(export, metric=METRIC)
+            assert by_samples.metric == "eval/avg@8"
+            for name, made in (("avg@8", by_samples), ("greedy", by_greedy)):
+                counts[name] += made.differences()["probl2"].verdict() in ("better", "worse")
+        rates |= {(name, effect): count / 300 for name, count in counts.items()}
+    print(
+        "\n5 seeds: " + ", ".join(f"+{effect} by {name} {rate:.1%}" for (name, effect), rate in rates.items())
+    )
+    assert rates["avg@8", 3.0] > rates["greedy", 3.0] + 0.1
+    # Three standard errors of 300 sweeps at the level are 3.8 points.
+    assert max(rates["avg@8", 0.0], rates["greedy", 0.0]) <= 0.05 + 0.038
 
 
 def test_the_seeds_that_a_verdict_asks_for_are_enough() -> None:

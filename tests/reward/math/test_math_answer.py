@@ -263,6 +263,24 @@ def test_the_trained_extraction_pays(text: str, extraction: str, reward: float, 
     assert (verdict.reward, verdict.outcome) == (reward, outcome)
 
 
+def test_equal_answers_have_one_form_by_which_they_are_counted() -> None:
+    # Each line reads as one answer, and no two lines as the same; the gold is none of them.
+    alike = [
+        ["#### 1,000", r"\boxed{1000.00}", "#### $1000 dollars", r"so \boxed{\text{1000}}"],
+        [r"\boxed{\frac12}", "#### 0.5", r"\boxed{\dfrac{1}{2}}"],
+        [r"\boxed{\dfrac{ x }{2}}", r"\boxed{$\frac{x}{2}$}", r"#### \tfrac{x}{2}."],
+        [r"\boxed{\text{Evelyn}}", "#### Evelyn", r"\boxed{ evelyn }"],
+        ["#### -1000"],
+        [r"\boxed{x = 3}", "#### 3"],
+        ["no answer", "", r"\boxed{}", r"\boxed{12"],
+    ]
+    forms = [{judge(text, "77").answer for text in texts} for texts in alike]
+    assert [len(line) for line in forms] == [1] * len(alike), forms
+    assert len(set.union(*forms)) == len(alike) and forms[-1] == {""}
+    # Of the extraction that is trained on.
+    assert [judge(r"\boxed{3} of 5", "77", way).answer for way in ("strict", "flexible")] == ["3", "5"]
+
+
 def test_verdicts_keep_the_order_of_mixed_golds() -> None:
     reward = MathAnswer(extraction="strict", latex_timeout_s=20.0, latex_workers=2)
     texts = ["#### 18", "#### x+1", "#### 1+x", "no", "#### x+1", "#### 17"]

@@ -105,6 +105,19 @@ def latex_form(text: str) -> str:
     return _FULL_STOP.sub("", form).replace("\u2009", " ").strip()
 
 
+def answer_form(text: str) -> str:
+    r"""An answer that is no number, so that answers which read alike are one text.
+
+    Example:
+        >>> answer_form(r"\dfrac{ x }{2}$"), answer_form(r"\frac{x}{2}"), answer_form("(Evelyn)")
+        ('\\frac{x}{2}', '\\frac{x}{2}', 'evelyn')
+    """
+    if len(text) > LONGEST_LATEX:
+        return text.strip()
+    form = latex_form(text)
+    return _words(form) or _text(form)
+
+
 def too_deep(latex: str) -> bool:
     """Whether braces or exponents are nested further than any answer's, which takes a parser seconds.
 

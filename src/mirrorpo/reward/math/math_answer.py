@@ -19,7 +19,7 @@ from typing import Literal
 from mirrorpo.core.batch import Prompt, Verdict
 from mirrorpo.core.protocols import Assembly
 from mirrorpo.reward.math.comparison import Comparison
-from mirrorpo.reward.math.gold import Gold, latex_form, read_gold
+from mirrorpo.reward.math.gold import Gold, answer_form, latex_form, read_gold
 from mirrorpo.reward.math.number import (
     DecimalMark,
     equation_number,
@@ -119,8 +119,8 @@ class MathAnswer:
         >>> prompt = Prompt(uid="q1", question="", gold="1,000", demonstration="")
         >>> reward(["#### 1000.00 dollars", "It is 1000"], [prompt, prompt])
         ... # doctest: +NORMALIZE_WHITESPACE
-        [Verdict(reward=1.0, strict=True, flexible=True, correct=True, outcome='right'),
-         Verdict(reward=0.0, strict=False, flexible=True, correct=False, outcome='no_answer')]
+        [Verdict(reward=1.0, strict=True, flexible=True, correct=True, outcome='right', answer='1000'),
+         Verdict(reward=0.0, strict=False, flexible=True, correct=False, outcome='no_answer', answer='')]
     """
 
     extraction: Literal["strict", "flexible"]
@@ -188,10 +188,7 @@ class MathAnswer:
                     f"gold {prompt.gold!r} of {prompt.uid!r} is neither a number nor LaTeX; correct the "
                     "dataset"
                 )
-        return [
-            self._verdict(*(_outcome(gold, answer, comparisons) for answer in both))
-            for gold, both in zip(golds, answers, strict=True)
-        ]
+        return [self._verdict(gold, both, comparisons) for gold, both in zip(golds, answers, strict=True)]
 
     def _answers(self, text: str) -> tuple[Answer | None, Answer | None]:
         return (
@@ -205,8 +202,14 @@ class MathAnswer:
         pool = shared_pool(self.latex_workers, self.latex_timeout_s)
         return dict(zip(pairs, pool(pairs), strict=True))
 
-    def _verdict(self, strict: str, flexible: str) -> Verdict:
-        outcome = strict if self.extraction == "strict" else flexible
+    def _verdict(
+        self,
+        gold: Gold,
+        answers: tuple[Answer | None, Answer | None],
+        comparisons: Mapping[tuple[str, str], Comparison],
+    ) -> Verdict:
+        strict, flexible = (_outcome(gold, answer, comparisons) for answer in answers)
+        outcome, answer = (strict, answers[0]) if self.extraction == "strict" else (flexible, answers[1])
         reward = {"right": 1.0, "unverifiable": float("nan")}.get(outcome, 0.0)
         return Verdict(
             reward=reward,
@@ -214,6 +217,7 @@ class MathAnswer:
             flexible=flexible == "right",
             correct=outcome == "right",
             outcome=outcome,
+            answer=_normal_form(answer),
         )
 
 
@@ -223,6 +227,13 @@ def _outcome(gold: Gold, answer: Answer | None, comparisons: Mapping[tuple[str, 
     if gold.number is not None:
         return "right" if answer.number == gold.number else "wrong"
     return gold.compare(answer.text) or comparisons[gold.latex, latex_form(answer.text)]
+
+
+def _normal_form(answer: Answer | None) -> str:
+    # What is compared, as a text.
+    if answer is None:
+        return ""
+    return answer_form(answer.text) if answer.number is None else str(answer.number)
 
 
 def _fault(gold: Gold, comparisons: Mapping[tuple[str, str], Comparison]) -> str:
