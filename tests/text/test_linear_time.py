@@ -185,8 +185,8 @@ def grows_faster(read: Callable[[str], object], shape: tuple[str, str, str]) -> 
     if seconds(read, shape, LENGTH, 1) < NOTEWORTHY_S:
         return 0.0
     least = float("inf")
-    for _ in range(TRIES):
-        ratio = seconds(read, shape, 2 * LENGTH, 3) / seconds(read, shape, LENGTH, 3)
+    for tries in range(1, TRIES + 1):
+        ratio = seconds(read, shape, 2 * LENGTH, tries) / seconds(read, shape, LENGTH, tries)
         least = min(least, ratio)
         if least <= MOST:
             return 0.0
