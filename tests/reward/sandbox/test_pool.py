@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -113,12 +114,12 @@ def test_unless_the_user_says_so_and_then_the_name_says_it_too(monkeypatch: pyte
 
 
 def descendants(pid: int) -> Sequence[int]:
-    found = [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
-    return [*found, *(one for child in found for one in descendants(child))]
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        # A thread may end between the two looks.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            children += map(int, (task / "children").read_text().split())
+    return [*children, *(deeper for child in children for deeper in descendants(child))]
 
 
 def test_nothing_is_left_behind(sandbox: Sandbox) -> None:
