@@ -42,6 +42,7 @@ BUDGET = (
     f"compare at an equal budget of {', '.join(METERS)}: the least that a run spent, or VALUE; "
     "may be given again"
 )
+MARGIN = "points of accuracy within which arms are equal (1)"
 MAP = "YAML that says which columns of somebody else's runs are arm, seed, step, metrics (docs/analysis.md)"
 ALLOW = f"guards to pass over, named in every table's foot: {','.join(KINDS)}"
 
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("--baseline", help=BASELINE)
     add("--by", action="append", default=[], metavar="SETTING", help=BY)
     add("--metric", help=COMPARED)
+    add("--margin", type=float, metavar="POINTS", help=MARGIN)
     add("--budget", action="append", default=[], metavar="NAME[=VALUE]", help=BUDGET)
     add("--allow", default="", metavar="KINDS", help=ALLOW)
     add("--filters", default="{}", help="of W&B runs, as JSON: '{\"config.seed\": 1}'")
@@ -129,6 +131,8 @@ def _compare(args: argparse.Namespace, export: Export) -> None:
         compared=args.what != "before_after",
         budgets=[read_budget(text) for text in args.budget],
     )
+    if args.margin is not None:
+        made = made.with_margin(args.margin)
     if made.reason:
         print(f"note: verdicts rest on {made.reason}", file=sys.stderr)
     if args.what == "report":

@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from analysis.report.gains import HOW, Gain
 from analysis.report.study_table import (
     EMPTY,
     accuracy_name,
     basis,
+    basis_cell,
     block_heading,
     label,
+    level_cell,
     levels,
-    percent_cell,
     sources,
     study_table,
 )
@@ -24,18 +23,22 @@ from analysis.report.table_cells import (
     estimate_cell,
     number,
 )
-from analysis.stats.intervals import Interval
+from analysis.stats.intervals import wilson_interval
 from analysis.stats.paired import probability_of_improvement
 from analysis.study.comparison import Difference
 from analysis.study.design import Run
 from analysis.study.question_scores import GREEDY
 from analysis.study.study import Study
 
-DRAWS = 2000
 OWN_SET = "the runs' own"
-BINOMIAL = "± is the binomial standard error of one evaluation."
+TONES = "Bold is better, italic worse, plain equal within the margin or undecided."
+BINOMIAL = "± is the binomial standard error of one evaluation; at 0 and 100 the interval is Wilson's."
 SAMPLED_LESS = " Sampled answers, several to a question, have at most this error."
-HEAD = ("p", "P(better)", "seeds", "verdict")
+HEAD = ("for new", "p", "P(better)", "seeds", "verdict")
+FOR_NEW_FOOT = (
+    "For new: what the row's interval and p take for a sample. P(better): share of seeds with which the arm "
+    "beats the baseline, ties half."
+)
 GREEDY_HEAD = ("greedy, %", "greedy difference")
 GREEDY_FOOT = "Greedy: one answer to each question at temperature 0, beside it; no verdict rests on it."
 
@@ -49,17 +52,17 @@ def accuracy(study: Study, baseline: str | None = None) -> Table:
     """
     axis, base = study.design.axis, baseline or study.design.baseline
     rows: list[list[TableCell]] = []
-    differences: dict[str, Difference] = {}
+    every: list[Difference] = []
     for block in study.design.blocks:
         differences = study.differences(block, baseline=base)
+        every += differences.values()
         arms = sorted(study.arms(block), key=lambda arm: arm != base)
         rows += block_heading(study, block)
         rows += [_accuracy_row(study, arm, base, block, differences.get(arm)) for arm in arms]
     name = f"accuracy_by_{axis}" + (f"_from_{base}" if baseline else "")
     title = f"Accuracy by {axis}" + (f", measured from {base}" if baseline else "")
     head = [axis, f"{accuracy_name(study)}, %", f"difference from {base}", *HEAD]
-    foot = [levels(study), basis(study, differences, base)]
-    foot.append("P(better): chance that a run of the arm beats one of the baseline.")
+    foot = [levels(study), basis(study, every, base), FOR_NEW_FOOT]
     if study.by_samples:
         head += GREEDY_HEAD
         foot.append(GREEDY_FOOT)
@@ -84,34 +87,28 @@ def _accuracy_row(
     study: Study, arm: str, base: str, block: str, difference: Difference | None
 ) -> list[TableCell]:
     arm_runs, pair_runs = study.names([arm], block), study.names([arm, base], block)
-    values = list(study.scores(arm, block).values())
     if arm != base and difference is None:
         gap, p, verdict = TableCell("no common seed", tone="quiet"), EMPTY, EMPTY
     else:
         gap, p, verdict = difference_cells(difference, pair_runs)
     chance = EMPTY
     if difference is not None:
-        chance = TableCell(number(chance_of_improvement(study, arm, base, block).estimate, 2), runs=pair_runs)
-    seeds = TableCell(str(len(values)), runs=arm_runs)
-    row = [TableCell(arm, runs=arm_runs), percent_cell(values, arm_runs), gap, p, chance, seeds, verdict]
+        improvement = probability_of_improvement(*study.pair(arm, block, baseline=base))
+        chance = TableCell(number(improvement.estimate, 2), runs=pair_runs)
+    seeds = TableCell(str(len(study.scores(arm, block))), runs=arm_runs)
+    row = [TableCell(arm, runs=arm_runs), level_cell(study, arm, block), gap]
+    row += [basis_cell(difference, pair_runs), p, chance, seeds, verdict]
     return row + (_greedy_cells(study, arm, base, block) if study.by_samples else [])
 
 
 def _greedy_cells(study: Study, arm: str, base: str, block: str) -> list[TableCell]:
     """The level and the difference of greedy answers."""
-    arm_runs, pair_runs = study.names([arm], block), study.names([arm, base], block)
-    greedy = study.beside(GREEDY)
-    level = percent_cell(list(study.scores(arm, block, greedy).values()), arm_runs)
+    pair_runs, greedy = study.names([arm, base], block), study.beside(GREEDY)
+    level = level_cell(study, arm, block, greedy)
     differences = {} if arm == base else study.differences(block, greedy, base)
     if arm not in differences:
         return [level, EMPTY]
     return [level, estimate_cell(differences[arm].interval.scaled(100), pair_runs, sign=True)]
-
-
-def chance_of_improvement(study: Study, arm: str, base: str, block: str) -> Interval:
-    """Probability that a run of an arm beats one of the baseline."""
-    ours, theirs = (np.array(list(study.scores(name, block).values()))[:, None] for name in (arm, base))
-    return probability_of_improvement(ours, theirs, draws=DRAWS)
 
 
 def grid(study: Study) -> Table | None:
@@ -124,14 +121,13 @@ def grid(study: Study) -> Table | None:
     for arm in study.design.arms:
         level, gap = [TableCell(arm)], [TableCell(f"  against {base}", tone="quiet")]
         for block in blocks:
-            values = list(study.scores(arm, block).values())
-            level.append(percent_cell(values, study.names([arm], block)))
+            level.append(level_cell(study, arm, block))
             gap.append(toned_difference(study, arm, block, differences[block].get(arm)))
         rows += [level] if arm == base else [level, gap]
     foot = [
         levels(study),
-        basis(study, differences[blocks[0]]),
-        "Bold is better, italic worse, plain cannot be told.",
+        basis(study, [difference for block in blocks for difference in differences[block].values()]),
+        TONES,
     ]
     others = study.design.others
     title = f"Accuracy by {axis} and {', '.join(others)}"
@@ -154,6 +150,13 @@ def binomial_error(share: float, n: float) -> float:
         0.0219
     """
     return (share * (1 - share) / n) ** 0.5
+
+
+def _one_evaluation(share: float, questions: int) -> str:
+    """The error of a share of so many answers; at 0 and 1, where it would be none, the interval."""
+    if 0 < share < 1:
+        return f"± {100 * binomial_error(share, questions):.1f}"
+    return bounds(wilson_interval(share, questions).scaled(100))
 
 
 def _failed_start(run: Run) -> list[TableCell]:
@@ -188,9 +191,7 @@ def before_after(study: Study, gains: Mapping[str, Gain] | None = None) -> Table
         commit = known[run.name].commit[:9] + ("+" if run.row["dirty"] else "")
         cells = [(label(run.block, run.arm), "")]
         cells += [(str(value), "") for value in (run.seed, int(last["step"]), questions)]
-        cells += [
-            (number(100 * share), f"± {100 * binomial_error(share, questions):.1f}") for share in shares
-        ]
+        cells += [(number(100 * share), _one_evaluation(share, questions)) for share in shares]
         paired = bounds(gains[run.name].interval.scaled(100)) if run.name in gains else ""
         cells += [(number(100 * (shares[1] - shares[0]), sign=True), paired), (commit, "")]
         rows.append([TableCell(text, detail, runs=(run.name,)) for text, detail in cells])

@@ -1,14 +1,16 @@
 """Accuracy where all arms have spent equally much."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from analysis.report.accuracy_tables import family
 from analysis.report.study_table import (
     accuracy_name,
     basis,
+    basis_cell,
     block_heading,
+    level_cell,
     levels,
-    percent_cell,
     study_table,
 )
 from analysis.report.table_cells import Table, TableCell, difference_cells
@@ -28,18 +30,19 @@ def at_equal_budget(study: Study, budget: Budget) -> Table:
     reached = at_budget(study, budget)
     axis, base, unit = study.design.axis, study.design.baseline, METERS[budget.name].unit
     rows: list[list[TableCell]] = []
-    differences: dict[str, Difference] = {}
+    every: list[Difference] = []
     for block in study.design.blocks:
         differences = reached.study.differences(block)
+        every += differences.values()
         rows += block_heading(study, block)
         rows += [_row(study, reached, arm, block, differences.get(arm)) for arm in study.arms(block)]
     name = accuracy_name(study)
     head = [axis, f"{unit} in all", "budget", "spent there", "steps there", f"{name} at the end, %"]
-    head += [f"{name} there, %", f"difference from {base}", "p", "verdict"]
+    head += [f"{name} there, %", f"difference from {base}", "for new", "p", "verdict"]
     table, title = f"at_budget_{budget.name}_by_{axis}", f"Accuracy by {axis} at an equal budget of {unit}"
     if study.of_set:
         table, title = f"{table}_on_{study.of_set}", f"{title}, on {study.of_set}"
-    made = study_table(study, table, title, head, rows, _foot(study, reached, differences))
+    made = study_table(study, table, title, head, rows, _foot(study, reached, every))
     return replace(made, notes=[*made.notes, *_uneven(reached)])
 
 
@@ -61,6 +64,7 @@ def _row(
     arm_runs, pair_runs = study.names([arm], block), study.names([arm, study.design.baseline], block)
     there = [reached.spent[run][0] for run in arm_runs if run in reached.spent]
     total = [reached.spent[run][1] for run in arm_runs if run in reached.spent]
+    gap, p, verdict = difference_cells(difference, pair_runs)
     limit = [reached.limits[block]] if block in reached.limits else []
     steps = [float(reached.steps[run]) for run in arm_runs if run in reached.steps]
     return [
@@ -69,9 +73,12 @@ def _row(
         TableCell(amounts(limit), runs=study.names(study.arms(block), block)),
         TableCell(amounts(there), runs=arm_runs),
         TableCell(amounts(steps), runs=arm_runs),
-        percent_cell(list(study.scores(arm, block).values()), arm_runs),
-        percent_cell(list(reached.study.scores(arm, block).values()), arm_runs),
-        *difference_cells(difference, pair_runs),
+        level_cell(study, arm, block),
+        level_cell(reached.study, arm, block),
+        gap,
+        basis_cell(difference, pair_runs),
+        p,
+        verdict,
     ]
 
 
@@ -95,7 +102,7 @@ def _amount(value: float) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def _foot(study: Study, reached: AtBudget, differences: dict[str, Difference]) -> list[str]:
+def _foot(study: Study, reached: AtBudget, differences: Sequence[Difference]) -> list[str]:
     name, unit = reached.budget.name, METERS[reached.budget.name].unit
     which = "as named" if reached.budget.value is not None else "the least that any run of a block had spent"
     foot = [

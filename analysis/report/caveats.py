@@ -131,8 +131,8 @@ def _drift(study: Study) -> list[str]:
     low, high = min(known, key=lambda arm: known[arm]), max(known, key=lambda arm: known[arm])
     return [
         f"Arms end at different drifts from the start model ({low} {known[low]:.3g}, {high} "
-        f"{known[high]:.3g} nats). Coefficients of different divergences are not comparable; the table at "
-        "matched drift is the fairer comparison."
+        f"{known[high]:.3g} nats). Coefficients of different divergences are not comparable; arms at equal "
+        "drift and steps are those of beta_schedule=matched_drift."
     ]
 
 

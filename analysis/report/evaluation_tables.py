@@ -1,12 +1,11 @@
 """The tables on evaluation sets: what k samples of a question say, and arms by sets."""
 
-from analysis.report.accuracy_tables import OWN_SET, accuracy, toned_difference
+from analysis.report.accuracy_tables import OWN_SET, TONES, accuracy, toned_difference
 from analysis.report.study_table import (
-    DASH,
     accuracy_name,
     block_heading,
+    level_cell,
     mean_cell,
-    percent_cell,
     study_table,
 )
 from analysis.report.table_cells import Table, TableCell
@@ -80,9 +79,10 @@ def _quantities(study: Study) -> list[str]:
 
 
 def _cell(study: Study, arm: str, block: str, quantity: str, share: bool) -> TableCell:
-    values = list(study.scores(arm, block, study.beside(quantity)).values())
-    runs = study.names([arm], block)
-    return percent_cell(values, runs) if share else mean_cell(values, runs)
+    metric = study.beside(quantity)
+    if share:
+        return level_cell(study, arm, block, metric)
+    return mean_cell(list(study.scores(arm, block, metric).values()), study.names([arm], block))
 
 
 def sets(study: Study) -> Table:
@@ -94,7 +94,7 @@ def sets(study: Study) -> Table:
         rows += block_heading(study, block)
         differences = [on_set.differences(block) for on_set in studies]
         for arm in study.arms(block):
-            level = [_level(on_set, arm, block) for on_set in studies]
+            level = [level_cell(on_set, arm, block) for on_set in studies]
             rows.append([TableCell(arm, runs=study.names([arm], block)), *level])
             if arm != base:
                 gaps = [toned_difference(study, arm, block, of_set.get(arm)) for of_set in differences]
@@ -102,13 +102,8 @@ def sets(study: Study) -> Table:
     head = [axis, *(f"{on_set.of_set or 'own'}, {accuracy_name(on_set)}, %" for on_set in studies)]
     foot = [
         f"own: {OWN_SET}. Mean of the last evaluation over seeds, in percent, with Student's 95% interval.",
-        "Bold is better, italic worse, plain cannot be told. Each set is a family of its own: Holm's "
-        "correction is over the comparisons of a block on that set, and not over sets.",
+        f"{TONES} Each set is a family of its own: Holm's correction is over the comparisons of a block on "
+        "that set, and not over sets.",
         *(f"{on_set.of_set or 'own'}: {on_set.reason}." for on_set in studies if on_set.reason),
     ]
     return study_table(study, f"sets_by_{axis}", f"Accuracy by {axis} and evaluation set", head, rows, foot)
-
-
-def _level(study: Study, arm: str, block: str) -> TableCell:
-    values = list(study.scores(arm, block).values())
-    return percent_cell(values, study.names([arm], block)) if values else DASH

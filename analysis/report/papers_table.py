@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 
 from analysis.data import paper
-from analysis.report.study_table import EMPTY, basis, block_heading, levels, percent_cell, study_table
+from analysis.report.study_table import (
+    EMPTY,
+    basis,
+    basis_cell,
+    block_heading,
+    level_cell,
+    levels,
+    study_table,
+)
 from analysis.report.table_cells import Table, TableCell, difference_cells, number
 from analysis.stats.intervals import Interval
 from analysis.study.comparison import Difference
@@ -16,6 +24,7 @@ HEAD = (
     "ours, %",
     "our difference",
     "published lies",
+    "for new",
     "p",
     "seeds",
     "verdict",
@@ -55,9 +64,11 @@ def papers(study: Study) -> Table | None:
     """The papers' numbers beside ours; None where no arm is one of theirs."""
     axis = study.design.axis
     rows: list[list[TableCell]] = []
+    every: list[Difference] = []
     benchmarks: set[str] = set()
     for block in study.design.blocks:
         differences = study.differences(block)
+        every += differences.values()
         by_arm = {arm: _published(study, arm, block) for arm in study.arms(block)}
         published = {arm: theirs for arm, theirs in by_arm.items() if theirs is not None}
         benchmarks |= {theirs.benchmark for theirs in published.values() if theirs.benchmark}
@@ -76,7 +87,7 @@ def papers(study: Study) -> Table | None:
         "Differences may be set beside each other; levels of another data set and model may not.",
         f"Marks: {marks}. 'Inside' and 'outside' are of our 95% interval.",
         levels(study),
-        basis(study, study.differences(study.design.blocks[0])),
+        basis(study, every),
     ]
     title = f"The published numbers and ours, by {axis}"
     return study_table(study, f"papers_{axis}", title, [axis, *HEAD], rows, foot)
@@ -99,7 +110,6 @@ def _row(
 ) -> list[TableCell]:
     base = study.design.baseline
     arm_runs, pair_runs = study.names([arm], block), study.names([arm, base], block)
-    values = list(study.scores(arm, block).values())
     gap, p, verdict = difference_cells(differences.get(arm), pair_runs)
     lies = EMPTY
     if published.gain is not None and arm in differences:
@@ -110,11 +120,12 @@ def _row(
         TableCell(arm, runs=arm_runs),
         TableCell(published.level),
         TableCell("" if arm == base else published.difference),
-        percent_cell(values, arm_runs),
+        level_cell(study, arm, block),
         gap,
         lies,
+        basis_cell(differences.get(arm), pair_runs),
         p,
-        TableCell(str(len(values)), runs=arm_runs),
+        TableCell(str(len(study.scores(arm, block))), runs=arm_runs),
         verdict,
     ]
 

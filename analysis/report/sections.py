@@ -13,7 +13,7 @@ from analysis.report.gains import HOW, Gain, gains
 from analysis.report.html import definitions, items, scrolled
 from analysis.report.study_table import label
 from analysis.report.table_cells import bounds, number
-from analysis.study.comparison import Difference
+from analysis.study.comparison import BETTER, EQUAL, UNDECIDED, WORSE, Difference
 from analysis.study.study import Study
 from mirrorpo.config.paths import sweeps
 
@@ -29,7 +29,7 @@ LINKS: Sequence[tuple[str, str]] = (
 )
 HOW_TO_READ = (
     "<p class='quiet'>Differences in points with 95% intervals, verdicts after Holm's correction, seeds "
-    "for 80% power. 'Cannot be told' is not 'equal': the interval says what is not excluded.</p>"
+    "for 80% power. 'Undecided' is not 'equal': the interval says what is not excluded.</p>"
 )
 RUN_HEAD = (
     "seed",
@@ -131,11 +131,15 @@ def findings(study: Study) -> str:
 def _finding(difference: Difference, base: str) -> str:
     interval, verdict, n = difference.interval.scaled(100), difference.verdict(), difference.n
     gap = html.escape(f"{number(interval.estimate, 1, True)} points {bounds(interval)}".strip())
-    if verdict in ("better", "worse"):
-        return f"{gap}; <b class='{verdict}'>{verdict}</b> than {base}, with {n} seeds"
-    why = html.escape(verdict.removeprefix("cannot tell").strip(" ()"))
-    reason = f"; a difference of this size would take {why}" if why.endswith(" seeds") else f" ({why})"
-    return f"{gap}; cannot be told from {base} with {n} seed{'s' if n > 1 else ''}{reason}"
+    with_seeds = f"with {n} seed{'s' if n > 1 else ''}, for new {difference.over}"
+    if verdict in (BETTER, WORSE):
+        bound = f" by less than {difference.bound}" if difference.bound else ""
+        return f"{gap}; <b class='{verdict}'>{verdict}</b>{bound} than {base}, {with_seeds}"
+    if verdict.startswith(EQUAL):
+        return f"{gap}; {verdict.replace(EQUAL, f'{EQUAL} to {base}', 1)}, {with_seeds}"
+    why = html.escape(verdict.removeprefix(UNDECIDED).strip(" ()"))
+    reason = f"; it would take {why}" if why.endswith(" seeds") else f" ({why})"
+    return f"{gap}; {UNDECIDED} against {base} {with_seeds}{reason}"
 
 
 def again(study: Study) -> str:

@@ -5,17 +5,17 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.report.accuracy_tables import DRAWS, chance_of_improvement
 from analysis.report.study_table import DASH, EMPTY, block_heading, study_table
 from analysis.report.table_cells import Table, TableCell, estimate_cell, number, p_value
 from analysis.stats.bootstrap import hierarchical_bootstrap, stratified_bootstrap
 from analysis.stats.corrections import benjamini_hochberg
 from analysis.stats.intervals import iqm, mean_interval, spread_interval
-from analysis.stats.paired import mcnemar, paired_bootstrap
-from analysis.stats.power import MOST_SEEDS, detectable, seeds_needed
+from analysis.stats.paired import mcnemar, paired_bootstrap, probability_of_improvement
+from analysis.stats.power import detectable, rounded_seeds, seeds_needed
 from analysis.study.comparison import Difference
 from analysis.study.study import Study
 
+DRAWS = 2000
 HEAD = (
     "interquartile mean, %",
     "standard deviation",
@@ -32,11 +32,12 @@ HEAD = (
 FOOT = (
     "Interquartile mean: stratified bootstrap over seeds; standard deviation: over seeds, chi-square "
     "interval; both-level bootstrap: seeds and questions drawn again. Over five seeds the first is too "
-    "narrow and the last too wide (docs/analysis.md has the coverage); verdicts rest on the t intervals.",
+    "narrow and the last too wide (docs/analysis.md has the coverage); verdicts rest on the t intervals. "
+    "P(better): share of seeds with which the arm beats the baseline, Wilson's interval.",
     "McNemar compares two checkpoints, and the question bootstrap the seeds' mean answer: neither knows "
     "that other seeds would train other checkpoints.",
-    "Seeds wanted: for 80% power at the difference seen, by a paired t test without correction; seen with "
-    "80% power: the smallest difference, in points, at these seeds.",
+    "Seeds wanted: for 80% power at the difference seen, by a paired t test without correction, rounded to "
+    "two digits; seen with 80% power: the smallest difference, in points, at these seeds.",
 )
 
 
@@ -55,7 +56,7 @@ def statistics(study: Study) -> Table:
                 rows.append([*row, *[EMPTY] * (1 + len(HEAD) - len(row))])
                 continue
             pair_runs = study.names([arm, base], block)
-            chance = estimate_cell(chance_of_improvement(study, arm, base, block), pair_runs, digits=2)
+            chance = estimate_cell(probability_of_improvement(*study.pair(arm, block)), pair_runs, digits=2)
             both_levels, tests, by_question = _question_cells(*study.pair(arm, block), pair_runs)
             row += [both_levels, chance, tests, by_question]
             row += [TableCell(text, runs=pair_runs) for text in _p_and_power(differences[arm], q[arm])]
@@ -103,6 +104,6 @@ def _p_and_power(difference: Difference, q: float) -> list[str]:
         p_value(difference.p),
         p_value(difference.adjusted),
         p_value(q),
-        f">{MOST_SEEDS}" if wanted is None else str(wanted),
+        rounded_seeds(wanted),
         number(smallest),
     ]

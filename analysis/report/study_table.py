@@ -1,24 +1,30 @@
 """What the tables of a study share: sources and notes, headings of blocks, and the sentences below them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from analysis.report.table_cells import Source, Table, TableCell, estimate_cell
-from analysis.stats.intervals import mean_interval
+from analysis.stats.intervals import mean_interval, share_interval
 from analysis.stats.power import POWER
-from analysis.study.comparison import Difference
+from analysis.study.comparison import BOTH, SEEDS, Difference, points
 from analysis.study.study import Study
 
 # What an interval of a difference is an interval for, and how it is made.
 INTERVALS_OVER: Mapping[str, str] = {
-    "seeds and questions": (
-        "a run is a seed, all runs answer the same questions; t interval with both "
-        "drawn again (Satterthwaite)"
+    BOTH: (
+        "a run is a seed, all runs answer the same questions; the widest of three t intervals, with seeds "
+        "and questions drawn again (Satterthwaite), seeds alone, questions alone"
     ),
-    "seeds": "Student's t over the seeds' differences; questions are taken as fixed",
+    SEEDS: (
+        "Student's t over the seeds' differences, questions taken as fixed; where they come in few values, "
+        "not surer than the exact sign-flip test"
+    ),
 }
+# What the column on an interval's basis says.
+FOR_NEW: Mapping[str, str] = {BOTH: "seeds, questions", SEEDS: "seeds"}
 BY_SEED = (
-    "Differences seed by seed, Student's 95% interval over seeds; "
-    "p and verdict after Holm over the block's comparisons."
+    "Differences seed by seed, Student's 95% interval over seeds; where they come in few values p is that of "
+    "the exact sign-flip test, and there is none where it cannot be below 5%. p and verdict after Holm over "
+    "the block's comparisons."
 )
 EMPTY, DASH = TableCell(""), TableCell("—")
 
@@ -60,22 +66,31 @@ def block_heading(study: Study, block: str) -> list[list[TableCell]]:
     return [[TableCell(f"{axes}: {block}" if axes else block)]]
 
 
-def basis(study: Study, differences: Mapping[str, Difference], baseline: str | None = None) -> str:
-    """What the intervals of a difference are over."""
-    over = next(iter(differences.values())).over if differences else "seeds"
+def basis(study: Study, differences: Iterable[Difference], baseline: str | None = None) -> str:
+    """What the intervals of some differences are over, and what verdicts mean."""
+    there = {difference.over for difference in differences}
+    kinds = [f"for new {over}: {how}" for over, how in INTERVALS_OVER.items() if over in there]
+    margin = points(study.margin / 100)
     return (
-        f"Differences seed by seed from {baseline or study.design.baseline}; 95% intervals, each for itself, "
-        f"for new {over}: {INTERVALS_OVER[over]}. p and verdict after Holm over the block's comparisons; in "
-        f"brackets the seeds at which a difference as large as the one seen would be found with {POWER:.0%} "
-        "power."
+        f"Differences seed by seed from {baseline or study.design.baseline}; 95% intervals, each for itself"
+        f"{', ' if kinds else ''}{'; '.join(kinds)}. p and verdict after Holm over the block's comparisons, "
+        "arms with the same answers being one. Better or worse: p is below 5%. "
+        f"Equal within {margin}: two one-sided tests exclude a difference as large. Undecided: in brackets "
+        f"the seeds at which one as seen would be found, or shown to be within {margin}, with "
+        f"{POWER:.0%} power after that correction."
     )
+
+
+def basis_cell(difference: Difference | None, runs: Sequence[str]) -> TableCell:
+    """For what a row's interval of the difference is one."""
+    return TableCell(FOR_NEW[difference.over], runs=tuple(runs)) if difference is not None else EMPTY
 
 
 def levels(study: Study) -> str:
     """What the intervals of a level are over."""
     return (
         f"Levels: mean of the last evaluation's {study.metric} over seeds, "
-        "in percent, with Student's 95% interval."
+        "in percent, with Student's 95% interval (Wilson's where all seeds agree)."
     )
 
 
@@ -84,9 +99,21 @@ def accuracy_name(study: Study) -> str:
     return study.metric.rpartition("/")[2] if study.by_samples else "accuracy"
 
 
-def percent_cell(values: Sequence[float], runs: Sequence[str]) -> TableCell:
-    """The mean of shares over seeds, in percent, with Student's interval, which ends at 0 and 100."""
-    return estimate_cell(mean_interval(values).within(0, 1).scaled(100), runs) if len(values) else DASH
+def percent_cell(values: Sequence[float], runs: Sequence[str], answers: float | None = None) -> TableCell:
+    """The mean of shares over seeds, in percent, with Student's interval, or Wilson's where all are equal.
+
+    Args:
+        values: shares, one a seed.
+        runs: ids of the runs.
+        answers: how many a share is of; None where it is not known.
+    """
+    return estimate_cell(share_interval(values, answers).scaled(100), runs) if len(values) else DASH
+
+
+def level_cell(study: Study, arm: str, block: str, metric: str | None = None) -> TableCell:
+    """The mean of an arm's last shares over seeds, in percent, with its interval."""
+    values, runs = list(study.scores(arm, block, metric).values()), study.names([arm], block)
+    return percent_cell(values, runs, study.questions(arm, block, metric))
 
 
 def mean_cell(values: Sequence[float], runs: Sequence[str], *, digits: int = 1) -> TableCell:

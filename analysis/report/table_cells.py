@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from analysis.stats.intervals import Interval
-from analysis.study.comparison import Difference
+from analysis.study.comparison import BETTER, WORSE, Difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +142,22 @@ def difference_cells(
     if difference is None:
         return TableCell("baseline", tone="quiet"), TableCell(""), TableCell("")
     verdict = difference.verdict(higher_is_better)
-    tone = verdict if verdict in ("better", "worse") else "quiet"
-    adjusted = "—" if difference.n < 2 else p_value(difference.adjusted)
+    claimed = verdict in (BETTER, WORSE)
+    size = f"(by less than {difference.bound})" if claimed and difference.bound else ""
     return (
         estimate_cell(difference.interval.scaled(scale), runs, digits=digits, sign=True),
-        TableCell(adjusted, runs=tuple(runs)),
-        TableCell(verdict, tone=tone, runs=tuple(runs)),
+        _adjusted_cell(difference, runs),
+        TableCell(verdict, size, tone=verdict if claimed else "quiet", runs=tuple(runs)),
     )
+
+
+def _adjusted_cell(difference: Difference, runs: Sequence[str]) -> TableCell:
+    """Holm's p; where it cannot be below the level, why there is none."""
+    if difference.n < 2:
+        return TableCell("—", runs=tuple(runs))
+    if not difference.possible:
+        return TableCell("—", f"(not below 5% with {difference.n} seeds that tie)", runs=tuple(runs))
+    return TableCell(p_value(difference.adjusted), runs=tuple(runs))
 
 
 def p_value(p: float) -> str:

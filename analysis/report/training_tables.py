@@ -11,6 +11,7 @@ from analysis.report.study_table import (
     DASH,
     EMPTY,
     block_heading,
+    level_cell,
     levels,
     mean_cell,
     percent_cell,
@@ -23,7 +24,7 @@ from analysis.study.study import DRIFT, Study
 
 PASS = "eval/pass@"
 # Evaluations of a run without which a table on its course says nothing.
-FEWEST_FOR_SPEED, FEWEST_FOR_DRIFT = 3, 2
+FEWEST_FOR_SPEED, FEWEST_FOR_DRIFT = 8, 2
 SPREAD_HEAD = (
     "spread, points",
     "spread / baseline's",
@@ -46,11 +47,9 @@ def sampled(study: Study) -> Table:
         rows += block_heading(study, block)
         for arm in study.arms(block):
             arm_runs, pair_runs = study.names([arm], block), study.names([arm, base], block)
-            values = list(study.scores(arm, block, metric).values())
             gap, _, verdict = difference_cells(differences.get(arm), pair_runs)
-            row = [TableCell(arm, runs=arm_runs), percent_cell(values, arm_runs), gap, verdict]
-            shares = [list(study.scores(arm, block, other).values()) for other in largest]
-            row += [percent_cell(share, arm_runs) for share in shares]
+            row = [TableCell(arm, runs=arm_runs), level_cell(study, arm, block, metric), gap, verdict]
+            row += [level_cell(study, arm, block, other) for other in largest]
             row += _spread_cells(study, arm, block, metric)
             row += _length_cells(study, arm, block)
             rows.append(row)
@@ -81,8 +80,7 @@ def _length_cells(study: Study, arm: str, block: str) -> list[TableCell]:
     change = EMPTY
     if arm != base and changes:
         change = estimate_cell(mean_interval(changes), study.names([arm, base], block), sign=True)
-    cut = list(study.scores(arm, block, "eval/truncated").values())
-    return [mean_cell(list(ours.values()), runs), change, percent_cell(cut, runs)]
+    return [mean_cell(list(ours.values()), runs), change, level_cell(study, arm, block, "eval/truncated")]
 
 
 def _sampled_foot(name: str, axis: str) -> list[str]:
@@ -102,7 +100,7 @@ def _sampled_foot(name: str, axis: str) -> list[str]:
 
 
 def steps_to_baseline(study: Study) -> Table | None:
-    """Steps to the baseline's final accuracy; None where accuracy was measured at the ends only."""
+    """Steps to the baseline's final accuracy; None where a run was evaluated fewer than eight times."""
     curves = study.curve(study.metric).dropna()
     if _evaluations(curves) < FEWEST_FOR_SPEED:
         return None
@@ -129,8 +127,8 @@ def steps_to_baseline(study: Study) -> Table | None:
             rows.append(row)
     foot = [
         f"The goal is {base}'s mean accuracy at its last step. A seed's steps are those of its first "
-        "evaluation at or above the goal; a seed that never gets there counts with its last step, so that a "
-        "mean is a lower bound where seeds are missing. Fewer steps are better.",
+        "evaluation at or above the goal; a seed that never gets there counts with its last step: the mean "
+        "is restricted to the run's length. Fewer steps are better.",
         "The first of many noisy evaluations to pass a line passes it early: half of the baseline's own "
         "seeds do before their end.",
         BY_SEED,
@@ -189,7 +187,11 @@ def at_drift(drifts: Sequence[float], scores: Sequence[float], target: float) ->
 
 
 def matched_drift(study: Study) -> Table | None:
-    """Accuracy where all runs have drifted equally far; None without drift or evaluations on the way."""
+    """Accuracy where all runs have drifted equally far; None without drift or evaluations on the way.
+
+    A description without verdict. A block in which a run passes that drift before its first evaluation after
+    the start has no row but why: between the start and there nothing was measured.
+    """
     curves = study.curve(study.metric, DRIFT).dropna()
     if _evaluations(curves) < FEWEST_FOR_DRIFT or not curves[DRIFT].max() > 0:
         return None
@@ -198,37 +200,57 @@ def matched_drift(study: Study) -> Table | None:
     for block in study.design.blocks:
         of_block = curves[curves["block"] == block]
         target = float(of_block.groupby("run")[DRIFT].max().min())
-        matched = {
-            arm: {
-                int(seed): at_drift(list(run[DRIFT]), list(run[study.metric]), target)
-                for seed, run in of_block[of_block["arm"] == arm].groupby("seed")
-            }
-            for arm in study.arms(block)
-        }
-        differences = _differences_by_seed(matched, base)
         rows += block_heading(study, block)
-        for arm, by_seed in matched.items():
-            arm_runs, pair_runs = study.names([arm], block), study.names([arm, base], block)
-            row = [
-                TableCell(arm, runs=arm_runs),
-                _last_drift(study, arm, block),
-                percent_cell(list(study.scores(arm, block).values()), arm_runs),
-                TableCell(number(target, 4)),
-                percent_cell(list(by_seed.values()), arm_runs),
-                *difference_cells(differences.get(arm), pair_runs),
-            ]
-            rows.append(row)
+        early = _early(of_block, target)
+        rows += [[TableCell(early)]] if early else _matched_rows(study, of_block, target, block)
     foot = [
         f"Drift: {DRIFT}, KL from the start model at the start model's own answers, the same states for all "
         "runs. Matched drift: the largest that every run of the block reaches; accuracy there is linear "
-        "between the two evaluations around it. Coefficients of different divergences are not comparable, "
-        "drifts are.",
+        "between the two evaluations around where a run first reaches it. Coefficients of different "
+        "divergences are not comparable, drifts are.",
+        "A description of the paths, without verdict: accuracy is not a function of drift, and runs are "
+        "there after different numbers of steps. To hold both equal: beta_schedule=matched_drift.",
         levels(study).replace("Levels: mean", "Accuracy at the end: mean"),
-        BY_SEED,
     ]
     head = [axis, "drift at the end, nats", "accuracy at the end, %", "matched drift, nats"]
-    head += ["accuracy there, %", f"difference from {base}", "p", "verdict"]
+    head += ["accuracy there, %", f"difference from {base}"]
     return study_table(study, f"matched_drift_{axis}", "Accuracy at matched drift", head, rows, foot)
+
+
+def _early(evaluations: Frame, target: float) -> str:
+    """Why accuracy at a drift is not known: runs pass it before their second evaluation; "" where none do."""
+    second = evaluations.sort_values("step").groupby("run").nth(1)
+    early = second[second[DRIFT] > target]
+    if early.empty:
+        return ""
+    arms = ", ".join(dict.fromkeys(early["arm"]))
+    return (
+        f"not known: {len(early)} runs ({arms}) pass {number(target, 4)} nats between their start and step "
+        f"{int(early['step'].max())}, where nothing was evaluated; evaluate more often (eval_every)"
+    )
+
+
+def _matched_rows(study: Study, evaluations: Frame, target: float, block: str) -> list[list[TableCell]]:
+    base = study.design.baseline
+    matched = {
+        arm: {
+            int(seed): at_drift(list(run[DRIFT]), list(run[study.metric]), target)
+            for seed, run in evaluations[evaluations["arm"] == arm].groupby("seed")
+        }
+        for arm in study.arms(block)
+    }
+    differences = _differences_by_seed(matched, base)
+    return [
+        [
+            TableCell(arm, runs=study.names([arm], block)),
+            _last_drift(study, arm, block),
+            level_cell(study, arm, block),
+            TableCell(number(target, 4)),
+            percent_cell(list(by_seed.values()), study.names([arm], block), study.questions(arm, block)),
+            difference_cells(differences.get(arm), study.names([arm, base], block))[0],
+        ]
+        for arm, by_seed in matched.items()
+    ]
 
 
 def _last_drift(study: Study, arm: str, block: str) -> TableCell:

@@ -54,6 +54,41 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], level: float = 
     return Interval(mean, mean - half, mean + half)
 
 
+def wilson_interval(share: float, n: float, level: float = LEVEL) -> Interval:
+    """A share of n independent answers with Wilson's interval, which has a width at 0 and 1 too.
+
+        (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
+
+    Example:
+        >>> print(wilson_interval(1.0, 100).scaled(100))
+        100.00 [96.30, 100.00]
+
+    References:
+        Wilson 1927, J. Amer. Statist. Assoc. 22
+    """
+    z = float(stats.norm.ppf((1 + level) / 2))
+    middle, stretch = (share + z**2 / (2 * n)) / (1 + z**2 / n), 1 + z**2 / n
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / stretch
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def share_interval(
+    values: Sequence[float] | NDArray[np.float64], answers: float | None = None, level: float = LEVEL
+) -> Interval:
+    """The mean of shares, one a seed, with Student's interval; seeds that agree do not make it certain.
+
+    Args:
+        values: at least one share.
+        answers: how many answers a share is of. Where all shares are equal the interval is Wilson's of so
+            many, and has no bounds where nobody knows.
+        level: of the interval.
+    """
+    if len(values) < 2 or np.ptp(values) > 0:
+        return mean_interval(values, level).within(0, 1)
+    mean = float(np.mean(values))
+    return wilson_interval(mean, answers, level) if answers else Interval(mean, float("-inf"), float("inf"))
+
+
 def spread_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     """Standard deviation (ddof 1) of independent normal values with its chi-square interval.
 

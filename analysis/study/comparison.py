@@ -1,17 +1,20 @@
 """One arm against the baseline: the difference, its p-value, and the verdict."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from analysis.stats.corrections import holm
-from analysis.stats.crossed import crossed_error
-from analysis.stats.intervals import LEVEL, Interval, mean_interval
-from analysis.stats.power import MOST_SEEDS, seeds_needed
+from analysis.stats.crossed import StandardError, crossed_error, half_width, tail
+from analysis.stats.intervals import LEVEL, Interval
+from analysis.stats.power import deciding_seeds, rounded_seeds
+from analysis.stats.sign_flips import fewest_to_flip, sign_flip_interval, sign_flip_p, tied
+
+BOTH, SEEDS = "seeds and questions", "seeds"
+# The first word of a verdict; the last is followed by what would decide it.
+VERDICTS = BETTER, WORSE, EQUAL, UNDECIDED = "better", "worse", "equal", "undecided"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,12 @@ class Difference:
         spread: standard deviation of a seed's difference.
         over: what was taken to be a sample: "seeds and questions", or "seeds".
         adjusted: p after Holm's correction over the table's comparisons; p itself until then.
+        margin: within which arms are equal, in the difference's unit; None where equality has no meaning.
+        unequal_p: of a difference as large as the margin, the larger of two one-sided p-values doubled, so
+            that it is below the level where the interval lies inside the margin; after Holm as `adjusted`.
+        question_variance: the part of the mean's variance that more seeds cannot make smaller.
+        comparisons: of the table.
+        possible: whether p can be below the level with so many seeds.
     """
 
     interval: Interval
@@ -33,29 +42,65 @@ class Difference:
     spread: float
     over: str
     adjusted: float
+    margin: float | None = None
+    unequal_p: float = 1.0
+    question_variance: float = 0.0
+    comparisons: int = 1
+    possible: bool = True
 
     def verdict(self, higher_is_better: bool = True, level: float = LEVEL) -> str:
-        """`better`, `worse`, or `cannot tell` with the seeds that an effect of the size seen would take."""
+        """`better`, `worse`, `equal within M points`, or `undecided` with what would decide it."""
         if self.adjusted < 1 - level:
-            return "better" if (self.interval.estimate > 0) == higher_is_better else "worse"
+            return BETTER if (self.interval.estimate > 0) == higher_is_better else WORSE
+        if self.margin is not None and self.unequal_p < 1 - level:
+            return f"{EQUAL} within {points(self.margin)}"
+        return f"{UNDECIDED} ({self._wanted(level)})"
+
+    def _wanted(self, level: float) -> str:
+        """What would decide it."""
         if self.n < 2:
-            return "cannot tell (one seed)"
-        if self.interval.estimate == 0:
-            return "cannot tell (no difference seen)"
-        if self.p < 1 - level:
-            return "cannot tell (not after Holm)"
-        needed = seeds_needed(self.interval.estimate / self.spread if self.spread else math.inf, level=level)
-        if needed is not None and needed <= self.n:
-            # The seeds would do; it is the questions that do not.
-            return "cannot tell (more questions)"
-        return f"cannot tell ({needed} seeds)" if needed is not None else f"cannot tell (>{MOST_SEEDS} seeds)"
+            return "one seed"
+        if not self.possible:
+            return f"{fewest_to_flip(level)} seeds at least"
+        seeds = deciding_seeds(
+            self.interval.estimate,
+            self.spread**2,
+            self.question_variance,
+            n=self.n,
+            margin=self.margin,
+            level=1 - (1 - level) / self.comparisons,
+        )
+        return "more questions" if seeds == float("inf") else f"{rounded_seeds(seeds)} seeds"
+
+    @property
+    def bound(self) -> str:
+        """The margin that the difference is shown to be within; "" where it is not."""
+        return points(self.margin) if self.margin is not None and self.unequal_p < 1 - LEVEL else ""
 
 
-def difference(ours: NDArray[np.float64], base: NDArray[np.float64]) -> Difference:
+def points(share: float) -> str:
+    """A share as points.
+
+    Example:
+        >>> points(0.01), points(0.005)
+        ('1 point', '0.5 points')
+    """
+    return f"{100 * share:g} point{'' if round(100 * share, 9) == 1 else 's'}"
+
+
+def difference(
+    ours: NDArray[np.float64], base: NDArray[np.float64], margin: float | None = None
+) -> Difference:
     """The mean difference of two arms with the same seeds, in the same order.
 
-    Both are scores[seed, question] on the same questions, and then seeds and questions are both samples
-    (`crossed_error`); or scores[seed], and then only seeds are (Student's t of the differences).
+    Both are scores[seed, question] on the same questions, and then seeds and questions are both samples: the
+    interval is the widest of three and p the largest (`crossed_error`). Or scores[seed], and then only seeds
+    are: Student's t of the differences, and where they come in few values the exact sign-flip test too.
+
+    Args:
+        ours: of the arm.
+        base: of the baseline.
+        margin: within which they are equal; only of shares.
 
     Raises:
         ValueError: if the shapes differ.
@@ -66,28 +111,83 @@ def difference(ours: NDArray[np.float64], base: NDArray[np.float64]) -> Differen
         )
     gaps = np.asarray(ours, dtype=float) - np.asarray(base, dtype=float)
     by_seed = gaps if gaps.ndim == 1 else gaps.mean(axis=1)
-    n, mean = len(by_seed), float(gaps.mean())
-    spread = float(np.std(by_seed, ddof=1)) if n > 1 else float("nan")
-    if gaps.ndim == 1 or n < 2 or gaps.shape[1] < 2:
-        interval = mean_interval(by_seed)
-        error, freedom = spread / math.sqrt(n), n - 1
-        over = "seeds"
-    else:
-        error, freedom, *_ = crossed_error(gaps)
-        half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
-        interval, over = Interval(mean, mean - half, mean + half), "seeds and questions"
-    p = _p_value(mean, error, freedom, n)
-    return Difference(interval, p, n, spread, over, p)
+    n = len(by_seed)
+    if n < 2:
+        unbounded = Interval(float(by_seed.mean()), float("-inf"), float("inf"))
+        over = SEEDS if gaps.ndim == 1 else BOTH
+        return Difference(unbounded, 1.0, n, float("nan"), over, 1.0, margin)
+    spread = float(np.std(by_seed, ddof=1))
+    if gaps.ndim == 1 or gaps.shape[1] < 2:
+        errors = (StandardError(spread / n**0.5, n - 1),)
+        made = _by_errors(by_seed, errors, SEEDS, margin)
+        return _with_ties(made, by_seed) if tied(by_seed) else made
+    if np.ptp(gaps) == 0:
+        return _constant(gaps, margin)
+    crossed = crossed_error(gaps)
+    return replace(
+        _by_errors(by_seed, crossed.errors, BOTH, margin), question_variance=crossed.question_variance
+    )
 
 
-def _p_value(mean: float, error: float, freedom: float, n: int) -> float:
-    """Two-sided, of no difference; a constant difference is certain, and one seed says nothing."""
-    if n < 2 or (mean == 0 and error == 0):
-        return 1.0
-    return 2 * float(stats.t.sf(abs(mean) / error, freedom)) if error else 0.0
+def _by_errors(
+    by_seed: NDArray[np.float64], errors: Sequence[StandardError], over: str, margin: float | None
+) -> Difference:
+    """Interval and p-values by the largest of some standard errors."""
+    mean, half = float(by_seed.mean()), half_width(errors)
+    p = min(1.0, 2 * tail(abs(mean), errors))
+    unequal = min(1.0, 2 * tail(margin - abs(mean), errors)) if margin is not None else 1.0
+    spread = float(np.std(by_seed, ddof=1))
+    return Difference(
+        Interval(mean, mean - half, mean + half), p, len(by_seed), spread, over, p, margin, unequal
+    )
 
 
-def corrected(differences: Sequence[Difference]) -> list[Difference]:
-    """The differences of one table with Holm-adjusted p-values."""
-    adjusted = holm([difference.p for difference in differences])
-    return [replace(difference, adjusted=p) for difference, p in zip(differences, adjusted, strict=True)]
+def _with_ties(made: Difference, by_seed: NDArray[np.float64]) -> Difference:
+    """The same, no surer than the exact sign-flip test: values that agree do not say how far others lie."""
+    flipped = sign_flip_interval(by_seed)
+    low, high = min(made.interval.low, flipped.low), max(made.interval.high, flipped.high)
+    p = max(made.p if made.spread else 0.0, sign_flip_p(by_seed))
+    possible = made.n >= fewest_to_flip()
+    interval = Interval(made.interval.estimate, low, high)
+    return replace(made, interval=interval, p=p, adjusted=p, unequal_p=1.0, possible=possible)
+
+
+def _constant(gaps: NDArray[np.float64], margin: float | None) -> Difference:
+    """A difference that is the same on every question with every seed.
+
+    Where it is 0 and of shares, the share of questions that differ is at most 1 - (alpha / 2)^(1/Q).
+    """
+    seeds, questions = gaps.shape
+    mean = float(gaps.flat[0])
+    if mean == 0 and margin is not None:
+        most = 1 - ((1 - LEVEL) / 2) ** (1 / questions)
+        unequal = min(1.0, 2 * (1 - margin) ** questions)
+        return Difference(Interval(0.0, -most, most), 1.0, seeds, 0.0, BOTH, 1.0, margin, unequal)
+    p = sign_flip_p(gaps[:, 0])
+    unbounded = Interval(mean, float("-inf"), float("inf"))
+    possible = seeds >= fewest_to_flip()
+    return Difference(unbounded, p, seeds, 0.0, BOTH, p, margin, possible=possible)
+
+
+def corrected(
+    differences: Sequence[Difference], experiments: Sequence[Hashable] | None = None
+) -> list[Difference]:
+    """The differences of one table with p-values after Holm: of none, and of one as large as the margin.
+
+    Args:
+        differences: of the table.
+        experiments: what each is of; those of one experiment under several names are one comparison.
+    """
+    keys = list(experiments) if experiments is not None else list(range(len(differences)))
+    distinct = dict(zip(reversed(keys), reversed(differences), strict=True))
+    adjusted, unequal = (
+        dict(zip(distinct, holm(values), strict=True))
+        for values in (
+            [difference.p for difference in distinct.values()],
+            [difference.unequal_p for difference in distinct.values()],
+        )
+    )
+    return [
+        replace(difference, adjusted=adjusted[key], unequal_p=unequal[key], comparisons=len(distinct))
+        for difference, key in zip(differences, keys, strict=True)
+    ]

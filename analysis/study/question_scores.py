@@ -27,6 +27,8 @@ A_SAMPLE: Mapping[str, str] = {
     "sampled_length": "sampled_tokens",
     "sampled_truncated": "sampled_truncated",
 }
+# Quantities that are no shares of answers.
+COUNTED = ("length", "sampled_length", "distinct")
 COLUMNS = (*dict.fromkeys([*AS_THEY_ARE.values(), *A_SAMPLE.values()]), "samples", "majority_right")
 
 
@@ -44,6 +46,16 @@ class EvaluationMetric(NamedTuple):
         """The number behind `@`; None where there is none."""
         _, _, k = self.quantity.partition("@")
         return int(k) if k.isdigit() else None
+
+    @property
+    def of_samples(self) -> bool:
+        """Whether it is of sampled answers."""
+        return self.k is not None or self.quantity.startswith("sampled_")
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share of answers, whose differences are points."""
+        return self.quantity not in COUNTED
 
 
 def evaluation_metric(name: str) -> EvaluationMetric | None:

@@ -1,6 +1,6 @@
 """A checked design with its numbers: scores by arm and seed, and by question where there are answers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,6 +24,7 @@ from analysis.study.question_scores import (
 
 METRIC = str(EvaluationMetric("", GREEDY))
 DRIFT = "drift/kl"
+MARGIN = 1.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Study:
         failed_starts: runs that were refused before their first row; known where runs are only listed.
         reason: why that accuracy; "" where somebody named it.
         budgets: at which arms are compared too.
+        margin: points of accuracy within which arms are equal.
     """
 
     export: Export
@@ -47,11 +49,27 @@ class Study:
     failed_starts: Sequence[Run] = ()
     reason: str = ""
     budgets: Sequence[Budget] = ()
+    margin: float = MARGIN
 
     def on(self, of_set: str) -> "Study":
         """The same runs on another evaluation set, by the accuracy that its samples allow."""
         choice = metric_choice(self.export, [run.name for run in self.design.runs], of_set)
         return replace(self, metric=choice.metric, reason=choice.reason)
+
+    def with_margin(self, margin: float) -> "Study":
+        """The same, arms being equal within so many points.
+
+        Raises:
+            ValueError: if there are no such points, or what is compared is not a share of answers.
+        """
+        if not 0 < margin < 100:
+            raise ValueError(f"margin={margin:g}: points within which arms are equal, above 0, such as 1")
+        parts = evaluation_metric(self.metric)
+        if parts is None or not parts.is_share:
+            raise ValueError(
+                f"margin={margin:g}: {self.metric} is not a share of answers; leave --margin out"
+            )
+        return replace(self, margin=margin)
 
     @property
     def of_set(self) -> str:
@@ -128,6 +146,14 @@ class Study:
             if not np.isnan(value := self.last(run, metric))
         }
 
+    def questions(self, arm: str, block: str = "", metric: str | None = None) -> float | None:
+        """How many questions a metric's last values are of, the fewest of an arm; None where none says."""
+        parts = evaluation_metric(metric or self.metric)
+        if parts is None:
+            return None
+        name = str(EvaluationMetric(parts.of_set, "sampled_questions" if parts.of_samples else "questions"))
+        return min(self.scores(arm, block, name).values(), default=None)
+
     @cached_property
     def _answers(self) -> dict[tuple[str, str], Frame]:
         names = [run.name for run in self.design.runs]
@@ -187,13 +213,18 @@ class Study:
     ) -> dict[str, Difference]:
         """Every other arm that shares a seed with the baseline against it, p corrected over them."""
         base = baseline or self.design.baseline
+        parts = evaluation_metric(metric or self.metric)
+        margin = self.margin / 100 if parts is not None and parts.is_share else None
         out: dict[str, Difference] = {}
+        experiments: list[Hashable] = []
         for arm in self.arms(block):
             if arm != base:
                 ours, theirs = self.pair(arm, block, metric, base)
                 if len(ours):
-                    out[arm] = difference(ours, theirs)
-        return dict(zip(out, corrected(list(out.values())), strict=True))
+                    out[arm] = difference(ours, theirs, margin)
+                    # Arms with the same answers to every question are one experiment under two names.
+                    experiments.append(ours.tobytes() if ours.ndim == 2 else arm)
+        return dict(zip(out, corrected(list(out.values()), experiments), strict=True))
 
 
 def late_means(curves: Frame, names: Sequence[str]) -> Frame:

@@ -19,7 +19,7 @@ from analysis.study.study import study
 K = 8
 # How many of eight samples are right, by arm and set: on its own set "none" is better, on the other worse.
 RIGHT = {
-    "kl": {"": [6, 5, 8, 0, 7, 1] * 5, "svamp": [7, 7, 6, 4] * 5},
+    "kl": {"": [6, 5, 8, 0, 7, 1] * 5, "svamp": [7, 7, 6, 3] * 5},
     "none": {"": [7, 7, 8, 0, 8, 2] * 5, "svamp": [5, 5, 4, 2] * 5},
 }
 

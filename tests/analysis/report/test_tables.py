@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,36 +127,49 @@ def test_sampled_accuracy_spread_and_length(sweep: Study) -> None:
         and texts["kl"]["length, % against baseline"] == ""
     )
     # The first ten questions were sampled, and all of them are right: no question tells the arms apart.
-    assert texts["probl2"]["verdict"] == "cannot tell (no difference seen)"
+    assert texts["probl2"]["verdict"] == "undecided (4 seeds)"
 
 
 def course(root: Path, arms: dict[str, list[list[float]]], drift: dict[str, float]) -> Study:
     for arm, seeds in arms.items():
         for seed, values in enumerate(seeds):
-            made = manifest(seed, {"divergence": arm}, **{"config.steps": 4})
-            write_run(root / arm / f"seed={seed}", made, metrics(4, values, drift[arm]), {})
+            steps = max(4, len(values) - 1)
+            made = manifest(seed, {"divergence": arm}, **{"config.steps": steps})
+            write_run(root / arm / f"seed={seed}", made, metrics(steps, values, drift[arm]), {})
     return study(load(str(root)))
 
 
 def test_steps_to_the_baselines_last_accuracy(tmp_path: Path) -> None:
-    fast = [[0.5, 0.9, 0.9]] * 3
-    never = [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0.5, 0.9, 0.5]]
+    # Evaluated at steps 0 to 8.
+    def rises(at: int, high: float = 0.75) -> list[float]:
+        return [0.5] * at + [high] * (9 - at)
+
+    fast = [rises(2), rises(2), rises(1)]
+    never = [rises(9), rises(9), rises(4)]
+    base = [rises(8), rises(7), rises(6)]
     texts = cells(
         steps_to_baseline(
             course(
                 tmp_path,
-                {"kl": [[0.5, 0.6, 0.8]] * 3, "probl2": fast, "none": never},
+                {"kl": base, "probl2": fast, "none": never},
                 dict.fromkeys(("kl", "probl2", "none"), 0.1),
             )
         )
     )
-    assert texts["kl"]["steps to it"].startswith("4.0") and texts["kl"]["goal, %"] == "80.0"
-    assert (
-        texts["probl2"]["steps to it"].startswith("2.0")
-        and texts["probl2"]["difference from kl"].startswith("−2.0")
-        and texts["probl2"]["verdict"] == "better"
-    )
-    assert texts["none"]["seeds that reach it"] == "1 of 3" and texts["none"]["steps to it"].startswith("3.3")
+    assert texts["kl"]["steps to it"].startswith("7.0") and texts["kl"]["goal, %"] == "75.0"
+    assert texts["probl2"]["steps to it"].startswith("1.7")
+    assert texts["probl2"]["difference from kl"].startswith("−5.3") and texts["probl2"]["verdict"] == "better"
+    assert texts["none"]["seeds that reach it"] == "1 of 3" and texts["none"]["steps to it"].startswith("6.7")
+
+
+def test_steps_of_seeds_that_agree_have_no_p_and_few_evaluations_no_table(tmp_path: Path) -> None:
+    drift = {"kl": 0.1, "none": 0.1}
+    course_of = {"kl": [[0.5] * 8 + [0.75]] * 3, "none": [[0.5] * 4 + [0.75] * 5] * 3}
+    row = cells(steps_to_baseline(course(tmp_path / "many", course_of, drift)))["none"]
+    assert row["difference from kl"] == "−4.0" and row["verdict"] == "undecided (6 seeds at least)"
+    assert row["p"] == "— (not below 5% with 3 seeds that tie)"
+    few = {arm: [[0.5, 0.6, 0.8]] * 3 for arm in drift}
+    assert steps_to_baseline(course(tmp_path / "few", few, drift)) is None
 
 
 def test_accuracy_where_all_have_drifted_as_far(tmp_path: Path) -> None:
@@ -172,10 +186,15 @@ def test_accuracy_where_all_have_drifted_as_far(tmp_path: Path) -> None:
     assert texts["none"]["accuracy at the end, %"].startswith("90.0") and texts["none"][
         "accuracy there, %"
     ].startswith("70.0")
-    assert (
-        texts["none"]["matched drift, nats"] == "0.1000"
-        and texts["none"]["difference from kl"] == "0.0 [0.0, 0.0]"
-    )
+    assert texts["none"]["matched drift, nats"] == "0.1000" and texts["none"]["difference from kl"] == "0.0"
+    assert "verdict" not in texts["none"]
+
+
+def test_a_drift_that_is_passed_before_anything_was_evaluated_is_refused(tmp_path: Path) -> None:
+    arms = {"kl": [[0.5, 0.6, 0.7]] * 3, "none": [[0.5, 0.7, 0.9]] * 3}
+    table = matched_drift(course(tmp_path, arms, {"kl": 0.1, "none": 0.3}))
+    assert table is not None and len(table.rows) == 1
+    assert "3 runs (none) pass 0.1000 nats between their start and step 2" in str(table.rows[0][0])
 
 
 def test_a_drift_that_is_measured_where_accuracy_is_alone_gives_the_same_table(tmp_path: Path) -> None:
@@ -290,6 +309,11 @@ def test_before_and_after_of_every_run(sweep: Study) -> None:
     ]
 
 
+def test_a_run_that_is_all_right_is_not_without_error() -> None:
+    row = before_after(study(export_of({"kl": np.ones((1, 40), dtype=bool)}), compared=False)).rows[0]
+    assert [str(cell) for cell in row[4:6]] == ["50.0 ± 7.9", "100.0 [91.2, 100.0]"]
+
+
 def test_arms_are_compared_on_the_seeds_that_both_have(tmp_path: Path) -> None:
     root = write_sweep(tmp_path / "sweep", arms=("kl", "none"), seeds=(0, 1))
     write_run(
@@ -305,20 +329,36 @@ def test_arms_are_compared_on_the_seeds_that_both_have(tmp_path: Path) -> None:
     assert any("kl" in note or "none" in note for note in accuracy(planted).notes)
 
 
-def test_without_answers_differences_are_over_seeds(tmp_path: Path) -> None:
-    for arm, gain in (("kl", 0.0), ("none", 0.1)):
+def test_each_row_says_what_its_interval_is_for(tmp_path: Path) -> None:
+    # Of probl2 no answers are known; of none and kl they are.
+    for arm, gain in (("kl", 0), ("none", 4), ("probl2", 4)):
         for seed in range(3):
-            write_run(
-                tmp_path / arm / f"seed={seed}",
-                manifest(seed, {"divergence": arm}),
-                metrics(4, [0.5, 0.5, 0.6 + gain + 0.01 * seed]),
-                {},
-            )
+            correct = 24 + gain + seed
+            given = {4: answers([index < correct for index in range(40)])} if arm != "probl2" else {}
+            made, rows = manifest(seed, {"divergence": arm}), metrics(4, [0.5, 0.5, correct / 40])
+            write_run(tmp_path / arm / f"seed={seed}", made, rows, given)
     planted = study(load(str(tmp_path)))
-    assert (
-        planted.differences()["none"].over == "seeds"
-        and "Student's t over the seeds' differences" in accuracy(planted).foot[1]
-    )
+    texts, foot = cells(accuracy(planted)), accuracy(planted).foot[1]
+    assert {arm: row["for new"] for arm, row in texts.items()} == {
+        "kl": "",
+        "none": "seeds, questions",
+        "probl2": "seeds",
+    }
+    assert texts["probl2"]["p"] == "— (not below 5% with 3 seeds that tie)"
+    assert "for new seeds and questions:" in foot and "for new seeds: Student's t" in foot
+
+
+def test_the_margin_is_of_points_and_of_shares(sweep: Study) -> None:
+    wide = sweep.with_margin(60.0)
+    texts = cells(accuracy(wide))
+    assert texts["neural_mirror"]["verdict"] == "better (by less than 60 points)"
+    assert "Equal within 60 points" in accuracy(wide).foot[1]
+    for made, margin, why in (
+        (sweep, 0.0, "above 0"),
+        (replace(sweep, metric="eval/length"), 1.0, "eval/length is not a share"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            made.with_margin(margin)
 
 
 def test_one_run_is_a_table_too(tmp_path: Path) -> None:

@@ -9,8 +9,18 @@ import pytest
 from scipy import stats
 
 from analysis.stats.bootstrap import cluster_bootstrap, hierarchical_bootstrap, stratified_bootstrap
-from analysis.stats.crossed import crossed_error, crossed_interval
-from analysis.stats.intervals import Interval, iqm, mean_interval, pass_at_k, spread_interval, spread_ratio
+from analysis.stats.crossed import crossed_error, crossed_interval, tail
+from analysis.stats.intervals import (
+    Interval,
+    iqm,
+    mean_interval,
+    pass_at_k,
+    share_interval,
+    spread_interval,
+    spread_ratio,
+    wilson_interval,
+)
+from analysis.stats.sign_flips import sign_flip_interval, sign_flip_p
 
 # scores[run, task], for the comparison with rliable.
 SCORES = np.array([[0.2, 0.9, 0.4], [0.5, 0.7, 0.1], [0.8, 0.6, 0.3], [0.4, 1.0, 0.2], [0.9, 0.5, 0.6]])
@@ -139,7 +149,9 @@ def test_the_crossed_error_is_that_of_the_two_way_analysis_of_variance() -> None
     variance = (ms_rows + ms_columns - ms_rest) / 24
     freedom = (ms_rows + ms_columns - ms_rest) ** 2 / (ms_rows**2 / 3 + ms_columns**2 / 5 + ms_rest**2 / 15)
     crossed = crossed_error(scores)
-    assert (crossed.error, crossed.freedom) == pytest.approx((variance**0.5, freedom))
+    assert crossed.both == pytest.approx((variance**0.5, freedom))
+    assert crossed.seeds == pytest.approx((np.std(rows, ddof=1) / 2, 3))
+    assert crossed.questions == pytest.approx((np.std(columns, ddof=1) / 6**0.5, 5))
 
 
 def test_with_one_kind_of_variance_the_crossed_interval_is_students() -> None:
@@ -150,6 +162,54 @@ def test_with_one_kind_of_variance_the_crossed_interval_is_students() -> None:
     assert crossed_interval(np.repeat(by_seed[None, :], 7, axis=0)) == pytest.approx(
         mean_interval(list(by_seed))
     )
+
+
+def test_no_seed_vanishes_from_the_interval_where_few_seeds_happen_to_agree() -> None:
+    # Three seeds at 50 questions with luck of their own; in two thirds of draws the variance of both falls
+    # below that of one, where once that one alone was taken.
+    rng, narrower = np.random.default_rng(0), 0
+    for _ in range(100):
+        scores = rng.choice([-1.0, 0.0, 1.0], p=[0.1, 0.75, 0.15], size=(3, 50)) + rng.normal(0, 0.02, (3, 1))
+        crossed, made = crossed_error(scores), crossed_interval(scores)
+        narrower += crossed.both.size <= max(crossed.seeds.size, crossed.questions.size)
+        for alone in (scores.mean(axis=1), scores.mean(axis=0)):
+            student = mean_interval(list(alone))
+            assert made.low <= student.low + 1e-12 and student.high - 1e-12 <= made.high
+        p = 2 * tail(abs(made.estimate), crossed.errors)
+        assert p >= stats.ttest_1samp(scores.mean(axis=1), 0.0).pvalue - 1e-12
+        assert (p < 0.05) == (made.low > 0 or made.high < 0)
+    assert narrower > 50
+
+
+# Shares and ties
+
+
+def test_wilsons_interval_is_scipys() -> None:
+    for right, n in ((0, 20), (7, 20), (20, 20), (990, 1000)):
+        made = stats.binomtest(right, n).proportion_ci(method="wilson")
+        assert wilson_interval(right / n, n)[1:] == pytest.approx((made.low, made.high)), (right, n)
+
+
+def test_shares_that_agree_are_not_certain() -> None:
+    assert share_interval([1.0, 1.0, 1.0], 100)[1:] == pytest.approx((0.963, 1.0), abs=1e-3)
+    assert share_interval([0.5, 0.5]) == (0.5, float("-inf"), float("inf"))
+    assert share_interval([0.5, 0.7], 10) == mean_interval([0.5, 0.7]).within(0, 1)
+
+
+def test_the_sign_flip_test_is_scipys_permutation_test() -> None:
+    for gaps in ([20.0, 20.0, 0.0, 20.0, -20.0, 20.0], [1.0, 2.0, 2.0, 5.0], [0.0, 0.0, 0.0]):
+        test = stats.permutation_test(
+            (gaps,), lambda x, axis: np.sum(x, axis=axis), permutation_type="samples", vectorized=True
+        )
+        assert sign_flip_p(gaps) == pytest.approx(test.pvalue), gaps
+
+
+def test_the_sign_flip_interval_holds_what_its_test_does_not_reject() -> None:
+    gaps = np.array([3.0, 1.0, 2.0, 2.5, 4.0, 0.5, 1.5])
+    _, low, high = sign_flip_interval(gaps)
+    for inside, outside in ((low + 1e-6, low - 1e-6), (high - 1e-6, high + 1e-6)):
+        assert sign_flip_p(gaps - inside) >= 0.05 > sign_flip_p(gaps - outside)
+    assert sign_flip_interval([1.0, 1.0, 2.0])[1:] == (float("-inf"), float("inf"))
 
 
 # pass@k

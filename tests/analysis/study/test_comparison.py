@@ -1,9 +1,10 @@
-"""Paired tests, corrections and power against scipy, enumeration, published tables, and statsmodels 0.15 and
-rliable 1.2.0, run once elsewhere.
+"""Paired tests, corrections and power against scipy, enumeration, published tables, and statsmodels 0.15, run
+once elsewhere; verdicts.
 """
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,10 @@ from scipy import stats
 from analysis.stats.corrections import benjamini_hochberg, holm
 from analysis.stats.intervals import Interval, mean_interval
 from analysis.stats.paired import mcnemar, paired_bootstrap, probability_of_improvement
-from analysis.stats.power import detectable, power, seeds_needed
+from analysis.stats.power import detectable, equality_power, power, seeds_needed
+from analysis.stats.sign_flips import sign_flip_p
 from analysis.study.comparison import Difference, corrected, difference
 
-X = np.array([[0.2, 0.9, 0.4], [0.5, 0.7, 0.1], [0.8, 0.6, 0.3], [0.4, 1.0, 0.2], [0.9, 0.5, 0.6]])
-Y = np.array([[0.3, 0.4, 0.4], [0.1, 0.7, 0.0], [0.6, 0.2, 0.5], [0.4, 0.3, 0.1]])
 P = [0.001, 0.008, 0.039, 0.041, 0.042, 0.06, 0.074, 0.205, 0.212, 0.216, 0.222, 0.251, 0.269, 0.275, 0.34]
 
 
@@ -50,16 +50,13 @@ def test_the_paired_bootstrap_agrees_with_mcnemar_on_many_questions() -> None:
     assert paired_bootstrap(*pair).p == pytest.approx(mcnemar(*pair).p, abs=0.01)
 
 
-def test_the_probability_of_improvement_is_rliables() -> None:
-    result = probability_of_improvement(X, Y, draws=5000)
-    assert result == pytest.approx(
-        (0.7333333333333334, 0.525, 0.9083), abs=0.02
-    ) and result.estimate == pytest.approx(0.7333333333333334)
-
-
-def test_the_probability_of_improvement_is_mann_and_whitneys_u() -> None:
-    u = stats.mannwhitneyu(X[:, 0], Y[:, 0]).statistic
-    assert probability_of_improvement(X[:, :1], Y[:, :1]).estimate == pytest.approx(u / 20)
+def test_the_probability_of_improvement_is_of_seeds_and_paired() -> None:
+    # Every seed is 1 better than the same seed of the other arm; of all pairs of runs only 5 in 8 would be.
+    ours, theirs = np.array([[1.0, 1.0], [3.0, 3.0], [6.0, 6.0], [2.0, 2.0]]), np.array([0.0, 2.0, 5.0, 2.0])
+    share = probability_of_improvement(ours.mean(axis=1), theirs)
+    assert share.estimate == 0.875
+    assert share[1:] == pytest.approx(stats.binomtest(4, 4).proportion_ci(method="wilson"), abs=0.2)
+    assert probability_of_improvement(ours, np.repeat(theirs[:, None], 2, axis=1)) == share
 
 
 def test_holms_correction_is_statsmodels() -> None:
@@ -141,39 +138,93 @@ def test_arms_of_other_shapes_are_refused() -> None:
         difference(np.zeros(3), np.zeros(4))
 
 
-def made(
-    estimate: float, p: float, n: int = 5, spread: float = 1.0, adjusted: float | None = None
-) -> Difference:
-    return Difference(
-        Interval(estimate, estimate - 1, estimate + 1),
-        p,
-        n,
-        spread,
-        "seeds",
-        p if adjusted is None else adjusted,
-    )
+def made(estimate: float, p: float, n: int = 5, spread: float = 1.0, **more: Any) -> Difference:
+    interval = Interval(estimate, estimate - 1, estimate + 1)
+    return Difference(interval, p, n, spread, "seeds", **{"adjusted": p, **more})
 
 
 def test_verdicts() -> None:
     assert made(2.0, 0.01).verdict() == "better" and made(-2.0, 0.01).verdict() == "worse"
     assert made(-2.0, 0.01).verdict(higher_is_better=False) == "better"
-    assert made(0.5, 0.3).verdict() == "cannot tell (34 seeds)"
+    assert made(0.5, 0.3).verdict() == "undecided (34 seeds)"
+    assert made(1.0, 1.0, n=1).verdict() == "undecided (one seed)"
+    assert made(0.001, 0.9).verdict() == made(0.0, 1.0).verdict() == "undecided (over 1,000 seeds)"
+    assert made(0.24, 0.9).verdict() == "undecided (140 seeds)" and seeds_needed(0.24) == 139
+    assert made(2.0, 0.2, question_variance=1.0).verdict() == "undecided (more questions)"
+    # More comparisons take more seeds.
+    assert made(0.5, 0.02, adjusted=0.06, comparisons=3).verdict() == "undecided (45 seeds)"
+
+
+def test_equal_is_what_excludes_a_difference_as_large_as_the_margin() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random((5, 1000)) < 0.8
+    ours = base ^ (rng.random((5, 1000)) < 0.004)
+    result = difference(ours, base, margin=0.01)
     assert (
-        made(0.0, 1.0).verdict() == "cannot tell (no difference seen)"
-        and made(1.0, 1.0, n=1).verdict() == "cannot tell (one seed)"
+        result.verdict() == "equal within 1 point"
+        and -0.01 < result.interval.low < result.interval.high < 0.01
     )
-    assert made(0.001, 0.9).verdict() == "cannot tell (>10000 seeds)"
-    assert (
-        made(2.0, 0.2).verdict() == "cannot tell (more questions)"
-        and made(2.0, 0.02, adjusted=0.06).verdict() == "cannot tell (not after Holm)"
+    assert difference(ours, base, margin=0.001).verdict().startswith("undecided (")
+    assert difference(ours, base).verdict().startswith("undecided (")
+    # A verdict of difference goes first, and says that it is a small one.
+    clear = np.where(np.arange(1000) % 250 == 0, True, base)
+    small = difference(
+        np.where(rng.random((5, 1000)) < 0.99, clear, base),
+        np.where(clear & (np.arange(1000) % 250 == 0), False, base),
+        0.01,
     )
+    assert small.verdict() == "better" and small.bound == "1 point"
 
 
-def test_the_correction_is_over_the_differences_of_the_table() -> None:
-    assert [
-        difference.adjusted for difference in corrected([made(1.0, 0.03), made(1.0, 0.01)])
-    ] == pytest.approx([0.03, 0.02])
+def test_seeds_that_show_equality_are_fewer_than_those_that_find_a_tenth_of_the_margin() -> None:
+    undecided = made(0.001, 0.9, spread=0.01, margin=0.01)
+    assert undecided.verdict() == "undecided (14 seeds)"
+    assert equality_power(0.1, 1.0, 14) >= 0.8 > equality_power(0.1, 1.0, 13)
+    rng = np.random.default_rng(0)
+    means = [mean_interval(rng.normal(0.1, 1.0, 14)) for _ in range(2000)]
+    inside = np.mean([interval.low > -1 and interval.high < 1 for interval in means])
+    assert inside == pytest.approx(equality_power(0.1, 1.0, 14), abs=0.03)
 
 
-def test_no_difference_at_all_has_p_one_and_a_constant_one_p_zero() -> None:
-    assert difference(np.ones(3), np.ones(3)).p == 1.0 and difference(np.ones(3), np.zeros(3)).p == 0.0
+def test_equality_is_claimed_of_a_difference_as_large_as_the_margin_at_most_at_the_level() -> None:
+    rng, claimed = np.random.default_rng(1), 0
+    for _ in range(200):
+        gaps = rng.choice([-1.0, 0.0, 1.0], p=[0.04, 0.87, 0.09], size=(5, 200)) + rng.normal(0, 0.01, (5, 1))
+        claimed += difference(gaps, np.zeros_like(gaps), 0.05).verdict().startswith("equal")
+    assert claimed / 200 <= 0.025 + 0.035
+
+
+def test_the_correction_is_over_the_experiments_of_the_table() -> None:
+    pair = [made(1.0, 0.03, unequal_p=0.02), made(1.0, 0.01, unequal_p=0.5)]
+    assert [entry.adjusted for entry in corrected(pair)] == pytest.approx([0.03, 0.02])
+    assert [entry.unequal_p for entry in corrected(pair)] == pytest.approx([0.04, 0.5])
+    # One experiment under two names is one comparison.
+    names = corrected([*pair, pair[1]], ["a", "b", "b"])
+    assert [entry.adjusted for entry in names] == pytest.approx([0.03, 0.02, 0.02])
+    assert {entry.comparisons for entry in names} == {2} and corrected([]) == []
+
+
+def test_differences_that_agree_are_not_certain() -> None:
+    two = difference(np.array([20.0, 20.0]), np.array([40.0, 40.0]))
+    assert two.p == 0.5 and two.interval.low == float("-inf")
+    assert two.verdict() == "undecided (6 seeds at least)" and not two.possible
+    six = difference(np.full(6, 20.0), np.full(6, 40.0))
+    assert six.p == 2 / 2**6 and six.verdict(higher_is_better=False) == "better"
+    # Few values: Student's p of four alike in five would be far below what five coins can say.
+    tied = np.array([20.0, 20.0, 20.0, 20.0, 21.0])
+    assert stats.ttest_1samp(tied, 0.0).pvalue < 1e-6 and difference(tied, np.zeros(5)).p == 2 / 2**5
+    many = np.array([20.0] * 5 + [0.0, 20.0, 0.0])
+    result = difference(many, np.zeros(8))
+    assert result.p == max(sign_flip_p(many), stats.ttest_1samp(many, 0.0).pvalue)
+    assert (result.p < 0.05) == (result.interval.low > 0)
+    assert difference(np.ones(3), np.ones(3)).p == 1.0
+
+
+def test_the_same_answers_to_every_question_are_equal_where_the_questions_are_enough() -> None:
+    right = np.ones((3, 400))
+    assert difference(right, right, 0.01).verdict() == "equal within 1 point"
+    assert difference(right, right, 0.01).interval.high == pytest.approx(
+        stats.binomtest(0, 400).proportion_ci().high
+    )
+    assert difference(right[:, :300], right[:, :300], 0.01).verdict().startswith("undecided")
+    assert difference(right, 0 * right, 0.01).p == 0.25

@@ -28,7 +28,7 @@ def verdicts(effects: dict[str, float], seeds: int, sweeps: int, seed: int) -> l
     for _ in range(sweeps):
         planted = study(export_of(population(rng, seeds, QUESTIONS, effects, seed_spread=SPREAD)))
         out.append(
-            {arm: difference.verdict().split(" (")[0] for arm, difference in planted.differences().items()}
+            {arm: difference.verdict().split()[0] for arm, difference in planted.differences().items()}
         )
     return out
 
@@ -44,7 +44,7 @@ def seed_difference_spread(effect: float) -> float:
 def test_where_nothing_was_planted_a_sweep_claims_something_at_most_at_the_level(seeds: int) -> None:
     of_sweeps = verdicts(dict.fromkeys(ARMS, 0.0), seeds, 400, seed=1)
     false = sum(
-        any(verdict != "cannot tell" for verdict in of_sweep.values()) for of_sweep in of_sweeps
+        any(verdict in ("better", "worse") for verdict in of_sweep.values()) for of_sweep in of_sweeps
     ) / len(of_sweeps)
     print(f"\nno effect, {seeds} seeds, three arms against kl: {false:.1%} of sweeps claim a difference")
     # Holm bounds it by 5%; three standard errors of 400 sweeps are 3.3 points.
@@ -122,7 +122,7 @@ def test_coverage_of_a_difference_for_new_seeds_and_new_questions(seeds: int, qu
         f"\n{seeds} seeds, {questions} questions: "
         + ", ".join(f"{name} {rate:.1%}" for name, rate in rates.items())
     )
-    assert 0.92 <= rates["crossed"] <= 0.98 and rates["both-level bootstrap"] >= 0.93
+    assert 0.93 <= rates["crossed"] <= 0.995 and rates["both-level bootstrap"] >= 0.93
 
 
 def test_coverage_of_levels_and_spreads_over_five_seeds() -> None:
