@@ -52,6 +52,7 @@ TESTED_BY = {
     "divergence/placement": "train/test_placement.py",
     "launch/job_settings": "launch/test_slurm.py",
     "reward/idle_workers": "reward/sandbox/test_pool.py",
+    "reward/sandbox/folder": "reward/sandbox/test_siege.py",
     "reward/math/comparison": "reward/math/test_verifier.py",
     "reward/math/evaluation": "reward/math/test_verifier.py",
     "reward/math/gold": "reward/math/test_math_answer.py",

@@ -70,11 +70,7 @@ class Server:
         judge = os.getppid()
         lock.die_with_parent()
         lock.adopt_orphans()
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
-        os.environ.clear()
-        os.environ["TMPDIR"] = self.folder
+        self._forget_surroundings()
         # `random` would seed itself anew in every child; the draws are to be the same for every program,
         # whichever worker it falls to.
         register, os.register_at_fork = os.register_at_fork, lambda **hooks: None
@@ -112,6 +108,13 @@ class Server:
             crowded = self._watch(pid)
             report = REPORT.pack(*self._end(pid, ready[0]), crowded)
             empty(self.folder)
+
+    def _forget_surroundings(self) -> None:
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.environ.clear()
+        os.environ["TMPDIR"] = self.folder
 
     def _spawn(self) -> tuple[int, int, int]:
         calls_out, calls_in = os.pipe()
