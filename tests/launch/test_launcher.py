@@ -199,6 +199,7 @@ def test_a_second_ctrl_c_ends_the_cells_at_once(tmp_path: Path) -> None:
     assert any("second Ctrl-C" in (entry["error"] or "") for entry in entries), entries
 
 
+@pytest.mark.slow
 def test_a_sweep_file_is_found_from_anywhere_and_can_be_narrowed_and_the_same_cell_twice_runs_once(
     tmp_path: Path,
 ) -> None:

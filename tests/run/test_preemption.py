@@ -166,8 +166,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     "signum, status, state",
     [
         (STOP_SIGNAL, os.EX_TEMPFAIL, "requeued"),
-        (signal.SIGTERM, 128 + signal.SIGTERM, "requeued"),
-        (signal.SIGINT, 128 + signal.SIGINT, "interrupted"),
+        pytest.param(signal.SIGTERM, 128 + signal.SIGTERM, "requeued", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 128 + signal.SIGINT, "interrupted", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(

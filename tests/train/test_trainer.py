@@ -126,6 +126,7 @@ def test_a_second_launch_does_nothing_and_says_so(finished: Path) -> None:
     assert (folder(finished) / "manifest.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(finished: Path, tmp_path: Path) -> None:
     # With another hash seed than the first one's.
     succeeded(train_in_new_python(*SMALL, f"out={tmp_path / 'again'}", cwd=tmp_path))
@@ -221,6 +222,7 @@ def test_zero_steps_evaluate_the_start_model_only(finished: Path, tmp_path: Path
     assert "eval/contamination.jsonl" in manifest(run)["files"]
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     # Two updates on a rollout, dynamic sampling, dropout, a coefficient that is steered, random weights:
     # everything that carries state.
@@ -364,6 +366,7 @@ def test_a_run_killed_at_ten_random_instants_ends_as_if_it_had_not_been(tmp_path
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_drift_is_measured_for_every_arm_from_zero_and_the_coefficient_follows_it_where_it_is_steered(
     tmp_path: Path,
 ) -> None:
@@ -445,6 +448,7 @@ def test_a_bad_setting_is_refused_when_the_cell_is_put_together(override: str, w
     assert words in f"{refused.value} {refused.value.__cause__}"
 
 
+@pytest.mark.slow
 def test_supervised_fine_tuning_from_nothing_lowers_the_loss(tmp_path: Path) -> None:
     overrides = (
         "algo=sft",

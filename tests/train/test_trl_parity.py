@@ -19,10 +19,13 @@ from trl import GRPOConfig, GRPOTrainer
 
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
+from mirrorpo.core.protocols import Divergence
 from mirrorpo.core.seeds import global_state, restore_global_state
+from mirrorpo.divergence.bregman import CorrectedBregman
 from mirrorpo.divergence.kl import K3
 from mirrorpo.divergence.none import NoDivergence
 from mirrorpo.divergence.penalty import Penalty
+from mirrorpo.divergence.potentials import NegativeEntropy
 from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.credit import TokenCredit
@@ -50,8 +53,8 @@ def algorithm(name: str) -> Any:
     )
 
 
-def rollout(network: Qwen3ForCausalLM) -> RolloutBatch:
-    """Two groups of three; the old and the anchor log-probabilities stand a little off the network's own."""
+def rollout(network: Qwen3ForCausalLM, spread: float = 0.25) -> RolloutBatch:
+    """Two groups of three; the old and the anchor log-probabilities stand off the network's own."""
     completions = [
         completion_of(ids, group=row // 3, prompt_ids=PROMPTS[row // 3])
         for row, ids in enumerate(COMPLETIONS)
@@ -66,9 +69,9 @@ def rollout(network: Qwen3ForCausalLM) -> RolloutBatch:
             (logits / TEMPERATURE).log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
         )
     draw = torch.Generator().manual_seed(0)
-    old, anchor = (live + spread * torch.randn(live.shape, generator=draw) for spread in (0.25, 0.6))
+    old, anchor = (live + width * torch.randn(live.shape, generator=draw) for width in (spread, 0.6))
     ratio = (live - old).exp()[batch.mask]
-    assert float(ratio.max()) > 1.28
+    assert float(ratio.max()) > (6.0 if spread > 1 else 1.28)
     assert float(ratio.min()) < 0.8
     return batch.with_(old_logprobs=old, anchor_logprobs=anchor)
 
@@ -94,8 +97,6 @@ def global_generators_as_they_were() -> Iterator[None]:
 def grpo_trainer(saved: Path, folder: Path, parts: int, **settings: Any) -> GRPOTrainer:
     args = GRPOConfig(
         output_dir=str(folder),
-        epsilon=0.2,
-        use_bias_correction_kl=False,
         temperature=TEMPERATURE,
         max_completion_length=LONGEST,
         num_generations=3,
@@ -105,7 +106,7 @@ def grpo_trainer(saved: Path, folder: Path, parts: int, **settings: Any) -> GRPO
         bf16=False,
         gradient_checkpointing=False,
         report_to=[],
-        **settings,
+        **{"epsilon": 0.2, "use_bias_correction_kl": False, **settings},
     )
     prompts = Dataset.from_dict({"prompt": ["a", "b"]})
     trainer = GRPOTrainer(
@@ -161,7 +162,12 @@ class Recorder:
 
 
 def our_loss_and_gradient(
-    network: Qwen3ForCausalLM, batch: RolloutBatch, algo: Any, advantages: Tensor, beta: float
+    network: Qwen3ForCausalLM,
+    batch: RolloutBatch,
+    algo: Any,
+    advantages: Tensor,
+    beta: float,
+    divergence: Divergence | None = None,
 ) -> tuple[float, list[Tensor]]:
     learner = Learner(
         policy=model_of(network),
@@ -169,7 +175,7 @@ def our_loss_and_gradient(
         optimiser=Recorder(network),
         algo=algo,
         penalty=Penalty(
-            divergence=K3() if beta else NoDivergence(),
+            divergence=(divergence or K3()) if beta else NoDivergence(),
             beta=beta,
             anchor="reference",
             scope="credit",
@@ -203,6 +209,43 @@ def test_loss_and_gradient_equal_trls(saved, tmp_path, name, high, beta, parts):
     loss, gradient = trl_loss_and_gradient(trainer, batch, advantages, parts)
     our_loss, our_gradient = our_loss_and_gradient(trainer.model, batch, algo, advantages, beta)
     assert abs(loss) > 1e-3
+    torch.testing.assert_close(our_loss, loss, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(our_gradient, gradient, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+# TRL's settings of the rows that do not clip token by token; the spread of the old policy makes ratios beyond
+# 6, where CISPO's bound of 5 and one of 1 + 5 differ.
+FAR = {
+    "gspo": {
+        "loss_type": "grpo",
+        "importance_sampling_level": "sequence",
+        "epsilon": 3e-4,
+        "epsilon_high": 4e-4,
+    },
+    "cispo": {"loss_type": "cispo", "epsilon_high": 5.0},
+    "sapo": {"loss_type": "sapo", "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05},
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_far_from_the_old_policy_loss_and_gradient_equal_trls(saved, tmp_path, name):
+    trainer = grpo_trainer(saved, tmp_path, 1, beta=0.0, **FAR[name])
+    algo, batch = algorithm(name), rollout(trainer.model, spread=1.5)
+    advantages = algo.advantage(batch.rewards, batch.group)
+    _, gradient = trl_loss_and_gradient(trainer, batch, advantages, 1)
+    _, our_gradient = our_loss_and_gradient(trainer.model, batch, algo, advantages, 0.0)
+    for ours, theirs in zip(our_gradient, gradient, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_corrected_kl_is_trls_with_its_bias_correction(saved, tmp_path):
+    trainer = grpo_trainer(saved, tmp_path, 1, loss_type="grpo", beta=0.3, use_bias_correction_kl=True)
+    algo, batch = algorithm("grpo"), rollout(trainer.model)
+    advantages = algo.advantage(batch.rewards, batch.group)
+    loss, gradient = trl_loss_and_gradient(trainer, batch, advantages, 1)
+    corrected = CorrectedBregman(potential=NegativeEntropy())
+    our_loss, our_gradient = our_loss_and_gradient(trainer.model, batch, algo, advantages, 0.3, corrected)
     torch.testing.assert_close(our_loss, loss, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(our_gradient, gradient, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -22,8 +22,9 @@ class TopTokens:
     @classmethod
     def among(cls, ids: Int[Tensor, "N K"], logprobs: Float[Tensor, "N V"]) -> "TopTokens":
         """The tokens with their entries of a table over the vocabulary, without gradient."""
+        # Of no token it is a tensor of its own: a view would keep the table.
         table = logprobs.detach()
-        return cls(ids, table.gather(1, ids) if ids.shape[1] else table[:, :0])
+        return cls(ids, table.gather(1, ids) if ids.shape[1] else table.new_empty(len(table), 0))
 
 
 def likeliest(logprobs: Tensor, k: int) -> Tensor:

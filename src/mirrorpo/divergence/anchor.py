@@ -30,8 +30,23 @@ class Fixed:
         return 0.0, memory
 
 
+class _Moving:
+    # A reference that takes weights of the policy.
+    __slots__ = ()
+
+    @property
+    def source(self) -> Literal["reference"]:
+        """The reference, whose weights move."""
+        return "reference"
+
+    @property
+    def moves(self) -> bool:
+        """Whether the reference's weights do: yes."""
+        return True
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ema:
+class Ema(_Moving):
     """An exponential moving average of the policy's weights, begun at the start model.
 
         theta_a <- decay theta_a + (1 - decay) theta   after every `every` steps
@@ -56,16 +71,6 @@ class Ema:
                 f"anchor.decay={self.decay}, every={self.every}: decay is in [0, 1], every at least 1"
             )
 
-    @property
-    def source(self) -> Literal["reference"]:
-        """The reference, whose weights move."""
-        return "reference"
-
-    @property
-    def moves(self) -> bool:
-        """Whether the reference's weights do: yes."""
-        return True
-
     def after(
         self, step: int, memory: Mapping[str, float], metrics: Mapping[str, float]
     ) -> tuple[float, Mapping[str, float]]:
@@ -74,7 +79,7 @@ class Ema:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reset:
+class Reset(_Moving):
     """The start model, which becomes the policy every `every` steps, or when a measure stalls.
 
     A measure stalls where its best value has not risen by more than `least` for `patience` steps that
@@ -108,16 +113,6 @@ class Reset:
                 f"anchor.measure={self.measure}: the anchor moves before a step is evaluated; give a metric "
                 "of the step, as reward/mean"
             )
-
-    @property
-    def source(self) -> Literal["reference"]:
-        """The reference, whose weights move."""
-        return "reference"
-
-    @property
-    def moves(self) -> bool:
-        """Whether the reference's weights do: yes."""
-        return True
 
     def after(
         self, step: int, memory: Mapping[str, float], metrics: Mapping[str, float]

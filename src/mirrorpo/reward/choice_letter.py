@@ -16,9 +16,9 @@ from mirrorpo.text.thinking import Thinking, behind_thinking
 VERSION = "choice_letter/1"  # of everything that decides a verdict here
 LONGEST = 500  # characters of an answer that may be a letter
 
-_DRESS = r"[\s$*_`\"'({\[]*(?:\\(?:text|textbf|mathbf|mathrm|mathsf|boxed|bf|rm)\s*\{[\s({*]*)*"
+_DRESS = r"[\s$*_`\"'({\[]*+(?:\\(?:text|textbf|mathbf|mathrm|mathsf|boxed|bf|rm)\s*+\{[\s({*]*+)*+"
 _LETTER = re.compile(
-    rf"{_DRESS}(?:the\s+)?(?:(?:correct|right|final|best)\s+)?(?:(?:answer|option|choice|letter)\s*(?:is\b|:)?\s*)?{_DRESS}"
+    rf"{_DRESS}(?:the\s+)?(?:(?:correct|right|final|best)\s+)?(?:(?:answer|option|choice|letter)\s*+(?:is\b|:)?+\s*+)?{_DRESS}"
     r"(?P<letter>[A-Za-z])(?P<rest>[\s$*_`\"'}\])]*(?:(?:[.:,;)\-\u2013=\n]|(?:because|since)\b|is\s+(?:the\s+)?(?:correct|right|answer)\b).*)?)",
     re.IGNORECASE | re.DOTALL,
 )

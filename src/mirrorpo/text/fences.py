@@ -14,9 +14,9 @@ LONGEST_MARKDOWN = 100_000
 
 _LINE_END = re.compile(r"\r\n?|\n")
 # A fence anywhere in a line, closed anywhere: no Markdown, but models write it.
-_LOOSE = re.compile(r"```[^\S\n]*(?P<info>[A-Za-z0-9_+.-]*)[^\S\n]*\n(?P<source>.*?)(?:```|\Z)", re.DOTALL)
+_LOOSE = re.compile(r"```[^\S\n]*+(?P<info>[A-Za-z0-9_+.-]*+)[^\S\n]*+\n(?P<source>.*?)(?:```|\Z)", re.DOTALL)
 _PYTHON = ("", "python", "python3", "py", "py3", "ipython", "ipython3")
-_LANGUAGE = re.compile(r"[\s{.]*(?:language-|lang-)?(?P<name>[\w+#-]*)")
+_LANGUAGE = re.compile(r"[\s{.]*+(?:language-|lang-)?+(?P<name>[\w+#-]*+)")
 
 
 @dataclass(frozen=True, slots=True)

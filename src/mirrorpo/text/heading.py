@@ -38,7 +38,7 @@ _NUMBER = re.compile(
     r"(?:(?:USD|EUR|GBP|Rs\.?)\s?)?(?:[0-9\uff10-\uff19\u00bd\u00bc\u00be]|\.[0-9]|\\[dtc]?frac)",
     re.IGNORECASE,
 )
-_RESULT = re.compile(r"=[^=]*[0-9][^=]*\Z")
+_RESULT = re.compile(r"=[^=0-9]*+[0-9][^=]*+\Z")
 LONGEST = 400  # characters of a line that are read here
 
 

@@ -28,7 +28,7 @@ from mirrorpo.text.python_source import bindings, indented, parsed, returns, sal
 from mirrorpo.text.thinking import behind_thinking
 
 _ONE_FENCE = re.compile(
-    r"```[^\S\n]*(?P<info>[A-Za-z0-9_+.-]*)[^\S\n]*\n(?P<source>(?:(?!```).)*)(?:```)?", re.DOTALL
+    r"```[^\S\n]*+(?P<info>[A-Za-z0-9_+.-]*+)[^\S\n]*+\n(?P<source>(?:(?!```).)*+)(?:```)?+", re.DOTALL
 )
 _OPENS = re.compile(r"\s*(?:async )?def\b.*:\s*\Z")
 _GIVES = re.compile(r"\b(?:return|yield)\b")

@@ -454,23 +454,17 @@ class Learner:
 
     def _accumulate(self, window: _Window, means: RunningMeans) -> Scalar:
         # The gradients of this rank's rows, and their share of the loss.
-        device, credit = self.policy.device, window.credit
+        device = self.policy.device
         mask = window.scored.batch.mask[window.rows]
         (denominator,) = moved([self.algo.aggregate.denominator(mask)], device)
         total = torch.zeros((), dtype=torch.float64, device=device)
         self.policy.network.train()
         for rows, rows_per_forward, with_gradient in self._micro_batches(window, mask):
             micro = window.scored.batch.rows(rows).to(device)
-            width = micro.completion_ids.shape[1]
-            advantages, weights = moved([*credit.read(rows, width)], device)
+            advantages, weights = moved([*window.credit.read(rows, micro.mask.shape[1])], device)
             advantages = advantages.expand_as(weights)
             with torch.set_grad_enabled(with_gradient):
-                old_states = None if window.scored.old is None else window.scored.old.rows(rows, width)
-                policy = self.outputs(micro, window.scored.anchor_head, rows_per_forward, old_states)
-                policy = self._with_old_divergence(policy, credit, rows)
-                if self.on_policy:
-                    micro = micro.with_(old_logprobs=policy.logprobs.detach())
-                policy = self._with_factor(policy, micro, advantages)
+                policy, micro = self._credited_outputs(window, rows, micro, advantages, rows_per_forward)
                 loss = policy_loss(
                     policy,
                     micro,
@@ -495,6 +489,23 @@ class Learner:
                 importance_correction=self.importance_correction,
             )
         return total
+
+    def _credited_outputs(
+        self,
+        window: _Window,
+        rows: Int[Tensor, " N"],
+        micro: RolloutBatch,
+        advantages: PerToken,
+        rows_per_forward: Sequence[int],
+    ) -> tuple[PolicyOutputs, RolloutBatch]:
+        # The live policy on a micro-batch with what credit and trust region say of it; and that batch.
+        scored = window.scored
+        old_states = scored.old and scored.old.rows(rows, micro.mask.shape[1])
+        policy = self.outputs(micro, scored.anchor_head, rows_per_forward, old_states)
+        if self.on_policy:
+            micro = micro.with_(old_logprobs=policy.logprobs.detach())
+        policy = self._with_old_divergence(policy, window.credit, rows)
+        return self._with_factor(policy, micro, advantages), micro
 
     def _with_factor(self, policy: PolicyOutputs, batch: RolloutBatch, advantages: PerToken) -> PolicyOutputs:
         if policy.distance is None:

@@ -130,11 +130,7 @@ class ForwardSettings:
             if keep_top:
                 top = _kept_top(top, head_outputs.top, rows, micro)
             if keep_hidden:
-                if hidden.shape[-1] == 0:
-                    shape = (*batch.present.shape, states.shape[-1])
-                    hidden = torch.zeros(shape, dtype=model.head_dtype(states), device=states.device)
-                (there,) = moved([rows], hidden.device)
-                hidden[there, : states.shape[1]] = states.to(hidden.dtype)
+                hidden = _kept_hidden(hidden, states, rows, model.head_dtype(states))
         logprobs, entropy = _at_tokens(batch, order, read)
         self.ranks.all_reduce(logprobs, entropy)
         return TokenScores(
@@ -243,6 +239,15 @@ class PolicyScorer:
 
     def _scores(self, batch: RolloutBatch) -> TokenScores:
         return self.forward.score(self.policy, batch, self.forward.ranks.share(batch.lengths()))
+
+
+def _kept_hidden(kept: Tensor, states: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    # The table [B, T, D] with the states of some rows; the first of them decides D and device.
+    if kept.shape[-1] == 0:
+        kept = torch.zeros((*kept.shape[:2], states.shape[-1]), dtype=dtype, device=states.device)
+    (there,) = moved([rows], kept.device)
+    kept[there, : states.shape[1]] = states.to(kept.dtype)
+    return kept
 
 
 def _kept_top(

@@ -13,10 +13,14 @@ from mirrorpo.text.written_program import source_blocks
 # In characters; a longer block is taken line by line, as the parser's time has no bound worth having.
 LONGEST_SOURCE = 50_000
 
+# Characters that the tokenizer may read in vain, for each of the source and in all: it goes through the rest
+# of a line anew for each character of it that begins no token.
+VAIN_SHARE, VAIN_FREE = 10, 10_000
+
 _RETURN = re.compile(r"\r(?!\n)")
 _SPACE = re.compile(r"[^\S\x00-\x7f]")
 _LETTER = re.compile(r"[^\x01-\x7f]")
-_LINE = re.compile(r"[^\n]*\S")
+_LINE = re.compile(r"\S(?:[^\n]*\S)?")
 _LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 # What tokenize and ast raise on text that is no Python, however deeply it nests; SystemError is Python
 # 3.13.0's.
@@ -63,9 +67,14 @@ def _logical_lines(source: str) -> list[Interval]:
     finished: list[Interval] = []
     unfinished: list[Interval] = []  # of the logical line that is being read
     done = at = 0  # behind the last logical line, behind the last token
+    vain = VAIN_FREE + VAIN_SHARE * len(source)
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             start, end = (line_starts[row - 1] + column for row, column in (token.start, token.end))
+            if token.type == tokenize.ERRORTOKEN:
+                vain -= len(token.line)
+                if vain < 0:
+                    return finished + _lines(source, done)
             if token.type == tokenize.NEWLINE:
                 finished += unfinished
                 unfinished, done = [], end

@@ -53,15 +53,13 @@ class Recorded:
         self.jobs += jobs
         out = []
         for job in jobs:
+            broken = "broken" in job.source
             outcomes = [
-                "unverifiable"
-                if "broken" in job.source
-                else "passed"
-                if test[7:10] in job.source
-                else "failed"
+                "killed" if broken else "passed" if test[7:10] in job.source else "failed"
                 for test in job.tests
             ]
-            out.append(ProgramReport(outcomes=outcomes, detail="", cpu_s=0.0, wall_s=0.0))  # type: ignore[arg-type]
+            report = ProgramReport(outcomes=outcomes, detail="", cpu_s=0.0, wall_s=0.0, broken=broken)  # type: ignore[arg-type]
+            out.append(report)
         return out
 
 
@@ -127,9 +125,15 @@ def test_equal_programs_of_a_problem_run_once(recorded: Recorded) -> None:
     assert [verdict.reward for verdict in verdicts] == [0.5, 0.5, 0.5, 0.5]
 
 
-def test_a_sandbox_that_broke_gives_no_verdict(recorded: Recorded) -> None:
-    (verdict,) = reward()(["broken"], [prompt()])
+def test_who_breaks_the_sandbox_earns_nothing_unless_the_reference_breaks_it_too(
+    recorded: Recorded,
+) -> None:
+    hostile, right = reward()(["broken", "f(2 f(3"], [prompt(), prompt()])
+    assert (hostile.reward, hostile.outcome, hostile.correct) == (0.0, "killed", False) and right.correct
+    assert [job.source for job in recorded.jobs] == ["broken", "f(2 f(3", prompt().gold]
+    verdict, other = reward()(["broken", "broken"], [prompt("faulty", gold="broken"), prompt()])
     assert math.isnan(verdict.reward) and verdict.outcome == "unverifiable" and not verdict.correct
+    assert other.reward == 0.0
 
 
 def test_bad_data_is_not_scored(recorded: Recorded) -> None:
@@ -179,7 +183,7 @@ def test_the_real_sandbox_judges_and_has_a_name() -> None:
     needs_any()
     judge = reward()
     assert (
-        isinstance(judge, RewardFn) and "seccomp" in str(judge.mechanism) and judge.version == "code_tests/2"
+        isinstance(judge, RewardFn) and "seccomp" in str(judge.mechanism) and judge.version == "code_tests/3"
     )
     verdicts = judge(
         [RIGHT, "def f(x): return 4", "def f(x) return", "def f(x): return 1 / 0"], [prompt()] * 4

@@ -3,6 +3,7 @@ refused.
 """
 
 import collections
+import contextlib
 import decimal
 import enum
 import fractions
@@ -34,6 +35,7 @@ from mirrorpo.reward.sandbox.wire import (
     take,
 )
 
+KINDS = ("int", "bytes", "complex", "decimal", "fraction", "range", "list", "dict", "set", "array", "handle")
 PLAIN = st.recursive(
     st.none()
     | st.booleans()
@@ -178,6 +180,35 @@ MALFORMED: list[Any] = [
     ["list", ["list", {}]],
     ["handle"],
     ["tuple", ["nope"]],
+    # What is small to send and endless to use, or written otherwise than an encoder writes it.
+    2**53,
+    ["int", "0x5"],
+    ["int", "0X" + "F" * 20],
+    ["int", " 0x" + "f" * 20],
+    ["int", "0x" + "f" * 20, 1],
+    ["range", 0, 10**15, 1],
+    ["range", 0, 10],
+    ["range", 0, 10, 0],
+    ["complex", 1, 2],
+    ["complex", "1j"],
+    ["decimal", "1e999999999"],
+    ["decimal", "0e999999999"],
+    ["decimal", "-1e-99999"],
+    ["decimal", "1" * 20_000],
+    ["decimal", 1],
+    ["fraction", "1e999999999"],
+    ["fraction", 1.5, 2],
+    ["fraction", True, 2],
+    ["fraction", ["int", "0x" + "f" * 20_000], 1],
+    ["list", *[0] * LARGEST_COUNT],
+    ["list", *[["list", *[0] * (LARGEST_COUNT // 2)]] * 2],
+    ["set", *(["int", hex(k * (2**61 - 1))] for k in range(1, 1000))],
+    ["frozenset", *(["tuple", ["int", hex(k * (2**61 - 1))]] for k in range(1, 1000))],
+    ["dict", *(part for k in range(1, 1000) for part in (["int", hex(k * (2**61 - 1))], 0))],
+    ["dict", 1, 2, 3],
+    ["handle", "a", "int"],
+    ["handle", 1, ["list"]],
+    ["bytes", "00", "00"],
 ]
 
 
@@ -188,6 +219,50 @@ def test_what_no_sender_writes_is_malformed() -> None:
         except Malformed:
             continue
         pytest.fail(f"{node} was decoded")
+
+
+NODES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(("0xff", "1e999", "d")),
+    lambda some: (
+        st.lists(some) | st.builds(lambda kind, parts: [kind, *parts], st.sampled_from(KINDS), st.lists(some))
+    ),
+    max_leaves=20,
+)
+
+
+@given(NODES)
+@settings(max_examples=100)
+def test_no_node_raises_anything_but_that_it_is_malformed(node: Any) -> None:
+    with contextlib.suppress(Malformed):
+        decode(json.loads(json.dumps(node)), held)
+
+
+TOO_LARGE: list[Any] = [
+    range(10**15),
+    range(0, -(10**15), -1),
+    decimal.Decimal("1e999999999"),
+    decimal.Decimal("1" * 20_000),
+    fractions.Fraction(3**50_000, 2**80_000),
+    {k * (2**61 - 1) for k in range(1000)},
+    {k * (2**61 - 1): 0 for k in range(1000)},
+]
+
+
+def test_what_the_judge_would_refuse_is_not_sent_and_what_is_near_it_is() -> None:
+    for value in TOO_LARGE:
+        try:
+            Encoder(other)(value)
+        except NotPlain:
+            continue
+        pytest.fail(f"{value!r:.60} was sent")
+    for value in (range(100_000), range(10**15, 0), decimal.Decimal("-1e9999"), set(range(-1, 50_000))):
+        assert through(value) == value
+    assert len(through([0] * (LARGEST_COUNT - 1))) == LARGEST_COUNT - 1
 
 
 def test_what_is_nested_too_deep_is_malformed() -> None:
@@ -206,7 +281,7 @@ def test_an_answer_carries_its_number_and_the_judges_message_too() -> None:
     out, into = os.pipe()
     send(into, "a" * NONCE, {"value": ["list", 1]})
     assert receive(out, soon()) == ("a" * NONCE, {"value": ["list", 1]})
-    give(into, "b" * NONCE, {"source": "x"})
+    give(into, "b" * NONCE, {"source": "x"}, soon())
     assert take(out) == ("b" * NONCE, {"source": "x"})
     with pytest.raises(TimeoutError):
         receive(out, soon())

@@ -7,7 +7,7 @@ program, or one Markdown fence and nothing around it. *Flexible* looks for the p
 
 import ast
 import builtins
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,7 +21,7 @@ from mirrorpo.text.python_source import parsed, uses
 from mirrorpo.text.thinking import Thinking, behind_thinking
 from mirrorpo.text.written_program import chosen_program, completed, literal_program
 
-VERSION = "code_tests/2"  # of everything that decides a verdict here; results of two versions do not compare
+VERSION = "code_tests/3"  # of everything that decides a verdict here; results of two versions do not compare
 
 
 def names_of(tests: Sequence[str], prelude: str) -> list[str]:
@@ -59,7 +59,7 @@ class CodeTests:
     Outcomes are of the first test that does not pass: "passed" (all do), "failed" (an assertion),
     "exception", "syntax_error", "time_out", "memory", "killed" (the process ended without an answer, by its
     doing or by a limit), "forged" (it wrote to the channel of its answers; no test then counts), "bad_data"
-    and "unverifiable" (NaN: the problem has a fault; the sandbox broke).
+    and "unverifiable" (NaN: the problem has a fault; the sandbox broke, and on the reference too).
 
     Programs that are equal run once a call. A program's process lives through all of its tests; when it ends
     early, those that are left have not passed.
@@ -135,6 +135,7 @@ class CodeTests:
                     task = _task(program, checks, self._chosen(prompt), self.top_level == "definitions")
                     tasks.setdefault((prompt.uid, program), task)
         reports = dict(zip(tasks, self._sandbox()(list(tasks.values())), strict=True))
+        reports |= self._undecided(reports, prompts)
         verdicts = [
             self._verdict(reports.get((prompt.uid, strict)), reports.get((prompt.uid, flexible)))
             for (strict, flexible), prompt in zip(readings, prompts, strict=True)
@@ -157,11 +158,9 @@ class CodeTests:
         """The reason by uid where a row lacks what it is judged by, or its reference fails its own tests."""
         out = {prompt.uid: _checks(prompt).fault or self._lacking(prompt) for prompt in prompts}
         sound = [prompt for prompt in prompts if not out[prompt.uid]]
-        tasks = []
-        for prompt in sound:
-            checks = _checks(prompt)
-            tests = (*checks.visible, *checks.hidden)
-            tasks.append(_task(completed(prompt.gold, _wanted(checks, tests)), checks, tests, False))
+        tasks = [
+            self._reference(prompt, (*_checks(prompt).visible, *_checks(prompt).hidden)) for prompt in sound
+        ]
         for prompt, report in zip(sound, self._sandbox()(tasks), strict=True):
             if _outcome(report) != "passed":
                 out[prompt.uid] = f"its reference fails its own tests: {_outcome(report)} ({report.detail})"
@@ -171,6 +170,24 @@ class CodeTests:
                         f"{', '.join(report.lost)}"
                     )
         return {uid: fault for uid, fault in out.items() if fault}
+
+    def _undecided(
+        self, reports: Mapping[tuple[str, str], ProgramReport], prompts: Sequence[Prompt]
+    ) -> dict[tuple[str, str], ProgramReport]:
+        # Who breaks the worker that judges has earned nothing, unless the reference breaks it too.
+        broken = {uid for (uid, _), report in reports.items() if report.broken}
+        judges = list({prompt.uid: prompt for prompt in prompts if prompt.uid in broken}.values())
+        references = self._sandbox()([self._reference(prompt, self._chosen(prompt)) for prompt in judges])
+        faulty = {prompt.uid for prompt, report in zip(judges, references, strict=True) if report.broken}
+        return {
+            key: replace(report, outcomes=["unverifiable"] * len(report.outcomes))
+            for key, report in reports.items()
+            if report.broken and key[0] in faulty
+        }
+
+    def _reference(self, prompt: Prompt, tests: Sequence[str]) -> ProgramTask:
+        checks = _checks(prompt)
+        return _task(completed(prompt.gold, _wanted(checks, tests)), checks, tests, False)
 
     def _lacking(self, prompt: Prompt) -> str:
         checks = _checks(prompt)

@@ -109,7 +109,7 @@ def answer_form(text: str) -> str:
     r"""An answer that is no number, so that answers which read alike are one text.
 
     Example:
-        >>> answer_form(r"\dfrac{ x }{2}$"), answer_form(r"\frac{x}{2}"), answer_form("(Evelyn)")
+        >>> answer_form(r"\dfrac{ x }{2}$"), answer_form(r"\frac{x}{2}"), answer_form(r"\text{(Evelyn)}")
         ('\\frac{x}{2}', '\\frac{x}{2}', 'evelyn')
     """
     if len(text) > LONGEST_LATEX:

@@ -119,8 +119,10 @@ class MathAnswer:
         >>> prompt = Prompt(uid="q1", question="", gold="1,000", demonstration="")
         >>> reward(["#### 1000.00 dollars", "It is 1000"], [prompt, prompt])
         ... # doctest: +NORMALIZE_WHITESPACE
-        [Verdict(reward=1.0, strict=True, flexible=True, correct=True, outcome='right', answer='1000'),
-         Verdict(reward=0.0, strict=False, flexible=True, correct=False, outcome='no_answer', answer='')]
+        [Verdict(reward=1.0, strict=True, flexible=True, correct=True, outcome='right', parts={}, gold=None,
+                 answer='1000'),
+         Verdict(reward=0.0, strict=False, flexible=True, correct=False, outcome='no_answer', parts={},
+                 gold=None, answer='')]
     """
 
     extraction: Literal["strict", "flexible"]

@@ -12,13 +12,18 @@ Tests are the dataset's own code and are trusted not to attack this process. Arg
 function that changes its argument in place is seen to return, not to change it. A value that is not plain
 data stays with the program; it can be passed on, and equals nothing.
 
+What a program answers can keep C code busy here, which no signal handler ends: processor time and memory of
+this process are limited too, and what exceeds its time costs the worker.
+
 A worker is a script of its own (`worker.BOOT`), so it imports the standard library and its siblings only.
 """
 
 import builtins
 import functools
 import json
+import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -29,6 +34,7 @@ from collections.abc import Mapping
 from mirrorpo.reward.sandbox import lock, program, wire
 from mirrorpo.reward.sandbox.wire import Handle, Value
 
+SPARE_S = 1  # of processor time: what a test has beyond a program's
 MOST_LOST = 8  # notes of what did not cross as it was
 # Their subclasses cannot be mixed with others.
 UNMIXABLE = (OSError, SyntaxError, UnicodeError, StopIteration, ImportError)
@@ -53,7 +59,7 @@ class Raised(Exception):
 
 def raised(name: str) -> Raised:
     """An exception that a test can catch under the built-in name it had in the program."""
-    kind = getattr(builtins, name, None)
+    kind = vars(builtins).get(name)
     if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, UNMIXABLE):
         return type(name, (Raised, kind), {})(name)
     return Raised(name)
@@ -77,6 +83,7 @@ class Processes:
 
     def _receive(self) -> bytes:
         report, (self.calls, self.values), _, _ = socket.recv_fds(self.control, program.REPORT.size, 2)
+        os.set_blocking(self.calls, False)
         return report
 
 
@@ -92,7 +99,9 @@ class Session:
         program_parts = {name: task[name] for name in ("source", "setup", "tolerant")}
         try:
             # Whether it loads is part of the first answer: a question less.
-            wire.give(self.calls, "0" * wire.NONCE, program_parts)
+            wire.give(self.calls, "0" * wire.NONCE, program_parts, self.deadline)
+        except TimeoutError:
+            self.stopped = Stopped("time_out")
         except OSError:
             self.stopped = Stopped("gone")
 
@@ -120,7 +129,7 @@ class Session:
 
     def _answer(self, message: Mapping[str, Value]) -> Value:
         nonce = os.urandom(wire.NONCE // 2).hex()
-        wire.give(self.calls, nonce, message)
+        wire.give(self.calls, nonce, message, self.deadline)
         repeated, reply = wire.receive(self.values, self.deadline)
         if repeated != nonce or not isinstance(reply, dict):
             raise wire.Malformed("no answer to this question")
@@ -128,7 +137,11 @@ class Session:
         if len(reply) != 1:
             raise wire.Malformed("no answer to this question")
         ((kind, content),) = reply.items()
-        if kind == "raised" and isinstance(content, str):
+        if kind == "value":
+            return wire.decode(content, self._inward)
+        if not isinstance(content, str):
+            raise wire.Malformed("no name of an error")
+        if kind == "raised":
             self.note(
                 "a value that is too large, too deep or endless"
                 if content == "NotPlain"
@@ -136,12 +149,10 @@ class Session:
             )
             raise raised(content)
         if kind == "syntax":
-            raise Stopped("syntax_error", str(content))
+            raise Stopped("syntax_error", content)
         if kind == "unloaded":
             raise Stopped("memory" if content == "MemoryError" else "exception", f"when loaded: {content}")
-        if kind != "value":
-            raise wire.Malformed("neither a value nor an error")
-        return wire.decode(content, self._inward)
+        raise wire.Malformed("neither a value nor an error")
 
     def note(self, lost: str) -> None:
         """Keep that something did not cross as it was."""
@@ -164,10 +175,10 @@ class Session:
             self.note(f"{name[:40]} (sent as its built-in type)")
 
     def _inward(self, kind: str, number: Value, name: Value) -> Handle:
-        if kind != "handle" or not isinstance(number, int):
+        if kind != "handle":
             raise wire.Malformed("no handle")
-        self.note(f"{str(name)[:40]} (kept by the program)")
-        return Handle(number, str(name))
+        self.note(f"{name[:40]} (kept by the program)")
+        return Handle(number, name)
 
     def _outward(self, value: Value) -> Value:
         if isinstance(value, Handle):
@@ -217,33 +228,25 @@ def judge(task: Mapping[str, Value], processes: Processes, cpu_s: float, wall_s:
         The fields of a `worker.ProgramReport`.
     """
     started = time.monotonic()
-    # A test's own loops are bounded too, by the alarm.
-    signal.setitimer(signal.ITIMER_REAL, wall_s + 1)
+    _bound(cpu_s + SPARE_S, wall_s + 1)
     outcomes: list[str] = []
-    detail = stopped = ""
+    causes: list[str] = []
+    stopped = ""
     session = Session(processes, wall_s, task)
     try:
-        trusted: dict[str, Value] = {"__name__": "tests"}
-        exec(compiled(task["prelude"]), trusted)
-        for test in task["tests"]:
-            namespace = trusted | {name: StandIn(session, name) for name in task["names"]}
-            if "random" in sys.modules:
-                sys.modules["random"].seed(0)
-            outcome, cause = _run(test, namespace)
-            if session.stopped is not None:
-                raise session.stopped
-            outcomes.append(outcome)
-            detail = detail or cause
-        if not session.used:
-            # Tests that call nothing are passed by a program that loads.
-            idle, outcomes = outcomes, []
-            session.ask({"name": None})
-            outcomes = idle
+        _test(task, session, outcomes, causes)
     except Stopped as stop:
-        stopped, detail = stop.outcome, detail or stop.detail
+        stopped = stop.outcome
+        causes.append(stop.detail)
+    except (
+        BaseException
+    ) as error:  # the tests', whatever it is: the next task must find this process as it was
+        stopped, cause = _outcome_of(error)
+        causes.append(cause)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _bound(0, 0)
         status, cpu, crowded = session.end()
+    detail = next(filter(None, causes), "")
     if stopped == "gone":
         by_signal = os.waitstatus_to_exitcode(status)
         # The kernel's count for the limit is coarser than the one it reports.
@@ -257,25 +260,62 @@ def judge(task: Mapping[str, Value], processes: Processes, cpu_s: float, wall_s:
     return {"outcomes": outcomes, "detail": detail[:300], "lost": list(session.lost), **times}
 
 
+def _bound(cpu_s: float, wall_s: float) -> None:
+    # A test's own loops are ended by a signal; what runs in C ends with this process.
+    signal.setitimer(signal.ITIMER_REAL, wall_s)
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    if cpu_s:
+        most = math.ceil(time.process_time() + cpu_s + 0.5)
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (most if hard < 0 else min(most, hard), hard))
+
+
+def _test(task: Mapping[str, Value], session: Session, outcomes: list[str], causes: list[str]) -> None:
+    # Each test's outcome, and what went wrong.
+    trusted: dict[str, Value] = {"__name__": "tests"}
+    exec(compiled(task["prelude"]), trusted)
+    for test in task["tests"]:
+        namespace = trusted | {name: StandIn(session, name) for name in task["names"]}
+        if "random" in sys.modules:
+            sys.modules["random"].seed(0)
+        outcome, cause = _run(test, namespace)
+        causes.append(cause)
+        if session.stopped is not None:
+            raise session.stopped
+        outcomes.append(outcome)
+    if not session.used:
+        # Tests that call nothing are passed by a program that loads.
+        idle = outcomes.copy()
+        outcomes.clear()
+        session.ask({"name": None})
+        outcomes += idle
+
+
 def _run(test: str, namespace: dict[str, Value]) -> tuple[str, str]:
     try:
         exec(compiled(test), namespace)
-    except Raised as error:
-        return _kind(error), f"raised {error}"
-    except Exception as error:
-        # An assertion, or an operation that the value is not fit for.
-        return "failed", f"{type(error).__name__}: {error}"[:300]
+    except Stopped:
+        raise
+    except BaseException as error:
+        return _outcome_of(error)
     return "passed", ""
+
+
+def _outcome_of(error: BaseException) -> tuple[str, str]:
+    # Of a test that raised: an assertion, or an operation that the value is not fit for. And why.
+    try:
+        text = str(error)
+    except Exception:
+        text = "an error that has no text"  # an assertion's message may be a number of too many digits
+    if isinstance(error, Raised):
+        return "memory" if text == "MemoryError" else "exception", f"raised {text}"[:300]
+    return "memory" if isinstance(error, MemoryError) else "failed", f"{type(error).__name__}: {text}"[:300]
 
 
 @functools.lru_cache(maxsize=4096)
 def compiled(source: str) -> types.CodeType:
     """A test's code; the completions of a group have the same tests."""
     return compile(source, "test", "exec")
-
-
-def _kind(error: Raised) -> str:
-    return "memory" if str(error) == "MemoryError" else "exception"
 
 
 def numpy_stand_in() -> types.ModuleType:
@@ -306,18 +346,21 @@ def main(settings: Mapping[str, Value]) -> None:
     lock.hide_memory()
     judge_end, server_end = socket.socketpair()
     available = {"landlock": lock.landlock_version(), "seccomp": lock.has_seccomp()}
-    used = {name: value if settings[name] else 0 for name, value in available.items()}
+    used = {name: min(value, settings[name]) for name, value in available.items()}
     if not used["seccomp"]:
         used["landlock"] = 0  # it isolates nothing alone, and would keep the server from its orphans
     if os.fork() == 0:
         judge_end.close()
         try:
             program.Server(
-                server_end, settings, landlock=bool(used["landlock"]), seccomp=bool(used["seccomp"])
+                server_end, settings, landlock=used["landlock"], seccomp=bool(used["seccomp"])
             ).serve()
         finally:
             os._exit(1)
     server_end.close()
+    lock.die_with_parent()
+    kept = {"RLIMIT_AS": settings["limits"]["RLIMIT_AS"], "RLIMIT_CORE": 0}
+    lock.limit({getattr(resource, name): value for name, value in kept.items()})
     replies = os.dup(1)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
@@ -325,13 +368,14 @@ def main(settings: Mapping[str, Value]) -> None:
     if used["landlock"]:
         # Tests are trusted; what they could do by a mistake is bounded all the same.
         lock.forgo_privileges()
-        lock.restrict(lock.landlock_rules(settings["readable"], []))
+        lock.restrict(lock.landlock_rules(settings["readable"], [], used["landlock"]))
     sys.modules.setdefault("numpy", numpy_stand_in())
 
     def alarm(number: int, frame: Value) -> None:
         raise Stopped("time_out")
 
-    signal.signal(signal.SIGALRM, alarm)
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, alarm)
     os.write(replies, json.dumps(used).encode() + b"\n")
     processes = Processes(judge_end)
     for line in sys.stdin.buffer:

@@ -26,7 +26,7 @@ LANDLOCK_FILE = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
 LAST_CAPABILITY = 63
 
 # Everything a single-threaded Python needs that neither makes a process nor reaches one; aarch64 lacks the
-# older names.
+# older names. What takes a path is here only where Landlock of any version rules it: truncate() is not.
 ALLOWED = {
     "x86_64": {
         "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lstat": 6, "poll": 7,
@@ -35,7 +35,7 @@ ALLOWED = {
         "writev": 20, "access": 21, "pipe": 22, "select": 23, "sched_yield": 24, "mremap": 25,
         "msync": 26, "madvise": 28, "dup": 32, "dup2": 33, "nanosleep": 35, "getitimer": 36,
         "setitimer": 38, "getpid": 39, "exit": 60, "uname": 63, "fsync": 74, "fdatasync": 75,
-        "truncate": 76, "ftruncate": 77, "getdents": 78, "getcwd": 79, "chdir": 80, "fchdir": 81,
+        "ftruncate": 77, "getdents": 78, "getcwd": 79, "chdir": 80, "fchdir": 81,
         "rename": 82, "mkdir": 83, "rmdir": 84, "creat": 85, "link": 86, "unlink": 87,
         "symlink": 88, "readlink": 89, "umask": 95, "gettimeofday": 96, "getrlimit": 97,
         "getrusage": 98, "sysinfo": 99, "times": 100, "getuid": 102, "getgid": 104, "geteuid": 107,
@@ -49,7 +49,7 @@ ALLOWED = {
     },
     "aarch64": {
         "getcwd": 17, "dup": 23, "dup3": 24, "mkdirat": 34, "unlinkat": 35, "symlinkat": 36,
-        "linkat": 37, "renameat": 38, "truncate": 45, "ftruncate": 46, "faccessat": 48, "chdir": 49,
+        "linkat": 37, "renameat": 38, "ftruncate": 46, "faccessat": 48, "chdir": 49,
         "fchdir": 50, "openat": 56, "close": 57, "pipe2": 59, "getdents64": 61, "lseek": 62,
         "read": 63, "write": 64, "readv": 65, "writev": 66, "pread64": 67, "pwrite64": 68,
         "pselect6": 72, "ppoll": 73, "readlinkat": 78, "newfstatat": 79, "fstat": 80, "fsync": 82,
@@ -92,12 +92,13 @@ def has_seccomp() -> bool:
     )
 
 
-def landlock_rules(readable: Sequence[str], writable: Sequence[str]) -> int:
+def landlock_rules(readable: Sequence[str], writable: Sequence[str], version: int) -> int:
     """A Landlock ruleset that forbids every use of files but these.
 
     Args:
         readable: paths that may be read and executed.
         writable: folders below which everything may be done.
+        version: Landlock's ABI, at most the kernel's; 0 is without.
 
     Returns:
         Its descriptor; -1 without Landlock.
@@ -105,7 +106,6 @@ def landlock_rules(readable: Sequence[str], writable: Sequence[str]) -> int:
     Raises:
         OSError: if the kernel refuses the ruleset or a path that is there.
     """
-    version = landlock_version()
     if version == 0:
         return -1
     files = (1 << 13) - 1 | (version >= 2) << 13 | (version >= 3) << 14 | (version >= 5) << 15

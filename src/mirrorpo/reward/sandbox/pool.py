@@ -9,15 +9,27 @@ has a name (`Sandbox.mechanism`) for the run's manifest.
 
 import functools
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 from mirrorpo.reward.idle_workers import IdleWorkers
-from mirrorpo.reward.sandbox.worker import Bounds, Mechanism, Outcome, ProgramReport, ProgramTask, Worker
+from mirrorpo.reward.sandbox.folder import sweep
+from mirrorpo.reward.sandbox.worker import (
+    NOBODY,
+    Bounds,
+    Breakage,
+    Mechanism,
+    Outcome,
+    ProgramReport,
+    ProgramTask,
+    Worker,
+)
 
 Policy = Literal["required", "unsafe"]
 TASKS_PER_WORKER = 4  # that one worker takes at a time
+LONGEST_PROGRAM = 1_000_000  # characters; a longer one is not run
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +55,7 @@ class Sandbox:
 
     def __init__(self, workers: int, bounds: Bounds, policy: Policy) -> None:
         self.bounds = bounds
+        sweep({os.geteuid(), NOBODY} if os.geteuid() == 0 else {os.geteuid()})
         # Kept: a worker's bubblewrap dies with the thread that started it, not only with the process.
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
         first, self.mechanism = self._threads.submit(_strongest, bounds, policy).result()
@@ -50,9 +63,11 @@ class Sandbox:
 
     def __call__(self, tasks: Sequence[ProgramTask]) -> list[ProgramReport]:
         """One report for each task, in order."""
-        starts = range(0, len(tasks), TASKS_PER_WORKER)
-        chunks = [tasks[start : start + TASKS_PER_WORKER] for start in starts]
-        return [report for reports in self._threads.map(self._run, chunks) for report in reports]
+        sized = [task for task in tasks if len(task.source) <= LONGEST_PROGRAM]
+        starts = range(0, len(sized), TASKS_PER_WORKER)
+        chunks = [sized[start : start + TASKS_PER_WORKER] for start in starts]
+        reports = (report for chunk in self._threads.map(self._run, chunks) for report in chunk)
+        return [next(reports) if len(task.source) <= LONGEST_PROGRAM else _too_long(task) for task in tasks]
 
     def close(self) -> None:
         """End every worker, waiting for the tasks that run; the next call starts new ones."""
@@ -66,29 +81,40 @@ class Sandbox:
                 worker = slot.worker = slot.worker or Worker(
                     self.bounds,
                     bubblewrap=self.mechanism.bubblewrap,
-                    landlock=bool(self.mechanism.landlock),
+                    landlock=self.mechanism.landlock,
                     seccomp=self.mechanism.seccomp,
                 )
                 before = len(reports)
                 reports += worker.run_all(tasks[before:])
                 if len(reports) == len(tasks):
                     break
-                broken = tasks[len(reports)]
+                broken, breakage = tasks[len(reports)], worker.breakage()
                 log.warning(
-                    "a sandbox worker broke on a program of %d characters and was replaced",
+                    "a sandbox worker broke on a program of %d characters (%s) and was replaced",
                     len(broken.source),
+                    breakage,
                 )
                 slot.close()
-                # What ran before may have broken it; a program that breaks two, a fresh one the second time,
-                # is judged by none.
+                # What ran before may have broken it, unless it was busy with this one; else one that breaks
+                # two, a fresh one the second time, is at fault.
                 failures = 1 if len(reports) > before else failures + 1
-                if failures == 2:
-                    outcomes: list[Outcome] = ["unverifiable"] * len(broken.tests)
-                    reports.append(
-                        ProgramReport(outcomes=outcomes, detail="the worker broke", cpu_s=0.0, wall_s=0.0)
-                    )
+                if failures == 2 or breakage == "spun out":
+                    reports.append(_broken(broken, breakage))
                     failures = 0
         return reports
+
+
+def _broken(task: ProgramTask, breakage: Breakage) -> ProgramReport:
+    outcome: Outcome = "killed" if breakage == "ended" else "time_out"
+    outcomes: list[Outcome] = [outcome] * len(task.tests)
+    detail = f"its tests broke the worker ({breakage})"
+    return ProgramReport(outcomes=outcomes, detail=detail, cpu_s=0.0, wall_s=0.0, broken=True)
+
+
+def _too_long(task: ProgramTask) -> ProgramReport:
+    outcomes: list[Outcome] = ["memory"] * len(task.tests)
+    detail = f"a program of {len(task.source)} characters; {LONGEST_PROGRAM} are run"
+    return ProgramReport(outcomes=outcomes, detail=detail, cpu_s=0.0, wall_s=0.0)
 
 
 @functools.cache

@@ -57,23 +57,20 @@ class Server:
     """
 
     def __init__(
-        self, control: socket.socket, settings: Mapping[str, Value], *, landlock: bool, seccomp: bool
+        self, control: socket.socket, settings: Mapping[str, Value], *, landlock: int, seccomp: bool
     ) -> None:
         self.control, self.user = control, settings["user"]
         self.folder, self.folder_bytes = settings["folder"], settings["folder_bytes"]
         self.cpu_s, self.limits = settings["cpu_s"], settings["limits"]
-        self.rules = lock.landlock_rules(settings["readable"], [self.folder]) if landlock else -1
+        self.rules = lock.landlock_rules(settings["readable"], [self.folder], landlock)
         self.seccomp = lock.prepared(lock.seccomp_filter(os.uname().machine)) if seccomp else None
 
     def serve(self) -> None:
         """The server's loop; ends with the judge."""
+        judge = os.getppid()
         lock.die_with_parent()
         lock.adopt_orphans()
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
-        os.environ.clear()
-        os.environ["TMPDIR"] = self.folder
+        self._forget_surroundings()
         # `random` would seed itself anew in every child; the draws are to be the same for every program,
         # whichever worker it falls to.
         register, os.register_at_fork = os.register_at_fork, lambda **hooks: None
@@ -91,6 +88,9 @@ class Server:
         os.closerange(max(low, rules) + 1, 4096)
         lock.forgo_privileges()
         lock.drop_privileges(self.user)
+        lock.die_with_parent()  # anew, since a change of user clears it
+        if os.getppid() != judge:
+            return
         lock.hide_memory()
         lock.limit({getattr(resource, name): value for name, value in self.limits.items()})
         if rules >= 0:
@@ -108,6 +108,13 @@ class Server:
             crowded = self._watch(pid)
             report = REPORT.pack(*self._end(pid, ready[0]), crowded)
             empty(self.folder)
+
+    def _forget_surroundings(self) -> None:
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.environ.clear()
+        os.environ["TMPDIR"] = self.folder
 
     def _spawn(self) -> tuple[int, int, int]:
         calls_out, calls_in = os.pipe()
@@ -192,21 +199,38 @@ def size(folder: str) -> int:
 
 
 def empty(folder: str) -> None:
-    """Remove everything below a folder, of any depth and mode; links are not followed."""
-    while names := os.listdir(folder):
-        for name in names:
-            path = os.path.join(folder, name)
-            if os.path.islink(path) or not os.path.isdir(path):
-                os.unlink(path)
-                continue
-            os.chmod(path, 0o700)
-            # Deep trees are brought to the top, level by level: no recursion and no path that is too long.
-            for inner in os.listdir(path):
-                source = os.path.join(path, inner)
-                if os.path.isdir(source) and not os.path.islink(source):
-                    os.chmod(source, 0o700)
-                os.rename(source, os.path.join(folder, os.urandom(16).hex()))
-            os.rmdir(path)
+    """Remove everything below a folder, of any depth and mode; links are not followed.
+
+    Level by level, from within: no recursion, no path that is too long, and no move from one folder to
+    another, which Landlock's first version forbids. This process ends in the folder.
+    """
+    os.chdir(folder)
+    above: list[str] = []
+    left = [_folders_left()]
+    while True:
+        if left[-1]:
+            name = left[-1].pop()
+            os.chmod(name, 0o700)
+            os.chdir(name)
+            above.append(name)
+            left.append(_folders_left())
+        elif above:
+            os.chdir("..")
+            os.rmdir(above.pop())
+            left.pop()
+        else:
+            return
+
+
+def _folders_left() -> list[str]:
+    # Those in the current folder, without its files.
+    folders: list[str] = []
+    for name in os.listdir("."):
+        if os.path.isdir(name) and not os.path.islink(name):
+            folders.append(name)
+        else:
+            os.unlink(name)
+    return folders
 
 
 def drive(calls: int, values: int) -> None:
@@ -220,7 +244,7 @@ def drive(calls: int, values: int) -> None:
 
     def other(value: Value) -> Value:
         objects.append(value)
-        return ["handle", len(objects) - 1, type(value).__name__]
+        return ["handle", len(objects) - 1, wire.type_name(type(value))]
 
     def held(kind: str, key: Value, _: Value) -> Value:
         return objects[key] if kind == "handle" else named(key)

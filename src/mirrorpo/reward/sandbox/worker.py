@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,17 +15,22 @@ from pathlib import Path
 from typing import Literal
 
 from mirrorpo.reward.sandbox import judge, lock, program, wire
+from mirrorpo.reward.sandbox.folder import Folder
 
 Outcome = Literal[
     "passed", "failed", "exception", "syntax_error", "time_out", "memory", "killed", "forged", "unverifiable"
 ]
+# A worker's end: by its processor time, by a signal or an exit, or by the clock, from outside.
+Breakage = Literal["spun out", "ended", "silent"]
 
 START_S = 60.0
-GRACE_S = 15.0  # beyond a program's own time; a worker that is silent for longer is broken
+GRACE_S = 2.0  # beyond a program's time; a worker that is silent for longer is killed
+SPUN_OUT = (-signal.SIGXCPU, 128 + signal.SIGXCPU)  # exit codes: without bubblewrap, and behind it
 FOLDER_BYTES = 32 << 20  # what a program may write in all
 FILE_BYTES = 8 << 20
 OPEN_FILES = 32
 NOBODY = 65534
+NEWEST_LANDLOCK = 99  # the kernel's
 MODULES = (lock, wire, program, judge)
 BOOT = """
 import json, sys, types
@@ -52,12 +56,39 @@ def ways_out():
         except Exception:
             return
         ways.append(name)
+    def allowed(name, action):
+        # A call that finds no such file is one that is not refused.
+        try:
+            action("/mirrorpo-probe/none")
+        except FileNotFoundError:
+            ways.append(name)
+        except Exception:
+            pass
     def process():
         if os.fork() == 0:
             os._exit(0)
+    def trace():
+        # To attach to process 0 finds none, or is refused.
+        import ctypes, errno
+        ctypes.CDLL(None, use_errno=True).ptrace(16, 0, 0, 0)
+        assert ctypes.get_errno() == errno.ESRCH
+    def limits():
+        import resource
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    def thread():
+        import _thread
+        _thread.start_new_thread(int, ())
     attempt("network", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
     attempt("network", lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     attempt("processes", process)
+    allowed("processes", lambda path: os.execv(path, [path]))
+    attempt("threads", thread)
+    attempt("tracing", trace)
+    attempt("changing limits", limits)
+    allowed("changing files", lambda path: os.truncate(path, 0))
+    allowed("changing files", lambda path: os.chmod(path, 0))
+    allowed("changing files", lambda path: os.chown(path, -1, -1))
+    allowed("changing files", lambda path: os.utime(path))
     attempt("signals", lambda: os.kill(os.getppid(), 0))
     attempt("reading files", lambda: open("/etc/passwd").close())
     shared = ("/", "/tmp", "/var/tmp", "/dev/shm")
@@ -99,6 +130,7 @@ class ProgramReport:
         cpu_s: seconds of processor time that the program took.
         wall_s: seconds from its start to its end.
         lost: what did not cross as it was between program and tests.
+        broken: whether it broke the worker that judged it; the outcomes say how.
     """
 
     outcomes: Sequence[Outcome]
@@ -106,6 +138,7 @@ class ProgramReport:
     cpu_s: float
     wall_s: float
     lost: Sequence[str] = ()
+    broken: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +189,7 @@ class Worker:
     Args:
         bounds: limits of each program.
         bubblewrap: whether it gets mounts, network and process numbers to itself.
-        landlock: whether Landlock is used where the kernel has it.
+        landlock: the newest version of Landlock's ABI that is used where the kernel has it; 0 for none.
         seccomp: whether system calls are filtered where the kernel can.
 
     Raises:
@@ -164,14 +197,14 @@ class Worker:
     """
 
     def __init__(
-        self, bounds: Bounds, *, bubblewrap: bool, landlock: bool = True, seccomp: bool = True
+        self, bounds: Bounds, *, bubblewrap: bool, landlock: int = NEWEST_LANDLOCK, seccomp: bool = True
     ) -> None:
         self.bounds, self.bubblewrap = bounds, bubblewrap
-        self._unread = b""
-        self.folder = "/program" if bubblewrap else tempfile.mkdtemp(prefix="mirrorpo-sandbox-")
+        self._unread, self._unsent = b"", memoryview(b"")
+        self._silent = False
         user = NOBODY if not bubblewrap and os.geteuid() == 0 and _readable_by_all(sys.base_prefix) else -1
-        if user >= 0:
-            os.chown(self.folder, user, user)
+        self._made = None if bubblewrap else Folder(user)
+        self.folder = self._made.path if self._made else "/program"
         command = [os.path.realpath(sys.executable), "-s", "-P", "-S", "-c", BOOT]
         environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
         self.process = subprocess.Popen(
@@ -210,14 +243,25 @@ class Worker:
         """
         reports: list[ProgramReport] = []
         # A task is always on its way, so that the worker need not wait for this process.
-        sent = [self._write(asdict(task)) for task in tasks[:1]]
-        while len(reports) < len(tasks) and sent[-1]:
-            sent += [self._write(asdict(task)) for task in tasks[len(sent) : len(sent) + 1]]
+        for task in tasks[:1]:
+            self._send(asdict(task))
+        for following in (*tasks[1:], None)[: len(tasks)]:
+            if following is not None:
+                self._send(asdict(following))
             reply = self._read(self.bounds.wall_s + GRACE_S)
             if reply is None:
                 break
             reports.append(ProgramReport(**reply))
         return reports
+
+    def breakage(self) -> Breakage:
+        """How this worker broke on the task that it did not answer."""
+        if self._silent:
+            return "silent"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self.process.wait(timeout=1) in SPUN_OUT:
+                return "spun out"
+        return "ended"
 
     def mechanism(self) -> Mechanism:
         """What this worker is locked with, and whether it holds."""
@@ -239,8 +283,9 @@ class Worker:
         self._kill()
         with self.process:
             self.process.kill()
-        if not self.bubblewrap:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self._made is not None:
+            self._made.remove()
+            self._made = None
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -250,8 +295,10 @@ class Worker:
 
     def _start(self, settings: Mapping[str, object]) -> Mapping[str, wire.Value]:
         # What it is locked with.
-        reply = self._read(START_S) if self._write({"modules": _modules(), "settings": settings}) else None
-        assert self.process.stderr is not None
+        assert self.process.stdin is not None and self.process.stderr is not None
+        os.set_blocking(self.process.stdin.fileno(), False)
+        self._send({"modules": _modules(), "settings": settings})
+        reply = self._read(START_S)
         if reply is None:
             self._kill()
             errors = self.process.stderr.read().decode(errors="replace").strip().splitlines()
@@ -262,31 +309,43 @@ class Worker:
         self.process.stderr.close()
         return reply
 
-    def _write(self, message: Mapping[str, object]) -> bool:
-        # False when the worker is gone.
-        assert self.process.stdin is not None
-        line = memoryview(json.dumps(message).encode() + b"\n")
-        try:
-            while line:
-                line = line[self.process.stdin.write(line) :]
-        except OSError:
-            return False
-        return True
+    def _send(self, message: Mapping[str, object]) -> None:
+        # It is written while `_read` waits, which has a deadline; a worker may be busy and read nothing.
+        self._unsent = memoryview(bytes(self._unsent) + json.dumps(message).encode() + b"\n")
 
     def _read(self, timeout_s: float) -> Mapping[str, wire.Value] | None:
         # The next line; None when the worker is gone or silent for too long.
-        assert self.process.stdout is not None
+        assert self.process.stdout is not None and self.process.stdin is not None
+        replies, requests = self.process.stdout.fileno(), self.process.stdin.fileno()
         poller = select.poll()
-        poller.register(self.process.stdout, select.POLLIN)
+        poller.register(replies, select.POLLIN)
+        if self._unsent:
+            poller.register(requests, select.POLLOUT)
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._unread:
-            ready = poller.poll(max(deadline - time.monotonic(), 0) * 1000)
-            chunk = self.process.stdout.read(1 << 16) if ready else None
-            if not chunk:
+            ready = dict(poller.poll(max(deadline - time.monotonic(), 0) * 1000))
+            if requests in ready and not self._write(requests):
+                poller.unregister(requests)
+            if replies in ready:
+                chunk = os.read(replies, 1 << 16)
+                if not chunk:
+                    return None
+                self._unread += chunk
+            elif time.monotonic() >= deadline:
+                self._silent = True
                 return None
-            self._unread += chunk
         line, _, self._unread = self._unread.partition(b"\n")
         return json.loads(line)
+
+    def _write(self, pipe: int) -> bool:
+        # Whether something is left to be written; a worker that is gone takes nothing more.
+        try:
+            self._unsent = self._unsent[os.write(pipe, self._unsent) :]
+        except BlockingIOError:
+            return True
+        except OSError:
+            self._unsent = memoryview(b"")
+        return bool(self._unsent)
 
 
 def _bubblewrap(environment: Mapping[str, str]) -> list[str]:
