@@ -34,8 +34,40 @@ def _checked(k: int) -> None:
         raise ValueError(f"divergence.k={k}: a number of tokens, 0 (as `_corrected`) or more")
 
 
+class _Top:
+    # The sum inside the set is that of the exact divergence; outside it each kind has a term of its own.
+    __slots__ = ()
+
+    reads: ClassVar[Literal["nothing", "sampled", "vocabulary", "top"]] = "top"
+
+    k: int
+    of: TopOf
+
+    def __post_init__(self) -> None:
+        _checked(self.k)
+
+    def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
+        return at_every_token(self, policy, anchor, old)
+
+    def outside(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
+        """The sampled token's term over the probability it was drawn with."""
+        raise NotImplementedError
+
+    def inside(self, policy: Tensor, anchor: Tensor) -> Tensor:
+        """The sum of the terms of some tokens."""
+        return self._exact(policy, anchor, policy)
+
+    def inside_gradient(self, policy: Tensor, anchor: Tensor, factor: Tensor) -> Tensor:
+        """That of factors times sums, to the policy's log-probabilities."""
+        return self._exact.gradient(policy, anchor, factor)
+
+    @property
+    def _exact(self) -> ExactBregman | ExactFDivergence:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TopBregman:
+class TopBregman(_Top):
     """A Bregman divergence, summed over the k likeliest tokens, and at the sampled token if it is another.
 
         D_t = sum_{v in S} d_v + 1[y_t not in S] d_t / pi_old(y_t),   S the k likeliest tokens of q or p
@@ -58,26 +90,10 @@ class TopBregman:
         The sum splits by the law of total expectation; ours
     """
 
-    reads: ClassVar[Literal["nothing", "sampled", "vocabulary", "top"]] = "top"
-
     potential: Potential
     direction: Direction
     k: int
     of: TopOf
-
-    def __post_init__(self) -> None:
-        _checked(self.k)
-
-    def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
-        return at_every_token(self, policy, anchor, old)
-
-    def inside(self, policy: Tensor, anchor: Tensor) -> Tensor:
-        """The sum of the terms of some tokens."""
-        return self._exact(policy, anchor, policy)
-
-    def inside_gradient(self, policy: Tensor, anchor: Tensor, factor: Tensor) -> Tensor:
-        """That of factors times sums, to the policy's log-probabilities."""
-        return self._exact.gradient(policy, anchor, factor)
 
     def outside(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         """The sampled token's term over the probability it was drawn with."""
@@ -92,7 +108,7 @@ class TopBregman:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TopFDivergence:
+class TopFDivergence(_Top):
     """An f-divergence, summed over the k likeliest tokens, and at the sampled token if it is another.
 
         D_t = sum_{v in S} d_v + 1[y_t not in S] d_t / pi_old(y_t),   S the k likeliest tokens of q or p
@@ -113,26 +129,10 @@ class TopFDivergence:
         As `TopBregman`
     """
 
-    reads: ClassVar[Literal["nothing", "sampled", "vocabulary", "top"]] = "top"
-
     generator: Generator
     direction: Direction
     k: int
     of: TopOf
-
-    def __post_init__(self) -> None:
-        _checked(self.k)
-
-    def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
-        return at_every_token(self, policy, anchor, old)
-
-    def inside(self, policy: Tensor, anchor: Tensor) -> Tensor:
-        """The sum of the terms of some tokens."""
-        return self._exact(policy, anchor, policy)
-
-    def inside_gradient(self, policy: Tensor, anchor: Tensor, factor: Tensor) -> Tensor:
-        """That of factors times sums, to the policy's log-probabilities."""
-        return self._exact.gradient(policy, anchor, factor)
 
     def outside(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         """The sampled token's term over the probability it was drawn with."""
