@@ -92,6 +92,10 @@ TESTED_BY = {
     "status": "launch/test_status.py",
     "tools/marked_page": "tools/test_estimator_table.py",
     "train/learner": "train/test_naive_gradient.py",
+    "train/live_policy": "train/test_naive_gradient.py",
+    "train/rescore": "train/test_naive_gradient.py",
+    "train/scored": "train/test_naive_gradient.py",
+    "train/update_window": "train/test_naive_gradient.py",
 }
 
 

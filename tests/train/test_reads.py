@@ -24,7 +24,8 @@ from mirrorpo.optim.adamw import AdamW
 from mirrorpo.train.build import build_penalty
 from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.drift import Probe, read
-from mirrorpo.train.learner import Learner, NotFinite, ScoredBatch
+from mirrorpo.train.learner import Learner, NotFinite
+from mirrorpo.train.scored import ScoredBatch
 from mirrorpo.weighting.uniform import Uniform
 from mirrorpo.weighting.unscored import Unscored
 
