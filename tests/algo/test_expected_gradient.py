@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mirrorpo.algo.advantage import (
     GroupMean,
+    GroupStandardised,
     LeaveOneOut,
     LengthWeightedMean,
     MeanNormalised,
@@ -109,6 +110,24 @@ def test_of_rewards_0_and_1_the_expected_gradient_is_the_one_that_the_docstring_
     estimator, factor, weight = STATED[name]
     ours = factor * expected_gradient(estimates(estimator), RIGHT)
     torch.testing.assert_close(ours, weight * gradient_of(right_answers), rtol=1e-7, atol=1e-9)
+
+
+def test_of_any_advantage_of_a_group_w_is_the_mean_difference_of_a_right_and_a_wrong_answer() -> None:
+    for estimator in (
+        GroupStandardised(epsilon=1e-4, ddof=1),
+        QuantileBaseline(quantile=0.4, epsilon=1e-4, ddof=1),
+        PassAtK(k=2, baseline="k"),
+    ):
+        weight = 0.0
+        for c in range(GROUP):
+            others = [1.0] * c + [0.0] * (GROUP - 1 - c)
+            right, wrong = (
+                float(estimates(estimator)(torch.tensor([[reward, *others]]).double())[0])
+                for reward in (1.0, 0.0)
+            )
+            weight += binomial(c, GROUP - 1) * (right - wrong)
+        ours = expected_gradient(estimates(estimator), RIGHT)
+        torch.testing.assert_close(ours, weight * gradient_of(right_answers), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(
