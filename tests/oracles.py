@@ -145,7 +145,7 @@ def pass_at_k_advantages(rewards, groups, k, baseline):
             for j, (other, group) in enumerate(zip(rewards, groups, strict=True))
             if group == groups[i] and j != i and not math.isnan(other)
         ]
-        size = {"k": k, "k_minus_1": k - 1}[baseline]
+        size = {"loo": k, "loo_minus_one": k - 1}[baseline]
         if math.isnan(reward) or len(others) < size or len(others) < k - 1:
             out.append(0.0)
             continue
@@ -513,7 +513,7 @@ ALGORITHMS = {
         lambda table, mask, longest: sequence_sum(table, mask),
     ),
     "pass_at_k": (
-        lambda rewards, groups: pass_at_k_advantages(rewards, groups, k=2, baseline="k_minus_1"),
+        lambda rewards, groups: pass_at_k_advantages(rewards, groups, k=2, baseline="loo_minus_one"),
         lambda token, advantage: unclipped(token.ratio(), advantage),
         lambda table, mask, longest: sequence_sum(table, mask),
     ),

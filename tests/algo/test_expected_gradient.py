@@ -89,10 +89,10 @@ STATED = {
         1.0,
         sum((1 - P) ** (k - 1) for k in range(1, GROUP)),
     ),
-    "pass@1": (PassAtK(k=1, baseline="k"), 1.0, 1.0),
-    "pass@2": (PassAtK(k=2, baseline="k_minus_1"), 1.0, 2 * (1 - P)),
-    "pass@3": (PassAtK(k=3, baseline="k"), 1.0, 3 * (1 - P) ** 2),
-    "pass@n": (PassAtK(k=GROUP, baseline="k_minus_1"), 1.0, GROUP * (1 - P) ** (GROUP - 1)),
+    "pass@1": (PassAtK(k=1, baseline="loo"), 1.0, 1.0),
+    "pass@2": (PassAtK(k=2, baseline="loo_minus_one"), 1.0, 2 * (1 - P)),
+    "pass@3": (PassAtK(k=3, baseline="loo"), 1.0, 3 * (1 - P) ** 2),
+    "pass@n": (PassAtK(k=GROUP, baseline="loo_minus_one"), 1.0, GROUP * (1 - P) ** (GROUP - 1)),
     "W-REINFORCE": (SignWeighted(positive=0.1, negative=1.0, threshold=0.5), 1.0, 1.1),
     "NSR": (SignWeighted(positive=0.0, negative=1.0, threshold=0.5), 1.0, 1.0),
     "quantile 0.3": (
@@ -116,7 +116,7 @@ def test_of_any_advantage_of_a_group_w_is_the_mean_difference_of_a_right_and_a_w
     for estimator in (
         GroupStandardised(epsilon=1e-4, ddof=1),
         QuantileBaseline(quantile=0.4, epsilon=1e-4, ddof=1),
-        PassAtK(k=2, baseline="k"),
+        PassAtK(k=2, baseline="loo"),
     ):
         weight = 0.0
         for c in range(GROUP):
@@ -131,7 +131,8 @@ def test_of_any_advantage_of_a_group_w_is_the_mean_difference_of_a_right_and_a_w
 
 
 @pytest.mark.parametrize(
-    ("k", "baseline"), [(1, "k"), (2, "k"), (2, "k_minus_1"), (3, "k"), (3, "k_minus_1"), (4, "k_minus_1")]
+    ("k", "baseline"),
+    [(1, "loo"), (2, "loo"), (2, "loo_minus_one"), (3, "loo"), (3, "loo_minus_one"), (4, "loo_minus_one")],
 )
 def test_pass_at_k_is_unbiased_for_the_best_of_k_of_any_rewards(k: int, baseline: str) -> None:
     def best_of_k(p: Tensor) -> Tensor:
@@ -204,7 +205,7 @@ def test_pkpos_equations_are_ours_over_n_but_for_the_scale_of_the_leave_one_out_
 
     loo, minus_one = (
         PassAtK(k=k, baseline=baseline)(torch.tensor(rewards).double(), group).tolist()
-        for baseline in ("k", "k_minus_1")
+        for baseline in ("loo", "loo_minus_one")
     )
     for i in numbers:
         with_i = [chosen for chosen in combinations(numbers, k) if i in chosen]

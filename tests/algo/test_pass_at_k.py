@@ -10,7 +10,7 @@ from mirrorpo.algo.advantage import LeaveOneOut
 from mirrorpo.algo.pass_at_k import PassAtK
 
 NAN = float("nan")
-KINDS = [(1, "k"), (2, "k"), (2, "k_minus_1"), (3, "k"), (3, "k_minus_1"), (5, "k_minus_1")]
+KINDS = [(1, "loo"), (2, "loo"), (2, "loo_minus_one"), (3, "loo"), (3, "loo_minus_one"), (5, "loo_minus_one")]
 verdicts = st.one_of(st.sampled_from([0.0, 1.0, NAN]), st.floats(-10, 10))
 
 
@@ -29,13 +29,13 @@ def test_it_equals_every_subset_one_by_one(rows, kind):
 
 def test_pass_at_1_is_leave_one_out():
     rewards, group = torch.tensor([1.0, 0.0, 0.25, NAN, 3.0]), torch.tensor([0, 0, 0, 0, 1])
-    torch.testing.assert_close(PassAtK(k=1, baseline="k")(rewards, group), LeaveOneOut()(rewards, group))
+    torch.testing.assert_close(PassAtK(k=1, baseline="loo")(rewards, group), LeaveOneOut()(rewards, group))
 
 
 def test_with_k_of_the_group_only_the_best_has_an_advantage_n_times_its_lead():
     # Up to the factor n that is verl's `grpo_passk` without its division by the std.
     rewards, group = torch.tensor([0.25, 1.0, 0.75, 0.0]), torch.zeros(4, dtype=torch.long)
-    ours = PassAtK(k=4, baseline="k_minus_1")(rewards, group)
+    ours = PassAtK(k=4, baseline="loo_minus_one")(rewards, group)
     assert torch.equal(ours, 4 * torch.tensor([0.0, 0.25, 0.0, 0.0]))
 
 
@@ -50,13 +50,13 @@ def test_equal_rewards_give_exactly_zero():
 def test_a_group_is_named_not_placed_and_advantages_are_constants():
     rewards = torch.tensor([0.0, 1.0, 0.5, 0.25, 1.0, 0.0], requires_grad=True)
     group, order = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([3, 0, 4, 1, 5, 2])
-    estimator = PassAtK(k=2, baseline="k_minus_1")
+    estimator = PassAtK(k=2, baseline="loo_minus_one")
     ours = estimator(rewards, group)
     assert not ours.requires_grad
     torch.testing.assert_close(estimator(rewards[order], 40 - group[order]), ours[order])
 
 
-@pytest.mark.parametrize(("k", "baseline"), [(0, "k"), (1, "k_minus_1")])
+@pytest.mark.parametrize(("k", "baseline"), [(0, "loo"), (1, "loo_minus_one")])
 def test_an_impossible_setting_is_named(k, baseline):
     with pytest.raises(ValueError, match=r"^algo\.advantage\."):
         PassAtK(k=k, baseline=baseline)

@@ -18,27 +18,27 @@ class PassAtK:
     """What a completion adds to the best of k of its group, mean over all such k: pass@k as the objective.
 
         A_i = k ( E_S max(R_i, max_S R)  -  b_i ),   S of k - 1 of the n - 1 others, each as likely
-        b_i = E_S max_S R                            (baseline: k_minus_1)
-        b_i = E_U max_U R,   U of k of the others    (baseline: k)
+        b_i = E_S max_S R                            (baseline: loo_minus_one)
+        b_i = E_U max_U R,   U of k of the others    (baseline: loo)
 
-    Value: with `k_minus_1` not negative, and zero for all but those that are the best of some k; with k = n
-    the best alone has one, n times its lead. k = 1 with baseline `k` is `LeaveOneOut`. NaN rewards get 0 and
-    are nobody's peers; a group with fewer known rewards than k (k + 1 for baseline `k`) gets 0. Gradient:
+    Value: with `loo_minus_one` not negative, and zero for all but those that are the best of some k; with k = n
+    the best alone has one, n times its lead. k = 1 with `loo` is `LeaveOneOut`. NaN rewards get 0 and
+    are nobody's peers; a group with fewer known rewards than k (k + 1 for `loo`) gets 0. Gradient:
     none; the expected gradient is that of E max(R_1, ..., R_k), without bias, of any rewards; of rewards 0
     and 1 that is pass@k, and w(p) = k (1 - p)^(k - 1) in the terms of `algo.advantage`.
 
     The factors are those of a mean over completions: n times the paper's, which sums. The paper's
-    leave-one-out baseline (Eq. 29) is n / (n - 1) times b_i of `k`, as its code has it; ours is of one scale
+    leave-one-out baseline (Eq. 29) is n / (n - 1) times b_i of `loo`, as its code has it; ours is of one scale
     with what it is taken from, so that a constant on all rewards changes nothing.
 
     Attributes:
         k: completions of which the best counts; 1 is the expected reward.
-        baseline: of how many of the others the best is taken off; `k_minus_1`, the paper's choice, has less
-            variance and works with k = n, `k` works with k = 1.
+        baseline: what is taken off, by the paper's names: the best of k - 1 others (`loo_minus_one`, its
+            choice, of less variance, also with k = n) or of k others (`loo`, also with k = 1).
 
     Example:
         >>> rewards, group = torch.tensor([1.0, 0.0, 0.0, 0.5]), torch.zeros(4, dtype=torch.long)
-        >>> PassAtK(k=2, baseline="k_minus_1")(rewards, group)
+        >>> PassAtK(k=2, baseline="loo_minus_one")(rewards, group)
         tensor([1.6667, 0.0000, 0.0000, 0.6667])
 
     References:
@@ -46,21 +46,21 @@ class PassAtK:
     """
 
     k: int
-    baseline: Literal["k_minus_1", "k"]
+    baseline: Literal["loo_minus_one", "loo"]
 
     def __post_init__(self) -> None:
-        if self.baseline not in ("k_minus_1", "k"):
-            raise ValueError(f"algo.advantage.baseline={self.baseline}: give k_minus_1 or k")
-        if self.k < 1 or (self.k == 1 and self.baseline == "k_minus_1"):
+        if self.baseline not in ("loo_minus_one", "loo"):
+            raise ValueError(f"algo.advantage.baseline={self.baseline}: give loo_minus_one or loo")
+        if self.k < 1 or (self.k == 1 and self.baseline == "loo_minus_one"):
             raise ValueError(
                 f"algo.advantage.k={self.k} with baseline={self.baseline}: give k=2 or more, or k=1 with "
-                "baseline=k"
+                "baseline=loo"
             )
 
     @property
     def least(self) -> int:
         """Completions of a group that are needed."""
-        return self.k + (self.baseline == "k")
+        return self.k + (self.baseline == "loo")
 
     def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
         """Groups that are large enough."""
@@ -83,7 +83,7 @@ class PassAtK:
     def _of_group(self, rewards: Tensor) -> Tensor:
         others = _others(rewards)
         with_one_less = _chances_of_best(others.shape[1], self.k - 1).to(others)
-        if self.baseline == "k_minus_1":
+        if self.baseline == "loo_minus_one":
             return self.k * ((rewards[:, None] - others).clamp(min=0) @ with_one_less)
         # Relative to the best, equal rewards are zero to the bit.
         rewards, others = rewards - rewards.max(), others - rewards.max()
