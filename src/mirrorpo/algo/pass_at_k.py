@@ -21,15 +21,15 @@ class PassAtK:
         b_i = E_S max_S R                            (baseline: loo_minus_one)
         b_i = E_U max_U R,   U of k of the others    (baseline: loo)
 
-    Value: with `loo_minus_one` not negative, and zero for all but those that are the best of some k; with k = n
-    the best alone has one, n times its lead. k = 1 with `loo` is `LeaveOneOut`. NaN rewards get 0 and
+    Value: with `loo_minus_one` not negative, and zero for all but those that are the best of some k; with
+    k = n the best alone has one, n times its lead. k = 1 with `loo` is `LeaveOneOut`. NaN rewards get 0 and
     are nobody's peers; a group with fewer known rewards than k (k + 1 for `loo`) gets 0. Gradient:
     none; the expected gradient is that of E max(R_1, ..., R_k), without bias, of any rewards; of rewards 0
     and 1 that is pass@k, and w(p) = k (1 - p)^(k - 1) in the terms of `algo.advantage`.
 
     The factors are those of a mean over completions: n times the paper's, which sums. The paper's
-    leave-one-out baseline (Eq. 29) is n / (n - 1) times b_i of `loo`, as its code has it; ours is of one scale
-    with what it is taken from, so that a constant on all rewards changes nothing.
+    leave-one-out baseline (Eq. 29) is n / (n - 1) times b_i of `loo`, as its code has it; ours is of one
+    scale with what it is taken from, so that a constant on all rewards changes nothing.
 
     Attributes:
         k: completions of which the best counts; 1 is the expected reward.
