@@ -86,6 +86,17 @@ def group_mean_batch_std_advantages(rewards, groups, epsilon, ddof):
     return [value / (std + epsilon) for value in centred]
 
 
+def tracked_first_advantages(rewards, groups, prior=0.5, epsilon=None):
+    """Of prompts that were never visited before."""
+    centred = [reward - prior for reward in rewards]
+    known = [value for value in centred if not math.isnan(value)]
+    mean, std = 0.0, 1.0
+    if epsilon is not None:
+        mean = sum(known) / len(known)
+        std = math.sqrt(sum((value - mean) ** 2 for value in known) / (len(known) - 1)) + epsilon
+    return [0.0 if math.isnan(value) else (value - mean) / std for value in centred]
+
+
 def no_baseline_advantages(rewards, groups):
     return [0.0 if math.isnan(reward) else reward for reward in rewards]
 
@@ -504,6 +515,16 @@ ALGORITHMS = {
     ),
     "reinforce": (
         no_baseline_advantages,
+        lambda token, advantage: unclipped(token.ratio(), advantage),
+        lambda table, mask, longest: sequence_sum(table, mask),
+    ),
+    "spo": (
+        lambda rewards, groups: tracked_first_advantages(rewards, groups, epsilon=1e-8),
+        lambda token, advantage: clipped(token.ratio(), advantage, 0.2, 0.28),
+        lambda table, mask, longest: token_mean(table, mask),
+    ),
+    "kalman_baseline": (
+        tracked_first_advantages,
         lambda token, advantage: unclipped(token.ratio(), advantage),
         lambda table, mask, longest: sequence_sum(table, mask),
     ),

@@ -22,7 +22,8 @@ from mirrorpo.algo.advantage import (
     SignWeighted,
 )
 from mirrorpo.algo.pass_at_k import PassAtK
-from mirrorpo.core.batch import GroupedRewards
+from mirrorpo.algo.prompt_baseline import BetaTracker, KalmanTracker, TrackedBaseline
+from mirrorpo.core.batch import GroupedRewards, Visit
 from mirrorpo.core.protocols import AdvantageEstimator, GroupedAdvantageEstimator
 
 TOKENS, GROUP = 5, 4
@@ -56,6 +57,19 @@ def estimates(
             counts = torch.full_like(group, 3) if lengths is None else lengths
             return estimator.estimate(GroupedRewards(rewards=rewards.flatten(), group=group, lengths=counts))
         return estimator(rewards.flatten(), group)
+
+    return estimate
+
+
+def visits(baseline: TrackedBaseline, numbers: list[float]) -> Callable[[Tensor], Tensor]:
+    """Advantages of groups that are each of another prompt, of which the same is remembered."""
+
+    def estimate(rewards: Tensor) -> Tensor:
+        group = torch.arange(len(rewards)).repeat_interleave(rewards.shape[1])
+        rollout = GroupedRewards(rewards=rewards.flatten(), group=group, lengths=torch.ones_like(group))
+        uids = [str(number) for number in group.tolist()]
+        memory = {uid: numbers for uid in uids if numbers}
+        return baseline.track(rollout, Visit(uids=uids, step=9, drift=0.3, memory=memory))[0]
 
     return estimate
 
@@ -150,6 +164,22 @@ def test_any_rewards_without_a_baseline_or_with_one_of_the_others_are_unbiased()
     # The mean of all contains the completion's own.
     ours = expected_gradient(estimates(GroupMean()), SCORES)
     torch.testing.assert_close(ours, wanted * (GROUP - 1) / GROUP)
+
+
+@pytest.mark.parametrize("size", [1, GROUP])
+def test_a_tracked_baseline_is_unbiased_for_any_rewards_whatever_is_remembered_and_in_groups_of_one(
+    size: int,
+) -> None:
+    wanted = gradient_of(lambda p: (p * SCORES).sum())
+    trackers = (
+        BetaTracker(),
+        KalmanTracker(prior_value=0.5, prior_variance=0.25, process=0.01, observation=0.25),
+    )
+    for tracker in trackers:
+        for numbers in ([], [0.9, 3.0, 0.0], [-2.0, 0.1, 4.0]):
+            baseline = TrackedBaseline(tracker=tracker, batch_std_epsilon=None)
+            ours = expected_gradient(visits(baseline, numbers), SCORES, size)
+            torch.testing.assert_close(ours, wanted, msg=f"{tracker} {numbers}")
 
 
 def test_maxrl_climbs_the_log_likelihood_by_more_terms_the_larger_the_group() -> None:

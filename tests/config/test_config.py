@@ -97,7 +97,7 @@ def test_zero_of_what_a_run_can_do_without_is_accepted(knob: str) -> None:
     ("knob", "choices"),
     [
         ("update_window", "whole, split"),
-        ("data_order", "shuffled, sequential"),
+        ("data_order", "shuffled, sequential, informative"),
         ("eval_split", "validation, test"),
     ],
 )

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorpo.rollout.prompt_order import DataOrder
+from mirrorpo.rollout.prompt_order import FLOOR, DataOrder
 
 sizes, seeds = st.integers(1, 40), st.integers(0, 2**31)
 places = st.integers(0, 200)
@@ -106,3 +106,37 @@ def test_each_prompt_may_come_first(index: int) -> None:
     # Over seeds the first prompt is uniform: 200 draws of 4, each expected 50 times.
     firsts = [shuffled(4, seed).take(0, 1)[0] for seed in range(200)]
     assert 30 < firsts.count(index) < 70
+
+
+# ---------------------------------------------------------------- by tracked values
+
+
+def informative(size: int, seed: int = 0) -> DataOrder:
+    return DataOrder(size=size, seed=seed, order="informative")
+
+
+def test_an_informative_order_draws_by_the_rewards_standard_deviation_and_a_floor() -> None:
+    values = [0.0, 0.5, 0.9, 1.7]
+    weights = [FLOOR, 0.5 + FLOOR, 0.3 + FLOOR, FLOOR]
+    draws = 2000
+    firsts = [informative(4).take(position, 1, values)[0] for position in range(draws)]
+    for index, weight in enumerate(weights):
+        chance = weight / sum(weights)
+        # Four standard errors.
+        assert firsts.count(index) / draws == pytest.approx(chance, abs=4 * (chance / draws) ** 0.5), index
+
+
+def test_an_informative_step_has_each_prompt_once_and_is_a_function_of_position_and_values() -> None:
+    values = [index / 20 for index in range(20)]
+    taken = informative(20).take(40, 8, values)
+    assert len(set(taken)) == 8 and informative(20).take(40, 8, values) == taken
+    others = [
+        informative(20).take(41, 8, values),
+        informative(20, seed=1).take(40, 8, values),
+        informative(20).take(40, 8, values[::-1]),
+    ]
+    assert taken not in others
+    assert sorted(informative(3).take(0, 7, [0.1, 0.2, 0.3]))[:6] != [0] * 6
+    assert {informative(3).take(0, 7, [0.1, 0.2, 0.3]).count(index) for index in range(3)} == {2, 3}
+    with pytest.raises(ValueError, match="data_order=informative: no prompt's value is tracked"):
+        informative(3).take(0, 1)

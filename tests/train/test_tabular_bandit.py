@@ -31,7 +31,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.config.settings import UpdateSettings
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest, Verdict
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest, Verdict, Visit
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.masked import mean_one
 from mirrorpo.core.seeds import derive
@@ -41,7 +41,7 @@ from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import reference
 from mirrorpo.optim.adamw import AdamW
 from mirrorpo.rollout.collate import collate
-from mirrorpo.rollout.collector import Collector
+from mirrorpo.rollout.collector import Collector, Rollout
 from mirrorpo.rollout.demonstrations import Demonstrations
 from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.tools.estimator_table import SHOWN, expectation
@@ -357,28 +357,42 @@ def student(arm: Arm, penalty: Penalty) -> Learner:
 
 def rollouts(learner: Learner, engine: Any) -> Iterator[RolloutBatch]:
     """The batch of every step, sampled from the tables as they then are."""
-    rule, position = learner.algo.rollout_rule, 0
-    collector = Collector(
+    collect, position = collector(learner, engine), 0
+    for step in range(STEPS):
+        rollout = collect(learner.policy, step, position)
+        position = rollout.position
+        yield collated(learner, rollout)
+
+
+def collector(
+    learner: Learner,
+    engine: Any,
+    order: Any = "shuffled",
+    prompts_per_step: int = len(PROMPTS),
+    group_size: int = GROUP,
+) -> Collector:
+    return Collector(
         engine=engine,
         reward=judge,
-        rule=rule,
+        rule=learner.algo.rollout_rule,
         render=lambda prompt: (prompt.question, TOKENIZER(prompt.question).input_ids),
         prompts=PROMPTS,
-        order=DataOrder(size=len(PROMPTS), seed=SEED, order="shuffled"),
-        prompts_per_step=len(PROMPTS),
-        group_size=GROUP,
+        order=DataOrder(size=len(PROMPTS), seed=SEED, order=order),
+        prompts_per_step=prompts_per_step,
+        group_size=group_size,
         max_new_tokens=LONGEST,
         temperature=1.0,
         seed=SEED,
     )
-    for step in range(STEPS):
-        rollout = collector(learner.policy, step, position)
-        position = rollout.position
-        completions, shaped = (
-            [answer.completion for answer in rollout.answers],
-            [answer.reward for answer in rollout.answers],
-        )
-        yield collate(completions, shaped, pad_id=learner.policy.pad_id, mask_truncated=rule.mask_truncated)
+
+
+def collated(learner: Learner, rollout: Rollout) -> RolloutBatch:
+    return collate(
+        [answer.completion for answer in rollout.answers],
+        [answer.reward for answer in rollout.answers],
+        pad_id=learner.policy.pad_id,
+        mask_truncated=learner.algo.rollout_rule.mask_truncated,
+    )
 
 
 def train(arm: Arm, penalty: Penalty | None = None, lr: float = LR) -> LanguageModel:
@@ -413,6 +427,38 @@ def shortfall(arm: Arm) -> str:
         if earned(model) > MUST_EARN
         else f"{arm}: earns {earned(model):.2f}, at the start {earned(fresh()):.2f}"
     )
+
+
+SINGLES, VISITS = 15, 20
+
+
+@pytest.mark.parametrize(
+    ("algo", "order"), [("spo", "shuffled"), ("kalman_baseline", "informative"), ("rloo", "shuffled")]
+)
+def test_a_tracked_baseline_learns_from_groups_of_one_and_tracks_what_is_earned(
+    algo: str, order: str
+) -> None:
+    learner = student(Arm(algo, "none", "uniform"), choice("divergence", "none"))
+    collect = collector(learner, TableSampler(), order=order, prompts_per_step=SINGLES, group_size=1)
+    position, memory, start = 0, {}, earned(learner.policy)
+    for step in range(VISITS):
+        rollout = collect(learner.policy, step, position, learner.algo.value_of(memory))
+        position = rollout.position
+        scored = learner.rescore(collated(learner, rollout))
+        visit = Visit(
+            uids=[answer.prompt.uid for answer in rollout.answers], step=step, drift=0.0, memory=memory
+        )
+        credit = learner.credit(scored, step, visit)
+        memory = credit.memory
+        learner.learn(scored, credit, lrs=[LR / 2] * UPDATES)
+    if algo == "rloo":
+        # Its baseline is of the group's others.
+        assert memory == {} and earned(learner.policy) == pytest.approx(start, abs=1e-6)
+        return
+    assert earned(learner.policy) > MUST_EARN
+    of_questions = (chances(learner.policy) * rewards()).sum(dim=1).tolist()
+    for name, truth in zip(QUESTIONS, of_questions, strict=True):
+        assert learner.algo.value_of(memory)(name) == pytest.approx(truth, abs=0.25), name
 
 
 def test_the_answers_are_all_there_are_and_the_start_policy_earns_little():

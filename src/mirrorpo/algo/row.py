@@ -1,11 +1,11 @@
 """The row that a `conf/algo/<name>.yaml` fills in."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 
-from mirrorpo.core.batch import GroupedRewards, RolloutBatch
+from mirrorpo.core.batch import GroupedRewards, PromptMemory, RolloutBatch, Visit
 from mirrorpo.core.protocols import (
     AdvantageEstimator,
     Aggregation,
@@ -15,12 +15,15 @@ from mirrorpo.core.protocols import (
     Placement,
     Ratio,
     RolloutRule,
+    StatesNotes,
     StatesRequirements,
     Surrogate,
     TokenNormalisation,
+    TracksPrompts,
     UpdateAdvantage,
 )
-from mirrorpo.core.shapes import PerCompletion
+from mirrorpo.core.shapes import GroupIds, PerCompletion
+from mirrorpo.core.tensors import integers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +41,7 @@ class Algorithm:
         update_advantage: of each update, from the advantages and the policy of the moment, or None.
     """
 
-    advantage: AdvantageEstimator | GroupedAdvantageEstimator
+    advantage: AdvantageEstimator | GroupedAdvantageEstimator | TracksPrompts
     ratio: Ratio
     surrogate: Surrogate
     aggregate: Aggregation
@@ -47,20 +50,41 @@ class Algorithm:
     token_normalisation: TokenNormalisation | None = None
     update_advantage: UpdateAdvantage | None = None
 
+    @property
+    def tracks_prompts(self) -> bool:
+        """Whether the advantage remembers prompts over the run."""
+        return isinstance(self.advantage, TracksPrompts)
+
+    def value_of(self, memory: PromptMemory) -> Callable[[str], float] | None:
+        """A prompt's value by its uid, as the advantage remembers it; None where it remembers none."""
+        advantage = self.advantage
+        if not isinstance(advantage, TracksPrompts):
+            return None
+        return lambda uid: advantage.value(memory.get(uid, ()))
+
     def advantages(self, batch: RolloutBatch, rewards: PerCompletion | None = None) -> PerCompletion:
-        """Of all completions of a rollout; `rewards` take the place of the batch's."""
+        """Of all completions of a rollout, as of a first visit; `rewards` take the place of the batch's."""
+        return self.visited(batch, first_visit(batch.group), rewards)[0]
+
+    def visited(
+        self, batch: RolloutBatch, visit: Visit, rewards: PerCompletion | None = None
+    ) -> tuple[PerCompletion, PromptMemory]:
+        """The same at a visit, and what is remembered of prompts after it."""
         return self._estimate(
             GroupedRewards(
                 rewards=batch.rewards if rewards is None else rewards,
                 group=batch.group,
                 lengths=batch.mask.sum(dim=1),
-            )
+            ),
+            visit,
         )
 
-    def _estimate(self, rollout: GroupedRewards) -> PerCompletion:
+    def _estimate(self, rollout: GroupedRewards, visit: Visit) -> tuple[PerCompletion, PromptMemory]:
+        if isinstance(self.advantage, TracksPrompts):
+            return self.advantage.track(rollout, visit)
         if isinstance(self.advantage, GroupedAdvantageEstimator):
-            return self.advantage.estimate(rollout)
-        return self.advantage(rollout.rewards, rollout.group)
+            return self.advantage.estimate(rollout), visit.memory
+        return self.advantage(rollout.rewards, rollout.group), visit.memory
 
     def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
         """What the advantage refuses; and rewards that differ must give some advantage."""
@@ -69,23 +93,35 @@ class Algorithm:
             for reason in self.advantage.requirements(f"{group}.advantage", assembly):
                 refused = True
                 yield reason
-        if not refused and not self._some_advantage(size):
+        groups = assembly.config["prompts_per_step"] if self.tracks_prompts else 1
+        if not refused and not self._some_advantage(size, groups):
             yield (
                 f"group_size={size}: algo.advantage gives every completion advantage zero, so nothing would "
                 "be learned; use group_size=2 or more"
             )
+        if assembly.config["data_order"] == "informative" and not self.tracks_prompts:
+            yield (
+                "data_order=informative: it draws prompts by their tracked values, and algo.advantage tracks "
+                "none; use algo=spo or kalman_baseline, or data_order=shuffled"
+            )
 
-    def _some_advantage(self, size: int) -> bool:
+    def _some_advantage(self, size: int, groups: int) -> bool:
         # Of zeros and ones in turns, either first: an advantage without a baseline learns from groups of one.
-        first = torch.arange(float(size)).remainder(2)
-        group, lengths = torch.zeros(size, dtype=torch.long), torch.ones(size, dtype=torch.long)
+        first = torch.arange(float(size * groups)).remainder(2)
+        group, lengths = torch.arange(len(first)) // size, torch.ones(len(first), dtype=torch.long)
         return any(
-            bool(self._estimate(GroupedRewards(rewards=rewards, group=group, lengths=lengths)).any())
+            bool(
+                self._estimate(
+                    GroupedRewards(rewards=rewards, group=group, lengths=lengths), first_visit(group)
+                )[0].any()
+            )
             for rewards in (first, 1 - first)
         )
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
-        """Ratio and surrogate that have no effect."""
+        """Ratio and surrogate that have no effect; and what the advantage says."""
+        if isinstance(self.advantage, StatesNotes):
+            yield from self.advantage.notes(f"{group}.advantage", assembly)
         if assembly.config["updates_per_rollout"] == 1 and self.departs_from_reinforce():
             yield (
                 "updates_per_rollout=1: the ratio is exactly 1, so algo.ratio and algo.surrogate act as the "
@@ -127,3 +163,8 @@ class Algorithm:
             return False  # no old policy is read: supervised
         (gradient,) = torch.autograd.grad(self.surrogate(log_ratio, per_token).sum(), live)
         return not torch.allclose(gradient, -per_token * live.detach().exp())
+
+
+def first_visit(group: GroupIds) -> Visit:
+    """One of groups of which each is a prompt that was never seen before."""
+    return Visit(uids=[str(number) for number in integers(group)], step=0, drift=0.0, memory={})

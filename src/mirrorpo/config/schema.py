@@ -222,7 +222,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "shared_prefix": ("auto", "always", "never"),
     "compile": ("none", "layers"),
     "head_precision": ("float32", "bf16_in"),
-    "data_order": ("shuffled", "sequential"),
+    "data_order": ("shuffled", "sequential", "informative"),
     "eval_split": ("validation", "test"),
     "sandbox": ("required", "unsafe"),
 }

@@ -181,7 +181,7 @@ class RunSettings(Settings):
     seed: int
     steps: int
     lr: float
-    data_order: Literal["shuffled", "sequential"]
+    data_order: Literal["shuffled", "sequential", "informative"]
     threads: int
     deterministic: bool
     progress: bool

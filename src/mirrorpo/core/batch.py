@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -176,6 +177,27 @@ class GroupedRewards:
     rewards: PerCompletion
     group: GroupIds
     lengths: Int[Tensor, " B"]
+
+
+# What an advantage remembers of prompts: a few numbers of each, by its uid.
+PromptMemory: TypeAlias = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Visit:
+    """Which prompts a rollout is of, and what is known of them from before it.
+
+    Attributes:
+        uids: [B], of each completion's prompt.
+        step: of the run.
+        drift: KL of the policy from the start model, in nats a token, as it was last measured; 0 before.
+        memory: of the prompts that were visited before.
+    """
+
+    uids: Sequence[str]
+    step: int
+    drift: float
+    memory: PromptMemory
 
 
 # Fields of a batch that may be large, and stay on the model's device.

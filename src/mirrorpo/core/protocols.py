@@ -16,9 +16,11 @@ from mirrorpo.core.batch import (
     Example,
     GroupedRewards,
     Prompt,
+    PromptMemory,
     RolloutBatch,
     RolloutRequest,
     Verdict,
+    Visit,
 )
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.network import Tokenizer
@@ -341,6 +343,36 @@ class GroupedAdvantageEstimator(Protocol):
     """
 
     def estimate(self, rollout: GroupedRewards) -> PerCompletion: ...
+
+
+@runtime_checkable
+class TracksPrompts(Protocol):
+    """An advantage that remembers prompts over the run, in place of `AdvantageEstimator`.
+
+    Per completion, without gradient; NaN rewards give advantage zero and change nothing of what is
+    remembered. `track` is a function of its arguments alone: the memory goes in with the visit and comes out
+    beside the advantages, checkpoints keep it, and every rank computes it of all completions. `value` is the
+    mean reward that a prompt is expected to have, from its numbers; they are empty of one never visited.
+    """
+
+    def track(self, rollout: GroupedRewards, visit: Visit) -> tuple[PerCompletion, PromptMemory]: ...
+
+    def value(self, numbers: Sequence[float]) -> float: ...
+
+
+@runtime_checkable
+class PromptTracker(Protocol):
+    """A prompt's value as a few numbers, empty before its first visit.
+
+    `value` is the mean reward that they expect, `after` the numbers once a visit's rewards are known: at
+    least one and none of them NaN, at a step of the run and a drift as in `Visit`.
+    """
+
+    def value(self, numbers: Sequence[float]) -> float: ...
+
+    def after(
+        self, numbers: Sequence[float], rewards: Sequence[float], *, step: int, drift: float
+    ) -> list[float]: ...
 
 
 @runtime_checkable

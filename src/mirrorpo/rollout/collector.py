@@ -87,8 +87,16 @@ class Collector:
     temperature: float
     seed: int
 
-    def __call__(self, model: GenerativeModel, step: int, position: int) -> Rollout:
-        """The step's answers; the same model, step and position give the same ones.
+    def __call__(
+        self,
+        model: GenerativeModel,
+        step: int,
+        position: int,
+        value_of: Callable[[str], float] | None = None,
+    ) -> Rollout:
+        """The step's answers; the same model, step, position and values give the same ones.
+
+        `value_of` gives a prompt's tracked value by its uid, for an order that draws by it.
 
         With dynamic sampling, groups without a gradient are replaced until the step is full or
         the rounds are spent; if none has one, the last round is taken as it is.
@@ -100,8 +108,10 @@ class Collector:
         sampled: list[Completion] = []
         silent = Counter[str]()
         draws = unknown = 0
+        values = None if value_of is None else [value_of(prompt.uid) for prompt in self.prompts]
         while draws < self.rule.max_draws:
-            drawn = self._draw(model, step, draws, position)
+            indices = self.order.take(position, self.prompts_per_step, values)
+            drawn = self._draw(model, step, draws, [self.prompts[index] for index in indices])
             position += self.prompts_per_step
             draws += 1
             sampled += [answer.completion for answer in drawn]
@@ -119,8 +129,7 @@ class Collector:
             )
         return Rollout(answers=answers, position=position, draws=draws, sampled=sampled)
 
-    def _draw(self, model: GenerativeModel, step: int, draw: int, position: int) -> list[Answer]:
-        prompts = [self.prompts[index] for index in self.order.take(position, self.prompts_per_step)]
+    def _draw(self, model: GenerativeModel, step: int, draw: int, prompts: Sequence[Prompt]) -> list[Answer]:
         rendered = [self.render(prompt) for prompt in prompts]
         completions = self.engine.generate(
             model,

@@ -1,11 +1,12 @@
 """Credit of each token: its completion's advantage, its weight, and what a penalty takes from it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from mirrorpo.core.batch import PromptMemory
 from mirrorpo.core.masked import masked
 from mirrorpo.core.protocols import TokenNormalisation
 from mirrorpo.core.shapes import PerCompletion, PerToken, TokenMask
@@ -24,6 +25,7 @@ class TokenCredit:
         spans: that were scored for the weights.
         signed: [B, T], credit of either sign in place of advantages times weights; None where it is those.
         divergence: [B, T], of the old policy, which `signed` has taken in; None where it has not.
+        memory: what the advantage remembers of prompts from then on.
     """
 
     advantages: PerCompletion
@@ -31,6 +33,7 @@ class TokenCredit:
     spans: Sequence[ScoredSpan] = ()
     signed: PerToken | None = None
     divergence: PerToken | None = None
+    memory: PromptMemory = field(default_factory=dict[str, Sequence[float]])
 
     def read(self, rows: Tensor, width: int) -> tuple[Tensor, PerToken]:
         """What the surrogate reads of some completions, [N, 1] or [N, width], and what multiplies it."""

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mirrorpo.algo.row import Algorithm
+from mirrorpo.algo.row import Algorithm, first_visit
 from mirrorpo.algo.trust_region import NO_TRUST_REGION
 from mirrorpo.config.settings import UpdateSettings
-from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
+from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Visit
 from mirrorpo.core.masked import masked, mean_one
 from mirrorpo.core.protocols import ImportanceCorrection, Optimiser, SpanWeighting, TrustRegion
 from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar, TokenMask
@@ -152,14 +152,20 @@ class Learner:
         )
         return rescore(batch)
 
-    def credit(self, scored: ScoredBatch, seed: int) -> TokenCredit:
-        """What each token is credited with: advantages, weights, and what a penalty takes from them."""
+    def credit(self, scored: ScoredBatch, seed: int, visit: Visit | None = None) -> TokenCredit:
+        """What each token is credited with: advantages, weights, and what a penalty takes from them.
+
+        Without a visit, as if no prompt had been seen before.
+        """
         batch, penalty = scored.batch, self.penalty
         divergence, rewards = scored.divergence, batch.rewards
         if divergence is not None:
             rewards = rewards - penalty.beta * completion_cost(divergence, batch.mask, penalty.placement)
-        credit = self.weigh(batch, self.algo.advantages(batch, rewards), seed)
-        return self._signed(replace(credit, divergence=divergence), batch.mask)
+        if visit is None:
+            visit = first_visit(batch.group)
+        advantages, memory = self.algo.visited(batch, visit, rewards)
+        credit = replace(self.weigh(batch, advantages, seed), divergence=divergence, memory=memory)
+        return self._signed(credit, batch.mask)
 
     def _signed(self, credit: TokenCredit, mask: TokenMask) -> TokenCredit:
         # Credit with what a penalty takes from it and a normalisation makes of it, where there is either.

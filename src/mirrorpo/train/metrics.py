@@ -1,7 +1,7 @@
 """Each metric's one definition and one denominator; keys are `room/quantity`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
 from typing import TypeAlias
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mirrorpo.algo.importance_correction import sampler_ratio
 from mirrorpo.algo.row import Algorithm
-from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict
+from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict, Visit
 from mirrorpo.core.masked import group_mean
 from mirrorpo.core.protocols import ImportanceCorrection
 from mirrorpo.core.shapes import PerCompletion, PerToken, TokenMask
@@ -78,6 +78,20 @@ class RunningMeans:
         largest = dict(zip(self.largest, values[len(sums) :], strict=False))
         totals = Totals(sums=sums, counts=self.counts, largest=largest)
         return totals, values[len(sums) + len(largest) :]
+
+
+def baseline_metrics(value_of: Callable[[str], float] | None, visit: Visit) -> dict[str, float]:
+    """Of the tracked values that a rollout's advantages were taken from; empty where none are tracked.
+
+    Per completion: `baseline/value`, and `baseline/seen`, the share whose prompt was visited before.
+    """
+    if value_of is None:
+        return {}
+    count = len(visit.uids)
+    return {
+        "baseline/value": sum(map(value_of, visit.uids)) / count,
+        "baseline/seen": sum(uid in visit.memory for uid in visit.uids) / count,
+    }
 
 
 def rollout_metrics(

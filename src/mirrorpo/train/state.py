@@ -42,6 +42,8 @@ class RunState(TypedDict):
     weights: dict[str, Tensor]
     anchor: NotRequired[dict[str, float]]
     reference: NotRequired[dict[str, Tensor]]
+    prompts: NotRequired[dict[str, list[float]]]
+    drift: NotRequired[float]
     optimiser: StateDict
     random: GlobalState
 
@@ -87,6 +89,7 @@ class Checkpoints:
         run: seed, steps, how many are kept.
         evaluation: when there is an evaluation to expect.
         keeps_reference: whether the reference's weights move with the run, and are saved.
+        keeps_prompts: whether the advantage remembers prompts, and they are saved.
         background: where checkpoints are written.
     """
 
@@ -97,6 +100,7 @@ class Checkpoints:
     run: RunSettings
     evaluation: EvaluationSettings
     keeps_reference: bool = False
+    keeps_prompts: bool = False
     background: Background = field(default_factory=Background)
     _clock: _Clock = field(default_factory=_Clock)
 
@@ -139,6 +143,9 @@ class Checkpoints:
         if self.keeps_reference:
             state["anchor"] = dict(progress.anchor)
             state["reference"] = self.learner.moving_weights()
+        if self.keeps_prompts:
+            state["prompts"] = {uid: list(numbers) for uid, numbers in progress.prompts.items()}
+            state["drift"] = progress.drift
         checkpoint.save(
             self.path,
             step,
@@ -201,6 +208,8 @@ class Checkpoints:
                 beta=state["beta"],
                 budget=Budget.of(state.get("budget")),
                 anchor=state.get("anchor", {}),
+                prompts=state.get("prompts", {}),
+                drift=state.get("drift", 0.0),
             ),
             codes=[*made_by, *([] if code in made_by else [code])],
         )

@@ -8,7 +8,7 @@ from typing import Self
 
 import torch
 
-from mirrorpo.core.batch import RolloutBatch
+from mirrorpo.core.batch import PromptMemory, RolloutBatch, Visit
 from mirrorpo.core.protocols import Anchor, BetaSchedule, LearningRateSchedule
 from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.core.token_offsets import TokenOffsets
@@ -21,7 +21,7 @@ from mirrorpo.train.budget import Budget, PassMeter
 from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.credit_metrics import credit_metrics, gradient_shares
 from mirrorpo.train.learner import Learner, NotFinite
-from mirrorpo.train.metrics import rollout_metrics
+from mirrorpo.train.metrics import baseline_metrics, rollout_metrics
 from mirrorpo.train.scored import ScoredBatch
 
 Drift = Callable[[], dict[str, float]]
@@ -36,12 +36,16 @@ class Progress:
         beta: the penalty's coefficient.
         budget: what was spent so far; None where a version that did not count began the run.
         anchor: what a moving anchor remembers.
+        prompts: what the advantage remembers of prompts.
+        drift: KL from the start model as it was last measured; 0 before.
     """
 
     position: int
     beta: float
     budget: Budget | None
     anchor: Mapping[str, float] = field(default_factory=dict[str, float])
+    prompts: PromptMemory = field(default_factory=dict[str, Sequence[float]])
+    drift: float = 0.0
 
     def lasting(self, device_s: float) -> Self:
         """With a step's device seconds."""
@@ -135,13 +139,15 @@ class TrainStep:
         learner = replace(self.learner, penalty=penalty, meter=meter)
         with learner.policy.shards.gathered():
             with timer("rollout_s"):
-                rollout = self.collector(learner.policy, step, progress.position)
+                value_of = learner.algo.value_of(progress.prompts)
+                rollout = self.collector(learner.policy, step, progress.position, value_of)
                 if self.collector.engine.samples:
                     meter.add(learner.policy, sampling(rollout.sampled))
                 batch = self._collated(rollout)
             with timer("score_s"):
                 scored = learner.rescore(batch)
-                credit = learner.credit(scored, derive(self.seed, "weighting", step))
+                visit = _visit(rollout, step, progress)
+                credit = learner.credit(scored, derive(self.seed, "weighting", step), visit)
         with timer("update_s"):
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
@@ -149,6 +155,7 @@ class TrainStep:
         all_offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
         verdicts = [answer.verdict for answer in rollout.answers]
         before = rollout_metrics(verdicts, scored.batch, credit.advantages, credit.weights)
+        before |= baseline_metrics(value_of, visit)
         metrics = before | learned | drift | self._credit_metrics(scored.batch, credit, all_offsets)
         budget = self._budget(progress.budget, meter, rollout)
         spent = {} if budget is None else budget.metrics()
@@ -163,6 +170,8 @@ class TrainStep:
                 beta=self.beta_schedule.after(progress.beta, drift),
                 budget=budget,
                 anchor=self._moved_anchor(step, progress, metrics),
+                prompts=credit.memory,
+                drift=drift.get("drift/kl", progress.drift),
             ),
         )
 
@@ -215,6 +224,11 @@ class TrainStep:
     ) -> dict[str, float]:
         scored = credit_metrics(credit.spans, batch, credit.advantages, credit.weights)
         return scored | gradient_shares(all_offsets, batch, credit.advantages, credit.weights)
+
+
+def _visit(rollout: Rollout, step: int, progress: Progress) -> Visit:
+    uids = [answer.prompt.uid for answer in rollout.answers]
+    return Visit(uids=uids, step=step, drift=progress.drift, memory=progress.prompts)
 
 
 def _sampled(rollout: Rollout) -> dict[str, float]:

@@ -176,6 +176,7 @@ class Trainer:
             run=run,
             evaluation=evaluation,
             keeps_reference=self.components.anchor.moves,
+            keeps_prompts=self.components.algo.tracks_prompts,
         )
 
     def _mirror(self) -> Mirror:
