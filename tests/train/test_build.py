@@ -257,6 +257,16 @@ def test_an_advantage_without_a_baseline_learns_from_groups_of_one() -> None:
         build_components({**config(f"algo={algo}"), "group_size": 1})
 
 
+def test_a_tracked_baseline_learns_from_groups_of_one_if_a_rollout_can_be_standardised() -> None:
+    for algo in ("spo", "kalman_baseline"):
+        build_components({**config(f"algo={algo}"), "group_size": 1, "data_order": "informative"})
+    alone = {**config("algo=spo"), "group_size": 1, "prompts_per_step": 1}
+    with pytest.raises(ValueError, match=r"^group_size=1: algo\.advantage gives .* zero"):
+        build_components(alone)
+    with pytest.raises(ValueError, match=r"^data_order=informative: .* use algo=spo or kalman_baseline, or"):
+        build_components({**config("algo=grpo"), "data_order": "informative"})
+
+
 # What is said
 
 

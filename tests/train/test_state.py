@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -173,6 +174,19 @@ def test_after_a_start_from_the_beginning_the_next_checkpoint_removes_none_that_
     saver.save(3, Progress(position=3, beta=0.1, budget=Budget()), ["c0"])
     kept = sorted(path.name for path in killed.path.glob("checkpoints.before_restart/*"))
     assert kept == ["step_000003", "step_000006"]
+
+
+def test_a_checkpoint_keeps_what_is_remembered_of_prompts_where_something_is(killed: RunFolder) -> None:
+    prompts = {"a": [0.1, 2.0 / 3.0, 0.0], "b": [1e-17, 1.0, 0.3]}
+    progress = Progress(position=8, beta=0.1, budget=Budget(), prompts=prompts, drift=1.0 / 3.0)
+    for keeps in (True, False):
+        saver = replace(checkpoints(killed), keeps_prompts=keeps)
+        saver.save(8, progress, ["c0"])
+        resumed = saver.resume(killed, "c0").progress
+        wanted = (prompts, 1.0 / 3.0) if keeps else ({}, 0.0)
+        assert (resumed.prompts, resumed.drift) == wanted
+        state = torch.load(killed.checkpoints / "step_000008" / "state.pt", weights_only=True)
+        assert ("prompts" in state, "drift" in state) == (keeps, keeps)
 
 
 def test_a_checkpoint_from_before_there_were_records_is_checked_by_its_rows(killed: RunFolder) -> None:
