@@ -39,6 +39,7 @@ ADDED: Mapping[str, object] = {
     "reward.top_level": "definitions",  # likewise
     "head_precision": "float32",
     "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
+    "entropy._target_": "mirrorpo.algo.entropy.NoEntropyControl",
     "eval_datasets": [],
 }
 # A set of `eval_datasets` has settings under the names that they have in a run.

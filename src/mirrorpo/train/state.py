@@ -41,6 +41,7 @@ class RunState(TypedDict):
     budget: NotRequired[dict[str, float] | None]
     weights: dict[str, Tensor]
     anchor: NotRequired[dict[str, float]]
+    entropy: NotRequired[dict[str, float]]
     reference: NotRequired[dict[str, Tensor]]
     optimiser: StateDict
     random: GlobalState
@@ -136,6 +137,8 @@ class Checkpoints:
             "optimiser": self.learner.optimiser.state_dict(),
             "random": global_state(),
         }
+        if progress.entropy:
+            state["entropy"] = dict(progress.entropy)
         if self.keeps_reference:
             state["anchor"] = dict(progress.anchor)
             state["reference"] = self.learner.moving_weights()
@@ -201,6 +204,7 @@ class Checkpoints:
                 beta=state["beta"],
                 budget=Budget.of(state.get("budget")),
                 anchor=state.get("anchor", {}),
+                entropy=state.get("entropy", {}),
             ),
             codes=[*made_by, *([] if code in made_by else [code])],
         )

@@ -36,12 +36,14 @@ class Progress:
         beta: the penalty's coefficient.
         budget: what was spent so far; None where a version that did not count began the run.
         anchor: what a moving anchor remembers.
+        entropy: what an entropy control remembers.
     """
 
     position: int
     beta: float
     budget: Budget | None
     anchor: Mapping[str, float] = field(default_factory=dict[str, float])
+    entropy: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def lasting(self, device_s: float) -> Self:
         """With a step's device seconds."""
@@ -132,7 +134,8 @@ class TrainStep:
             seed_globals(derive(self.seed, "ranks", self.ranks.rank, step))
         timer, meter = PhaseTimer(), PassMeter()
         penalty = replace(self.learner.penalty, beta=progress.beta)
-        learner = replace(self.learner, penalty=penalty, meter=meter)
+        entropy = self.learner.entropy.at_step(progress.entropy, derive(self.seed, "entropy", step))
+        learner = replace(self.learner, penalty=penalty, entropy=entropy, meter=meter)
         with learner.policy.shards.gathered():
             with timer("rollout_s"):
                 rollout = self.collector(learner.policy, step, progress.position)
@@ -153,7 +156,11 @@ class TrainStep:
         budget = self._budget(progress.budget, meter, rollout)
         spent = {} if budget is None else budget.metrics()
         return StepResult(
-            metrics=metrics | {"divergence/beta": progress.beta} | _sampled(rollout) | spent,
+            metrics=metrics
+            | {"divergence/beta": progress.beta}
+            | entropy.metrics()
+            | _sampled(rollout)
+            | spent,
             timings=timer.seconds | _speed(rollout, timer.seconds),
             rollout=rollout,
             all_offsets=all_offsets,
@@ -163,6 +170,7 @@ class TrainStep:
                 beta=self.beta_schedule.after(progress.beta, drift),
                 budget=budget,
                 anchor=self._moved_anchor(step, progress, metrics),
+                entropy=entropy.control.after(progress.entropy, metrics),
             ),
         )
 
