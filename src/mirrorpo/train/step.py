@@ -133,9 +133,7 @@ class TrainStep:
             # kept.
             seed_globals(derive(self.seed, "ranks", self.ranks.rank, step))
         timer, meter = PhaseTimer(), PassMeter()
-        penalty = replace(self.learner.penalty, beta=progress.beta)
-        entropy = self.learner.entropy.at_step(progress.entropy, derive(self.seed, "entropy", step))
-        learner = replace(self.learner, penalty=penalty, entropy=entropy, meter=meter)
+        learner = self._learner_at(step, progress, meter)
         with learner.policy.shards.gathered():
             with timer("rollout_s"):
                 rollout = self.collector(learner.policy, step, progress.position)
@@ -156,11 +154,7 @@ class TrainStep:
         budget = self._budget(progress.budget, meter, rollout)
         spent = {} if budget is None else budget.metrics()
         return StepResult(
-            metrics=metrics
-            | {"divergence/beta": progress.beta}
-            | entropy.metrics()
-            | _sampled(rollout)
-            | spent,
+            metrics=metrics | _coefficients(learner) | _sampled(rollout) | spent,
             timings=timer.seconds | _speed(rollout, timer.seconds),
             rollout=rollout,
             all_offsets=all_offsets,
@@ -170,8 +164,16 @@ class TrainStep:
                 beta=self.beta_schedule.after(progress.beta, drift),
                 budget=budget,
                 anchor=self._moved_anchor(step, progress, metrics),
-                entropy=entropy.control.after(progress.entropy, metrics),
+                entropy=learner.entropy.control.after(progress.entropy, metrics),
             ),
+        )
+
+    def _learner_at(self, step: int, progress: Progress, meter: PassMeter) -> Learner:
+        return replace(
+            self.learner,
+            penalty=replace(self.learner.penalty, beta=progress.beta),
+            entropy=self.learner.entropy.at_step(progress.entropy, derive(self.seed, "entropy", step)),
+            meter=meter,
         )
 
     def _moved_anchor(
@@ -223,6 +225,10 @@ class TrainStep:
     ) -> dict[str, float]:
         scored = credit_metrics(credit.spans, batch, credit.advantages, credit.weights)
         return scored | gradient_shares(all_offsets, batch, credit.advantages, credit.weights)
+
+
+def _coefficients(learner: Learner) -> dict[str, float]:
+    return {"divergence/beta": learner.penalty.beta} | learner.entropy.metrics()
 
 
 def _sampled(rollout: Rollout) -> dict[str, float]:
