@@ -188,11 +188,11 @@ class Learner:
         """Token weights with mean one over each completion's trained tokens, and the spans behind them.
 
         Completions that the weights cannot act on, those without a trained token, and those of advantage
-        zero unless the divergence is weighted too, keep ones and cost nothing.
+        zero unless a divergence or the entropy is weighted too, keep ones and cost nothing.
         """
         weights = batch.mask.to(torch.float32)
         acts = advantages != 0
-        if self.penalty.scope == "loss" and self.penalty.measured:
+        if self.penalty.scope == "loss" and (self.penalty.measured or self.entropy.gains):
             acts = torch.ones_like(acts)
         # Over all of the rollout, since a group's mean is that of all its completions.
         acts = acts & self.weighting.covers(batch)
