@@ -712,6 +712,23 @@ def test_an_entropy_control_has_the_naive_gradient_over_all_micro_batches(world,
             assert not {"entropy/held", "entropy/covariance"} & metrics.keys()
 
 
+def test_a_gain_takes_every_row_backward_and_held_tokens_their_own(world):
+    student = learner(
+        world, world.policy, "grpo", "none", scope="credit", updates=1, window="whole", prefix_sharing="never"
+    )
+    credited = torch.tensor([True, False, False, False, False, False])
+    trained = world.batch.mask.any(dim=1)
+    for name, every in (("exact", True), ("sampled", True), ("clip", False)):
+        term = EntropyTerm(control=CONTROLS[name]).at_step({}, 0)
+        rows = replace(student, entropy=term)._has_gradient(world.batch.mask, credited)
+        assert torch.equal(rows, trained if every else credited), name
+    held = torch.zeros_like(world.batch.mask)
+    held[2, 0] = True
+    credit = TokenCredit(advantages=credited.double(), weights=world.weights, held=held)
+    assert credit.acts(torch.arange(6)).tolist() == [True, False, True, False, False, False]
+    assert replace(credit, held=None).acts(torch.arange(6)).tolist() == credited.tolist()
+
+
 @pytest.mark.parametrize("updates", [1, 2])
 def test_entropy_controls_without_an_effect_are_none_to_the_bit(world, updates):
     plain, metrics = entropy_gradients(world, NO_ENTROPY_CONTROL, updates)

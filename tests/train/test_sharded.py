@@ -74,7 +74,7 @@ MORE_CELLS = {
         "entropy=covariance",
         "entropy.method=kl",
         "entropy.share=0.2",
-        "updates_per_rollout=2",
+        "updates_per_rollout=3",
         "update_window=split",
         "tokens_per_micro_batch=150",
     ),

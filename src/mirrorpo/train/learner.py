@@ -321,8 +321,9 @@ class Learner:
             advantages, weights = moved([*window.credit.read(rows, micro.mask.shape[1])], device)
             advantages = advantages.expand_as(weights)
             with torch.set_grad_enabled(with_gradient):
-                policy, micro = self._credited_outputs(window, rows, micro, advantages, rows_per_forward)
-                advantages, weights = self.entropy.credited(advantages, weights, micro, self.penalty.scope)
+                policy, micro, advantages, weights = self._credited_outputs(
+                    window, rows, micro, advantages, weights, rows_per_forward
+                )
                 loss = policy_loss(
                     policy,
                     micro,
@@ -354,9 +355,11 @@ class Learner:
         rows: Int[Tensor, " N"],
         micro: RolloutBatch,
         advantages: PerToken,
+        weights: PerToken,
         rows_per_forward: Sequence[int],
-    ) -> tuple[PolicyOutputs, RolloutBatch]:
-        # The live policy on a micro-batch with what credit and trust region say of it; and that batch.
+    ) -> tuple[PolicyOutputs, RolloutBatch, PerToken, PerToken]:
+        # The live policy on a micro-batch with what credit and trust region say of it; that batch, and its
+        # advantages and weights with what is gained from sampled entropy.
         scored = window.scored
         old_states = scored.old and scored.old.rows(rows, micro.mask.shape[1])
         policy = self.live.outputs(micro, scored.anchor_head, rows_per_forward, old_states)
@@ -364,7 +367,8 @@ class Learner:
             micro = micro.with_(old_logprobs=policy.logprobs.detach())
         policy = self._with_old_divergence(policy, window.credit, rows)
         policy = self.entropy.applied(policy, micro, self._held(window.credit, rows, micro))
-        return self._with_factor(policy, micro, advantages), micro
+        advantages, weights = self.entropy.credited(advantages, weights, micro, self.penalty.scope)
+        return self._with_factor(policy, micro, advantages), micro, advantages, weights
 
     def _held(self, credit: TokenCredit, rows: Int[Tensor, " N"], micro: RolloutBatch) -> TokenMask | None:
         if credit.held is None:
