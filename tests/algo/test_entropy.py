@@ -333,8 +333,10 @@ def test_kl_cov_is_verls_by_formula():
         assert float(slopes[i, t]) == pytest.approx(gradient.get((i, t), 0.0), rel=1e-12, abs=1e-15)
 
 
-def test_with_one_update_a_penalty_to_the_old_policy_has_no_gradient():
-    values = drawn() | {"live": drawn()["old"]}
+@pytest.mark.parametrize("rounding", [0.0, 2e-5])
+def test_while_the_policy_is_the_old_one_up_to_rounding_a_penalty_to_it_has_no_gradient(rounding):
+    noise = torch.randn(12, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    values = drawn() | {"live": drawn()["old"] + rounding * noise}
     plain, penalised = (loss_of(replace(KL, beta=beta), Unclipped(), values) for beta in (0.0, 0.7))
     assert plain[0] == penalised[0] and torch.equal(plain[1], penalised[1])
 

@@ -15,6 +15,8 @@ from mirrorpo.core.shapes import PerToken, TokenMask
 # The metric that an adaptive coefficient follows, and what it remembers from step to step.
 MEASURE = "entropy/mean"
 COEFFICIENT, ENTROPY = "coefficient", "entropy"
+# A log-ratio no larger may be the rounding of two passes of one policy, whose sign says nothing.
+ROUNDING = 1e-4
 
 
 class _WithoutGain:
@@ -210,7 +212,8 @@ class Covariance(_WithoutGain):
     times weights. A share is of those tokens, rounded down, and at least one token.
 
     Gradient: clip, exactly zero at the chosen tokens. kl, beta sign(log pi / pi_old) grad log pi beside that
-    of the credit: of constant size, and zero while the policy is the old one.
+    of the credit: of constant size, however small the ratio. So a log-ratio within 1e-4, as rounding makes
+    between two passes of one policy, pays nothing: in the first update of a rollout the sign is noise.
 
     Attributes:
         method: "clip" or "kl".
@@ -250,7 +253,11 @@ class Covariance(_WithoutGain):
 
     def penalty(self, log_ratio: PerToken) -> PerToken:
         """What the loss of chosen tokens has beside their credit."""
-        return self.beta * log_ratio.abs() if self.method == "kl" else torch.zeros_like(log_ratio)
+        nothing = torch.zeros_like(log_ratio)
+        if self.method == "clip":
+            return nothing
+        size = log_ratio.abs()
+        return self.beta * torch.where(size > ROUNDING, size, nothing)
 
     def chosen(
         self, logprobs: PerToken, advantages: PerToken, clipped: TokenMask, draws: PerToken, mask: TokenMask
