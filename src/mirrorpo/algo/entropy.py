@@ -68,7 +68,7 @@ class _Gain:
 class Bonus(_Gain):
     """A gain of c times the entropy at each trained token's state.
 
-        exact      - c H_t  in the loss,  H_t = - sum_v pi(v) log pi(v)
+        exact      - c H_t  in the loss,  H_t = - sum_v pi(v) log pi(v),  c = coefficient
         sampled    A_t - c log pi_old(y_t)  in place of A_t, without gradient
 
     Gradient: of `exact`, with respect to the log-probabilities, c p_v (log p_v + 1); to the logits
