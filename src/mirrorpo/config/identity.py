@@ -41,6 +41,7 @@ ADDED: Mapping[str, object] = {
     "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
     "entropy._target_": "mirrorpo.algo.entropy.NoEntropyControl",
     "eval_datasets": [],
+    "algo.token_normalisation.ddof": 0,
 }
 # A set of `eval_datasets` has settings under the names that they have in a run.
 EVAL_SETS = "eval_sets"
