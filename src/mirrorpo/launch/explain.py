@@ -128,11 +128,12 @@ def a_step(cell: Composed) -> list[str]:
         on_policy=updates == 1,
         updates_read_old=read_before,
     )
+    references = sum(part.source == "reference" for part in components.anchor.parts)
     without_gradient = [
         name
         for name, made in (
             ("the old policy", passes.old),
-            ("the reference", passes.reference),
+            ("the references" if references > 1 else "the reference", passes.reference),
             ("the old policy beside the anchor", passes.both),
         )
         if made
