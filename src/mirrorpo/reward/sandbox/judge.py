@@ -349,33 +349,34 @@ def numpy_stand_in() -> types.ModuleType:
     return module
 
 
-def main(settings: Mapping[str, Value]) -> None:
-    """A worker's loop: a task in, its report out, a line of JSON each, until its input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    lock.hide_memory()
+def _with_server(settings: Mapping[str, Value], *, landlock: int, seccomp: bool) -> socket.socket:
+    # Forks the server, and goes on beside it as a child of the keeper; the judge's end of their channel.
     judge_end, server_end = socket.socketpair()
     keeper_end, watcher = socket.socketpair()
-    available = {"landlock": lock.landlock_version(), "seccomp": lock.has_seccomp()}
-    used = {name: min(value, settings[name]) for name, value in available.items()}
-    if not used["seccomp"]:
-        used["landlock"] = 0  # it isolates nothing alone, and would keep the server from its orphans
     server = os.fork()
     if server == 0:
         judge_end.close()
         keeper_end.close()
+        watched_by = watcher if settings["watched"] else None
         try:
-            program.Server(
-                server_end,
-                watcher if settings["watched"] else None,
-                settings,
-                landlock=used["landlock"],
-                seccomp=bool(used["seccomp"]),
-            ).serve()
+            program.Server(server_end, watched_by, settings, landlock=landlock, seccomp=seccomp).serve()
         finally:
             os._exit(1)
     server_end.close()
     watcher.close()
     keeper.part_from_keeper(server, keeper_end)
+    return judge_end
+
+
+def main(settings: Mapping[str, Value]) -> None:
+    """A worker's loop: a task in, its report out, a line of JSON each, until its input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lock.hide_memory()
+    available = {"landlock": lock.landlock_version(), "seccomp": lock.has_seccomp()}
+    used = {name: min(value, settings[name]) for name, value in available.items()}
+    if not used["seccomp"]:
+        used["landlock"] = 0  # it isolates nothing alone, and would keep the server from its orphans
+    judge_end = _with_server(settings, landlock=used["landlock"], seccomp=bool(used["seccomp"]))
     lock.die_with_parent()
     kept = {"RLIMIT_AS": settings["limits"]["RLIMIT_AS"], "RLIMIT_CORE": 0}
     lock.limit({getattr(resource, name): value for name, value in kept.items()})
