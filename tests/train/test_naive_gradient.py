@@ -573,11 +573,12 @@ def naive_placed_gradient(world: World, divergence: str, placement: str, updates
     return list(torch.autograd.grad(loss, list(world.policy.parameters()), retain_graph=True))
 
 
-@pytest.mark.parametrize(("over", "bound"), [("binary", 0.002), ("vocabulary", 0.02)])
+@pytest.mark.parametrize(("over", "bound"), [("binary", 0.002), ("top", 0.01), ("vocabulary", 0.02)])
 def test_a_trust_region_takes_the_naive_tokens_out_of_the_update(world, over, bound):
     region = DivergenceRegion(
         divergence=ExactBregman(potential=NegativeEntropy(), direction="reverse"),
         over=over,
+        k=2,
         low=bound,
         high=bound,
     )
@@ -605,14 +606,15 @@ def test_a_trust_region_takes_the_naive_tokens_out_of_the_update(world, over, bo
                 credits.append(None)
                 continue
             old, live = world.log_old[row][t], world.log_p[row][t].detach()
-            if over == "binary":
+            away = float(advantages[row] * (live[completion[t]] - old[completion[t]])) > 0
+            if over != "vocabulary":
+                likely = old.topk(2).indices.tolist() if over == "top" else []
+                single = sorted({*likely, completion[t]})
                 old, live = (
-                    torch.stack([values[completion[t]], (1 - values[completion[t]].exp()).log()])
+                    torch.cat([values[single], (1 - values[single].exp().sum()).log()[None]])
                     for values in (old, live)
                 )
             distance = float((old.exp() * (old - live)).sum())
-            sampled = 0 if over == "binary" else completion[t]
-            away = float(advantages[row] * (live[sampled] - old[sampled])) > 0
             kept.append(not (away and distance > bound))
             token = oracles.Token(table["logprobs"][row], table["old_logprobs"][row], table["mask"][row], t)
             loss = oracles.ALGORITHMS["rloo"][1](token, float(advantages[row]))
