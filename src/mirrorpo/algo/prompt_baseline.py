@@ -16,7 +16,8 @@ from mirrorpo.core.tensors import numbers as read
 class TrackedBaseline:
     """Reward minus the prompt's value as it was tracked before this visit.
 
-        A_i = R_i - v(x_i),   with batch_std_epsilon then (A_i - mean A) / (std A + batch_std_epsilon)
+        A_i = R_i - v(x_i)
+        A_i <- (A_i - mean A) / (std A + batch_std_epsilon)   unless batch_std_epsilon=null
 
     Value: learns from groups of one. All completions of a prompt in a rollout are one visit, in whatever
     groups they are, and have the value before it. NaN rewards get 0 and enter nothing; a visit of NaN alone

@@ -14,6 +14,7 @@ from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.device import stopwatch
+from mirrorpo.divergence.anchor import after, moving_parts
 from mirrorpo.model.cost import sampling
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Collector, Rollout
@@ -36,6 +37,7 @@ class Progress:
         beta: the penalty's coefficient.
         budget: what was spent so far; None where a version that did not count began the run.
         anchor: what a moving anchor remembers.
+        entropy: what an entropy control remembers.
         prompts: what the advantage remembers of prompts.
         drift: KL from the start model as it was last measured; 0 before.
     """
@@ -44,6 +46,7 @@ class Progress:
     beta: float
     budget: Budget | None
     anchor: Mapping[str, float] = field(default_factory=dict[str, float])
+    entropy: Mapping[str, float] = field(default_factory=dict[str, float])
     prompts: PromptMemory = field(default_factory=dict[str, Sequence[float]])
     drift: float = 0.0
 
@@ -135,8 +138,7 @@ class TrainStep:
             # kept.
             seed_globals(derive(self.seed, "ranks", self.ranks.rank, step))
         timer, meter = PhaseTimer(), PassMeter()
-        penalty = replace(self.learner.penalty, beta=progress.beta)
-        learner = replace(self.learner, penalty=penalty, meter=meter)
+        learner = self._learner_at(step, progress, meter)
         with learner.policy.shards.gathered():
             with timer("rollout_s"):
                 value_of = learner.algo.value_of(progress.prompts)
@@ -160,7 +162,7 @@ class TrainStep:
         budget = self._budget(progress.budget, meter, rollout)
         spent = {} if budget is None else budget.metrics()
         return StepResult(
-            metrics=metrics | {"divergence/beta": progress.beta} | _sampled(rollout) | spent,
+            metrics=metrics | _coefficients(learner) | _sampled(rollout) | spent,
             timings=timer.seconds | _speed(rollout, timer.seconds),
             rollout=rollout,
             all_offsets=all_offsets,
@@ -170,20 +172,31 @@ class TrainStep:
                 beta=self.beta_schedule.after(progress.beta, drift),
                 budget=budget,
                 anchor=self._moved_anchor(step, progress, metrics),
+                entropy=learner.entropy.control.after(progress.entropy, metrics),
                 prompts=credit.memory,
                 drift=drift.get("drift/kl", progress.drift),
             ),
         )
 
+    def _learner_at(self, step: int, progress: Progress, meter: PassMeter) -> Learner:
+        return replace(
+            self.learner,
+            penalty=replace(self.learner.penalty, beta=progress.beta),
+            entropy=self.learner.entropy.at_step(progress.entropy, derive(self.seed, "entropy", step)),
+            meter=meter,
+        )
+
     def _moved_anchor(
         self, step: int, progress: Progress, metrics: Mapping[str, float]
     ) -> Mapping[str, float]:
-        if not self.anchor.moves:
+        moving = moving_parts(self.anchor)
+        if not moving:
             return progress.anchor
-        share, memory = self.ranks.broadcast_from_rank0(
-            lambda: self.anchor.after(step, progress.anchor, metrics)
+        shares, memory = self.ranks.broadcast_from_rank0(
+            lambda: after(moving, step, progress.anchor, metrics)
         )
-        self.learner.move_reference(share)
+        for number, share in shares.items():
+            self.learner.move_reference(share, number)
         return memory
 
     def _budget(self, before: Budget | None, meter: PassMeter, rollout: Rollout) -> Budget | None:
@@ -229,6 +242,10 @@ class TrainStep:
 def _visit(rollout: Rollout, step: int, progress: Progress) -> Visit:
     uids = [answer.prompt.uid for answer in rollout.answers]
     return Visit(uids=uids, step=step, drift=progress.drift, memory=progress.prompts)
+
+
+def _coefficients(learner: Learner) -> dict[str, float]:
+    return {"divergence/beta": learner.penalty.beta} | learner.entropy.metrics()
 
 
 def _sampled(rollout: Rollout) -> dict[str, float]:
