@@ -1,7 +1,7 @@
 """Each metric's one definition and one denominator; keys are `room/quantity`."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
 from typing import TypeAlias
@@ -80,11 +80,12 @@ class RunningMeans:
         return totals, values[len(sums) + len(largest) :]
 
 
-def baseline_metrics(value_of: Callable[[str], float] | None, visit: Visit) -> dict[str, float]:
+def baseline_metrics(algo: Algorithm, visit: Visit) -> dict[str, float]:
     """Of the tracked values that a rollout's advantages were taken from; empty where none are tracked.
 
     Per completion: `baseline/value`, and `baseline/seen`, the share whose prompt was visited before.
     """
+    value_of = algo.value_of(visit.memory)
     if value_of is None:
         return {}
     count = len(visit.uids)

@@ -141,8 +141,7 @@ class TrainStep:
         learner = self._learner_at(step, progress, meter)
         with learner.policy.shards.gathered():
             with timer("rollout_s"):
-                value_of = learner.algo.value_of(progress.prompts)
-                rollout = self.collector(learner.policy, step, progress.position, value_of)
+                rollout = self._rollout(learner, step, progress)
                 if self.collector.engine.samples:
                     meter.add(learner.policy, sampling(rollout.sampled))
                 batch = self._collated(rollout)
@@ -155,9 +154,7 @@ class TrainStep:
         with timer("drift_s"):
             drift = self.drift() if self.drift_due(step) else {}
         all_offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
-        verdicts = [answer.verdict for answer in rollout.answers]
-        before = rollout_metrics(verdicts, scored.batch, credit.advantages, credit.weights)
-        before |= baseline_metrics(value_of, visit)
+        before = _before_update(rollout, scored.batch, credit) | baseline_metrics(learner.algo, visit)
         metrics = before | learned | drift | self._credit_metrics(scored.batch, credit, all_offsets)
         budget = self._budget(progress.budget, meter, rollout)
         spent = {} if budget is None else budget.metrics()
@@ -177,6 +174,10 @@ class TrainStep:
                 drift=drift.get("drift/kl", progress.drift),
             ),
         )
+
+    def _rollout(self, learner: Learner, step: int, progress: Progress) -> Rollout:
+        value_of = learner.algo.value_of(progress.prompts)
+        return self.collector(learner.policy, step, progress.position, value_of)
 
     def _learner_at(self, step: int, progress: Progress, meter: PassMeter) -> Learner:
         return replace(
@@ -237,6 +238,11 @@ class TrainStep:
     ) -> dict[str, float]:
         scored = credit_metrics(credit.spans, batch, credit.advantages, credit.weights)
         return scored | gradient_shares(all_offsets, batch, credit.advantages, credit.weights)
+
+
+def _before_update(rollout: Rollout, batch: RolloutBatch, credit: TokenCredit) -> dict[str, float]:
+    verdicts = [answer.verdict for answer in rollout.answers]
+    return rollout_metrics(verdicts, batch, credit.advantages, credit.weights)
 
 
 def _visit(rollout: Rollout, step: int, progress: Progress) -> Visit:
