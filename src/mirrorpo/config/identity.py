@@ -40,6 +40,8 @@ ADDED: Mapping[str, object] = {
     "head_precision": "float32",
     "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
     "eval_datasets": [],
+    "rollout.lag": 0,
+    "rollout.coarse": "none",
 }
 # A set of `eval_datasets` has settings under the names that they have in a run.
 EVAL_SETS = "eval_sets"

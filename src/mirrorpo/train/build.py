@@ -16,7 +16,7 @@ from mirrorpo.algo.row import Algorithm
 from mirrorpo.algo.trust_region import NO_TRUST_REGION
 from mirrorpo.config.identity import EVAL_SETS
 from mirrorpo.config.settings import AnswerSettings
-from mirrorpo.config.typed import parameters
+from mirrorpo.config.typed import OF_ANOTHER_OBJECT, parameters
 from mirrorpo.core.protocols import (
     Anchor,
     BetaSchedule,
@@ -45,6 +45,7 @@ from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.compiled import compile_requirements
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.reward.plain import verifier
+from mirrorpo.rollout.sampler import Sampler
 from mirrorpo.train.eval_set import EvalSet
 from mirrorpo.weighting.unscored import span_weighting
 
@@ -82,6 +83,7 @@ class Components:
     tracking: TrackerSpec
     importance_correction: ImportanceCorrection | None
     trust_region: TrustRegion
+    sampler: Sampler = Sampler()  # noqa: RUF009 - frozen
     eval_sets: Mapping[str, EvalSet] = field(default_factory=dict[str, EvalSet])
 
     def groups(self) -> Iterator[tuple[str, object]]:
@@ -102,6 +104,7 @@ def build_components(config: Config) -> Components:
     penalty = build_penalty(config["divergence"], config["weighting"].get("scope", "credit"))
     if config["divergence"].get("placement") is None:
         penalty = replace(penalty, placement=algo.penalty_placement or "loss")
+    sampler, engine = build_rollout(config["rollout"])
     anchor = _optional(config, "anchor", Anchor) or FixedAnchor(source=penalty.anchor)
     penalty = replace(penalty, anchor=anchor.source)
     components = Components(
@@ -114,7 +117,8 @@ def build_components(config: Config) -> Components:
         model=_build(config["model"], "model", ModelSpec),
         dataset=build_dataset(config),
         reward=verifier(_build(config["reward"], "reward", CALLABLE)),
-        rollout=_build(config["rollout"], "rollout", RolloutEngine),
+        rollout=engine,
+        sampler=sampler,
         eval_rollout=_build(config["eval_rollout"], "eval_rollout", RolloutEngine),
         optim=_build(config["optim"], "optim", OptimiserSpec),
         schedule=_build(config["schedule"], "schedule", LearningRateSchedule),
@@ -126,6 +130,18 @@ def build_components(config: Config) -> Components:
     for reason in _requirements(components):
         raise ValueError(reason)
     return components
+
+
+def build_rollout(node: Config) -> tuple[Sampler, RolloutEngine]:
+    """How far the sampler of a `rollout` group is from the policy, and its engine.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    class_settings, settings = _without(node, "rollout", *OF_ANOTHER_OBJECT["rollout"])
+    _refuse_wrong_values({"_target_": "mirrorpo.rollout.sampler.Sampler", **settings}, "rollout")
+    sampler = Sampler(**settings)
+    return sampler, sampler.engine(_build(class_settings, "rollout", RolloutEngine))
 
 
 def build_dataset(config: Config) -> Dataset:

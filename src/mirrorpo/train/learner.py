@@ -25,6 +25,7 @@ from mirrorpo.model.cost import reading
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.train.budget import PassMeter
+from mirrorpo.train.correction_metrics import correction_metrics, derived
 from mirrorpo.train.credit import TokenCredit, signed_credit
 from mirrorpo.train.live_policy import LivePolicy
 from mirrorpo.train.loss import policy_loss
@@ -219,7 +220,7 @@ class Learner:
             updates.append(self._update(window, lr, update, means))
         totals, finite = means.totals(updates[-1].weights_finite)
         self._refuse_infinite(updates[-1], *finite)
-        return Totals.joined(self.ranks.all_gather(totals)).means() | {
+        return derived(Totals.joined(self.ranks.all_gather(totals)).means()) | {
             "loss/value": sum(update.loss for update in updates) / len(updates),
             "grad/norm": sum(update.norm for update in updates) / len(updates),
             "lr/value": lrs[len(updates) - 1],
@@ -308,8 +309,16 @@ class Learner:
                 self.algo,
                 first=window.first,
                 anchored=self.reference is not None,
-                importance_correction=self.importance_correction,
             )
+            if self.importance_correction is not None:
+                correction_metrics(
+                    means,
+                    self.importance_correction,
+                    micro,
+                    policy.logprobs.detach(),
+                    advantages,
+                    first=window.first,
+                )
         return total
 
     def _credited_outputs(

@@ -22,6 +22,7 @@ from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.manifest import checkpoint_folders, read_records
 from mirrorpo.train.budget import Budget
 from mirrorpo.train.learner import Learner
+from mirrorpo.train.sampling_policy import SamplingPolicy
 from mirrorpo.train.step import Progress
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class RunState(TypedDict):
     weights: dict[str, Tensor]
     anchor: NotRequired[dict[str, float]]
     reference: NotRequired[dict[str, Tensor]]
+    past: NotRequired[list[dict[str, Tensor]]]
     optimiser: StateDict
     random: GlobalState
 
@@ -86,6 +88,7 @@ class Checkpoints:
         ranks: that train together.
         run: seed, steps, how many are kept.
         evaluation: when there is an evaluation to expect.
+        sampling: whose earlier weights are saved, where it has some.
         keeps_reference: whether the reference's weights move with the run, and are saved.
         background: where checkpoints are written.
     """
@@ -96,6 +99,7 @@ class Checkpoints:
     ranks: Ranks
     run: RunSettings
     evaluation: EvaluationSettings
+    sampling: SamplingPolicy | None = None
     keeps_reference: bool = False
     background: Background = field(default_factory=Background)
     _clock: _Clock = field(default_factory=_Clock)
@@ -139,6 +143,8 @@ class Checkpoints:
         if self.keeps_reference:
             state["anchor"] = dict(progress.anchor)
             state["reference"] = self.learner.moving_weights()
+        if self.sampling is not None and self.sampling.past:
+            state["past"] = [dict(kept) for kept in self.sampling.past]
         checkpoint.save(
             self.path,
             step,
@@ -192,6 +198,8 @@ class Checkpoints:
         self.learner.optimiser.load_state_dict(state["optimiser"])
         if self.keeps_reference:
             self.learner.load_moving_weights(state.get("reference", {}))
+        if self.sampling is not None:
+            self.sampling.restore(state.get("past", []))
         restore_global_state(state["random"])
         made_by = state.get("codes", [])
         return Resumed(

@@ -22,6 +22,7 @@ from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.credit_metrics import credit_metrics, gradient_shares
 from mirrorpo.train.learner import Learner, NotFinite
 from mirrorpo.train.metrics import rollout_metrics
+from mirrorpo.train.sampling_policy import SamplingPolicy
 from mirrorpo.train.scored import ScoredBatch
 
 Drift = Callable[[], dict[str, float]]
@@ -94,6 +95,7 @@ class TrainStep:
 
     Attributes:
         learner: rescoring and updates.
+        sampling: the policy as the sampler has it.
         collector: rollouts.
         drift: distance from the start model.
         drift_due: whether it is measured after a step.
@@ -108,6 +110,7 @@ class TrainStep:
     """
 
     learner: Learner
+    sampling: SamplingPolicy
     collector: Collector
     drift: Drift
     drift_due: Callable[[int], bool]
@@ -133,15 +136,15 @@ class TrainStep:
         timer, meter = PhaseTimer(), PassMeter()
         penalty = replace(self.learner.penalty, beta=progress.beta)
         learner = replace(self.learner, penalty=penalty, meter=meter)
-        with learner.policy.shards.gathered():
-            with timer("rollout_s"):
-                rollout = self.collector(learner.policy, step, progress.position)
-                if self.collector.engine.samples:
-                    meter.add(learner.policy, sampling(rollout.sampled))
-                batch = self._collated(rollout)
-            with timer("score_s"):
-                scored = learner.rescore(batch)
-                credit = learner.credit(scored, derive(self.seed, "weighting", step))
+        with timer("rollout_s"):
+            with self.sampling() as policy:
+                rollout = self.collector(policy, step, progress.position)
+            if self.collector.engine.samples:
+                meter.add(learner.policy, sampling(rollout.sampled))
+            batch = self._collated(rollout)
+        with timer("score_s"), learner.policy.shards.gathered():
+            scored = learner.rescore(batch)
+            credit = learner.credit(scored, derive(self.seed, "weighting", step))
         with timer("update_s"):
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
@@ -151,7 +154,7 @@ class TrainStep:
         before = rollout_metrics(verdicts, scored.batch, credit.advantages, credit.weights)
         metrics = before | learned | drift | self._credit_metrics(scored.batch, credit, all_offsets)
         budget = self._budget(progress.budget, meter, rollout)
-        spent = {} if budget is None else budget.metrics()
+        spent = self.sampling.metrics(step) | ({} if budget is None else budget.metrics())
         return StepResult(
             metrics=metrics | {"divergence/beta": progress.beta} | _sampled(rollout) | spent,
             timings=timer.seconds | _speed(rollout, timer.seconds),
