@@ -145,6 +145,18 @@ def test_a_run_that_is_older_than_the_correction_has_none_and_a_run_without_it_i
             "importance_correction=truncated importance_correction.cap=0.5",
             r"^importance_correction: importance_correction\.cap=0\.5",
         ),
+        ("rollout.lag=-1", r"^rollout\.lag=-1"),
+        ("rollout.lag=1.5", r"^rollout\.lag=1\.5: give a whole number"),
+        ("rollout.coarse=int4", r"^rollout\.coarse=int4: choose one of none, bf16, fp8, int8, top_p"),
+        ("rollout.coarse=top_p", r"^rollout\.coarse_value=None with rollout\.coarse=top_p"),
+        (
+            "rollout.lag=2 algo=sft model=tiny_scratch",
+            r"^rollout\.lag=2, rollout\.coarse=none with rollout=demonstrations: nothing is sampled",
+        ),
+        (
+            "importance_correction=bounded importance_correction.rule=clip",
+            r"\.rule=clip: choose one of truncate, mask",
+        ),
         (
             "importance_correction=truncated algo=sft model=tiny_scratch",
             r"^importance_correction=truncated with rollout=demonstrations: nothing was sampled",

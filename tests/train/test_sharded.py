@@ -61,6 +61,19 @@ MORE_CELLS = {
     "gradient": ("weighting=gradient",),
     "attention": ("weighting=attention",),
     "entropy": ("weighting=entropy_top20", "importance_correction=truncated"),
+    "a lagging sampler of rounded weights": (
+        "rollout.lag=1",
+        "rollout.coarse=int8",
+        "steps=3",
+        "importance_correction=bounded",
+        "importance_correction.level=sequence",
+    ),
+    "a lagging sampler of an adapter": (
+        "rollout.lag=1",
+        "rollout.coarse=bf16",
+        "lora@model.lora=r16",
+        "steps=3",
+    ),
     "steered": ("beta_schedule=matched_drift", "steps=3"),
     "gspo": ("algo=gspo", "updates_per_rollout=2"),
     "moving anchor in the reward to go": (

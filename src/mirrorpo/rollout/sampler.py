@@ -9,7 +9,7 @@ from mirrorpo.core.protocols import Assembly, RolloutEngine
 from mirrorpo.rollout.nucleus import CutsDistribution
 from mirrorpo.rollout.rounding import Precision
 
-Coarse: TypeAlias = Literal["none", "top_p", "temperature"] | Precision
+Coarse: TypeAlias = Literal["none", "bf16", "fp8", "int8", "top_p", "temperature"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,9 +28,9 @@ class Sampler:
         coarse_value: the nucleus's share, in (0, 1), or that temperature, above 0; None elsewhere.
     """
 
-    lag: int = 0
-    coarse: Coarse = "none"
-    coarse_value: float | None = None
+    lag: int
+    coarse: Coarse
+    coarse_value: float | None
 
     def __post_init__(self) -> None:
         if self.lag < 0:
@@ -88,3 +88,7 @@ class Sampler:
                 f"rollout.lag={self.lag}, rollout.coarse={self.coarse} with importance_correction=null: the "
                 "gap between sampler and old policy is measured (mismatch/*) and not corrected"
             )
+
+
+# The policy that is trained, as it is.
+AS_TRAINED = Sampler(lag=0, coarse="none", coarse_value=None)

@@ -45,7 +45,7 @@ from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.compiled import compile_requirements
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.reward.plain import verifier
-from mirrorpo.rollout.sampler import Sampler
+from mirrorpo.rollout.sampler import AS_TRAINED, Sampler
 from mirrorpo.train.eval_set import EvalSet
 from mirrorpo.weighting.unscored import span_weighting
 
@@ -83,7 +83,7 @@ class Components:
     tracking: TrackerSpec
     importance_correction: ImportanceCorrection | None
     trust_region: TrustRegion
-    sampler: Sampler = Sampler()  # noqa: RUF009 - frozen
+    sampler: Sampler = AS_TRAINED
     eval_sets: Mapping[str, EvalSet] = field(default_factory=dict[str, EvalSet])
 
     def groups(self) -> Iterator[tuple[str, object]]:
@@ -140,7 +140,8 @@ def build_rollout(node: Config) -> tuple[Sampler, RolloutEngine]:
     """
     class_settings, settings = _without(node, "rollout", *OF_ANOTHER_OBJECT["rollout"])
     _refuse_wrong_values({"_target_": "mirrorpo.rollout.sampler.Sampler", **settings}, "rollout")
-    sampler = Sampler(**settings)
+    # A node of an outside class, or of an older run, has none of them.
+    sampler = replace(AS_TRAINED, **settings)
     return sampler, sampler.engine(_build(class_settings, "rollout", RolloutEngine))
 
 

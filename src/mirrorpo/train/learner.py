@@ -301,25 +301,24 @@ class Learner:
             if with_gradient:
                 loss.backward()  # pyright: ignore[reportUnknownMemberType]
             total += loss.detach()
-            update_metrics(
-                means,
-                policy,
-                micro,
-                advantages,
-                self.algo,
-                first=window.first,
-                anchored=self.reference is not None,
-            )
-            if self.importance_correction is not None:
-                correction_metrics(
-                    means,
-                    self.importance_correction,
-                    micro,
-                    policy.logprobs.detach(),
-                    advantages,
-                    first=window.first,
-                )
+            self._measure(means, policy, micro, advantages, first=window.first)
         return total
+
+    def _measure(
+        self,
+        means: RunningMeans,
+        policy: PolicyOutputs,
+        micro: RolloutBatch,
+        advantages: PerToken,
+        *,
+        first: bool,
+    ) -> None:
+        # A micro-batch's tokens, added to the metrics.
+        anchored, correction = self.reference is not None, self.importance_correction
+        update_metrics(means, policy, micro, advantages, self.algo, first=first, anchored=anchored)
+        if correction is not None:
+            live = policy.logprobs.detach()
+            correction_metrics(means, correction, micro, live, advantages, first=first)
 
     def _credited_outputs(
         self,

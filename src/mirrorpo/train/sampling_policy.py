@@ -101,6 +101,12 @@ def _load(into: Weights, kept: Weights) -> None:
             copy_weight(tensor, kept[name])
 
 
+def _quantised(policy: LanguageModel) -> set[str]:
+    # The weights of the projections, by the names of modules or, of fused experts, of parameters.
+    names = projections(policy.causal_lm)
+    return {*names, *(f"{name}.weight" for name in names)}
+
+
 @contextmanager
 def _rounded(policy: LanguageModel, precision: Precision) -> Generator[LanguageModel]:
     # bf16 rounds every weight, as a sampler of that type has them; fp8 and int8 the projections alone, as
@@ -108,7 +114,7 @@ def _rounded(policy: LanguageModel, precision: Precision) -> Generator[LanguageM
     held = {
         plain_name(name): tensor for name, tensor in weights(plain(policy)).items() if ".lora_" not in name
     }
-    chosen = held if precision == "bf16" else projections(policy.causal_lm)
+    chosen = held.keys() if precision == "bf16" else _quantised(policy)
     kept: dict[str, Tensor] = {}
     with torch.no_grad():
         for name, weight in merged(policy):
