@@ -9,9 +9,11 @@ from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.masked import masked
+from mirrorpo.core.protocols import TrustRegion
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.core.tensors import moved
 from mirrorpo.distributed.collectives import Ranks
+from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.cost import reading
 from mirrorpo.model.head import Head
 from mirrorpo.model.language_model import LanguageModel
@@ -22,6 +24,41 @@ from mirrorpo.train.live_policy import LivePolicy
 from mirrorpo.train.old_policy import ForwardSettings
 from mirrorpo.train.scored import OldStates, ScoredBatch
 from mirrorpo.train.update_window import UpdateWindows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passes:
+    """Which passes without gradient stand between a rollout and its first update.
+
+    Attributes:
+        old: the old policy reads the rollout.
+        old_states: and its hidden states are kept for a trust region.
+        reference: the reference reads it.
+        both: the old policy reads it beside the anchor, for a divergence over several tokens that
+            acts through the advantages.
+    """
+
+    old: bool
+    old_states: bool
+    reference: bool
+    both: bool
+
+    @classmethod
+    def of(
+        cls, penalty: Penalty, trust_region: TrustRegion, *, on_policy: bool, updates_read_old: bool
+    ) -> "Passes":
+        """Those of a run's parts; an update's advantages may read the old policy too."""
+        # The pass that reads the old policy beside the anchor gives its log-probabilities too.
+        both = penalty.in_credit and penalty.reads != "sampled"
+        needed = not on_policy or penalty.in_credit or updates_read_old
+        # On-policy every distance is zero.
+        old_states = trust_region.reads == "vocabulary" and not on_policy
+        return cls(
+            old=penalty.reads_old or old_states or (needed and not both),
+            old_states=old_states,
+            reference=penalty.reads_reference,
+            both=both,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +83,16 @@ class Rescore:
     ranks: Ranks
     meter: PassMeter
 
+    @property
+    def passes(self) -> Passes:
+        """The passes that it makes."""
+        return Passes.of(
+            self.live.penalty,
+            self.live.trust_region,
+            on_policy=self.live.settings.on_policy,
+            updates_read_old=self.updates_read_old,
+        )
+
     def __call__(self, batch: RolloutBatch) -> ScoredBatch:
         """A rollout with old and anchor log-probabilities, as far as somebody reads them.
 
@@ -66,20 +113,15 @@ class Rescore:
         # The rollout, and the rows that this rank passed through the network.
         penalty, policy = self.live.penalty, self.live.policy
         hidden, top, from_old = penalty.reads_hidden, penalty.anchor_top, penalty.reads_old
-        forward = self.forward
+        forward, passes = self.forward, self.passes
         # Hidden states stay with the rank that will learn from them.
         local = self.windows.local(batch, self.windows.rows(batch, self.live.settings.updates_per_rollout))
-        # The pass that reads the old policy beside the anchor gives its log-probabilities too.
-        read_later = penalty.in_credit and penalty.reads != "sampled"
-        needed = not self.live.settings.on_policy or penalty.in_credit or self.updates_read_old
-        # On-policy every distance is zero.
-        in_region = self.live.trust_region.reads == "vocabulary" and not self.live.settings.on_policy
         old_states: OldStates | None = None
-        if from_old or in_region or (needed and not read_later):
-            kept = in_region or (hidden and from_old)
+        if passes.old:
+            kept = passes.old_states or (hidden and from_old)
             old = forward.score(policy, batch, local, keep_hidden=kept, keep_top=top if from_old else 0)
             batch = batch.with_(old_logprobs=old.logprobs)
-            if in_region:
+            if passes.old_states:
                 old_states = OldStates(head=self._frozen_head(policy), hidden=old.hidden)
             if from_old:
                 head = self._frozen_head(policy) if hidden else None
@@ -98,7 +140,7 @@ class Rescore:
     ) -> tuple[PerToken, RolloutBatch]:
         # Of each trained token, and the rollout with old log-probabilities.
         batch, penalty, policy = scored.batch, self.live.penalty, self.live.policy
-        if penalty.reads == "sampled":
+        if not self.passes.both:
             old = masked(batch.old_logprobs, batch.mask)
             anchor = masked(batch.anchor_logprobs, batch.mask)
             return masked(penalty(old, anchor, old), batch.mask), batch
