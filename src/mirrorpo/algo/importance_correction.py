@@ -35,6 +35,29 @@ def sampler_ratio(old_logprobs: PerToken, sampler_logprobs: PerToken, mask: Toke
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NoCorrection:
+    """Nothing is corrected: every weight is one. A run drops it, as if there were none.
+
+    Example:
+        >>> NoCorrection()(torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool))
+        tensor([[1., 1.]])
+    """
+
+    def log_weight(self, old_logprobs: PerToken, sampler_logprobs: PerToken, mask: TokenMask) -> PerToken:
+        """Zero."""
+        return torch.zeros_like(old_logprobs)
+
+    def __call__(self, old_logprobs: PerToken, sampler_logprobs: PerToken, mask: TokenMask) -> PerToken:
+        return torch.ones_like(old_logprobs)
+
+    def keeps(
+        self, logprobs: PerToken, sampler_logprobs: PerToken, advantages: PerToken, mask: TokenMask
+    ) -> TokenMask:
+        """All of them."""
+        return torch.ones_like(mask)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TruncatedImportance:
     """Truncated importance sampling: credit by how much more often the old policy samples a token, capped.
 
@@ -216,5 +239,5 @@ def _sampler_requirement(setting: str, group: str, assembly: Assembly) -> Iterab
     if not assembly.rollout.samples:
         yield (
             f"{setting} with rollout=demonstrations: nothing was sampled, so no sampler's "
-            f"probability can be corrected; set {group}=null"
+            f"probability can be corrected; set {group}=none"
         )

@@ -40,6 +40,7 @@ ADDED: Mapping[str, object] = {
     "head_precision": "float32",
     "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
     "eval_datasets": [],
+    "importance_correction._target_": "mirrorpo.algo.importance_correction.NoCorrection",
     "rollout.lag": 0,
     "rollout.coarse": "none",
 }

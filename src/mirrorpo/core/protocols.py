@@ -39,6 +39,7 @@ class Assembly(Protocol):
         config: every setting, resolved.
         rollout: the engine of the training rollouts.
         anchor: what the divergence is measured to.
+        importance_correction: of the gap between sampler and old policy; None without one.
     """
 
     @property
@@ -49,6 +50,9 @@ class Assembly(Protocol):
 
     @property
     def anchor(self) -> "Anchor": ...
+
+    @property
+    def importance_correction(self) -> "ImportanceCorrection | None": ...
 
 
 @runtime_checkable

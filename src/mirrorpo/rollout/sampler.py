@@ -82,10 +82,9 @@ class Sampler:
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
         """What is not corrected."""
-        off = self.lag > 0 or self.coarse != "none"
-        if off and assembly.config.get("importance_correction") is None:
+        if (self.lag or self.coarse != "none") and assembly.importance_correction is None:
             yield (
-                f"rollout.lag={self.lag}, rollout.coarse={self.coarse} with importance_correction=null: the "
+                f"rollout.lag={self.lag}, rollout.coarse={self.coarse} without an importance_correction: the "
                 "gap between sampler and old policy is measured (mismatch/*) and not corrected"
             )
 

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 import torch
 from hydra.utils import get_object, instantiate
 
+from mirrorpo.algo.importance_correction import NoCorrection
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.algo.trust_region import NO_TRUST_REGION
 from mirrorpo.config.identity import EVAL_SETS
@@ -123,13 +124,18 @@ def build_components(config: Config) -> Components:
         optim=_build(config["optim"], "optim", OptimiserSpec),
         schedule=_build(config["schedule"], "schedule", LearningRateSchedule),
         tracking=_build(config["tracking"], "tracking", TrackerSpec),
-        importance_correction=_optional(config, "importance_correction", ImportanceCorrection),
+        importance_correction=_correction(config),
         trust_region=_optional(config, "trust_region", TrustRegion) or NO_TRUST_REGION,
         eval_sets=build_eval_sets(config),
     )
     for reason in _requirements(components):
         raise ValueError(reason)
     return components
+
+
+def _correction(config: Config) -> ImportanceCorrection | None:
+    part = _optional(config, "importance_correction", ImportanceCorrection)
+    return None if isinstance(part, NoCorrection) else part
 
 
 def build_rollout(node: Config) -> tuple[Sampler, RolloutEngine]:

@@ -17,7 +17,7 @@ from mirrorpo.core.protocols import ImportanceCorrection, Optimiser, SpanWeighti
 from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar, TokenMask
 from mirrorpo.core.tensors import all_finite, moved, numbers
 from mirrorpo.distributed.collectives import ALONE, Ranks
-from mirrorpo.distributed.fsdp import full_tensor, local_shard
+from mirrorpo.distributed.fsdp import copy_weight, full_tensor, local_shard
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.divergence.placement import completion_cost
 from mirrorpo.model.adapter import moving_weights
@@ -138,7 +138,7 @@ class Learner:
         """Take up the reference's weights of a checkpoint."""
         with torch.no_grad():
             for name, moving in self.moving_weights().items():
-                local_shard(moving).copy_(local_shard(weights[name]))
+                copy_weight(moving, weights[name])
 
     def rescore(self, batch: RolloutBatch) -> ScoredBatch:
         """A rollout with old and anchor log-probabilities, as far as somebody reads them."""
