@@ -172,10 +172,10 @@ def every_one(**other: Any) -> list[BoundedImportance]:
 def by_hand(of: BoundedImportance, log_ratios: Sequence[float]) -> list[float]:
     """The equations of the docstring, on one completion's trained tokens."""
     n, out = len(log_ratios), []
-    for t, own in enumerate(log_ratios):
+    for t, log_ratio in enumerate(log_ratios):
         size = of.segment_tokens or 1
         log_w = {
-            "token": own,
+            "token": log_ratio,
             "segment": sum(log_ratios[t // size * size : (t // size + 1) * size]),
             "sequence": sum(log_ratios),
             "geometric": sum(log_ratios) / n,
@@ -230,8 +230,8 @@ def test_garbage_padding_order_and_micro_batches_change_no_factor() -> None:
     for correction in every_one(completion_bound=0.1):
         expected = torch.where(mask, correction(old, sampler, mask), 0)
         for there in (garbage, [values.masked_fill(~mask, 1e30) for values in (old, sampler)]):
-            found = correction(*there, mask)
-            assert torch.equal(torch.where(mask, found, 0), expected) and bool(found.isfinite().all())
+            factor = correction(*there, mask)
+            assert torch.equal(torch.where(mask, factor, 0), expected) and bool(factor.isfinite().all())
         padded = correction(*wide, wider)
         torch.testing.assert_close(padded[:, : mask.shape[1]][mask], expected[mask], rtol=1e-12, atol=0)
         assert torch.equal(

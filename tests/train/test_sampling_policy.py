@@ -87,10 +87,10 @@ def test_the_policy_has_its_weights_again_where_sampling_fails(kind: str) -> Non
     policy = policy_of(kind)
     subject = SamplingPolicy(sampler=replace(AS_TRAINED, lag=1, coarse="int8"), policy=policy)
     for _ in range(2):
-        own = state(policy)
+        before = state(policy)
         with pytest.raises(RuntimeError, match="no verdict"), subject():
             raise RuntimeError("no verdict")
-        assert same(state(policy), own)
+        assert same(state(policy), before)
         moved(policy, 0.01)
 
 
@@ -98,11 +98,11 @@ def test_the_policy_has_its_weights_again_where_sampling_fails(kind: str) -> Non
 @pytest.mark.parametrize("coarse", ["bf16", "fp8", "int8"])
 def test_rounded_weights_are_those_of_the_merged_policy_while_it_samples(kind: str, coarse: str) -> None:
     policy = policy_of(kind)
-    own, exact = state(policy), hidden(policy)
+    trained_state, exact = state(policy), hidden(policy)
     subject = SamplingPolicy(sampler=replace(AS_TRAINED, coarse=coarse), policy=policy)  # type: ignore[arg-type]
     with subject() as sampled:
         inside = hidden(sampled)
-    assert same(state(policy), own) and torch.equal(hidden(policy), exact)
+    assert same(state(policy), trained_state) and torch.equal(hidden(policy), exact)
     # By hand: merge, round, read.
     plain = policy_of(kind)
     network = plain.network.merge_and_unload() if kind == "adapter" else plain.network

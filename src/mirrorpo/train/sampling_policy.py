@@ -68,9 +68,9 @@ class SamplingPolicy:
         self.past.clear()
         for kept in past:
             # Into the shape that this process has of them, whoever wrote them.
-            own = {name: _on_cpu(parameter) for name, parameter in self._trained().items()}
-            _load(own, kept)
-            self.past.append(own)
+            weights_of_step = {name: _on_cpu(parameter) for name, parameter in self._trained().items()}
+            _load(weights_of_step, kept)
+            self.past.append(weights_of_step)
 
     def metrics(self, step: int) -> dict[str, float]:
         """How many steps a step's sampler is behind; empty where it never is."""
