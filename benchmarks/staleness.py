@@ -1,4 +1,4 @@
-"""How old may the policy be that samples? A tabular policy whose return is known exactly, by lag and correction.
+"""How old may the policy be that samples? A tabular policy of exact returns, by lag and correction.
 
 python benchmarks/staleness.py                # five seeds, lags 0 to 8, seven corrections
 python benchmarks/staleness.py --seeds 2
@@ -8,10 +8,11 @@ before; the reward is a random number of each pair of neighbours, summed and sca
 one, so that the expected return of a policy, and the best there is, are sums over a table. 60 steps of plain
 gradient descent, 64 completions a step in one group, advantage R less the mean, one update a rollout.
 
-Predicted before it was run: lag 1 and 2 cost nothing that five seeds show, under any correction. Without one,
-and with `off_policy_mask`, whose bound of 0.5 nats a token is far away, the return at lag 8 is well behind and
-falls from its peak on the way. `truncated` and `icepop` come next. `sequence` without a bound has runs that
-jump; `sequence_truncated` is the best at lag 8 and has the smallest effective share; `geometric` is as none.
+Predicted before it was run: lag 1 and 2 cost nothing that five seeds show, under any correction. Without
+one, and with `off_policy_mask`, whose bound of 0.5 nats a token is far away, the return at lag 8 is well
+behind and falls from its peak on the way. `truncated` and `icepop` come next. `sequence` without a bound has
+runs that jump; `sequence_truncated` is the best at lag 8 and has the smallest effective share; `geometric`
+is as none.
 """
 
 import argparse
@@ -55,6 +56,7 @@ class World:
 
     @classmethod
     def drawn(cls, seed: int) -> "World":
+        """One of a seed."""
         generator = torch.Generator().manual_seed(seed)
         rewards = torch.randn(TOKENS, VOCABULARY, VOCABULARY, generator=generator, dtype=torch.float64)
         rewards[0] = rewards[0, :1]
