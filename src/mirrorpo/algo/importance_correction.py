@@ -119,7 +119,6 @@ class BoundedImportance:
         segment     w_t = product of pi_old / mu over the `segment_tokens` tokens that t is among
         sequence    w_t = product of pi_old / mu over the completion
         geometric   w_t = (product of pi_old / mu over the completion)^(1/n),  n trained tokens
-
         truncate    c_t = min( max( w_t, low ), high )
         mask        c_t = w_t  if low <= w_t <= high,  else 0
 
