@@ -96,6 +96,7 @@ PAST_CELLS = {
         "rollout.lag=1",
         "rollout.coarse=bf16",
         "lora@model.lora=r16",
+        "model.lora.dropout=0",
         "steps=3",
     ),
     "a moving anchor": ("anchor=ema", "anchor.decay=0.5", "divergence=kl_exact", "steps=3"),
