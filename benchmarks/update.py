@@ -106,7 +106,7 @@ def rollout(
 
 def update(learner: Learner, batch: RolloutBatch, *, idle: bool = False) -> None:
     """One update; `idle` has half of the groups at advantage zero."""
-    advantages = learner.algo.advantage(batch.rewards, batch.group)
+    advantages = learner.algo.advantages(batch)
     if idle:
         advantages = advantages.where(batch.group % 2 == 0, 0.0)
     credit = TokenCredit(advantages=advantages, weights=batch.mask.float())

@@ -264,7 +264,7 @@ def credit_of(subject: Learner, scored: ScoredBatch) -> TokenCredit:
     """Advantages of the algorithm, and weights of one."""
     batch = scored.batch
     return TokenCredit(
-        advantages=subject.algo.advantage(batch.rewards, batch.group), weights=batch.mask.float()
+        advantages=subject.algo.advantages(batch), weights=batch.mask.float()
     )
 
 

@@ -273,6 +273,20 @@ def test_training_on_what_has_no_training_split_is_refused_before_data_is_read()
         build_components(config("dataset=humaneval", "steps=3"))
 
 
+def test_groups_that_are_too_small_for_an_advantage_are_refused() -> None:
+    for algo in ("grpo", "maxrl", "opo"):
+        with pytest.raises(ValueError, match=r"^group_size=1: algo\.advantage gives .* zero"):
+            build_components({**config(f"algo={algo}"), "group_size": 1})
+    wanted = r"^group_size=8 with algo\.advantage\.k=8, baseline=loo: it takes 9 .*; give group_size=9 or"
+    with pytest.raises(ValueError, match=wanted):
+        build_components(config("algo=pass_at_k", "algo.advantage.k=8", "algo.advantage.baseline=loo"))
+
+
+def test_an_advantage_without_a_baseline_learns_from_groups_of_one() -> None:
+    for algo in ("reinforce", "w_reinforce", "reinforce_pp_kl_in_reward"):
+        build_components({**config(f"algo={algo}"), "group_size": 1})
+
+
 # What is said
 
 

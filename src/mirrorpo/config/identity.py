@@ -43,6 +43,7 @@ ADDED: Mapping[str, object] = {
     "importance_correction._target_": "mirrorpo.algo.importance_correction.NoCorrection",
     "rollout.lag": 0,
     "rollout.coarse": "none",
+    "algo.token_normalisation.ddof": 0,
 }
 # A set of `eval_datasets` has settings under the names that they have in a run.
 EVAL_SETS = "eval_sets"

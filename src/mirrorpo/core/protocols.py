@@ -11,7 +11,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.optim.optimizer import StateDict
 
-from mirrorpo.core.batch import Completion, Example, Prompt, RolloutBatch, RolloutRequest, Verdict
+from mirrorpo.core.batch import (
+    Completion,
+    Example,
+    GroupedRewards,
+    Prompt,
+    RolloutBatch,
+    RolloutRequest,
+    Verdict,
+)
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.network import Tokenizer
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
@@ -327,6 +335,16 @@ class AdvantageEstimator(Protocol):
     """Rewards to advantages, per completion, without gradient. NaN rewards give advantage zero."""
 
     def __call__(self, rewards: PerCompletion, group: GroupIds) -> PerCompletion: ...
+
+
+@runtime_checkable
+class GroupedAdvantageEstimator(Protocol):
+    """An advantage that reads more of a rollout than rewards and groups, in place of `AdvantageEstimator`.
+
+    Per completion, without gradient; NaN rewards give advantage zero. `GroupedRewards` may come to hold more.
+    """
+
+    def estimate(self, rollout: GroupedRewards) -> PerCompletion: ...
 
 
 @runtime_checkable

@@ -159,7 +159,7 @@ class Learner:
         divergence, rewards = scored.divergence, batch.rewards
         if divergence is not None:
             rewards = rewards - penalty.beta * completion_cost(divergence, batch.mask, penalty.placement)
-        credit = self.weigh(batch, self.algo.advantage(rewards, batch.group), seed)
+        credit = self.weigh(batch, self.algo.advantages(batch, rewards), seed)
         return self._signed(replace(credit, divergence=divergence), batch.mask)
 
     def _signed(self, credit: TokenCredit, mask: TokenMask) -> TokenCredit:
