@@ -32,6 +32,7 @@ from mirrorpo.train.evaluate import Evaluator
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.memory_check import Memory, checked_memory
 from mirrorpo.train.model_check import ModelCheck, checked, try_passes
+from mirrorpo.train.prompt_lengths import to_measure
 from mirrorpo.train.questions import Questions, SetQuestions, load_questions
 from mirrorpo.train.sampling_policy import SamplingPolicy
 from mirrorpo.train.sharded import sharded_engine, sharded_model, sharded_reward
@@ -281,10 +282,14 @@ class Loader:
     def _check_context(
         self, policy: LanguageModel, questions: Questions, rendered: Sequence[Rendered]
     ) -> None:
-        config = self.components.config
+        config, components = self.components.config, self.components
+        answer = max(config["eval_max_new_tokens"], config["max_new_tokens"])
         lengths = [len(prompt.ids) for prompt in rendered]
-        lengths += [len(render(self.components, policy, prompt).ids) for prompt in questions.train]
-        policy.check_context(max(lengths) + max(config["eval_max_new_tokens"], config["max_new_tokens"]))
+        if questions.train:
+            example = render(components, policy, questions.train[0])
+            long = to_measure(policy, questions.train, example, components.dataset.user, answer)
+            lengths += [len(example.ids), *(len(render(components, policy, prompt).ids) for prompt in long)]
+        policy.check_context(max(lengths) + answer)
 
     def _drift(self, policy: LanguageModel, engine: RolloutEngine, questions: Questions) -> Drift:
         config = self.components.config
