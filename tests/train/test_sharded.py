@@ -62,6 +62,22 @@ MORE_CELLS = {
     "attention": ("weighting=attention",),
     "entropy": ("weighting=entropy_top20", "importance_correction=truncated"),
     "steered": ("beta_schedule=matched_drift", "steps=3"),
+    "adaptive entropy": ("entropy=adaptive", "entropy.start=0.3", "steps=3", "entropy.only_below=false"),
+    "clipped covariance": (
+        "entropy=covariance",
+        "entropy.share=0.3",
+        "entropy.low=0.0",
+        "weighting=random_token",
+        "algo=dapo",
+    ),
+    "penalised covariance": (
+        "entropy=covariance",
+        "entropy.method=kl",
+        "entropy.share=0.2",
+        "updates_per_rollout=3",
+        "update_window=split",
+        "tokens_per_micro_batch=150",
+    ),
     "gspo": ("algo=gspo", "updates_per_rollout=2"),
     "moving anchor in the reward to go": (
         "anchor=ema",
@@ -74,6 +90,25 @@ MORE_CELLS = {
         "divergence.placement=loss_to_go",
         "trust_region=kl",
         "trust_region.over=vocabulary",
+        "updates_per_rollout=2",
+    ),
+    "likeliest tokens": ("divergence=kl_topk", "divergence.k=8"),
+    "likeliest tokens of the policy to a mixture": (
+        "divergence=kl_topk",
+        "divergence.k=8",
+        "divergence.of=policy",
+        "anchor=mixture",
+        "anchor.second.decay=0.5",
+    ),
+    "mixture with an old policy and a trust region by its likeliest tokens": (
+        "divergence=kl_topk",
+        "anchor=mixture",
+        "anchor.first=old",
+        "anchor.second.decay=0.5",
+        "trust_region=tv",
+        "trust_region.over=top",
+        "trust_region.k=8",
+        "trust_region.low=0.01",
         "updates_per_rollout=2",
     ),
     "mirror descent": ("algo=mirror_descent", "updates_per_rollout=2"),
@@ -151,7 +186,7 @@ def run_cells(jobs: Sequence[Job], *launcher: str, cwd: Path) -> subprocess.Comp
     encoded = json.dumps([[[*CELL, *overrides, f"out={out}"], how] for overrides, out, how in jobs])
     command = [*(launcher or (sys.executable,)), str(ROOT / "tests" / "rank_cells.py"), encoded]
     return subprocess.run(
-        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=500, check=False
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=1100, check=False
     )
 
 

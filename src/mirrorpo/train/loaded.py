@@ -19,6 +19,7 @@ from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import DeclaresSources, GivesExamples, RolloutEngine, Verifier
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.determinism import strict_where_possible
+from mirrorpo.model.adapter import START
 from mirrorpo.model.compile_layers import with_compiled_layers
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import reference
@@ -28,6 +29,7 @@ from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.train.build import Components, model_needs
 from mirrorpo.train.call_cost import CallCost, call_cost
 from mirrorpo.train.drift import draw_probe
+from mirrorpo.train.entropy import EntropyTerm
 from mirrorpo.train.evaluate import Evaluator
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.memory_check import Memory, checked_memory
@@ -104,9 +106,9 @@ class LoadedRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Models:
-    # The policy, the reference where somebody reads it, and what there is to know of them.
+    # The policy, the references that somebody reads, at most two, and what there is to know of them.
     policy: LanguageModel
-    reference: LanguageModel | None
+    references: Sequence[LanguageModel]
     check: ModelCheck
     call_cost: CallCost
     deterministic: Mapping[str, object]
@@ -148,13 +150,15 @@ class Loader:
         return LoadedRun(
             learner=Learner(
                 policy=policy,
-                reference=loaded.reference,
+                reference=next(iter(loaded.references), None),
+                second_reference=next(iter(loaded.references[1:]), None),
                 optimiser=components.optim.build(policy.network),
                 algo=components.algo,
                 penalty=components.penalty,
                 weighting=components.weighting,
                 importance_correction=components.importance_correction,
                 trust_region=components.trust_region,
+                entropy=EntropyTerm(control=components.entropy),
                 settings=replace(UpdateSettings.of(config), tokens_per_call=loaded.call_cost["tokens"]),
                 ranks=ranks,
             ),
@@ -208,16 +212,26 @@ class Loader:
             call_cost, policy, config["tokens_per_call"], self.recorded_cost, config["tokens_per_micro_batch"]
         )
         cost = self.ranks.broadcast_from_rank0(measured)
-        start = None
-        if self.components.penalty.reads_reference:
-            start = reference(policy, moves=self.components.anchor.moves, seed=config["seed"])
+        references = self._references(policy)
         policy = sharded_model(policy, self.ranks)
         # An adapter that is switched off is the policy's own network.
-        if start is not None and not start.adapter_off:
-            start = sharded_model(start, self.ranks)
+        references = [
+            start if start.adapter_off else sharded_model(start, self.ranks) for start in references
+        ]
         return _Models(
-            policy=policy, reference=start, check=check, call_cost=cost, deterministic=deterministic
+            policy=policy, references=references, check=check, call_cost=cost, deterministic=deterministic
         )
+
+    def _references(self, policy: LanguageModel) -> list[LanguageModel]:
+        # Of the anchor's parts that are no old policy; an adapter for each that moves.
+        if not self.components.penalty.reads_reference:
+            return []
+        parts, seed = self.components.anchor.parts, self.components.config["seed"]
+        return [
+            reference(policy, moves=part.moves, seed=seed, adapter=START if len(parts) == 1 else name)
+            for name, part in zip(("first", "second"), parts, strict=False)
+            if part.source == "reference"
+        ]
 
     def _collector(self, policy: LanguageModel, reward: Verifier, questions: Questions) -> Collector:
         components, run = self.components, RunSettings.of(self.components.config)
