@@ -104,6 +104,24 @@ def test_supervised_fine_tuning_samples_nothing_and_has_no_divergence() -> None:
     assert type(components.eval_rollout).__name__ == "Native"
 
 
+def test_no_correction_is_null_and_a_sampler_without_a_dose_is_the_run_before_there_was_one() -> None:
+    older = {
+        **config(),
+        "rollout": {k: v for k, v in config()["rollout"].items() if not k.startswith(("lag", "coarse"))},
+    }
+    for run in (older, config("importance_correction=none")):
+        assert build_components(run) == build_components(config())
+        assert config_hash(run) == config_hash(config())
+    assert (
+        config_hash(config("rollout.lag=1"))
+        != config_hash(config())
+        != config_hash(config("rollout.coarse=fp8"))
+    )
+    dosed: Any = build_components(config("rollout.coarse=top_p", "rollout.coarse_value=0.9", "rollout.lag=1"))
+    assert dosed.rollout.top_p == 0.9 and dosed.eval_rollout.top_p == 1.0 and dosed.sampler.lag == 1
+    assert any("without an importance_correction" in note for note in notes(dosed))
+
+
 def test_a_run_that_is_older_than_the_correction_has_none_and_a_run_without_it_is_the_same_run() -> None:
     older = {group: value for group, value in config().items() if group != "importance_correction"}
     assert (
@@ -182,6 +200,18 @@ def test_an_entropy_control_is_built_says_what_is_inert_and_needs_a_sampler_wher
         (
             "importance_correction=truncated importance_correction.cap=0.5",
             r"^importance_correction: importance_correction\.cap=0\.5",
+        ),
+        ("rollout.lag=-1", r"^rollout\.lag=-1"),
+        ("rollout.lag=1.5", r"^rollout\.lag=1\.5: give a whole number"),
+        ("rollout.coarse=int4", r"^rollout\.coarse=int4: choose one of none, bf16, fp8, int8, top_p"),
+        ("rollout.coarse=top_p", r"^rollout\.coarse_value=None with rollout\.coarse=top_p"),
+        (
+            "rollout.lag=2 algo=sft model=tiny_scratch",
+            r"^rollout\.lag=2, rollout\.coarse=none with rollout=demonstrations: nothing is sampled",
+        ),
+        (
+            "importance_correction=bounded importance_correction.rule=clip",
+            r"\.rule=clip: choose one of truncate, mask",
         ),
         (
             "importance_correction=truncated algo=sft model=tiny_scratch",

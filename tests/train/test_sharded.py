@@ -128,6 +128,23 @@ MORE_CELLS = {
     # One completion: a rank without any.
     "one row": ("algo=sft", "divergence=none", "group_size=1", "prompts_per_step=1"),
 }
+# What checkpoints hold of earlier weights.
+PAST_CELLS = {
+    "a lagging sampler of rounded weights": (
+        "rollout.lag=2",
+        "rollout.coarse=int8",
+        "steps=3",
+        "importance_correction=sequence_truncated",
+    ),
+    "a lagging sampler of an adapter": (
+        "rollout.lag=1",
+        "rollout.coarse=bf16",
+        "lora@model.lora=r16",
+        "model.lora.dropout=0",
+        "steps=3",
+    ),
+    "a moving anchor": ("anchor=ema", "anchor.decay=0.5", "divergence=kl_exact", "steps=3"),
+}
 EXACT = ("reward/", "outcome/", "completion/", "group/", "rollout/", "eval/", "budget/")
 
 
@@ -268,6 +285,28 @@ def check_checkpoints(one: Path, two: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_two_ranks_compute_what_one_process_computes_in_more_cells(tmp_path: Path) -> None:
     assert_ranks_agree(MORE_CELLS, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_earlier_weights_of_a_checkpoint_go_on_among_any_number_of_ranks(tmp_path: Path) -> None:
+    def jobs(*steps_of: tuple[str, int | None]) -> list[Job]:
+        return [
+            (overrides, tmp_path / cell / name, stop)
+            for cell, overrides in PAST_CELLS.items()
+            for name, stop in steps_of
+        ]
+
+    succeeded(run_cells(jobs(("one", None), ("1 to 2", 2)), cwd=tmp_path))
+    of_two = jobs(("two", None), ("1 to 2", None), ("2 to 2", 2), ("2 to 2", None), ("2 to 1", 2))
+    succeeded(run_cells(of_two, *TORCHRUN, cwd=tmp_path))
+    succeeded(run_cells(jobs(("2 to 1", None)), cwd=tmp_path))
+    for cell in PAST_CELLS:
+        one, two = folder(tmp_path / cell / "one"), folder(tmp_path / cell / "two")
+        for other in ("two", "1 to 2", "2 to 1"):
+            assert_agree(one, folder(tmp_path / cell / other))
+        again = folder(tmp_path / cell / "2 to 2")
+        assert (again / "metrics.jsonl").read_bytes() == (two / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.skipif(

@@ -49,6 +49,7 @@ class Assembly(Protocol):
         config: every setting, resolved.
         rollout: the engine of the training rollouts.
         anchor: what the divergence is measured to.
+        importance_correction: of the gap between sampler and old policy; None without one.
     """
 
     @property
@@ -59,6 +60,9 @@ class Assembly(Protocol):
 
     @property
     def anchor(self) -> "Anchor": ...
+
+    @property
+    def importance_correction(self) -> "ImportanceCorrection | None": ...
 
 
 @runtime_checkable
@@ -653,13 +657,18 @@ class StatesPasses(Protocol):
 class ImportanceCorrection(Protocol):
     """A factor on each token's credit for the gap between sampler and old policy, without gradient.
 
-    `cap` is the largest factor; metrics count the tokens above it.
+    The call gives the factor, `log_weight` the logarithm of what it was before any bound, zero where the mask
+    is False. `keeps` says which tokens stay in the update, from the policy of the update; the factor of the
+    others is zero.
     """
 
-    @property
-    def cap(self) -> float: ...
+    def log_weight(self, old_logprobs: PerToken, sampler_logprobs: PerToken, mask: TokenMask) -> PerToken: ...
 
     def __call__(self, old_logprobs: PerToken, sampler_logprobs: PerToken, mask: TokenMask) -> PerToken: ...
+
+    def keeps(
+        self, logprobs: PerToken, sampler_logprobs: PerToken, advantages: PerToken, mask: TokenMask
+    ) -> TokenMask: ...
 
 
 @runtime_checkable

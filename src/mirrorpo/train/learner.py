@@ -17,7 +17,7 @@ from mirrorpo.core.protocols import ImportanceCorrection, Optimiser, SpanWeighti
 from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar, TokenMask
 from mirrorpo.core.tensors import all_finite, moved, numbers
 from mirrorpo.distributed.collectives import ALONE, Ranks
-from mirrorpo.distributed.fsdp import full_tensor, local_shard
+from mirrorpo.distributed.fsdp import copy_weight, full_tensor, local_shard
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.divergence.placement import completion_cost
 from mirrorpo.model.adapter import moving_weights
@@ -25,6 +25,7 @@ from mirrorpo.model.cost import reading
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.train.budget import PassMeter
+from mirrorpo.train.correction_metrics import correction_metrics, derived
 from mirrorpo.train.credit import TokenCredit, signed_credit
 from mirrorpo.train.entropy import NO_ENTROPY_TERM, EntropyTerm
 from mirrorpo.train.live_policy import LivePolicy
@@ -154,7 +155,7 @@ class Learner:
         """Take up a reference's weights of a checkpoint."""
         with torch.no_grad():
             for name, moving in self.moving_weights(number).items():
-                local_shard(moving).copy_(local_shard(weights[name]))
+                copy_weight(moving, weights[name])
 
     def rescore(self, batch: RolloutBatch) -> ScoredBatch:
         """A rollout with old and anchor log-probabilities, as far as somebody reads them."""
@@ -242,7 +243,7 @@ class Learner:
             updates.append(self._update(window, lr, update, means))
         totals, finite = means.totals(updates[-1].weights_finite)
         self._refuse_infinite(updates[-1], *finite)
-        return Totals.joined(self.ranks.all_gather(totals)).means() | {
+        return derived(Totals.joined(self.ranks.all_gather(totals)).means()) | {
             "loss/value": sum(update.loss for update in updates) / len(updates),
             "grad/norm": sum(update.norm for update in updates) / len(updates),
             "lr/value": lrs[len(updates) - 1],
@@ -351,17 +352,24 @@ class Learner:
             if with_gradient:
                 loss.backward()  # pyright: ignore[reportUnknownMemberType]
             total += loss.detach()
-            update_metrics(
-                means,
-                policy,
-                micro,
-                advantages,
-                self.algo,
-                first=window.first,
-                anchored=self.reference is not None,
-                importance_correction=self.importance_correction,
-            )
+            self._measure(means, policy, micro, advantages, first=window.first)
         return total
+
+    def _measure(
+        self,
+        means: RunningMeans,
+        policy: PolicyOutputs,
+        micro: RolloutBatch,
+        advantages: PerToken,
+        *,
+        first: bool,
+    ) -> None:
+        # A micro-batch's tokens, added to the metrics.
+        anchored, correction = self.reference is not None, self.importance_correction
+        update_metrics(means, policy, micro, advantages, self.algo, first=first, anchored=anchored)
+        if correction is not None:
+            live = policy.logprobs.detach()
+            correction_metrics(means, correction, micro, live, advantages, first=first)
 
     def _credited_outputs(
         self,

@@ -36,6 +36,7 @@ from mirrorpo.train.memory_check import Memory, checked_memory
 from mirrorpo.train.model_check import ModelCheck, checked, try_passes
 from mirrorpo.train.prompt_lengths import to_measure
 from mirrorpo.train.questions import Questions, SetQuestions, load_questions
+from mirrorpo.train.sampling_policy import SamplingPolicy
 from mirrorpo.train.sharded import sharded_engine, sharded_model, sharded_reward
 from mirrorpo.train.step import Drift
 
@@ -59,6 +60,7 @@ class LoadedRun:
 
     Attributes:
         learner: with the policy.
+        sampling: the policy as the sampler has it.
         collector: of the training rollouts.
         evaluator: of held-out questions.
         drift: distance from the start model.
@@ -72,6 +74,7 @@ class LoadedRun:
     """
 
     learner: Learner
+    sampling: SamplingPolicy
     collector: Collector
     evaluator: Evaluator
     drift: Drift
@@ -97,6 +100,7 @@ class LoadedRun:
         """What the device has to say to the settings."""
         kept = not self.deterministic["requested"] or str(self.deterministic["holds"]).startswith("yes")
         out = [] if kept else [f"deterministic=true holds: {self.deterministic['holds']}"]
+        out += self.sampling.notes()
         return out if self.memory is None else [*out, self.memory.note]
 
 
@@ -158,6 +162,7 @@ class Loader:
                 settings=replace(UpdateSettings.of(config), tokens_per_call=loaded.call_cost["tokens"]),
                 ranks=ranks,
             ),
+            sampling=SamplingPolicy(sampler=components.sampler, policy=policy),
             collector=self._collector(policy, reward, questions),
             evaluator=evaluator,
             drift=self._drift(policy, engine, questions),
@@ -246,7 +251,7 @@ class Loader:
             prompts_per_step=settings.prompts_per_step,
             group_size=settings.group_size,
             max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
+            temperature=components.sampler.temperature(settings.temperature),
             seed=run.seed,
         )
 

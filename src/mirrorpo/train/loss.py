@@ -2,6 +2,7 @@
 
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
+from mirrorpo.core.masked import masked
 from mirrorpo.core.protocols import ImportanceCorrection
 from mirrorpo.core.shapes import PerToken, Scalar
 from mirrorpo.divergence.penalty import Penalty
@@ -34,7 +35,10 @@ def policy_loss(
     log_ratio = algo.ratio(policy.logprobs, batch.old_logprobs, batch.mask, advantages)
     credit = algo.surrogate(log_ratio, advantages)
     if importance_correction is not None:
-        credit = importance_correction(batch.old_logprobs, batch.sampler_logprobs, batch.mask) * credit
+        factor = importance_correction(batch.old_logprobs, batch.sampler_logprobs, batch.mask)
+        live = policy.logprobs.detach()
+        kept = importance_correction.keeps(live, batch.sampler_logprobs, advantages, batch.mask)
+        credit = masked(factor, kept) * credit
     if policy.factor is not None:
         credit = policy.factor * credit
     if policy.kept is not None:

@@ -23,6 +23,7 @@ from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.manifest import checkpoint_folders, read_records
 from mirrorpo.train.budget import Budget
 from mirrorpo.train.learner import Learner
+from mirrorpo.train.sampling_policy import SamplingPolicy
 from mirrorpo.train.step import Progress
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class RunState(TypedDict):
     anchor: NotRequired[dict[str, float]]
     entropy: NotRequired[dict[str, float]]
     reference: NotRequired[dict[str, Tensor]]
+    past: NotRequired[list[dict[str, Tensor]]]
     prompts: NotRequired[dict[str, list[float]]]
     drift: NotRequired[float]
     optimiser: StateDict
@@ -90,6 +92,7 @@ class Checkpoints:
         ranks: that train together.
         run: seed, steps, how many are kept.
         evaluation: when there is an evaluation to expect.
+        sampling: whose earlier weights are saved, where it has some.
         moving: numbers of the references whose weights move with the run, and are saved.
         keeps_prompts: whether the advantage remembers prompts, and they are saved.
         background: where checkpoints are written.
@@ -101,6 +104,7 @@ class Checkpoints:
     ranks: Ranks
     run: RunSettings
     evaluation: EvaluationSettings
+    sampling: SamplingPolicy | None = None
     moving: Collection[int] = ()
     keeps_prompts: bool = False
     background: Background = field(default_factory=Background)
@@ -151,6 +155,8 @@ class Checkpoints:
                 for number in self.moving
                 for name, weight in self.learner.moving_weights(number).items()
             }
+        if self.sampling is not None and self.sampling.past:
+            state["past"] = [dict(kept) for kept in self.sampling.past]
         if self.keeps_prompts:
             state["prompts"] = {uid: list(numbers) for uid, numbers in progress.prompts.items()}
             state["drift"] = progress.drift
@@ -207,6 +213,8 @@ class Checkpoints:
         self.learner.optimiser.load_state_dict(state["optimiser"])
         for number in self.moving:
             self.learner.load_moving_weights(of_part(state.get("reference", {}), number), number)
+        if self.sampling is not None:
+            self.sampling.restore(state.get("past", []))
         restore_global_state(state["random"])
         made_by = state.get("codes", [])
         return Resumed(

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 
 from mirrorpo.core.batch import PromptMemory, RolloutBatch, Visit
-from mirrorpo.core.protocols import Anchor, BetaSchedule, LearningRateSchedule
+from mirrorpo.core.protocols import Anchor, BetaSchedule, GenerativeModel, LearningRateSchedule
 from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.collectives import Ranks
@@ -23,6 +23,7 @@ from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.credit_metrics import credit_metrics, gradient_shares
 from mirrorpo.train.learner import Learner, NotFinite
 from mirrorpo.train.metrics import baseline_metrics, rollout_metrics
+from mirrorpo.train.sampling_policy import SamplingPolicy
 from mirrorpo.train.scored import ScoredBatch
 
 Drift = Callable[[], dict[str, float]]
@@ -101,6 +102,7 @@ class TrainStep:
 
     Attributes:
         learner: rescoring and updates.
+        sampling: the policy as the sampler has it.
         collector: rollouts.
         drift: distance from the start model.
         drift_due: whether it is measured after a step.
@@ -115,6 +117,7 @@ class TrainStep:
     """
 
     learner: Learner
+    sampling: SamplingPolicy
     collector: Collector
     drift: Drift
     drift_due: Callable[[int], bool]
@@ -139,16 +142,16 @@ class TrainStep:
             seed_globals(derive(self.seed, "ranks", self.ranks.rank, step))
         timer, meter = PhaseTimer(), PassMeter()
         learner = self._learner_at(step, progress, meter)
-        with learner.policy.shards.gathered():
-            with timer("rollout_s"):
-                rollout = self._rollout(learner, step, progress)
-                if self.collector.engine.samples:
-                    meter.add(learner.policy, sampling(rollout.sampled))
-                batch = self._collated(rollout)
-            with timer("score_s"):
-                scored = learner.rescore(batch)
-                visit = _visit(rollout, step, progress)
-                credit = learner.credit(scored, derive(self.seed, "weighting", step), visit)
+        with timer("rollout_s"):
+            with self.sampling() as policy:
+                rollout = self._rollout(policy, step, progress)
+            if self.collector.engine.samples:
+                meter.add(learner.policy, sampling(rollout.sampled))
+            batch = self._collated(rollout)
+        with timer("score_s"), learner.policy.shards.gathered():
+            scored = learner.rescore(batch)
+            visit = _visit(rollout, step, progress)
+            credit = learner.credit(scored, derive(self.seed, "weighting", step), visit)
         with timer("update_s"):
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
@@ -157,7 +160,7 @@ class TrainStep:
         before = _before_update(rollout, scored.batch, credit) | baseline_metrics(learner.algo, visit)
         metrics = before | learned | drift | self._credit_metrics(scored.batch, credit, all_offsets)
         budget = self._budget(progress.budget, meter, rollout)
-        spent = {} if budget is None else budget.metrics()
+        spent = self.sampling.metrics(step) | ({} if budget is None else budget.metrics())
         return StepResult(
             metrics=metrics | _coefficients(learner) | _sampled(rollout) | spent,
             timings=timer.seconds | _speed(rollout, timer.seconds),
@@ -175,9 +178,9 @@ class TrainStep:
             ),
         )
 
-    def _rollout(self, learner: Learner, step: int, progress: Progress) -> Rollout:
-        value_of = learner.algo.value_of(progress.prompts)
-        return self.collector(learner.policy, step, progress.position, value_of)
+    def _rollout(self, policy: GenerativeModel, step: int, progress: Progress) -> Rollout:
+        value_of = self.learner.algo.value_of(progress.prompts)
+        return self.collector(policy, step, progress.position, value_of)
 
     def _learner_at(self, step: int, progress: Progress, meter: PassMeter) -> Learner:
         return replace(

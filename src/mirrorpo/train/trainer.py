@@ -153,6 +153,7 @@ class Trainer:
         drift = DriftSettings.of(self.cell.config)
         return TrainStep(
             learner=loaded.learner,
+            sampling=loaded.sampling,
             collector=loaded.collector,
             drift=loaded.drift,
             drift_due=lambda step: drift.due(step, evaluated=evaluation.due(step, run.steps)),
@@ -173,6 +174,7 @@ class Trainer:
             path=RunFolder(self.cell.folder).checkpoints,
             config_hash=self.cell.hash,
             learner=loaded.learner,
+            sampling=loaded.sampling,
             ranks=self.ranks,
             run=run,
             evaluation=evaluation,
