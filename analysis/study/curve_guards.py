@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.data.export import Export, Frame
+from analysis.data.runs import DEVICE_SECONDS
 from analysis.study.design import Run
 from analysis.study.finding import Finding
 from analysis.study.question_scores import evaluation_metric
@@ -103,9 +104,10 @@ def _lacking(runs: Sequence[Run], of_runs: Mapping[str, Frame]) -> Iterator[str]
 
 
 def _at_set_steps(name: str) -> bool:
-    # Another set may have been evaluated later, of some runs and some steps.
+    # Another set may have been evaluated later, of some runs and some steps; seconds are no result.
     parts = evaluation_metric(name)
-    return name.startswith(AT_SET_STEPS) and (parts is None or not parts.of_set)
+    own = parts is None or not parts.of_set
+    return own and name.startswith(AT_SET_STEPS) and name != DEVICE_SECONDS
 
 
 def _steps_of(rows: Frame, name: str, *, every: bool) -> set[int]:

@@ -78,7 +78,7 @@ def _other_choices(row: Json, config: Json) -> Iterator[str]:
     overridden = {current_key(key) for key in settings}
     of_config = flat(config)
     for axis in AXES:
-        for key, value in _classes(axis, str(row[axis])).items():
+        for key, value in choice_classes(axis, str(row[axis])).items():
             # A choice's file may be another one in later versions, but hardly its classes.
             named = of_config.get(key)
             if key not in overridden and named is not None and named != value:
@@ -86,7 +86,7 @@ def _other_choices(row: Json, config: Json) -> Iterator[str]:
 
 
 @cache
-def _classes(axis: str, choice: str) -> Mapping[str, str]:
+def choice_classes(axis: str, choice: str) -> Mapping[str, str]:
     """The classes that a choice's file names, by dotted setting; empty of somebody else's choice."""
     path = paths.conf() / axis / f"{choice}.yaml"
     if not path.is_file():
@@ -95,7 +95,7 @@ def _classes(axis: str, choice: str) -> Mapping[str, str]:
     out: dict[str, str] = {}
     for other in content.pop("defaults", []):
         if isinstance(other, str) and other != "_self_":
-            out |= _classes(axis, other)
+            out |= choice_classes(axis, other)
     named = flat({axis: content})
     return out | {key: str(value) for key, value in named.items() if key.endswith(CLASS)}
 

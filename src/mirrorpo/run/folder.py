@@ -19,7 +19,7 @@ from mirrorpo.config.values import JsonObject
 from mirrorpo.run import lock
 from mirrorpo.run.disk import aside, copy_aside, file_digest, reserve, write_atomic, writing_to
 from mirrorpo.run.errors import RunError, unwritable
-from mirrorpo.run.manifest import MANIFEST, RunState, read_manifest, recovered, sealed
+from mirrorpo.run.manifest import MANIFEST, RunState, read_manifest, recovered, sealed, unsealed
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class RunFolder:
         manifest, fault = {}, None
         try:
             if manifest := read_manifest(self.manifest_path):
-                return manifest
+                return unsealed(manifest)
         except RunError as error:
             fault = error
         source = recovered(self.path)

@@ -74,9 +74,14 @@ def sealed(entries: JsonObject) -> JsonObject:
     return plain | {SEAL: seal(plain)}
 
 
+def unsealed(manifest: JsonObject) -> JsonObject:
+    """A manifest's entries without their digest."""
+    return {name: value for name, value in manifest.items() if name != SEAL}
+
+
 def seal(manifest: JsonObject) -> str:
-    """The digest of a manifest's entries, its digest apart; however they are laid out in the file."""
-    return digest({name: value for name, value in manifest.items() if name != SEAL})
+    """The digest of a manifest's entries, however they are laid out in the file."""
+    return digest(unsealed(manifest))
 
 
 def recovered(folder: Path) -> tuple[JsonObject, str] | None:
