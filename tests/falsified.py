@@ -5,12 +5,18 @@ planted (`clean_sweep`) or really trained. Runs are found by their manifests, so
 """
 
 import json
+import random
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import planted
+
+from mirrorpo.run.folder import RunFolder
 
 ARM, BASE = "none", "kl"
 JsonRow = dict[str, Any]
@@ -126,11 +132,6 @@ def reorder(run: Path, order: Callable[[list[JsonRow]], list[JsonRow]]) -> None:
     write(path, order(read(path)))
 
 
-def other_row(rows: list[JsonRow], first: int, second: int, *names: str) -> None:
-    """Some columns of a row as another has them."""
-    rows[first] |= {name: rows[second][name] for name in names}
-
-
 def right_everywhere(sweep: Sweep) -> None:
     """An answer that was wrong is called right, and the accuracies are made to fit."""
     run = sweep.run()
@@ -210,6 +211,16 @@ def uid(rows: list[JsonRow]) -> None:
     rows[1] = dict(rows[0])
 
 
+def halve(rows: list[JsonRow]) -> None:
+    """Half of the questions."""
+    del rows[len(rows) // 2 :]
+
+
+def lose_all(run: Path) -> None:
+    """No answers."""
+    lose(run, 0, 2, 4)
+
+
 Edit = Callable[[Sweep], object]
 
 
@@ -222,19 +233,14 @@ MISSING: Mapping[str, Edit] = {
     "the last answers of one run": on(lose, 4),
     "answers in the middle": on(lose, 2),
     "all answers of one run": on(lose, 0, 2, 4),
-    "all answers of all runs": lambda sweep: every(sweep, partial(lose_all)),
-    "the second half of the last answers": on(answers, lambda rows: rows.__delitem__(slice(len(rows) // 2, None))),
+    "all answers of all runs": lambda sweep: every(sweep, lose_all),
+    "the second half of the last answers": on(answers, halve),
     "one question": on(answers, lambda rows: rows.pop()),
     "a question that is there twice in place of another": on(answers, uid),
     "another question under a uid": on(answer, {"question": lambda text: text + " Or not?"}),
     "another gold under a uid": on(answer, {"gold": lambda gold: f"1{gold}"}),
     "a question under another's uid at an earlier step": on(answers, uid, step=2),
 }
-
-
-def lose_all(run: Path) -> None:
-    """No answers."""
-    lose(run, 0, 2, 4)
 
 
 NUMBERS: Mapping[str, Edit] = {
@@ -317,3 +323,117 @@ FALSIFICATIONS: Mapping[str, Edit] = {
     )
     for name, falsify in edits.items()
 }
+
+
+# ---------------------------------------------------------------- a clean sweep
+
+STEPS, QUESTIONS, SAMPLED, K = 4, 40, 20, 4
+VERSIONS = {"torch": "2.13.0", "math-verify": "0.9.0", "peft": "0.21.2", "vllm": None}
+RECORDED: Mapping[str, Any] = {
+    "device": "cpu",
+    "mirror_map": None,
+    "model_commit": None,
+    "sandbox": None,
+    "bad_data": {},
+    "parameters": {"all": 797952, "trained": 797952},
+    "inputs": {"dataset train": "2" * 16, "prompts": "5" * 16},
+    "reward_version": "math_answer/2",
+    "codes": ["5" * 16],
+}
+
+
+def clean_sweep(root: Path, **changes: Any) -> Sweep:
+    """Four finished runs that say what a trainer's would, with the digests of their files.
+
+    Args:
+        root: of the sweep.
+        changes: of configs (with a dot) and manifests, as `planted.manifest` takes them.
+    """
+    for arm in (BASE, ARM):
+        for seed in (0, 1):
+            _clean_run(root, arm, seed, changes)
+    typed = {"hydra": {"overrides": {"task": [f"divergence={BASE},{ARM}", "seed=0,1", f"steps={STEPS}"]}}}
+    # JSON is YAML.
+    (root / "multirun.yaml").write_text(json.dumps(typed))
+    return Sweep(root)
+
+
+def _clean_run(root: Path, arm: str, seed: int, changes: Mapping[str, Any]) -> None:
+    command = ["train.py", f"divergence={arm}", f"seed={seed}", f"steps={STEPS}"]
+    launch = {"time": "2026-11-25T10:00:00Z", "device": "cpu", "ranks": 1, "commit": planted.COMMIT}
+    launch |= {"dirty": False, "code": "5" * 16, "versions": VERSIONS, "command": command}
+    reward = {"_target_": "mirrorpo.reward.math.math_answer.MathAnswer", "extraction": "strict"}
+    made = planted.manifest(seed, {"divergence": arm}, **{"config.reward": reward, **changes})
+    made |= {**launch, **RECORDED, "launches": [launch], **{key: changes[key] for key in changes if key in made}}
+    cell = ",".join(f"{axis}={choice}" for axis, choice in made["choices"].items())
+    folder = RunFolder(root / cell / f"seed={seed}")
+    rng = random.Random(f"{arm} {seed}")
+    given = {step: _answers(rng, step) for step in (0, 2, 4)}
+    rows = planted.follow(_rows(rng, arm), given)
+    planted.write_run(folder.path, {}, rows, given)
+    timings = [{"step": step, "seconds": 1.0, "budget/device_s": float(step)} for step in range(STEPS + 1)]
+    write(folder.path / "timings.jsonl", timings)
+    folder.update_manifest(
+        **made, files=folder.sizes(), sha256=folder.digests(), sha256_beside=folder.digests_beside()
+    )
+
+
+def _rows(rng: random.Random, arm: str) -> list[JsonRow]:
+    rows: list[JsonRow] = []
+    tokens = 0
+    for step in range(STEPS + 1):
+        row: JsonRow = {"step": step, "drift/kl": 0.01 * step * rng.uniform(0.9, 1.1)}
+        row |= {"budget/completions": 12.0 * step}
+        if step:
+            tokens += (drawn := rng.randrange(300, 500))
+            row |= {"rollout/completions": 12.0, "rollout/tokens": float(drawn)}
+            for name in ("reward/mean", "entropy/mean", "loss/value", "grad/norm", "completion/length"):
+                row[name] = rng.random()
+            row |= {"kl/reference": rng.random()} if arm == BASE else {}
+        rows.append(row | {"budget/tokens_sampled": float(tokens)})
+    return rows
+
+
+def _answers(rng: random.Random, step: int) -> list[JsonRow]:
+    # Before training all runs answer alike.
+    drawn = random.Random(0) if step == 0 else rng
+    rows = planted.answers([drawn.random() < 0.5 + step / 20 for _ in range(QUESTIONS)])
+    for index, row in enumerate(rows):
+        row.pop("samples", None), row.pop("samples_right", None)
+        row["tokens"], row["truncated"] = drawn.randrange(10, 60), drawn.random() < 0.1
+        row["completion"] += f" {drawn.randrange(100)}"
+        if index < SAMPLED:
+            row |= {"samples": K, "samples_right": drawn.randrange(K + 1), "distinct": drawn.randrange(1, K + 1)}
+            row |= {"majority_right": drawn.randrange(3) / 2, "sampled_tokens": drawn.randrange(100, 200)}
+            row["sampled_truncated"] = drawn.randrange(K + 1)
+    return rows
+
+
+def undigested(sweep: Sweep) -> Sweep:
+    """The same sweep as an older version left it: without sizes and digests of files."""
+    for run in sweep.runs:
+        path = run / "manifest.json"
+        kept = json.loads(path.read_text())
+        for name in ("files", "sha256", "sha256_beside", "manifest_sha256"):
+            kept.pop(name, None)
+        path.write_text(json.dumps(kept))
+    return sweep
+
+
+# ---------------------------------------------------------------- one number of one file
+
+NUMBER = re.compile(rb"(?<![\w.+-])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.])")
+
+
+def edit_a_number(sweep: Sweep, rng: random.Random) -> str:
+    """Change one random number of a random file of a sweep, and say which."""
+    path = rng.choice(sorted(path for path in sweep.root.rglob("*") if path.is_file() and path.stat().st_size))
+    text = path.read_bytes()
+    numbers = list(NUMBER.finditer(text))
+    if not numbers:
+        return ""
+    number = rng.choice(numbers)
+    old = number[0].decode()
+    new = str(int(old) + rng.choice((-1, 1, 10))) if old.lstrip("-").isdigit() else f"{float(old) * 1.01 + 0.003:.6g}"
+    path.write_bytes(text[: number.start()] + new.encode() + text[number.end() :])
+    return f"{path.relative_to(sweep.root)}: {old} became {new}"

@@ -66,7 +66,7 @@ def other_texts(export: Export, runs: Sequence[Run]) -> list[Finding]:
     counted["run"] = counted["run"].astype(str)
     by_name = {run.name: run for run in runs}
     counted = counted[counted["run"].isin(list(by_name))].fillna({"set": ""})
-    counted["of"] = [_dataset(by_name[name]) for name in counted["run"]]
+    counted["of"] = counted["run"].map({run.name: _dataset(run) for run in runs})
     out: list[Finding] = []
     for column in ("question", "gold"):
         known = counted.dropna(subset=[column])

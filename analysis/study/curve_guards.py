@@ -33,18 +33,19 @@ NEW_MISTAKES = 5
 
 def curves(export: Export, runs: Sequence[Run]) -> list[Finding]:
     """Runs with steps missing, without metrics that others have, or whose budgets are no sums."""
-    frame = export.metrics.to_pandas()
+    known = {run.name: run for run in runs if run.row["config_hash"] is not None}
+    summed = [name for pair in SUMS.items() for name in pair]
+    names = [name for name in export.names if _at_set_steps(name) or name in (*ALWAYS, *summed)]
+    frame = export.metrics.select(["run", "step", *names]).to_pandas()
     frame["run"] = frame["run"].astype(str)
-    of_runs: dict[str, Frame] = dict(list(frame.groupby("run")))
-    known = [run for run in runs if run.name in of_runs and run.row["config_hash"] is not None]
-    return [
-        *(Finding("nan", text) for text in _lacking(known, of_runs)),
-        *(
-            Finding("edited", f"{run}: {text}")
-            for run in known
-            for text in (*_gaps(of_runs[run.name]), *_sums(of_runs[run.name]))
-        ),
+    frame = frame[frame["run"].isin(list(known))].reset_index(drop=True)
+    out = [
+        *(Finding("nan", text) for text in _lacking_at_steps(known, frame)),
+        *(Finding("nan", text) for text in _lacking_everywhere(known, frame)),
     ]
+    for name, rows in frame.groupby("run"):
+        out += [Finding("edited", f"{known[str(name)]}: {text}") for text in (*_gaps(rows), *_sums(rows))]
+    return out
 
 
 def copied(export: Export, runs: Sequence[Run]) -> list[Finding]:
@@ -83,24 +84,32 @@ def _sums(rows: Frame) -> Iterator[str]:
                 )
 
 
-def _lacking(runs: Sequence[Run], of_runs: Mapping[str, Frame]) -> Iterator[str]:
-    """Metrics that a run lacks, altogether or at a step, and another run of the same settings has."""
-    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
-    for run in runs:
-        of_steps = [item for item in sorted(run.settings.items()) if item[0].startswith(STEP_SETTINGS)]
-        groups["steps", repr(of_steps)].append(run)
-        groups["arm", run.block, run.arm].append(run)
-    for key, group in groups.items():
-        kind = key[0]
-        names = sorted({name for run in group for name in of_runs[run.name].columns})
-        names = [name for name in names if (_at_set_steps(name) if kind == "steps" else name in ALWAYS)]
-        for name in names:
-            steps = {run.name: _steps_of(of_runs[run.name], name, every=kind == "steps") for run in group}
-            every = set[int]().union(*steps.values())
-            for run in group:
-                if lost := sorted(every - steps[run.name]):
-                    at = "at any step" if not steps[run.name] else f"at step {lost[0]}"
-                    yield f"{run} has no {name} {at}, which other runs of its settings have"
+def _lacking_at_steps(runs: Mapping[str, Run], frame: Frame) -> Iterator[str]:
+    """Metrics that a run lacks at a step where another run of the same settings has them."""
+    names = [name for name in frame.columns if _at_set_steps(name)]
+    groups = {
+        name: repr([item for item in sorted(run.settings.items()) if item[0].startswith(STEP_SETTINGS)])
+        for name, run in runs.items()
+    }
+    present = frame[names].notna()
+    elsewhere = present.groupby([frame["run"].map(groups), frame["step"]]).transform("any")
+    lost = (elsewhere & ~present).groupby(frame["run"]).idxmax()
+    for run, rows in lost.iterrows() if len(lost) else ():
+        for name, at in rows.items():
+            if elsewhere[name][at] and not present[name][at]:
+                step = frame["step"][at]
+                yield f"{runs[str(run)]} has no {name} at step {step}, where other runs of its settings have it"
+
+
+def _lacking_everywhere(runs: Mapping[str, Run], frame: Frame) -> Iterator[str]:
+    """Metrics that a run lacks and another run of its arm has."""
+    names = [name for name in frame.columns if name in ALWAYS]
+    present = frame[names].notna().groupby(frame["run"]).any()
+    arms = [f"{runs[str(name)].block}, {runs[str(name)].arm}" for name in present.index]
+    lost = present.groupby(arms).transform("any") & ~present
+    for run, rows in lost.iterrows():
+        for name in rows.index[rows]:
+            yield f"{runs[str(run)]} has no {name}, which other runs of its arm have"
 
 
 def _at_set_steps(name: str) -> bool:
@@ -108,11 +117,6 @@ def _at_set_steps(name: str) -> bool:
     parts = evaluation_metric(name)
     own = parts is None or not parts.of_set
     return own and name.startswith(AT_SET_STEPS) and name != DEVICE_SECONDS
-
-
-def _steps_of(rows: Frame, name: str, *, every: bool) -> set[int]:
-    steps = rows.loc[rows[name].notna(), "step"]
-    return set(steps) if every else {0} if len(steps) else set()
 
 
 def _trained(export: Export) -> dict[str, object]:
