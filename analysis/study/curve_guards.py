@@ -75,6 +75,9 @@ def _sums(rows: Frame) -> Iterator[str]:
     for name, summand in SUMS.items():
         if name in rows and summand in rows and rows[name].notna().all():
             expected = rows[summand].fillna(0.0).cumsum()
+            if not rows[name].any():
+                # Demonstrations are no samples.
+                continue
             wrong = (rows[name] - expected).abs() > 1e-6 * (1 + expected)
             if wrong.any():
                 at = wrong.idxmax()
@@ -87,6 +90,8 @@ def _sums(rows: Frame) -> Iterator[str]:
 def _lacking_at_steps(runs: Mapping[str, Run], frame: Frame) -> Iterator[str]:
     """Metrics that a run lacks at a step where another run of the same settings has them."""
     names = [name for name in frame.columns if _at_set_steps(name)]
+    if frame.empty or not names:
+        return
     groups = {
         name: repr([item for item in sorted(run.settings.items()) if item[0].startswith(STEP_SETTINGS)])
         for name, run in runs.items()
@@ -94,7 +99,7 @@ def _lacking_at_steps(runs: Mapping[str, Run], frame: Frame) -> Iterator[str]:
     present = frame[names].notna()
     elsewhere = present.groupby([frame["run"].map(groups), frame["step"]]).transform("any")
     lost = (elsewhere & ~present).groupby(frame["run"]).idxmax()
-    for run, rows in lost.iterrows() if len(lost) else ():
+    for run, rows in lost.iterrows():
         for name, at in rows.items():
             if elsewhere[name][at] and not present[name][at]:
                 step = frame["step"][at]
@@ -104,12 +109,15 @@ def _lacking_at_steps(runs: Mapping[str, Run], frame: Frame) -> Iterator[str]:
 def _lacking_everywhere(runs: Mapping[str, Run], frame: Frame) -> Iterator[str]:
     """Metrics that a run lacks and another run of its arm has."""
     names = [name for name in frame.columns if name in ALWAYS]
+    if frame.empty or not names:
+        return
     present = frame[names].notna().groupby(frame["run"]).any()
     arms = [f"{runs[str(name)].block}, {runs[str(name)].arm}" for name in present.index]
     lost = present.groupby(arms).transform("any") & ~present
     for run, rows in lost.iterrows():
-        for name in rows.index[rows]:
-            yield f"{runs[str(run)]} has no {name}, which other runs of its arm have"
+        for name, lacks in rows.items():
+            if lacks:
+                yield f"{runs[str(run)]} has no {name}, which other runs of its arm have"
 
 
 def _at_set_steps(name: str) -> bool:

@@ -75,7 +75,7 @@ def findings(export: Export, design: Design, metric: str) -> list[Finding]:
         *numbers_of_answers(export, finished),
         *curves(export, finished),
         *copied(export, finished),
-        *other_environment(runs),
+        *other_environment(finished),
         *contradictions(runs),
         *other_sets(runs),
         *_nan(export, runs, metric),

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import PurePath
 from typing import cast
 
 import yaml
@@ -21,6 +22,8 @@ from mirrorpo.config.renamed import TARGETS, renamed_arguments, upgraded
 SEED = re.compile(r"seed=(-?\d+)")
 CLASS = "_target_"
 Scalar = str | int | float | bool | None
+# Whose arguments are a run's settings.
+PROGRAMS = ("train.py", "mirrorpo", "__main__.py")
 
 
 def contradictions(runs: Sequence[Run]) -> list[Finding]:
@@ -79,8 +82,9 @@ def _other_choices(row: Json, config: Json) -> Iterator[str]:
     of_config = flat(config)
     for axis in AXES:
         for key, value in choice_classes(axis, str(row[axis])).items():
-            # A choice's file may be another one in later versions, but hardly its classes.
-            named = of_config.get(key)
+            # A choice's file may be another one in later versions, but hardly its classes; a recipe may name
+            # other classes below.
+            named = of_config.get(key) if axis == "divergence" or key == f"{axis}.{CLASS}" else None
             if key not in overridden and named is not None and named != value:
                 yield f"{axis}={row[axis]} has {key}={value}, and its config {named}"
 
@@ -110,7 +114,11 @@ def _other_settings(row: Json, config: Json) -> Iterator[str]:
 
 def _other_command(row: Json, config: Json) -> Iterator[str]:
     of_config = flat(config)
-    for key, value in _typed(tuple(json.loads(row.get("command") or "[]")[1:])).items():
+    program, *arguments = json.loads(row.get("command") or "[]") or [""]
+    if PurePath(program.split(" ")[0]).name not in PROGRAMS:
+        # What somebody's own script makes of its arguments is not known.
+        return
+    for key, value in _typed(tuple(arguments)).items():
         if key in AXES:
             if row[key] is not None and row[key] != str(value):
                 yield f"its command says {key}={value}, and its manifest {key}={row[key]}"
