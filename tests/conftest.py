@@ -24,6 +24,9 @@ ROOMS = (
     "rollout",
     "train.loss",
     "train.learner",
+    "train.live_policy",
+    "train.rescore",
+    "train.update_window",
     "train.metrics",
 )
 install_import_hook([f"mirrorpo.{room}" for room in ROOMS], "beartype.beartype")

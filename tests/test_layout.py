@@ -90,8 +90,13 @@ TESTED_BY = {
     "optim/together": "optim/test_optim.py",
     "reward/sandbox/judge": "reward/sandbox/test_judge.py",
     "status": "launch/test_status.py",
+    "explain": "launch/test_explain.py",
     "tools/marked_page": "tools/test_estimator_table.py",
     "train/learner": "train/test_naive_gradient.py",
+    "train/live_policy": "train/test_naive_gradient.py",
+    "train/rescore": "train/test_naive_gradient.py",
+    "train/scored": "train/test_naive_gradient.py",
+    "train/update_window": "train/test_naive_gradient.py",
 }
 
 

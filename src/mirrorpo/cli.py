@@ -33,6 +33,9 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command(
         "mirrorpo.launch.train", "run a cell, a grid (-m) or a sweep (sweep=NAME): Hydra's command line"
     ),
+    "explain": Command(
+        "mirrorpo.launch.explain", "a cell's loss as an equation with its numbers, what acts, what it costs"
+    ),
     "evaluate": Command(
         "mirrorpo.launch.evaluate", "evaluate done runs' start models and checkpoints on further sets"
     ),

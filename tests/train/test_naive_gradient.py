@@ -31,8 +31,9 @@ from mirrorpo.divergence.potentials import NegativeEntropy
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import build_penalty
 from mirrorpo.train.credit import TokenCredit, signed_credit
-from mirrorpo.train.learner import Learner, ScoredBatch
+from mirrorpo.train.learner import Learner
 from mirrorpo.train.micro_batch import micro_batches, plan_micro_batches
+from mirrorpo.train.scored import ScoredBatch
 from mirrorpo.weighting.uniform import Uniform
 from mirrorpo.weighting.unscored import Unscored
 

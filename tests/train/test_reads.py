@@ -18,13 +18,18 @@ import mirrorpo.train.drift
 import mirrorpo.train.learner
 import mirrorpo.train.metrics
 from mirrorpo.config.settings import UpdateSettings
+from mirrorpo.core.protocols import Placement
 from mirrorpo.core.tensors import numbers
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.optim.adamw import AdamW
 from mirrorpo.train.build import build_penalty
 from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.drift import Probe, read
-from mirrorpo.train.learner import Learner, NotFinite, ScoredBatch
+from mirrorpo.train.learner import Learner, NotFinite
+from mirrorpo.train.live_policy import LivePolicy
+from mirrorpo.train.old_policy import ForwardSettings, TokenScores
+from mirrorpo.train.rescore import Passes
+from mirrorpo.train.scored import ScoredBatch
 from mirrorpo.weighting.uniform import Uniform
 from mirrorpo.weighting.unscored import Unscored
 
@@ -35,7 +40,7 @@ READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "_uniq
 PLANNING = {"micro_batch.py", "batch.py", "tensors.py", "collectives.py", "cost.py"}
 # Adam counts its steps there too.
 PLANNING |= {"together.py"}
-PLANNED = {"_windows", "_local", "_micro_batches", "_has_gradient", "_at_tokens", "score", "_at_update"}
+PLANNED = {"_micro_batches", "_has_gradient", "_at_tokens", "score", "_at_update"}
 
 
 class Reads(TorchDispatchMode):
@@ -105,6 +110,32 @@ def scored(student: Learner, advantages: Tensor | None = None) -> tuple[ScoredBa
     if advantages is None:
         advantages = torch.linspace(-1, 1, len(batch.batch))
     return batch, TokenCredit(advantages=advantages, weights=batch.batch.mask.float())
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize("placement", ["loss", "reward_to_go"])
+@pytest.mark.parametrize("divergence", ["kl_k3", "probl2_exact"])
+def test_the_passes_of_a_rollout_are_those_that_are_stated(
+    divergence: str, placement: Placement, updates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = learner(divergence, updates)
+    student = replace(student, penalty=replace(student.penalty, placement=placement))
+    models, read = [], []
+    score, live = ForwardSettings.score, LivePolicy.read
+
+    def scoring(
+        self: ForwardSettings, model: LanguageModel, *args: object, **settings: object
+    ) -> TokenScores:
+        models.append(model)
+        return score(self, model, *args, **settings)
+
+    monkeypatch.setattr(ForwardSettings, "score", scoring)
+    monkeypatch.setattr(LivePolicy, "read", lambda self, *args: read.append(0) or live(self, *args))
+    student.rescore(rollout())
+    stated = Passes.of(student.penalty, student.trust_region, on_policy=updates == 1, updates_read_old=False)
+    assert (student.policy in models) == stated.old
+    assert (student.reference in models) == stated.reference
+    assert bool(read) == stated.both
 
 
 @pytest.mark.parametrize("divergence", ["kl_k3", "probl2_exact"])

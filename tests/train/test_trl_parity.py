@@ -29,7 +29,8 @@ from mirrorpo.divergence.potentials import NegativeEntropy
 from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.credit import TokenCredit
-from mirrorpo.train.learner import Learner, ScoredBatch
+from mirrorpo.train.learner import Learner
+from mirrorpo.train.scored import ScoredBatch
 from mirrorpo.weighting.uniform import Uniform
 from mirrorpo.weighting.unscored import Unscored
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mirrorpo.core.masked import masked
-from mirrorpo.core.protocols import Assembly, Divergence, Inert, TrustRegion
+from mirrorpo.core.protocols import Assembly, Divergence, Inert
 from mirrorpo.core.shapes import PerToken, TokenMask
 
 # The least probability of all other tokens together.
@@ -32,21 +32,6 @@ def binary(logprobs: Tensor) -> Tensor:
 def leaves(log_ratio: PerToken, advantages: PerToken) -> TokenMask:
     """Tokens that the update pushes further from the old policy: up where they are above it, down below."""
     return advantages * log_ratio > 0
-
-
-def region_factor(
-    region: TrustRegion,
-    distance: PerToken | None,
-    logprobs: PerToken,
-    old_logprobs: PerToken,
-    advantages: PerToken,
-    mask: TokenMask,
-) -> PerToken | None:
-    """A region's factor on the credit of each token, without gradient; None where nothing is measured."""
-    if distance is None:
-        return None
-    log_ratio = masked(logprobs.detach() - old_logprobs, mask)
-    return region(masked(distance, mask), log_ratio, advantages, mask).detach()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,8 @@ from typing import Literal, Self
 from mirrorpo.config.eval_sets import entries
 from mirrorpo.config.values import Config
 
+UpdateWindow = Literal["whole", "split"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
@@ -59,8 +61,13 @@ class UpdateSettings(Settings):
     tokens_per_call: int | None
     shared_prefix: Literal["auto", "always", "never"]
     updates_per_rollout: int
-    update_window: Literal["whole", "split"]
+    update_window: UpdateWindow
     max_grad_norm: float
+
+    @property
+    def on_policy(self) -> bool:
+        """One update a rollout: the live policy is the old one, and so are its log-probabilities."""
+        return self.updates_per_rollout == 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

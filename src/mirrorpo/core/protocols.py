@@ -537,6 +537,16 @@ class SpanWeighting(Weighting, Protocol):
 
 
 @runtime_checkable
+class StatesPasses(Protocol):
+    """A weighting that says what it reads of the policy at each rollout; any weighting may.
+
+    One line for each kind of pass, for whoever asks what a cell costs.
+    """
+
+    def passes(self) -> Sequence[str]: ...
+
+
+@runtime_checkable
 class ImportanceCorrection(Protocol):
     """A factor on each token's credit for the gap between sampler and old policy, without gradient.
 

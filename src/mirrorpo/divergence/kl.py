@@ -28,7 +28,7 @@ def k3(policy: Tensor, other: Tensor) -> Tensor:
 class K1:
     """The log-ratio, the plain estimator of the reverse KL.
 
-        k1 = log p - log q = -x
+        k1 = log p - log q = -x,   x = log q(y_t) - log p(y_t)
 
     Value: unbiased for KL(p, q) on-policy; single terms can be negative.
     Gradient: grad log p, whose expectation is zero: as a loss term it only adds noise. It is the
@@ -52,7 +52,7 @@ class K1:
 class K2:
     """Half the squared log-ratio.
 
-        k2 = x^2 / 2
+        k2 = x^2 / 2,   x = log q(y_t) - log p(y_t)
 
     Value: >= 0, biased for KL(p, q) by terms of third order in x.
     Gradient: -x grad log p, whose expectation on-policy is exactly that of the reverse KL(p, q).
@@ -75,7 +75,7 @@ class K2:
 class LogGap:
     """The squared log-ratio, an L2 distance of log-probabilities at the sampled token: 2 k2.
 
-        x^2
+        x^2,   x = log q(y_t) - log p(y_t)
 
     Value: >= 0. Gradient: -2 x grad log p, whose expectation on-policy is twice that of the reverse
     KL(p, q).
@@ -98,7 +98,7 @@ class LogGap:
 class K3:
     """The low-variance estimator: the negative-entropy Bregman term over p.
 
-        k3 = exp(x) - 1 - x
+        k3 = exp(x) - 1 - x,   x = log q(y_t) - log p(y_t)
 
     Value: >= 0 and unbiased for the reverse KL(p, q) on-policy.
     Gradient: (1 - exp(x)) grad log p, whose expectation on-policy is that of the *forward* KL(q, p).

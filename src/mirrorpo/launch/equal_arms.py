@@ -1,10 +1,11 @@
 """Arms of a grid that are one run by construction: they differ in nothing that has an effect."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirrorpo.config.identity import differences, digest, identity
+from mirrorpo.config.values import Config
 from mirrorpo.launch.errors import LaunchError
 from mirrorpo.launch.plan import Checker, PlannedCell
 
@@ -50,7 +51,7 @@ def equal_arms(grid: Sequence[PlannedCell], check: Checker) -> list[EqualArms]:
     for planned in grid:
         inert = check.inert(planned)
         if planned.cell is not None and inert is not None:
-            key = digest({"settings": _effective(identity(planned.cell.config), inert)})
+            key = effective_hash(planned.cell.config, inert)
             groups.setdefault(key, []).append((planned, inert))
     out: dict[tuple[tuple[str, ...], ...], EqualArms] = {}
     for group in groups.values():
@@ -80,8 +81,17 @@ def refuse_equal_arms(grid: Sequence[PlannedCell], check: Checker) -> list[str]:
     return notes
 
 
-def _effective(settings: Mapping[str, object], inert: Sequence["Inert"]) -> dict[str, object]:
-    return {key: value for key, value in settings.items() if not any(_below(key, entry) for entry in inert)}
+def effective_hash(config: Config, inert: Sequence["Inert"]) -> str:
+    """A hash of the settings that have an effect: the same for two cells that are one run.
+
+    Args:
+        config: of a cell.
+        inert: which of its settings have none.
+    """
+    settings = identity(config)
+    return digest(
+        {key: value for key, value in settings.items() if not any(_below(key, entry) for entry in inert)}
+    )
 
 
 def _below(key: str, entry: "Inert") -> bool:

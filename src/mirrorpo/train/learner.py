@@ -1,12 +1,11 @@
-"""Everything between a rollout and the optimiser: rescoring, micro-batches, updates."""
+"""Everything between a rollout and the optimiser: credit, micro-batches, updates."""
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mirrorpo.algo.row import Algorithm
@@ -16,62 +15,28 @@ from mirrorpo.core.batch import PolicyOutputs, RolloutBatch
 from mirrorpo.core.masked import masked, mean_one
 from mirrorpo.core.protocols import ImportanceCorrection, Optimiser, SpanWeighting, TrustRegion
 from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar, TokenMask
-from mirrorpo.core.tensors import all_finite, distinct_index, moved, numbers
+from mirrorpo.core.tensors import all_finite, moved, numbers
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.fsdp import full_tensor, local_shard
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.divergence.placement import completion_cost
 from mirrorpo.model.adapter import moving_weights
-from mirrorpo.model.anchored import VocabularyReader
 from mirrorpo.model.cost import reading
-from mirrorpo.model.forward import per_token, read_completions
-from mirrorpo.model.head import Head, HeadOutputs, read_positions
 from mirrorpo.model.language_model import LanguageModel
-from mirrorpo.model.modes import evaluating
 from mirrorpo.model.prefix import obstacle
-from mirrorpo.train.anchoring import anchor_reader, divergence_at_tokens
 from mirrorpo.train.budget import PassMeter
 from mirrorpo.train.credit import TokenCredit, signed_credit
+from mirrorpo.train.live_policy import LivePolicy
 from mirrorpo.train.loss import policy_loss
 from mirrorpo.train.metrics import RunningMeans, Totals, update_metrics
 from mirrorpo.train.old_policy import PolicyScorer, policy_scorer
+from mirrorpo.train.rescore import Rescore
+from mirrorpo.train.scored import ScoredBatch
+from mirrorpo.train.update_window import UpdateWindows
 
 
 class NotFinite(FloatingPointError):
     """A loss, a gradient or an updated weight is NaN or infinite; the message says which."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OldStates:
-    """The old policy's distributions at a batch's tokens: its head, and hidden states [B, T, D]."""
-
-    head: Head
-    hidden: Float[Tensor, "B T D"]
-
-    def rows(self, rows: Tensor, width: int) -> "OldStates":
-        """Those of some completions."""
-        (there,) = moved([rows], self.hidden.device)
-        return OldStates(head=self.head, hidden=self.hidden[there][:, :width])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScoredBatch:
-    """A rollout that was read again by the trainer.
-
-    Attributes:
-        batch: with old and anchor log-probabilities, as far as somebody reads them.
-        anchor_head: the output head of the anchor, whose hidden states the batch holds; None unless a
-            divergence in the loss reads them.
-        divergence: [B, T], of the old policy to the anchor; None unless the penalty acts through the
-            advantages.
-        old: of a trust region over the vocabulary, the old policy's head and the rollout's last hidden states
-            under it; None without one.
-    """
-
-    batch: RolloutBatch
-    anchor_head: Head | None
-    divergence: PerToken | None = None
-    old: OldStates | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,9 +94,19 @@ class Learner:
             raise ValueError(f"shared_prefix=always: {reason}; change that, or set shared_prefix=auto")
 
     @property
-    def on_policy(self) -> bool:
-        """One update per rollout: the live policy is the old one, and so are its log-probabilities."""
-        return self.settings.updates_per_rollout == 1
+    def live(self) -> LivePolicy:
+        """The policy as an update reads it."""
+        return LivePolicy(
+            policy=self.policy,
+            penalty=self.penalty,
+            trust_region=self.trust_region,
+            settings=self.settings,
+        )
+
+    @property
+    def windows(self) -> UpdateWindows:
+        """Which rows each update reads."""
+        return UpdateWindows(update_window=self.settings.update_window, ranks=self.ranks)
 
     @property
     def old_policy(self) -> PolicyScorer:
@@ -165,100 +140,17 @@ class Learner:
                 local_shard(moving).copy_(local_shard(weights[name]))
 
     def rescore(self, batch: RolloutBatch) -> ScoredBatch:
-        """A rollout with old and anchor log-probabilities, as far as somebody reads them.
-
-        On-policy the old log-probabilities are left to the update's own forward, unless the penalty acts
-        through the advantages.
-        """
-        scored, local = self._scored(batch)
-        if not self.penalty.in_credit:
-            return scored
-        divergence, batch = self._old_divergence(scored, local)
-        if self.penalty.in_loss:
-            return replace(scored, batch=batch, divergence=divergence)
-        # The update does not read the anchor any more.
-        return replace(scored, batch=batch.without_anchor(), anchor_head=None, divergence=divergence)
-
-    def _scored(self, batch: RolloutBatch) -> tuple[ScoredBatch, Bool[Tensor, " B"]]:
-        # The rollout, and the rows that this rank passed through the network.
-        hidden, top = self.penalty.reads_hidden, self.penalty.anchor_top
-        from_old = self.penalty.reads_old
-        forward = self.old_policy.forward
-        # Hidden states stay with the rank that will learn from them.
-        local = self._local(batch, self._windows(batch, self.settings.updates_per_rollout))
-        # The pass that reads the old policy beside the anchor gives its log-probabilities too.
-        read_later = self.penalty.in_credit and self.penalty.reads != "sampled"
-        needed = not self.on_policy or self.penalty.in_credit or self.algo.update_advantage is not None
-        in_region = self._reads_old_states
-        old_states: OldStates | None = None
-        if from_old or in_region or (needed and not read_later):
-            kept = in_region or (hidden and from_old)
-            old = forward.score(self.policy, batch, local, keep_hidden=kept, keep_top=top if from_old else 0)
-            batch = batch.with_(old_logprobs=old.logprobs)
-            if in_region:
-                old_states = OldStates(head=self._frozen_head(self.policy), hidden=old.hidden)
-            if from_old:
-                head = self._frozen_head(self.policy) if hidden else None
-                batch = batch.with_(**old.of_anchor())
-                return ScoredBatch(batch=batch, anchor_head=head, old=old_states), local
-        if self.reference is None:
-            return ScoredBatch(batch=batch, anchor_head=None, old=old_states), local
-        with self.reference.shards.gathered():
-            anchor = forward.score(self.reference, batch, local, keep_hidden=hidden, keep_top=top)
-            head = self._reference_head(self.reference) if hidden else None
-        batch = batch.with_(**anchor.of_anchor())
-        return ScoredBatch(batch=batch, anchor_head=head, old=old_states), local
-
-    def _old_divergence(
-        self, scored: ScoredBatch, local: Bool[Tensor, " B"]
-    ) -> tuple[PerToken, RolloutBatch]:
-        # Of each trained token, and the rollout with old log-probabilities.
-        batch = scored.batch
-        if self.penalty.reads == "sampled":
-            old = masked(batch.old_logprobs, batch.mask)
-            anchor = masked(batch.anchor_logprobs, batch.mask)
-            return masked(self.penalty(old, anchor, old), batch.mask), batch
-        tokens = reading(batch, torch.arange(len(batch)))
-        self.meter.add(self.policy, tokens)
-        if scored.anchor_head is not None:
-            self.meter.add_head(scored.anchor_head, tokens.read)
-        divergence, logprobs = torch.zeros(batch.mask.shape), torch.zeros(batch.mask.shape)
-        rows = local.nonzero().flatten()
-        with torch.no_grad(), evaluating(self.policy.network):
-            for part in self.old_policy.forward.parts(batch.rows(rows)) if len(rows) else ():
-                micro_rows = rows[part.rows]
-                micro = batch.rows(micro_rows).to(self.policy.device)
-                read, live, _ = self._read(micro, scored.anchor_head, part.rows_per_forward)
-                at_tokens = divergence_at_tokens(self.penalty, read, live, live, micro)
-                width = live.shape[1]
-                divergence[micro_rows, :width], logprobs[micro_rows, :width] = moved(
-                    [at_tokens.float(), live.float()], divergence.device
-                )
-        self.ranks.all_reduce(divergence, logprobs)
-        return masked(divergence, batch.mask), batch.with_(old_logprobs=logprobs)
-
-    def _reference_head(self, reference: LanguageModel) -> Head:
-        # Divided parameters are gathered for a phase only.
-        divided = self.ranks.world_size > 1
-        return self._frozen_head(reference) if divided else reference.head(self.settings.temperature)
-
-    def _frozen_head(self, model: LanguageModel) -> Head:
-        head = model.head(self.settings.temperature)
-        return replace(head, projection=copy.deepcopy(head.projection))
-
-    def _windows(self, batch: RolloutBatch, updates: int) -> list[Int[Tensor, " N"]]:
-        # The rows of each update.
-        if self.settings.update_window == "whole":
-            return [torch.arange(len(batch))] * updates
-        number = distinct_index(batch.group)
-        return [(number % updates == update).nonzero().flatten() for update in range(updates)]
-
-    def _local(self, batch: RolloutBatch, windows: Sequence[Tensor]) -> Bool[Tensor, " B"]:
-        # The rows that this rank passes through the network: its share of each window.
-        local, lengths = torch.zeros(len(batch), dtype=torch.bool), batch.lengths()
-        for rows in windows:
-            local[rows] = self.ranks.share(lengths[rows])
-        return local
+        """A rollout with old and anchor log-probabilities, as far as somebody reads them."""
+        rescore = Rescore(
+            live=self.live,
+            reference=self.reference,
+            windows=self.windows,
+            forward=self.old_policy.forward,
+            updates_read_old=self.algo.update_advantage is not None,
+            ranks=self.ranks,
+            meter=self.meter,
+        )
+        return rescore(batch)
 
     def credit(self, scored: ScoredBatch, seed: int) -> TokenCredit:
         """What each token is credited with: advantages, weights, and what a penalty takes from them."""
@@ -305,76 +197,6 @@ class Learner:
         spans = [replace(scored, row=int(rows[scored.row])) for scored in spans]
         return TokenCredit(advantages=advantages, weights=weights, spans=spans)
 
-    def outputs(
-        self,
-        batch: RolloutBatch,
-        anchor_head: Head | None,
-        rows_per_forward: Sequence[int] = (),
-        old_states: OldStates | None = None,
-    ) -> PolicyOutputs:
-        """The live policy on a micro-batch, with gradient where it is enabled."""
-        head_outputs, logprobs, hidden = self._read(batch, anchor_head, rows_per_forward)
-        divergence = torch.zeros_like(logprobs)
-        if self.penalty.in_loss:
-            old = logprobs.detach() if self.on_policy else batch.old_logprobs
-            divergence = divergence_at_tokens(self.penalty, head_outputs, logprobs, old, batch)
-        entropy = per_token(head_outputs.entropy, batch)
-        return PolicyOutputs(
-            logprobs=logprobs,
-            entropy=entropy,
-            divergence=divergence,
-            distance=self._distance(batch, logprobs, hidden, old_states),
-        )
-
-    def _read(
-        self, batch: RolloutBatch, anchor_head: Head | None, rows_per_forward: Sequence[int]
-    ) -> tuple[HeadOutputs, PerToken, Tensor]:
-        # What the head gives, the log-probabilities at the tokens, and the hidden states behind them.
-        kept = anchor_head is not None or bool(batch.anchor_top_ids.shape[-1])
-        head_outputs, hidden = read_completions(
-            self.policy,
-            batch,
-            temperature=self.settings.temperature,
-            logit_chunk=self.settings.logit_chunk,
-            rows_per_forward=rows_per_forward,
-            reader=anchor_reader(self.penalty, batch, anchor_head) if kept else None,
-        )
-        return head_outputs, per_token(head_outputs.logprobs, batch), hidden
-
-    @property
-    def _reads_old_states(self) -> bool:
-        # On-policy every distance is zero.
-        return self.trust_region.reads == "vocabulary" and not self.on_policy
-
-    @torch.no_grad()
-    def _distance(
-        self, batch: RolloutBatch, logprobs: PerToken, hidden: Tensor, old_states: OldStates | None
-    ) -> PerToken | None:
-        # D(pi_old, pi) of each trained token, for the trust region.
-        region = self.trust_region
-        if region.reads == "nothing":
-            return None
-        if self.on_policy:
-            return torch.zeros_like(logprobs)
-        if old_states is None:
-            both = [masked(values, batch.mask) for values in (batch.old_logprobs, logprobs)]
-            return masked(region.distance(*both), batch.mask)
-        present = batch.located().present
-        reader = VocabularyReader(
-            reader=lambda log_p, log_q: region.distance(log_q, log_p),
-            gradient=None,
-            head=old_states.head.prepared(),
-            hidden=old_states.hidden[present],
-        )
-        read = read_positions(
-            self.policy.head(self.settings.temperature),
-            hidden[present],
-            batch.completion_ids[present],
-            logit_chunk=self.settings.logit_chunk,
-            reader=reader,
-        )
-        return masked(per_token(read.reader_output, batch), batch.mask)
-
     def learn(self, scored: ScoredBatch, credit: TokenCredit, lrs: Sequence[float]) -> dict[str, float]:
         """All updates on one rollout, one learning rate each; the means of their metrics.
 
@@ -384,8 +206,8 @@ class Learner:
         """
         means = RunningMeans()
         updates: list[_Update] = []
-        windows = self._windows(scored.batch, len(lrs))
-        local = self._local(scored.batch, windows)
+        windows = self.windows.rows(scored.batch, len(lrs))
+        local = self.windows.local(scored.batch, windows)
         for update, (lr, rows) in enumerate(zip(lrs, windows, strict=True)):
             if len(rows) == 0:
                 # Dynamic sampling may leave fewer groups than updates.
@@ -412,7 +234,7 @@ class Learner:
         if update_advantage is None or len(rows) == 0:
             return credit
         live = batch.old_logprobs
-        if not self.on_policy:
+        if not self.settings.on_policy:
             in_window = torch.zeros_like(local)
             in_window[rows] = True
             with self.policy.shards.gathered():
@@ -501,8 +323,8 @@ class Learner:
         # The live policy on a micro-batch with what credit and trust region say of it; and that batch.
         scored = window.scored
         old_states = scored.old and scored.old.rows(rows, micro.mask.shape[1])
-        policy = self.outputs(micro, scored.anchor_head, rows_per_forward, old_states)
-        if self.on_policy:
+        policy = self.live.outputs(micro, scored.anchor_head, rows_per_forward, old_states)
+        if self.settings.on_policy:
             micro = micro.with_(old_logprobs=policy.logprobs.detach())
         policy = self._with_old_divergence(policy, window.credit, rows)
         return self._with_factor(policy, micro, advantages), micro

@@ -20,8 +20,9 @@ from mirrorpo.rollout.collector import Collector, Rollout
 from mirrorpo.train.budget import Budget, PassMeter
 from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.credit_metrics import credit_metrics, gradient_shares
-from mirrorpo.train.learner import Learner, NotFinite, ScoredBatch
+from mirrorpo.train.learner import Learner, NotFinite
 from mirrorpo.train.metrics import rollout_metrics
+from mirrorpo.train.scored import ScoredBatch
 
 Drift = Callable[[], dict[str, float]]
 

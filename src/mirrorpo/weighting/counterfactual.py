@@ -102,6 +102,13 @@ class Counterfactual:
         """Spans that can be hidden."""
         return (self.masking,)
 
+    def passes(self) -> Sequence[str]:
+        """One with nothing hidden, and one for each span."""
+        return (
+            "a forward pass of each completion with nothing hidden, and one for each of its spans, hidden by "
+            f"{self.masking}",
+        )
+
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
         """Demonstrations of one question are all as good as each other."""
         if self.completions == "correct" and not assembly.rollout.samples:

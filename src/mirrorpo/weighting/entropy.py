@@ -1,6 +1,7 @@
 """Credit by the old policy's uncertainty: the forking tokens, hard or soft."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +43,10 @@ class TopEntropy:
                 "most 1"
             )
 
+    def passes(self) -> Sequence[str]:
+        """The old policy's entropies."""
+        return ("a forward pass for the entropies",)
+
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         entropy = scorer.entropies(batch).masked_fill(~batch.mask, -math.inf)
         rows = entropy.flatten()[None] if self.over == "batch" else entropy
@@ -78,6 +83,10 @@ class SoftEntropy:
 
     def __post_init__(self) -> None:
         check_range(self.low, self.high)
+
+    def passes(self) -> Sequence[str]:
+        """The old policy's entropies."""
+        return ("a forward pass for the entropies",)
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = between(scorer.entropies(batch), batch.mask, self.low, self.high)

@@ -1,6 +1,6 @@
 """Importance by a single pass or none, on paper A's map: what counterfactual scoring has to beat."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,6 +99,11 @@ class Signal:
     def model_needs(self) -> Collection[ModelNeed]:
         """The signal."""
         return (self.signal,)
+
+    def passes(self) -> Sequence[str]:
+        """One, of the completions that mark an answer."""
+        backward = " and its backward pass to the embeddings" if self.signal == "gradient" else ""
+        return (f"a forward pass{backward} for the {self.signal}",)
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = torch.ones(batch.present.shape)

@@ -8,7 +8,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
-from mirrorpo.core.protocols import DeclaresModelNeeds, ModelNeed, Scorer, SpanWeighting, Weighting
+from mirrorpo.core.protocols import (
+    DeclaresModelNeeds,
+    ModelNeed,
+    Scorer,
+    SpanWeighting,
+    StatesPasses,
+    Weighting,
+)
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.core.span import ScoredSpan
 
@@ -29,6 +36,10 @@ class Unscored:
     def model_needs(self) -> Collection[ModelNeed]:
         """The weighting's."""
         return self.weighting.model_needs() if isinstance(self.weighting, DeclaresModelNeeds) else ()
+
+    def passes(self) -> Sequence[str]:
+        """The weighting's."""
+        return self.weighting.passes() if isinstance(self.weighting, StatesPasses) else ()
 
     def __call__(self, batch: RolloutBatch, scorer: Scorer, seed: int) -> PerToken:
         weights = self.weighting(batch, scorer, seed)
