@@ -1,7 +1,7 @@
 """A clean 2 x 2 sweep, and the ways in which its files can come to say what was not so.
 
-Each falsification is an edit of the folder of a finished sweep of two arms (`kl`, `none`) and two seeds (0, 1),
-planted (`clean_sweep`) or really trained. Runs are found by their manifests, so that both have the same edits.
+Each falsification is an edit of the folder of a finished sweep of two arms (`kl`, `none`) and two seeds (0,
+1), planted (`clean_sweep`) or really trained; both have the same names of folders.
 """
 
 import json
@@ -330,7 +330,6 @@ FALSIFICATIONS: Mapping[str, Edit] = {
 STEPS, QUESTIONS, SAMPLED, K = 4, 40, 20, 4
 VERSIONS = {"torch": "2.13.0", "math-verify": "0.9.0", "peft": "0.21.2", "vllm": None}
 RECORDED: Mapping[str, Any] = {
-    "device": "cpu",
     "mirror_map": None,
     "model_commit": None,
     "sandbox": None,
@@ -360,11 +359,17 @@ def clean_sweep(root: Path, **changes: Any) -> Sweep:
 
 def _clean_run(root: Path, arm: str, seed: int, changes: Mapping[str, Any]) -> None:
     command = ["train.py", f"divergence={arm}", f"seed={seed}", f"steps={STEPS}"]
-    launch = {"time": "2026-11-25T10:00:00Z", "device": "cpu", "ranks": 1, "commit": planted.COMMIT}
-    launch |= {"dirty": False, "code": "5" * 16, "versions": VERSIONS, "command": command}
+    launch = {"time": "2026-11-25T10:00:00Z", "device": changes.get("device", "cpu"), "ranks": 1}
+    launch |= {"commit": planted.COMMIT, "dirty": False, "code": "5" * 16, "versions": VERSIONS}
+    launch["command"] = command
     reward = {"_target_": "mirrorpo.reward.math.math_answer.MathAnswer", "extraction": "strict"}
     made = planted.manifest(seed, {"divergence": arm}, **{"config.reward": reward, **changes})
-    made |= {**launch, **RECORDED, "launches": [launch], **{key: changes[key] for key in changes if key in made}}
+    made |= {
+        **launch,
+        **RECORDED,
+        "launches": [launch],
+        **{key: changes[key] for key in changes if key in made},
+    }
     cell = ",".join(f"{axis}={choice}" for axis, choice in made["choices"].items())
     folder = RunFolder(root / cell / f"seed={seed}")
     rng = random.Random(f"{arm} {seed}")
@@ -399,11 +404,15 @@ def _answers(rng: random.Random, step: int) -> list[JsonRow]:
     drawn = random.Random(0) if step == 0 else rng
     rows = planted.answers([drawn.random() < 0.5 + step / 20 for _ in range(QUESTIONS)])
     for index, row in enumerate(rows):
-        row.pop("samples", None), row.pop("samples_right", None)
+        row = rows[index] = {key: value for key, value in row.items() if not key.startswith("samples")}
         row["tokens"], row["truncated"] = drawn.randrange(10, 60), drawn.random() < 0.1
         row["completion"] += f" {drawn.randrange(100)}"
         if index < SAMPLED:
-            row |= {"samples": K, "samples_right": drawn.randrange(K + 1), "distinct": drawn.randrange(1, K + 1)}
+            row |= {
+                "samples": K,
+                "samples_right": drawn.randrange(K + 1),
+                "distinct": drawn.randrange(1, K + 1),
+            }
             row |= {"majority_right": drawn.randrange(3) / 2, "sampled_tokens": drawn.randrange(100, 200)}
             row["sampled_truncated"] = drawn.randrange(K + 1)
     return rows
@@ -427,13 +436,19 @@ NUMBER = re.compile(rb"(?<![\w.+-])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.])")
 
 def edit_a_number(sweep: Sweep, rng: random.Random) -> str:
     """Change one random number of a random file of a sweep, and say which."""
-    path = rng.choice(sorted(path for path in sweep.root.rglob("*") if path.is_file() and path.stat().st_size))
+    path = rng.choice(
+        sorted(path for path in sweep.root.rglob("*") if path.is_file() and path.stat().st_size)
+    )
     text = path.read_bytes()
     numbers = list(NUMBER.finditer(text))
     if not numbers:
         return ""
     number = rng.choice(numbers)
     old = number[0].decode()
-    new = str(int(old) + rng.choice((-1, 1, 10))) if old.lstrip("-").isdigit() else f"{float(old) * 1.01 + 0.003:.6g}"
+    new = (
+        str(int(old) + rng.choice((-1, 1, 10)))
+        if old.lstrip("-").isdigit()
+        else f"{float(old) * 1.01 + 0.003:.6g}"
+    )
     path.write_bytes(text[: number.start()] + new.encode() + text[number.end() :])
     return f"{path.relative_to(sweep.root)}: {old} became {new}"

@@ -151,7 +151,7 @@ def sampled_answers(right: Sequence[int], k: int) -> list[dict[str, Any]]:
 
 
 def evaluated(rows: Sequence[Mapping[str, Any]], prefix: str = "eval") -> dict[str, float]:
-    """The metrics of an evaluation's rows, as a trainer writes them; equally many samples of some questions."""
+    """The metrics of an evaluation's rows, as a trainer writes them; samples are equally many."""
     sampled = [row for row in rows if "samples" in row]
 
     def mean(name: str, of: Sequence[Mapping[str, Any]] = rows) -> float:

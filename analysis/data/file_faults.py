@@ -1,7 +1,7 @@
 """What in a run's files is not what the run wrote, by the sizes and digests of its manifest.
 
-A run that is not done has none yet, and one of an older version has sizes alone. Checkpoints and the policy may
-have been taken away to save room: no table is made of them.
+A run that is not done has none yet, and one of an older version has sizes alone. Checkpoints and the policy
+may have been taken away to save room: no table is made of them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,9 @@ LARGE = ("checkpoints/", "policy/")
 NEEDED = ("metrics.jsonl", "eval/")
 
 
-def file_faults(folder: Path, manifest: Mapping[str, Any], *, answers: bool, complete: bool = True) -> list[str]:
+def file_faults(
+    folder: Path, manifest: Mapping[str, Any], *, answers: bool, complete: bool = True
+) -> list[str]:
     """A readable line for each file that is gone or another one.
 
     Args:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-import pandas as pd
+from pandas.util import hash_pandas_object
 
 from analysis.data.export import Export
 from analysis.study.design import Run
@@ -20,7 +20,7 @@ OF_A_SET: Mapping[str, str] = {
 
 
 def other_questions(export: Export, runs: Sequence[Run]) -> list[Finding]:
-    """Runs that answered other questions, of their own set or another one, at their last evaluation or before."""
+    """Runs that answered other questions at some evaluation, of their own set or another one."""
     return [finding for of_set in ("", *export.sets) for finding in _other_questions_of(export, runs, of_set)]
 
 
@@ -29,7 +29,7 @@ def _other_questions_of(export: Export, runs: Sequence[Run], of_set: str) -> lis
     if answers.empty:
         return []
     called = f"{of_set}: set" if of_set else "set"
-    hashes = pd.util.hash_pandas_object(answers["uid"], index=False)
+    hashes = hash_pandas_object(answers["uid"], index=False)  # pyright: ignore[reportCallIssue]
     by_step = answers.assign(hash=hashes).groupby(["run", "step"])
     # A sum does not depend on the order.
     sets = by_step.agg(hash=("hash", "sum"), count=("uid", "size"), distinct=("uid", "nunique")).reset_index()
@@ -75,9 +75,10 @@ def other_texts(export: Export, runs: Sequence[Run]) -> list[Finding]:
         usual = several.groupby(["of", "set", "uid"])[column].transform(lambda texts: texts.mode()[0])
         odd = several[several[column] != usual]
         for name, rows in odd.groupby("run"):
-            more = f" and {rows['uid'].nunique() - 1} more" if rows["uid"].nunique() > 1 else ""
-            text = f"{by_name[str(name)]}: the {column} of {rows['uid'].iloc[0]}{more} is another one than elsewhere"
-            out.append(Finding("answers", text))
+            uids = list(dict.fromkeys(rows["uid"]))
+            more = f" and {len(uids) - 1} more" if len(uids) > 1 else ""
+            text = f"the {column} of {uids[0]}{more} is another one than elsewhere"
+            out.append(Finding("answers", f"{by_name[str(name)]}: {text}"))
     return out
 
 

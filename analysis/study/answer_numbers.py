@@ -1,4 +1,4 @@
-"""What forbids a table because numbers do not follow from the answers, which are required at every evaluated step."""
+"""What forbids a table because numbers do not follow from answers, which every evaluated step must have."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,14 +17,16 @@ from analysis.study.question_scores import (
     question_scores,
 )
 
-# Counts of an evaluation, and how they come from its rows.
+# Counts of an evaluation.
 QUESTIONS, SAMPLED, UNVERIFIABLE = "questions", "sampled_questions", "unverifiable"
-# Outcomes of the package's rewards that are right; "unverifiable" may be said of an answer that some part of a
-# reward calls right.
-RIGHT, EITHER = ("right", "passed"), "unverifiable"
-# Where outcomes have other names, or mean nothing.
+# Outcomes of the package's rewards that are right; an answer that some part of a reward calls right may be
+# unverifiable to another part.
+RIGHT = ("right", "passed")
+# Rewards whose outcomes have other names, or mean nothing.
 FREE = ("http", "verifiers")
 TOLERANCE = 1e-9
+# Behind the names of metrics: of those that answers were counted to. And the column of how many answers.
+COUNTED, ANSWERS = " of answers", "answers"
 
 
 def numbers_of_answers(export: Export, runs: Sequence[Run]) -> list[Finding]:
@@ -54,10 +56,6 @@ def _of_set(export: Export, runs: Sequence[Run], of_set: str) -> Iterator[str]:
     yield from _other_outcomes(runs, answers, of_set)
 
 
-# Behind the names of metrics: of those that answers were counted to. And the column of how many answers.
-COUNTED, ANSWERS = " of answers", "answers"
-
-
 def _is_of(name: str, of_set: str) -> bool:
     parts = evaluation_metric(name)
     return parts is not None and parts.of_set == of_set
@@ -67,30 +65,28 @@ def _counted(names: Sequence[str], answers: Frame) -> Frame:
     """By run and step what the answers say of each metric that they say something of."""
     columns: dict[str, Any] = {}
     for name in names:
-        parts = evaluation_metric(name)
-        if parts is not None and (scores := question_scores(name, answers)) is not None:
+        if (scores := question_scores(name, answers)) is not None:
             columns[name + COUNTED] = scores
-    means = pd.DataFrame(columns, index=answers.index).groupby([answers["run"], answers["step"]]).mean()
-    by_step = answers.groupby(["run", "step"])
-    means[ANSWERS] = by_step.size().astype(float)
+    by = [answers["run"], answers["step"]]
+    means: Frame = pd.DataFrame(columns, index=answers.index).groupby(by).mean()
+    counts = {
+        QUESTIONS: answers["uid"].notna(),
+        SAMPLED: answers["samples"].notna(),
+        UNVERIFIABLE: (answers["outcome"] == UNVERIFIABLE).where(answers["outcome"].notna()),
+    }
+    sums = {name: column.astype(float).groupby(by).sum(min_count=1) for name, column in counts.items()}
     for name in names:
         parts = evaluation_metric(name)
-        if parts is None or name + COUNTED in means:
-            continue
-        if parts.quantity == QUESTIONS:
-            means[name + COUNTED] = means[ANSWERS]
-        elif parts.quantity == SAMPLED:
-            means[name + COUNTED] = by_step["samples"].count().astype(float)
-        elif parts.quantity == UNVERIFIABLE and answers["outcome"].notna().any():
-            unverifiable = (answers["outcome"] == UNVERIFIABLE).astype(float)
-            means[name + COUNTED] = unverifiable.groupby([answers["run"], answers["step"]]).sum()
+        if parts is not None and parts.quantity in sums:
+            means[name + COUNTED] = sums[parts.quantity]
+    means[ANSWERS] = sums[QUESTIONS]
     return means
 
 
 def _lacking(run: Run, rows: Frame, accuracy: str, of_set: str) -> Iterator[str]:
     of = f" of {of_set}" if of_set else ""
-    # Of a table from elsewhere nobody knows what else there was.
     if run.row["config_hash"] is None:
+        # Of a table from elsewhere nobody knows what else there was.
         return
     without = rows[rows[ANSWERS].isna() & rows[accuracy].notna()]["step"]
     if len(without):
@@ -124,7 +120,7 @@ def _other_outcomes(runs: Sequence[Run], answers: Frame, of_set: str) -> Iterato
     of = f" of {of_set}" if of_set else ""
     known = answers.dropna(subset=["right", "outcome"])
     right, by_outcome = known["right"].astype(bool), known["outcome"].isin(RIGHT)
-    wrong = known[(right != by_outcome) & ~(right & (known["outcome"] == EITHER))]
+    wrong = known[(right != by_outcome) & ~(right & (known["outcome"] == UNVERIFIABLE))]
     for run in runs:
         reward = str(run.settings.get("reward._target_") or "")
         if not of_set and any(f".{name}." in reward for name in FREE):

@@ -1,10 +1,10 @@
-"""What forbids a table because of the runs' metrics step by step: what one lacks, sums, and copies of another run."""
+"""What forbids a table because of the runs' metrics step by step: what one lacks, sums, copies of a run."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import pandas as pd
+from pandas.util import hash_pandas_object
 
 from analysis.data.export import Export, Frame
 from analysis.data.runs import DEVICE_SECONDS
@@ -102,8 +102,8 @@ def _lacking_at_steps(runs: Mapping[str, Run], frame: Frame) -> Iterator[str]:
     for run, rows in lost.iterrows():
         for name, at in rows.items():
             if elsewhere[name][at] and not present[name][at]:
-                step = frame["step"][at]
-                yield f"{runs[str(run)]} has no {name} at step {step}, where other runs of its settings have it"
+                where = f"step {frame['step'][at]}, where other runs of its settings have it"
+                yield f"{runs[str(run)]} has no {name} at {where}"
 
 
 def _lacking_everywhere(runs: Mapping[str, Run], frame: Frame) -> Iterator[str]:
@@ -131,7 +131,7 @@ def _trained(export: Export) -> dict[str, object]:
     """By run digests of its trained steps; none of a run of less than two."""
     frame = export.metric(*OF_TRAINING)
     frame = frame[frame["step"] > 0].dropna(subset=list(OF_TRAINING[:2]))
-    hashes = pd.util.hash_pandas_object(frame.drop(columns="run"), index=False)
+    hashes = hash_pandas_object(frame.drop(columns="run"), index=False)  # pyright: ignore[reportCallIssue]
     by_run = hashes.groupby(frame["run"].astype(str))
     return {str(run): tuple(of_run) for run, of_run in by_run if len(of_run) > 1}
 

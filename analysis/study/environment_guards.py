@@ -1,4 +1,4 @@
-"""What forbids a table because runs were made by other means: weights, devices, precision, packages, sandboxes."""
+"""What forbids a table because runs were made by other means: weights, devices, packages, sandboxes."""
 
 import json
 from collections.abc import Callable, Hashable, Sequence

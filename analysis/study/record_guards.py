@@ -1,4 +1,4 @@
-"""What forbids a table because a run's records contradict each other: it is not the run that it says it is."""
+"""What forbids a table because a run's records contradict each other: it is not what it says it is."""
 
 import json
 import re

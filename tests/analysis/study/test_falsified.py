@@ -7,6 +7,7 @@ really trained runs, and print what they count (`-s`).
 import random
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -118,9 +119,12 @@ def test_every_falsification_is_caught_with_digests_and_nearly_every_one_without
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_of_runs_that_were_really_trained_every_falsification_is_caught(tmp_path: Path) -> None:
-    grid = ("divergence=kl,none", "seed=0,1", "steps=4", "eval_questions=20", "eval_sampled_questions=8")
-    small = [word for word in SMALL if word.partition("=")[0] not in ("steps", *(w.partition("=")[0] for w in grid))]
-    succeeded(train("-m", *grid, *small, f"out={tmp_path}", "name=real", cwd=ROOT))
+    longer = {"steps": "4", "eval_questions": "20", "eval_sampled_questions": "8"}
+    settings = [
+        f"{name}={value}" for name, value in (dict(word.split("=") for word in SMALL) | longer).items()
+    ]
+    for cell in product(("divergence=kl", "divergence=none"), ("seed=0", "seed=1")):
+        succeeded(train(*cell, *settings, f"out={tmp_path}", "name=real", cwd=ROOT))
     real = Sweep(tmp_path / "real")
     assert found(real) == []
     assert silent(real, tmp_path / "sweep", list(FALSIFICATIONS)) == []
@@ -172,7 +176,7 @@ def _bare(sweep: Sweep) -> None:
 CLEAN: dict[str, dict[str, object]] = {
     "as it is": {},
     "another rate": {"config.lr": 0.01},
-    "marked stale by nobody, ended later": {"ended": "2026-11-26T10:10:00Z"},
+    "ended a day later": {"ended": "2026-11-26T10:10:00Z"},
     "on a GPU": {"device": "NVIDIA H100", "computed_in": "bfloat16 on cuda"},
     "in a sandbox": {"sandbox": "bubblewrap"},
     "with questions left out": {"bad_data": {"q/0039": "no gold"}},
@@ -181,7 +185,11 @@ CLEAN: dict[str, dict[str, object]] = {
     "under another name": {"config.name": "other"},
     "other weights": {"parameters": {"all": 7, "trained": 7}},
 }
-AGES: dict[str, Callable[[Sweep], object]] = {"": lambda sweep: None, ", undigested": undigested, ", bare": _bare}
+AGES: dict[str, Callable[[Sweep], object]] = {
+    "": lambda sweep: None,
+    ", undigested": undigested,
+    ", bare": _bare,
+}
 
 
 @pytest.mark.slow

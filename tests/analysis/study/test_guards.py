@@ -130,7 +130,9 @@ FAULTS: list[tuple[str, str, Callable[[Path], Any], str]] = [
         "copied",
         "one run's numbers in training under two seeds",
         lambda run: [
-            replace(path, "metrics.jsonl", '"entropy/mean"', '"loss/value": 1.5, "grad/norm": 2.5, "entropy/mean"')
+            replace(
+                path, "metrics.jsonl", '"entropy/mean"', '"loss/value": 1.5, "grad/norm": 2.5, "entropy/mean"'
+            )
             for path in run.parents[1].glob("*/seed=*")
             if path.parent == run.parent
         ],
@@ -140,11 +142,17 @@ FAULTS: list[tuple[str, str, Callable[[Path], Any], str]] = [
         "environment",
         "another device",
         lambda run: [
-            edit(path, device="cpu" if path != run else "NVIDIA H100") for path in run.parents[1].glob("*/seed=*")
+            edit(path, device="cpu" if path != run else "NVIDIA H100")
+            for path in run.parents[1].glob("*/seed=*")
         ],
         r"device: .*NVIDIA H100 in 1 runs",
     ),
-    ("edited", "a config's hash", lambda run: edit(run, config_hash="0" * 16), "is not the one that its conf"),
+    (
+        "edited",
+        "a config's hash",
+        lambda run: edit(run, config_hash="0" * 16),
+        "is not the one that its conf",
+    ),
     (
         "contradiction",
         "a command that says another seed",
