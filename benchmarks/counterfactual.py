@@ -271,7 +271,7 @@ def measure(
             with timed(measured.naive[arm]):
                 expected = naive(arms[arm], batch, turn)
             if turn <= 2:
-                advantages = base.algo.advantage(batch.rewards, batch.group)
+                advantages = base.algo.advantages(batch)
                 computed = arms[arm].weigh(batch, advantages, seed=turn).spans
                 drops = (torch.tensor([span.drop for span in each]) for each in (computed, expected))
                 torch.testing.assert_close(*drops, rtol=1e-3, atol=2e-3)
@@ -284,7 +284,7 @@ def step(
     """An arm's step behind its rollout; every completion has so many spans to score."""
     with timed(measured.stages[arm, "rescore"]):
         scored = learner.rescore(batch)
-        advantages = learner.algo.advantage(scored.batch.rewards, scored.batch.group)
+        advantages = learner.algo.advantages(scored.batch)
     with timed(measured.stages[arm, "weigh"]):
         credit = learner.weigh(scored.batch, advantages, seed=seed)
     counts = Counter(span.row for span in credit.spans)
@@ -355,7 +355,7 @@ def main() -> None:
     request = prompts_of(args.model, base, components, config)
     prompt_ids = [list(ids) for ids in request.prompt_ids]
     batch = written(base, args.model, prompt_ids, request.group_size, args.spans)
-    advantages = base.algo.advantage(batch.rewards, batch.group)
+    advantages = base.algo.advantages(batch)
     assert bool((advantages != 0).all()), "no completion is skipped"
     tokens = int(batch.present.sum(dim=1).max())
     request = replace(request, max_new_tokens=tokens)

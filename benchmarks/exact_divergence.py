@@ -145,7 +145,7 @@ def sample(learner: Learner, seed: int) -> RolloutBatch:
 def learn(learner: Learner, batch: RolloutBatch) -> None:
     """The rest of the step, as the trainer takes it."""
     scored = learner.rescore(batch)
-    advantages = learner.algo.advantage(batch.rewards, batch.group)
+    advantages = learner.algo.advantages(batch)
     credit = TokenCredit(advantages=advantages, weights=torch.ones_like(batch.old_logprobs))
     learner.learn(scored, credit, [LEARNING_RATE])
 

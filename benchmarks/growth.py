@@ -97,7 +97,7 @@ def spans(rounds: int) -> Iterable[tuple[int, dict[str, float]]]:
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(13, len(base.policy.tokenizer), (BASE["prompts"], DEPTH), generator=draw).tolist()
     batch = written(base, "tiny", ids, BASE["group"], LINES)
-    advantages = base.algo.advantage(batch.rewards, batch.group)
+    advantages = base.algo.advantages(batch)
     for size in SPANS:
         arm = replace(base, weighting=configured("counterfactual", size)[0].weighting)
         scored = arm.weigh(batch, advantages, seed=0).spans

@@ -144,7 +144,7 @@ def ours(
             )
             with timed(spent["scoring"]):
                 scored = learner.rescore(batch)
-            advantages = learner.algo.advantage(batch.rewards, batch.group)
+            advantages = learner.algo.advantages(batch)
             credit = learner.weigh(scored.batch, advantages, seed)
             with timed(spent["update"]):
                 learner.learn(scored, credit, [LR])

@@ -107,7 +107,7 @@ def strength(components: Components, config: dict[str, Any], run: Path) -> tuple
     )
     scored = learner.rescore(rollout(components, config, policy))
     mask, weights = scored.batch.mask, scored.batch.mask.float()
-    advantages = components.algo.advantage(scored.batch.rewards, scored.batch.group)
+    advantages = components.algo.advantages(scored.batch)
     none = TokenCredit(advantages=torch.zeros_like(advantages), weights=weights)
     of_penalty = learner.learn(scored, none, [0.0])
     free = replace(learner, penalty=replace(components.penalty, beta=0.0))

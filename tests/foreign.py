@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, Verdict
+from mirrorpo.core.batch import Completion, GroupedRewards, Prompt, RolloutBatch, Verdict
 from mirrorpo.core.span import ScoredSpan, Span
 
 
@@ -175,3 +175,19 @@ class TestOnly:
 
     def fingerprint(self, split: str) -> str:
         return split
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """An advantage: how many of all completions have a lower reward."""
+
+    def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
+        return (rewards[:, None] > rewards[None, :]).sum(dim=1).to(rewards.dtype)
+
+
+@dataclass(frozen=True)
+class PerToken:
+    """An advantage that reads lengths: the reward over the number of trained tokens."""
+
+    def estimate(self, rollout: GroupedRewards) -> Tensor:
+        return rollout.rewards / rollout.lengths

@@ -15,6 +15,7 @@ skipped, never multiplied by zero, so they may hold anything.
 
 import hashlib
 import math
+from itertools import combinations
 
 import torch
 from rows import TOP_K
@@ -83,6 +84,75 @@ def group_mean_batch_std_advantages(rewards, groups, epsilon, ddof):
     mean = sum(known) / len(known)
     std = math.sqrt(sum((value - mean) ** 2 for value in known) / max(len(known) - ddof, 1))
     return [value / (std + epsilon) for value in centred]
+
+
+def no_baseline_advantages(rewards, groups):
+    return [0.0 if math.isnan(reward) else reward for reward in rewards]
+
+
+def mean_normalised_advantages(rewards, groups, epsilon):
+    out = []
+    for i, reward in enumerate(rewards):
+        known = peers(i, rewards, groups)
+        mean = sum(known) / len(known) if known else 0.0
+        out.append((reward - mean) / (mean + epsilon) if mean > 0 and not math.isnan(reward) else 0.0)
+    return out
+
+
+def quantile_advantages(rewards, groups, quantile, epsilon, ddof):
+    out = []
+    for i, reward in enumerate(rewards):
+        known = peers(i, rewards, groups)
+        if math.isnan(reward) or all(other == reward for other in known):
+            out.append(0.0)
+            continue
+        share = {x: sum(other <= x for other in known) / len(known) for x in known}
+        baseline = min(x for x in known if share[x] >= quantile - 1e-12)
+        mean = sum(known) / len(known)
+        squares = sum((other - mean) ** 2 for other in known)
+        out.append((reward - baseline) / (math.sqrt(squares / max(len(known) - ddof, 1)) + epsilon))
+    return out
+
+
+def sign_weighted_advantages(rewards, groups, positive, negative, threshold):
+    return [
+        0.0 if math.isnan(reward) else positive if reward > threshold else -negative for reward in rewards
+    ]
+
+
+def length_weighted_advantages(rewards, groups, lengths):
+    out = []
+    for i, reward in enumerate(rewards):
+        known = [
+            (other, length)
+            for other, group, length in zip(rewards, groups, lengths, strict=True)
+            if group == groups[i] and not math.isnan(other)
+        ]
+        if math.isnan(reward):
+            out.append(0.0)
+            continue
+        tokens = sum(length for _, length in known)
+        out.append(reward - sum(other * length for other, length in known) / tokens)
+    return out
+
+
+def pass_at_k_advantages(rewards, groups, k, baseline):
+    """Every subset, one by one."""
+    out = []
+    for i, reward in enumerate(rewards):
+        others = [
+            other
+            for j, (other, group) in enumerate(zip(rewards, groups, strict=True))
+            if group == groups[i] and j != i and not math.isnan(other)
+        ]
+        size = {"loo": k, "loo_minus_one": k - 1}[baseline]
+        if math.isnan(reward) or len(others) < size or len(others) < k - 1:
+            out.append(0.0)
+            continue
+        best = [max([reward, *subset]) for subset in combinations(others, k - 1)]
+        without = [max(subset) for subset in combinations(others, size)]
+        out.append(k * (sum(best) / len(best) - sum(without) / len(without)))
+    return out
 
 
 def unit_advantages(rewards, groups):
@@ -391,6 +461,9 @@ def mean_one(weights, mask):
 # ---------------------------------------------------------------- the rows of conf/algo and the names of
 # conf/divergence
 
+# Rows whose advantage reads the lengths of completions too.
+READS_LENGTHS = {"opo"}
+
 # name -> (advantages of rewards and groups, credit of logprob, old logprob and advantage, aggregation of
 # table, mask and the longest length)
 ALGORITHMS = {
@@ -429,8 +502,46 @@ ALGORITHMS = {
         lambda token, advantage: unclipped(token.ratio(), advantage),
         lambda table, mask, longest: sequence_sum(table, mask),
     ),
+    "reinforce": (
+        no_baseline_advantages,
+        lambda token, advantage: unclipped(token.ratio(), advantage),
+        lambda table, mask, longest: sequence_sum(table, mask),
+    ),
+    "maxrl": (
+        lambda rewards, groups: mean_normalised_advantages(rewards, groups, epsilon=1e-6),
+        lambda token, advantage: unclipped(token.ratio(), advantage),
+        lambda table, mask, longest: sequence_sum(table, mask),
+    ),
+    "pass_at_k": (
+        lambda rewards, groups: pass_at_k_advantages(rewards, groups, k=2, baseline="loo_minus_one"),
+        lambda token, advantage: unclipped(token.ratio(), advantage),
+        lambda table, mask, longest: sequence_sum(table, mask),
+    ),
+    "w_reinforce": (
+        lambda rewards, groups: sign_weighted_advantages(
+            rewards, groups, positive=0.1, negative=1.0, threshold=0.5
+        ),
+        lambda token, advantage: unclipped(token.ratio(), advantage),
+        lambda table, mask, longest: sequence_sum(table, mask),
+    ),
+    "opo": (
+        length_weighted_advantages,
+        lambda token, advantage: unclipped(token.ratio(), advantage),
+        lambda table, mask, longest: sequence_sum(table, mask),
+    ),
+    "quantile": (
+        lambda rewards, groups: quantile_advantages(rewards, groups, quantile=0.4, epsilon=1e-4, ddof=1),
+        lambda token, advantage: clipped(token.ratio(), advantage, 0.2, 0.28),
+        lambda table, mask, longest: token_mean(table, mask),
+    ),
+    # Whitening over tokens is the rollout's (`whitened` below), and no part of the advantage.
+    "reinforce_pp_verl": (
+        group_mean_advantages,
+        lambda token, advantage: clipped(token.ratio(), advantage, 0.2, 0.2),
+        lambda table, mask, longest: token_mean(table, mask),
+    ),
     "reinforce_pp_kl_in_reward": (
-        lambda rewards, groups: [0.0 if reward != reward else reward for reward in rewards],
+        no_baseline_advantages,
         lambda token, advantage: clipped(token.ratio(), advantage, 0.2, 0.2),
         lambda table, mask, longest: token_mean(table, mask),
     ),
@@ -545,6 +656,12 @@ DIVERGENCES = {
 }
 
 
+def row_advantages(algo, rewards, groups, mask):
+    """What a row of ALGORITHMS makes of a rollout."""
+    lengths = [[sum(counts) for counts in mask]] if algo in READS_LENGTHS else []
+    return ALGORITHMS[algo][0](rewards, groups, *lengths)
+
+
 def loss(
     algo,
     *,
@@ -563,9 +680,9 @@ def loss(
     """The loss of a batch: aggregate( w_t credit_t + beta D_t ), or with scope "loss" aggregate( w_t
     (credit_t + beta D_t) ).
     """
-    advantages_of, credit_of, aggregate = ALGORITHMS[algo]
+    _, credit_of, aggregate = ALGORITHMS[algo]
     # Advantages are of the whole rollout; a window of it is given its share.
-    advantages = advantages_of(rewards, groups) if advantages is None else advantages
+    advantages = row_advantages(algo, rewards, groups, mask) if advantages is None else advantages
     table = []
     for i, counts in enumerate(mask):
         row = []

@@ -253,7 +253,7 @@ def step(arm: Arm, world: World) -> Outcome:
     world.restore()
     learner = arm.learner(world)
     scored = learner.rescore(world.batch)
-    advantages = learner.algo.advantage(scored.batch.rewards, scored.batch.group)
+    advantages = learner.algo.advantages(scored.batch)
     credit = learner.weigh(scored.batch, advantages, 7)
     metrics = learner.learn(scored, credit, [LR] * arm.updates)
     numbers = repr((metrics, credit.weights.tolist(), [scored.drop for scored in credit.spans]))

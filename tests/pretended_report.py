@@ -93,7 +93,7 @@ def learned(world: World, arm: Arm, tokens_per_micro_batch: int, updates: int) -
     settings = replace(learner.settings, tokens_per_micro_batch=tokens_per_micro_batch)
     learner = replace(learner, settings=settings)
     scored = learner.rescore(world.batch)
-    advantages = learner.algo.advantage(scored.batch.rewards, scored.batch.group)
+    advantages = learner.algo.advantages(scored.batch)
     credit = learner.weigh(scored.batch, advantages, 7)
     with counting() as tally:
         learner.learn(scored, credit, [LR] * updates)

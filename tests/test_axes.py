@@ -256,7 +256,8 @@ def test_a_divergence_keeps_the_shape_it_promises(name):
 # ---------------------------------------------------------------- algorithms: a ragged batch of three groups
 
 algorithms = pytest.mark.parametrize("name", names("algo"))
-WITHOUT_A_GROUPS_BASELINE = {"reinforce_pp_kl_in_reward"}
+# Rows whose advantage is not relative to the group, or to its mean reward as a scale.
+MOVED_BY_A_CONSTANT = {"reinforce_pp_kl_in_reward", "reinforce", "w_reinforce", "maxrl"}
 
 
 def rollout(seed: int = 0) -> tuple[RolloutBatch, Tensor, Tensor]:
@@ -283,7 +284,7 @@ def loss_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     leaf = live.clone().requires_grad_()
     policy = PolicyOutputs(logprobs=leaf, entropy=torch.zeros_like(live), divergence=torch.zeros_like(live))
-    advantages = algo.advantage(batch.rewards, batch.group)
+    advantages = algo.advantages(batch)
     loss = policy_loss(
         policy,
         batch,
@@ -325,7 +326,7 @@ def test_the_first_update_of_an_algorithm_has_the_gradient_of_reinforce_under_it
     algo = choice("algo", name)
     batch, live, weights = rollout()
     leaf = live.clone().requires_grad_()
-    advantages = algo.advantage(batch.rewards, batch.group)
+    advantages = algo.advantages(batch)
     (reinforce,) = torch.autograd.grad(
         algo.aggregate(-weights * advantages[:, None] * leaf, batch.mask), leaf
     )
@@ -339,7 +340,7 @@ def test_a_tokens_weight_and_an_advantage_that_has_taken_it_in_are_the_same(name
     # What lets a signed credit take the place of advantages and weights.
     algo = choice("algo", name)
     batch, live, weights = rollout()
-    advantages = algo.advantage(batch.rewards, batch.group)[:, None].expand_as(live)
+    advantages = algo.advantages(batch)[:, None].expand_as(live)
     gradients = []
     for credit, factor in ((advantages, weights), (weights * advantages, torch.ones_like(weights))):
         leaf = live.clone().requires_grad_()
@@ -357,7 +358,7 @@ def test_an_algorithms_micro_batches_add_up_to_its_window_however_it_is_split(na
     batch, live, weights = rollout()
     loss, gradient = loss_and_gradient(algo, batch, live, weights)
     denominator = algo.aggregate.denominator(batch.mask)
-    advantages = algo.advantage(batch.rewards, batch.group)
+    advantages = algo.advantages(batch)
     for seed in range(5):
         part = torch.randint(0, 3, (len(batch),), generator=torch.Generator().manual_seed(seed))
         total, pieces = torch.zeros_like(loss), torch.zeros_like(gradient)
@@ -432,7 +433,7 @@ def test_what_is_under_the_mask_changes_neither_value_nor_gradient_of_an_algorit
     assert torch.equal(dirty_gradient, gradient)
 
 
-@pytest.mark.parametrize("name", [name for name in names("algo") if name not in WITHOUT_A_GROUPS_BASELINE])
+@pytest.mark.parametrize("name", [name for name in names("algo") if name not in MOVED_BY_A_CONSTANT])
 def test_a_constant_on_a_groups_rewards_changes_nothing_in_an_algorithm(name):
     algo = choice("algo", name)
     batch, live, weights = rollout()

@@ -50,7 +50,7 @@ def loss(
     algo = instantiate(OmegaConf.load(ROOT / "conf/algo/grpo.yaml"), _convert_="all")
     policy = PolicyOutputs(logprobs=live, entropy=torch.zeros_like(live), divergence=divergences)
     weights = torch.ones_like(live) if weights is None else weights
-    advantages = algo.advantage(batch.rewards, batch.group)
+    advantages = algo.advantages(batch)
     penalty = Penalty(divergence=K2(), beta=0.1, anchor="reference", scope=scope, placement="loss")
     return policy_loss(
         policy,

@@ -14,6 +14,7 @@ bounds = st.sampled_from([(0.2, 0.2), (0.2, 0.28), (0.0, 0.01), (0.9, 5.0), (3e-
 
 SURROGATES = [
     Clipped(low=0.2, high=0.28),
+    Clipped(low=0.2, high=0.28, dual_clip=2.5),
     Unclipped(),
     ClippedWeight(low=0.2, high=0.28),
     ClippedWeight(low=1.0, high=5.0),
@@ -58,6 +59,29 @@ def test_clipped_by_hand():
         rtol=1e-6,
         atol=0,
     )
+
+
+def test_a_dual_clip_bounds_what_a_bad_token_that_ran_away_weighs_and_changes_nothing_else():
+    plain, dual = Clipped(low=0.2, high=0.28), Clipped(low=0.2, high=0.28, dual_clip=2.0)
+    log_ratio, advantage = grid()
+    far = (log_ratio.exp() > 2) & (advantage < 0)
+    assert bool(far.any())
+    for of_dual, of_plain, bound in (
+        (dual(log_ratio, advantage), plain(log_ratio, advantage), -2 * advantage),
+        (gradient(dual, log_ratio, advantage), gradient(plain, log_ratio, advantage), 0 * advantage),
+    ):
+        assert torch.equal(of_dual[~far], of_plain[~far])
+        torch.testing.assert_close(of_dual[far], bound[far], rtol=1e-12, atol=0)
+    assert torch.equal(dual.clipped(log_ratio, advantage), plain.clipped(log_ratio, advantage) | far)
+
+
+def test_a_dual_clip_without_end_is_none_to_the_bit_and_one_inside_the_clip_is_refused():
+    log_ratio, advantage = grid()
+    plain, dual = Clipped(low=0.2, high=0.28), Clipped(low=0.2, high=0.28, dual_clip=math.inf)
+    assert torch.equal(dual(log_ratio, advantage), plain(log_ratio, advantage))
+    assert torch.equal(gradient(dual, log_ratio, advantage), gradient(plain, log_ratio, advantage))
+    with pytest.raises(ValueError, match=r"^algo\.surrogate\.dual_clip=1\.1: .*1\.28 \(1 \+ high\)"):
+        Clipped(low=0.2, high=0.28, dual_clip=1.1)
 
 
 def test_a_trust_region_without_end_is_the_unclipped_surrogate():

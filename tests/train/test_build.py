@@ -19,7 +19,7 @@ from mirrorpo.core.protocols import Dataset, RolloutEngine, SpanWeighting, Verif
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.reward.code.code_tests import CodeTests
-from mirrorpo.train.build import build_components, notes
+from mirrorpo.train.build import Components, build_components, notes
 from mirrorpo.train.questions import load_questions
 
 ROLES = {
@@ -243,6 +243,20 @@ def test_training_on_what_has_no_training_split_is_refused_before_data_is_read()
         build_components(config("dataset=humaneval", "steps=3"))
 
 
+def test_groups_that_are_too_small_for_an_advantage_are_refused() -> None:
+    for algo in ("grpo", "maxrl", "opo"):
+        with pytest.raises(ValueError, match=r"^group_size=1: algo\.advantage gives .* zero"):
+            build_components({**config(f"algo={algo}"), "group_size": 1})
+    wanted = r"^group_size=8 with algo\.advantage\.k=8, baseline=loo: it takes 9 .*; give group_size=9 or"
+    with pytest.raises(ValueError, match=wanted):
+        build_components(config("algo=pass_at_k", "algo.advantage.k=8", "algo.advantage.baseline=loo"))
+
+
+def test_an_advantage_without_a_baseline_learns_from_groups_of_one() -> None:
+    for algo in ("reinforce", "w_reinforce", "reinforce_pp_kl_in_reward"):
+        build_components({**config(f"algo={algo}"), "group_size": 1})
+
+
 # What is said
 
 
@@ -281,6 +295,28 @@ def test_a_cut_distribution_in_evaluation_is_of_no_concern() -> None:
 def test_an_old_anchor_on_a_single_update_is_said_to_be_the_policy_itself() -> None:
     (note,) = [note for note in said("divergence.anchor=old") if "anchor" in note]
     assert note.startswith("updates_per_rollout=1 with divergence.anchor=old: ")
+
+
+def test_a_mixture_is_built_of_two_anchors_and_at_either_end_is_the_one_that_is_left() -> None:
+    data = config("anchor=mixture")
+    start, average = (data["anchor"][part] for part in ("first", "second"))
+
+    def built(anchor: Any, **changes: Any) -> Components:
+        return build_components({**data, "anchor": anchor, **changes})
+
+    mixed = built({**data["anchor"], "first": "old"})
+    assert mixed.penalty.sources == ("old", "reference") and mixed.penalty.share == 0.5
+    assert mixed.penalty.reads_old and mixed.penalty.reads_reference
+    # Of a mixture the old policy is not all.
+    assert notes(mixed) == notes(built(start))
+    # The single anchor's own parts: what a step makes of them is the same to the bit.
+    for share, single in ((0.0, start), (1.0, average)):
+        end, alone = built({**data["anchor"], "share": share}), built(single)
+        assert end.penalty == alone.penalty and end.anchor.parts == alone.anchor.parts, single
+    with pytest.raises(ValueError, match=r"anchor\.first and anchor\.second are both"):
+        built({**data["anchor"], "second": start})
+    with pytest.raises(ValueError, match="only a pull to the start model"):
+        built(data["anchor"], beta_schedule=config("beta_schedule=matched_drift")["beta_schedule"])
 
 
 def test_nothing_is_said_of_an_old_anchor_on_several_updates() -> None:

@@ -135,6 +135,14 @@ def test_a_data_set_for_evaluation_only_is_taken_without_steps() -> None:
     assert len(load_questions(built(dataset=named("TestOnly"), steps=0)).evaluation) == 1
 
 
+def test_an_advantage_of_rewards_and_groups_works_and_so_does_one_that_reads_lengths() -> None:
+    batch = worked.batch("1 + 1 = 2\n#### 2", "#### 3", rewards=[1.0, 3.0], groups=[0, 0])
+    lengths = batch.mask.sum(dim=1).tolist()
+    for name, expected in (("Ranks", [0.0, 1.0]), ("PerToken", [1 / lengths[0], 3 / lengths[1]])):
+        row = {**config()["algo"], "advantage": named(name)}
+        assert built(algo=row).algo.advantages(batch).tolist() == pytest.approx(expected)
+
+
 def test_a_divergence_takes_its_coefficient_and_its_anchor_from_the_penalty() -> None:
     penalty = built(divergence=named("Scaled", scale=2.0, beta=0.25, anchor="old")).penalty
     assert (penalty.beta, penalty.anchor, penalty.reads_old) == (0.25, "old", True)

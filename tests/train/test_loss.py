@@ -64,7 +64,7 @@ def draw(seed: int) -> tuple[RolloutBatch, torch.Tensor, torch.Tensor, torch.Ten
 def our_loss(name, scope, batch, live, divergences, weights, denominator=None):
     algo = ALGORITHMS[name]
     policy = PolicyOutputs(logprobs=live, entropy=torch.zeros_like(live), divergence=divergences)
-    advantages = algo.advantage(batch.rewards, batch.group)
+    advantages = algo.advantages(batch)
     return policy_loss(
         policy,
         batch,
@@ -120,7 +120,7 @@ def test_scope_credit_leaves_the_divergence_unweighted(name):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_micro_batches_with_the_windows_denominator_add_up(name, scope):
     batch, live, divergences, weights = draw(1)
-    advantages = ALGORITHMS[name].advantage(batch.rewards, batch.group)
+    advantages = ALGORITHMS[name].advantages(batch)
     whole = our_loss(name, scope, batch, live, divergences, weights)
     total = torch.zeros((), dtype=torch.float64)
     for rows in (torch.tensor([0, 4]), torch.tensor([1]), torch.tensor([3, 2])):

@@ -15,7 +15,7 @@ import torch
 from completions import completion_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from rows import CONF, forms, names, settings_of
+from rows import CONF, forms, names, settings_of, update_forms
 from small_models import TINY, model_of, network_of
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -37,7 +37,7 @@ from mirrorpo.train.scored import ScoredBatch
 from mirrorpo.weighting.uniform import Uniform
 from mirrorpo.weighting.unscored import Unscored
 
-ALGORITHMS = names("algo", oracles.ALGORITHMS)
+ALGORITHMS = update_forms(names("algo", oracles.ALGORITHMS))
 DIVERGENCES = names("divergence", oracles.DIVERGENCES)
 FORMS = forms(DIVERGENCES)
 LONGEST = 6
@@ -205,7 +205,7 @@ def our_gradients(
     if choice("divergence", divergence).reads in ("sampled", "top"):
         batch = batch.with_(anchor_logprobs=in_float64(anchor(world, divergence, updates), batch))
     student = learner(world, world.policy, **settings)
-    advantages = student.algo.advantage(batch.rewards, batch.group)
+    advantages = student.algo.advantages(batch)
     credit = TokenCredit(advantages=advantages, weights=world.weights)
     student.learn(replace(scored, batch=batch), credit, lrs=[1.0] * updates)
     return student.optimiser.gradients
@@ -226,6 +226,13 @@ def in_float64(logprobs: list[Tensor], batch: RolloutBatch) -> Tensor:
     return out
 
 
+def trained_tokens() -> list[list[bool]]:
+    return [
+        [reward == reward and (row, place) != (3, 2) for place in range(len(completion))]
+        for row, (_, completion, _, reward) in enumerate(ROLLOUT)
+    ]
+
+
 def naive_table(world: World, divergence: str, updates: int, rows: list[int]) -> dict[str, list[list[Any]]]:
     """What the loops of `oracles` read of each row, token by token."""
     log_q = anchor(world, divergence, updates)
@@ -234,8 +241,7 @@ def naive_table(world: World, divergence: str, updates: int, rows: list[int]) ->
         key: [] for key in ("logprobs", "old_logprobs", "divergences", "mask", "weights")
     }
     for row in rows:
-        _, completion, _, reward = ROLLOUT[row]
-        tokens = list(enumerate(completion))
+        tokens = list(enumerate(ROLLOUT[row][1]))
         live = [world.log_p[row][place, token] for place, token in tokens]
         old = (
             [value.detach() for value in live]
@@ -250,8 +256,8 @@ def naive_table(world: World, divergence: str, updates: int, rows: list[int]) ->
                 for place, token in tokens
             ]
         )
-        table["mask"].append([reward == reward and (row, place) != (3, 2) for place, _ in tokens])
-        table["weights"].append(world.weights[row].tolist()[: len(completion)])
+        table["mask"].append(trained_tokens()[row])
+        table["weights"].append(world.weights[row].tolist()[: len(tokens)])
     return table
 
 
@@ -266,7 +272,9 @@ def naive_gradient(
 ) -> list[Tensor]:
     rows = [row for row, (_, _, group, _) in enumerate(ROLLOUT) if group in groups]
     table = naive_table(world, divergence, updates, rows)
-    advantages = oracles.ALGORITHMS[algo][0]([row[3] for row in ROLLOUT], [row[2] for row in ROLLOUT])
+    advantages = oracles.row_advantages(
+        algo, [row[3] for row in ROLLOUT], [row[2] for row in ROLLOUT], trained_tokens()
+    )
     if algo in oracles.UPDATE_ADVANTAGES:
         advantages = naive_update_advantages(algo, advantages, table, rows)
     loss = oracles.loss(
@@ -326,9 +334,7 @@ def test_the_learner_does_split_this_rollout(world):
 
 def test_the_old_policy_is_far_enough_for_every_trust_region(world):
     ratios = (in_float64(world.log_p, world.batch) - in_float64(world.log_old, world.batch)).detach().exp()
-    up = (choice("algo", "grpo").advantage(world.batch.rewards, world.batch.group) > 0)[
-        :, None
-    ] & world.batch.mask
+    up = (choice("algo", "grpo").advantages(world.batch) > 0)[:, None] & world.batch.mask
     assert float(ratios[world.batch.mask & ~up].min()) < 0.8
     assert float(ratios[up].max()) > 1.28
     # Between the upper bounds of grpo and dapo.
@@ -371,6 +377,14 @@ def test_off_policy_every_updates_gradient_is_the_naive_one(world, algo, diverge
     expected = naive_gradient(world, algo, divergence, updates=2)
     for ours in our_gradients(world, algo, divergence, updates=2):
         assert_equal(ours, expected)
+
+
+def test_an_advantage_with_anothers_update_has_the_naive_gradient(world):
+    others = [name for name in names("algo", oracles.ALGORITHMS) if name not in ALGORITHMS]
+    assert others
+    for algo in others:
+        (ours,) = our_gradients(world, algo, "none")
+        assert_equal(ours, naive_gradient(world, algo, "none"))
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -559,11 +573,12 @@ def naive_placed_gradient(world: World, divergence: str, placement: str, updates
     return list(torch.autograd.grad(loss, list(world.policy.parameters()), retain_graph=True))
 
 
-@pytest.mark.parametrize(("over", "bound"), [("binary", 0.002), ("vocabulary", 0.02)])
+@pytest.mark.parametrize(("over", "bound"), [("binary", 0.002), ("top", 0.01), ("vocabulary", 0.02)])
 def test_a_trust_region_takes_the_naive_tokens_out_of_the_update(world, over, bound):
     region = DivergenceRegion(
         divergence=ExactBregman(potential=NegativeEntropy(), direction="reverse"),
         over=over,
+        k=2,
         low=bound,
         high=bound,
     )
@@ -578,7 +593,7 @@ def test_a_trust_region_takes_the_naive_tokens_out_of_the_update(world, over, bo
     before = replace(learner(world, world.old, **settings), trust_region=region)
     scored = before.rescore(world.batch)
     batch = scored.batch.with_(old_logprobs=in_float64(world.log_old, scored.batch))
-    advantages = before.algo.advantage(batch.rewards, batch.group)
+    advantages = before.algo.advantages(batch)
     student = replace(learner(world, world.policy, **settings), trust_region=region)
     credit = TokenCredit(advantages=advantages, weights=world.weights)
     metrics = student.learn(replace(scored, batch=batch), credit, lrs=[1.0, 1.0])
@@ -591,14 +606,15 @@ def test_a_trust_region_takes_the_naive_tokens_out_of_the_update(world, over, bo
                 credits.append(None)
                 continue
             old, live = world.log_old[row][t], world.log_p[row][t].detach()
-            if over == "binary":
+            away = float(advantages[row] * (live[completion[t]] - old[completion[t]])) > 0
+            if over != "vocabulary":
+                likely = old.topk(2).indices.tolist() if over == "top" else []
+                single = sorted({*likely, completion[t]})
                 old, live = (
-                    torch.stack([values[completion[t]], (1 - values[completion[t]].exp()).log()])
+                    torch.cat([values[single], (1 - values[single].exp().sum()).log()[None]])
                     for values in (old, live)
                 )
             distance = float((old.exp() * (old - live)).sum())
-            sampled = 0 if over == "binary" else completion[t]
-            away = float(advantages[row] * (live[sampled] - old[sampled])) > 0
             kept.append(not (away and distance > bound))
             token = oracles.Token(table["logprobs"][row], table["old_logprobs"][row], table["mask"][row], t)
             loss = oracles.ALGORITHMS["rloo"][1](token, float(advantages[row]))
@@ -629,7 +645,7 @@ def gradients_of(world: World, penalty: Penalty, updates: int) -> tuple[list[Ten
     if updates > 1:
         batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
     batch = batch.with_(anchor_logprobs=in_float64(world.log_reference, batch))
-    credit = TokenCredit(advantages=student.algo.advantage(batch.rewards, batch.group), weights=world.weights)
+    credit = TokenCredit(advantages=student.algo.advantages(batch), weights=world.weights)
     metrics = student.learn(replace(scored, batch=batch), credit, lrs=[1.0] * updates)
     return student.optimiser.gradients[0], metrics["divergence/value"]
 

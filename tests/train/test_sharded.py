@@ -76,6 +76,25 @@ MORE_CELLS = {
         "trust_region.over=vocabulary",
         "updates_per_rollout=2",
     ),
+    "likeliest tokens": ("divergence=kl_topk", "divergence.k=8"),
+    "likeliest tokens of the policy to a mixture": (
+        "divergence=kl_topk",
+        "divergence.k=8",
+        "divergence.of=policy",
+        "anchor=mixture",
+        "anchor.second.decay=0.5",
+    ),
+    "mixture with an old policy and a trust region by its likeliest tokens": (
+        "divergence=kl_topk",
+        "anchor=mixture",
+        "anchor.first=old",
+        "anchor.second.decay=0.5",
+        "trust_region=tv",
+        "trust_region.over=top",
+        "trust_region.k=8",
+        "trust_region.low=0.01",
+        "updates_per_rollout=2",
+    ),
     "mirror descent": ("algo=mirror_descent", "updates_per_rollout=2"),
     "micro-batches": ("algo=dr_grpo", "tokens_per_micro_batch=150"),
     "rows": ("weighting=counterfactual_permuted", "divergence=probl2", "shared_prefix=never"),
@@ -134,7 +153,7 @@ def run_cells(jobs: Sequence[Job], *launcher: str, cwd: Path) -> subprocess.Comp
     encoded = json.dumps([[[*CELL, *overrides, f"out={out}"], how] for overrides, out, how in jobs])
     command = [*(launcher or (sys.executable,)), str(ROOT / "tests" / "rank_cells.py"), encoded]
     return subprocess.run(
-        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=500, check=False
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=1100, check=False
     )
 
 

@@ -23,7 +23,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from rows import CONF, forms, names, settings_of
+from rows import CONF, forms, names, settings_of, update_forms
 from small_models import model_of
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
@@ -387,7 +387,7 @@ def train(arm: Arm, penalty: Penalty | None = None, lr: float = LR) -> LanguageM
     for step, sampled in enumerate(rollouts(learner, engine(arm.algo))):
         scored = learner.rescore(sampled)
         batch = scored.batch
-        advantages = learner.algo.advantage(batch.rewards, batch.group)
+        advantages = learner.algo.advantages(batch)
         weights = mean_one(
             learner.weighting(batch, scorer(learner), derive(SEED, "weighting", step)), batch.mask
         )
@@ -450,12 +450,14 @@ def test_what_is_earned_is_what_samples_earn_on_average():
 
 
 FORMS = forms(names("divergence"))
-COVERED = [FORMS if axis == "divergence" else names(axis) for axis in AXES]
+UPDATES_OF = update_forms(names("algo"))
+COVERED = [UPDATES_OF, FORMS, names("weighting")]
 OTHERS = [name for name in names("divergence") if name not in FORMS]
 COVER = [
     *(Arm(*triple) for triple in pairwise_cover(COVERED)),
-    # A divergence of another's form is trained with once.
+    # A divergence of another's form is trained with once, and so is an advantage with another's update.
     *map(Arm, cycle(names("algo", set(names("algo")) - {"sft"})), OTHERS, cycle(names("weighting"))),
+    *(Arm(name, "kl", "uniform") for name in names("algo") if name not in UPDATES_OF),
 ]
 
 
@@ -463,6 +465,7 @@ def test_in_the_cover_every_two_choices_of_different_axes_meet():
     for one, other in combinations(range(3), 2):
         assert {(arm[one], arm[other]) for arm in COVER} >= set(product(COVERED[one], COVERED[other]))
     assert {arm.divergence for arm in COVER} == set(names("divergence"))
+    assert {arm.algo for arm in COVER} == set(names("algo"))
 
 
 @pytest.mark.parametrize("sizes", list(product((1, 2, 3, 5), repeat=3)))

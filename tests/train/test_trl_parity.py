@@ -3,6 +3,7 @@ one.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 from small_models import TINY, model_of, network_of
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
@@ -25,6 +26,7 @@ from mirrorpo.divergence.bregman import CorrectedBregman
 from mirrorpo.divergence.kl import K3
 from mirrorpo.divergence.none import NoDivergence
 from mirrorpo.divergence.penalty import Penalty
+from mirrorpo.divergence.placement import completion_cost
 from mirrorpo.divergence.potentials import NegativeEntropy
 from mirrorpo.model.words import word_tokenizer
 from mirrorpo.rollout.collate import collate
@@ -72,8 +74,9 @@ def rollout(network: Qwen3ForCausalLM, spread: float = 0.25) -> RolloutBatch:
     draw = torch.Generator().manual_seed(0)
     old, anchor = (live + width * torch.randn(live.shape, generator=draw) for width in (spread, 0.6))
     ratio = (live - old).exp()[batch.mask]
-    assert float(ratio.max()) > (6.0 if spread > 1 else 1.28)
-    assert float(ratio.min()) < 0.8
+    if spread > 0:
+        assert float(ratio.max()) > (6.0 if spread > 1 else 1.28)
+        assert float(ratio.min()) < 0.8
     return batch.with_(old_logprobs=old, anchor_logprobs=anchor)
 
 
@@ -206,7 +209,7 @@ def our_loss_and_gradient(
 def test_loss_and_gradient_equal_trls(saved, tmp_path, name, high, beta, parts):
     trainer = grpo_trainer(saved, tmp_path, parts, loss_type=name, epsilon_high=high, beta=beta)
     algo, batch = algorithm(name), rollout(trainer.model)
-    advantages = algo.advantage(batch.rewards, batch.group)
+    advantages = algo.advantages(batch)
     loss, gradient = trl_loss_and_gradient(trainer, batch, advantages, parts)
     our_loss, our_gradient = our_loss_and_gradient(trainer.model, batch, algo, advantages, beta)
     assert abs(loss) > 1e-3
@@ -233,17 +236,74 @@ FAR = {
 def test_far_from_the_old_policy_loss_and_gradient_equal_trls(saved, tmp_path, name):
     trainer = grpo_trainer(saved, tmp_path, 1, beta=0.0, **FAR[name])
     algo, batch = algorithm(name), rollout(trainer.model, spread=1.5)
-    advantages = algo.advantage(batch.rewards, batch.group)
+    advantages = algo.advantages(batch)
     _, gradient = trl_loss_and_gradient(trainer, batch, advantages, 1)
     _, our_gradient = our_loss_and_gradient(trainer.model, batch, algo, advantages, 0.0)
     for ours, theirs in zip(our_gradient, gradient, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_the_dual_clip_is_trls_delta(saved, tmp_path):
+    trainer = grpo_trainer(saved, tmp_path, 1, beta=0.0, loss_type="grpo", delta=1.5)
+    plain, batch = algorithm("grpo"), rollout(trainer.model, spread=1.5)
+    algo = replace(plain, surrogate=replace(plain.surrogate, dual_clip=1.5))
+    advantages = algo.advantages(batch)
+    loss, gradient = trl_loss_and_gradient(trainer, batch, advantages, 1)
+    our_loss, our_gradient = our_loss_and_gradient(trainer.model, batch, algo, advantages, 0.0)
+    torch.testing.assert_close(our_loss, loss, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(our_gradient, gradient, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    without, _ = our_loss_and_gradient(trainer.model, batch, plain, advantages, 0.0)
+    assert without - our_loss > 0.05
+
+
+def test_rloo_with_the_kl_in_the_reward_has_the_gradient_of_trls_rloo(saved, tmp_path):
+    # On-policy, where TRL's ratio of whole completions and ours of tokens are 1.
+    args = RLOOConfig(
+        output_dir=str(tmp_path),
+        temperature=TEMPERATURE,
+        max_completion_length=LONGEST,
+        num_generations=3,
+        per_device_train_batch_size=len(COMPLETIONS),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        beta=0.0,  # what it takes off rewards while it samples is written out below
+    )
+    trainer = RLOOTrainer(
+        model=str(saved),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=args,
+        train_dataset=Dataset.from_dict({"prompt": ["a", "b"]}),
+    )
+    trainer.model.train()
+    batch, beta = rollout(trainer.model, spread=0.0), 0.3
+    kl = torch.where(batch.mask, batch.old_logprobs - batch.anchor_logprobs, 0.0)
+    rewards = (batch.rewards - beta * kl.sum(dim=1)).view(2, 3)
+    theirs = (rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / 2).flatten()
+    inputs = {
+        "prompt_ids": batch.prompt_ids,
+        "prompt_mask": batch.prompt_present.long(),
+        "completion_ids": batch.completion_ids,
+        "completion_mask": batch.present.long(),
+        "advantages": theirs,
+        "old_logps": torch.where(batch.mask, batch.old_logprobs, 0.0).sum(dim=1),
+    }
+    loss = trainer._compute_loss(trainer.model, inputs)
+    gradient = torch.autograd.grad(loss, list(trainer.model.parameters()))
+    algo = algorithm("rloo")
+    ours = algo.advantages(batch, batch.rewards - beta * completion_cost(kl, batch.mask, "completion"))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    _, our_gradient = our_loss_and_gradient(trainer.model, batch, algo, ours, 0.0)
+    for mine, its in zip(our_gradient, gradient, strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
+
+
 def test_the_corrected_kl_is_trls_with_its_bias_correction(saved, tmp_path):
     trainer = grpo_trainer(saved, tmp_path, 1, loss_type="grpo", beta=0.3, use_bias_correction_kl=True)
     algo, batch = algorithm("grpo"), rollout(trainer.model)
-    advantages = algo.advantage(batch.rewards, batch.group)
+    advantages = algo.advantages(batch)
     loss, gradient = trl_loss_and_gradient(trainer, batch, advantages, 1)
     corrected = CorrectedBregman(potential=NegativeEntropy())
     our_loss, our_gradient = our_loss_and_gradient(trainer.model, batch, algo, advantages, 0.3, corrected)

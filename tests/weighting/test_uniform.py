@@ -53,7 +53,7 @@ def test_weights_are_ones_to_the_bit_before_and_after_mean_one():
 
 def test_the_weighted_loss_and_gradient_are_the_unweighted_ones_to_the_bit_in_either_scope():
     rollout = batch()
-    advantages = ALGO.advantage(rollout.rewards, rollout.group)[:, None].expand(3, 3)
+    advantages = ALGO.advantages(rollout)[:, None].expand(3, 3)
     leaf = rollout.old_logprobs + 0.1 * rollout.anchor_logprobs
     leaf.requires_grad_()
     divergence = K3()

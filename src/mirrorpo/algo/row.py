@@ -5,18 +5,22 @@ from dataclasses import dataclass
 
 import torch
 
+from mirrorpo.core.batch import GroupedRewards, RolloutBatch
 from mirrorpo.core.protocols import (
     AdvantageEstimator,
     Aggregation,
     Assembly,
+    GroupedAdvantageEstimator,
     Inert,
     Placement,
     Ratio,
     RolloutRule,
+    StatesRequirements,
     Surrogate,
     TokenNormalisation,
     UpdateAdvantage,
 )
+from mirrorpo.core.shapes import PerCompletion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +38,7 @@ class Algorithm:
         update_advantage: of each update, from the advantages and the policy of the moment, or None.
     """
 
-    advantage: AdvantageEstimator
+    advantage: AdvantageEstimator | GroupedAdvantageEstimator
     ratio: Ratio
     surrogate: Surrogate
     aggregate: Aggregation
@@ -43,15 +47,42 @@ class Algorithm:
     token_normalisation: TokenNormalisation | None = None
     update_advantage: UpdateAdvantage | None = None
 
+    def advantages(self, batch: RolloutBatch, rewards: PerCompletion | None = None) -> PerCompletion:
+        """Of all completions of a rollout; `rewards` take the place of the batch's."""
+        return self._estimate(
+            GroupedRewards(
+                rewards=batch.rewards if rewards is None else rewards,
+                group=batch.group,
+                lengths=batch.mask.sum(dim=1),
+            )
+        )
+
+    def _estimate(self, rollout: GroupedRewards) -> PerCompletion:
+        if isinstance(self.advantage, GroupedAdvantageEstimator):
+            return self.advantage.estimate(rollout)
+        return self.advantage(rollout.rewards, rollout.group)
+
     def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
-        """Rewards that differ within one group must give some advantage."""
-        size = assembly.config["group_size"]
-        rewards = torch.arange(float(size)).remainder(2)
-        if not bool(self.advantage(rewards, torch.zeros(size, dtype=torch.long)).any()):
+        """What the advantage refuses; and rewards that differ must give some advantage."""
+        size, refused = assembly.config["group_size"], False
+        if isinstance(self.advantage, StatesRequirements):
+            for reason in self.advantage.requirements(f"{group}.advantage", assembly):
+                refused = True
+                yield reason
+        if not refused and not self._some_advantage(size):
             yield (
                 f"group_size={size}: algo.advantage gives every completion advantage zero, so nothing would "
                 "be learned; use group_size=2 or more"
             )
+
+    def _some_advantage(self, size: int) -> bool:
+        # Of zeros and ones in turns, either first: an advantage without a baseline learns from groups of one.
+        first = torch.arange(float(size)).remainder(2)
+        group, lengths = torch.zeros(size, dtype=torch.long), torch.ones(size, dtype=torch.long)
+        return any(
+            bool(self._estimate(GroupedRewards(rewards=rewards, group=group, lengths=lengths)).any())
+            for rewards in (first, 1 - first)
+        )
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
         """Ratio and surrogate that have no effect."""

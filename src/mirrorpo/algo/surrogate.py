@@ -27,17 +27,24 @@ class Clipped:
         loss_t = -min( r_t A_t,  clip(r_t, 1 - low, 1 + high) A_t )
 
     where r_t = exp(log_ratio_t) is the importance ratio pi_theta / pi_old and A_t the advantage.
-    low == high is PPO and GRPO; high > low is DAPO's "clip-higher".
+    low == high is PPO and GRPO; high > low is DAPO's "clip-higher". With dual_clip = c, where A_t < 0
 
-    Value: equals -r_t A_t inside the trust region and is never below it.
+        loss_t = min( -min( r_t A_t,  clip(r_t, 1 - low, 1 + high) A_t ),  -c A_t )
+
+    which bounds what a single token that has run away from a bad answer's probability can weigh; it is verl's
+    `clip_ratio_c` and TRL's `delta`, which are one function where both are at least 1 + high.
+
+    Value: equals -r_t A_t inside the trust region and is never below it, but for the bound of dual_clip.
 
     Gradient: -A_t r_t grad log pi_theta(y_t), and exactly zero where the ratio has already left the
     trust region in the direction the advantage pushes it (A_t > 0 and r_t > 1 + high, or A_t < 0 and
-    r_t < 1 - low). At r_t = 1 it is the REINFORCE gradient, -A_t grad log pi_theta(y_t).
+    r_t < 1 - low), and where A_t < 0 and r_t > dual_clip. At r_t = 1 it is the REINFORCE gradient,
+    -A_t grad log pi_theta(y_t).
 
     Attributes:
         low: how far below 1 the ratio is still trusted, in [0, 1).
         high: how far above 1 the ratio is still trusted, > 0.
+        dual_clip: where A_t < 0 the ratio counts as at most this, at least 1 + high; None bounds nothing.
 
     Example:
         Two tokens want to go up, one wants to go down; the first has gone far enough, and so has
@@ -54,26 +61,38 @@ class Clipped:
     References:
         Schulman et al. 2017 (PPO), Eq. 7, https://arxiv.org/abs/1707.06347
         Yu et al. 2025 (DAPO, clip-higher), https://arxiv.org/abs/2503.14476
+        Ye et al. 2020 (dual clip), https://arxiv.org/abs/1912.09729
     """
 
     low: float
     high: float
+    dual_clip: float | None = None
 
     def __post_init__(self) -> None:
         if not (0 <= self.low < 1 and self.high > 0):
             raise ValueError(
                 f"algo.surrogate.low={self.low}, high={self.high}: need 0 <= low < 1 and high > 0"
             )
+        if self.dual_clip is not None and not self.dual_clip >= 1 + self.high:
+            raise ValueError(
+                f"algo.surrogate.dual_clip={self.dual_clip}: it bounds the ratio itself; give "
+                f"{1 + self.high} (1 + high) or more, or null"
+            )
 
     def __call__(self, log_ratio: PerToken, advantage: PerToken) -> PerToken:
         ratio = importance(log_ratio)
         trusted = ratio.clamp(1 - self.low, 1 + self.high)
+        if self.dual_clip is not None:
+            ratio = torch.where(advantage < 0, ratio.clamp(max=self.dual_clip), ratio)
         return -torch.minimum(ratio * advantage, trusted * advantage)
 
     def clipped(self, log_ratio: PerToken, advantage: PerToken) -> TokenMask:
         """Tokens with a nonzero advantage and exactly zero gradient."""
         ratio = importance(log_ratio.detach())
-        return ((advantage > 0) & (ratio > 1 + self.high)) | ((advantage < 0) & (ratio < 1 - self.low))
+        too_low = ratio < 1 - self.low
+        if self.dual_clip is not None:
+            too_low = too_low | (ratio > self.dual_clip)
+        return ((advantage > 0) & (ratio > 1 + self.high)) | ((advantage < 0) & too_low)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

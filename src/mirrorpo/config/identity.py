@@ -39,7 +39,9 @@ ADDED: Mapping[str, object] = {
     "reward.top_level": "definitions",  # likewise
     "head_precision": "float32",
     "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
+    "trust_region.k": 64,
     "eval_datasets": [],
+    "algo.token_normalisation.ddof": 0,
 }
 # A set of `eval_datasets` has settings under the names that they have in a run.
 EVAL_SETS = "eval_sets"

@@ -163,6 +163,21 @@ class Layout:
     lengths: Sequence[int]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupedRewards:
+    """What an advantage may be made of, one entry a completion of the whole rollout.
+
+    Attributes:
+        rewards: [B], NaN without a verdict.
+        group: [B], completions of one prompt share it.
+        lengths: [B], trained tokens.
+    """
+
+    rewards: PerCompletion
+    group: GroupIds
+    lengths: Int[Tensor, " B"]
+
+
 # Fields of a batch that may be large, and stay on the model's device.
 OF_ANCHOR = ("anchor_hidden", "anchor_top_ids", "anchor_top_logprobs")
 

@@ -11,7 +11,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.optim.optimizer import StateDict
 
-from mirrorpo.core.batch import Completion, Example, Prompt, RolloutBatch, RolloutRequest, Verdict
+from mirrorpo.core.batch import (
+    Completion,
+    Example,
+    GroupedRewards,
+    Prompt,
+    RolloutBatch,
+    RolloutRequest,
+    Verdict,
+)
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.network import Tokenizer
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
@@ -326,6 +334,16 @@ class AdvantageEstimator(Protocol):
 
 
 @runtime_checkable
+class GroupedAdvantageEstimator(Protocol):
+    """An advantage that reads more of a rollout than rewards and groups, in place of `AdvantageEstimator`.
+
+    Per completion, without gradient; NaN rewards give advantage zero. `GroupedRewards` may come to hold more.
+    """
+
+    def estimate(self, rollout: GroupedRewards) -> PerCompletion: ...
+
+
+@runtime_checkable
 class UpdateAdvantage(Protocol):
     """Advantages that depend on where the policy is, asked before each update, without gradient.
 
@@ -390,18 +408,33 @@ class TrustRegion(Protocol):
     """A factor on each token's credit by how far the policy has moved from the old one, without gradient.
 
     `reads` says what `distance` wants of both: nothing, the sampled token's log-probabilities [...], or the
-    vocabulary's [..., V], reduced to [...]. `log_ratio` is the token's own, whatever ratio the algorithm
-    takes. A factor of zero takes the token out of the update, one below turns it round.
+    vocabulary's [..., V], reduced to [...]; "top", the vocabulary's, and gives what each token would have if
+    it were drawn, [..., V], while the trainer goes by `ReadsOldTop`. `log_ratio` is the token's own, whatever
+    ratio the algorithm takes. A factor of zero takes the token out of the update, one below turns it round.
     """
 
     @property
-    def reads(self) -> Literal["nothing", "sampled", "vocabulary"]: ...
+    def reads(self) -> Literal["nothing", "sampled", "vocabulary", "top"]: ...
 
     def distance(self, old: Tensor, policy: Tensor) -> Tensor: ...
 
     def __call__(
         self, distance: PerToken, log_ratio: PerToken, advantages: PerToken, mask: TokenMask
     ) -> PerToken: ...
+
+
+@runtime_checkable
+class ReadsOldTop(Protocol):
+    """A trust region whose distance may be read of the old policy's likeliest tokens.
+
+    `top` is how many, none where `reads` is not "top". `between` takes the log-probabilities of the same bins
+    under old policy and policy, [..., n].
+    """
+
+    @property
+    def top(self) -> int: ...
+
+    def between(self, old: Tensor, policy: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
@@ -568,7 +601,21 @@ class BetaSchedule(Protocol):
 
 @runtime_checkable
 class Anchor(Protocol):
-    """What a divergence is measured to.
+    """What a divergence is measured to: one part, or two whose probabilities are mixed.
+
+    `share` is the second part's, (1 - share) q_1 + share q_2; of one part it is not read.
+    """
+
+    @property
+    def parts(self) -> "Sequence[AnchorPart]": ...
+
+    @property
+    def share(self) -> float: ...
+
+
+@runtime_checkable
+class AnchorPart(Protocol):
+    """A policy that a divergence is measured to.
 
     `source` is the start model or the policy of the rollout. `moves` says whether the start model's weights
     change with the run; then `after` gives the share of the policy that goes into them after a step,

@@ -68,6 +68,16 @@ class Head:
         parameters = (self.projection.weight, self.projection.bias)
         return not any(parameter is not None and parameter.requires_grad for parameter in parameters)
 
+    @property
+    def entries(self) -> int:
+        """Numbers of the embedding, which a position is multiplied with."""
+        return self.projection.weight.numel()
+
+    @property
+    def tables(self) -> int:
+        """Tensors over positions and vocabulary that a call leaves or holds at once: one."""
+        return 1
+
     def prepared(self) -> "Head":
         """The same head with its embedding cast once, for whoever calls it more than once."""
         if self.factor is not None:

@@ -10,6 +10,7 @@ from typing import Literal, Self, cast
 from mirrorpo.model.cost import PassTokens, network_cost
 from mirrorpo.model.head import Head
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.mixed_head import MixedHead
 
 # How far back a pass goes: not at all; to its inputs alone; to its trained weights.
 Gradient = Literal["none", "inputs", "weights"]
@@ -38,9 +39,9 @@ class PassMeter:
         if gradient == "weights":
             self.flops += cost.weight_gradient(run)
 
-    def add_head(self, head: Head, read: int) -> None:
+    def add_head(self, head: Head | MixedHead, read: int) -> None:
         """Count logits of so many positions, made without gradient off hidden states that were kept."""
-        self.flops += 2 * head.projection.weight.numel() * read
+        self.flops += 2 * head.entries * read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

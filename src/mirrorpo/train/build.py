@@ -41,7 +41,7 @@ from mirrorpo.core.protocols import (
     Weighting,
 )
 from mirrorpo.divergence.anchor import Fixed as FixedAnchor
-from mirrorpo.divergence.penalty import Penalty
+from mirrorpo.divergence.penalty import Penalty, SecondPart
 from mirrorpo.model.compiled import compile_requirements
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.reward.plain import verifier
@@ -103,7 +103,7 @@ def build_components(config: Config) -> Components:
     if config["divergence"].get("placement") is None:
         penalty = replace(penalty, placement=algo.penalty_placement or "loss")
     anchor = _optional(config, "anchor", Anchor) or FixedAnchor(source=penalty.anchor)
-    penalty = replace(penalty, anchor=anchor.source)
+    penalty = _measured_to(penalty, anchor)
     components = Components(
         config=config,
         anchor=anchor,
@@ -126,6 +126,12 @@ def build_components(config: Config) -> Components:
     for reason in _requirements(components):
         raise ValueError(reason)
     return components
+
+
+def _measured_to(penalty: Penalty, anchor: Anchor) -> Penalty:
+    first, *others = anchor.parts
+    second = SecondPart(source=others[0].source, share=anchor.share) if others else None
+    return replace(penalty, anchor=first.source, second=second)
 
 
 def build_dataset(config: Config) -> Dataset:

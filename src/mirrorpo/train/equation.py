@@ -140,7 +140,7 @@ def _inner(part: object) -> list[str]:
 
 
 def described(part: object) -> str:
-    """A part's class with its settings.
+    """A part's class with its settings, without those that are not set.
 
     Example:
         >>> from mirrorpo.algo.surrogate import Clipped
@@ -150,7 +150,7 @@ def described(part: object) -> str:
     if not is_dataclass(part) or isinstance(part, type):
         return getattr(part, "__name__", type(part).__name__)
     settings = ((field.name, getattr(part, field.name)) for field in fields(part) if field.repr)
-    inside = ", ".join(f"{name}={_value(value)}" for name, value in settings)
+    inside = ", ".join(f"{name}={_value(value)}" for name, value in settings if value is not None)
     return f"{type(part).__name__}({inside})" if inside else type(part).__name__
 
 

@@ -65,7 +65,7 @@ class Learner:
 
     Attributes:
         policy: the model that is trained.
-        reference: the frozen start model, or None when nothing reads it.
+        reference: the frozen start model, or None when nothing reads it; an anchor that moves moves it.
         optimiser: over the policy's trainable parameters.
         algo: the algorithm's row.
         penalty: a divergence with its coefficient and anchor.
@@ -75,6 +75,7 @@ class Learner:
         trust_region: a factor on the credit of tokens that have moved away from the old policy.
         ranks: among which the rows of a pass are divided.
         meter: counts the passes.
+        second_reference: of an anchor that is a mixture of two references, the second.
     """
 
     policy: LanguageModel
@@ -88,6 +89,7 @@ class Learner:
     trust_region: TrustRegion = NO_TRUST_REGION
     ranks: Ranks = ALONE
     meter: PassMeter = field(default_factory=PassMeter)
+    second_reference: LanguageModel | None = None
 
     def __post_init__(self) -> None:
         if self.settings.shared_prefix == "always" and (reason := obstacle(self.policy)):
@@ -113,37 +115,43 @@ class Learner:
         """The policy as it is now, for weightings that ask it."""
         return policy_scorer(self.policy, self.settings, self.ranks, self.meter)
 
-    def move_reference(self, share: float) -> None:
-        """Let the reference's weights take a share of the policy's, theta_a + share (theta - theta_a).
+    @property
+    def references(self) -> Sequence[LanguageModel]:
+        """The references that are read, in the order of the anchor's parts."""
+        return [model for model in (self.reference, self.second_reference) if model is not None]
+
+    def move_reference(self, share: float, number: int = 0) -> None:
+        """Let a reference's weights take a share of the policy's, theta_a + share (theta - theta_a).
 
         A share of one gives the policy's weights to the bit.
         """
-        if share == 0 or self.reference is None:
+        if share == 0 or number >= len(self.references):
             return
         live = dict(self.policy.network.named_parameters())
         with torch.no_grad():
-            for name, moving in self.moving_weights().items():
+            for name, moving in self.moving_weights(number).items():
                 local, towards = local_shard(moving), local_shard(live[name])
                 if share == 1:
                     local.copy_(towards)
                 else:
                     local.lerp_(towards.to(local.dtype), share)
 
-    def moving_weights(self) -> dict[str, Tensor]:
-        """The reference's weights that move, by the policy's names of them."""
-        return {} if self.reference is None else moving_weights(self.reference, self.policy)
+    def moving_weights(self, number: int = 0) -> dict[str, Tensor]:
+        """A reference's weights that move, by the policy's names of them."""
+        references = self.references
+        return moving_weights(references[number], self.policy) if number < len(references) else {}
 
-    def load_moving_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take up the reference's weights of a checkpoint."""
+    def load_moving_weights(self, weights: Mapping[str, Tensor], number: int = 0) -> None:
+        """Take up a reference's weights of a checkpoint."""
         with torch.no_grad():
-            for name, moving in self.moving_weights().items():
+            for name, moving in self.moving_weights(number).items():
                 local_shard(moving).copy_(local_shard(weights[name]))
 
     def rescore(self, batch: RolloutBatch) -> ScoredBatch:
         """A rollout with old and anchor log-probabilities, as far as somebody reads them."""
         rescore = Rescore(
             live=self.live,
-            reference=self.reference,
+            references=self.references,
             windows=self.windows,
             forward=self.old_policy.forward,
             updates_read_old=self.algo.update_advantage is not None,
@@ -158,7 +166,7 @@ class Learner:
         divergence, rewards = scored.divergence, batch.rewards
         if divergence is not None:
             rewards = rewards - penalty.beta * completion_cost(divergence, batch.mask, penalty.placement)
-        credit = self.weigh(batch, self.algo.advantage(rewards, batch.group), seed)
+        credit = self.weigh(batch, self.algo.advantages(batch, rewards), seed)
         return self._signed(replace(credit, divergence=divergence), batch.mask)
 
     def _signed(self, credit: TokenCredit, mask: TokenMask) -> TokenCredit:
@@ -368,8 +376,7 @@ class Learner:
         if window.scored.anchor_head is not None:
             self.meter.add_head(window.scored.anchor_head, tokens.read)
         if window.scored.old is not None:
-            # A trust region over the vocabulary makes the logits of both policies.
-            self.meter.add_head(window.scored.old.head, 2 * tokens.read)
+            self.meter.flops += window.scored.old.flops(tokens.read)
 
     def _has_gradient(self, mask: TokenMask, credited: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
         # The other rows are read for the metrics alone, without a backward pass.

@@ -19,6 +19,7 @@ from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import DeclaresSources, GivesExamples, RolloutEngine, Verifier
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.determinism import strict_where_possible
+from mirrorpo.model.adapter import START
 from mirrorpo.model.compile_layers import with_compiled_layers
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import reference
@@ -32,6 +33,7 @@ from mirrorpo.train.evaluate import Evaluator
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.memory_check import Memory, checked_memory
 from mirrorpo.train.model_check import ModelCheck, checked, try_passes
+from mirrorpo.train.prompt_lengths import to_measure
 from mirrorpo.train.questions import Questions, SetQuestions, load_questions
 from mirrorpo.train.sharded import sharded_engine, sharded_model, sharded_reward
 from mirrorpo.train.step import Drift
@@ -99,9 +101,9 @@ class LoadedRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Models:
-    # The policy, the reference where somebody reads it, and what there is to know of them.
+    # The policy, the references that somebody reads, at most two, and what there is to know of them.
     policy: LanguageModel
-    reference: LanguageModel | None
+    references: Sequence[LanguageModel]
     check: ModelCheck
     call_cost: CallCost
     deterministic: Mapping[str, object]
@@ -143,7 +145,8 @@ class Loader:
         return LoadedRun(
             learner=Learner(
                 policy=policy,
-                reference=loaded.reference,
+                reference=next(iter(loaded.references), None),
+                second_reference=next(iter(loaded.references[1:]), None),
                 optimiser=components.optim.build(policy.network),
                 algo=components.algo,
                 penalty=components.penalty,
@@ -202,16 +205,26 @@ class Loader:
             call_cost, policy, config["tokens_per_call"], self.recorded_cost, config["tokens_per_micro_batch"]
         )
         cost = self.ranks.broadcast_from_rank0(measured)
-        start = None
-        if self.components.penalty.reads_reference:
-            start = reference(policy, moves=self.components.anchor.moves, seed=config["seed"])
+        references = self._references(policy)
         policy = sharded_model(policy, self.ranks)
         # An adapter that is switched off is the policy's own network.
-        if start is not None and not start.adapter_off:
-            start = sharded_model(start, self.ranks)
+        references = [
+            start if start.adapter_off else sharded_model(start, self.ranks) for start in references
+        ]
         return _Models(
-            policy=policy, reference=start, check=check, call_cost=cost, deterministic=deterministic
+            policy=policy, references=references, check=check, call_cost=cost, deterministic=deterministic
         )
+
+    def _references(self, policy: LanguageModel) -> list[LanguageModel]:
+        # Of the anchor's parts that are no old policy; an adapter for each that moves.
+        if not self.components.penalty.reads_reference:
+            return []
+        parts, seed = self.components.anchor.parts, self.components.config["seed"]
+        return [
+            reference(policy, moves=part.moves, seed=seed, adapter=START if len(parts) == 1 else name)
+            for name, part in zip(("first", "second"), parts, strict=False)
+            if part.source == "reference"
+        ]
 
     def _collector(self, policy: LanguageModel, reward: Verifier, questions: Questions) -> Collector:
         components, run = self.components, RunSettings.of(self.components.config)
@@ -276,10 +289,14 @@ class Loader:
     def _check_context(
         self, policy: LanguageModel, questions: Questions, rendered: Sequence[Rendered]
     ) -> None:
-        config = self.components.config
+        config, components = self.components.config, self.components
+        answer = max(config["eval_max_new_tokens"], config["max_new_tokens"])
         lengths = [len(prompt.ids) for prompt in rendered]
-        lengths += [len(render(self.components, policy, prompt).ids) for prompt in questions.train]
-        policy.check_context(max(lengths) + max(config["eval_max_new_tokens"], config["max_new_tokens"]))
+        if questions.train:
+            example = render(components, policy, questions.train[0])
+            long = to_measure(policy, questions.train, example, components.dataset.user, answer)
+            lengths += [len(example.ids), *(len(render(components, policy, prompt).ids) for prompt in long)]
+        policy.check_context(max(lengths) + answer)
 
     def _drift(self, policy: LanguageModel, engine: RolloutEngine, questions: Questions) -> Drift:
         config = self.components.config

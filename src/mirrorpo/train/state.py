@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch.optim.optimizer import StateDict
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
 from mirrorpo.core.seeds import GlobalState, global_state, restore_global_state
 from mirrorpo.distributed.collectives import Ranks
+from mirrorpo.divergence.anchor import name_of, of_part
 from mirrorpo.run import checkpoint, records
 from mirrorpo.run.background import Background
 from mirrorpo.run.disk import aside
@@ -86,7 +87,7 @@ class Checkpoints:
         ranks: that train together.
         run: seed, steps, how many are kept.
         evaluation: when there is an evaluation to expect.
-        keeps_reference: whether the reference's weights move with the run, and are saved.
+        moving: numbers of the references whose weights move with the run, and are saved.
         background: where checkpoints are written.
     """
 
@@ -96,7 +97,7 @@ class Checkpoints:
     ranks: Ranks
     run: RunSettings
     evaluation: EvaluationSettings
-    keeps_reference: bool = False
+    moving: Collection[int] = ()
     background: Background = field(default_factory=Background)
     _clock: _Clock = field(default_factory=_Clock)
 
@@ -136,9 +137,13 @@ class Checkpoints:
             "optimiser": self.learner.optimiser.state_dict(),
             "random": global_state(),
         }
-        if self.keeps_reference:
+        if self.moving:
             state["anchor"] = dict(progress.anchor)
-            state["reference"] = self.learner.moving_weights()
+            state["reference"] = {
+                name_of(name, number): weight
+                for number in self.moving
+                for name, weight in self.learner.moving_weights(number).items()
+            }
         checkpoint.save(
             self.path,
             step,
@@ -190,8 +195,8 @@ class Checkpoints:
     def _restored(self, state: RunState, code: str) -> Resumed:
         self.learner.policy.network.load_state_dict(state["weights"], strict=False)
         self.learner.optimiser.load_state_dict(state["optimiser"])
-        if self.keeps_reference:
-            self.learner.load_moving_weights(state.get("reference", {}))
+        for number in self.moving:
+            self.learner.load_moving_weights(of_part(state.get("reference", {}), number), number)
         restore_global_state(state["random"])
         made_by = state.get("codes", [])
         return Resumed(

@@ -14,6 +14,7 @@ from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.device import stopwatch
+from mirrorpo.divergence.anchor import after, moving_parts
 from mirrorpo.model.cost import sampling
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Collector, Rollout
@@ -169,12 +170,14 @@ class TrainStep:
     def _moved_anchor(
         self, step: int, progress: Progress, metrics: Mapping[str, float]
     ) -> Mapping[str, float]:
-        if not self.anchor.moves:
+        moving = moving_parts(self.anchor)
+        if not moving:
             return progress.anchor
-        share, memory = self.ranks.broadcast_from_rank0(
-            lambda: self.anchor.after(step, progress.anchor, metrics)
+        shares, memory = self.ranks.broadcast_from_rank0(
+            lambda: after(moving, step, progress.anchor, metrics)
         )
-        self.learner.move_reference(share)
+        for number, share in shares.items():
+            self.learner.move_reference(share, number)
         return memory
 
     def _budget(self, before: Budget | None, meter: PassMeter, rollout: Rollout) -> Budget | None:
