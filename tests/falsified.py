@@ -431,16 +431,17 @@ def undigested(sweep: Sweep) -> Sweep:
 
 # ---------------------------------------------------------------- one number of one file
 
-NUMBER = re.compile(rb"(?<![\w.+-])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.])")
+# A text, or a number outside of texts.
+NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)')
 
 
 def edit_a_number(sweep: Sweep, rng: random.Random) -> str:
-    """Change one random number of a random file of a sweep, and say which."""
+    """Change one random number of a random file of a sweep, and say which; none where there is none."""
     path = rng.choice(
         sorted(path for path in sweep.root.rglob("*") if path.is_file() and path.stat().st_size)
     )
     text = path.read_bytes()
-    numbers = list(NUMBER.finditer(text))
+    numbers = [match for match in NUMBER.finditer(text) if match[1]]
     if not numbers:
         return ""
     number = rng.choice(numbers)
