@@ -19,7 +19,7 @@ from mirrorpo.core.protocols import Dataset, RolloutEngine, SpanWeighting, Verif
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.reward.code.code_tests import CodeTests
-from mirrorpo.train.build import Components, build_components, notes
+from mirrorpo.train.build import Components, build_components, inert, notes
 from mirrorpo.train.questions import load_questions
 
 ROLES = {
@@ -113,6 +113,44 @@ def test_a_run_that_is_older_than_the_correction_has_none_and_a_run_without_it_i
     assert (
         config_hash(older) == config_hash(config()) != config_hash(config("importance_correction=truncated"))
     )
+
+
+ENTROPIES = {
+    "nothing": (("entropy=bonus", "entropy.coefficient=0.0"), ["entropy"]),
+    "a gain": (("entropy=bonus",), []),
+    "a walk that cannot leave zero": (("entropy=adaptive", "entropy.most=0.0"), ["entropy"]),
+    "a walk": (("entropy=adaptive",), []),
+    "clip": (("entropy=covariance",), ["entropy.beta"]),
+    "kl on-policy": (("entropy=covariance", "entropy.method=kl"), ["entropy.low", "entropy.high", "entropy"]),
+    "kl": (
+        ("entropy=covariance", "entropy.method=kl", "updates_per_rollout=2"),
+        ["entropy.low", "entropy.high"],
+    ),
+}
+
+
+def test_an_entropy_control_is_built_says_what_is_inert_and_needs_a_sampler_where_it_reads_samples() -> None:
+    older = {group: value for group, value in config().items() if group != "entropy"}
+    assert build_components(older) == build_components(config())
+    assert config_hash(older) == config_hash(config()) != config_hash(config("entropy=bonus"))
+    for name, (overrides, settings) in ENTROPIES.items():
+        entries = inert(build_components(config(*overrides)))
+        named = [setting for entry in entries for setting in entry.settings if setting.startswith("entropy")]
+        assert named == settings, name
+    supervised = ("model=tiny_scratch", "algo=sft")
+    for overrides, message in (
+        (
+            ("entropy=bonus", "entropy.estimator=sampled"),
+            r"^entropy\.estimator=sampled with rollout=demonstr",
+        ),
+        (("entropy=covariance",), r"^entropy=covariance with rollout=demonstrations"),
+        (("entropy=bonus", "entropy.estimator=exakt"), r"^entropy\.estimator=exakt: choose one of exact"),
+        (("entropy=covariance", "entropy.method=topk"), r"^entropy\.method=topk: choose one of clip, kl"),
+        (("entropy=adaptive", "entropy.start=2.0"), r"^entropy: entropy: target=0\.2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_components(config(*supervised, *overrides))
+    build_components(config(*supervised, "entropy=bonus"))
 
 
 # What is refused

@@ -62,6 +62,22 @@ MORE_CELLS = {
     "attention": ("weighting=attention",),
     "entropy": ("weighting=entropy_top20", "importance_correction=truncated"),
     "steered": ("beta_schedule=matched_drift", "steps=3"),
+    "adaptive entropy": ("entropy=adaptive", "entropy.start=0.3", "steps=3", "entropy.only_below=false"),
+    "clipped covariance": (
+        "entropy=covariance",
+        "entropy.share=0.3",
+        "entropy.low=0.0",
+        "weighting=random_token",
+        "algo=dapo",
+    ),
+    "penalised covariance": (
+        "entropy=covariance",
+        "entropy.method=kl",
+        "entropy.share=0.2",
+        "updates_per_rollout=3",
+        "update_window=split",
+        "tokens_per_micro_batch=150",
+    ),
     "gspo": ("algo=gspo", "updates_per_rollout=2"),
     "moving anchor in the reward to go": (
         "anchor=ema",

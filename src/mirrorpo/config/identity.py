@@ -40,6 +40,7 @@ ADDED: Mapping[str, object] = {
     "head_precision": "float32",
     "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
     "trust_region.k": 64,
+    "entropy._target_": "mirrorpo.algo.entropy.NoEntropyControl",
     "eval_datasets": [],
     "algo.token_normalisation.ddof": 0,
 }

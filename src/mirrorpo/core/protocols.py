@@ -438,6 +438,44 @@ class ReadsOldTop(Protocol):
 
 
 @runtime_checkable
+class EntropyControl(Protocol):
+    """What keeps the policy's entropy up.
+
+    `reads` says how a token gains c times the entropy H_t at its state: "nothing", not at all; "sampled", its
+    advantage has -c log pi_old(y_t) more; "vocabulary", its loss has -c H_t, with gradient. `gain` is c of
+    the next step from what is remembered, nothing at first. `after` is what is remembered from then on, from
+    the step's metrics, which are the same on all ranks; checkpoints keep it.
+    """
+
+    @property
+    def reads(self) -> Literal["nothing", "sampled", "vocabulary"]: ...
+
+    def gain(self, memory: Mapping[str, float]) -> float: ...
+
+    def after(self, memory: Mapping[str, float], metrics: Mapping[str, float]) -> Mapping[str, float]: ...
+
+
+@runtime_checkable
+class ChoosesTokens(Protocol):
+    """An entropy control that holds some tokens; any may.
+
+    `chosen` is asked before each update, of all its rows at once: log-probabilities under the policy of the
+    moment, advantages times weights, the tokens that the surrogate clips, a uniform number that belongs to
+    each token wherever it stands, and which tokens are trained. Of the chosen ones `keeps` is the factor on
+    the credit; `penalty` is what their loss has more, from log pi / pi_old with its gradient.
+    """
+
+    @property
+    def keeps(self) -> float: ...
+
+    def penalty(self, log_ratio: PerToken) -> PerToken: ...
+
+    def chosen(
+        self, logprobs: PerToken, advantages: PerToken, clipped: TokenMask, draws: PerToken, mask: TokenMask
+    ) -> TokenMask: ...
+
+
+@runtime_checkable
 class Aggregation(Protocol):
     """Per-token losses to a scalar.
 

@@ -70,7 +70,7 @@ class _Moving(_Alone):
 class Ema(_Moving):
     """An exponential moving average of the policy's weights, begun at the start model.
 
-        theta_a <- decay theta_a + (1 - decay) theta   after every `every` steps
+        theta_a <- decay theta_a + (1 - decay) theta   after a step that is a multiple of every
 
     Value: `decay: 1` is the start model for ever; 0 with `every: 1` is the policy before the step, which is
     the policy of the rollout. Under LoRA the average is of the adapter's matrices.

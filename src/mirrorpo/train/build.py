@@ -12,6 +12,7 @@ from typing import Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 import torch
 from hydra.utils import get_object, instantiate
 
+from mirrorpo.algo.entropy import NO_ENTROPY_CONTROL
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.algo.trust_region import NO_TRUST_REGION
 from mirrorpo.config.identity import EVAL_SETS
@@ -26,6 +27,7 @@ from mirrorpo.core.protocols import (
     DeclaresInert,
     DeclaresModelNeeds,
     Divergence,
+    EntropyControl,
     ImportanceCorrection,
     Inert,
     LearningRateSchedule,
@@ -82,6 +84,7 @@ class Components:
     tracking: TrackerSpec
     importance_correction: ImportanceCorrection | None
     trust_region: TrustRegion
+    entropy: EntropyControl
     eval_sets: Mapping[str, EvalSet] = field(default_factory=dict[str, EvalSet])
 
     def groups(self) -> Iterator[tuple[str, object]]:
@@ -121,6 +124,7 @@ def build_components(config: Config) -> Components:
         tracking=_build(config["tracking"], "tracking", TrackerSpec),
         importance_correction=_optional(config, "importance_correction", ImportanceCorrection),
         trust_region=_optional(config, "trust_region", TrustRegion) or NO_TRUST_REGION,
+        entropy=build_entropy(config),
         eval_sets=build_eval_sets(config),
     )
     for reason in _requirements(components):
@@ -132,6 +136,21 @@ def _measured_to(penalty: Penalty, anchor: Anchor) -> Penalty:
     first, *others = anchor.parts
     second = SecondPart(source=others[0].source, share=anchor.share) if others else None
     return replace(penalty, anchor=first.source, second=second)
+
+
+def build_entropy(config: Config) -> EntropyControl:
+    """The entropy control of a resolved config; none of a config that is older than the group.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    control = _optional(config, "entropy", EntropyControl) or NO_ENTROPY_CONTROL
+    if control.reads not in ("nothing", "sampled", "vocabulary"):
+        raise ValueError(
+            f"entropy: {type(control).__name__}.reads is {control.reads!r}; choose nothing, sampled or "
+            "vocabulary"
+        )
+    return control
 
 
 def build_dataset(config: Config) -> Dataset:

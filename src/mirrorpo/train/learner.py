@@ -26,9 +26,10 @@ from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.train.budget import PassMeter
 from mirrorpo.train.credit import TokenCredit, signed_credit
+from mirrorpo.train.entropy import NO_ENTROPY_TERM, EntropyTerm
 from mirrorpo.train.live_policy import LivePolicy
 from mirrorpo.train.loss import policy_loss
-from mirrorpo.train.metrics import RunningMeans, Totals, update_metrics
+from mirrorpo.train.metrics import RunningMeans, Totals, held_metrics, update_metrics
 from mirrorpo.train.old_policy import PolicyScorer, policy_scorer
 from mirrorpo.train.rescore import Rescore
 from mirrorpo.train.scored import ScoredBatch
@@ -73,6 +74,7 @@ class Learner:
         settings: of the passes and updates.
         importance_correction: for the gap between sampler and old policy, or None.
         trust_region: a factor on the credit of tokens that have moved away from the old policy.
+        entropy: what keeps the policy's entropy up.
         ranks: among which the rows of a pass are divided.
         meter: counts the passes.
         second_reference: of an anchor that is a mixture of two references, the second.
@@ -87,6 +89,7 @@ class Learner:
     settings: UpdateSettings
     importance_correction: ImportanceCorrection | None = None
     trust_region: TrustRegion = NO_TRUST_REGION
+    entropy: EntropyTerm = NO_ENTROPY_TERM
     ranks: Ranks = ALONE
     meter: PassMeter = field(default_factory=PassMeter)
     second_reference: LanguageModel | None = None
@@ -103,7 +106,13 @@ class Learner:
             penalty=self.penalty,
             trust_region=self.trust_region,
             settings=self.settings,
+            entropy_gradient=self.entropy.has_gradient,
         )
+
+    @property
+    def reads_before_updates(self) -> bool:
+        """Whether what an update trains on depends on where the policy is before it."""
+        return self.algo.update_advantage is not None or self.entropy.chooses
 
     @property
     def windows(self) -> UpdateWindows:
@@ -154,7 +163,7 @@ class Learner:
             references=self.references,
             windows=self.windows,
             forward=self.old_policy.forward,
-            updates_read_old=self.algo.update_advantage is not None,
+            updates_read_old=self.reads_before_updates,
             ranks=self.ranks,
             meter=self.meter,
         )
@@ -187,11 +196,11 @@ class Learner:
         """Token weights with mean one over each completion's trained tokens, and the spans behind them.
 
         Completions that the weights cannot act on, those without a trained token, and those of advantage
-        zero unless the divergence is weighted too, keep ones and cost nothing.
+        zero unless a divergence or the entropy is weighted too, keep ones and cost nothing.
         """
         weights = batch.mask.to(torch.float32)
         acts = advantages != 0
-        if self.penalty.scope == "loss" and self.penalty.measured:
+        if self.penalty.scope == "loss" and (self.penalty.measured or self.entropy.gains):
             acts = torch.ones_like(acts)
         # Over all of the rollout, since a group's mean is that of all its completions.
         acts = acts & self.weighting.covers(batch)
@@ -222,7 +231,7 @@ class Learner:
                 continue
             if updates:
                 self._refuse_infinite(updates[-1], *numbers([updates[-1].weights_finite]))
-            current = self._at_update(scored.batch, credit, rows, local)
+            current = self._at_update(scored.batch, credit, rows, local, update, means)
             window = _Window(scored=scored, credit=current, rows=rows, local=local, first=update == 0)
             updates.append(self._update(window, lr, update, means))
         totals, finite = means.totals(updates[-1].weights_finite)
@@ -234,21 +243,47 @@ class Learner:
         }
 
     def _at_update(
-        self, batch: RolloutBatch, credit: TokenCredit, rows: Int[Tensor, " N"], local: Bool[Tensor, " B"]
+        self,
+        batch: RolloutBatch,
+        credit: TokenCredit,
+        rows: Int[Tensor, " N"],
+        local: Bool[Tensor, " B"],
+        update: int,
+        means: RunningMeans,
     ) -> TokenCredit:
         # Credit of a window's rows as the policy of the moment makes it.
-        update_advantage = self.algo.update_advantage
         rows = rows[batch.mask[rows].any(dim=1)]
-        if update_advantage is None or len(rows) == 0:
+        if not self.reads_before_updates or len(rows) == 0:
             return credit
-        live = batch.old_logprobs
-        if not self.settings.on_policy:
-            in_window = torch.zeros_like(local)
-            in_window[rows] = True
-            with self.policy.shards.gathered():
-                live = self.old_policy.forward.score(
-                    self.policy, batch, local & in_window, of_all_ranks=rows
-                ).logprobs
+        live = self._live_logprobs(batch, rows, local)
+        credit = self._updated_advantages(batch, credit, rows, live)
+        held = self.entropy.held(batch, credit, rows, live, self.algo, update)
+        if held is None:
+            return credit
+        if self.ranks.first:
+            of_rows = [values[rows] for values in (held.chosen, held.covariance, batch.mask)]
+            held_metrics(means, *moved(of_rows, self.policy.device))
+        return replace(credit, held=held.chosen)
+
+    def _live_logprobs(
+        self, batch: RolloutBatch, rows: Int[Tensor, " N"], local: Bool[Tensor, " B"]
+    ) -> PerToken:
+        # Of the batch, known at some rows, under the policy of the moment.
+        if self.settings.on_policy:
+            return batch.old_logprobs
+        in_window = torch.zeros_like(local)
+        in_window[rows] = True
+        with self.policy.shards.gathered():
+            return self.old_policy.forward.score(
+                self.policy, batch, local & in_window, of_all_ranks=rows
+            ).logprobs
+
+    def _updated_advantages(
+        self, batch: RolloutBatch, credit: TokenCredit, rows: Int[Tensor, " N"], live: PerToken
+    ) -> TokenCredit:
+        update_advantage = self.algo.update_advantage
+        if update_advantage is None:
+            return credit
         mask = batch.mask[rows]
         old, live = (masked(values[rows], mask).double().sum(dim=1) for values in (batch.old_logprobs, live))
         advantages = credit.advantages.clone()
@@ -294,7 +329,9 @@ class Learner:
             advantages, weights = moved([*window.credit.read(rows, micro.mask.shape[1])], device)
             advantages = advantages.expand_as(weights)
             with torch.set_grad_enabled(with_gradient):
-                policy, micro = self._credited_outputs(window, rows, micro, advantages, rows_per_forward)
+                policy, micro, advantages, weights = self._credited_outputs(
+                    window, rows, micro, advantages, weights, rows_per_forward
+                )
                 loss = policy_loss(
                     policy,
                     micro,
@@ -326,16 +363,25 @@ class Learner:
         rows: Int[Tensor, " N"],
         micro: RolloutBatch,
         advantages: PerToken,
+        weights: PerToken,
         rows_per_forward: Sequence[int],
-    ) -> tuple[PolicyOutputs, RolloutBatch]:
-        # The live policy on a micro-batch with what credit and trust region say of it; and that batch.
+    ) -> tuple[PolicyOutputs, RolloutBatch, PerToken, PerToken]:
+        # The live policy on a micro-batch with what credit and trust region say of it; that batch, and its
+        # advantages and weights with what is gained from sampled entropy.
         scored = window.scored
         old_states = scored.old and scored.old.rows(rows, micro.mask.shape[1])
         policy = self.live.outputs(micro, scored.anchor_head, rows_per_forward, old_states)
         if self.settings.on_policy:
             micro = micro.with_(old_logprobs=policy.logprobs.detach())
         policy = self._with_old_divergence(policy, window.credit, rows)
-        return self._with_factor(policy, micro, advantages), micro
+        policy = self.entropy.applied(policy, micro, self._held(window.credit, rows, micro))
+        advantages, weights = self.entropy.credited(advantages, weights, micro, self.penalty.scope)
+        return self._with_factor(policy, micro, advantages), micro, advantages, weights
+
+    def _held(self, credit: TokenCredit, rows: Int[Tensor, " N"], micro: RolloutBatch) -> TokenMask | None:
+        if credit.held is None:
+            return None
+        return moved([credit.held[rows][:, : micro.mask.shape[1]]], micro.mask.device)[0]
 
     def _with_factor(self, policy: PolicyOutputs, batch: RolloutBatch, advantages: PerToken) -> PolicyOutputs:
         if policy.distance is None:
@@ -381,6 +427,6 @@ class Learner:
     def _has_gradient(self, mask: TokenMask, credited: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
         # The other rows are read for the metrics alone, without a backward pass.
         penalised = self.penalty.acts and self.penalty.in_loss
-        has_gradient = mask.any(dim=1) & (credited | penalised)
+        has_gradient = mask.any(dim=1) & (credited | penalised | self.entropy.gains)
         # A gradient that is zero moves Adam's averages on, one that is absent does not.
         return has_gradient if bool(has_gradient.any()) else torch.arange(len(mask)) == 0

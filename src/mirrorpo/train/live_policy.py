@@ -29,12 +29,14 @@ class LivePolicy:
         penalty: a divergence with its coefficient and anchor.
         trust_region: which reads the distance to the old policy.
         settings: of the passes and updates.
+        entropy_gradient: whether the entropy is part of the loss.
     """
 
     policy: LanguageModel
     penalty: Penalty
     trust_region: TrustRegion
     settings: UpdateSettings
+    entropy_gradient: bool = False
 
     def outputs(
         self,
@@ -69,6 +71,7 @@ class LivePolicy:
             logit_chunk=self.settings.logit_chunk,
             rows_per_forward=rows_per_forward,
             reader=anchor_reader(self.penalty, batch, anchor_head) if kept else None,
+            entropy_gradient=self.entropy_gradient,
         )
         return head_outputs, per_token(head_outputs.logprobs, batch), hidden
 

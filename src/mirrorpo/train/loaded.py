@@ -29,6 +29,7 @@ from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.train.build import Components, model_needs
 from mirrorpo.train.call_cost import CallCost, call_cost
 from mirrorpo.train.drift import draw_probe
+from mirrorpo.train.entropy import EntropyTerm
 from mirrorpo.train.evaluate import Evaluator
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.memory_check import Memory, checked_memory
@@ -153,6 +154,7 @@ class Loader:
                 weighting=components.weighting,
                 importance_correction=components.importance_correction,
                 trust_region=components.trust_region,
+                entropy=EntropyTerm(control=components.entropy),
                 settings=replace(UpdateSettings.of(config), tokens_per_call=loaded.call_cost["tokens"]),
                 ranks=ranks,
             ),

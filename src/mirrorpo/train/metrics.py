@@ -201,6 +201,17 @@ def _region_metrics(
     means.add("trust_region/position", (mask.cumsum(dim=1) - 1).to(factor.dtype) / last, outside)
 
 
+def held_metrics(means: RunningMeans, chosen: TokenMask, covariance: PerToken, mask: TokenMask) -> None:
+    """Add an update's tokens to the means of an entropy control that holds some.
+
+    `entropy/held`, the share of trained tokens; `entropy/covariance`, of their log-probability and advantage,
+    and `entropy/covariance_max`, the largest share of a token in it.
+    """
+    means.add("entropy/held", chosen.double(), mask)
+    means.add("entropy/covariance", covariance, mask)
+    means.raise_to("entropy/covariance_max", covariance, mask)
+
+
 def pass_at_k(right: int, samples: int, k: int) -> float:
     """Probability that one of k samples drawn without replacement is right, unbiased.
 

@@ -42,6 +42,7 @@ class RunState(TypedDict):
     budget: NotRequired[dict[str, float] | None]
     weights: dict[str, Tensor]
     anchor: NotRequired[dict[str, float]]
+    entropy: NotRequired[dict[str, float]]
     reference: NotRequired[dict[str, Tensor]]
     optimiser: StateDict
     random: GlobalState
@@ -137,6 +138,8 @@ class Checkpoints:
             "optimiser": self.learner.optimiser.state_dict(),
             "random": global_state(),
         }
+        if progress.entropy:
+            state["entropy"] = dict(progress.entropy)
         if self.moving:
             state["anchor"] = dict(progress.anchor)
             state["reference"] = {
@@ -206,6 +209,7 @@ class Checkpoints:
                 beta=state["beta"],
                 budget=Budget.of(state.get("budget")),
                 anchor=state.get("anchor", {}),
+                entropy=state.get("entropy", {}),
             ),
             codes=[*made_by, *([] if code in made_by else [code])],
         )

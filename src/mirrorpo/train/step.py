@@ -37,12 +37,14 @@ class Progress:
         beta: the penalty's coefficient.
         budget: what was spent so far; None where a version that did not count began the run.
         anchor: what a moving anchor remembers.
+        entropy: what an entropy control remembers.
     """
 
     position: int
     beta: float
     budget: Budget | None
     anchor: Mapping[str, float] = field(default_factory=dict[str, float])
+    entropy: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def lasting(self, device_s: float) -> Self:
         """With a step's device seconds."""
@@ -132,8 +134,7 @@ class TrainStep:
             # kept.
             seed_globals(derive(self.seed, "ranks", self.ranks.rank, step))
         timer, meter = PhaseTimer(), PassMeter()
-        penalty = replace(self.learner.penalty, beta=progress.beta)
-        learner = replace(self.learner, penalty=penalty, meter=meter)
+        learner = self._learner_at(step, progress, meter)
         with learner.policy.shards.gathered():
             with timer("rollout_s"):
                 rollout = self.collector(learner.policy, step, progress.position)
@@ -154,7 +155,7 @@ class TrainStep:
         budget = self._budget(progress.budget, meter, rollout)
         spent = {} if budget is None else budget.metrics()
         return StepResult(
-            metrics=metrics | {"divergence/beta": progress.beta} | _sampled(rollout) | spent,
+            metrics=metrics | _coefficients(learner) | _sampled(rollout) | spent,
             timings=timer.seconds | _speed(rollout, timer.seconds),
             rollout=rollout,
             all_offsets=all_offsets,
@@ -164,7 +165,16 @@ class TrainStep:
                 beta=self.beta_schedule.after(progress.beta, drift),
                 budget=budget,
                 anchor=self._moved_anchor(step, progress, metrics),
+                entropy=learner.entropy.control.after(progress.entropy, metrics),
             ),
+        )
+
+    def _learner_at(self, step: int, progress: Progress, meter: PassMeter) -> Learner:
+        return replace(
+            self.learner,
+            penalty=replace(self.learner.penalty, beta=progress.beta),
+            entropy=self.learner.entropy.at_step(progress.entropy, derive(self.seed, "entropy", step)),
+            meter=meter,
         )
 
     def _moved_anchor(
@@ -218,6 +228,10 @@ class TrainStep:
     ) -> dict[str, float]:
         scored = credit_metrics(credit.spans, batch, credit.advantages, credit.weights)
         return scored | gradient_shares(all_offsets, batch, credit.advantages, credit.weights)
+
+
+def _coefficients(learner: Learner) -> dict[str, float]:
+    return {"divergence/beta": learner.penalty.beta} | learner.entropy.metrics()
 
 
 def _sampled(rollout: Rollout) -> dict[str, float]:
