@@ -9,9 +9,9 @@ from typing import Self
 import torch
 
 from mirrorpo.core.batch import RolloutBatch
-from mirrorpo.core.protocols import Anchor, BetaSchedule, LearningRateSchedule
+from mirrorpo.core.protocols import Anchor, BetaSchedule, Dataset, DeclaresDeciding, LearningRateSchedule
 from mirrorpo.core.seeds import derive, seed_globals
-from mirrorpo.core.token_offsets import TokenOffsets
+from mirrorpo.core.token_offsets import Interval, TokenOffsets
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.device import stopwatch
 from mirrorpo.divergence.anchor import after, moving_parts
@@ -100,6 +100,7 @@ class TrainStep:
         learner: rescoring and updates.
         sampling: the policy as the sampler has it.
         collector: rollouts.
+        dataset: of the prompts.
         drift: distance from the start model.
         drift_due: whether it is measured after a step.
         beta_schedule: the coefficient of the next step.
@@ -115,6 +116,7 @@ class TrainStep:
     learner: Learner
     sampling: SamplingPolicy
     collector: Collector
+    dataset: Dataset
     drift: Drift
     drift_due: Callable[[int], bool]
     beta_schedule: BetaSchedule
@@ -143,7 +145,8 @@ class TrainStep:
                 rollout = self.collector(policy, step, progress.position)
             if self.collector.engine.samples:
                 meter.add(learner.policy, sampling(rollout.sampled))
-            batch = self._collated(rollout)
+            all_offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
+            batch = collated(rollout, all_offsets, learner, self.dataset)
         with timer("score_s"), learner.policy.shards.gathered():
             scored = learner.rescore(batch)
             credit = learner.credit(scored, derive(self.seed, "weighting", step))
@@ -151,7 +154,6 @@ class TrainStep:
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
             drift = self.drift() if self.drift_due(step) else {}
-        all_offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
         verdicts = [answer.verdict for answer in rollout.answers]
         before = rollout_metrics(verdicts, scored.batch, credit.advantages, credit.weights)
         metrics = before | learned | drift | self._credit_metrics(scored.batch, credit, all_offsets)
@@ -199,14 +201,6 @@ class TrainStep:
         sampled = rollout.tokens if self.collector.engine.samples else 0
         return before.after(meter, completions=len(rollout.sampled), tokens_sampled=sampled)
 
-    def _collated(self, rollout: Rollout) -> RolloutBatch:
-        return collate(
-            [answer.completion for answer in rollout.answers],
-            [answer.reward for answer in rollout.answers],
-            pad_id=self.learner.policy.pad_id,
-            mask_truncated=self.learner.algo.rollout_rule.mask_truncated,
-        )
-
     def _learned(
         self, learner: Learner, scored: ScoredBatch, credit: TokenCredit, step: int
     ) -> dict[str, float]:
@@ -231,6 +225,31 @@ class TrainStep:
     ) -> dict[str, float]:
         scored = credit_metrics(credit.spans, batch, credit.advantages, credit.weights)
         return scored | gradient_shares(all_offsets, batch, credit.advantages, credit.weights)
+
+
+def collated(
+    rollout: Rollout, all_offsets: Sequence[TokenOffsets], learner: Learner, dataset: Dataset
+) -> RolloutBatch:
+    """A rollout as a batch, with the tokens that decide where the dataset says them.
+
+    Args:
+        rollout: the answers.
+        all_offsets: the text of each, and which characters each token wrote.
+        learner: whose policy pads, and whose algorithm says whether truncated answers are trained.
+        dataset: of the prompts.
+    """
+    deciding: list[list[Interval]] = []
+    if isinstance(dataset, DeclaresDeciding):
+        for answer, offsets in zip(rollout.answers, all_offsets, strict=True):
+            spans = dataset.deciding(answer.prompt, offsets.text)
+            deciding.append([offsets.tokens(start, end) for start, end in spans])
+    return collate(
+        [answer.completion for answer in rollout.answers],
+        [answer.reward for answer in rollout.answers],
+        pad_id=learner.policy.pad_id,
+        mask_truncated=learner.algo.rollout_rule.mask_truncated,
+        deciding=deciding,
+    )
 
 
 def _coefficients(learner: Learner) -> dict[str, float]:
