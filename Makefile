@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help quickstart test test-slurm test-slow test-gpu check docs tiny clean
+.PHONY: help quickstart reproduce test test-slurm test-slow test-gpu check docs tiny ledger clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -12,6 +12,19 @@ help: ## list the targets
 
 quickstart: .venv/.installed ## set up, then watch a tiny language model learn arithmetic (about 2 minutes)
 	$(BIN)/python train.py
+
+reproduce: .venv/.installed ## watch counterfactual credit work, and its inversion and its control fail: 20 runs, a report, a check (under 15 minutes on two cores)
+	$(BIN)/python train.py sweep=ledger_reproduce hydra.launcher.jobs=2
+	$(BIN)/python -m analysis report outputs/ledger_reproduce
+	$(BIN)/python -m analysis area outputs/ledger_reproduce \
+		--expect 'counterfactual_sharp > uniform' \
+		--expect 'counterfactual_sharp > counterfactual_permuted_sharp' \
+		--expect 'counterfactual_permuted_sharp !> uniform' \
+		--expect 'counterfactual_inverted_sharp < uniform'
+
+ledger: .venv/.installed ## make the shipped model of the ledger world again (a minute); docs/ledger.md
+	$(BIN)/python train.py algo=sft model=ledger_scratch name=ledger_start tracking=none
+	cp "$$(find outputs/ledger_start -type d -name policy | head -1)"/* src/mirrorpo/model/ledger/
 
 test: .venv/.dev ## set up, then run the tests (5 minutes on two cores)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not slurm"

@@ -4,6 +4,7 @@ python -m analysis export SOURCE         run folders, W&B (entity/project) or it
                                          Parquet files
 python -m analysis report SWEEP          one HTML page of a sweep, with its tables and figures as files
 python -m analysis compare SWEEP         accuracy by arm, differences from the baseline, verdicts
+python -m analysis area SWEEP            area under a training curve by arm, and whether it is as expected
 python -m analysis before_after SOURCE   held-out accuracy before and after, of every run
 python -m analysis credit RUN            the run's completions, tokens coloured by weight, as RUN/credit.html
 python -m analysis importance RUN        what spans are worth, by kind, and against re-rolled success rates
@@ -27,7 +28,7 @@ from analysis.study.guards import KINDS
 from analysis.study.study import Study, study
 from mirrorpo.config.paths import command
 
-COMMANDS = ("export", "report", "compare", "before_after", "credit", "importance")
+COMMANDS = ("export", "report", "compare", "area", "before_after", "credit", "importance")
 FORMATS: Mapping[str, Callable[[Table], str]] = {
     "text": render.to_text,
     "markdown": render.markdown,
@@ -44,6 +45,10 @@ BUDGET = (
 )
 MARGIN = "points of accuracy within which arms are equal (1)"
 MAP = "YAML that says which columns of somebody else's runs are arm, seed, step, metrics (docs/analysis.md)"
+EXPECTED = (
+    "area: what the 95%% interval of a difference has to show, such as 'counterfactual > uniform', with >, "
+    "<, !> (not above) or !<; may be given again; exit status 1 where one fails"
+)
 ALLOW = f"guards to pass over, named in every table's foot: {','.join(KINDS)}"
 
 
@@ -62,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     add("--metric", help=COMPARED)
     add("--margin", type=float, metavar="POINTS", help=MARGIN)
     add("--budget", action="append", default=[], metavar="NAME[=VALUE]", help=BUDGET)
+    add("--expect", action="append", default=[], metavar="'A > B'", help=EXPECTED)
     add("--allow", default="", metavar="KINDS", help=ALLOW)
     add("--filters", default="{}", help="of W&B runs, as JSON: '{\"config.seed\": 1}'")
     add("--map", type=Path, metavar="FILE", help=MAP)
@@ -95,6 +101,8 @@ def main() -> None:
                 print(f"note: {note}", file=sys.stderr)
             if args.what == "export":
                 _write_export(args, export)
+            elif args.what == "area":
+                _areas(args, export)
             else:
                 _compare(args, export)
     except ValueError as error:
@@ -118,6 +126,26 @@ def _write_export(args: argparse.Namespace, export: Export) -> None:
         f"{folder}: {export.runs.num_rows} runs, {export.metrics.num_rows} rows of {len(export.names)} "
         f"metrics, {export.questions.num_rows} answers"
     )
+
+
+def _areas(args: argparse.Namespace, export: Export) -> None:
+    from analysis.report.area_table import area_table, expectation_table
+    from analysis.report.headroom import headroom_table
+    from analysis.study.area import areas, expectations
+
+    expected = expectations(args.expect)
+    allowed = [kind for kind in args.allow.split(",") if kind]
+    made = study(export, axis=args.axis, baseline=args.baseline, by=args.by, allow=allowed)
+    measured = areas(made, args.metric or "reward/mean")
+    # Where credit is compared, what there is to move is said beside it.
+    headroom = headroom_table(made) if made.design.axis == "weighting" else None
+    tables, holds = [area_table(made, measured), *([headroom] if headroom else [])], True
+    if expected:
+        table, holds = expectation_table(made, measured, expected)
+        tables.append(table)
+    print("\n".join(FORMATS[args.format](table) for table in tables), end="")
+    if not holds:
+        sys.exit(1)
 
 
 def _compare(args: argparse.Namespace, export: Export) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from analysis.data.export import Export, assembled
 from analysis.data.runs import RunTables
 from analysis.data.schema import questions_table, rows_table, run_row
+from analysis.study.record_guards import choice_classes
 from mirrorpo.config.identity import config_hash, digest
 
 COMMIT = "c0ffee" * 6 + "abcd"
@@ -61,6 +62,9 @@ def manifest(seed: int, choices: Mapping[str, str] | None = None, **changes: Any
     chosen = CHOICES | dict(choices or {})
     for axis, choice in chosen.items():
         config[axis] = {**config[axis], "named": choice}
+        if "_target_" in config[axis]:
+            named = choice_classes(axis, choice).get(f"{axis}._target_")
+            config[axis]["_target_"] = named or config[axis]["_target_"]
     for key, value in changes.items():
         if "." in key:
             path, _, name = key.rpartition(".")
@@ -112,7 +116,7 @@ def metrics(
 
 
 def answers(right: Sequence[bool], text: str = "so") -> list[dict[str, Any]]:
-    """Rows of one evaluation; the first ten questions were sampled too."""
+    """Rows of one evaluation; every fourth question was sampled too."""
     rows: list[dict[str, Any]] = []
     for index, correct in enumerate(map(bool, right)):
         row = {
@@ -127,7 +131,7 @@ def answers(right: Sequence[bool], text: str = "so") -> list[dict[str, Any]]:
             "truncated": False,
             "completion": f"{text} #### {index + int(correct)}",
         }
-        sampled = {"samples": 4, "samples_right": 4 if correct else 1} if index < 10 else {}
+        sampled = {"samples": 4, "samples_right": 4 if correct else 1} if index % 4 == 0 else {}
         rows.append(row | sampled)
     return rows
 
@@ -147,21 +151,36 @@ def sampled_answers(right: Sequence[int], k: int) -> list[dict[str, Any]]:
 
 
 def evaluated(rows: Sequence[Mapping[str, Any]], prefix: str = "eval") -> dict[str, float]:
-    """The metrics of an evaluation's rows, as a trainer writes them; questions have equally many samples."""
-    n, k = len(rows), rows[0]["samples"]
+    """The metrics of an evaluation's rows, as a trainer writes them; samples are equally many."""
+    sampled = [row for row in rows if "samples" in row]
 
-    def mean(name: str) -> float:
-        return sum(row[name] for row in rows) / n
+    def mean(name: str, of: Sequence[Mapping[str, Any]] = rows) -> float:
+        return sum(row[name] for row in of) / len(of)
 
-    out = {"questions": float(n), "sampled_questions": float(n), "greedy_accuracy": mean("right")}
-    out |= {"length": mean("tokens"), "truncated": mean("truncated"), "distinct": mean("distinct")}
-    out |= {"sampled_length": mean("sampled_tokens") / k, "sampled_truncated": mean("sampled_truncated") / k}
-    out |= {f"avg@{k}": mean("samples_right") / k, f"maj@{k}": mean("majority_right")}
-    for j in (1, 2, 4, 8):
-        if j <= k:
-            wrong = [math.comb(k - row["samples_right"], j) / math.comb(k, j) for row in rows]
-            out[f"pass@{j}"] = 1 - sum(wrong) / n
+    out = {"questions": float(len(rows)), "sampled_questions": float(len(sampled))}
+    out |= {"greedy_accuracy": mean("right"), "greedy_strict": mean("strict")}
+    out |= {"greedy_flexible": mean("flexible"), "unverifiable": 0.0}
+    out |= {"length": mean("tokens"), "truncated": mean("truncated")}
+    if sampled:
+        k = sampled[0]["samples"]
+        out[f"avg@{k}"] = mean("samples_right", sampled) / k
+        for j in (1, 2, 4, 8):
+            if j <= k:
+                wrong = [math.comb(k - row["samples_right"], j) / math.comb(k, j) for row in sampled]
+                out[f"pass@{j}"] = 1 - sum(wrong) / len(sampled)
+        if all("distinct" in row for row in sampled):
+            out |= {"distinct": mean("distinct", sampled), f"maj@{k}": mean("majority_right", sampled)}
+            out["sampled_length"] = mean("sampled_tokens", sampled) / k
+            out["sampled_truncated"] = mean("sampled_truncated", sampled) / k
     return {f"{prefix}/{name}": value for name, value in out.items()}
+
+
+def follow(
+    rows: Sequence[Mapping[str, float]], given: Mapping[int, Sequence[Mapping[str, Any]]]
+) -> list[dict[str, float]]:
+    """Rows of a run whose evaluations' numbers are those of its answers; without answers there is none."""
+    kept = [{key: value for key, value in row.items() if not key.startswith("eval/")} for row in rows]
+    return [row | (evaluated(given[int(row["step"])]) if row["step"] in given else {}) for row in kept]
 
 
 def write_evaluated(
@@ -231,15 +250,11 @@ def write_sweep(
     """
     for order, arm in enumerate(arms):
         for seed in seeds:
-            right = [index < 24 + 4 * order + seed for index in range(40)]
-            share = sum(right) / 40
+            counts = {0: 20, 2: 22, 4: 24 + 4 * order + seed}
+            given = {step: answers([index < right for index in range(40)]) for step, right in counts.items()}
+            rows = follow(metrics(4, [right / 40 for right in counts.values()]), given)
             made = manifest(seed, {axis: arm}, **changes)
-            write_run(
-                root / f"{axis}={arm}" / f"seed={seed}",
-                made,
-                metrics(4, [0.5, 0.55, share]),
-                {0: answers([True] * 20 + [False] * 20), 4: answers(right)},
-            )
+            write_run(root / f"{axis}={arm}" / f"seed={seed}", made, rows, given)
     return root
 
 
@@ -269,7 +284,13 @@ def export_of(
                 made = manifest(
                     seed, {axis: arm, "model": name}, **{"config.eval_questions": count, **changes}
                 )
-                rows = metrics(4, [0.5, 0.55, float(np.mean(verdicts))], questions=count)
+                # Numbers of its last answers, and no earlier evaluation.
+                rows = [
+                    {key: value for key, value in row.items() if not key.startswith("eval/")}
+                    for row in metrics(4, [0.0, 0.0])
+                ]
+                rows[-1] |= {"eval/greedy_accuracy": float(np.mean(verdicts)), "eval/length": 20.0}
+                rows[-1] |= {"eval/questions": float(count)}
                 columns = {
                     "uid": [f"q/{index:05d}" for index in range(count)],
                     "right": pa.array(np.asarray(verdicts, dtype=bool)),

@@ -471,7 +471,7 @@ weightings = pytest.mark.parametrize("name", names("weighting"))
 
 def answers() -> RolloutBatch:
     """Worked answers of one token a character, with spans and a mark; one twice, one without a mark, a
-    program, and one that is not trained.
+    program, and one that is not trained. Of the first three, some tokens decide.
     """
     texts = (
         "2 + 3 = 5. So 5 * 2 = 10\n#### 10",
@@ -485,7 +485,9 @@ def answers() -> RolloutBatch:
     batch = worked.batch(*texts, rewards=[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0], groups=[4, 4, 4, 4, 2, 2, 2])
     mask = batch.mask.clone()
     mask[6] = False
-    return batch.with_(mask=mask)
+    deciding = torch.zeros_like(mask)
+    deciding[:3, 3:7] = True
+    return batch.with_(mask=mask, deciding=deciding)
 
 
 class TableScorer:

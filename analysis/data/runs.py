@@ -12,6 +12,7 @@ import pyarrow as pa
 import yaml
 
 from analysis.data.column_map import ColumnMap
+from analysis.data.file_faults import file_faults, order_fault
 from analysis.data.json_table import json_lines
 from analysis.data.later_sets import later_sets, with_metrics
 from analysis.data.schema import JsonObject, empty_metrics, metrics_table, questions_table, run_row
@@ -74,12 +75,13 @@ def manifests(root: Path) -> list[Path]:
     return [run / "manifest.json" for run in run_folders(root) if "wandb" not in run.relative_to(root).parts]
 
 
-def _metrics(path: Path) -> pa.Table:
+def _metrics(path: Path) -> tuple[pa.Table, list[str]]:
+    """The metrics of a file, and what is wrong with the order of its rows."""
     rows = json_lines(path)
     if rows is None:
-        return empty_metrics()
+        return empty_metrics(), []
     try:
-        return metrics_table(rows)
+        return metrics_table(rows), list(order_fault(rows["step"].to_pylist()))
     except (KeyError, pa.ArrowException) as error:
         raise ValueError(
             f"{path} has rows without a step, or values that are no numbers ({error})"
@@ -129,8 +131,10 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
 
 def _tables(path: Path, root: Path, *, questions: bool) -> RunTables:
     manifest = read_manifest(path)
-    metrics = _with_device_seconds(_metrics(path.parent / "metrics.jsonl"), path.parent / "timings.jsonl")
+    rows, misordered = _metrics(path.parent / "metrics.jsonl")
+    metrics = _with_device_seconds(rows, path.parent / "timings.jsonl")
     row = _row(manifest, metrics, path, root)
+    with_faults(row, [*file_faults(path.parent, manifest, answers=questions), *misordered])
     later = later_sets(path.parent / EVALUATED, questions=questions)
     if later:
         sets = {**json.loads(row["sets"] or "{}"), **{of_run.name: of_run.record for of_run in later}}
@@ -151,6 +155,12 @@ def _row(manifest: JsonObject, metrics: pa.Table, path: Path, root: Path) -> Jso
         # A run that is planned has no config yet; its folder says for which seed.
         row["seed"] = int(seed)
     return row
+
+
+def with_faults(row: JsonObject, faults: list[str]) -> None:
+    """Add to what contradicted a run when it was read."""
+    if faults:
+        row["faults"] = json.dumps([*json.loads(row["faults"] or "[]"), *faults])
 
 
 def evaluations(folder: Path) -> pa.Table | None:

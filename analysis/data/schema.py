@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from analysis.data.manifest_faults import manifest_faults
 from mirrorpo.config.identity import digest, identity
 from mirrorpo.config.renamed import first_named
 
@@ -20,9 +21,9 @@ from mirrorpo.config.renamed import first_named
 # they are.
 Json = Mapping[str, Any]
 JsonObject = dict[str, Any]
-VERSION = 2
+VERSION = 3
 # Versions whose columns are all here; what they lack is null.
-READABLE = (1, VERSION)
+READABLE = (1, 2, VERSION)
 AXES = ("algo", "divergence", "weighting", "model", "dataset")
 
 # Text columns hold JSON where what they hold is nested; missing is null.
@@ -51,16 +52,22 @@ RUNS = pa.schema(
         ("inputs", pa.string()),  # hashes of data, weights, outside code and prompts, where it recorded them
         ("versions", pa.string()),
         ("machine", pa.string()),
+        ("device", pa.string()),
         ("computed_in", pa.string()),
+        ("sandbox", pa.string()),
+        ("parameters", pa.string()),  # how many, and how many are trained
         ("data", pa.string()),
+        ("bad_data", pa.string()),  # uids of questions that were left out, with the reason
         ("prompt_hash", pa.string()),
         ("extractor", pa.string()),
         ("mirror_map", pa.string()),
         ("model_commit", pa.string()),
         ("started", pa.string()),
         ("ended", pa.string()),
+        ("attempt", pa.string()),  # of which, the config and the sweep's name the W&B id is
         ("command", pa.string()),
         ("sets", pa.string()),  # prompts, extractor and more of each evaluation set beside its own
+        ("faults", pa.string()),  # what contradicted its files and its manifest when it was read
         ("came_from", pa.string()),  # "folder", "wandb" or "wandb offline"
         ("source", pa.string()),
     ]
@@ -98,12 +105,26 @@ COPIED = (
     "config_hash",
     "commit",
     "dirty",
+    "device",
     "computed_in",
     "model_commit",
     "started",
     "ended",
+    "attempt",
 )
-COPIED_AS_JSON = ("settings", "codes", "inputs", "versions", "machine", "data", "mirror_map", "command")
+COPIED_AS_JSON = (
+    "settings",
+    "codes",
+    "inputs",
+    "versions",
+    "machine",
+    "data",
+    "bad_data",
+    "mirror_map",
+    "sandbox",
+    "parameters",
+    "command",
+)
 
 
 def run_row(
@@ -142,6 +163,7 @@ def run_row(
         "prompt_hash": (manifest.get("prompt") or {}).get("hash"),
         "extractor": manifest.get("reward_version"),
         "sets": _json({name: of_set(record) for name, record in (manifest.get("eval_sets") or {}).items()}),
+        "faults": _json(manifest_faults(manifest) or None),
         "came_from": came_from,
         "source": source,
     }

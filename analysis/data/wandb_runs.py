@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.data.column_map import ColumnMap, guessed
+from analysis.data.file_faults import file_faults
+from analysis.data.manifest_faults import manifest_faults
 from analysis.data.runs import RunTables, evaluations
 from analysis.data.schema import Json, JsonObject, rows_table, run_row
 from mirrorpo.config.identity import flat
@@ -114,12 +116,15 @@ class LoggedRun:
         if self.files is None or path is None or not path.exists():
             return self._without_manifest(came_from, source, sweep, columns)
         manifest = json.loads(path.read_text())
+        faults = file_faults(self.files, manifest, answers=questions, complete=False)
+        faults += manifest_faults(manifest)
         if manifest.get("state") == "running" and self.state != "done":
             # The copy was made while the run ran; W&B knows how it ended.
             manifest["state"] = self.state
         metrics = rows_table(self.rows)
         sweep = str(self.config.get("name"))
         row = run_row(manifest, metrics, run=self.run_id, sweep=sweep, came_from=came_from, source=source)
+        row["faults"] = json.dumps(faults) if faults else None
         return RunTables(row, metrics, evaluations(self.files / "eval") if questions else None)
 
     def _without_manifest(self, came_from: str, source: str, sweep: str, columns: Json) -> RunTables:

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 
+from pandas.util import hash_pandas_object
+
 from analysis.data.export import Export
 from analysis.study.design import Run
 from analysis.study.finding import Finding, differing
-from analysis.study.question_scores import COLUMNS, GREEDY, evaluation_metric, question_scores
+from mirrorpo.config.identity import EVAL_SETS
 
 # What a run says of another evaluation set, and the kind of finding if runs say different things.
 OF_A_SET: Mapping[str, str] = {
@@ -18,7 +20,7 @@ OF_A_SET: Mapping[str, str] = {
 
 
 def other_questions(export: Export, runs: Sequence[Run]) -> list[Finding]:
-    """Runs that answered other questions at their last evaluation, of their own set or another one."""
+    """Runs that answered other questions at some evaluation, of their own set or another one."""
     return [finding for of_set in ("", *export.sets) for finding in _other_questions_of(export, runs, of_set)]
 
 
@@ -26,57 +28,64 @@ def _other_questions_of(export: Export, runs: Sequence[Run], of_set: str) -> lis
     answers = export.answers(of_set=of_set)
     if answers.empty:
         return []
-    last = answers.groupby("run")["step"].transform("max")
-    sets = answers[answers["step"] == last].groupby("run")["uid"].agg(lambda uids: hash(tuple(sorted(uids))))
-    counts = answers[answers["step"] == last].groupby("run")["uid"].size()
-    by_name = {run.name: run for run in runs}
     called = f"{of_set}: set" if of_set else "set"
+    hashes = hash_pandas_object(answers["uid"], index=False)  # pyright: ignore[reportCallIssue]
+    by_step = answers.assign(hash=hashes).groupby(["run", "step"])
+    # A sum does not depend on the order.
+    sets = by_step.agg(hash=("hash", "sum"), count=("uid", "size"), distinct=("uid", "nunique")).reset_index()
+    last = sets.groupby("run").tail(1).set_index("run")
+    index = {value: number for number, value in enumerate(dict.fromkeys(last["hash"]))}
     known = {
-        name: f"{called} {index} of {counts[name]} questions"
-        for index, value in enumerate(dict.fromkeys(sets))
-        for name in sets[sets == value].index
+        run.name: f"{called} {index[last['hash'][run.name]]} of {last['count'][run.name]} questions"
+        for run in runs
+        if run.name in last.index
     }
-    return differing(
+    out = differing(
         "data",
-        [by_name[name] for name in known if name in by_name],
+        [run for run in runs if run.name in known],
         lambda run: known[run.name],
         lambda run: run.row["dataset"] if not of_set else None,
     )
-
-
-def answers_of_metrics(export: Export, runs: Sequence[Run], metric: str) -> list[Finding]:
-    """Last evaluations whose answers have another mean than the metric, or an accuracy of another set."""
-    # The tables of other sets show both accuracies, whatever is compared.
-    of_sets = [
-        name
-        for name in export.names
-        if (parts := evaluation_metric(name)) is not None
-        and parts.of_set in export.sets
-        and (parts.quantity == GREEDY or parts.quantity.startswith("avg@"))
-    ]
-    names = dict.fromkeys([metric, *of_sets])
-    return [finding for name in names for finding in _answers_of(export, runs, name)]
-
-
-def _answers_of(export: Export, runs: Sequence[Run], metric: str) -> list[Finding]:
-    parts = evaluation_metric(metric)
-    if parts is None:
-        return []
-    answers = export.answers(*COLUMNS, of_set=parts.of_set)
-    scores = question_scores(metric, answers)
-    if scores is None or answers.empty:
-        return []
-    answers = answers.assign(score=scores)
-    answers = answers[answers["step"] == answers.groupby("run")["step"].transform("max")]
-    means = answers.groupby("run").agg(mean=("score", "mean"), step=("step", "max"))
-    both = export.metric(metric).merge(means, on=["run", "step"])
-    wrong = both[(both[metric] - both["mean"]).abs() > 1e-9].set_index("run")
-    out: list[Finding] = []
+    of_set = f" of {of_set}" if of_set else ""
     for run in runs:
-        if run.name in wrong.index:
-            stated, counted = wrong.loc[run.name, metric], wrong.loc[run.name, "mean"]
-            out.append(Finding("answers", f"{run}: {metric} is {stated:.4f}, its answers have {counted:.4f}"))
+        of_run = sets[sets["run"] == run.name]
+        twice = of_run[of_run["distinct"] < of_run["count"]]["step"]
+        out += [
+            Finding("answers", f"{run} answers a question{of_set} twice at step {step}") for step in twice[:1]
+        ]
+        if run.name in known and (other := of_run[of_run["hash"] != last["hash"][run.name]]["step"]).any():
+            text = f"{run} answers other questions{of_set} at step {other.iloc[0]} than at its last one"
+            out.append(Finding("answers", text))
     return out
+
+
+def other_texts(export: Export, runs: Sequence[Run]) -> list[Finding]:
+    """Runs in which a question, or its right answer, is another one than in most runs or at most steps."""
+    columns = ["run", "set", "uid", "question", "gold"]
+    counted = export.questions.group_by(columns).aggregate([("step", "count")]).to_pandas()
+    counted["run"] = counted["run"].astype(str)
+    by_name = {run.name: run for run in runs}
+    counted = counted[counted["run"].isin(list(by_name))].fillna({"set": ""})
+    counted["of"] = counted["run"].map({run.name: _dataset(run) for run in runs})
+    out: list[Finding] = []
+    for column in ("question", "gold"):
+        known = counted.dropna(subset=[column])
+        values = known.groupby(["of", "set", "uid"])[column].transform("nunique")
+        several = known[values > 1]
+        usual = several.groupby(["of", "set", "uid"])[column].transform(lambda texts: texts.mode()[0])
+        odd = several[several[column] != usual]
+        for name, rows in odd.groupby("run"):
+            uids = list(dict.fromkeys(rows["uid"]))
+            more = f" and {len(uids) - 1} more" if len(uids) > 1 else ""
+            text = f"the {column} of {uids[0]}{more} is another one than elsewhere"
+            out.append(Finding("answers", f"{by_name[str(name)]}: {text}"))
+    return out
+
+
+def _dataset(run: Run) -> str:
+    # A style of the same dataset words its questions otherwise.
+    kept = [item for item in sorted(run.settings.items()) if item[0].startswith(("dataset.", EVAL_SETS))]
+    return repr((run.row["dataset"], kept))
 
 
 def other_sets(runs: Sequence[Run]) -> list[Finding]:

@@ -12,27 +12,38 @@ from dataclasses import replace
 
 from analysis.data.export import Export
 from analysis.data.schema import Json
-from analysis.study.answer_guards import answers_of_metrics, other_questions, other_sets
+from analysis.study.answer_guards import other_questions, other_sets, other_texts
+from analysis.study.answer_numbers import numbers_of_answers
+from analysis.study.curve_guards import copied, curves
 from analysis.study.design import Design, Run
+from analysis.study.environment_guards import other_environment
 from analysis.study.finding import Finding, differing
+from analysis.study.record_guards import contradictions
 from mirrorpo.run.inputs import CODE, DATASET, PROMPTS
 
 KINDS: Mapping[str, str] = {
     "missing": "a seed that one arm has and another has not, or that the sweep's command names",
     "unfinished": "a run that is not done, or whose rows do not reach its configured steps",
     "duplicated": "several runs of one arm and seed",
-    "stale": "runs of different code, data or weights, or marked stale",
+    "copied": "runs of two seeds with the same numbers or answers",
+    "stale": "runs of different code, data, maps or weights, or marked stale",
     "mixed": "settings that differ beside the compared axis",
+    "environment": "another device, precision, sandbox or version of a package",
     "prompt": "different rendered prompts",
     "extractor": "different versions of the answer extraction",
-    "data": "different questions: their fingerprints, or those that were asked last",
-    "answers": "a last evaluation whose answers have another mean than its metric",
-    "nan": "a number that is not finite, or a last evaluation without the metric",
+    "data": "different questions: their fingerprints, those that were left out or those that were answered",
+    "answers": "answers that are missing, or whose numbers are not the metrics' at some step",
+    "nan": "a number that is not finite, or a metric that one run lacks",
+    "edited": "files or a manifest that are not what the run wrote",
+    "contradiction": "a run whose folder, seed, choices, command and config do not agree",
     "dirty": "code that differs from its commit",
     "provenance": "a run that does not say its commit, prompts or extraction",
 }
 # What matters only where runs are compared.
-COMPARED = ("missing", "duplicated", "stale", "mixed", "prompt", "extractor", "data")
+COMPARED = (
+    *("missing", "duplicated", "copied", "stale", "mixed", "environment"),
+    *("prompt", "extractor", "data"),
+)
 SHOWN = 12
 
 
@@ -43,6 +54,7 @@ class Refused(ValueError):
 def findings(export: Export, design: Design, metric: str) -> list[Finding]:
     """Everything wrong with the runs of a design, in the order of KINDS."""
     runs = design.runs
+    finished = [run for run in runs if not unfinished(run.row)]
     out = [
         *_missing(design),
         *(Finding("unfinished", f"{run} {problem}") for run in runs if (problem := unfinished(run.row))),
@@ -59,7 +71,12 @@ def findings(export: Export, design: Design, metric: str) -> list[Finding]:
         *differing("extractor", runs, lambda run: run.row["extractor"], lambda run: run.row["dataset"]),
         *differing("data", runs, lambda run: run.row["data"], lambda run: run.row["dataset"]),
         *other_questions(export, runs),
-        *answers_of_metrics(export, runs, metric),
+        *other_texts(export, finished),
+        *numbers_of_answers(export, finished),
+        *curves(export, finished),
+        *copied(export, finished),
+        *other_environment(finished),
+        *contradictions(runs),
         *other_sets(runs),
         *_nan(export, runs, metric),
         *(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from analysis.data.export import Export, Frame
-from analysis.study.question_scores import GREEDY, EvaluationMetric
+from analysis.study.question_scores import GREEDY, EvaluationMetric, last_answers
 
 # Columns of a run's last evaluation of a set.
 QUESTIONS, SAMPLED, LEAST, MOST = "questions", "sampled", "least", "most"
@@ -51,11 +51,10 @@ def metric_choice(export: Export, runs: Sequence[str], of_set: str = "") -> Metr
 
 def _counts(export: Export, runs: Sequence[str], of_set: str) -> Frame:
     """By run: questions of the last evaluation, how many were sampled, and least and most samples of one."""
-    answers = export.answers("samples", of_set=of_set)
+    answers = last_answers(export, "samples", of_set=of_set)
     answers = answers[answers["run"].isin(runs)]
     if answers["run"].nunique() < len(set(runs)):
         return _counts_of_metrics(export, runs, of_set)
-    answers = answers[answers["step"] == answers.groupby("run")["step"].transform("max")]
     samples = answers.assign(samples=answers["samples"].astype(float)).groupby("run")["samples"]
     return samples.agg(**{QUESTIONS: "size", SAMPLED: "count", LEAST: "min", MOST: "max"})
 

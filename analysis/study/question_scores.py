@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.data.export import Frame
+from analysis.data.export import Export, Frame
 from analysis.stats.intervals import pass_at_k_by_question
 
 PREFIX = "eval/"
@@ -97,3 +97,13 @@ def question_scores(name: str, answers: Frame) -> Frame | None:
     if kind == "pass" and k is not None:
         return pd.Series(pass_at_k_by_question(answers["samples_right"], samples, k), answers.index)
     return None
+
+
+def last_answers(export: Export, *columns: str, of_set: str = "") -> Frame:
+    """The rows of every run's last evaluation of a set; none of a run whose rows of that step are missing."""
+    answers = export.answers(*columns, of_set=of_set)
+    accuracy = str(EvaluationMetric(of_set, GREEDY))
+    evaluated = export.metric(accuracy).groupby("run")["step"].max()
+    # A run without the metric is evaluated where it has answers.
+    last = answers.groupby("run")["step"].max().to_dict() | evaluated.to_dict()
+    return answers[answers["step"] == answers["run"].map(last)]

@@ -19,6 +19,7 @@ from analysis.study.question_scores import (
     GREEDY,
     EvaluationMetric,
     evaluation_metric,
+    last_answers,
     question_scores,
 )
 
@@ -159,9 +160,8 @@ class Study:
         names = [run.name for run in self.design.runs]
         out: dict[tuple[str, str], Frame] = {}
         for of_set in ("", *self.export.sets):
-            frame = self.export.answers(*COLUMNS, of_set=of_set)
+            frame = last_answers(self.export, *COLUMNS, of_set=of_set)
             frame = frame[frame["run"].isin(names)]
-            frame = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
             out |= {(str(run), of_set): rows.set_index("uid") for run, rows in frame.groupby("run")}
         return out
 

@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, Command] = {
     "report": _analysis("report", "one HTML page of a sweep, with its tables and figures as files"),
     "export": _analysis("export", "runs, or W&B's, as three Parquet files"),
     "compare": _analysis("compare", "accuracy by arm, differences from the baseline, verdicts"),
+    "area": _analysis("area", "area under a training curve by arm, and whether it is as expected"),
     "before-after": _analysis("before_after", "held-out accuracy before and after, of every run"),
     "credit": _analysis("credit", "a run's completions, tokens coloured by weight"),
     "importance": _analysis("importance", "what spans are worth, by kind"),
@@ -56,6 +57,9 @@ COMMANDS: Mapping[str, Command] = {
         "mirrorpo.tools.estimator_table", "what each divergence's value and gradient are, measured"
     ),
     "mirror-maps": Command("mirrorpo.tools.plot_mirror_maps", "pictures of mirror maps"),
+    "gain": Command(
+        "mirrorpo.tools.gain", "what one step gains under each weighting, to first order, before a sweep"
+    ),
     "span-value": Command(
         "mirrorpo.tools.span_value", "re-roll a run's completions from before and behind its spans"
     ),

@@ -41,8 +41,14 @@ def choices() -> list[str]:
 def test_every_choice_composes_to_a_checked_cell(choice: str) -> None:
     from mirrorpo.train.build import build_components
 
-    # A model without training has nothing to reinforce; its recipe is that of algo=sft.
-    cfg = composed(choice, *(["algo=sft"] if choice == "model=tiny_scratch" else []))
+    # A model without training has nothing to reinforce; its recipe is that of algo=sft. An oracle needs a
+    # dataset that says what decides.
+    needs = {
+        "model=tiny_scratch": ["algo=sft"],
+        "model=ledger_scratch": ["algo=sft"],
+        "weighting=oracle": ["model=ledger"],
+    }
+    cfg = composed(choice, *needs.get(choice, []))
     check(cfg)
     build_components(resolved(cfg))
 

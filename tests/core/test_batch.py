@@ -23,6 +23,7 @@ def batch() -> RolloutBatch:
         completion_ids=completion_ids,
         present=present,
         mask=mask,
+        deciding=completion_ids % 10 == 6,
         group=torch.tensor([5, 5, 2]),
         rewards=torch.tensor([1.0, float("nan"), 0.0]),
         truncated=torch.tensor([True, False, False]),

@@ -216,6 +216,7 @@ class RolloutBatch:
         completion_ids: [B, T].
         present: [B, T], True for real completion tokens, the first end-of-sequence included.
         mask: [B, T], True for trained tokens; a subset of `present`.
+        deciding: [B, T], True for tokens of spans that decide, by the dataset; nowhere where it does not say.
         group: [B], explicit, never inferred from position.
         rewards: [B], NaN without a verdict.
         truncated: [B].
@@ -235,6 +236,7 @@ class RolloutBatch:
     completion_ids: TokenIds
     present: TokenMask
     mask: TokenMask
+    deciding: TokenMask
     group: GroupIds
     rewards: PerCompletion
     truncated: Bool[Tensor, " B"]
@@ -261,6 +263,7 @@ class RolloutBatch:
             "completion_ids",
             "present",
             "mask",
+            "deciding",
             "sampler_logprobs",
             "old_logprobs",
             "anchor_logprobs",

@@ -26,7 +26,7 @@ from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.network import Tokenizer
 from mirrorpo.core.shapes import GroupIds, PerCompletion, PerToken, Scalar, TokenMask
 from mirrorpo.core.span import ScoredSpan
-from mirrorpo.core.token_offsets import TokenOffsets
+from mirrorpo.core.token_offsets import Interval, TokenOffsets
 
 # A config or a group of one, resolved; what stands under a key is for the group's class to say.
 Config: TypeAlias = Mapping[str, Any]
@@ -49,6 +49,7 @@ class Assembly(Protocol):
         config: every setting, resolved.
         rollout: the engine of the training rollouts.
         anchor: what the divergence is measured to.
+        dataset: the questions; an evaluation set's own, asked for that set.
         importance_correction: of the gap between sampler and old policy; None without one.
     """
 
@@ -60,6 +61,9 @@ class Assembly(Protocol):
 
     @property
     def anchor(self) -> "Anchor": ...
+
+    @property
+    def dataset(self) -> "Dataset": ...
 
     @property
     def importance_correction(self) -> "ImportanceCorrection | None": ...
@@ -171,6 +175,17 @@ class LeavesOutRows(Protocol):
     """A dataset that leaves out rows of a split: by the uid that each would have, with the reason."""
 
     def left_out(self, split: Split) -> Mapping[str, str]: ...
+
+
+@runtime_checkable
+class DeclaresDeciding(Protocol):
+    """A dataset that says which spans of a completion decide whether it is right, as a planted world can.
+
+    They are half-open intervals of the text's characters, in order, none where nothing decides. Never raises
+    on what a model wrote. `RolloutBatch.deciding` has them as tokens.
+    """
+
+    def deciding(self, prompt: Prompt, text: str) -> Sequence[Interval]: ...
 
 
 @runtime_checkable

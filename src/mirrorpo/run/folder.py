@@ -19,7 +19,7 @@ from mirrorpo.config.values import JsonObject
 from mirrorpo.run import lock
 from mirrorpo.run.disk import aside, copy_aside, file_digest, reserve, write_atomic, writing_to
 from mirrorpo.run.errors import RunError, unwritable
-from mirrorpo.run.manifest import MANIFEST, RunState, read_manifest, recovered
+from mirrorpo.run.manifest import MANIFEST, RunState, read_manifest, recovered, sealed, unsealed
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 ROWS, ROWS_OF_SETS = "eval/step_*.jsonl", "eval/*/step_*.jsonl"
 # Evaluations that were made after the run, of its checkpoints; no part of its results.
 EVALUATED = "evaluated"
+# What reports read beside a run's results; a run whose own are gone is done all the same.
+BESIDE = ("timings.jsonl", "credit/*.jsonl")
 
 
 class JsonLines:
@@ -165,7 +167,7 @@ class RunFolder:
         manifest, fault = {}, None
         try:
             if manifest := read_manifest(self.manifest_path):
-                return manifest
+                return unsealed(manifest)
         except RunError as error:
             fault = error
         source = recovered(self.path)
@@ -191,7 +193,7 @@ class RunFolder:
             read_manifest(self.manifest_path)
         except RunError:
             self.manifest_path.rename(aside(self.manifest_path, "damaged"))
-        write_atomic(self.manifest_path, json.dumps({**manifest, **changes}, indent=2, default=str) + "\n")
+        write_atomic(self.manifest_path, json.dumps(sealed({**manifest, **changes}), indent=2) + "\n")
 
     def plan(self, cell: Cell) -> None:
         """Enter a cell that nobody has launched yet."""
@@ -269,6 +271,11 @@ class RunFolder:
             for path in self.results()
             if self.checkpoints not in path.parents
         }
+
+    def digests_beside(self) -> dict[str, str]:
+        """sha256 of what reports read beside the results."""
+        paths = (path for pattern in BESIDE for path in sorted(self.path.glob(pattern)))
+        return {str(path.relative_to(self.path)): file_digest(path) for path in paths}
 
     def finished(self, *, verify: bool = False) -> bool:
         """Done or stale, and nothing that this promised has been taken away since.

@@ -141,6 +141,7 @@ def finish(folder: RunFolder, codes: list[str]) -> None:
         ended=timestamp(),
         files=folder.sizes(),
         sha256=folder.digests(),
+        sha256_beside=folder.digests_beside(),
     )
 
 

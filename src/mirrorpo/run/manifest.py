@@ -7,13 +7,15 @@ from pathlib import Path
 
 import yaml
 
-from mirrorpo.config.identity import config_hash
+from mirrorpo.config.identity import config_hash, digest
 from mirrorpo.config.values import JsonObject
 from mirrorpo.run.disk import file_digest
 from mirrorpo.run.errors import RunError
 
 MANIFEST, CONFIG = "manifest.json", "config.yaml"
 CHECKPOINTS, RECORDS, DIGEST = "checkpoints", "records.json", "sha256"
+# A manifest's digest of its other entries.
+SEAL = "manifest_sha256"
 
 # What others rely on: the types of the entries that every reader takes for granted.
 TYPES = {
@@ -59,6 +61,27 @@ def read_manifest(path: Path) -> JsonObject:
     if (fault := _fault(manifest)) is not None:
         raise RunError(f"{path} {fault}")
     return manifest
+
+
+def sealed(entries: JsonObject) -> JsonObject:
+    """A manifest's entries as they are read back, with their digest.
+
+    Example:
+        >>> sorted(sealed({"state": "done"}))
+        ['manifest_sha256', 'state']
+    """
+    plain = json.loads(json.dumps(entries, default=str))
+    return plain | {SEAL: seal(plain)}
+
+
+def unsealed(manifest: JsonObject) -> JsonObject:
+    """A manifest's entries without their digest."""
+    return {name: value for name, value in manifest.items() if name != SEAL}
+
+
+def seal(manifest: JsonObject) -> str:
+    """The digest of a manifest's entries, however they are laid out in the file."""
+    return digest(unsealed(manifest))
 
 
 def recovered(folder: Path) -> tuple[JsonObject, str] | None:

@@ -21,6 +21,7 @@ PACKAGES = (
     "datasets",
     "tokenizers",
     "peft",
+    "vllm",
     "hydra-core",
     "omegaconf",
     "wandb",

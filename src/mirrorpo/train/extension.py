@@ -16,7 +16,17 @@ from mirrorpo.train import contamination
 from mirrorpo.train.build import Components
 
 # What a manifest says of a run's end and of its mirror is not the longer run's.
-NOT_INHERITED = ("files", "sha256", "wandb_id", "attempt", "mirror", "ended", "error", "extended_from")
+NOT_INHERITED = (
+    "files",
+    "sha256",
+    "sha256_beside",
+    "wandb_id",
+    "attempt",
+    "mirror",
+    "ended",
+    "error",
+    "extended_from",
+)
 FOR_A_PERSON = ("completions", "credit")
 START_ANEW = "leave extend out to start at step 0"
 

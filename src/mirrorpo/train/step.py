@@ -9,9 +9,16 @@ from typing import Self
 import torch
 
 from mirrorpo.core.batch import PromptMemory, RolloutBatch, Visit
-from mirrorpo.core.protocols import Anchor, BetaSchedule, GenerativeModel, LearningRateSchedule
+from mirrorpo.core.protocols import (
+    Anchor,
+    BetaSchedule,
+    Dataset,
+    DeclaresDeciding,
+    GenerativeModel,
+    LearningRateSchedule,
+)
 from mirrorpo.core.seeds import derive, seed_globals
-from mirrorpo.core.token_offsets import TokenOffsets
+from mirrorpo.core.token_offsets import Interval, TokenOffsets
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.device import stopwatch
 from mirrorpo.divergence.anchor import after, moving_parts
@@ -104,6 +111,7 @@ class TrainStep:
         learner: rescoring and updates.
         sampling: the policy as the sampler has it.
         collector: rollouts.
+        dataset: of the prompts.
         drift: distance from the start model.
         drift_due: whether it is measured after a step.
         beta_schedule: the coefficient of the next step.
@@ -119,6 +127,7 @@ class TrainStep:
     learner: Learner
     sampling: SamplingPolicy
     collector: Collector
+    dataset: Dataset
     drift: Drift
     drift_due: Callable[[int], bool]
     beta_schedule: BetaSchedule
@@ -147,7 +156,8 @@ class TrainStep:
                 rollout = self._rollout(policy, step, progress)
             if self.collector.engine.samples:
                 meter.add(learner.policy, sampling(rollout.sampled))
-            batch = self._collated(rollout)
+            all_offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
+            batch = collated(rollout, all_offsets, learner, self.dataset)
         with timer("score_s"), learner.policy.shards.gathered():
             scored = learner.rescore(batch)
             visit = _visit(rollout, step, progress)
@@ -156,7 +166,6 @@ class TrainStep:
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
             drift = self.drift() if self.drift_due(step) else {}
-        all_offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
         before = _before_update(rollout, scored.batch, credit) | baseline_metrics(learner.algo, visit)
         metrics = before | learned | drift | self._credit_metrics(scored.batch, credit, all_offsets)
         budget = self._budget(progress.budget, meter, rollout)
@@ -209,14 +218,6 @@ class TrainStep:
         sampled = rollout.tokens if self.collector.engine.samples else 0
         return before.after(meter, completions=len(rollout.sampled), tokens_sampled=sampled)
 
-    def _collated(self, rollout: Rollout) -> RolloutBatch:
-        return collate(
-            [answer.completion for answer in rollout.answers],
-            [answer.reward for answer in rollout.answers],
-            pad_id=self.learner.policy.pad_id,
-            mask_truncated=self.learner.algo.rollout_rule.mask_truncated,
-        )
-
     def _learned(
         self, learner: Learner, scored: ScoredBatch, credit: TokenCredit, step: int
     ) -> dict[str, float]:
@@ -251,6 +252,31 @@ def _before_update(rollout: Rollout, batch: RolloutBatch, credit: TokenCredit) -
 def _visit(rollout: Rollout, step: int, progress: Progress) -> Visit:
     uids = [answer.prompt.uid for answer in rollout.answers]
     return Visit(uids=uids, step=step, drift=progress.drift, memory=progress.prompts)
+
+
+def collated(
+    rollout: Rollout, all_offsets: Sequence[TokenOffsets], learner: Learner, dataset: Dataset
+) -> RolloutBatch:
+    """A rollout as a batch, with the tokens that decide where the dataset says them.
+
+    Args:
+        rollout: the answers.
+        all_offsets: the text of each, and which characters each token wrote.
+        learner: whose policy pads, and whose algorithm says whether truncated answers are trained.
+        dataset: of the prompts.
+    """
+    deciding: list[list[Interval]] = []
+    if isinstance(dataset, DeclaresDeciding):
+        for answer, offsets in zip(rollout.answers, all_offsets, strict=True):
+            spans = dataset.deciding(answer.prompt, offsets.text)
+            deciding.append([offsets.tokens(start, end) for start, end in spans])
+    return collate(
+        [answer.completion for answer in rollout.answers],
+        [answer.reward for answer in rollout.answers],
+        pad_id=learner.policy.pad_id,
+        mask_truncated=learner.algo.rollout_rule.mask_truncated,
+        deciding=deciding,
+    )
 
 
 def _coefficients(learner: Learner) -> dict[str, float]:

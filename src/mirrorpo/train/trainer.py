@@ -155,6 +155,7 @@ class Trainer:
             learner=loaded.learner,
             sampling=loaded.sampling,
             collector=loaded.collector,
+            dataset=self.components.dataset,
             drift=loaded.drift,
             drift_due=lambda step: drift.due(step, evaluated=evaluation.due(step, run.steps)),
             beta_schedule=self.components.beta_schedule,

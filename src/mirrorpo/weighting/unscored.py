@@ -1,6 +1,6 @@
 """A weighting that scores no spans, in the form that the trainer uses."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +9,16 @@ from torch import Tensor
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.protocols import (
+    Assembly,
+    DeclaresInert,
     DeclaresModelNeeds,
+    Inert,
     ModelNeed,
     Scorer,
     SpanWeighting,
+    StatesNotes,
     StatesPasses,
+    StatesRequirements,
     Weighting,
 )
 from mirrorpo.core.shapes import PerToken
@@ -36,6 +41,19 @@ class Unscored:
     def model_needs(self) -> Collection[ModelNeed]:
         """The weighting's."""
         return self.weighting.model_needs() if isinstance(self.weighting, DeclaresModelNeeds) else ()
+
+    def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """The weighting's."""
+        inner = self.weighting
+        return inner.requirements(group, assembly) if isinstance(inner, StatesRequirements) else ()
+
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """The weighting's."""
+        return self.weighting.notes(group, assembly) if isinstance(self.weighting, StatesNotes) else ()
+
+    def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
+        """The weighting's."""
+        return self.weighting.inert(group, assembly) if isinstance(self.weighting, DeclaresInert) else ()
 
     def passes(self) -> Sequence[str]:
         """The weighting's."""

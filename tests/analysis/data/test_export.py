@@ -33,7 +33,7 @@ def test_a_sweep_of_folders_has_a_row_a_run_a_row_a_step_and_a_row_a_question(tm
     assert (export.runs.num_rows, export.metrics.num_rows, export.questions.num_rows) == (
         4,
         4 * 5,
-        4 * 2 * 40,
+        4 * 3 * 40,
     )
     assert export.runs.schema.names == RUNS.names and export.questions.schema.names == QUESTIONS.names
     row = export.records[0]

@@ -77,7 +77,10 @@ def test_every_set_has_its_accuracy_its_samples_and_its_verdict(tables: dict[str
 
 
 def test_a_sweep_without_sets_or_averages_has_no_such_table(tmp_path: Path) -> None:
-    names = [table.name for table in all_tables(study(load(str(write_sweep(tmp_path / "old")))))]
+    root = write_sweep(tmp_path / "old")
+    for path in root.rglob("metrics.jsonl"):
+        path.write_text(path.read_text().replace("eval/avg@4", "eval/other"))
+    names = [table.name for table in all_tables(study(load(str(root))))]
     assert not [
         name for name in names if name.startswith(("sets", "samples_by", "at_budget")) or "_on_" in name
     ]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
-from planted import export_of, manifest, metrics, write_run, write_sweep
+from planted import answers, export_of, follow, manifest, metrics, write_run, write_sweep
 
 from analysis.data.export import load
 from analysis.report import figures
@@ -121,15 +121,21 @@ def test_mirror_maps_are_asked_for_as_the_runs_configured_them(
 
     monkeypatch.setattr(figures, "map_curves", curves)
     write_sweep(tmp_path, arms=("kl", "none"), seeds=(0,))
+    given = dict.fromkeys((0, 2, 4), answers([True] * 20 + [False] * 20))
     write_run(
         tmp_path / "p" / "seed=0",
-        manifest(0, {"divergence": "probl2"}, settings={"divergence.beta": 2.0, "steps": 4}),
-        metrics(4, [0.5, 0.5, 0.5]),
-        {},
+        manifest(
+            0,
+            {"divergence": "probl2"},
+            settings={"divergence.beta": 2.0, "steps": 4},
+            **{"divergence.beta": 2.0},
+        ),
+        follow(metrics(4, [0.5, 0.5]), given),
+        given,
     )
     figure = mirror_maps(study(load(str(tmp_path))))
     assert arguments_of == [["kl"], ["probl2", "divergence.beta=2.0"]]
-    assert figure is not None and lines(figure, 1).keys() == {"kl, β 0.04", "probl2, β 0.04"}
+    assert figure is not None and lines(figure, 1).keys() == {"kl, β 0.04", "probl2, β 2"}
 
 
 def test_figures_hold_in_print_and_are_the_same_bytes_each_time(

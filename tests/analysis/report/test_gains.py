@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import answers, manifest, metrics, write_run, write_sweep
+from planted import answers, follow, manifest, metrics, write_run, write_sweep
 from scipy import stats
 
 from analysis.__main__ import main
@@ -25,8 +25,8 @@ AFTER = [(index < 18) if index % 2 else index > 3 for index in range(40)]
 def one_arm(root: Path, seeds: int = 1, last: int = 4) -> Study:
     for seed in range(seeds):
         after = [right if index != 39 - seed else not right for index, right in enumerate(AFTER)]
-        rows = metrics(4, [0.5, 0.5, sum(after) / 40])
         evaluated = {0: answers(BEFORE), last: answers(after)}
+        rows = follow(metrics(4, [0.5, 0.5]), evaluated)
         write_run(root / f"seed={seed}", manifest(seed), rows, evaluated)
     return study(load(str(root)))
 
@@ -72,7 +72,8 @@ def test_intervals_of_gains_stand_beside_runs_and_not_beside_a_comparison(tmp_pa
 
 
 def test_a_run_without_two_evaluations_has_no_gain(tmp_path: Path) -> None:
-    write_run(tmp_path / "seed=0", manifest(0), metrics(4, [0.5, 0.5, 0.5]), {4: answers(BEFORE)})
+    evaluated = {4: answers(BEFORE)}
+    write_run(tmp_path / "seed=0", manifest(0), follow(metrics(4, [0.5, 0.5]), evaluated), evaluated)
     made = study(load(str(tmp_path)))
     assert gains(made) == [] and "No run has two evaluations" in findings(made)
     assert gain_line([], answers(BEFORE)) == ""

@@ -115,11 +115,11 @@ def test_what_cannot_be_compared_is_refused_in_one_line(arms: Study, tmp_path: P
 
 def test_what_was_recorded_counts_before_what_can_be_summed(tmp_path: Path) -> None:
     spent = {
-        arm: {"budget/completions": 10.0, "rollout/completions": 99.0, "budget/device_s": 1.0}
+        arm: {"budget/tokens_trained": 10.0, "rollout/tokens": 99.0, "budget/device_s": 1.0}
         for arm in ("kl", "none")
     }
     made = study(write_arms(tmp_path, spent))
-    assert at_budget(made, Budget("completions")).limits == {"": 80.0}
+    assert at_budget(made, Budget("tokens_trained")).limits == {"": 80.0}
     # A row of timings that a kill tore, or that was edited, costs the seconds and not the run.
     timings = next(tmp_path.rglob("timings.jsonl"))
     timings.write_text(timings.read_text().replace('{"step": 3.0', '{"step" 3.0'))

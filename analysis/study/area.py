@@ -1,0 +1,100 @@
+"""Area under a training curve by arm, paired over seeds, and what a sweep was expected to show of it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from analysis.stats.intervals import Interval, mean_interval
+from analysis.study.study import Study
+
+SIGN = re.compile(r"(?P<arm>.+?)\s+(?P<sign>!?[<>])\s+(?P<other>.+)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Areas:
+    """A metric's mean over the steps of each run, which is the area under its curve.
+
+    Attributes:
+        metric: whose curve.
+        by_arm: the area of each seed, by arm.
+    """
+
+    metric: str
+    by_arm: Mapping[str, Mapping[int, float]]
+
+    def difference(self, arm: str, other: str) -> Interval:
+        """An arm minus another with Student's interval over the seeds that both have.
+
+        Raises:
+            ValueError: if an arm has no run, or they share no seed.
+        """
+        for name in (arm, other):
+            if name not in self.by_arm:
+                raise ValueError(
+                    f"{name!r} is no arm with a curve of {self.metric}; there are {', '.join(self.by_arm)}"
+                )
+        ours, theirs = self.by_arm[arm], self.by_arm[other]
+        gaps = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+        if not gaps:
+            raise ValueError(f"{arm} and {other} share no seed")
+        return mean_interval(gaps)
+
+
+def areas(study: Study, metric: str) -> Areas:
+    """The areas of a study with one block.
+
+    Raises:
+        ValueError: if there are several blocks, or no run has the metric.
+    """
+    curves = study.curve(metric)
+    if curves.empty or curves[metric].isna().all():
+        raise ValueError(f"metric={metric}: no run has it; a training curve is, for instance, reward/mean")
+    blocks = sorted(set(curves["block"]))
+    if len(blocks) > 1:
+        raise ValueError(f"{len(blocks)} blocks ({', '.join(blocks)}); name the axis that varies by --axis")
+    by_arm: dict[str, dict[int, float]] = {arm: {} for arm in study.arms(blocks[0])}
+    for (arm, seed), rows in curves.dropna(subset=[metric]).groupby(["arm", "seed"]):
+        by_arm[str(arm)][int(seed)] = float(rows[metric].mean())
+    return Areas(metric=metric, by_arm={arm: by_seed for arm, by_seed in by_arm.items() if by_seed})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expectation:
+    """What the difference of two arms was expected to be, by its 95% interval.
+
+    Attributes:
+        arm: the first.
+        sign: ">", the interval lies above zero; "<", below; "!>", not above; "!<", not below.
+        other: the second.
+    """
+
+    arm: str
+    sign: str
+    other: str
+
+    def __str__(self) -> str:
+        return f"{self.arm} {self.sign} {self.other}"
+
+    def holds(self, gap: Interval) -> bool:
+        """Whether it came true; of a single seed nothing is shown either way."""
+        above, below = gap.low > 0, gap.high < 0
+        return {">": above, "<": below, "!>": not above, "!<": not below}[self.sign]
+
+
+def expectations(texts: Sequence[str]) -> list[Expectation]:
+    """Expectations as they are written on a command line.
+
+    Raises:
+        ValueError: if one is not "ARM > OTHER", with >, <, !> or !<.
+
+    Example:
+        >>> [str(made) for made in expectations(["counterfactual > uniform", "random_span !> uniform"])]
+        ['counterfactual > uniform', 'random_span !> uniform']
+    """
+    out: list[Expectation] = []
+    for text in texts:
+        parts = SIGN.fullmatch(text.strip())
+        if parts is None:
+            raise ValueError(f"expect={text!r}: write 'ARM > OTHER', with >, <, !> (not above) or !<")
+        out.append(Expectation(arm=parts["arm"], sign=parts["sign"], other=parts["other"]))
+    return out

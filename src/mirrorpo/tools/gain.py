@@ -1,0 +1,287 @@
+"""What one step of Adam gains under each weighting, to first order, before anything is trained.
+
+    python -m mirrorpo.tools.gain model=ledger algo=dr_grpo divergence=none
+    python -m mirrorpo.tools.gain weighting=uniform,counterfactual,random_span --batches 16
+
+The start model answers some batches of the cell that the settings name, and every weighting's gradient is
+taken on the same answers. With mu the expected gradient of the reward, which uniform weights estimate, and g
+a weighting's gradient of one batch, the gain of a step of unit learning rate is
+
+    sum_i mu_i E[g_i] / sqrt(E[g_i^2])
+
+over the parameters, since Adam divides each by the root of its second moment. It is printed relative to
+uniform's: an arm with 1.5 is expected to learn like uniform in two thirds of the steps, for as long as the
+policy is near its start. Products of expectations are taken over different batches; intervals are of a
+jackknife over blocks of batches, 95%. The penalty of the divergence is left out.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
+from torch import Tensor
+from torch.optim.optimizer import StateDict
+
+from mirrorpo.config.paths import command, conf
+from mirrorpo.config.schema import check, register, resolved
+from mirrorpo.core.protocols import Config, SpanWeighting
+from mirrorpo.core.seeds import derive, seed_globals
+from mirrorpo.distributed.collectives import ALONE
+from mirrorpo.distributed.device import named_device, prepare
+from mirrorpo.train.build import Components, build_components
+from mirrorpo.train.learner import Learner
+from mirrorpo.train.loaded import Loader
+from mirrorpo.train.step import collated
+
+BASELINE = "uniform"
+BLOCKS = 8
+LEVEL = 0.95
+
+
+class GradientReader:
+    """An optimiser that keeps the gradient and moves nothing."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.gradient = torch.zeros(sum(parameter.numel() for parameter in self.parameters))
+
+    def step(self, lr: float) -> None:
+        """Keep the gradient, flat, on the CPU."""
+        flat = [
+            torch.zeros(parameter.numel()) if parameter.grad is None else parameter.grad.flatten().cpu()
+            for parameter in self.parameters
+        ]
+        self.gradient = torch.cat(flat)
+
+    def zero_grad(self) -> None:
+        """Forget the parameters' gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state_dict(self) -> StateDict:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Nothing."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Moments:
+    """Sums over batches of a weighting's gradient g and the uniform gradient u, a tensor of parameters each.
+
+    Attributes:
+        count: batches.
+        weighted: sum of g.
+        uniform: sum of u.
+        product: sum of u g.
+        square: sum of g^2.
+    """
+
+    count: int
+    weighted: Tensor
+    uniform: Tensor
+    product: Tensor
+    square: Tensor
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(
+            count=self.count + other.count,
+            weighted=self.weighted + other.weighted,
+            uniform=self.uniform + other.uniform,
+            product=self.product + other.product,
+            square=self.square + other.square,
+        )
+
+    def gain(self) -> float:
+        """First-order gain of a step of unit learning rate; mu and g are never of one batch."""
+        pairs = self.count * (self.count - 1)
+        crossed = (self.uniform * self.weighted - self.product) / pairs
+        scale = (self.square / self.count).sqrt()
+        return float(torch.where(scale > 0, crossed / scale, 0.0).double().sum())
+
+
+def moments(weighted: Tensor, uniform: Tensor) -> Moments:
+    """Of one batch."""
+    return Moments(
+        count=1, weighted=weighted, uniform=uniform, product=weighted * uniform, square=weighted.square()
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gain:
+    """A weighting's gain relative to uniform's.
+
+    Attributes:
+        ratio: of the gains.
+        half_width: of its interval; NaN where there are too few blocks.
+    """
+
+    ratio: float
+    half_width: float
+
+
+def relative_gain(blocks: Sequence[Moments], uniform: Sequence[Moments]) -> Gain:
+    """The ratio over all blocks with a jackknife interval, t_{n-1} times the standard error."""
+
+    def ratio(without: int | None) -> float:
+        kept = [index for index in range(len(blocks)) if index != without]
+        return _total([blocks[index] for index in kept]) / _total([uniform[index] for index in kept])
+
+    count = len(blocks)
+    if count < 3:
+        return Gain(ratio=ratio(None), half_width=math.nan)
+    left_out = [ratio(index) for index in range(count)]
+    mean = sum(left_out) / count
+    error = math.sqrt((count - 1) / count * sum((value - mean) ** 2 for value in left_out))
+    return Gain(ratio=ratio(None), half_width=float(stdtrit(count - 1, (1 + LEVEL) / 2)) * error)
+
+
+def _total(blocks: Sequence[Moments]) -> float:
+    total = blocks[0]
+    for block in blocks[1:]:
+        total = total + block
+    return total.gain()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """Gradients of all weightings on the same batches.
+
+    Attributes:
+        blocks: of each weighting, by its name.
+        rewards: mean reward of each batch.
+    """
+
+    blocks: Mapping[str, list[Moments]]
+    rewards: list[float] = field(default_factory=list[float])
+
+
+def measure(components: Components, arms: Mapping[str, SpanWeighting], batches: int) -> Measured:
+    """Each arm's gradients on the first batches of a run.
+
+    Args:
+        components: of the cell.
+        arms: weightings by name, the baseline among them.
+        batches: how many, at least 2 a block.
+    """
+    config = components.config
+    device = named_device(config["device"], ALONE)
+    prepare(threads=config["threads"], deterministic=config["deterministic"])
+    seed_globals(config["seed"])
+    loaded = Loader(components=components, device=device, ranks=ALONE).load()
+    reader = GradientReader(loaded.policy.network)
+    learner = replace(
+        loaded.learner,
+        optimiser=reader,
+        penalty=replace(loaded.learner.penalty, beta=0.0),
+        settings=replace(loaded.learner.settings, updates_per_rollout=1, max_grad_norm=0.0),
+    )
+    measured = Measured(blocks={name: [] for name in arms})
+    position, per_block = 0, math.ceil(batches / BLOCKS)
+    for batch_number in range(batches):
+        rollout = loaded.collector(learner.policy, batch_number + 1, position)
+        position = rollout.position
+        offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
+        batch = collated(rollout, offsets, learner, components.dataset)
+        measured.rewards.append(float(batch.rewards.nanmean()))
+        scored = learner.rescore(batch)
+        seed = derive(config["seed"], "weighting", batch_number + 1)
+        gradients: dict[str, Tensor] = {}
+        for name, weighting in arms.items():
+            of_arm: Learner = replace(learner, weighting=weighting)
+            of_arm.learn(scored, of_arm.credit(scored, seed), [0.0])
+            gradients[name] = reader.gradient
+        for name, gradient in gradients.items():
+            entry, blocks = moments(gradient, gradients[BASELINE]), measured.blocks[name]
+            if batch_number % per_block:
+                blocks[-1] = blocks[-1] + entry
+            else:
+                blocks.append(entry)
+    return measured
+
+
+def composed(overrides: Sequence[str], weighting: str) -> Config:
+    """The config of a cell with one weighting, without evaluation and drift.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    quiet = ["drift_questions=0", "tracking=none", "progress=false"]
+    cfg = compose("train", overrides=[*overrides, f"weighting={weighting}", *quiet])
+    check(cfg)
+    return resolved(cfg)
+
+
+def built_arms(
+    overrides: Sequence[str], names: Sequence[str], *, skip: bool
+) -> tuple[Components, dict[str, SpanWeighting]]:
+    """The cell with uniform weights, and the weightings by name.
+
+    Args:
+        overrides: of the cell.
+        names: of weightings, the baseline first.
+        skip: leave out those that do not fit the cell, and say so; else they are an error.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    register()
+    with initialize_config_dir(str(conf()), version_base="1.3"):
+        cell = build_components(composed(overrides, BASELINE))
+        arms: dict[str, SpanWeighting] = {}
+        for name in names:
+            try:
+                arms[name] = build_components(composed(overrides, name)).weighting
+            except ValueError as error:
+                if not skip:
+                    raise
+                print(f"{name} is left out: {error}", file=sys.stderr)
+    return cell, arms
+
+
+def table(measured: Measured) -> str:
+    """The gains in Markdown, from the largest."""
+    uniform = measured.blocks[BASELINE]
+    gains = {name: relative_gain(blocks, uniform) for name, blocks in measured.blocks.items()}
+    rows = [
+        f"| {name} | {gain.ratio:.2f} | [{gain.ratio - gain.half_width:.2f}, "
+        f"{gain.ratio + gain.half_width:.2f}] |"
+        for name, gain in sorted(gains.items(), key=lambda entry: -entry[1].ratio)
+    ]
+    reward = sum(measured.rewards) / len(measured.rewards)
+    note = f"{len(measured.rewards)} batches of the start model, mean reward {reward:.3f}"
+    return "\n".join(["| weighting | gain relative to uniform | 95% |", "|---|---|---|", *rows, "", note])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table of a cell."""
+    parser = argparse.ArgumentParser(
+        prog=command("mirrorpo.tools.gain"),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="SETTING=VALUE", help="as of train.py")
+    parser.add_argument("--batches", type=int, default=48, help="of prompts_per_step x group_size answers")
+    given = parser.parse_args(arguments)
+    if given.batches < 2 * BLOCKS:
+        sys.exit(f"error: --batches={given.batches}: give at least {2 * BLOCKS}, for an interval")
+    listed = [text.partition("=")[2] for text in given.overrides if text.startswith("weighting=")]
+    cell = [text for text in given.overrides if not text.startswith("weighting=")]
+    every = sorted(path.stem for path in (conf() / "weighting").glob("*.yaml"))
+    names = listed[-1].split(",") if listed else every
+    try:
+        components, arms = built_arms(cell, list(dict.fromkeys([BASELINE, *names])), skip=not listed)
+        print(table(measure(components, arms, given.batches)))
+    except (ValueError, HydraException) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+import sys
+from pathlib import Path
+
+import pytest
+from planted import manifest, write_run
+
+from analysis.__main__ import main
+from analysis.stats.intervals import Interval
+from analysis.study.area import Areas, expectations
+
+LEVELS = {"uniform": 0.5, "better": 0.7, "worse": 0.3, "same": 0.5}
+
+
+def write_curves(root: Path) -> Path:
+    """Three seeds of four arms, whose training reward wavers around a level of its own."""
+    for arm, level in LEVELS.items():
+        for seed in range(3):
+            noise = 0.01 * ((seed + len(arm)) % 3 - 1)
+            rows = [
+                {
+                    "step": step,
+                    "reward/mean": level + noise + (0.1 if step % 2 else -0.1),
+                    "credit/all_tokens_answer": 0.1,
+                    "credit/all_gradient_answer": 0.2 * step,
+                }
+                for step in range(1, 5)
+            ]
+            accuracy = {"eval/greedy_accuracy": 0.5, "eval/questions": 40}
+            rows = [{"step": 0, **accuracy}, *rows[:-1], rows[-1] | accuracy]
+            write_run(
+                root / f"weighting={arm}" / f"seed={seed}", manifest(seed, {"weighting": arm}), rows, {}
+            )
+    return root
+
+
+def test_area_says_which_expectations_hold_by_its_exit_status(tmp_path, monkeypatch, capsys) -> None:
+    root = str(write_curves(tmp_path / "sweep"))
+
+    def status(*expected: str) -> int:
+        arguments = [part for text in expected for part in ("--expect", text)]
+        monkeypatch.setattr(sys, "argv", ["analysis", "area", root, *arguments])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    held = ("better > uniform", "worse < uniform", "same !> uniform", "same !< uniform", "better > worse")
+    assert status() == 0
+    assert status(*held) == 0
+    printed = capsys.readouterr().out
+    gradient = next(line for line in printed.splitlines() if line.startswith("answer")).split()
+    # Of the first, second and last of four steps.
+    assert gradient == ["answer", "10.0", "20.0", "40.0", "80.0"]
+    assert "+0.200" in printed and "FAILS" not in printed and "reward/mean" in printed
+    for wrong in ("better < uniform", "same > uniform", "better !> uniform"):
+        assert status(*held, wrong) == 1, wrong
+        assert capsys.readouterr().out.count("FAILS") == 1
+
+
+def test_differences_are_paired_over_the_seeds_that_both_arms_have() -> None:
+    areas = Areas(metric="reward/mean", by_arm={"a": {0: 0.5, 1: 0.7, 2: 0.9}, "b": {0: 0.4, 1: 0.6, 3: 0.0}})
+    gap = areas.difference("a", "b")
+    assert gap.estimate == pytest.approx(0.1) and gap.low == pytest.approx(0.1) == gap.high
+    with pytest.raises(ValueError, match="'c' is no arm"):
+        areas.difference("a", "c")
+
+
+def test_an_expectation_is_of_the_interval_and_not_of_the_mean() -> None:
+    above, around, single = Interval(0.1, 0.05, 0.15), Interval(0.1, -0.1, 0.3), Interval(1, -1e999, 1e999)
+    higher, lower, not_higher, not_lower = expectations(["a > b", "a < b", "a !> b", "a !< b"])
+    assert [higher.holds(gap) for gap in (above, around, single)] == [True, False, False]
+    assert [not_higher.holds(gap) for gap in (above, around, single)] == [False, True, True]
+    assert not lower.holds(above) and not_lower.holds(above)
+    with pytest.raises(ValueError, match="expect='a = b'"):
+        expectations(["a = b"])
