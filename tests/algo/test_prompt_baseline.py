@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mirrorpo.algo.prompt_baseline import BetaTracker, KalmanTracker, TrackedBaseline
 from mirrorpo.core.batch import GroupedRewards, PromptMemory, Visit
-from mirrorpo.core.protocols import GroupedAdvantageEstimator, PromptTracker, TracksPrompts
+from mirrorpo.core.protocols import Assembly, GroupedAdvantageEstimator, PromptTracker, TracksPrompts
 
 NAN = float("nan")
 KALMAN: dict[str, float] = {
@@ -172,7 +172,8 @@ def test_a_drift_that_is_not_measured_is_said() -> None:
     baseline = TrackedBaseline(tracker=BetaTracker(), batch_std_epsilon=None)
 
     def said(baseline: TrackedBaseline, questions: int) -> list[str]:
-        assembly: Any = SimpleNamespace(config={"drift_questions": questions}, rollout=None, anchor=None)
+        parts = dict.fromkeys(name for name in vars(Assembly) if not name.startswith("_"))
+        assembly: Any = SimpleNamespace(**{**parts, "config": {"drift_questions": questions}})
         return list(baseline.notes("algo.advantage", assembly))
 
     (note,) = said(baseline, 0)
