@@ -45,7 +45,7 @@ from mirrorpo.rollout.collector import Collector, Rollout
 from mirrorpo.rollout.demonstrations import Demonstrations
 from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.tools.estimator_table import SHOWN, expectation
-from mirrorpo.train.build import build_penalty, build_weighting
+from mirrorpo.train.build import build_penalty, build_rollout, build_weighting
 from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.old_policy import PolicyScorer
@@ -111,7 +111,7 @@ def choices() -> dict[tuple[str, str], Any]:
             nodes = resolved(cfg)
             out["algo", chosen["algo"]] = instantiate(nodes["algo"], _convert_="all")
             out["weighting", chosen["weighting"]] = build_weighting(nodes["weighting"])
-            out["rollout", chosen["algo"]] = instantiate(cfg.rollout, _convert_="all")
+            out["rollout", chosen["algo"]] = build_rollout(nodes["rollout"])[1]
     return out
 
 
