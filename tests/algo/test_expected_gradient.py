@@ -172,7 +172,7 @@ def test_a_tracked_baseline_is_unbiased_for_any_rewards_whatever_is_remembered_a
 ) -> None:
     wanted = gradient_of(lambda p: (p * SCORES).sum())
     trackers = (
-        BetaTracker(),
+        BetaTracker(prior_value=0.5, prior_count=1.0, half_drift=0.06, low=0.875, high=0.96),
         KalmanTracker(prior_value=0.5, prior_variance=0.25, process=0.01, observation=0.25),
     )
     for tracker in trackers:

@@ -10,11 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mirrorpo.algo.prompt_baseline import BetaTracker, KalmanTracker, TrackedBaseline
+from mirrorpo.algo import prompt_baseline
+from mirrorpo.algo.prompt_baseline import KalmanTracker, TrackedBaseline
 from mirrorpo.core.batch import GroupedRewards, PromptMemory, Visit
 from mirrorpo.core.protocols import Assembly, GroupedAdvantageEstimator, PromptTracker, TracksPrompts
 
 NAN = float("nan")
+# As conf/algo/spo.yaml has it.
+BETA: dict[str, float] = {
+    "prior_value": 0.5,
+    "prior_count": 1.0,
+    "half_drift": 0.06,
+    "low": 0.875,
+    "high": 0.96,
+}
 KALMAN: dict[str, float] = {
     "prior_value": 0.5,
     "prior_variance": 0.25,
@@ -23,6 +32,10 @@ KALMAN: dict[str, float] = {
 }
 # Visits of a prompt: the step, the drift, the rewards.
 HISTORY = [(1, 0.0, [1.0]), (2, 0.01, [0.0, 1.0, 1.0]), (7, 0.2, [0.0]), (8, 0.15, [1.0, 0.25])]
+
+
+def beta_tracker(**changes: float) -> prompt_baseline.BetaTracker:
+    return prompt_baseline.BetaTracker(**{**BETA, **changes})
 
 
 def tracked(tracker: PromptTracker, history: Sequence[tuple[int, float, Sequence[float]]]) -> list[float]:
@@ -57,16 +70,16 @@ def test_the_beta_tracker_is_two_fading_counts() -> None:
         rho = 0.875 if rho < 0.875 else 0.96 if rho > 0.96 else rho
         alpha, beta = rho * alpha + sum(rewards), rho * beta + sum(1 - reward for reward in rewards)
         then = drift
-    mean, count, last = tracked(BetaTracker(), HISTORY)
+    mean, count, last = tracked(beta_tracker(), HISTORY)
     assert (mean, count, last) == (pytest.approx(alpha / (alpha + beta)), pytest.approx(alpha + beta), 0.15)
 
 
 def test_what_is_kept_halves_with_the_drift_between_its_bounds() -> None:
-    free = BetaTracker(low=0.0, high=1.0)
+    free = beta_tracker(low=0.0, high=1.0)
     assert free.kept(0.06, 0.24) == pytest.approx(0.5)  # (sqrt 0.24 - sqrt 0.06)^2 = 0.06
     assert free.kept(0.24, 0.06) == free.kept(0.06, 0.24)
     assert free.kept(0.3, 0.3) == 1.0 and free.kept(0.0, -1e-9) == 1.0
-    assert BetaTracker().kept(0.0, 5.0) == 0.875 and BetaTracker().kept(0.0, 0.0) == 0.96
+    assert beta_tracker().kept(0.0, 5.0) == 0.875 and beta_tracker().kept(0.0, 0.0) == 0.96
 
 
 def test_the_kalman_filter_is_the_posterior_mean_of_the_random_walk_given_all_rewards() -> None:
@@ -96,8 +109,8 @@ def test_the_limits_are_the_running_mean_and_the_last_visit(visits: list[list[fl
     rewards = [reward for of_visit in visits for reward in of_visit]
     running, last = sum(rewards) / len(rewards), sum(visits[-1]) / len(visits[-1])
     limits: list[tuple[PromptTracker, float]] = [
-        (BetaTracker(prior_count=0.0, low=1.0, high=1.0), running),
-        (BetaTracker(low=0.0, high=0.0), last),
+        (beta_tracker(prior_count=0.0, low=1.0, high=1.0), running),
+        (beta_tracker(low=0.0, high=0.0), last),
         (KalmanTracker(**{**KALMAN, "prior_variance": 1e12, "process": 0.0}), running),
         (KalmanTracker(**{**KALMAN, "prior_variance": 1e12, "process": 1e12}), last),
         # A prior that is certain, and a walk that stands still.
@@ -107,7 +120,7 @@ def test_the_limits_are_the_running_mean_and_the_last_visit(visits: list[list[fl
         assert tracker.value(tracked(tracker, history)) == pytest.approx(wanted, abs=1e-9), tracker
     # A prior counts as so many rewards, in both.
     with_prior = (sum(rewards) + 0.5 * 2) / (len(rewards) + 2)
-    assert tracked(BetaTracker(prior_count=2.0, low=1.0, high=1.0), history)[0] == pytest.approx(with_prior)
+    assert tracked(beta_tracker(prior_count=2.0, low=1.0, high=1.0), history)[0] == pytest.approx(with_prior)
     kalman = KalmanTracker(**{**KALMAN, "prior_variance": KALMAN["observation"] / 2, "process": 0.0})
     assert tracked(kalman, history)[0] == pytest.approx(with_prior)
 
@@ -115,7 +128,7 @@ def test_the_limits_are_the_running_mean_and_the_last_visit(visits: list[list[fl
 # ---------------------------------------------------------------- the baseline
 
 
-@pytest.mark.parametrize("tracker", [BetaTracker(), KalmanTracker(**KALMAN)])
+@pytest.mark.parametrize("tracker", [beta_tracker(), KalmanTracker(**KALMAN)])
 def test_a_visit_has_the_value_before_it_and_is_remembered_by_the_prompt_not_the_group(
     tracker: PromptTracker,
 ) -> None:
@@ -134,18 +147,18 @@ def test_a_visit_has_the_value_before_it_and_is_remembered_by_the_prompt_not_the
 
 @pytest.mark.parametrize("epsilon", [None, 1e-8])
 def test_rewards_without_a_verdict_get_zero_and_leave_the_state(epsilon: float | None) -> None:
-    baseline = TrackedBaseline(tracker=BetaTracker(), batch_std_epsilon=epsilon)
+    baseline = TrackedBaseline(tracker=beta_tracker(), batch_std_epsilon=epsilon)
     memory = {"a": [0.25, 2.0, 0.0], "b": [0.5, 1.0, 0.0]}
     advantages, after = track([NAN, NAN, NAN], ["a", "new", "a"], memory, baseline)
     assert advantages.tolist() == [0.0, 0.0, 0.0] and after == memory
     advantages, after = track([NAN, 1.0, 0.0], ["a", "a", "b"], memory, baseline)
-    assert advantages[0] == 0.0 and after["a"] == BetaTracker().after(memory["a"], [1.0], step=1, drift=0.0)
+    assert advantages[0] == 0.0 and after["a"] == beta_tracker().after(memory["a"], [1.0], step=1, drift=0.0)
     without, _ = track([1.0, 0.0], ["a", "b"], memory, baseline)
     assert torch.equal(advantages[1:], without)
 
 
 def test_standardised_advantages_have_mean_zero_and_one_completion_alone_gets_zero() -> None:
-    baseline = TrackedBaseline(tracker=BetaTracker(), batch_std_epsilon=0.0)
+    baseline = TrackedBaseline(tracker=beta_tracker(), batch_std_epsilon=0.0)
     memory = {"a": [0.9, 2.0, 0.0], "b": [0.2, 1.0, 0.0]}
     ours, _ = track([1.0, 0.0, 1.0, 0.5], ["a", "b", "b", "c"], memory, baseline)
     centred = torch.tensor([0.1, -0.2, 0.8, 0.0])
@@ -156,12 +169,12 @@ def test_standardised_advantages_have_mean_zero_and_one_completion_alone_gets_ze
 
 def test_impossible_settings_are_refused_by_name() -> None:
     wrong: list[tuple[Any, dict[str, Any], str]] = [
-        (BetaTracker, {"low": 0.9, "high": 0.8}, "low=0.9"),
-        (BetaTracker, {"half_drift": 0.0}, "half_drift=0.0"),
-        (BetaTracker, {"prior_count": -1.0}, "prior_count=-1.0"),
+        (beta_tracker, {"low": 0.9, "high": 0.8}, "low=0.9"),
+        (beta_tracker, {"half_drift": 0.0}, "half_drift=0.0"),
+        (beta_tracker, {"prior_count": -1.0}, "prior_count=-1.0"),
         (KalmanTracker, {**KALMAN, "observation": 0.0}, "observation=0.0"),
         (KalmanTracker, {**KALMAN, "process": -1.0}, "process=-1.0"),
-        (TrackedBaseline, {"tracker": BetaTracker(), "batch_std_epsilon": NAN}, "batch_std_epsilon=nan"),
+        (TrackedBaseline, {"tracker": beta_tracker(), "batch_std_epsilon": NAN}, "batch_std_epsilon=nan"),
     ]
     for part, settings, name in wrong:
         with pytest.raises(ValueError, match=name):
@@ -169,7 +182,7 @@ def test_impossible_settings_are_refused_by_name() -> None:
 
 
 def test_a_drift_that_is_not_measured_is_said() -> None:
-    baseline = TrackedBaseline(tracker=BetaTracker(), batch_std_epsilon=None)
+    baseline = TrackedBaseline(tracker=beta_tracker(), batch_std_epsilon=None)
 
     def said(baseline: TrackedBaseline, questions: int) -> list[str]:
         parts = dict.fromkeys(name for name in vars(Assembly) if not name.startswith("_"))
@@ -178,5 +191,5 @@ def test_a_drift_that_is_not_measured_is_said() -> None:
 
     (note,) = said(baseline, 0)
     assert note.startswith("drift_questions=0:") and "algo.advantage.tracker keeps 0.96" in note
-    constant = TrackedBaseline(tracker=BetaTracker(low=0.9, high=0.9), batch_std_epsilon=None)
+    constant = TrackedBaseline(tracker=beta_tracker(low=0.9, high=0.9), batch_std_epsilon=None)
     assert said(baseline, 8) == said(constant, 0) == []

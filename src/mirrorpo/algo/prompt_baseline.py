@@ -30,7 +30,8 @@ class TrackedBaseline:
         batch_std_epsilon: added to the standard deviation, outside the root; None for no standardisation.
 
     Example:
-        >>> baseline = TrackedBaseline(tracker=BetaTracker(), batch_std_epsilon=None)
+        >>> tracker = BetaTracker(prior_value=0.5, prior_count=1.0, half_drift=0.06, low=0.9, high=0.9)
+        >>> baseline = TrackedBaseline(tracker=tracker, batch_std_epsilon=None)
         >>> rollout = GroupedRewards(
         ...     rewards=torch.tensor([1.0, 1.0]), group=torch.tensor([0, 1]), lengths=torch.tensor([1, 1])
         ... )
@@ -108,18 +109,19 @@ class BetaTracker:
         high: largest.
 
     Example:
-        >>> BetaTracker(prior_count=2.0, high=1.0).after((), [1.0, 1.0], step=1, drift=0.0)
+        >>> tracker = BetaTracker(prior_value=0.5, prior_count=2.0, half_drift=0.06, low=0.9, high=1.0)
+        >>> tracker.after((), [1.0, 1.0], step=1, drift=0.0)
         [0.75, 4.0, 0.0]
 
     References:
         Xu and Ding 2025 (SPO), https://arxiv.org/abs/2509.13232
     """
 
-    prior_value: float = 0.5
-    prior_count: float = 1.0
-    half_drift: float = 0.06
-    low: float = 0.875
-    high: float = 0.96
+    prior_value: float
+    prior_count: float
+    half_drift: float
+    low: float
+    high: float
 
     def __post_init__(self) -> None:
         if not (self.prior_count >= 0 and self.half_drift > 0 and 0 <= self.low <= self.high <= 1):
