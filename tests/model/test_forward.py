@@ -54,6 +54,7 @@ def wider(batch: RolloutBatch, *, left: int = 0, right: int = 0, fill: int = 0) 
             name: padded(getattr(batch, name), fill, (0, right))
             for name, fill in (
                 ("mask", False),
+                ("deciding", False),
                 ("sampler_logprobs", 0.0),
                 ("old_logprobs", 0.0),
                 ("anchor_logprobs", 0.0),

@@ -238,7 +238,7 @@ def test_a_term_below_zero_is_seen():
 
 
 def test_a_formula_is_the_docstrings_with_its_potentials_and_their_settings():
-    assert formula(K3()) == "`k3 = exp(x) - 1 - x`"
+    assert formula(K3()) == "`k3 = exp(x) - 1 - x, x = log q(y_t) - log p(y_t)`"
     assert (
         formula(SampledBregman(potential=Square(factor=0.5)))
         == "`d_t = f(p) - f(q) - f'(q)(p - q)`; `f(p) = factor p^2`; `potential.factor=0.5`"

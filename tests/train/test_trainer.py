@@ -97,8 +97,8 @@ def test_policy_self_test_and_reference_have_the_head_of_the_setting(monkeypatch
     components = build_components(cell_here("head_precision=bf16_in").config)
     loader = Loader(components=components, device=torch.device("cpu"), ranks=ALONE)
     models = loader._models(Questions(train=[], evaluation=[], left_out={}, content={}))
-    assert models.reference is not None
-    heads = [models.policy.head(0.7), models.reference.head(0.7)]
+    (reference,) = models.references
+    heads = [models.policy.head(0.7), reference.head(0.7)]
     assert [*tried, *(head.precision for head in heads)] == ["bf16_in"] * 3
 
 

@@ -7,7 +7,6 @@ What comes out is compared with a list of functionals whose name is known; no na
 """
 
 import argparse
-import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from mirrorpo.divergence.potentials import HasPotential, Potential
 from mirrorpo.divergence.top import TopBregman, TopFDivergence
 from mirrorpo.tools.marked_page import publish
 from mirrorpo.train.build import build_penalty
+from mirrorpo.train.equation import docstring_equation
 
 # Tokens that are summed by what sums the likeliest.
 TOP_K = 2
@@ -303,18 +303,10 @@ def formula(divergence: Divergence) -> str:
 
 
 def _equation(owner: object) -> str:
-    # It is the first indented line; a potential's may be the first line itself.
-    first, *lines = (inspect.getdoc(type(owner)) or "").splitlines() or [""]
-    if first.startswith("f("):
-        return first.split(", ")[0]
-    for line in lines:
-        if line.rstrip() in ("Attributes:", "Example:", "References:"):
-            break
-        if line.startswith("    "):
-            return ", ".join(
-                " ".join(part.split()) for part in line.split(",   ") if not part.startswith("p = ")
-            )
-    return ""
+    # The first line of what a docstring states, without what the page's head says once.
+    lines, _ = docstring_equation(owner)
+    kept = [part for part in "".join(lines[:1]).split(",   ") if not part.startswith("p = ")]
+    return ", ".join(" ".join(part.split()) for part in kept)
 
 
 def _settings(owner: object, prefix: str) -> list[str]:

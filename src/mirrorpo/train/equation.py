@@ -120,7 +120,7 @@ def equation_of(part: object) -> list[str]:
         >>> equation_of(FixedLength(length=256))
         ['L = (1/(B 256)) sum_{i,t} m_it l_it']
     """
-    lines, following = _block(inspect.getdoc(type(part)) or "")
+    lines, following = docstring_equation(part)
     for name, value in _numbers(part).items():
         lines = [re.sub(rf"(?<![\w.]){name}(?![\w(=])", f"{value:g}", line) for line in lines]
     # What the symbols are, where the next sentence says it.
@@ -129,8 +129,12 @@ def equation_of(part: object) -> list[str]:
     return lines
 
 
-def _block(text: str) -> tuple[list[str], str]:
-    # A docstring's equation, and the paragraph behind it.
+def docstring_equation(part: object) -> tuple[list[str], str]:
+    """The equation in the docstring of a part's class as it stands there, and the paragraph behind it.
+
+    It is the first indented block; a function's may be the first line itself.
+    """
+    text = inspect.getdoc(type(part)) or ""
     paragraphs = re.split(r"\n\s*\n", text.partition("\nArgs:")[0].partition("\nAttributes:")[0])
     if re.match(r"\w+\(\w+\) = ", text):
         # A function that its first line states.
