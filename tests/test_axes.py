@@ -405,6 +405,7 @@ def test_padding_changes_nothing_in_an_algorithm(name, fill):
         completion_ids=wider(batch.completion_ids, 0),
         present=wider(batch.present, False),
         mask=wider(batch.mask, False),
+        deciding=wider(batch.deciding, False),
         sampler_logprobs=wider(batch.sampler_logprobs, fill),
         old_logprobs=wider(batch.old_logprobs, fill),
         anchor_logprobs=wider(batch.anchor_logprobs, fill),
