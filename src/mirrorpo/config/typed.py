@@ -19,6 +19,7 @@ TARGET = "_target_"
 OF_ANOTHER_OBJECT: Mapping[str, Sequence[str]] = {
     "divergence": ("beta", "anchor", "placement"),
     "weighting": ("scope",),
+    "weighting.weighting": ("scope",),
 }
 
 

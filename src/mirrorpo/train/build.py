@@ -212,8 +212,22 @@ def _with_eval_sets(components: Components) -> Iterator[tuple[str, object, Compo
 
 def build_weighting(node: Config) -> SpanWeighting:
     """The token weights of a `weighting` group; its `scope` belongs to the penalty."""
-    class_settings, _ = _without(node, "weighting", "scope")
-    return span_weighting(_build(class_settings, "weighting", Weighting))
+    return span_weighting(_build(_without_scope(node, "weighting"), "weighting", Weighting))
+
+
+def _without_scope(node: Config, group: str) -> Config:
+    # A weighting around another one has that of a file with its scope, which has to be its own.
+    class_settings, scope = _without(node, group, "scope")
+    inner = class_settings.get("weighting")
+    if not isinstance(inner, Mapping):
+        return class_settings
+    settings = cast("Config", inner)
+    if settings.get("scope", scope.get("scope")) != scope.get("scope"):
+        raise ValueError(
+            f"{group}.scope={scope.get('scope')} and {group}.weighting.scope={settings['scope']}: a control "
+            f"has its arm's scope; set {group}.weighting.scope alone"
+        )
+    return {**class_settings, "weighting": _without_scope(settings, f"{group}.weighting")}
 
 
 def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> Penalty:
