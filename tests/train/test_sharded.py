@@ -61,6 +61,12 @@ MORE_CELLS = {
     "gradient": ("weighting=gradient",),
     "attention": ("weighting=attention",),
     "entropy": ("weighting=entropy_top20", "importance_correction=truncated"),
+    "segments": (
+        "weighting=segment_rollout_entropy",
+        "divergence=kl_exact",
+        "divergence.placement=reward_to_go",
+        "updates_per_rollout=2",
+    ),
     "steered": ("beta_schedule=matched_drift", "steps=3"),
     "gspo": ("algo=gspo", "updates_per_rollout=2"),
     "moving anchor in the reward to go": (

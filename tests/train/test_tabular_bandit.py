@@ -23,7 +23,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from rows import CONF, forms, names, settings_of, update_forms
+from rows import CONF, forms, names, settings_of, update_forms, weightings
 from small_models import model_of
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
@@ -427,7 +427,7 @@ def test_the_answers_are_all_there_are_and_the_start_policy_earns_little():
     assert demonstrated(fresh()) < 0.13 < MUST_IMITATE
 
 
-@pytest.mark.parametrize("name", names("weighting"))
+@pytest.mark.parametrize("name", weightings())
 def test_every_weighting_has_something_to_weigh_here(name):
     learner = student(Arm("grpo", "none", name), choice("divergence", "none"))
     batch = next(rollouts(learner, TableSampler()))
@@ -459,7 +459,7 @@ FORMS = forms(names("divergence"))
 UPDATES_OF = update_forms(names("algo"))
 # Controls that are another's class with another setting, or that need more steps, meet one algorithm.
 ALONE = [*SUBSETS, "permuted_within_spans"]
-WEIGHTINGS = [name for name in names("weighting") if name not in ALONE]
+WEIGHTINGS = [name for name in weightings() if name not in ALONE]
 COVERED = [UPDATES_OF, FORMS, WEIGHTINGS]
 OTHERS = [name for name in names("divergence") if name not in FORMS]
 COVER = [

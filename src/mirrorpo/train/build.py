@@ -32,6 +32,7 @@ from mirrorpo.core.protocols import (
     ModelNeed,
     OptimiserSpec,
     RolloutEngine,
+    SegmentCredit,
     SpanWeighting,
     StatesNotes,
     StatesRequirements,
@@ -69,7 +70,7 @@ class Components:
     config: Config = field(compare=False, repr=False)
     algo: Algorithm
     penalty: Penalty
-    weighting: SpanWeighting
+    weighting: SpanWeighting | SegmentCredit
     beta_schedule: BetaSchedule
     anchor: Anchor
     model: ModelSpec
@@ -210,9 +211,12 @@ def _with_eval_sets(components: Components) -> Iterator[tuple[str, object, Compo
             yield f"{EVAL_SETS}.{name}.{group}", part, seen
 
 
-def build_weighting(node: Config) -> SpanWeighting:
-    """The token weights of a `weighting` group; its `scope` belongs to the penalty."""
-    return span_weighting(_build(_without_scope(node, "weighting"), "weighting", Weighting))
+def build_weighting(node: Config) -> SpanWeighting | SegmentCredit:
+    """The token weights, or signed credit, of a `weighting` group; its `scope` belongs to the penalty."""
+    part = _instantiated(_without_scope(node, "weighting"), "weighting")
+    if isinstance(part, SegmentCredit):
+        return part
+    return span_weighting(_checked(part, node, "weighting", Weighting))
 
 
 def _without_scope(node: Config, group: str) -> Config:
@@ -296,12 +300,19 @@ def _optional(config: Config, group: str, contract: type[T]) -> T | None:
 
 
 def _build(node: object, group: str, contract: type[T]) -> T:
+    return _checked(_instantiated(node, group), node, group, contract)
+
+
+def _instantiated(node: object, group: str) -> object:
     _refuse_wrong_values(node, group)
     try:
-        part: object = instantiate(node, _convert_="all")
+        return instantiate(node, _convert_="all")
     except Exception as error:
         cause = error.__cause__ or error
         raise ValueError(f"{group}: {cause}{_leftover_settings(node, group)}") from error
+
+
+def _checked(part: object, node: object, group: str, contract: type[T]) -> T:
     if not isinstance(part, contract):
         target = cast("Config", node).get("_target_") if isinstance(node, Mapping) else node
         lacking = [name for name in _members(contract) if not hasattr(part, name)]

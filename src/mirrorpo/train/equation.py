@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 
+from mirrorpo.core.protocols import SegmentCredit
 from mirrorpo.divergence.placement import IN_LOSS
 from mirrorpo.train.build import Components
 from mirrorpo.weighting.unscored import Unscored
@@ -44,6 +45,7 @@ def loss(components: Components) -> str:
     factors += ["f_t"] * (components.trust_region.reads != "nothing")
     scoped = penalty.acts and penalty.scope == "loss"
     signed = (penalty.acts and penalty.in_credit) or algo.token_normalisation is not None
+    signed = signed or isinstance(components.weighting, SegmentCredit)
     credit = " ".join([*factors, f"l(log r_t, {'A_t' if signed else 'A_i'})"])
     penalised = f" + {penalty.beta:g} D_t" if penalty.acts and penalty.placement in IN_LOSS else ""
     if signed:
@@ -57,6 +59,7 @@ def signed_credit(components: Components) -> list[str]:
     """How a token's credit is made, where it is more than a weight times an advantage; else empty."""
     penalty, normalisation = components.penalty, components.algo.token_normalisation
     takes = penalty.acts and penalty.in_credit
+    segments = isinstance(components.weighting, SegmentCredit)
     if not takes and normalisation is None:
         return []
     lines: list[str] = []
@@ -65,7 +68,9 @@ def signed_credit(components: Components) -> list[str]:
     kept = TAKEN.get(penalty.placement) if takes else None
     taken = "" if kept is None else f" - {penalty.beta:g} k_t"
     weighted = "w_t A_i" if normalisation is None else "w_t (A_i - m)"
-    if taken and penalty.scope == "loss":
+    if segments:
+        inside = f"S_t{'' if normalisation is None else ' - m'}{taken}"
+    elif taken and penalty.scope == "loss":
         inside = f"w_t (A_i{'' if normalisation is None else ' - m'}{taken})"
     else:
         inside = weighted + taken
@@ -77,18 +82,21 @@ def terms(components: Components) -> Iterator[Term]:
     """The parts that stand in the loss, in its order."""
     algo, penalty, weighting = components.algo, components.penalty, components.weighting
     yield Term(symbol="aggregate", group="algo.aggregate", part=algo.aggregate)
-    yield Term(
-        symbol="w_t",
-        group="weighting",
-        part=weighting.weighting if isinstance(weighting, Unscored) else weighting,
-    )
+    segments = isinstance(weighting, SegmentCredit)
+    if segments:
+        symbol = "S_t, its A_t" if signed_credit(components) else "A_t"
+        yield Term(symbol=symbol, group="weighting", part=weighting)
+    else:
+        part = weighting.weighting if isinstance(weighting, Unscored) else weighting
+        yield Term(symbol="w_t", group="weighting", part=part)
     if components.importance_correction is not None:
         yield Term(symbol="c_t", group="importance_correction", part=components.importance_correction)
     if components.trust_region.reads != "nothing":
         yield Term(symbol="f_t", group="trust_region", part=components.trust_region)
     yield Term(symbol="l", group="algo.surrogate", part=algo.surrogate)
     yield Term(symbol="r_t", group="algo.ratio", part=algo.ratio)
-    yield Term(symbol="A_i", group="algo.advantage", part=algo.advantage)
+    if not segments:
+        yield Term(symbol="A_i", group="algo.advantage", part=algo.advantage)
     if algo.update_advantage is not None:
         yield Term(symbol="A_i, at each update", group="algo.update_advantage", part=algo.update_advantage)
     if algo.token_normalisation is not None:

@@ -16,7 +16,13 @@ from mirrorpo.config.settings import (
     UpdateSettings,
 )
 from mirrorpo.core.batch import Prompt
-from mirrorpo.core.protocols import DeclaresSources, GivesExamples, RolloutEngine, Verifier
+from mirrorpo.core.protocols import (
+    DeclaresSources,
+    GivesExamples,
+    RolloutEngine,
+    SegmentCredit,
+    Verifier,
+)
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.determinism import strict_where_possible
 from mirrorpo.model.compile_layers import with_compiled_layers
@@ -279,7 +285,11 @@ class Loader:
         config = self.components.config
         lengths = [len(prompt.ids) for prompt in rendered]
         lengths += [len(render(self.components, policy, prompt).ids) for prompt in questions.train]
-        policy.check_context(max(lengths) + max(config["eval_max_new_tokens"], config["max_new_tokens"]))
+        sampled = config["max_new_tokens"]
+        if isinstance(self.components.weighting, SegmentCredit):
+            # Rolls from the last cut go on for as long as those from the first.
+            sampled += config["max_new_tokens"] - 1
+        policy.check_context(max(lengths) + max(config["eval_max_new_tokens"], sampled))
 
     def _drift(self, policy: LanguageModel, engine: RolloutEngine, questions: Questions) -> Drift:
         config = self.components.config

@@ -22,6 +22,7 @@ from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.credit_metrics import credit_metrics, gradient_shares
 from mirrorpo.train.learner import Learner, NotFinite
 from mirrorpo.train.metrics import rollout_metrics
+from mirrorpo.train.roller import StepRoller
 from mirrorpo.train.scored import ScoredBatch
 
 Drift = Callable[[], dict[str, float]]
@@ -141,7 +142,10 @@ class TrainStep:
                 batch = self._collated(rollout)
             with timer("score_s"):
                 scored = learner.rescore(batch)
-                credit = learner.credit(scored, derive(self.seed, "weighting", step))
+                roller = StepRoller(
+                    policy=learner.policy, collector=self.collector, answers=rollout.answers, meter=meter
+                )
+                credit = learner.credit(scored, derive(self.seed, "weighting", step), roller)
         with timer("update_s"):
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
@@ -153,7 +157,7 @@ class TrainStep:
         budget = self._budget(progress.budget, meter, rollout)
         spent = {} if budget is None else budget.metrics()
         return StepResult(
-            metrics=metrics | {"divergence/beta": progress.beta} | _sampled(rollout) | spent,
+            metrics=metrics | {"divergence/beta": progress.beta} | _sampled(rollout, meter) | spent,
             timings=timer.seconds | _speed(rollout, timer.seconds),
             rollout=rollout,
             all_offsets=all_offsets,
@@ -217,12 +221,15 @@ class TrainStep:
         return scored | gradient_shares(all_offsets, batch, credit.advantages, credit.weights)
 
 
-def _sampled(rollout: Rollout) -> dict[str, float]:
-    return {
+def _sampled(rollout: Rollout, meter: PassMeter) -> dict[str, float]:
+    sampled = {
         "rollout/draws": float(rollout.draws),
         "rollout/completions": float(len(rollout.sampled)),
         "rollout/tokens": float(rollout.tokens),
     }
+    if meter.rolls:
+        sampled |= {"credit/rolls": float(meter.rolls), "credit/roll_tokens": float(meter.tokens_rolled)}
+    return sampled
 
 
 def _speed(rollout: Rollout, seconds: Mapping[str, float]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool
@@ -49,7 +50,7 @@ class Permuted:
     within: SpanFinder | None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.weighting, Weighting):
+        if not isinstance(cast("object", self.weighting), Weighting):
             raise ValueError(
                 f"weighting.weighting={type(self.weighting).__name__} gives no weights that could be "
                 "permuted; choose a weighting that does"
