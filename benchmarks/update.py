@@ -3,21 +3,27 @@
     python benchmarks/update.py time --model tiny
     python benchmarks/update.py time --model 25m --rounds 2
     python benchmarks/update.py memory
+    python benchmarks/update.py axes --model 25m --rounds 2 --prompts 1
 
 `time`: `Learner.learn` with an optimiser step, no divergence, every advantage nonzero, groups of 8, random
 tokens; arms take turns in one process, in an order that turns too, medians of seconds of processor. "ragged"
 are lengths spread evenly from 0.3 to 1.7 times the mean. `full rows` is `shared_prefix=never`, `idle half` is
 `auto` with half of the groups at advantage zero. `memory`: the most that an update's tensors hold at once,
 gradients included, weights and Adam's averages not, for one, four and sixteen micro-batches of 8 x 128 tokens
-and their prompts.
+and their prompts. `axes`: what each choice of divergence, placement, anchor, trust region and algorithm costs
+over the row that it extends: rescoring, credit, all updates and the anchor's move, on a ragged rollout in
+groups of 4; arms of a row take turns with it, and the ratio is the median of those of a round.
 """
 
 import argparse
 import os
 import random
+import statistics
 import subprocess
 import sys
-from dataclasses import replace
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +40,13 @@ from words import words
 from mirrorpo.config.schema import register
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import Completion, RolloutBatch
+from mirrorpo.core.protocols import Anchor
 from mirrorpo.distributed.device import prepare
-from mirrorpo.model.load import Scratch
+from mirrorpo.divergence.anchor import after, moving_parts
+from mirrorpo.model.load import Scratch, reference
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.build import build_components
+from mirrorpo.train.build import Components, build_components
 from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.learner import Learner, ScoredBatch
 
@@ -48,17 +56,63 @@ ARMS = ("full rows", "auto", "always", "idle half")
 SHAPES = ((96, 96, False), (96, 96, True), (47, 62, True), (8, 128, False), (8, 128, True))
 PROMPTS = {"tiny": 16, "25m": 2}
 VOCABULARIES = (1_000, 32_000, 150_000)
+REGION = ("updates_per_rollout=2", "divergence=none")
+EXACT = "divergence=kl_exact"
+# By the row that is extended, what is set beside it; each arm has a name of its own.
+AXES: Mapping[tuple[str, ...], Mapping[str, tuple[str, ...]]] = {
+    ("divergence=kl_k1",): {
+        f"placement {place}": (f"divergence.placement={place}",)
+        for place in ("reward", "reward_to_go", "loss_to_go", "completion")
+    },
+    (EXACT,): {
+        "placement reward_to_go, exact": ("divergence.placement=reward_to_go",),
+        "anchor old, exact": ("anchor=old",),
+        "anchor ema, exact": ("anchor=ema",),
+        "anchor mixture, exact": ("anchor=mixture",),
+    },
+    REGION: {
+        "tv, binary": ("trust_region=tv",),
+        "kl, binary": ("trust_region=kl",),
+        "tv, top 64": ("trust_region=tv", "trust_region.over=top"),
+        "kl, top 64": ("trust_region=kl", "trust_region.over=top"),
+        "tv, vocabulary": ("trust_region=tv", "trust_region.over=vocabulary"),
+        "kl, vocabulary": ("trust_region=kl", "trust_region.over=vocabulary"),
+        "prefix_budget": ("trust_region=prefix_budget",),
+        "smooth": ("trust_region=smooth",),
+    },
+    ("divergence=kl",): {
+        "anchor old": ("anchor=old",),
+        "anchor ema": ("anchor=ema",),
+        "anchor reset": ("anchor=reset", "anchor.every=1"),
+        "anchor mixture, reference and old": ("anchor=mixture", "anchor.second=old"),
+        "anchor mixture, reference and ema": ("anchor=mixture",),
+        "js": ("divergence=js",),
+        "js_corrected": ("divergence=js_corrected",),
+        "kl_topk": ("divergence=kl_topk",),
+        "kl_topk to a mixture": ("divergence=kl_topk", "anchor=mixture"),
+        "js_topk": ("divergence=js_topk",),
+        **{name: (f"divergence={name}",) for name in (
+            "kl_exact", "js_exact", "alpha_exact", "hellinger_exact", "tv_exact", "renyi_exact"
+        )},
+    },
+    ("updates_per_rollout=2",): {"mirror_descent": ("algo=mirror_descent",)},
+}  # fmt: skip
 LARGE = {
     "model_type": "llama", "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 6,
     "num_attention_heads": 8, "num_key_value_heads": 8, "max_position_embeddings": 1024,
 }  # fmt: skip
 
 
+def assembled(*overrides: str) -> Components:
+    """The parts of a cell."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
+    return build_components(config)
+
+
 def built(model: str, vocabulary: int = 6_000) -> Learner:
     """A learner of the arithmetic cell, on the shipped tiny model or a Llama of 25M random weights."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("train", overrides=["divergence=none"]), resolve=True)
-    components = build_components(config)
+    components = assembled("divergence=none")
     large = Scratch(architecture=LARGE, prompt=PlainPrompt(instruct=False))
     spec = components.model if model == "tiny" else large
     policy = spec.load(torch.device("cpu"), 0, lambda: words(vocabulary))
@@ -66,7 +120,7 @@ def built(model: str, vocabulary: int = 6_000) -> Learner:
     return Learner(
         policy=policy, reference=None, optimiser=components.optim.build(policy.network),
         algo=components.algo, penalty=components.penalty, weighting=components.weighting,
-        settings=UpdateSettings.of(config),
+        settings=UpdateSettings.of(components.config),
     )  # fmt: skip
 
 
@@ -139,6 +193,64 @@ def time_table(model: str, rounds: int, shapes: list[int]) -> None:
         print(row + ("   ragged" if ragged else ""), flush=True)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """A learner, and how its anchor moves."""
+
+    learner: Learner
+    anchor: Anchor
+
+    @classmethod
+    def of(cls, base: Learner, *overrides: str) -> "Arm":
+        """The learner with the parts of a cell, on the same policy."""
+        parts = assembled(*overrides)
+        models = [
+            reference(base.policy, moves=part.moves)
+            for part in parts.anchor.parts
+            if part.source == "reference" and parts.penalty.reads_reference
+        ]
+        learner = replace(
+            base, algo=parts.algo, penalty=parts.penalty, trust_region=parts.trust_region,
+            settings=UpdateSettings.of(parts.config), reference=next(iter(models), None),
+            second_reference=next(iter(models[1:]), None),
+        )  # fmt: skip
+        return cls(learner=learner, anchor=parts.anchor)
+
+    def step(self, batch: RolloutBatch) -> float:
+        """Seconds of processor from a rollout to the next one."""
+        start, learner = time.process_time(), self.learner
+        scored = learner.rescore(batch)
+        learner.learn(scored, learner.credit(scored, 0), [1e-6] * learner.settings.updates_per_rollout)
+        shares, _ = after(moving_parts(self.anchor), 1, {}, {})
+        for number, share in shares.items():
+            learner.move_reference(share, number)
+        return time.process_time() - start
+
+
+def axes_table(model: str, rounds: int, prompts: int) -> None:
+    """Each arm over the row that it extends."""
+    base = built(model)
+    batch = rollout(base, prompts, 4, *SHAPES[2][:2], ragged=True)
+    for row, arms in AXES.items():
+        learners = {"": Arm.of(base, *row)}
+        learners |= {name: Arm.of(base, *row, *overrides) for name, overrides in arms.items()}
+        spent = {name: list[float]() for name in learners}
+        learners[""].step(batch)  # warms up
+        for turn in range(rounds):
+            names = [*learners]
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                spent[name].append(learners[name].step(batch))
+        row_s = spent.pop("")
+        print(f"{' '.join(row):48}{statistics.median(row_s):8.2f} s", flush=True)
+        for name, seconds in spent.items():
+            ratio = _typical_ratio(seconds, row_s)
+            print(f"  {name:46}{statistics.median(seconds):8.2f} s{ratio:7.2f}", flush=True)
+
+
+def _typical_ratio(seconds: Sequence[float], row: Sequence[float]) -> float:
+    return statistics.median(ours / theirs for ours, theirs in zip(seconds, row, strict=True))
+
+
 def peak(vocabulary: int, prompts: int) -> None:
     """Print the most MiB that an update's tensors hold at once; in a process of its own.
 
@@ -171,7 +283,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("time", "memory", "peak"))
+    parser.add_argument("what", choices=("time", "memory", "axes", "peak"))
     parser.add_argument(
         "--model",
         choices=list(PROMPTS),
@@ -184,17 +296,19 @@ def main() -> None:
         "--shapes", type=int, nargs="+", default=list(range(len(SHAPES))), help="lines of the table (all)"
     )
     parser.add_argument("--vocabulary", type=int, default=1_000, help="of `peak`")
-    parser.add_argument("--prompts", type=int, default=1, help="of `peak`, one a micro-batch")
+    parser.add_argument("--prompts", type=int, default=1, help="of `peak`, one a micro-batch, and of `axes`")
     args = parser.parse_args()
     prepare(threads=args.threads, deterministic=True)
     register()
     if args.what == "peak":
         peak(args.vocabulary, args.prompts)
         return
-    model = {"time": args.model, "memory": "25m"}[args.what]
+    model = "25m" if args.what == "memory" else args.model
     print(f"{args.what}, {model}, {args.threads} thread(s), torch {torch.__version__}")
     if args.what == "time":
         time_table(args.model, args.rounds, args.shapes)
+    elif args.what == "axes":
+        axes_table(args.model, args.rounds, args.prompts)
     else:
         memory_table()
 

@@ -23,9 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ROOT / "train.py"
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["mirrorpo.launch.train", "mirrorpo.train.sharded", "mirrorpo.train.trainer", "mirrorpo.train.build"]
-)
+FORKS.set_forkserver_preload(["served"])
 
 # Seconds long: the shipped model, few and short answers.
 SMALL = (

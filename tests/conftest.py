@@ -1,7 +1,11 @@
 """Settings that must hold before torch is imported, and shape checks at run time."""
 
+import gc
 import os
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
 
 # Two busy cores and spinning threads do not go together; xdist gives the parallelism.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -13,6 +17,7 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
 from jaxtyping import install_import_hook
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 # Every annotated function of the rooms with tensors is checked against its shapes while the tests run.
 ROOMS = (
@@ -30,6 +35,35 @@ ROOMS = (
     "train.metrics",
 )
 install_import_hook([f"mirrorpo.{room}" for room in ROOMS], "beartype.beartype")
+
+
+parse = OmegaConf.load
+PARSED: dict[str, Any] = {}
+
+
+def load_once(file_: str | Path | IO[Any]) -> DictConfig | ListConfig:
+    """`OmegaConf.load`, which reads the same YAML once: composing a cell reads forty files."""
+    if isinstance(file_, str | Path):
+        return parse(file_)
+    text = file_.read()
+    if text not in PARSED:
+        file_.seek(0)
+        PARSED[text] = OmegaConf.to_container(parse(file_))
+    return OmegaConf.create(PARSED[text])
+
+
+OmegaConf.load = load_once
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collecting makes millions of objects that stay: no collector looks through them, then or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -138,6 +138,29 @@ class Summed(Scaled):
         return super().__call__(policy, anchor, old).sum()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Annealed:
+    """An entropy control: a gain that falls by half each step, and every trained token's credit halved."""
+
+    start: float
+    reads: str = "vocabulary"
+    keeps: float = 0.5
+
+    def gain(self, memory: Mapping[str, float]) -> float:
+        return memory.get("gain", self.start)
+
+    def after(self, memory: Mapping[str, float], metrics: Mapping[str, float]) -> Mapping[str, float]:
+        return {"gain": self.gain(memory) / 2}
+
+    def penalty(self, log_ratio: Tensor) -> Tensor:
+        return torch.zeros_like(log_ratio)
+
+    def chosen(
+        self, logprobs: Tensor, advantages: Tensor, clipped: Tensor, draws: Tensor, mask: Tensor
+    ) -> Tensor:
+        return mask
+
+
 @dataclass(frozen=True)
 class Remote:
     """A second engine in another process: it answers every prompt with its number."""

@@ -336,6 +336,8 @@ EVERYTHING = [
     "beta_schedule=matched_drift",
     "weighting=entropy",
     "importance_correction=truncated",
+    "entropy=adaptive",
+    "entropy.start=0.01",
 ]
 
 

@@ -104,8 +104,10 @@ def test_a_cell_has_the_numbers_of_the_cpu_and_resumes_to_its_own(there: Caller,
     [
         ["weighting=counterfactual", "optim=muon", "shared_prefix=always"],
         ["algo=sft", "weighting=entropy"],
+        ["entropy=covariance", "entropy.share=0.2", "entropy.low=0.0", "updates_per_rollout=2"],
         ["algo=grpo", "rollout.top_p=0.9", "divergence=neural_mirror_exact"],
         [override for override in EVERYTHING if "lora" not in override],
+        ["rollout.lag=1", "rollout.coarse=int8", "importance_correction=sequence_truncated"],
     ],
     ids=lambda overrides: " ".join(overrides[:2]),
 )

@@ -263,9 +263,7 @@ def request_of(
 def credit_of(subject: Learner, scored: ScoredBatch) -> TokenCredit:
     """Advantages of the algorithm, and weights of one."""
     batch = scored.batch
-    return TokenCredit(
-        advantages=subject.algo.advantages(batch), weights=batch.mask.float()
-    )
+    return TokenCredit(advantages=subject.algo.advantages(batch), weights=batch.mask.float())
 
 
 def update(subject: Learner, batch: RolloutBatch, lrs: Sequence[float] = (1e-6,)) -> dict[str, float]:

@@ -1,11 +1,13 @@
 """Trust regions by divergence, against formulas and loops."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -16,10 +18,11 @@ from mirrorpo.algo.trust_region import (
     PrefixBudget,
     SmoothRegion,
     binary,
+    bins,
 )
 from mirrorpo.divergence.bregman import ExactBregman
 from mirrorpo.divergence.f_divergence import ExactFDivergence
-from mirrorpo.divergence.generators import TotalVariation
+from mirrorpo.divergence.generators import SquaredHellinger, TotalVariation
 from mirrorpo.divergence.kl import K1
 from mirrorpo.divergence.potentials import NegativeEntropy, Square
 
@@ -40,6 +43,7 @@ def one(value: float) -> Tensor:
     return torch.tensor([[value]], dtype=torch.float64)
 
 
+@settings(deadline=None)
 @given(p=probabilities, q=probabilities, advantage=st.sampled_from([-1.5, 0.0, 2.0]))
 def test_the_region_is_the_published_mask_of_both_binary_divergences(p, q, advantage):
     low, high = 0.1, 0.15
@@ -102,6 +106,7 @@ def test_binary_total_variation_is_ppos_clip_where_the_old_probability_is_delta_
     assert float(factor(region, one(0.67), one(0.6), up)) == 0 and not bool(clip.clipped(one(1.12).log(), up))
 
 
+@settings(deadline=None)
 @given(p=probabilities, q=probabilities, advantage=st.floats(-2, 2))
 def test_the_smooth_region_has_the_gradient_of_a_quadratic_pull_back(p, q, advantage):
     region = SmoothRegion(divergence=TV, over="binary", delta=0.2)
@@ -148,6 +153,79 @@ def test_a_prefix_budget_is_that_of_a_loop_over_trained_tokens(power):
             kinds |= {(away, far, spent)}
             used += distance
     assert len(kinds) == 8
+
+
+# ---------------------------------------------------------------- the old policy's likeliest tokens
+
+V = 11
+HELLINGER = ExactFDivergence(generator=SquaredHellinger(), direction="reverse")
+# The published bins' terms, by formula; of policy p and old policy q.
+TERMS: dict[str, Callable[[float, float], float]] = {
+    "tv": lambda p, q: abs(p - q) / 2,
+    "kl": lambda p, q: q * math.log(q / p) - q + p,
+    "probl2": lambda p, q: (p - q) ** 2,
+}
+
+
+def two(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Tables of old policy and policy."""
+    draw = torch.Generator().manual_seed(0)
+    old, shift = (2 * torch.randn(2, 6, V, dtype=torch.float64, generator=draw)).to(dtype)
+    return old.log_softmax(-1), (old + shift / 3).log_softmax(-1)
+
+
+def over(kind: str, divergence: ExactBregman | ExactFDivergence, k: int | None = None) -> DivergenceRegion:
+    return DivergenceRegion(divergence=divergence, over=kind, k=k, low=0.1, high=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_token_is_binary_and_all_tokens_are_exact_to_the_bit(dtype):
+    old, policy = two(dtype)
+    for divergence in (TV, KL, PROBL2, HELLINGER):
+        at_token = over("binary", divergence).distance(old, policy)
+        assert torch.equal(over("top", divergence, 0).distance(old, policy), at_token)
+        exact = over("vocabulary", divergence).distance(old, policy)[:, None].expand(-1, V)
+        for k in (V, V + 60):
+            assert torch.equal(over("top", divergence, k).distance(old, policy), exact)
+    # The parts that a trainer puts together are the binary form too.
+    none = old[..., None][..., :0]
+    assert torch.equal(bins(none, old, torch.zeros_like(old, dtype=torch.bool)), binary(old))
+    assert over("top", TV, 0).reads == "sampled" and over("top", TV, 3).reads == "top"
+
+
+@pytest.mark.parametrize("k", [1, 4, V - 1])
+def test_the_top_form_is_a_sum_over_bins(k):
+    old, policy = two()
+    for name, divergence in (("tv", TV), ("kl", KL), ("probl2", PROBL2)):
+        ours, of_bin = over("top", divergence, k).distance(old, policy), TERMS[name]
+        for row in range(len(old)):
+            q, p = old[row].exp().tolist(), policy[row].exp().tolist()
+            likely = sorted(range(V), key=q.__getitem__)[-k:]
+            for token in range(V):
+                kept = {*likely, token}
+                distance = sum(of_bin(p[v], q[v]) for v in kept)
+                if len(kept) < V:
+                    distance += of_bin(*(1 - sum(table[v] for v in kept) for table in (p, q)))
+                assert float(ours[row, token]) == pytest.approx(distance, abs=1e-7)
+
+
+def test_the_top_form_lies_between_binary_and_exact_and_rises_with_k():
+    # Bins that are merged are nearer; the sum of squares of probabilities is no such divergence.
+    old, policy = two()
+    for divergence in (TV, KL, HELLINGER):
+        forms = [over("top", divergence, k).distance(old, policy) for k in range(V + 1)]
+        for coarse, fine in pairwise(forms):
+            assert bool((coarse <= fine + 1e-9).all())
+        assert float((forms[-1] - forms[0]).max()) > 1e-3
+        same = over("top", divergence, 4).distance(old, old)
+        assert float(same.abs().max()) < 1e-15
+
+
+def test_a_number_of_tokens_is_wanted_where_it_is_read_and_there_alone():
+    for k in (None, -1):
+        with pytest.raises(ValueError, match=rf"trust_region\.k={k}"):
+            over("top", TV, k)
+    assert over("binary", TV).top == over("vocabulary", TV, 5).top == 0
 
 
 def test_nan_under_the_mask_reaches_no_token_that_counts():

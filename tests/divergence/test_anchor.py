@@ -1,6 +1,6 @@
 import pytest
 
-from mirrorpo.divergence.anchor import Ema, Fixed, Reset
+from mirrorpo.divergence.anchor import Ema, Fixed, Mixture, Reset, after, moving_parts, of_part
 
 
 def shares(anchor, values):
@@ -45,3 +45,47 @@ def test_settings_that_say_nothing_are_refused():
         Reset(every=5, measure="eval/greedy_accuracy", patience=1, least=0.0)
     with pytest.raises(ValueError, match="patience=0"):
         Reset(every=5, measure=None, patience=0, least=0.0)
+
+
+def test_a_mixture_has_two_parts_and_at_either_end_one():
+    ema = Ema(decay=0.9, every=1)
+    start, old = Fixed(source="reference"), Fixed(source="old")
+    assert Mixture(first="reference", second=ema, share=0.3).parts == (start, ema)
+    assert Mixture(first=ema, second="old", share=0.3).parts == (ema, old)
+    for share, part in ((0.0, start), (1.0, ema)):
+        assert Mixture(first=start, second=ema, share=share).parts == (part,)
+    # Of one part an anchor is itself.
+    assert ema.parts == (ema,) and start.share == 0.0
+
+
+def test_both_parts_of_a_mixture_move_each_by_its_rule_and_remember_apart():
+    stalls = Reset(every=0, measure="reward/mean", patience=1, least=0.0)
+    slower = Reset(every=0, measure="reward/mean", patience=2, least=0.0)
+    moving = moving_parts(Mixture(first=stalls, second=slower, share=0.5))
+    assert list(moving) == [0, 1]
+    taken, memory = [], {}
+    for step, value in enumerate([0.5, 0.4, 0.4, 0.4], start=1):
+        shares, memory = after(moving, step, memory, {"reward/mean": value})
+        taken.append((shares[0], shares[1]))
+    assert taken == [(0, 0), (1, 0), (0, 1), (1, 0)]
+    assert of_part({"a": 1, "second/a": 2}, 0) == {"a": 1} and of_part({"a": 1, "second/a": 2}, 1) == {"a": 2}
+    # References are counted without the old policy, and those that stand still have no number here.
+    ema = Ema(decay=0.5, every=1)
+    for first, second, expected in (
+        ("old", ema, {0: ema}),
+        ("reference", ema, {1: ema}),
+        (ema, "old", {0: ema}),
+    ):
+        assert moving_parts(Mixture(first=first, second=second, share=0.5)) == expected
+    assert moving_parts(Fixed(source="reference")) == {} and moving_parts(ema) == {0: ema}
+
+
+def test_a_mixture_of_nothing_in_particular_is_refused():
+    ema = Ema(decay=0.9, every=1)
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=rf"anchor\.share={share}"):
+            Mixture(first="reference", second=ema, share=share)
+    with pytest.raises(ValueError, match=r"both .*reference.*: nothing is mixed"):
+        Mixture(first="reference", second="reference", share=0.5)
+    with pytest.raises(ValueError, match=r"anchor\.second=ema: a part is one of reference, old, ema, reset"):
+        Mixture(first="reference", second="ema", share=0.5)

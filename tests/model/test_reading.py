@@ -144,6 +144,55 @@ def test_value_and_gradient_are_those_of_autograd(
             torch.testing.assert_close(our_gradient, its_gradient, rtol=1e-7, atol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
+def test_the_entropys_gradient_is_that_of_autograd_alone_and_beside_every_kind_of_reader(
+    trained: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT", 0)
+    # A position that no loss reads, and a token that is ruled out.
+    bias = random(V, seed=2).to(dtype)
+    bias[3] = -torch.inf
+    factors = random(3, N, seed=6).to(dtype)
+    factors[:, 0] = 0.0
+    head = head_of(random(V, D, seed=1).to(dtype), TRANSFORMED, bias)
+    anchor = head_of(head.projection.weight + 0.2 * random(V, D, seed=3).to(dtype), TRANSFORMED, bias)
+    head.projection.requires_grad_(trained)
+    hidden = random(N, D, seed=4).to(dtype).requires_grad_()
+    inputs = [hidden, *([head.projection.weight] if trained else ())]
+    penalty = exact_penalties()["probl2_exact"]
+    for reader in (None, penalty.gradient, "autograd"):
+        outputs = read_positions(
+            head,
+            hidden,
+            torch.zeros(N, dtype=torch.long),
+            logit_chunk=12,
+            entropy_gradient=True,
+            reader=None
+            if reader is None
+            else VocabularyReader(
+                reader=lambda log_p, log_q: penalty(log_p, log_q, UNREAD),
+                gradient=None if reader == "autograd" else reader,
+                head=anchor,
+                hidden=hidden.detach(),
+            ),
+        )
+        log_p, log_q = (of(hidden if of is head else hidden.detach()) for of in (head, anchor))
+        terms = torch.where(log_p.isinf(), 0.0, log_p.exp() * log_p.clamp(min=-1e30))
+        gap = torch.zeros_like(log_p) if reader is None else (log_p.exp() - log_q.exp()).square()
+        its = torch.stack([log_p[:, 0], -terms.sum(dim=1), gap.sum(dim=1)])
+        ours = torch.stack([outputs.logprobs, outputs.entropy, outputs.reader_output])
+        tolerance = 1e-9 if dtype == torch.float64 else 3e-5
+        torch.testing.assert_close(ours, its, rtol=tolerance, atol=tolerance)
+        pairs = zip(
+            torch.autograd.grad((factors * ours).sum(), inputs),
+            torch.autograd.grad((factors * its).sum(), inputs),
+            strict=True,
+        )
+        for our_gradient, its_gradient in pairs:
+            torch.testing.assert_close(our_gradient, its_gradient, rtol=tolerance, atol=tolerance)
+
+
 def test_a_policy_at_its_anchor_has_no_divergence_and_no_gradient_of_it(arithmetic: None) -> None:
     head = head_of(random(V, D, seed=1).float(), PLAIN)
     hidden = random(N, D, seed=4).float().requires_grad_()

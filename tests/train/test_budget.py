@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.distributed.collectives import ALONE, Ranks
+from mirrorpo.divergence.penalty import SecondPart
 from mirrorpo.model.cost import network_cost
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.optim.adamw import AdamW
@@ -105,6 +106,11 @@ def configured(part: str, **changes: str) -> Any:
     return instantiate(OmegaConf.load(CONF / f"{part}.yaml"), **changes)
 
 
+def mixed(student: Learner) -> Learner:
+    second = SecondPart(source="old", share=0.3)
+    return replace(student, penalty=replace(student.penalty, second=second))
+
+
 def test_what_reads_the_policy_once_more_is_counted() -> None:
     # A penalty in the reward reads the vocabulary of old policy and anchor before the updates; a region of
     # the vocabulary has logits of live and old policy in each; mirror descent scores before each update.
@@ -112,6 +118,8 @@ def test_what_reads_the_policy_once_more_is_counted() -> None:
     arms = {
         "placement": replace(student, penalty=replace(student.penalty, placement="reward_to_go")),
         "region": replace(learner(), trust_region=configured("trust_region/kl", over="vocabulary")),
+        "top region": replace(learner(), trust_region=configured("trust_region/kl", over="top", k=3)),
+        "top of a mixture": mixed(learner("kl_topk")),
         "mirror": replace(learner(), algo=configured("algo/mirror_descent")),
     }
     for name, arm in arms.items():

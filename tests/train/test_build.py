@@ -19,7 +19,7 @@ from mirrorpo.core.protocols import Dataset, RolloutEngine, SpanWeighting, Verif
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.reward.code.code_tests import CodeTests
-from mirrorpo.train.build import build_components, notes
+from mirrorpo.train.build import Components, build_components, inert, notes
 from mirrorpo.train.questions import load_questions
 
 ROLES = {
@@ -104,6 +104,24 @@ def test_supervised_fine_tuning_samples_nothing_and_has_no_divergence() -> None:
     assert type(components.eval_rollout).__name__ == "Native"
 
 
+def test_no_correction_is_null_and_a_sampler_without_a_dose_is_the_run_before_there_was_one() -> None:
+    older = {
+        **config(),
+        "rollout": {k: v for k, v in config()["rollout"].items() if not k.startswith(("lag", "coarse"))},
+    }
+    for run in (older, config("importance_correction=none")):
+        assert build_components(run) == build_components(config())
+        assert config_hash(run) == config_hash(config())
+    assert (
+        config_hash(config("rollout.lag=1"))
+        != config_hash(config())
+        != config_hash(config("rollout.coarse=fp8"))
+    )
+    dosed: Any = build_components(config("rollout.coarse=top_p", "rollout.coarse_value=0.9", "rollout.lag=1"))
+    assert dosed.rollout.top_p == 0.9 and dosed.eval_rollout.top_p == 1.0 and dosed.sampler.lag == 1
+    assert any("without an importance_correction" in note for note in notes(dosed))
+
+
 def test_a_run_that_is_older_than_the_correction_has_none_and_a_run_without_it_is_the_same_run() -> None:
     older = {group: value for group, value in config().items() if group != "importance_correction"}
     assert (
@@ -113,6 +131,44 @@ def test_a_run_that_is_older_than_the_correction_has_none_and_a_run_without_it_i
     assert (
         config_hash(older) == config_hash(config()) != config_hash(config("importance_correction=truncated"))
     )
+
+
+ENTROPIES = {
+    "nothing": (("entropy=bonus", "entropy.coefficient=0.0"), ["entropy"]),
+    "a gain": (("entropy=bonus",), []),
+    "a walk that cannot leave zero": (("entropy=adaptive", "entropy.most=0.0"), ["entropy"]),
+    "a walk": (("entropy=adaptive",), []),
+    "clip": (("entropy=covariance",), ["entropy.beta"]),
+    "kl on-policy": (("entropy=covariance", "entropy.method=kl"), ["entropy.low", "entropy.high", "entropy"]),
+    "kl": (
+        ("entropy=covariance", "entropy.method=kl", "updates_per_rollout=2"),
+        ["entropy.low", "entropy.high"],
+    ),
+}
+
+
+def test_an_entropy_control_is_built_says_what_is_inert_and_needs_a_sampler_where_it_reads_samples() -> None:
+    older = {group: value for group, value in config().items() if group != "entropy"}
+    assert build_components(older) == build_components(config())
+    assert config_hash(older) == config_hash(config()) != config_hash(config("entropy=bonus"))
+    for name, (overrides, settings) in ENTROPIES.items():
+        entries = inert(build_components(config(*overrides)))
+        named = [setting for entry in entries for setting in entry.settings if setting.startswith("entropy")]
+        assert named == settings, name
+    supervised = ("model=tiny_scratch", "algo=sft")
+    for overrides, message in (
+        (
+            ("entropy=bonus", "entropy.estimator=sampled"),
+            r"^entropy\.estimator=sampled with rollout=demonstr",
+        ),
+        (("entropy=covariance",), r"^entropy=covariance with rollout=demonstrations"),
+        (("entropy=bonus", "entropy.estimator=exakt"), r"^entropy\.estimator=exakt: choose one of exact"),
+        (("entropy=covariance", "entropy.method=topk"), r"^entropy\.method=topk: choose one of clip, kl"),
+        (("entropy=adaptive", "entropy.start=2.0"), r"^entropy: entropy: target=0\.2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_components(config(*supervised, *overrides))
+    build_components(config(*supervised, "entropy=bonus"))
 
 
 # What is refused
@@ -144,6 +200,18 @@ def test_a_run_that_is_older_than_the_correction_has_none_and_a_run_without_it_i
         (
             "importance_correction=truncated importance_correction.cap=0.5",
             r"^importance_correction: importance_correction\.cap=0\.5",
+        ),
+        ("rollout.lag=-1", r"^rollout\.lag=-1"),
+        ("rollout.lag=1.5", r"^rollout\.lag=1\.5: give a whole number"),
+        ("rollout.coarse=int4", r"^rollout\.coarse=int4: choose one of none, bf16, fp8, int8, top_p"),
+        ("rollout.coarse=top_p", r"^rollout\.coarse_value=None with rollout\.coarse=top_p"),
+        (
+            "rollout.lag=2 algo=sft model=tiny_scratch",
+            r"^rollout\.lag=2, rollout\.coarse=none with rollout=demonstrations: nothing is sampled",
+        ),
+        (
+            "importance_correction=bounded importance_correction.rule=clip",
+            r"\.rule=clip: choose one of truncate, mask",
         ),
         (
             "importance_correction=truncated algo=sft model=tiny_scratch",
@@ -295,6 +363,28 @@ def test_a_cut_distribution_in_evaluation_is_of_no_concern() -> None:
 def test_an_old_anchor_on_a_single_update_is_said_to_be_the_policy_itself() -> None:
     (note,) = [note for note in said("divergence.anchor=old") if "anchor" in note]
     assert note.startswith("updates_per_rollout=1 with divergence.anchor=old: ")
+
+
+def test_a_mixture_is_built_of_two_anchors_and_at_either_end_is_the_one_that_is_left() -> None:
+    data = config("anchor=mixture")
+    start, average = (data["anchor"][part] for part in ("first", "second"))
+
+    def built(anchor: Any, **changes: Any) -> Components:
+        return build_components({**data, "anchor": anchor, **changes})
+
+    mixed = built({**data["anchor"], "first": "old"})
+    assert mixed.penalty.sources == ("old", "reference") and mixed.penalty.share == 0.5
+    assert mixed.penalty.reads_old and mixed.penalty.reads_reference
+    # Of a mixture the old policy is not all.
+    assert notes(mixed) == notes(built(start))
+    # The single anchor's own parts: what a step makes of them is the same to the bit.
+    for share, single in ((0.0, start), (1.0, average)):
+        end, alone = built({**data["anchor"], "share": share}), built(single)
+        assert end.penalty == alone.penalty and end.anchor.parts == alone.anchor.parts, single
+    with pytest.raises(ValueError, match=r"anchor\.first and anchor\.second are both"):
+        built({**data["anchor"], "second": start})
+    with pytest.raises(ValueError, match="only a pull to the start model"):
+        built(data["anchor"], beta_schedule=config("beta_schedule=matched_drift")["beta_schedule"])
 
 
 def test_nothing_is_said_of_an_old_anchor_on_several_updates() -> None:

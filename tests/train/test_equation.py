@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from rows import CONF, names, settings_of
 
+from mirrorpo.algo.entropy import NO_ENTROPY_CONTROL
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.algo.trust_region import NO_TRUST_REGION
 from mirrorpo.core.protocols import Placement
@@ -38,7 +39,14 @@ def components(algo: str = "grpo", divergence: str = "kl_k3", **changes: Any) ->
         penalty=penalty,
         importance_correction=None,
         trust_region=NO_TRUST_REGION,
+        entropy=NO_ENTROPY_CONTROL,
     )
+
+
+def with_entropy(of: Components, name: str, **settings: Any) -> Components:
+    """With an entropy control."""
+    of.entropy = instantiate(OmegaConf.merge(node("entropy", name), settings))  # type: ignore[misc]
+    return of
 
 
 def in_the_loss(of: Components) -> Components:
@@ -59,6 +67,25 @@ def test_symbols_stand_where_the_loss_has_them() -> None:
     assert equation.signed_credit(to_go) == ["A_t = w_t (A_i - 0.04 k_t)", "k_t = sum over s >= t of D_s"]
     whitened = components("reinforce_pp_kl_in_reward", placement="reward_to_go")
     assert equation.signed_credit(whitened)[0] == "A_t = (w_t (A_i - m) - 0.04 k_t) / s"
+
+
+def test_an_entropy_control_stands_where_the_loss_has_it() -> None:
+    one = "w_t l(log r_t, A_i)"
+    exact = with_entropy(components(), "bonus")
+    assert equation.loss(exact) == f"L = aggregate[ {one} + 0.04 D_t - c H_t ]"
+    assert equation.loss(in_the_loss(exact)) == ("L = aggregate[ w_t (l(log r_t, A_i) + 0.04 D_t - c H_t) ]")
+    assert equation.equation_of(exact.entropy)[0].endswith("c = 0.001")
+    sampled = with_entropy(components(beta=0.0), "adaptive", estimator="sampled")
+    assert equation.loss(sampled) == "L = aggregate[ l(log r_t, A_t) ]"
+    assert equation.signed_credit(sampled) == ["A_t = w_t A_i - c log pi_old(y_t)"]
+    assert equation.equation_of(sampled.entropy) == [
+        "c' = c + 0.005   if H <= 0.2,   else c - 0.005;   cut to [0, 1]"
+    ]
+    clip = with_entropy(components(beta=0.0), "covariance")
+    assert equation.loss(clip) == "L = aggregate[ w_t h_t l(log r_t, A_i) ]"
+    penalised = with_entropy(components(beta=0.0), "covariance", method="kl")
+    assert equation.loss(penalised) == f"L = aggregate[ {one} + h_t ]"
+    assert [term.symbol for term in equation.terms(penalised) if term.group == "entropy"] == ["h_t"]
 
 
 @pytest.mark.parametrize("placement", list(equation.TAKEN))

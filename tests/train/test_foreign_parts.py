@@ -84,6 +84,11 @@ def test_a_reward_that_keeps_no_contract_is_refused(reward: dict[str, Any], mess
             {"weighting": named("FirstToken"), "group_size": 2},
             r"^group_size=2 with weighting=first_token: give 3$",
         ),
+        ({"entropy": named("OwnWords")}, r"^entropy: .*no EntropyControl: it lacks after, gain, reads"),
+        (
+            {"entropy": named("Annealed", start=0.1, reads="tokens")},
+            r"^entropy: Annealed\.reads is 'tokens'; choose",
+        ),
         ({"dataset": named("TestOnly")}, r"^steps=40 with dataset=TestOnly: it has no training split"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
@@ -199,11 +204,14 @@ def test_a_cell_of_foreign_parts_trains_and_its_numbers_agree_with_each_other(
         reward__own="_target_: foreign.OwnWords\n",
         weighting__first_token="_target_: foreign.FirstToken\nscope: loss\n",
         divergence__scaled="_target_: foreign.Scaled\nscale: 2.0\nbeta: 0.1\nanchor: reference\n",
+        entropy__annealed="_target_: foreign.Annealed\nstart: 0.5\n",
     )
     for row in rows(run / "metrics.jsonl"):
         if "eval/greedy_accuracy" in row:
             assert row["eval/greedy_accuracy"] == row["eval/greedy_strict"]
     trained = [row for row in rows(run / "metrics.jsonl") if "reward/mean" in row]
+    assert [row["entropy/coefficient"] for row in trained] == [0.5, 0.25]
+    assert all(row["entropy/held"] == 1.0 for row in trained)
     # Correct is what the reward says, whatever it calls it.
     assert all(row["reward/mean"] == pytest.approx(2.5 * row["reward/strict"]) for row in trained)
     assert any(row["reward/strict"] > 0 for row in trained)

@@ -28,6 +28,7 @@ SHAPES = {
     "qwen3_4b": QWEN3
     | {"hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32, "intermediate_size": 9728},
 }
+LEAVING = ("updates_per_rollout=2",)
 PARAMETERS = {"qwen": 1_720_574_976, "qwen3_4b": 4_022_468_096}
 
 
@@ -105,6 +106,15 @@ def test_an_evaluation_holds_no_gradients_and_several_processes_a_share(planned:
     assert not names & {"gradients", "optimiser", "activations"} and "weights" in names
     exact = {part.name: part.size for part in parts(planned.load("qwen", "divergence=kl_exact"))}
     assert exact["states of the anchor"] == 8 * 4 * 256 * 2048 * 2
+    # A mixture keeps the states of both parts; an average is another copy, in the policy's own dtype.
+    mixed = planned.load("qwen", "divergence=kl_exact", "anchor=mixture", "trust_region=tv", *LEAVING)
+    held = {part.name: part.size for part in parts(mixed)}
+    assert held["states of the anchor"] == 2 * exact["states of the anchor"]
+    assert held["anchors that move"] == 4 * PARAMETERS["qwen"] and held["reference"] == exact["reference"]
+    assert "tokens of the old policy" not in held
+    tops = planned.load("qwen", "anchor=ema", "trust_region=tv", "trust_region.over=top", *LEAVING)
+    held = {part.name: part.size for part in parts(tops)}
+    assert held["tokens of the old policy"] == 8 * 4 * 256 * 64 * 12 and "reference" not in held
     alone, four = planned.load("qwen"), planned.load("qwen", processes=4)
     assert totals(four)["update"] < totals(alone)["update"] - 10 * GIB
 

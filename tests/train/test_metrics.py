@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from mirrorpo.algo.importance_correction import TruncatedImportance
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict
 from mirrorpo.rollout.collate import collate
@@ -222,9 +221,7 @@ def tokens(lengths: Sequence[int], logprob: float = -1.5) -> RolloutBatch:
     return collate(completions, [1.0, 0.0][: len(lengths)], pad_id=0, mask_truncated=False)
 
 
-def updated(
-    first: bool, anchored: bool, importance_correction: TruncatedImportance | None = None
-) -> dict[str, float]:
+def updated(first: bool, anchored: bool) -> dict[str, float]:
     b = tokens((2, 1))
     b = b.with_(
         old_logprobs=torch.tensor([[-1.0, -1.0], [-1.0, NAN]]),
@@ -244,7 +241,6 @@ def updated(
         grpo(),
         first=first,
         anchored=anchored,
-        importance_correction=importance_correction,
     )
     return means.totals()[0].means()
 
@@ -282,7 +278,7 @@ def test_a_later_update_measures_neither_sampler_nor_reference() -> None:
     } & set(updated(first=False, anchored=True))
 
 
-def test_the_ratio_of_old_policy_and_sampler_has_a_mean_a_maximum_and_a_share_above_the_cap() -> None:
+def test_the_ratio_of_old_policy_and_sampler_has_a_mean_and_a_maximum() -> None:
     b = tokens((2, 1)).with_(old_logprobs=torch.tensor([[-1.0, -1.5], [-2.0, NAN]]))
     outputs = PolicyOutputs(
         logprobs=torch.tensor(LIVE), entropy=torch.zeros(2, 2), divergence=torch.zeros(2, 2)
@@ -303,17 +299,14 @@ def test_the_ratio_of_old_policy_and_sampler_has_a_mean_a_maximum_and_a_share_ab
             grpo(),
             first=True,
             anchored=False,
-            importance_correction=TruncatedImportance(cap=1.2),
         )
     # The sampler says -1.5 of every token.
     ratios = (math.exp(0.5), 1.0, math.exp(-0.5))
     assert means.totals()[0].means()["mismatch/ratio_mean"] == pytest.approx(sum(ratios) / 3, rel=1e-6)
     assert means.totals()[0].means()["mismatch/ratio_max"] == pytest.approx(ratios[0], rel=1e-6)
-    assert means.totals()[0].means()["mismatch/clipped"] == pytest.approx(1 / 3)
 
 
-def test_without_a_correction_nothing_is_clipped_and_where_nothing_was_sampled_nothing_is_said() -> None:
-    assert "mismatch/clipped" not in updated(first=True, anchored=True)
+def test_where_nothing_was_sampled_nothing_is_said() -> None:
     b = tokens((1,), NAN).with_(old_logprobs=torch.zeros(1, 1))
     means = RunningMeans()
     update_metrics(

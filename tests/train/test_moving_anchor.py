@@ -19,7 +19,7 @@ LORA = Lora(rank=2, alpha=4, dropout=0.0, targets=["q_proj", "v_proj"])
 
 
 def learner(policy: LanguageModel) -> Learner:
-    fields = dict.fromkeys(("optimiser", "algo", "penalty", "weighting", "settings"))
+    fields = dict.fromkeys(("optimiser", "algo", "penalty", "weighting", "settings", "second_reference"))
     unchecked = object.__new__(Learner)
     for name, value in {**fields, "policy": policy, "reference": reference(policy, moves=True)}.items():
         object.__setattr__(unchecked, name, value)
@@ -83,6 +83,15 @@ def test_an_adapters_anchor_is_read_as_an_adapter_and_begins_as_the_policy():
         ("anchor=ema", "anchor.decay=0.5"),
         ("anchor=reset", "anchor.every=2", "lora@model.lora=r16"),
         ("anchor=reset", "anchor.every=0", "anchor.measure=reward/mean", "anchor.patience=1"),
+        ("anchor=mixture", "anchor.second.decay=0.5"),
+        (
+            "anchor=mixture",
+            "anchor@anchor.first=ema",
+            "anchor@anchor.second=reset",
+            "anchor.second.every=2",
+            "anchor.first.decay=0.5",
+            "lora@model.lora=r16",
+        ),
     ],
 )
 def test_a_run_with_a_moving_anchor_resumes_byte_for_byte(settings, tmp_path: Path):

@@ -20,6 +20,7 @@ from small_models import TINY, model_of, network_of
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mirrorpo.algo.entropy import NO_ENTROPY_CONTROL, Bonus, Covariance
 from mirrorpo.algo.trust_region import DivergenceRegion
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.config.settings import UpdateSettings
@@ -31,6 +32,7 @@ from mirrorpo.divergence.potentials import NegativeEntropy
 from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import build_penalty
 from mirrorpo.train.credit import TokenCredit, signed_credit
+from mirrorpo.train.entropy import EntropyTerm
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.micro_batch import micro_batches, plan_micro_batches
 from mirrorpo.train.scored import ScoredBatch
@@ -573,11 +575,12 @@ def naive_placed_gradient(world: World, divergence: str, placement: str, updates
     return list(torch.autograd.grad(loss, list(world.policy.parameters()), retain_graph=True))
 
 
-@pytest.mark.parametrize(("over", "bound"), [("binary", 0.002), ("vocabulary", 0.02)])
+@pytest.mark.parametrize(("over", "bound"), [("binary", 0.002), ("top", 0.01), ("vocabulary", 0.02)])
 def test_a_trust_region_takes_the_naive_tokens_out_of_the_update(world, over, bound):
     region = DivergenceRegion(
         divergence=ExactBregman(potential=NegativeEntropy(), direction="reverse"),
         over=over,
+        k=2,
         low=bound,
         high=bound,
     )
@@ -605,14 +608,15 @@ def test_a_trust_region_takes_the_naive_tokens_out_of_the_update(world, over, bo
                 credits.append(None)
                 continue
             old, live = world.log_old[row][t], world.log_p[row][t].detach()
-            if over == "binary":
+            away = float(advantages[row] * (live[completion[t]] - old[completion[t]])) > 0
+            if over != "vocabulary":
+                likely = old.topk(2).indices.tolist() if over == "top" else []
+                single = sorted({*likely, completion[t]})
                 old, live = (
-                    torch.stack([values[completion[t]], (1 - values[completion[t]].exp()).log()])
+                    torch.cat([values[single], (1 - values[single].exp().sum()).log()[None]])
                     for values in (old, live)
                 )
             distance = float((old.exp() * (old - live)).sum())
-            sampled = 0 if over == "binary" else completion[t]
-            away = float(advantages[row] * (live[sampled] - old[sampled])) > 0
             kept.append(not (away and distance > bound))
             token = oracles.Token(table["logprobs"][row], table["old_logprobs"][row], table["mask"][row], t)
             loss = oracles.ALGORITHMS["rloo"][1](token, float(advantages[row]))
@@ -624,6 +628,136 @@ def test_a_trust_region_takes_the_naive_tokens_out_of_the_update(world, over, bo
     expected = list(torch.autograd.grad(loss, list(world.policy.parameters()), retain_graph=True))
     for ours in student.optimiser.gradients:
         assert_equal(ours, expected)
+
+
+CONTROLS = {
+    "exact": Bonus(estimator="exact", coefficient=BETA),
+    "sampled": Bonus(estimator="sampled", coefficient=BETA),
+    "clip": Covariance(method="clip", share=1.0, low=0.2, high=9.0, beta=0.0),
+    "kl": Covariance(method="kl", share=0.25, low=0.0, high=1.0, beta=BETA),
+}
+
+
+def entropy_gradients(world: World, control: Any, updates: int, prefix_sharing: str = "never") -> Any:
+    """GRPO's under an entropy control, with token weights: each update's, and the metrics."""
+    settings = {
+        "algo": "grpo",
+        "divergence": "none",
+        "scope": "credit",
+        "updates": updates,
+        "window": "whole",
+        "prefix_sharing": prefix_sharing,
+    }
+    term = EntropyTerm(control=control).at_step({}, 0)
+    before = replace(learner(world, world.policy if updates == 1 else world.old, **settings), entropy=term)
+    scored = before.rescore(world.batch)
+    batch = scored.batch
+    if updates > 1:
+        batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
+    student = replace(learner(world, world.policy, **settings), entropy=term)
+    advantages = student.algo.advantage(batch.rewards, batch.group)
+    credit = TokenCredit(advantages=advantages, weights=world.weights)
+    metrics = student.learn(replace(scored, batch=batch), credit, lrs=[1.0] * updates)
+    return student.optimiser.gradients, metrics
+
+
+def naive_entropy_gradient(world: World, name: str, updates: int) -> tuple[list[Tensor], int]:
+    """GRPO's by loops, and how many tokens are held; means and shares are of the entire update."""
+    table = naive_table(world, "none", updates, [*range(len(ROLLOUT))])
+    advantages = oracles.ALGORITHMS["grpo"][0]([row[3] for row in ROLLOUT], [row[2] for row in ROLLOUT])
+    places = [(r, t) for r, counted in enumerate(table["mask"]) for t, of in enumerate(counted) if of]
+    live = {(r, t): float(table["logprobs"][r][t].detach()) for r, t in places}
+    gained = {(r, t): table["weights"][r][t] * float(advantages[r]) for r, t in places}
+    means = [sum(values.values()) / len(places) for values in (live, gained)]
+    cov = {place: (live[place] - means[0]) * (gained[place] - means[1]) for place in places}
+    token = {
+        (r, t): oracles.Token(table["logprobs"][r], table["old_logprobs"][r], table["mask"][r], t)
+        for r, t in places
+    }
+    loss = {place: oracles.ALGORITHMS["grpo"][1](token[place], gained[place]) for place in places}
+    held: list[tuple[int, int]] = []
+    if name == "clip":
+        # A clipped token's loss is a constant, which the loops give as a number.
+        held = [
+            place
+            for place in places
+            if 0.2 < cov[place] < 9 and (isinstance(loss[place], Tensor) or gained[place] == 0)
+        ]
+    if name == "kl":
+        held = sorted(places, key=lambda place: -cov[place])[: int(0.25 * len(places))]
+    total = []
+    for r, counted in enumerate(table["mask"]):
+        credits = []
+        for t, of in enumerate(counted):
+            if not of:
+                credits.append(None)
+                continue
+            log_p = world.log_p[r][t]
+            value = loss[r, t]
+            if name == "exact":
+                value = value + BETA * (log_p.exp() * log_p).sum()
+            if name == "sampled":
+                old = float(torch.as_tensor(table["old_logprobs"][r][t]))
+                value = oracles.ALGORITHMS["grpo"][1](token[r, t], gained[r, t] - BETA * old)
+            if (r, t) in held:
+                log_ratio = table["logprobs"][r][t] - table["old_logprobs"][r][t]
+                value = 0.0 * value if name == "clip" else value + BETA * log_ratio.abs()
+            credits.append(value)
+        total.append(credits)
+    mean = oracles.ALGORITHMS["grpo"][2](total, table["mask"], LONGEST)
+    return list(torch.autograd.grad(mean, list(world.policy.parameters()), retain_graph=True)), len(held)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize("name", CONTROLS)
+def test_an_entropy_control_has_the_naive_gradient_over_all_micro_batches(world, name, updates):
+    expected, held = naive_entropy_gradient(world, name, updates)
+    plain = naive_gradient(world, "grpo", "none", updates=updates)
+    differs = any(not torch.allclose(a, b, atol=1e-4) for a, b in zip(expected, plain, strict=True))
+    assert differs == ((name, updates) != ("kl", 1))
+    trained = int(world.batch.mask.sum())
+    for sharing in ("never", "always"):
+        ours, metrics = entropy_gradients(world, CONTROLS[name], updates, sharing)
+        assert len(ours) == updates
+        for gradient in ours:
+            assert_equal(gradient, expected)
+        if name in ("clip", "kl"):
+            assert 0 < held < trained and metrics["entropy/held"] == pytest.approx(held / trained)
+            assert metrics["entropy/covariance_max"] > 0.2
+        else:
+            assert not {"entropy/held", "entropy/covariance"} & metrics.keys()
+
+
+def test_a_gain_takes_every_row_backward_and_held_tokens_their_own(world):
+    student = learner(
+        world, world.policy, "grpo", "none", scope="credit", updates=1, window="whole", prefix_sharing="never"
+    )
+    credited = torch.tensor([True, False, False, False, False, False])
+    trained = world.batch.mask.any(dim=1)
+    for name, every in (("exact", True), ("sampled", True), ("clip", False)):
+        term = EntropyTerm(control=CONTROLS[name]).at_step({}, 0)
+        rows = replace(student, entropy=term)._has_gradient(world.batch.mask, credited)
+        assert torch.equal(rows, trained if every else credited), name
+    held = torch.zeros_like(world.batch.mask)
+    held[2, 0] = True
+    credit = TokenCredit(advantages=credited.double(), weights=world.weights, held=held)
+    assert credit.acts(torch.arange(6)).tolist() == [True, False, True, False, False, False]
+    assert replace(credit, held=None).acts(torch.arange(6)).tolist() == credited.tolist()
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_entropy_controls_without_an_effect_are_none_to_the_bit(world, updates):
+    plain, metrics = entropy_gradients(world, NO_ENTROPY_CONTROL, updates)
+    for estimator in ("exact", "sampled"):
+        ours, its = entropy_gradients(world, Bonus(estimator=estimator, coefficient=0.0), updates)
+        assert its == metrics and all(
+            torch.equal(a, b) for pair in zip(ours, plain, strict=True) for a, b in zip(*pair, strict=True)
+        )
+    # One that holds no token.
+    ours, _ = entropy_gradients(world, replace(CONTROLS["clip"], low=90.0, high=99.0), updates)
+    assert all(
+        torch.equal(a, b) for pair in zip(ours, plain, strict=True) for a, b in zip(*pair, strict=True)
+    )
 
 
 # ---------------------------------------------------------------- the likeliest tokens

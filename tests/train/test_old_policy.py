@@ -89,3 +89,13 @@ def test_hidden_states_are_kept_as_narrow_as_the_head_reads_them() -> None:
             states = completion_hidden(policy, BATCH)[BATCH.present]
             ours, its = (policy.head(0.7)(hidden) for hidden in (kept[BATCH.present], states))
         torch.testing.assert_close(ours, its, rtol=2e-3 if precision == "bf16_in" else 1e-5, atol=1e-4)
+
+
+def test_fewer_of_the_likeliest_tokens_are_those_that_a_pass_for_fewer_keeps() -> None:
+    reader, batch = old_policy(ALONE), rollout()
+    every = torch.ones(len(batch), dtype=torch.bool)
+    five, three = (reader.forward.score(reader.policy, batch, every, keep_top=count) for count in (5, 3))
+    narrowed = five.with_top(3)
+    assert torch.equal(narrowed.top_ids, three.top_ids)
+    assert torch.equal(narrowed.top_logprobs, three.top_logprobs)
+    assert five.with_top(5) is five and five.with_top(0).top_ids.shape[-1] == 0

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import pytest
 import torch
 from completions import completion_of
-from engines import tiny
 from hydra import compose, initialize_config_dir
 from rows import CONF
 
@@ -15,9 +14,7 @@ from mirrorpo.core.protocols import Roller, Scorer
 from mirrorpo.core.span import ScoredSpan
 from mirrorpo.divergence.none import NoDivergence
 from mirrorpo.divergence.penalty import Penalty
-from mirrorpo.model.cost import network_cost, sampling
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.budget import Budget, PassMeter
 from mirrorpo.train.build import Components, build_components, inert
 from mirrorpo.train.credit import segment_credit, signed_credit
 from mirrorpo.train.equation import loss
@@ -67,21 +64,13 @@ def test_a_penalty_takes_from_it_what_it_takes_from_an_advantage() -> None:
         torch.testing.assert_close(signed, torch.where(mask, CREDIT - 0.5 * divergence, 0.0))
 
 
-def test_rolls_count_as_sampled_tokens_completions_and_passes() -> None:
-    model, meter = tiny(), PassMeter()
-    rolls = [completion_of([2, 3, 4], prompt_ids=[5, 6, 7]), completion_of([2], prompt_ids=[5, 6, 7])]
-    meter.add_rolls(model, rolls)
-    assert meter.flops == network_cost(model).forward(sampling(rolls)) > 0
-    after = Budget(completions=1).after(meter, completions=8, tokens_sampled=100)
-    assert (after.completions, after.tokens_sampled) == (11, 104)
-
-
 def test_what_does_not_go_with_it_is_refused_and_what_has_no_effect_named() -> None:
     refused = {
         ("group_size=1", "algo=reinforce"): r"^group_size=1 with weighting=SegmentRollout: ",
         ("algo=sft",): "^weighting: re-rolling with demonstrations",
         ("divergence=kl", "algo=rloo_kl_in_reward"): r"^divergence\.placement=completion with weighting",
         ("algo=mirror_descent",): r"^algo\.update_advantage with weighting=SegmentRollout",
+        ("rollout.lag=2",): r"^rollout\.lag=2, rollout\.coarse=none with weighting=SegmentRollout",
         ("weighting.budget=3",): r"^weighting: weighting\.rolls=4, weighting\.budget=3: ",
     }
     for overrides, message in refused.items():

@@ -68,6 +68,22 @@ MORE_CELLS = {
         "updates_per_rollout=2",
     ),
     "steered": ("beta_schedule=matched_drift", "steps=3"),
+    "adaptive entropy": ("entropy=adaptive", "entropy.start=0.3", "steps=3", "entropy.only_below=false"),
+    "clipped covariance": (
+        "entropy=covariance",
+        "entropy.share=0.3",
+        "entropy.low=0.0",
+        "weighting=random_token",
+        "algo=dapo",
+    ),
+    "penalised covariance": (
+        "entropy=covariance",
+        "entropy.method=kl",
+        "entropy.share=0.2",
+        "updates_per_rollout=3",
+        "update_window=split",
+        "tokens_per_micro_batch=150",
+    ),
     "gspo": ("algo=gspo", "updates_per_rollout=2"),
     "moving anchor in the reward to go": (
         "anchor=ema",
@@ -82,6 +98,25 @@ MORE_CELLS = {
         "trust_region.over=vocabulary",
         "updates_per_rollout=2",
     ),
+    "likeliest tokens": ("divergence=kl_topk", "divergence.k=8"),
+    "likeliest tokens of the policy to a mixture": (
+        "divergence=kl_topk",
+        "divergence.k=8",
+        "divergence.of=policy",
+        "anchor=mixture",
+        "anchor.second.decay=0.5",
+    ),
+    "mixture with an old policy and a trust region by its likeliest tokens": (
+        "divergence=kl_topk",
+        "anchor=mixture",
+        "anchor.first=old",
+        "anchor.second.decay=0.5",
+        "trust_region=tv",
+        "trust_region.over=top",
+        "trust_region.k=8",
+        "trust_region.low=0.01",
+        "updates_per_rollout=2",
+    ),
     "mirror descent": ("algo=mirror_descent", "updates_per_rollout=2"),
     "micro-batches": ("algo=dr_grpo", "tokens_per_micro_batch=150"),
     "rows": ("weighting=counterfactual_permuted", "divergence=probl2", "shared_prefix=never"),
@@ -89,6 +124,23 @@ MORE_CELLS = {
     "supervised": ("algo=sft", "divergence=none"),
     # One completion: a rank without any.
     "one row": ("algo=sft", "divergence=none", "group_size=1", "prompts_per_step=1"),
+}
+# What checkpoints hold of earlier weights.
+PAST_CELLS = {
+    "a lagging sampler of rounded weights": (
+        "rollout.lag=2",
+        "rollout.coarse=int8",
+        "steps=3",
+        "importance_correction=sequence_truncated",
+    ),
+    "a lagging sampler of an adapter": (
+        "rollout.lag=1",
+        "rollout.coarse=bf16",
+        "lora@model.lora=r16",
+        "model.lora.dropout=0",
+        "steps=3",
+    ),
+    "a moving anchor": ("anchor=ema", "anchor.decay=0.5", "divergence=kl_exact", "steps=3"),
 }
 EXACT = ("reward/", "outcome/", "completion/", "group/", "rollout/", "eval/", "budget/")
 
@@ -140,7 +192,7 @@ def run_cells(jobs: Sequence[Job], *launcher: str, cwd: Path) -> subprocess.Comp
     encoded = json.dumps([[[*CELL, *overrides, f"out={out}"], how] for overrides, out, how in jobs])
     command = [*(launcher or (sys.executable,)), str(ROOT / "tests" / "rank_cells.py"), encoded]
     return subprocess.run(
-        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=500, check=False
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=1100, check=False
     )
 
 
@@ -230,6 +282,28 @@ def check_checkpoints(one: Path, two: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_two_ranks_compute_what_one_process_computes_in_more_cells(tmp_path: Path) -> None:
     assert_ranks_agree(MORE_CELLS, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_earlier_weights_of_a_checkpoint_go_on_among_any_number_of_ranks(tmp_path: Path) -> None:
+    def jobs(*steps_of: tuple[str, int | None]) -> list[Job]:
+        return [
+            (overrides, tmp_path / cell / name, stop)
+            for cell, overrides in PAST_CELLS.items()
+            for name, stop in steps_of
+        ]
+
+    succeeded(run_cells(jobs(("one", None), ("1 to 2", 2)), cwd=tmp_path))
+    of_two = jobs(("two", None), ("1 to 2", None), ("2 to 2", 2), ("2 to 2", None), ("2 to 1", 2))
+    succeeded(run_cells(of_two, *TORCHRUN, cwd=tmp_path))
+    succeeded(run_cells(jobs(("2 to 1", None)), cwd=tmp_path))
+    for cell in PAST_CELLS:
+        one, two = folder(tmp_path / cell / "one"), folder(tmp_path / cell / "two")
+        for other in ("two", "1 to 2", "2 to 1"):
+            assert_agree(one, folder(tmp_path / cell / other))
+        again = folder(tmp_path / cell / "2 to 2")
+        assert (again / "metrics.jsonl").read_bytes() == (two / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.skipif(

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from mirrorpo.config.cell import AXES, Cell
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.optim.adamw import AdamW
+from mirrorpo.run import checkpoint
 from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import RunFolder, RunState
 from mirrorpo.train.budget import Budget
@@ -173,6 +175,21 @@ def test_after_a_start_from_the_beginning_the_next_checkpoint_removes_none_that_
     saver.save(3, Progress(position=3, beta=0.1, budget=Budget()), ["c0"])
     kept = sorted(path.name for path in killed.path.glob("checkpoints.before_restart/*"))
     assert kept == ["step_000003", "step_000006"]
+
+
+def test_what_an_entropy_control_remembers_is_resumed_and_of_none_nothing_is_written(
+    killed: RunFolder,
+) -> None:
+    saver = checkpoints(killed)
+    resumed = saver.resume(killed, "c0").progress
+    assert resumed.entropy == {}
+    state = checkpoint.newest(killed.checkpoints)
+    assert state is not None and "entropy" not in state
+    killed.metrics.append({"step": 7, "reward/mean": 1.0})
+    memory = {"coefficient": 0.1 + 0.2, "entropy": 1 / 3}
+    saver.save(7, replace(resumed, position=7, entropy=memory), ["c0"])
+    saver.background.wait()
+    assert saver.resume(killed, "c0").progress.entropy == memory
 
 
 def test_a_checkpoint_from_before_there_were_records_is_checked_by_its_rows(killed: RunFolder) -> None:

@@ -224,7 +224,7 @@ def test_zero_steps_evaluate_the_start_model_only(finished: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    # Two updates on a rollout, dynamic sampling, dropout, a coefficient that is steered, random weights:
+    # Two updates on a rollout, dynamic sampling, dropout, coefficients that are steered, random weights:
     # everything that carries state.
     overrides = [
         *SMALL,
@@ -233,8 +233,9 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -
         "divergence=probl2_exact",
         "lora@model.lora=r16",
         "steps=4",
+        "entropy.target=0.07",
     ]
-    overrides += ["beta_schedule=matched_drift", "weighting=random_token"]
+    overrides += ["beta_schedule=matched_drift", "weighting=random_token", "entropy=adaptive"]
     succeeded(train(*overrides, f"out={tmp_path / 'whole'}", cwd=tmp_path))
     process = subprocess.Popen(
         command(*overrides, f"out={tmp_path / 'killed'}"),

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from mirrorpo.algo.importance_correction import BoundedImportance
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.protocols import Divergence
@@ -310,3 +311,21 @@ def test_the_corrected_kl_is_trls_with_its_bias_correction(saved, tmp_path):
     torch.testing.assert_close(our_loss, loss, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(our_gradient, gradient, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_completions_are_left_out_where_trls_off_policy_mask_leaves_them_out() -> None:
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.tensor([4, 7, 1, 6, 2, 3])
+    mask = torch.arange(7)[None] < lengths[:, None]
+    live, sampler = -torch.rand(2, 6, 7, generator=generator, dtype=torch.float64)
+    advantages = torch.tensor([1.0, -1.0, -0.5, 0.0, -2.0, -1.0], dtype=torch.float64)[:, None]
+    kept = set()
+    for bound in (0.0, 0.1, 0.3, 1.0):
+        correction = BoundedImportance(
+            level="token", rule="truncate", low=1.0, high=1.0, segment_tokens=None, completion_bound=bound
+        )
+        ours = correction.keeps(live, sampler, advantages.expand_as(live), mask)
+        theirs = GRPOTrainer.get_off_policy_mask(advantages, live, sampler, mask.double(), bound)
+        assert ours.tolist() == theirs.bool().expand_as(ours).tolist()
+        kept.add(int(ours[:, 0].sum()))
+    assert len(kept) > 1

@@ -13,7 +13,7 @@ from mirrorpo.algo.advantage import LeaveOneOut
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.rollout.collate import collate
 from mirrorpo.weighting.segment_rollout import SegmentRollout
-from mirrorpo.weighting.segments import AtForks, BehindSpans, EqualLengths, Segmenter
+from mirrorpo.weighting.segments import BehindSpans, EqualLengths, Segmenter
 
 NAN = math.nan
 Value = Callable[[list[int]], list[float]]
@@ -96,17 +96,6 @@ def test_a_budget_keeps_evenly_spread_cuts_and_a_cut_without_a_verdict_is_none()
     assert set(signed[0].tolist()) == {1.0}, "one segment, from the start to the end"
     half = credited(part(EqualLengths(segments=2)), batch, lambda ids: [NAN, 0.25])
     assert set(half[0].tolist()) == {0.25, 0.75}
-
-
-def test_forks_are_cut_before_the_most_uncertain_tokens() -> None:
-    class Uncertain(Table):
-        def entropies(self, batch: RolloutBatch) -> torch.Tensor:
-            # The first token, which is no cut, is the most uncertain; pads would be too.
-            return torch.tensor([[9.0, 1.0, 5.0, 2.0, 5.0, 0.0], [1.0, 1.0, 9.0, 9.0, 9.0, 9.0]])
-
-    batch = rows(range(2, 8), range(2, 4), rewards=[1.0, 0.0], groups=[0, 0])
-    assert AtForks(forks=2)(batch, Uncertain({})) == [[2, 4], [1]]
-    assert AtForks(forks=3)(batch, Uncertain({})) == [[2, 3, 4], [1]]
 
 
 def test_credit_is_the_same_wherever_a_completion_stands_and_however_wide_the_batch_is() -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mirrorpo.core.masked import masked
-from mirrorpo.core.protocols import Assembly, Divergence, Inert
+from mirrorpo.core.protocols import Assembly, Divergence, Inert, ReadsOldTop, TrustRegion
 from mirrorpo.core.shapes import PerToken, TokenMask
+from mirrorpo.core.top import likeliest
 
 # The least probability of all other tokens together.
 REST = 1e-8
@@ -27,6 +28,47 @@ def binary(logprobs: Tensor) -> Tensor:
     """
     rest = (-logprobs.exp()).log1p().clamp(min=torch.tensor(REST).log())
     return torch.stack([logprobs, rest], dim=-1)
+
+
+def bins(top: Tensor, token: Tensor, covered: Tensor) -> Tensor:
+    """The log-probabilities of some tokens, of another one, and of all others together, [..., k + 2].
+
+    Of no tokens it is `binary` to the bit.
+
+    Args:
+        top: log-probabilities of the tokens, [..., k].
+        token: of the drawn one, [...].
+        covered: whether that is among them, [...]; its own bin is then empty.
+
+    Example:
+        >>> bins(torch.tensor([[0.5, 0.2]]).log(), torch.tensor([0.2]).log(), torch.tensor([True])).exp()
+        tensor([[5.0000e-01, 2.0000e-01, 1.0000e-08, 3.0000e-01]])
+    """
+    least = token.new_tensor(REST).log()
+    mass = top.exp().sum(dim=-1) + token.exp().masked_fill(covered, 0.0)
+    rest = (-mass.clamp(max=1.0)).log1p().clamp(min=least)
+    # The same in both distributions, an empty bin is at no distance.
+    return torch.cat([top, torch.where(covered, least, token)[..., None], rest[..., None]], dim=-1)
+
+
+def at_every_token(region: ReadsOldTop, old: Tensor, policy: Tensor) -> Tensor:
+    """The distance for each token that may be drawn, [..., V], from tables over the vocabulary."""
+    ids = likeliest(old, region.top)
+    top_old, top_policy = old.gather(-1, ids), policy.gather(-1, ids)
+    if ids.shape[-1] == old.shape[-1]:
+        return region.between(top_old, top_policy)[..., None].expand_as(old)
+    covered = torch.zeros_like(old, dtype=torch.bool).scatter(-1, ids, True)
+    wide = (*old.shape, ids.shape[-1])
+    of_old, of_policy = (
+        bins(top[..., None, :].expand(wide), table, covered)
+        for top, table in ((top_old, old), (top_policy, policy))
+    )
+    return region.between(of_old, of_policy)
+
+
+def top_of(region: TrustRegion) -> int:
+    """How many of the old policy's likeliest tokens are kept for a region."""
+    return region.top if isinstance(region, ReadsOldTop) else 0
 
 
 def leaves(log_ratio: PerToken, advantages: PerToken) -> TokenMask:
@@ -60,7 +102,8 @@ NO_TRUST_REGION = NoTrustRegion()
 class _Region:
     # What the regions share: a divergence, what it is taken over, and when there is nothing to bound.
     divergence: Divergence
-    over: Literal["binary", "vocabulary"]
+    over: Literal["binary", "top", "vocabulary"]
+    k: int | None = None
 
     def __post_init__(self) -> None:
         if self.divergence.reads != "vocabulary":
@@ -68,19 +111,33 @@ class _Region:
                 f"trust_region.divergence={type(self.divergence).__name__}: it reads a token's "
                 "log-probabilities; a region wants a divergence between distributions, as *_exact"
             )
+        _refuse_top(self.over, self.k)
         self._check()
 
     def _check(self) -> None: ...
 
     @property
-    def reads(self) -> Literal["sampled", "vocabulary"]:
-        """What the distance is read of: the sampled token's log-probabilities, or the vocabulary's."""
-        return "sampled" if self.over == "binary" else "vocabulary"
+    def reads(self) -> Literal["sampled", "top", "vocabulary"]:
+        """What the distance is read of: the sampled token's log-probabilities, a few more, or all."""
+        if self.over == "vocabulary":
+            return "vocabulary"
+        return "top" if self.top else "sampled"
+
+    @property
+    def top(self) -> int:
+        """How many of the old policy's likeliest tokens have a bin of their own, beside the drawn one."""
+        return self.k or 0 if self.over == "top" else 0
 
     def distance(self, old: Tensor, policy: Tensor) -> Tensor:
         """D(old, pi), from the sampled token's log-probabilities, or the vocabulary's [..., V]."""
-        if self.over == "binary":
+        if self.reads == "top":
+            return at_every_token(self, old, policy)
+        if self.reads == "sampled":
             old, policy = binary(old), binary(policy)
+        return self.between(old, policy)
+
+    def between(self, old: Tensor, policy: Tensor) -> Tensor:
+        """D(old, pi) of two distributions over the same bins, [..., n]."""
         return self.divergence(old, policy, policy.new_zeros(()))
 
     def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
@@ -91,6 +148,13 @@ class _Region:
                 "with updates_per_rollout=1 the policy is the old one, and no token leaves it",
                 "updates_per_rollout=2 or more",
             )
+        if self.over != "top":
+            yield Inert((f"{group}.k",), f"with {group}.over={self.over} k is not read", f"{group}.over=top")
+
+
+def _refuse_top(over: str, k: int | None) -> None:
+    if over == "top" and (k is None or k < 0):
+        raise ValueError(f"trust_region.k={k}: a number of tokens, 0 (as over=binary) or more")
 
 
 def _refuse(fault: bool, setting: str, value: object) -> None:
@@ -104,8 +168,10 @@ class DivergenceRegion(_Region):
 
         f_t = 1   if D_t <= delta, or A_t (pi(y_t) - pi_old(y_t)) <= 0,   else 0
 
-    with D_t = D(pi_old, pi) at the token's state, over {y_t, all others} (`over: binary`) or the vocabulary;
-    delta is `high` where A_t > 0 and `low` where A_t < 0.
+    with D_t = D(pi_old, pi) at the token's state, over {y_t, all others} (`over: binary`), the vocabulary, or
+    (`over: top`) the k likeliest tokens of pi_old, y_t, and all others together. That is binary at k = 0 and
+    exact at k = V; elsewhere KL and total variation are between the two, since coarser bins are nearer. delta
+    is `high` where A_t > 0 and `low` where A_t < 0.
 
     Value: one everywhere as long as the policy is the old one. Gradient: none. Binary total variation is
     |pi(y_t) - pi_old(y_t)|: a bound on the ratio of 1 +- delta / pi_old(y_t), so it is PPO's clip where and
@@ -113,7 +179,8 @@ class DivergenceRegion(_Region):
 
     Attributes:
         divergence: between distributions; any that reads the vocabulary.
-        over: "binary" or "vocabulary".
+        over: "binary", "top" or "vocabulary".
+        k: of `over: top`, how many tokens have a bin of their own; else not read.
         low: delta of tokens that are pushed down, > 0.
         high: delta of tokens that are pushed up, > 0.
 
@@ -151,7 +218,8 @@ class SmoothRegion(_Region):
 
     Attributes:
         divergence: between distributions; any that reads the vocabulary.
-        over: "binary" or "vocabulary".
+        over: "binary", "top" or "vocabulary".
+        k: of `over: top`, how many tokens have a bin of their own; else not read.
         delta: distance at which nothing is left, > 0.
 
     References:
@@ -181,7 +249,8 @@ class PrefixBudget(_Region):
 
     Attributes:
         divergence: between distributions; any that reads the vocabulary.
-        over: "binary" or "vocabulary".
+        over: "binary", "top" or "vocabulary".
+        k: of `over: top`, how many tokens have a bin of their own; else not read.
         delta: bound on the first token's distance, > 0.
         power: how fast it rises with the position, >= 0.
         budget: bound on the sum of distances before a token, > 0.

@@ -39,7 +39,12 @@ ADDED: Mapping[str, object] = {
     "reward.top_level": "definitions",  # likewise
     "head_precision": "float32",
     "trust_region._target_": "mirrorpo.algo.trust_region.NoTrustRegion",
+    "trust_region.k": 64,
+    "entropy._target_": "mirrorpo.algo.entropy.NoEntropyControl",
     "eval_datasets": [],
+    "importance_correction._target_": "mirrorpo.algo.importance_correction.NoCorrection",
+    "rollout.lag": 0,
+    "rollout.coarse": "none",
     "algo.token_normalisation.ddof": 0,
 }
 # A set of `eval_datasets` has settings under the names that they have in a run.

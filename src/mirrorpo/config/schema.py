@@ -41,6 +41,7 @@ class TrainConfig:
     tracking: Group = MISSING
     importance_correction: Any = None
     trust_region: Any = None
+    entropy: Any = None
     anchor: Any = None
 
     seed: int = MISSING

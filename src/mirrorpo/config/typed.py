@@ -18,6 +18,7 @@ TARGET = "_target_"
 # Settings that stand in a group and belong to another object than the group's own class.
 OF_ANOTHER_OBJECT: Mapping[str, Sequence[str]] = {
     "divergence": ("beta", "anchor", "placement"),
+    "rollout": ("lag", "coarse", "coarse_value"),
     "weighting": ("scope",),
     "weighting.weighting": ("scope",),
 }

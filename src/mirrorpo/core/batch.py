@@ -326,10 +326,12 @@ class PolicyOutputs:
 
     Attributes:
         logprobs: [B, T], log pi_theta of each sampled token.
-        entropy: [B, T], in nats, without gradient.
+        entropy: [B, T], in nats; with gradient where a control gains from it.
         divergence: [B, T], D(pi_theta, anchor) by the configured estimator, before its coefficient.
         distance: [B, T], D(pi_old, pi_theta) of the trust region, without gradient; None without one.
         factor: [B, T], what the trust region makes of it: a factor on each token's credit.
+        kept: [B, T], the entropy control's factor on it; None where it has none.
+        added: [B, T], what the entropy control has each token's loss gain or pay; None where it does not.
     """
 
     logprobs: PerToken
@@ -337,3 +339,5 @@ class PolicyOutputs:
     divergence: PerToken
     distance: PerToken | None = None
     factor: PerToken | None = None
+    kept: PerToken | None = None
+    added: PerToken | None = None

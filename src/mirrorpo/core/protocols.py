@@ -47,6 +47,7 @@ class Assembly(Protocol):
         config: every setting, resolved.
         rollout: the engine of the training rollouts.
         anchor: what the divergence is measured to.
+        importance_correction: of the gap between sampler and old policy; None without one.
     """
 
     @property
@@ -57,6 +58,9 @@ class Assembly(Protocol):
 
     @property
     def anchor(self) -> "Anchor": ...
+
+    @property
+    def importance_correction(self) -> "ImportanceCorrection | None": ...
 
 
 @runtime_checkable
@@ -408,18 +412,71 @@ class TrustRegion(Protocol):
     """A factor on each token's credit by how far the policy has moved from the old one, without gradient.
 
     `reads` says what `distance` wants of both: nothing, the sampled token's log-probabilities [...], or the
-    vocabulary's [..., V], reduced to [...]. `log_ratio` is the token's own, whatever ratio the algorithm
-    takes. A factor of zero takes the token out of the update, one below turns it round.
+    vocabulary's [..., V], reduced to [...]; "top", the vocabulary's, and gives what each token would have if
+    it were drawn, [..., V], while the trainer goes by `ReadsOldTop`. `log_ratio` is the token's own, whatever
+    ratio the algorithm takes. A factor of zero takes the token out of the update, one below turns it round.
     """
 
     @property
-    def reads(self) -> Literal["nothing", "sampled", "vocabulary"]: ...
+    def reads(self) -> Literal["nothing", "sampled", "vocabulary", "top"]: ...
 
     def distance(self, old: Tensor, policy: Tensor) -> Tensor: ...
 
     def __call__(
         self, distance: PerToken, log_ratio: PerToken, advantages: PerToken, mask: TokenMask
     ) -> PerToken: ...
+
+
+@runtime_checkable
+class ReadsOldTop(Protocol):
+    """A trust region whose distance may be read of the old policy's likeliest tokens.
+
+    `top` is how many, none where `reads` is not "top". `between` takes the log-probabilities of the same bins
+    under old policy and policy, [..., n].
+    """
+
+    @property
+    def top(self) -> int: ...
+
+    def between(self, old: Tensor, policy: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class EntropyControl(Protocol):
+    """What keeps the policy's entropy up.
+
+    `reads` says how a token gains c times the entropy H_t at its state: "nothing", not at all; "sampled", its
+    advantage has -c log pi_old(y_t) more; "vocabulary", its loss has -c H_t, with gradient. `gain` is c of
+    the next step from what is remembered, nothing at first. `after` is what is remembered from then on, from
+    the step's metrics, which are the same on all ranks; checkpoints keep it.
+    """
+
+    @property
+    def reads(self) -> Literal["nothing", "sampled", "vocabulary"]: ...
+
+    def gain(self, memory: Mapping[str, float]) -> float: ...
+
+    def after(self, memory: Mapping[str, float], metrics: Mapping[str, float]) -> Mapping[str, float]: ...
+
+
+@runtime_checkable
+class ChoosesTokens(Protocol):
+    """An entropy control that holds some tokens; any may.
+
+    `chosen` is asked before each update, of all its rows at once: log-probabilities under the policy of the
+    moment, advantages times weights, the tokens that the surrogate clips, a uniform number that belongs to
+    each token wherever it stands, and which tokens are trained. Of the chosen ones `keeps` is the factor on
+    the credit; `penalty` is what their loss has more, from log pi / pi_old with its gradient.
+    """
+
+    @property
+    def keeps(self) -> float: ...
+
+    def penalty(self, log_ratio: PerToken) -> PerToken: ...
+
+    def chosen(
+        self, logprobs: PerToken, advantages: PerToken, clipped: TokenMask, draws: PerToken, mask: TokenMask
+    ) -> TokenMask: ...
 
 
 @runtime_checkable
@@ -595,13 +652,18 @@ class StatesPasses(Protocol):
 class ImportanceCorrection(Protocol):
     """A factor on each token's credit for the gap between sampler and old policy, without gradient.
 
-    `cap` is the largest factor; metrics count the tokens above it.
+    The call gives the factor, `log_weight` the logarithm of what it was before any bound, zero where the mask
+    is False. `keeps` says which tokens stay in the update, from the policy of the update; the factor of the
+    others is zero.
     """
 
-    @property
-    def cap(self) -> float: ...
+    def log_weight(self, old_logprobs: PerToken, sampler_logprobs: PerToken, mask: TokenMask) -> PerToken: ...
 
     def __call__(self, old_logprobs: PerToken, sampler_logprobs: PerToken, mask: TokenMask) -> PerToken: ...
+
+    def keeps(
+        self, logprobs: PerToken, sampler_logprobs: PerToken, advantages: PerToken, mask: TokenMask
+    ) -> TokenMask: ...
 
 
 @runtime_checkable
@@ -613,7 +675,21 @@ class BetaSchedule(Protocol):
 
 @runtime_checkable
 class Anchor(Protocol):
-    """What a divergence is measured to.
+    """What a divergence is measured to: one part, or two whose probabilities are mixed.
+
+    `share` is the second part's, (1 - share) q_1 + share q_2; of one part it is not read.
+    """
+
+    @property
+    def parts(self) -> "Sequence[AnchorPart]": ...
+
+    @property
+    def share(self) -> float: ...
+
+
+@runtime_checkable
+class AnchorPart(Protocol):
+    """A policy that a divergence is measured to.
 
     `source` is the start model or the policy of the rollout. `moves` says whether the start model's weights
     change with the run; then `after` gives the share of the policy that goes into them after a step,

@@ -21,6 +21,7 @@ STREAMS = (
     "evaluation",
     "probe",
     "weighting",
+    "entropy",
     "mirror_map",
     "es",
     "init",

@@ -20,6 +20,7 @@ from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.core.seeds import derive
 from mirrorpo.dataset.generated import check_habits, check_sizes, filled, habit
+from mirrorpo.dataset.read_once import ReadsOnce, read_once
 
 NAMES = ("Sam", "Zoe", "Mia", "Leo", "Ana", "Ben", "Ivy", "Max", "Eva", "Tom")
 OBJECTS = ("apples", "toys", "books", "coins", "cards", "pens", "shells", "stamps", "eggs", "cakes")
@@ -117,7 +118,7 @@ def apply(operation: str, value: int, n: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Arithmetic:
+class Arithmetic(ReadsOnce):
     """Seeded generator of multi-step word problems; splits are disjoint by a hash of the problem.
 
     Attributes:
@@ -177,6 +178,7 @@ class Arithmetic:
     def _sizes(self) -> Mapping[Split, int]:
         return {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}
 
+    @read_once
     def load(self, split: Split) -> Sequence[Prompt]:
         """The problems of a split, in a fixed order; no question stands in two splits or twice in one."""
         rng = random.Random(derive(self.data_seed, "data", "problems", split))

@@ -14,6 +14,7 @@ from mirrorpo.core.protocols import Split
 from mirrorpo.core.seeds import derive
 from mirrorpo.dataset.generated import filled
 from mirrorpo.dataset.jsonl import rows_hash
+from mirrorpo.dataset.read_once import ReadsOnce, read_once
 from mirrorpo.dataset.settings import check_user
 
 
@@ -24,7 +25,7 @@ class Questions(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ChainSum:
+class ChainSum(ReadsOnce):
     """reasoning-gym's chain_sum: expressions of numbers, + and -.
 
     Splits are disjoint by a hash of the question. The gold is the value as the library gives it. There is no
@@ -99,6 +100,7 @@ class ChainSum:
     def _sizes(self) -> Mapping[Split, int]:
         return {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}
 
+    @read_once
     def load(self, split: Split) -> Sequence[Prompt]:
         """The questions of a split, in a fixed order; no question stands in two splits or twice in one."""
         questions = self._questions(derive(self.data_seed, "data", "chain_sum", split))

@@ -10,6 +10,7 @@ from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.dataset.hub import hub_files, hub_rows
 from mirrorpo.dataset.jsonl import read_jsonl, rows_hash
+from mirrorpo.dataset.read_once import ReadsOnce, read_once
 from mirrorpo.dataset.settings import check_user, check_validation_fraction
 from mirrorpo.dataset.split import held_out
 
@@ -18,7 +19,7 @@ NUMBER = re.compile(r"[+-]?([0-9]+|[0-9]{1,3}(,[0-9]{3})+)(\.[0-9]+)?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Gsm8k:
+class Gsm8k(ReadsOnce):
     """GSM8K from a folder or from the Hugging Face hub, with validation held out of its train split.
 
     A train question belongs to validation by the hash of its text (`split.held_out`), so reordering
@@ -56,6 +57,7 @@ class Gsm8k:
         check_validation_fraction(self.validation_fraction)
         check_user(self.user)
 
+    @read_once
     def load(self, split: Split) -> list[Prompt]:
         """The questions of a split, in the order of the file.
 

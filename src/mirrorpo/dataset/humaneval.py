@@ -10,6 +10,7 @@ from mirrorpo.core.protocols import Split
 from mirrorpo.dataset.code_rows import Kind, Located, gzip_rows, numbered
 from mirrorpo.dataset.hub import hub_files, hub_rows
 from mirrorpo.dataset.jsonl import JsonRow, rows_hash
+from mirrorpo.dataset.read_once import ReadsOnce, read_once
 from mirrorpo.dataset.settings import check_user
 from mirrorpo.text.python_source import parsed
 
@@ -23,7 +24,7 @@ COLUMNS: dict[str, Kind] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HumanEval:
+class HumanEval(ReadsOnce):
     """HumanEval from a folder or from the Hugging Face hub.
 
     Only `test` has problems; training on it is refused at compose. The question is the problem's code, up to
@@ -53,6 +54,7 @@ class HumanEval:
     def __post_init__(self) -> None:
         check_user(self.user)
 
+    @read_once
     def load(self, split: Split) -> list[Prompt]:
         """All problems for `test`, in the order of the file; none for the other splits.
 

@@ -9,13 +9,14 @@ from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.dataset.hub import hub_files, hub_rows
 from mirrorpo.dataset.jsonl import JsonRow, read_jsonl, rows_hash
+from mirrorpo.dataset.read_once import ReadsOnce, read_once
 from mirrorpo.dataset.settings import check_user, check_validation_fraction
 from mirrorpo.dataset.split import held_out
 from mirrorpo.text.answer_marker import marked_answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MathRows:
+class MathRows(ReadsOnce):
     r"""Problems with answers in two columns, from a folder of JSON Lines files or from the hub.
 
     Validation is held out of the training rows by a hash of the question (`split.held_out`). Where no rows
@@ -65,6 +66,7 @@ class MathRows:
         """Whether no rows are for training."""
         return "train" not in self.stored
 
+    @read_once
     def load(self, split: Split) -> list[Prompt]:
         """The problems of a split, in the order of the file; none of one that is not stored.
 

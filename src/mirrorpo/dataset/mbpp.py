@@ -12,6 +12,7 @@ from mirrorpo.dataset.code import Style, chosen, imports, problem
 from mirrorpo.dataset.code_rows import Kind, Located, json_rows, numbered
 from mirrorpo.dataset.hub import hub_files, hub_rows
 from mirrorpo.dataset.jsonl import JsonRow, read_jsonl, rows_hash
+from mirrorpo.dataset.read_once import ReadsOnce, read_once
 
 # Ids 1 to 10 are for few-shot prompts.
 IDS: Mapping[Split, range] = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mbpp:
+class Mbpp(ReadsOnce):
     """MBPP from a folder or from the Hugging Face hub; splits by the problem's number, as the paper's.
 
     The first `visible_tests` tests of a problem are shown by the styles that show tests; the others are
@@ -94,6 +95,7 @@ class Mbpp:
         """The style's user turn."""
         return self.styles[self.style].user
 
+    @read_once
     def load(self, split: Split) -> list[Prompt]:
         """The problems of a split by number; `uid` is mbpp/<number>, or mbpp_plus/<number>."""
         if split not in IDS:

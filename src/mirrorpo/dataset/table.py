@@ -13,6 +13,7 @@ from mirrorpo.dataset.columns import check_columns
 from mirrorpo.dataset.examples import Shots, inline_examples
 from mirrorpo.dataset.gold import Extractor
 from mirrorpo.dataset.jsonl import rows_hash
+from mirrorpo.dataset.read_once import ReadsOnce, read_once
 from mirrorpo.dataset.row_prompt import RowPrompt
 from mirrorpo.dataset.settings import check_user, check_validation_fraction
 from mirrorpo.dataset.sources import NAMES, Hub, Source, Stored, local_source
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 # No slots: examples are read once.
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class Table(ReadsOnce):
     r"""Questions and golds from the columns of rows, wherever these are stored.
 
     Settings of a row are columns or templates (`columns.Template`). Splits that are not stored are held out
@@ -142,6 +143,7 @@ class Table:
             )
         return [Example(question=p.question, answer=p.demonstration) for _, p in questions[:wanted]]
 
+    @read_once
     def load(self, split: Split) -> list[Prompt]:
         """The questions of a split, in the order of the rows; none where it is not stored and has no share.
 

@@ -19,6 +19,7 @@ from mirrorpo.core.batch import Checks, Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.core.seeds import derive
 from mirrorpo.dataset.generated import check_habits, check_sizes, filled, habit
+from mirrorpo.dataset.read_once import ReadsOnce, read_once
 
 NAMES = ("change", "step", "move", "turn", "shift", "score", "count", "rate", "cost", "level")
 # The phrase of the question, and the expression; `{n}` is a constant or the second argument.
@@ -92,7 +93,7 @@ class Function:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TinyFunctions:
+class TinyFunctions(ReadsOnce):
     """Seeded generator of short functions; splits are disjoint by a hash of the question.
 
     Attributes:
@@ -155,6 +156,7 @@ class TinyFunctions:
     def _sizes(self) -> Mapping[Split, int]:
         return {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}
 
+    @read_once
     def load(self, split: Split) -> Sequence[Prompt]:
         """The problems of a split, in a fixed order; no question stands in two splits or twice in one."""
         rng = random.Random(derive(self.data_seed, "data", "functions", split))

@@ -8,13 +8,14 @@ from mirrorpo.config.values import Config
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.dataset.jsonl import rows_hash
+from mirrorpo.dataset.read_once import ReadsOnce, read_once
 from mirrorpo.dataset.settings import check_user, check_validation_fraction
 from mirrorpo.dataset.split import bucket
 from mirrorpo.text.verifiers_tasks import Task, TaskSource, question
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VerifiersTasks:
+class VerifiersTasks(ReadsOnce):
     """The tasks of a taskset that is installed beside the `verifiers` package, 0.4.
 
     A task's own system prompt stands before its question, in the user turn. Validation is held out of
@@ -57,6 +58,7 @@ class VerifiersTasks:
                 f"dataset.validation_fraction={self.validation_fraction}; together they lie below 1"
             )
 
+    @read_once
     def load(self, split: Split) -> Sequence[Prompt]:
         """The tasks of a split, in their order."""
         source = TaskSource(

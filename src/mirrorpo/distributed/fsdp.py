@@ -129,6 +129,13 @@ def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     return sharded(tensor, like.device_mesh) if is_sharded(like) else tensor
 
 
+def copy_weight(into: Tensor, source: Tensor) -> None:
+    """Write a tensor into another that is sharded or not; one that every rank has is sharded as it is."""
+    if is_sharded(into) and not is_sharded(source):
+        source = shard_like(source.to(into.device), into)
+    local_shard(into).copy_(local_shard(source))
+
+
 def weights(network: torch.nn.Module) -> dict[str, Tensor]:
     """The tensors of a `state_dict`, tied ones under all their names.
 

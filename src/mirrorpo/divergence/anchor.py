@@ -1,15 +1,36 @@
 """What a divergence is measured to, and how that moves with the run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+from mirrorpo.core.protocols import Anchor, AnchorPart
 
 # What a moving anchor remembers from step to step.
 BEST, SINCE = "best", "since"
+# Before the names of what a checkpoint holds of a mixture's second reference.
+SECOND = "second/"
+
+T = TypeVar("T")
+
+
+class _Alone:
+    # An anchor of one part.
+    __slots__ = ()
+
+    @property
+    def parts(self: T) -> Sequence[T]:
+        """Itself."""
+        return (self,)
+
+    @property
+    def share(self) -> float:
+        """There is no second part."""
+        return 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fixed:
+class Fixed(_Alone):
     """The start model, or the policy of the rollout; neither moves in a way that is an anchor's own.
 
     Attributes:
@@ -30,7 +51,7 @@ class Fixed:
         return 0.0, memory
 
 
-class _Moving:
+class _Moving(_Alone):
     # A reference that takes weights of the policy.
     __slots__ = ()
 
@@ -49,7 +70,7 @@ class _Moving:
 class Ema(_Moving):
     """An exponential moving average of the policy's weights, begun at the start model.
 
-        theta_a <- decay theta_a + (1 - decay) theta   after every `every` steps
+        theta_a <- decay theta_a + (1 - decay) theta   after a step that is a multiple of every
 
     Value: `decay: 1` is the start model for ever; 0 with `every: 1` is the policy before the step, which is
     the policy of the rollout. Under LoRA the average is of the adapter's matrices.
@@ -127,3 +148,90 @@ class Reset(_Moving):
             return 0.0, {BEST: value, SINCE: 0.0}
         since = memory[SINCE] + 1
         return (1.0, {}) if since >= self.patience else (0.0, {**memory, SINCE: since})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mixture:
+    """Two anchors at once: at each position the mixture of their distributions.
+
+        q = (1 - share) q_1 + share q_2
+
+    Probabilities are mixed, not logits and not weights: over the vocabulary where the divergence reads it, at
+    the drawn token where it reads that one, log((1 - share) q_1(y) + share q_2(y)). The divergence is taken
+    to q, which is not the mean of two divergences: a token that one part gives little is held by the other.
+
+    Value: `share` 0 is the first anchor, 1 the second, to the bit; the other part is then not there.
+
+    Attributes:
+        first: any of the anchors; "reference" and "old" may be given by name.
+        second: another one.
+        share: of the second, in [0, 1].
+
+    References:
+        Ours
+    """
+
+    first: AnchorPart | str
+    second: AnchorPart | str
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"anchor.share={self.share}: the second anchor's share is in [0, 1]")
+        first, second = _part("first", self.first), _part("second", self.second)
+        if first == second:
+            raise ValueError(
+                f"anchor.first and anchor.second are both {first}: nothing is mixed; choose another, as by "
+                "anchor@anchor.second=ema"
+            )
+
+    @property
+    def parts(self) -> Sequence[AnchorPart]:
+        """Both, or the one that has all of the share."""
+        first, second = _part("first", self.first), _part("second", self.second)
+        return (first, second) if 0 < self.share < 1 else (second if self.share else first,)
+
+
+def moving_parts(anchor: Anchor) -> Mapping[int, AnchorPart]:
+    """The parts whose weights move, by their number among the references."""
+    references = [part for part in anchor.parts if part.source == "reference"]
+    return {number: part for number, part in enumerate(references) if part.moves}
+
+
+def after(
+    moving: Mapping[int, AnchorPart], step: int, memory: Mapping[str, float], metrics: Mapping[str, float]
+) -> tuple[Mapping[int, float], Mapping[str, float]]:
+    """The share of the policy that goes into each moving part after a step, and what all remember."""
+    shares, remembered = dict[int, float](), dict[str, float]()
+    for number, part in moving.items():
+        shares[number], kept = part.after(step, of_part(memory, number), metrics)
+        remembered |= {name_of(key, number): value for key, value in kept.items()}
+    return shares, remembered
+
+
+def name_of(name: str, number: int) -> str:
+    """What a checkpoint calls something of the first or the second reference."""
+    return f"{SECOND}{name}" if number else name
+
+
+def of_part(everything: Mapping[str, T], number: int) -> dict[str, T]:
+    """What a checkpoint holds of the first or the second reference, by its names there."""
+    return {
+        name.removeprefix(SECOND): value
+        for name, value in everything.items()
+        if name.startswith(SECOND) == bool(number)
+    }
+
+
+def _part(name: str, value: object) -> AnchorPart:
+    if value == "reference":
+        return Fixed(source="reference")
+    if value == "old":
+        return Fixed(source="old")
+    if not isinstance(value, AnchorPart):
+        given = value if isinstance(value, str) else type(value).__name__
+        raise ValueError(
+            f"anchor.{name}={given}: a part is one of reference, old, ema, reset; choose its file by "
+            f"anchor@anchor.{name}=ema"
+        )
+    return value

@@ -79,7 +79,7 @@ class MatchedDrift:
                 f"divergence.beta=0 with {group}=matched_drift: there is no coefficient to steer; take a "
                 "divergence with a beta above 0"
             )
-        elif assembly.anchor.source != "reference" or assembly.anchor.moves:
+        elif any(part.source != "reference" or part.moves for part in assembly.anchor.parts):
             yield (
                 f"divergence.anchor=old, or an anchor that moves, with {group}=matched_drift: only a pull to "
                 "the start model holds the drift from it; use anchor=reference"

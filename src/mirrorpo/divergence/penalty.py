@@ -1,7 +1,7 @@
 """A divergence in the loss: what is the same for all of them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,19 @@ from mirrorpo.divergence.potentials import HasPotential
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SecondPart:
+    """What an anchor has beside its first part, (1 - share) q_1 + share q_2.
+
+    Attributes:
+        source: "reference" or "old", as `Penalty.anchor`.
+        share: of q_2.
+    """
+
+    source: Literal["reference", "old"]
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Penalty:
     """A divergence times its coefficient, and the policy that it is measured to.
 
@@ -30,6 +43,7 @@ class Penalty:
         divergence: D, a function of both policies alone.
         beta: coefficient in the loss, >= 0.
         anchor: "reference", the frozen start model, or "old", the policy of the rollout.
+        second: the other part of an anchor that is a mixture; None where it is none. Both may be references.
         scope: what token weights multiply, the setting `weighting.scope`: "credit", the surrogate only;
             "loss", the divergence too, as the papers' public code does.
         placement: where it acts (`divergence.placement`).
@@ -43,6 +57,7 @@ class Penalty:
     anchor: Literal["reference", "old"]
     scope: Literal["credit", "loss"]
     placement: Placement
+    second: SecondPart | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta < math.inf:
@@ -71,6 +86,32 @@ class Penalty:
         return 0
 
     @property
+    def part_top(self) -> int:
+        """How many of the likeliest tokens are kept of each part: a mixture's are not those of its parts."""
+        return 0 if self.mixes else self.anchor_top
+
+    @property
+    def scores_hidden(self) -> bool:
+        """Whether the pass over the anchor keeps hidden states."""
+        # The likeliest tokens of a mixture are known once both parts are.
+        return self.reads_hidden or (self.mixes and self.anchor_top > 0)
+
+    @property
+    def sources(self) -> Sequence[Literal["reference", "old"]]:
+        """What the anchor is made of, one part or two."""
+        return (self.anchor,) if self.second is None else (self.anchor, self.second.source)
+
+    @property
+    def share(self) -> float:
+        """The second part's; zero where there is none."""
+        return 0.0 if self.second is None else self.second.share
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the anchor is a mixture."""
+        return self.second is not None
+
+    @property
     def measured(self) -> bool:
         """Whether there is a divergence at all."""
         return self.divergence.reads != "nothing"
@@ -78,12 +119,12 @@ class Penalty:
     @property
     def reads_old(self) -> bool:
         """Whether a divergence is measured to the policy of the rollout."""
-        return self.measured and self.anchor == "old"
+        return self.measured and "old" in self.sources
 
     @property
     def reads_reference(self) -> bool:
-        """Whether a divergence is measured to the start model."""
-        return self.measured and self.anchor == "reference"
+        """Whether a divergence is measured to a reference: the start model, or what has moved from it."""
+        return self.measured and "reference" in self.sources
 
     @property
     def acts(self) -> bool:
@@ -125,7 +166,8 @@ class Penalty:
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
         """Settings that are without effect, and a potential that makes no divergence."""
-        if assembly.config["updates_per_rollout"] == 1 and self.reads_old:
+        only_old = self.reads_old and not self.mixes
+        if assembly.config["updates_per_rollout"] == 1 and only_old:
             yield (
                 "updates_per_rollout=1 with divergence.anchor=old: the policy is its own anchor, the "
                 "divergence is zero with zero gradient"
@@ -141,7 +183,7 @@ class Penalty:
                 "token that could stand there, so its expected gradient is zero and it adds noise alone; "
                 "loss_to_go has the full gradient"
             )
-        if self.in_credit and self.reads_old:
+        if self.in_credit and only_old:
             yield (
                 f"divergence.placement={self.placement} with divergence.anchor=old: the penalty is measured "
                 "before the update, where the policy is its own anchor; it takes nothing from the advantages"

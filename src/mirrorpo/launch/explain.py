@@ -30,7 +30,7 @@ from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.schema import register, resolved
 from mirrorpo.config.typed import with_new_keys
 from mirrorpo.config.values import Config
-from mirrorpo.core.protocols import StatesPasses
+from mirrorpo.core.protocols import ChoosesTokens, StatesPasses
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.distributed.device import named_device
 from mirrorpo.launch.equal_arms import effective_hash
@@ -119,17 +119,21 @@ def a_step(cell: Composed) -> list[str]:
     rows = config["prompts_per_step"] * config["group_size"]
     updates = config["updates_per_rollout"]
     split = updates > 1 and config["update_window"] == "split"
+    read_before = components.algo.update_advantage is not None or isinstance(
+        components.entropy, ChoosesTokens
+    )
     passes = Passes.of(
         components.penalty,
         components.trust_region,
         on_policy=updates == 1,
-        updates_read_old=components.algo.update_advantage is not None,
+        updates_read_old=read_before,
     )
+    references = sum(part.source == "reference" for part in components.anchor.parts)
     without_gradient = [
         name
         for name, made in (
             ("the old policy", passes.old),
-            ("the reference", passes.reference),
+            ("the references" if references > 1 else "the reference", passes.reference),
             ("the old policy beside the anchor", passes.both),
         )
         if made
@@ -140,6 +144,7 @@ def a_step(cell: Composed) -> list[str]:
         f"most {config['max_new_tokens']} tokens",
         f"reads them without gradient: {', '.join(without_gradient) or 'not at all'}",
         *(f"weighting: {line}" for line in _weighting_passes(components)),
+        *(["reads them without gradient before each update: the policy"] * (read_before and updates > 1)),
         f"learns from them in {updates} update{'s' if updates > 1 else ''}, forward and backward"
         + (", each from its share of the prompts" if split else ""),
         f"{config['steps']} steps: {config['steps'] * rows:,} completions",

@@ -22,6 +22,7 @@ from mirrorpo.config.typed import with_new_keys
 from mirrorpo.launch.arguments import quoted_paths
 from mirrorpo.launch.errors import one_line
 from mirrorpo.launch.help import requested, text
+from mirrorpo.launch.imports import without_collection
 from mirrorpo.launch.planned import Planned
 from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.folder import RunFolder
@@ -88,11 +89,12 @@ def run(cfg: DictConfig, planned: Planned | None = None) -> None:
 
 def _train(cell: Cell, folder: RunFolder, stop_request: StopRequest) -> int | None:
     # Imported here, so that a cell with nothing to do does not wait for torch.
-    from mirrorpo.distributed.collectives import init_process_group
-    from mirrorpo.train.build import build_components
-    from mirrorpo.train.extension import extend
-    from mirrorpo.train.sharded import writable_folder
-    from mirrorpo.train.trainer import Trainer
+    with without_collection():
+        from mirrorpo.distributed.collectives import init_process_group
+        from mirrorpo.train.build import build_components
+        from mirrorpo.train.extension import extend
+        from mirrorpo.train.sharded import writable_folder
+        from mirrorpo.train.trainer import Trainer
 
     # Ahead of the folder, so that a config that cannot be built leaves none behind.
     components = build_components(cell.config)

@@ -132,21 +132,21 @@ def with_saved_adapter(model: LanguageModel, path: str, revision: str | None, se
     return replace(_with_extent(adapted), start_adapter=START)
 
 
-def with_start_adapter(model: LanguageModel, seed: int) -> LanguageModel:
+def with_start_adapter(model: LanguageModel, seed: int, name: str = START) -> LanguageModel:
     """The model with a second, frozen adapter that is the trained one as it is now, and can be moved."""
     network = model.network
     assert isinstance(network, Adapted)
-    if model.start_adapter is not None:
+    if model.start_adapter == name:
         return model
     with init_draws(seed):
-        network.add_adapter(START, copy.deepcopy(network.peft_config[ADAPTER]))
+        network.add_adapter(name, copy.deepcopy(network.peft_config[ADAPTER]))
     network.set_adapter(ADAPTER)
-    model = replace(model, start_adapter=START)
+    model = replace(model, start_adapter=name)
     with torch.no_grad():
         parameters = dict(network.named_parameters())
-        for name, moving in moving_weights(model.without_adapter(), model).items():
+        for of_policy, moving in moving_weights(model.without_adapter(), model).items():
             moving.requires_grad_(False)
-            moving.data = parameters[name].detach().clone()
+            moving.data = parameters[of_policy].detach().clone()
     return model
 
 
@@ -156,7 +156,8 @@ def moving_weights(reference: LanguageModel, policy: LanguageModel) -> dict[str,
     of_reference = dict(reference.network.named_parameters())
     if not reference.adapter_off:
         return {name: of_reference[name] for name in names}
-    return {name: of_reference[name.replace(f".{ADAPTER}", f".{START}")] for name in names}
+    adapter = f".{reference.start_adapter}"
+    return {name: of_reference[name.replace(f".{ADAPTER}", adapter)] for name in names}
 
 
 def merged_adapter(network: PreTrainedModel, path: str, revision: str | None) -> PreTrainedModel:

@@ -21,7 +21,10 @@ ReaderGradient = Callable[[Vocabulary, Vocabulary, PerPosition], Vocabulary]
 
 @runtime_checkable
 class AnchorHead(Protocol):
-    """The anchor's output head."""
+    """The anchor's output head; `tables` are the tensors over positions and vocabulary that a call holds."""
+
+    @property
+    def tables(self) -> int: ...
 
     def __call__(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]: ...
 
@@ -83,7 +86,7 @@ class VocabularyReader:
     @property
     def tensors(self) -> int:
         """Beside the policy's log-probabilities, the anchor's and the reader's gradient are as large."""
-        return 4
+        return 3 + self.head.tables
 
     @property
     def knows_gradient(self) -> bool:
@@ -132,7 +135,8 @@ class PolicyTop:
         k: their number.
         head: of the anchor.
         hidden: the anchor's last hidden states.
-        known: a token at each position, [N, 1], and its log-probability under the anchor.
+        known: a token at each position, [N, 1], and its log-probability under the anchor; of a mixture a
+            column for each part.
     """
 
     k: int

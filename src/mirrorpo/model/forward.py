@@ -46,6 +46,7 @@ def read_completions(
     rows_per_forward: Sequence[int] = (),
     reader: AnchorReader | None = None,
     top: int = 0,
+    entropy_gradient: bool = False,
 ) -> tuple[HeadOutputs, Float[Tensor, "B T D"]]:
     """What the head gives at every real completion token; pads are never projected to the vocabulary.
 
@@ -58,6 +59,7 @@ def read_completions(
             (`prefix.shared_hidden`); empty is one pass over full sequences.
         reader: of policy and anchor together, at the batch's real tokens in row order.
         top: how many of the likeliest tokens are given, without a reader.
+        entropy_gradient: whether the entropy has a gradient.
 
     Returns:
         The outputs at N tokens in row order, and the hidden states behind them.
@@ -75,6 +77,7 @@ def read_completions(
         logit_chunk=logit_chunk,
         reader=reader,
         top=top,
+        entropy_gradient=entropy_gradient,
     )
     return head_outputs, hidden
 

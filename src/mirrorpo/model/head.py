@@ -22,7 +22,7 @@ from mirrorpo.core.shapes import PerPosition
 from mirrorpo.core.top import TopTokens
 from mirrorpo.model.anchored import AnchorReader, logits_at
 from mirrorpo.model.product import HeadPrecision, factor, product
-from mirrorpo.model.reading import Chunk, Reading, entropy_of
+from mirrorpo.model.reading import Chunk, Reading, differentiable_entropy, entropy_of
 
 # Numbers over positions and vocabulary that may wait for the backward pass: 64 MiB in float32, little beside
 # activations.
@@ -67,6 +67,16 @@ class Head:
         """Whether nothing of the head is trained."""
         parameters = (self.projection.weight, self.projection.bias)
         return not any(parameter is not None and parameter.requires_grad for parameter in parameters)
+
+    @property
+    def entries(self) -> int:
+        """Numbers of the embedding, which a position is multiplied with."""
+        return self.projection.weight.numel()
+
+    @property
+    def tables(self) -> int:
+        """Tensors over positions and vocabulary that a call leaves or holds at once: one."""
+        return 1
 
     def prepared(self) -> "Head":
         """The same head with its embedding cast once, for whoever calls it more than once."""
@@ -140,7 +150,7 @@ class HeadOutputs:
 
     Attributes:
         logprobs: log-probability of the token at each position.
-        entropy: in nats, without gradient.
+        entropy: in nats; with gradient where it was to have one.
         reader_output: the reader's number, zero without a reader.
         top: the tokens that a reader of a few reads, or the likeliest; without gradient.
     """
@@ -159,12 +169,13 @@ def read_positions(
     logit_chunk: int,
     reader: AnchorReader | None = None,
     top: int = 0,
+    entropy_gradient: bool = False,
 ) -> HeadOutputs:
     """Log-probability, entropy and the reader's number at N positions.
 
     Value: equal to reading the full [N, V] log-probabilities, up to rounding.
-    Gradient: to `hidden` and the head's parameters, through `logprobs` and `reader_output`; the anchor is
-    a constant.
+    Gradient: to `hidden` and the head's parameters, through `logprobs`, `reader_output` and, with
+    `entropy_gradient`, `entropy`; the anchor is a constant.
     Memory: logits of one chunk, or of `KEPT` numbers if those are more.
 
     Args:
@@ -172,14 +183,15 @@ def read_positions(
         hidden: the policy's last hidden state at each position.
         tokens: the token whose log-probability is read there.
         logit_chunk: positions whose logits exist at a time; a quarter of them where a reader reads the
-            vocabulary.
+            vocabulary, half of them where the entropy has a gradient.
         reader: of policy and anchor together; without it its number is zero.
         top: how many of the likeliest tokens are given, without a reader.
+        entropy_gradient: whether the entropy has a gradient.
     """
     # An embedding of another type is cast once, not once a chunk.
     head = head.prepared()
-    read = partial(_read_chunk, head, reader, top)
-    tensors = 1 if reader is None else reader.tensors
+    read = partial(_read_chunk, head, reader, top, entropy_gradient)
+    tensors = max(1 if reader is None else reader.tensors, 2 if entropy_gradient else 1)
     height = max(logit_chunk // tensors, 1)
     # The backward pass starts at the last chunk, when no other is there.
     retained = max(height, KEPT // (tensors * head.projection.out_features))
@@ -193,7 +205,8 @@ def read_positions(
     if not chunks:
         # An empty micro-batch keeps its place in the graph.
         empty = hidden.sum(dim=1)
-        chunks = [(empty, empty.detach(), empty, tokens[:, None][:, :0], empty.detach()[:, None][:, :0])]
+        entropy = empty if entropy_gradient else empty.detach()
+        chunks = [(empty, entropy, empty, tokens[:, None][:, :0], empty.detach()[:, None][:, :0])]
     logprobs, entropy, reader_output, ids, of_ids = (torch.cat(part) for part in zip(*chunks, strict=True))
     return HeadOutputs(
         logprobs=logprobs, entropy=entropy, reader_output=reader_output, top=TopTokens(ids, of_ids)
@@ -204,27 +217,31 @@ def _read_chunk(
     head: Head,
     reader: AnchorReader | None,
     top: int,
+    entropy_gradient: bool,
     keep: bool,
     cut: slice,
     hidden: Tensor,
     tokens: Tensor,
 ) -> Chunk:
     # With `keep`, what the backward pass needs waits for it; otherwise it is made again.
+    reading = Reading(logits=head.tempered, top=top, entropy_gradient=entropy_gradient, keep=keep)
     if reader is None:
-        return Reading(logits=head.tempered, top=top, keep=keep)(hidden, *head.trained(), tokens)
+        return reading(hidden, *head.trained(), tokens)
     view = partial(reader, cut)
     if reader.knows_gradient:
-        return Reading(logits=head.tempered, view=view, keep=keep)(hidden, *head.trained(), tokens)
+        return replace(reading, view=view)(hidden, *head.trained(), tokens)
 
     def differentiated(hidden: Tensor) -> Chunk:
         log_p = head(hidden)
         logprobs = log_p.gather(1, tokens[:, None]).squeeze(1)
         seen = view(log_p)
         reader_output = seen.value()
+        with_gradient = differentiable_entropy(log_p) if entropy_gradient else None
         # Last, since the recomputation stops once it has what the backward pass needs.
         with torch.no_grad():
             top = TopTokens.among(seen.ids, log_p)
-            return logprobs, entropy_of(log_p), reader_output, top.ids, top.logprobs
+            entropy = entropy_of(log_p) if with_gradient is None else with_gradient
+            return logprobs, entropy, reader_output, top.ids, top.logprobs
 
     if keep or not torch.is_grad_enabled():
         return differentiated(hidden)
@@ -239,12 +256,13 @@ def _with_known_gradient(read: _ReadChunk, keep: bool, cut: slice, hidden: Tenso
     # A position's numbers depend on its own hidden state alone, so their gradient is a row of it, whatever
     # the loss makes of them.
     leaf = hidden.detach().requires_grad_()
-    logprobs, entropy, reader_output, ids, of_ids = read(keep, cut, leaf, tokens)
-    (slope,) = torch.autograd.grad(logprobs.sum(), leaf, retain_graph=reader_output.requires_grad)
-    logprobs = _known_gradient(hidden, logprobs.detach(), slope)
-    if reader_output.requires_grad:
-        (slope,) = torch.autograd.grad(reader_output.sum(), leaf)
-        reader_output = _known_gradient(hidden, reader_output.detach(), slope)
+    *values, ids, of_ids = read(keep, cut, leaf, tokens)
+    differentiable = [index for index, value in enumerate(values) if value.requires_grad]
+    for index in differentiable:
+        last = index == differentiable[-1]
+        (slope,) = torch.autograd.grad(values[index].sum(), leaf, retain_graph=not last)
+        values[index] = _known_gradient(hidden, values[index].detach(), slope)
+    logprobs, entropy, reader_output = values
     return logprobs, entropy, reader_output, ids, of_ids
 
 

@@ -23,6 +23,7 @@ from mirrorpo.core.protocols import Assembly
 from mirrorpo.core.seeds import init_draws
 from mirrorpo.distributed.fsdp import Unsharded
 from mirrorpo.model.adapter import (
+    START,
     base_of,
     merged_adapter,
     name_base,
@@ -394,7 +395,9 @@ def _special_ids(
     return ends, min(inside), [note]
 
 
-def reference(model: LanguageModel, *, moves: bool = False, seed: int = 0) -> LanguageModel:
+def reference(
+    model: LanguageModel, *, moves: bool = False, seed: int = 0, adapter: str = START
+) -> LanguageModel:
     """The frozen start model: the adapter switched off, or a copy.
 
     The copy computes what the policy does to the bit, so that every divergence starts at exactly zero.
@@ -404,9 +407,10 @@ def reference(model: LanguageModel, *, moves: bool = False, seed: int = 0) -> La
         moves: whether the reference will take weights of the policy: under an adapter it is a second one
             then, and a copy keeps all of its weights in the dtype of the policy's.
         seed: of the second adapter's draw, which its copy overwrites.
+        adapter: what the second one is called.
     """
     if hasattr(model.network, "disable_adapter"):
-        return (with_start_adapter(model, seed) if moves else model).without_adapter()
+        return (with_start_adapter(model, seed, adapter) if moves else model).without_adapter()
     network = copy.deepcopy(model.network).eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)

@@ -31,12 +31,14 @@ class Reading:
         logits: of hidden states, embedding and bias, over the temperature.
         view: makes the anchor's part from the policy's log-probabilities, or None.
         top: how many of the likeliest tokens are given, where there is no view that names some.
+        entropy_gradient: whether the entropy has a gradient.
         keep: whether the log-probabilities wait for the backward pass; otherwise they are made again.
     """
 
     logits: Callable[[Tensor, Tensor, Tensor | None], Vocabulary]
     view: Callable[[Vocabulary], View] | None = None
     top: int = 0
+    entropy_gradient: bool = False
     keep: bool
 
     def __call__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor) -> Chunk:
@@ -50,8 +52,22 @@ def entropy_of(log_p: Vocabulary) -> PerPosition:
     return -log_p.exp().mul_(log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(dim=1)
 
 
+def differentiable_entropy(log_p: Vocabulary) -> PerPosition:
+    """`entropy_of` with a gradient that autograd finds."""
+    return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(dim=1)
+
+
+def entropy_slope(log_p: Vocabulary, factor: PerPosition) -> Vocabulary:
+    """The gradient of factors times entropies to the log-probabilities, - factor p (log p + 1).
+
+    A new tensor; zero at a token of probability zero.
+    """
+    slope = log_p.clamp(min=torch.finfo(log_p.dtype).min).add_(1)
+    return slope.mul_(log_p.exp()).mul_(-factor[:, None])
+
+
 class _Read(torch.autograd.Function):
-    """The numbers of a chunk; only the log-probability and the reader's number have a gradient."""
+    """The numbers of a chunk; those at a position have a gradient, the entropy's only where it is to."""
 
     @staticmethod
     def forward(
@@ -69,8 +85,8 @@ class _Read(torch.autograd.Function):
             states.view = reading.view(states.log_p)
             ids, output = states.view.ids, states.view.value()
         of_ids = TopTokens.among(ids, states.log_p).logprobs
-        constants = (entropy, ids, of_ids) if reading.view is not None else (entropy, ids, of_ids, output)
-        ctx.mark_non_differentiable(*constants)
+        constants = (ids, of_ids) if reading.entropy_gradient else (entropy, ids, of_ids)
+        ctx.mark_non_differentiable(*constants, *((output,) if reading.view is None else ()))
         if reading.keep:
             ctx.kept = states
         return logprobs, entropy, output, ids, of_ids
@@ -78,16 +94,18 @@ class _Read(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        of_logprobs, _, of_output, *_ = gradients
+        of_logprobs, of_entropy, of_output, *_ = gradients
         hidden, weight, bias, tokens = ctx.saved_tensors
         reading: Reading = ctx.reading
         states: _States = ctx.kept or _States.made(reading, hidden, weight, bias, differentiable=True)
-        if of_output is None:
-            slope = torch.zeros_like(states.log_p)
-        else:
+        slope = None if of_entropy is None else entropy_slope(states.log_p, of_entropy)
+        if of_output is not None:
             assert reading.view is not None
             view = reading.view(states.log_p) if states.view is None else states.view
-            slope = view.gradient(of_output)
+            of_view = view.gradient(of_output)
+            slope = of_view if slope is None else slope.add_(of_view)
+        if slope is None:
+            slope = torch.zeros_like(states.log_p)
         if of_logprobs is not None:
             # Each row has one token, which on CUDA a scatter that adds would not know.
             column = tokens[:, None]

@@ -1,6 +1,15 @@
 """What sampling from a cut distribution means for training."""
 
 from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class CutsDistribution(Protocol):
+    """An engine that samples from a nucleus where `top_p` is below 1."""
+
+    @property
+    def top_p(self) -> float: ...
 
 
 def cut_distribution_notes(group: str, top_p: float) -> Iterable[str]:

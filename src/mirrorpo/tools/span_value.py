@@ -23,7 +23,7 @@ from rich.progress import track
 from mirrorpo.config.paths import command
 from mirrorpo.config.renamed import upgraded
 from mirrorpo.config.settings import UpdateSettings
-from mirrorpo.core.batch import Completion, RolloutBatch, RolloutRequest
+from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.protocols import Config, Scorer
 from mirrorpo.core.seeds import derive
@@ -75,27 +75,38 @@ def measure(
     spans = _spans(policy, answers)
     scorer = policy_scorer(policy, UpdateSettings.of(config))
     drops = {name: _drops(scorer, batch, spans, *reading) for name, reading in READINGS.items()}
-    reroll = Rerolls(
+    reroll = _rerolls(components, config, rolls)
+    rows: list[dict[str, object]] = []
+    scored_rows = sorted({row for row, _, _ in spans})
+    for row in track(scored_rows, description="re-rolling", disable=not sys.stderr.isatty()):
+        of_row = [(index, span) for index, (owner, span, _) in enumerate(spans) if owner == row]
+        beginnings = _beginnings(prompts[row], ids[row], answers[row], [span for _, span in of_row])
+        rolled = reroll(policy, beginnings, derive(seed, "sampling", "truth", row))
+        rates = [_success_rate(rewards) for rewards in rolled.rewards]
+        about = {"uid": prompts[row].uid, "right": rewards[row] == 1.0}
+        rows += [about | span_row for span_row in _rows(of_row, drops, rates)]
+    return rows
+
+
+def _rerolls(components: Components, config: Config, rolls: int) -> Rerolls:
+    return Rerolls(
         engine=components.eval_rollout,
         judge=components.reward,
         max_new_tokens=config["max_new_tokens"],
         temperature=config["temperature"],
         rolls=rolls,
     )
-    rows: list[dict[str, object]] = []
-    scored_rows = sorted({row for row, _, _ in spans})
-    for row in track(scored_rows, description="re-rolling", disable=not sys.stderr.isatty()):
-        of_row = [(index, span) for index, (owner, span, _) in enumerate(spans) if owner == row]
-        beginnings = [
-            Beginning(prompt=prompts[row], prompt_ids=ids[row], ids=answers[row].ids[:end])
-            for _, span in of_row
-            for end in (span.start, span.end)
-        ]
-        rolled = reroll(policy, beginnings, derive(seed, "sampling", "truth", row))
-        rates = [_success_rate(rewards) for rewards in rolled.rewards]
-        about = {"uid": prompts[row].uid, "right": rewards[row] == 1.0}
-        rows += [about | span_row for span_row in _rows(of_row, drops, rates)]
-    return rows
+
+
+def _beginnings(
+    prompt: Prompt, prompt_ids: Sequence[int], answer: Completion, spans: Sequence[Span]
+) -> list[Beginning]:
+    # What stands before each span, and with it.
+    return [
+        Beginning(prompt=prompt, prompt_ids=prompt_ids, ids=answer.ids[:end])
+        for span in spans
+        for end in (span.start, span.end)
+    ]
 
 
 def _success_rate(rewards: Sequence[float]) -> float:

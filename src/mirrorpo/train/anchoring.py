@@ -12,9 +12,12 @@ from mirrorpo.divergence.top import joined
 from mirrorpo.model.anchored import AnchorReader, AnchorTop, PolicyTop, TopReader, VocabularyReader
 from mirrorpo.model.forward import per_token
 from mirrorpo.model.head import Head, HeadOutputs
+from mirrorpo.model.mixed_head import MixedHead
 
 
-def anchor_reader(penalty: Penalty, batch: RolloutBatch, anchor_head: Head | None) -> AnchorReader | None:
+def anchor_reader(
+    penalty: Penalty, batch: RolloutBatch, anchor_head: Head | MixedHead | None
+) -> AnchorReader | None:
     """What the head reads of policy and anchor together; None where the drawn tokens alone are read.
 
     Args:
@@ -40,15 +43,20 @@ def anchor_reader(penalty: Penalty, batch: RolloutBatch, anchor_head: Head | Non
     )
 
 
-def _top_reader(divergence: ReadsTop, batch: RolloutBatch, anchor_head: Head | None) -> AnchorReader | None:
+def _top_reader(
+    divergence: ReadsTop, batch: RolloutBatch, anchor_head: Head | MixedHead | None
+) -> AnchorReader | None:
     present = batch.located().present
     if divergence.k == 0:
         return None
+    kept = TopTokens(batch.anchor_top_ids[present], batch.anchor_top_logprobs[present])
     if anchor_head is None:
-        tokens = AnchorTop(TopTokens(batch.anchor_top_ids[present], batch.anchor_top_logprobs[present]))
+        tokens = AnchorTop(kept)
     else:
-        # A token whose log-probability is known stands for the anchor's normaliser.
-        known = TopTokens(batch.completion_ids[present][:, None], batch.anchor_logprobs[present][:, None])
+        # A token whose log-probability is known stands for the anchor's normaliser, of a mixture for each
+        # part's (`anchor_parts.of_mixture`).
+        drawn = TopTokens(batch.completion_ids[present][:, None], batch.anchor_logprobs[present][:, None])
+        known = kept if isinstance(anchor_head, MixedHead) else drawn
         tokens = PolicyTop(
             k=divergence.k, head=anchor_head.prepared(), hidden=batch.anchor_hidden[present], known=known
         )

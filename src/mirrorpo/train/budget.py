@@ -11,6 +11,7 @@ from mirrorpo.core.batch import Completion
 from mirrorpo.model.cost import PassTokens, network_cost, sampling
 from mirrorpo.model.head import Head
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.mixed_head import MixedHead
 
 # How far back a pass goes: not at all; to its inputs alone; to its trained weights.
 Gradient = Literal["none", "inputs", "weights"]
@@ -49,9 +50,9 @@ class PassMeter:
         self.rolls += len(completions)
         self.tokens_rolled += sum(len(completion.ids) for completion in completions)
 
-    def add_head(self, head: Head, read: int) -> None:
+    def add_head(self, head: Head | MixedHead, read: int) -> None:
         """Count logits of so many positions, made without gradient off hidden states that were kept."""
-        self.flops += 2 * head.projection.weight.numel() * read
+        self.flops += 2 * head.entries * read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

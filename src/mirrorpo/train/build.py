@@ -12,11 +12,13 @@ from typing import Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 import torch
 from hydra.utils import get_object, instantiate
 
+from mirrorpo.algo.entropy import NO_ENTROPY_CONTROL
+from mirrorpo.algo.importance_correction import NoCorrection
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.algo.trust_region import NO_TRUST_REGION
 from mirrorpo.config.identity import EVAL_SETS
 from mirrorpo.config.settings import AnswerSettings
-from mirrorpo.config.typed import parameters
+from mirrorpo.config.typed import OF_ANOTHER_OBJECT, parameters
 from mirrorpo.core.protocols import (
     Anchor,
     BetaSchedule,
@@ -26,6 +28,7 @@ from mirrorpo.core.protocols import (
     DeclaresInert,
     DeclaresModelNeeds,
     Divergence,
+    EntropyControl,
     ImportanceCorrection,
     Inert,
     LearningRateSchedule,
@@ -42,10 +45,11 @@ from mirrorpo.core.protocols import (
     Weighting,
 )
 from mirrorpo.divergence.anchor import Fixed as FixedAnchor
-from mirrorpo.divergence.penalty import Penalty
+from mirrorpo.divergence.penalty import Penalty, SecondPart
 from mirrorpo.model.compiled import compile_requirements
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.reward.plain import verifier
+from mirrorpo.rollout.sampler import AS_TRAINED, Sampler
 from mirrorpo.train.eval_set import EvalSet
 from mirrorpo.weighting.unscored import span_weighting
 
@@ -83,6 +87,8 @@ class Components:
     tracking: TrackerSpec
     importance_correction: ImportanceCorrection | None
     trust_region: TrustRegion
+    entropy: EntropyControl
+    sampler: Sampler = AS_TRAINED
     eval_sets: Mapping[str, EvalSet] = field(default_factory=dict[str, EvalSet])
 
     def groups(self) -> Iterator[tuple[str, object]]:
@@ -103,8 +109,9 @@ def build_components(config: Config) -> Components:
     penalty = build_penalty(config["divergence"], config["weighting"].get("scope", "credit"))
     if config["divergence"].get("placement") is None:
         penalty = replace(penalty, placement=algo.penalty_placement or "loss")
+    sampler, engine = build_rollout(config["rollout"])
     anchor = _optional(config, "anchor", Anchor) or FixedAnchor(source=penalty.anchor)
-    penalty = replace(penalty, anchor=anchor.source)
+    penalty = _measured_to(penalty, anchor)
     components = Components(
         config=config,
         anchor=anchor,
@@ -115,18 +122,59 @@ def build_components(config: Config) -> Components:
         model=_build(config["model"], "model", ModelSpec),
         dataset=build_dataset(config),
         reward=verifier(_build(config["reward"], "reward", CALLABLE)),
-        rollout=_build(config["rollout"], "rollout", RolloutEngine),
+        rollout=engine,
+        sampler=sampler,
         eval_rollout=_build(config["eval_rollout"], "eval_rollout", RolloutEngine),
         optim=_build(config["optim"], "optim", OptimiserSpec),
         schedule=_build(config["schedule"], "schedule", LearningRateSchedule),
         tracking=_build(config["tracking"], "tracking", TrackerSpec),
-        importance_correction=_optional(config, "importance_correction", ImportanceCorrection),
+        importance_correction=_correction(config),
         trust_region=_optional(config, "trust_region", TrustRegion) or NO_TRUST_REGION,
+        entropy=build_entropy(config),
         eval_sets=build_eval_sets(config),
     )
     for reason in _requirements(components):
         raise ValueError(reason)
     return components
+
+
+def _correction(config: Config) -> ImportanceCorrection | None:
+    part = _optional(config, "importance_correction", ImportanceCorrection)
+    return None if isinstance(part, NoCorrection) else part
+
+
+def build_rollout(node: Config) -> tuple[Sampler, RolloutEngine]:
+    """How far the sampler of a `rollout` group is from the policy, and its engine.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    class_settings, settings = _without(node, "rollout", *OF_ANOTHER_OBJECT["rollout"])
+    _refuse_wrong_values({"_target_": "mirrorpo.rollout.sampler.Sampler", **settings}, "rollout")
+    # A node of an outside class, or of an older run, has none of them.
+    sampler = replace(AS_TRAINED, **settings)
+    return sampler, sampler.engine(_build(class_settings, "rollout", RolloutEngine))
+
+
+def _measured_to(penalty: Penalty, anchor: Anchor) -> Penalty:
+    first, *others = anchor.parts
+    second = SecondPart(source=others[0].source, share=anchor.share) if others else None
+    return replace(penalty, anchor=first.source, second=second)
+
+
+def build_entropy(config: Config) -> EntropyControl:
+    """The entropy control of a resolved config; none of a config that is older than the group.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    control = _optional(config, "entropy", EntropyControl) or NO_ENTROPY_CONTROL
+    if control.reads not in ("nothing", "sampled", "vocabulary"):
+        raise ValueError(
+            f"entropy: {type(control).__name__}.reads is {control.reads!r}; choose nothing, sampled or "
+            "vocabulary"
+        )
+    return control
 
 
 def build_dataset(config: Config) -> Dataset:

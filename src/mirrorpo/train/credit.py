@@ -27,6 +27,7 @@ class TokenCredit:
         signed: [B, T], credit of either sign in place of advantages times weights; None where it is those.
         segments: [B, T], segment credit, of which `signed` is made; None where there is none.
         divergence: [B, T], of the old policy, which `signed` has taken in; None where it has not.
+        held: [B, T], the tokens that an entropy control holds in an update; None where it holds none.
     """
 
     advantages: PerCompletion
@@ -35,6 +36,7 @@ class TokenCredit:
     signed: PerToken | None = None
     segments: PerToken | None = None
     divergence: PerToken | None = None
+    held: TokenMask | None = None
 
     def read(self, rows: Tensor, width: int) -> tuple[Tensor, PerToken]:
         """What the surrogate reads of some completions, [N, 1] or [N, width], and what multiplies it."""
@@ -44,10 +46,9 @@ class TokenCredit:
         return signed, torch.ones_like(signed)
 
     def acts(self, rows: Tensor) -> Tensor:
-        """Which of some completions have a token with credit, [N]."""
-        if self.signed is None:
-            return self.advantages[rows] != 0
-        return (self.signed[rows] != 0).any(dim=1)
+        """Which of some completions have a token with credit, or one that is held, [N]."""
+        acts = self.advantages[rows] != 0 if self.signed is None else (self.signed[rows] != 0).any(dim=1)
+        return acts if self.held is None else acts | self.held[rows].any(dim=1)
 
 
 def segment_credit(

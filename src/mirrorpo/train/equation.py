@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 
-from mirrorpo.core.protocols import SegmentCredit
+from mirrorpo.core.protocols import ChoosesTokens, SegmentCredit
 from mirrorpo.divergence.placement import IN_LOSS
 from mirrorpo.train.build import Components
 from mirrorpo.weighting.unscored import Unscored
@@ -43,11 +43,16 @@ def loss(components: Components) -> str:
     algo, penalty = components.algo, components.penalty
     factors = ["c_t"] * (components.importance_correction is not None)
     factors += ["f_t"] * (components.trust_region.reads != "nothing")
-    scoped = penalty.acts and penalty.scope == "loss"
+    held = components.entropy if isinstance(components.entropy, ChoosesTokens) else None
+    factors += ["h_t"] * (held is not None and held.keeps != 1)
+    scoped = penalty.scope == "loss"
     signed = (penalty.acts and penalty.in_credit) or algo.token_normalisation is not None
     signed = signed or isinstance(components.weighting, SegmentCredit)
+    signed = signed or components.entropy.reads == "sampled"
     credit = " ".join([*factors, f"l(log r_t, {'A_t' if signed else 'A_i'})"])
     penalised = f" + {penalty.beta:g} D_t" if penalty.acts and penalty.placement in IN_LOSS else ""
+    penalised += " - c H_t" * (components.entropy.reads == "vocabulary")
+    penalised += " + h_t" * (held is not None and held.keeps == 1)
     if signed:
         return f"L = aggregate[ {credit}{penalised} ]"
     if scoped and penalised:
@@ -58,9 +63,9 @@ def loss(components: Components) -> str:
 def signed_credit(components: Components) -> list[str]:
     """How a token's credit is made, where it is more than a weight times an advantage; else empty."""
     penalty, normalisation = components.penalty, components.algo.token_normalisation
-    takes = penalty.acts and penalty.in_credit
     segments = isinstance(components.weighting, SegmentCredit)
-    if not takes and normalisation is None:
+    takes, gains = penalty.acts and penalty.in_credit, components.entropy.reads == "sampled"
+    if not takes and normalisation is None and not gains:
         return []
     lines: list[str] = []
     if takes and penalty.placement == "completion":
@@ -74,7 +79,8 @@ def signed_credit(components: Components) -> list[str]:
         inside = f"w_t (A_i{'' if normalisation is None else ' - m'}{taken})"
     else:
         inside = weighted + taken
-    lines.append(f"A_t = {inside}" if normalisation is None else f"A_t = ({inside}) / s")
+    gained = " - c log pi_old(y_t)" * gains
+    lines.append(f"A_t = {inside}{gained}" if normalisation is None else f"A_t = ({inside}) / s{gained}")
     return lines if kept is None else [*lines, kept]
 
 
@@ -93,6 +99,10 @@ def terms(components: Components) -> Iterator[Term]:
         yield Term(symbol="c_t", group="importance_correction", part=components.importance_correction)
     if components.trust_region.reads != "nothing":
         yield Term(symbol="f_t", group="trust_region", part=components.trust_region)
+    if isinstance(components.entropy, ChoosesTokens):
+        yield Term(symbol="h_t", group="entropy", part=components.entropy)
+    if components.entropy.reads != "nothing":
+        yield Term(symbol="c", group="entropy", part=components.entropy)
     yield Term(symbol="l", group="algo.surrogate", part=algo.surrogate)
     yield Term(symbol="r_t", group="algo.ratio", part=algo.ratio)
     if not segments:

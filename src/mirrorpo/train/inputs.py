@@ -16,12 +16,16 @@ from mirrorpo.run.inputs import DATASET, PROMPTS, InputFiles, InputReader, file_
 from mirrorpo.train.build import build_dataset, build_eval_sets
 from mirrorpo.train.eval_set import EvalSet, split_of
 
+COLUMNS = [column.name for column in dataclasses.fields(Prompt)]
+
 
 def content_hash(prompts: Iterable[Prompt]) -> str:
     """16 hexadecimal digits over everything that questions hold, whatever file or server they came from."""
     digest = hashlib.sha256()
     for prompt in prompts:
-        digest.update(json.dumps(dataclasses.asdict(prompt)).encode() + b"\n")
+        # As `asdict` of the prompt, which copies every text of it.
+        row = {name: getattr(prompt, name) for name in COLUMNS}
+        digest.update(json.dumps(row, default=dataclasses.asdict).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 

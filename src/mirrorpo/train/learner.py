@@ -24,7 +24,7 @@ from mirrorpo.core.protocols import (
 from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar, TokenMask
 from mirrorpo.core.tensors import all_finite, moved, numbers
 from mirrorpo.distributed.collectives import ALONE, Ranks
-from mirrorpo.distributed.fsdp import full_tensor, local_shard
+from mirrorpo.distributed.fsdp import copy_weight, full_tensor, local_shard
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.divergence.placement import completion_cost
 from mirrorpo.model.adapter import moving_weights
@@ -32,10 +32,12 @@ from mirrorpo.model.cost import reading
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.train.budget import PassMeter
+from mirrorpo.train.correction_metrics import correction_metrics, derived
 from mirrorpo.train.credit import TokenCredit, segment_credit, signed_credit
+from mirrorpo.train.entropy import NO_ENTROPY_TERM, EntropyTerm
 from mirrorpo.train.live_policy import LivePolicy
 from mirrorpo.train.loss import policy_loss
-from mirrorpo.train.metrics import RunningMeans, Totals, update_metrics
+from mirrorpo.train.metrics import RunningMeans, Totals, held_metrics, update_metrics
 from mirrorpo.train.old_policy import PolicyScorer, policy_scorer
 from mirrorpo.train.rescore import Rescore
 from mirrorpo.train.scored import ScoredBatch
@@ -72,7 +74,7 @@ class Learner:
 
     Attributes:
         policy: the model that is trained.
-        reference: the frozen start model, or None when nothing reads it.
+        reference: the frozen start model, or None when nothing reads it; an anchor that moves moves it.
         optimiser: over the policy's trainable parameters.
         algo: the algorithm's row.
         penalty: a divergence with its coefficient and anchor.
@@ -80,8 +82,10 @@ class Learner:
         settings: of the passes and updates.
         importance_correction: for the gap between sampler and old policy, or None.
         trust_region: a factor on the credit of tokens that have moved away from the old policy.
+        entropy: what keeps the policy's entropy up.
         ranks: among which the rows of a pass are divided.
         meter: counts the passes.
+        second_reference: of an anchor that is a mixture of two references, the second.
     """
 
     policy: LanguageModel
@@ -93,8 +97,10 @@ class Learner:
     settings: UpdateSettings
     importance_correction: ImportanceCorrection | None = None
     trust_region: TrustRegion = NO_TRUST_REGION
+    entropy: EntropyTerm = NO_ENTROPY_TERM
     ranks: Ranks = ALONE
     meter: PassMeter = field(default_factory=PassMeter)
+    second_reference: LanguageModel | None = None
 
     def __post_init__(self) -> None:
         if self.settings.shared_prefix == "always" and (reason := obstacle(self.policy)):
@@ -108,7 +114,13 @@ class Learner:
             penalty=self.penalty,
             trust_region=self.trust_region,
             settings=self.settings,
+            entropy_gradient=self.entropy.has_gradient,
         )
+
+    @property
+    def reads_before_updates(self) -> bool:
+        """Whether what an update trains on depends on where the policy is before it."""
+        return self.algo.update_advantage is not None or self.entropy.chooses
 
     @property
     def windows(self) -> UpdateWindows:
@@ -120,40 +132,46 @@ class Learner:
         """The policy as it is now, for weightings that ask it."""
         return policy_scorer(self.policy, self.settings, self.ranks, self.meter)
 
-    def move_reference(self, share: float) -> None:
-        """Let the reference's weights take a share of the policy's, theta_a + share (theta - theta_a).
+    @property
+    def references(self) -> Sequence[LanguageModel]:
+        """The references that are read, in the order of the anchor's parts."""
+        return [model for model in (self.reference, self.second_reference) if model is not None]
+
+    def move_reference(self, share: float, number: int = 0) -> None:
+        """Let a reference's weights take a share of the policy's, theta_a + share (theta - theta_a).
 
         A share of one gives the policy's weights to the bit.
         """
-        if share == 0 or self.reference is None:
+        if share == 0 or number >= len(self.references):
             return
         live = dict(self.policy.network.named_parameters())
         with torch.no_grad():
-            for name, moving in self.moving_weights().items():
+            for name, moving in self.moving_weights(number).items():
                 local, towards = local_shard(moving), local_shard(live[name])
                 if share == 1:
                     local.copy_(towards)
                 else:
                     local.lerp_(towards.to(local.dtype), share)
 
-    def moving_weights(self) -> dict[str, Tensor]:
-        """The reference's weights that move, by the policy's names of them."""
-        return {} if self.reference is None else moving_weights(self.reference, self.policy)
+    def moving_weights(self, number: int = 0) -> dict[str, Tensor]:
+        """A reference's weights that move, by the policy's names of them."""
+        references = self.references
+        return moving_weights(references[number], self.policy) if number < len(references) else {}
 
-    def load_moving_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take up the reference's weights of a checkpoint."""
+    def load_moving_weights(self, weights: Mapping[str, Tensor], number: int = 0) -> None:
+        """Take up a reference's weights of a checkpoint."""
         with torch.no_grad():
-            for name, moving in self.moving_weights().items():
-                local_shard(moving).copy_(local_shard(weights[name]))
+            for name, moving in self.moving_weights(number).items():
+                copy_weight(moving, weights[name])
 
     def rescore(self, batch: RolloutBatch) -> ScoredBatch:
         """A rollout with old and anchor log-probabilities, as far as somebody reads them."""
         rescore = Rescore(
             live=self.live,
-            reference=self.reference,
+            references=self.references,
             windows=self.windows,
             forward=self.old_policy.forward,
-            updates_read_old=self.algo.update_advantage is not None,
+            updates_read_old=self.reads_before_updates,
             ranks=self.ranks,
             meter=self.meter,
         )
@@ -198,11 +216,11 @@ class Learner:
         """Token weights with mean one over each completion's trained tokens, and the spans behind them.
 
         Completions that the weights cannot act on, those without a trained token, and those of advantage
-        zero unless the divergence is weighted too, keep ones and cost nothing.
+        zero unless a divergence or the entropy is weighted too, keep ones and cost nothing.
         """
         weights = batch.mask.to(torch.float32)
         acts = advantages != 0
-        if self.penalty.scope == "loss" and self.penalty.measured:
+        if self.penalty.scope == "loss" and (self.penalty.measured or self.entropy.gains):
             acts = torch.ones_like(acts)
         # Over all of the rollout, since a group's mean is that of all its completions.
         acts = acts & weighting.covers(batch)
@@ -233,33 +251,59 @@ class Learner:
                 continue
             if updates:
                 self._refuse_infinite(updates[-1], *numbers([updates[-1].weights_finite]))
-            current = self._at_update(scored.batch, credit, rows, local)
+            current = self._at_update(scored.batch, credit, rows, local, update, means)
             window = _Window(scored=scored, credit=current, rows=rows, local=local, first=update == 0)
             updates.append(self._update(window, lr, update, means))
         totals, finite = means.totals(updates[-1].weights_finite)
         self._refuse_infinite(updates[-1], *finite)
-        return Totals.joined(self.ranks.all_gather(totals)).means() | {
+        return derived(Totals.joined(self.ranks.all_gather(totals)).means()) | {
             "loss/value": sum(update.loss for update in updates) / len(updates),
             "grad/norm": sum(update.norm for update in updates) / len(updates),
             "lr/value": lrs[len(updates) - 1],
         }
 
     def _at_update(
-        self, batch: RolloutBatch, credit: TokenCredit, rows: Int[Tensor, " N"], local: Bool[Tensor, " B"]
+        self,
+        batch: RolloutBatch,
+        credit: TokenCredit,
+        rows: Int[Tensor, " N"],
+        local: Bool[Tensor, " B"],
+        update: int,
+        means: RunningMeans,
     ) -> TokenCredit:
         # Credit of a window's rows as the policy of the moment makes it.
-        update_advantage = self.algo.update_advantage
         rows = rows[batch.mask[rows].any(dim=1)]
-        if update_advantage is None or len(rows) == 0:
+        if not self.reads_before_updates or len(rows) == 0:
             return credit
-        live = batch.old_logprobs
-        if not self.settings.on_policy:
-            in_window = torch.zeros_like(local)
-            in_window[rows] = True
-            with self.policy.shards.gathered():
-                live = self.old_policy.forward.score(
-                    self.policy, batch, local & in_window, of_all_ranks=rows
-                ).logprobs
+        live = self._live_logprobs(batch, rows, local)
+        credit = self._updated_advantages(batch, credit, rows, live)
+        held = self.entropy.held(batch, credit, rows, live, self.algo, update)
+        if held is None:
+            return credit
+        if self.ranks.first:
+            of_rows = [values[rows] for values in (held.chosen, held.covariance, batch.mask)]
+            held_metrics(means, *moved(of_rows, self.policy.device))
+        return replace(credit, held=held.chosen)
+
+    def _live_logprobs(
+        self, batch: RolloutBatch, rows: Int[Tensor, " N"], local: Bool[Tensor, " B"]
+    ) -> PerToken:
+        # Of the batch, known at some rows, under the policy of the moment.
+        if self.settings.on_policy:
+            return batch.old_logprobs
+        in_window = torch.zeros_like(local)
+        in_window[rows] = True
+        with self.policy.shards.gathered():
+            return self.old_policy.forward.score(
+                self.policy, batch, local & in_window, of_all_ranks=rows
+            ).logprobs
+
+    def _updated_advantages(
+        self, batch: RolloutBatch, credit: TokenCredit, rows: Int[Tensor, " N"], live: PerToken
+    ) -> TokenCredit:
+        update_advantage = self.algo.update_advantage
+        if update_advantage is None:
+            return credit
         mask = batch.mask[rows]
         old, live = (masked(values[rows], mask).double().sum(dim=1) for values in (batch.old_logprobs, live))
         advantages = credit.advantages.clone()
@@ -305,7 +349,9 @@ class Learner:
             advantages, weights = moved([*window.credit.read(rows, micro.mask.shape[1])], device)
             advantages = advantages.expand_as(weights)
             with torch.set_grad_enabled(with_gradient):
-                policy, micro = self._credited_outputs(window, rows, micro, advantages, rows_per_forward)
+                policy, micro, advantages, weights = self._credited_outputs(
+                    window, rows, micro, advantages, weights, rows_per_forward
+                )
                 loss = policy_loss(
                     policy,
                     micro,
@@ -319,17 +365,24 @@ class Learner:
             if with_gradient:
                 loss.backward()  # pyright: ignore[reportUnknownMemberType]
             total += loss.detach()
-            update_metrics(
-                means,
-                policy,
-                micro,
-                advantages,
-                self.algo,
-                first=window.first,
-                anchored=self.reference is not None,
-                importance_correction=self.importance_correction,
-            )
+            self._measure(means, policy, micro, advantages, first=window.first)
         return total
+
+    def _measure(
+        self,
+        means: RunningMeans,
+        policy: PolicyOutputs,
+        micro: RolloutBatch,
+        advantages: PerToken,
+        *,
+        first: bool,
+    ) -> None:
+        # A micro-batch's tokens, added to the metrics.
+        anchored, correction = self.reference is not None, self.importance_correction
+        update_metrics(means, policy, micro, advantages, self.algo, first=first, anchored=anchored)
+        if correction is not None:
+            live = policy.logprobs.detach()
+            correction_metrics(means, correction, micro, live, advantages, first=first)
 
     def _credited_outputs(
         self,
@@ -337,16 +390,25 @@ class Learner:
         rows: Int[Tensor, " N"],
         micro: RolloutBatch,
         advantages: PerToken,
+        weights: PerToken,
         rows_per_forward: Sequence[int],
-    ) -> tuple[PolicyOutputs, RolloutBatch]:
-        # The live policy on a micro-batch with what credit and trust region say of it; and that batch.
+    ) -> tuple[PolicyOutputs, RolloutBatch, PerToken, PerToken]:
+        # The live policy on a micro-batch with what credit and trust region say of it; that batch, and its
+        # advantages and weights with what is gained from sampled entropy.
         scored = window.scored
         old_states = scored.old and scored.old.rows(rows, micro.mask.shape[1])
         policy = self.live.outputs(micro, scored.anchor_head, rows_per_forward, old_states)
         if self.settings.on_policy:
             micro = micro.with_(old_logprobs=policy.logprobs.detach())
         policy = self._with_old_divergence(policy, window.credit, rows)
-        return self._with_factor(policy, micro, advantages), micro
+        policy = self.entropy.applied(policy, micro, self._held(window.credit, rows, micro))
+        advantages, weights = self.entropy.credited(advantages, weights, micro, self.penalty.scope)
+        return self._with_factor(policy, micro, advantages), micro, advantages, weights
+
+    def _held(self, credit: TokenCredit, rows: Int[Tensor, " N"], micro: RolloutBatch) -> TokenMask | None:
+        if credit.held is None:
+            return None
+        return moved([credit.held[rows][:, : micro.mask.shape[1]]], micro.mask.device)[0]
 
     def _with_factor(self, policy: PolicyOutputs, batch: RolloutBatch, advantages: PerToken) -> PolicyOutputs:
         if policy.distance is None:
@@ -387,12 +449,11 @@ class Learner:
         if window.scored.anchor_head is not None:
             self.meter.add_head(window.scored.anchor_head, tokens.read)
         if window.scored.old is not None:
-            # A trust region over the vocabulary makes the logits of both policies.
-            self.meter.add_head(window.scored.old.head, 2 * tokens.read)
+            self.meter.flops += window.scored.old.flops(tokens.read)
 
     def _has_gradient(self, mask: TokenMask, credited: Bool[Tensor, " B"]) -> Bool[Tensor, " B"]:
         # The other rows are read for the metrics alone, without a backward pass.
         penalised = self.penalty.acts and self.penalty.in_loss
-        has_gradient = mask.any(dim=1) & (credited | penalised)
+        has_gradient = mask.any(dim=1) & (credited | penalised | self.entropy.gains)
         # A gradient that is zero moves Adam's averages on, one that is absent does not.
         return has_gradient if bool(has_gradient.any()) else torch.arange(len(mask)) == 0

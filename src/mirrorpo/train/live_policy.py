@@ -12,12 +12,12 @@ from mirrorpo.core.masked import masked
 from mirrorpo.core.protocols import TrustRegion
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.divergence.penalty import Penalty
-from mirrorpo.model.anchored import VocabularyReader
 from mirrorpo.model.forward import per_token, read_completions
-from mirrorpo.model.head import Head, HeadOutputs, read_positions
+from mirrorpo.model.head import Head, HeadOutputs
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.mixed_head import MixedHead
 from mirrorpo.train.anchoring import anchor_reader, divergence_at_tokens
-from mirrorpo.train.scored import OldStates
+from mirrorpo.train.scored import LiveStates, OldPolicy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,19 +29,21 @@ class LivePolicy:
         penalty: a divergence with its coefficient and anchor.
         trust_region: which reads the distance to the old policy.
         settings: of the passes and updates.
+        entropy_gradient: whether the entropy is part of the loss.
     """
 
     policy: LanguageModel
     penalty: Penalty
     trust_region: TrustRegion
     settings: UpdateSettings
+    entropy_gradient: bool = False
 
     def outputs(
         self,
         batch: RolloutBatch,
-        anchor_head: Head | None,
+        anchor_head: Head | MixedHead | None,
         rows_per_forward: Sequence[int] = (),
-        old_states: OldStates | None = None,
+        old_states: OldPolicy | None = None,
     ) -> PolicyOutputs:
         """The live policy on a micro-batch, with gradient where it is enabled."""
         head_outputs, logprobs, hidden = self.read(batch, anchor_head, rows_per_forward)
@@ -58,7 +60,7 @@ class LivePolicy:
         )
 
     def read(
-        self, batch: RolloutBatch, anchor_head: Head | None, rows_per_forward: Sequence[int]
+        self, batch: RolloutBatch, anchor_head: Head | MixedHead | None, rows_per_forward: Sequence[int]
     ) -> tuple[HeadOutputs, PerToken, Tensor]:
         """What the head gives, the log-probabilities at the tokens, and the hidden states behind them."""
         kept = anchor_head is not None or bool(batch.anchor_top_ids.shape[-1])
@@ -69,12 +71,13 @@ class LivePolicy:
             logit_chunk=self.settings.logit_chunk,
             rows_per_forward=rows_per_forward,
             reader=anchor_reader(self.penalty, batch, anchor_head) if kept else None,
+            entropy_gradient=self.entropy_gradient,
         )
         return head_outputs, per_token(head_outputs.logprobs, batch), hidden
 
     @torch.no_grad()
     def _distance(
-        self, batch: RolloutBatch, logprobs: PerToken, hidden: Tensor, old_states: OldStates | None
+        self, batch: RolloutBatch, logprobs: PerToken, hidden: Tensor, old_states: OldPolicy | None
     ) -> PerToken | None:
         # D(pi_old, pi) of each trained token, for the trust region.
         region = self.trust_region
@@ -86,17 +89,12 @@ class LivePolicy:
             both = [masked(values, batch.mask) for values in (batch.old_logprobs, logprobs)]
             return masked(region.distance(*both), batch.mask)
         present = batch.located().present
-        reader = VocabularyReader(
-            reader=lambda log_p, log_q: region.distance(log_q, log_p),
-            gradient=None,
-            head=old_states.head.prepared(),
-            hidden=old_states.hidden[present],
-        )
-        read = read_positions(
-            self.policy.head(self.settings.temperature),
-            hidden[present],
-            batch.completion_ids[present],
+        live = LiveStates(
+            head=self.policy.head(self.settings.temperature),
+            hidden=hidden[present],
+            tokens=batch.completion_ids[present],
+            logprobs=logprobs[present],
+            old_logprobs=batch.old_logprobs[present],
             logit_chunk=self.settings.logit_chunk,
-            reader=reader,
         )
-        return masked(per_token(read.reader_output, batch), batch.mask)
+        return masked(per_token(old_states.distance(region, live, present), batch), batch.mask)

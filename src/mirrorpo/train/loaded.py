@@ -25,6 +25,7 @@ from mirrorpo.core.protocols import (
 )
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.determinism import strict_where_possible
+from mirrorpo.model.adapter import START
 from mirrorpo.model.compile_layers import with_compiled_layers
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.load import reference
@@ -34,11 +35,14 @@ from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.train.build import Components, model_needs
 from mirrorpo.train.call_cost import CallCost, call_cost
 from mirrorpo.train.drift import draw_probe
+from mirrorpo.train.entropy import EntropyTerm
 from mirrorpo.train.evaluate import Evaluator
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.memory_check import Memory, checked_memory
 from mirrorpo.train.model_check import ModelCheck, checked, try_passes
+from mirrorpo.train.prompt_lengths import to_measure
 from mirrorpo.train.questions import Questions, SetQuestions, load_questions
+from mirrorpo.train.sampling_policy import SamplingPolicy
 from mirrorpo.train.sharded import sharded_engine, sharded_model, sharded_reward
 from mirrorpo.train.step import Drift
 
@@ -62,6 +66,7 @@ class LoadedRun:
 
     Attributes:
         learner: with the policy.
+        sampling: the policy as the sampler has it.
         collector: of the training rollouts.
         evaluator: of held-out questions.
         drift: distance from the start model.
@@ -75,6 +80,7 @@ class LoadedRun:
     """
 
     learner: Learner
+    sampling: SamplingPolicy
     collector: Collector
     evaluator: Evaluator
     drift: Drift
@@ -100,14 +106,15 @@ class LoadedRun:
         """What the device has to say to the settings."""
         kept = not self.deterministic["requested"] or str(self.deterministic["holds"]).startswith("yes")
         out = [] if kept else [f"deterministic=true holds: {self.deterministic['holds']}"]
+        out += self.sampling.notes()
         return out if self.memory is None else [*out, self.memory.note]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Models:
-    # The policy, the reference where somebody reads it, and what there is to know of them.
+    # The policy, the references that somebody reads, at most two, and what there is to know of them.
     policy: LanguageModel
-    reference: LanguageModel | None
+    references: Sequence[LanguageModel]
     check: ModelCheck
     call_cost: CallCost
     deterministic: Mapping[str, object]
@@ -149,16 +156,19 @@ class Loader:
         return LoadedRun(
             learner=Learner(
                 policy=policy,
-                reference=loaded.reference,
+                reference=next(iter(loaded.references), None),
+                second_reference=next(iter(loaded.references[1:]), None),
                 optimiser=components.optim.build(policy.network),
                 algo=components.algo,
                 penalty=components.penalty,
                 weighting=components.weighting,
                 importance_correction=components.importance_correction,
                 trust_region=components.trust_region,
+                entropy=EntropyTerm(control=components.entropy),
                 settings=replace(UpdateSettings.of(config), tokens_per_call=loaded.call_cost["tokens"]),
                 ranks=ranks,
             ),
+            sampling=SamplingPolicy(sampler=components.sampler, policy=policy),
             collector=self._collector(policy, reward, questions),
             evaluator=evaluator,
             drift=self._drift(policy, engine, questions),
@@ -208,16 +218,26 @@ class Loader:
             call_cost, policy, config["tokens_per_call"], self.recorded_cost, config["tokens_per_micro_batch"]
         )
         cost = self.ranks.broadcast_from_rank0(measured)
-        start = None
-        if self.components.penalty.reads_reference:
-            start = reference(policy, moves=self.components.anchor.moves, seed=config["seed"])
+        references = self._references(policy)
         policy = sharded_model(policy, self.ranks)
         # An adapter that is switched off is the policy's own network.
-        if start is not None and not start.adapter_off:
-            start = sharded_model(start, self.ranks)
+        references = [
+            start if start.adapter_off else sharded_model(start, self.ranks) for start in references
+        ]
         return _Models(
-            policy=policy, reference=start, check=check, call_cost=cost, deterministic=deterministic
+            policy=policy, references=references, check=check, call_cost=cost, deterministic=deterministic
         )
+
+    def _references(self, policy: LanguageModel) -> list[LanguageModel]:
+        # Of the anchor's parts that are no old policy; an adapter for each that moves.
+        if not self.components.penalty.reads_reference:
+            return []
+        parts, seed = self.components.anchor.parts, self.components.config["seed"]
+        return [
+            reference(policy, moves=part.moves, seed=seed, adapter=START if len(parts) == 1 else name)
+            for name, part in zip(("first", "second"), parts, strict=False)
+            if part.source == "reference"
+        ]
 
     def _collector(self, policy: LanguageModel, reward: Verifier, questions: Questions) -> Collector:
         components, run = self.components, RunSettings.of(self.components.config)
@@ -237,7 +257,7 @@ class Loader:
             prompts_per_step=settings.prompts_per_step,
             group_size=settings.group_size,
             max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
+            temperature=components.sampler.temperature(settings.temperature),
             seed=run.seed,
         )
 
@@ -282,14 +302,17 @@ class Loader:
     def _check_context(
         self, policy: LanguageModel, questions: Questions, rendered: Sequence[Rendered]
     ) -> None:
-        config = self.components.config
-        lengths = [len(prompt.ids) for prompt in rendered]
-        lengths += [len(render(self.components, policy, prompt).ids) for prompt in questions.train]
-        sampled = config["max_new_tokens"]
-        if isinstance(self.components.weighting, SegmentCredit):
+        config, components = self.components.config, self.components
+        answer = max(config["eval_max_new_tokens"], config["max_new_tokens"])
+        if isinstance(components.weighting, SegmentCredit):
             # Rolls from the last cut go on for as long as those from the first.
-            sampled += config["max_new_tokens"] - 1
-        policy.check_context(max(lengths) + max(config["eval_max_new_tokens"], sampled))
+            answer = max(answer, 2 * config["max_new_tokens"] - 1)
+        lengths = [len(prompt.ids) for prompt in rendered]
+        if questions.train:
+            example = render(components, policy, questions.train[0])
+            long = to_measure(policy, questions.train, example, components.dataset.user, answer)
+            lengths += [len(example.ids), *(len(render(components, policy, prompt).ids) for prompt in long)]
+        policy.check_context(max(lengths) + answer)
 
     def _drift(self, policy: LanguageModel, engine: RolloutEngine, questions: Questions) -> Drift:
         config = self.components.config

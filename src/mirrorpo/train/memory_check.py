@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mirrorpo.algo.trust_region import top_of
 from mirrorpo.config.settings import AnswerSettings, RolloutSettings, UpdateSettings
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import (
@@ -75,22 +76,28 @@ def load_of(
     rollout, prompt = RolloutSettings.of(config), prompt_tokens(components, questions)
     rows = rollout.prompts_per_step * rollout.group_size
     row = prompt + rollout.max_new_tokens
+    tokens, parts = rows * rollout.max_new_tokens, components.anchor.parts
+    read, region = components.penalty.reads_reference, components.trust_region
+    leaves = update.updates_per_rollout > 1
     trained_matrices = model.trained if model.rank else model.shape.hidden
     return Load(
         model=model,
         trains=config["steps"] > 0,
-        reference=components.penalty.reads_reference,
+        reference=read and any(part.source == "reference" and not part.moves for part in parts),
+        moving=sum(part.moves for part in parts) if read else 0,
         optimiser=_optimiser_bytes(components.optim, trained_matrices, model.trained - trained_matrices),
         tokens=max(min(update.tokens_per_micro_batch, rows * row), row),
         prompt=prompt,
         completion=rollout.max_new_tokens,
         shared=update.shared_prefix != "never",
-        anchored=rows * rollout.max_new_tokens if components.penalty.reads_hidden else 0,
+        anchored=tokens * len(parts) if components.penalty.reads_hidden else 0,
         logit_chunk=update.logit_chunk,
         head=operand_bytes(config["head_precision"]),
         engine=_engines(components, questions, model, card, processes),
         processes=processes,
-        anchor_top=rows * rollout.max_new_tokens * components.penalty.anchor_top * TOP_TOKEN,
+        anchor_top=tokens * components.penalty.anchor_top * TOP_TOKEN,
+        old_states=tokens * (leaves and region.reads == "vocabulary"),
+        old_top=tokens * leaves * top_of(region) * TOP_TOKEN,
     )
 
 

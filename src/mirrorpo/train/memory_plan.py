@@ -33,17 +33,21 @@ class Load:
         model: its sizes.
         trains: whether there are updates.
         reference: whether a frozen copy is kept beside a policy without adapters.
+        moving: anchors whose weights move with the run: each a copy of what is trained.
         optimiser: bytes of the optimiser's state.
         tokens: of the largest micro-batch.
         prompt: tokens of the longest prompt.
         completion: tokens of the longest completion.
         shared: whether prompts may be computed once for their completions.
-        anchored: completion tokens whose hidden states under the anchor are kept, for an exact divergence.
+        anchored: completion tokens whose hidden states under the anchor are kept, for an exact divergence; of
+            a mixture once for each part.
         logit_chunk: positions whose logits exist at once.
         head: bytes of a number in the head's product.
         engine: of the rollouts and evaluations.
         processes: that share the run.
         anchor_top: bytes of the anchor's likeliest tokens, where a divergence reads them.
+        old_states: completion tokens whose hidden states under the old policy are kept, for a trust region.
+        old_top: bytes of the old policy's likeliest tokens, where a trust region reads them.
     """
 
     model: ModelSizes
@@ -60,6 +64,9 @@ class Load:
     engine: EngineMemory
     processes: int = 1
     anchor_top: int = 0
+    moving: int = 0
+    old_states: int = 0
+    old_top: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,12 @@ def reference(load: Load) -> int:
     return shape.hidden * load.model.compute + shape.embeddings * FLOAT
 
 
+def moving(load: Load) -> int:
+    """Anchors that move: copies in the policy's own dtype, or further adapters."""
+    model = load.model
+    return load.moving * (model.adapters * FLOAT if model.rank else model.shape.parameters * model.weight)
+
+
 def logits(load: Load) -> int:
     """What the head holds at a chunk: tensors over the vocabulary, gradients and copies of its matrix."""
     shape, frozen = load.model.shape, load.model.rank > 0
@@ -154,18 +167,22 @@ def parts(load: Load) -> list[Part]:
         Part("weights, gathered", weights if share > 1 else 0, both),
         Part("optimiser", update * load.optimiser // share, both),
         Part("reference", reference(load) // share, both),
+        Part("anchors that move", moving(load) // share, both),
         Part("weights in the compute dtype", casts(load), both),
         Part("sampling", load.engine.sampling, ("sampling",)),
         Part("sampler, waiting", load.engine.between, ("update",)),
     ]
     if update:
+        state = model.shape.width * model.compute
         held += [
             Part("gradients", model.trained * FLOAT, ("update",)),
             Part("activations", activations(load), ("update",)),
             # The head's backward pass is over when the layers' begins.
             Part("logits, or a layer", max(logits(load), layer_backward(load)), ("update",)),
-            Part("states of the anchor", load.anchored * model.shape.width * model.compute, ("update",)),
+            Part("states of the anchor", load.anchored * state, ("update",)),
             Part("tokens of the anchor", load.anchor_top, ("update",)),
+            Part("states of the old policy", load.old_states * state, ("update",)),
+            Part("tokens of the old policy", load.old_top, ("update",)),
         ]
     return [part for part in held if part.size]
 

@@ -13,7 +13,6 @@ from mirrorpo.algo.importance_correction import sampler_ratio
 from mirrorpo.algo.row import Algorithm
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Verdict
 from mirrorpo.core.masked import group_mean
-from mirrorpo.core.protocols import ImportanceCorrection
 from mirrorpo.core.shapes import PerCompletion, PerToken, TokenMask
 from mirrorpo.core.tensors import integers, numbers
 from mirrorpo.divergence.kl import k3
@@ -154,7 +153,6 @@ def update_metrics(
     *,
     first: bool,
     anchored: bool,
-    importance_correction: ImportanceCorrection | None = None,
 ) -> None:
     """Add one micro-batch's tokens to the update's means; the denominator of each is trained tokens.
 
@@ -163,10 +161,10 @@ def update_metrics(
     `entropy/mean`. On the first update of a rollout, when the live policy is the old one, also
     `kl/sampler` (k3 for KL(sampler, old)) and `kl/reference` (k3 for KL(old, anchor)). Each is the k3 of
     the policy that the tokens come from. Beside them the ratio pi_old / mu of old policy and sampler:
-    `mismatch/ratio_mean`, `mismatch/ratio_max`, and, with a correction, `mismatch/clipped`, the share above
-    its cap. All of these are NaN where nothing was sampled. With a trust region `trust_region/distance`,
-    `trust_region/factor`, and of tokens with an advantage `trust_region/masked`, the share whose factor is
-    not above zero, and `trust_region/position`, how far into their completion those stand, from 0 to 1.
+    `mismatch/ratio_mean`, `mismatch/ratio_max`. All of these are NaN where nothing was sampled. With a trust
+    region `trust_region/distance`, `trust_region/factor`, and of tokens with an advantage
+    `trust_region/masked`, the share whose factor is not above zero, and `trust_region/position`, how far into
+    their completion those stand, from 0 to 1.
     """
     mask, trained = batch.mask, batch.located().trained
     live = policy.logprobs.detach()
@@ -183,8 +181,6 @@ def update_metrics(
         off = sampler_ratio(batch.old_logprobs, batch.sampler_logprobs, mask)
         means.add("mismatch/ratio_mean", off, trained)
         means.raise_to("mismatch/ratio_max", off, trained)
-        if importance_correction is not None:
-            means.add("mismatch/clipped", (off > importance_correction.cap).to(off.dtype), trained)
         if anchored:
             means.add("kl/reference", k3(live, batch.anchor_logprobs), trained)
 
@@ -199,6 +195,17 @@ def _region_metrics(
     means.add("trust_region/factor", factor, mask)
     means.add("trust_region/masked", outside.to(factor.dtype), credited)
     means.add("trust_region/position", (mask.cumsum(dim=1) - 1).to(factor.dtype) / last, outside)
+
+
+def held_metrics(means: RunningMeans, chosen: TokenMask, covariance: PerToken, mask: TokenMask) -> None:
+    """Add an update's tokens to the means of an entropy control that holds some.
+
+    `entropy/held`, the share of trained tokens; `entropy/covariance`, of their log-probability and advantage,
+    and `entropy/covariance_max`, the largest share of a token in it.
+    """
+    means.add("entropy/held", chosen.double(), mask)
+    means.add("entropy/covariance", covariance, mask)
+    means.raise_to("entropy/covariance_max", covariance, mask)
 
 
 def pass_at_k(right: int, samples: int, k: int) -> float:

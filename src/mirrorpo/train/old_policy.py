@@ -14,7 +14,7 @@ from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.core.tensors import integers, moved
 from mirrorpo.core.token_offsets import TokenOffsets
-from mirrorpo.core.top import TopTokens
+from mirrorpo.core.top import TopTokens, likeliest
 from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.model.cost import cutting, reading, row_by_row
 from mirrorpo.model.cuts import read_cuts
@@ -51,6 +51,15 @@ class TokenScores:
     hidden: Float[Tensor, "B T D"]
     top_ids: Int[Tensor, "B T K"]
     top_logprobs: Float[Tensor, "B T K"]
+
+    def with_top(self, k: int) -> "TokenScores":
+        """The same with fewer of the likeliest tokens, the k likeliest of those that were kept."""
+        if k >= self.top_ids.shape[-1]:
+            return self
+        columns = likeliest(self.top_logprobs, k)
+        return replace(
+            self, top_ids=self.top_ids.gather(-1, columns), top_logprobs=self.top_logprobs.gather(-1, columns)
+        )
 
     def of_anchor(self) -> dict[str, Tensor]:
         """What a batch holds of a model that is the anchor."""

@@ -1,12 +1,14 @@
 """The passes between a rollout and its updates: old and anchor log-probabilities, and what else is read."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from mirrorpo.algo.trust_region import top_of
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.masked import masked
 from mirrorpo.core.protocols import TrustRegion
@@ -17,12 +19,14 @@ from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.model.cost import reading
 from mirrorpo.model.head import Head
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.mixed_head import MixedHead
 from mirrorpo.model.modes import evaluating
+from mirrorpo.train.anchor_parts import AnchorPart, mixed_head, of_mixture
 from mirrorpo.train.anchoring import divergence_at_tokens
 from mirrorpo.train.budget import PassMeter
 from mirrorpo.train.live_policy import LivePolicy
-from mirrorpo.train.old_policy import ForwardSettings
-from mirrorpo.train.scored import OldStates, ScoredBatch
+from mirrorpo.train.old_policy import ForwardSettings, TokenScores
+from mirrorpo.train.scored import OldPolicy, OldStates, OldTop, ScoredBatch
 from mirrorpo.train.update_window import UpdateWindows
 
 
@@ -33,6 +37,7 @@ class Passes:
     Attributes:
         old: the old policy reads the rollout.
         old_states: and its hidden states are kept for a trust region.
+        old_top: or so many of its likeliest tokens.
         reference: the reference reads it.
         both: the old policy reads it beside the anchor, for a divergence over several tokens that
             acts through the advantages.
@@ -40,6 +45,7 @@ class Passes:
 
     old: bool
     old_states: bool
+    old_top: int
     reference: bool
     both: bool
 
@@ -53,9 +59,11 @@ class Passes:
         needed = not on_policy or penalty.in_credit or updates_read_old
         # On-policy every distance is zero.
         old_states = trust_region.reads == "vocabulary" and not on_policy
+        old_top = 0 if on_policy else top_of(trust_region)
         return cls(
-            old=penalty.reads_old or old_states or (needed and not both),
+            old=penalty.reads_old or old_states or old_top > 0 or (needed and not both),
             old_states=old_states,
+            old_top=old_top,
             reference=penalty.reads_reference,
             both=both,
         )
@@ -67,7 +75,7 @@ class Rescore:
 
     Attributes:
         live: the policy, which is the old one until the first update.
-        reference: the model of the anchor, or None when nothing reads it.
+        references: the models of the anchor, in the order of its parts; none when nothing reads them.
         windows: of the updates, by which the ranks divide the rows.
         forward: how a batch goes through a network without gradient.
         updates_read_old: whether an update's advantages read the old policy's log-probabilities.
@@ -76,7 +84,7 @@ class Rescore:
     """
 
     live: LivePolicy
-    reference: LanguageModel | None
+    references: Sequence[LanguageModel]
     windows: UpdateWindows
     forward: ForwardSettings
     updates_read_old: bool
@@ -112,28 +120,66 @@ class Rescore:
     def _scored(self, batch: RolloutBatch) -> tuple[ScoredBatch, Bool[Tensor, " B"]]:
         # The rollout, and the rows that this rank passed through the network.
         penalty, policy = self.live.penalty, self.live.policy
-        hidden, top, from_old = penalty.reads_hidden, penalty.anchor_top, penalty.reads_old
-        forward, passes = self.forward, self.passes
+        passes, from_old = self.passes, penalty.reads_old
         # Hidden states stay with the rank that will learn from them.
         local = self.windows.local(batch, self.windows.rows(batch, self.live.settings.updates_per_rollout))
-        old_states: OldStates | None = None
+        old_policy: OldPolicy | None = None
+        of_old: list[AnchorPart] = []
         if passes.old:
-            kept = passes.old_states or (hidden and from_old)
-            old = forward.score(policy, batch, local, keep_hidden=kept, keep_top=top if from_old else 0)
+            kept = passes.old_states or (penalty.scores_hidden and from_old)
+            top = penalty.part_top if from_old else 0
+            old = self.forward.score(
+                policy, batch, local, keep_hidden=kept, keep_top=max(top, passes.old_top)
+            )
             batch = batch.with_(old_logprobs=old.logprobs)
-            if passes.old_states:
-                old_states = OldStates(head=self._frozen_head(policy), hidden=old.hidden)
+            old_policy = self._of_old_policy(old)
+            old = old.with_top(top)
             if from_old:
-                head = self._frozen_head(policy) if hidden else None
-                batch = batch.with_(**old.of_anchor())
-                return ScoredBatch(batch=batch, anchor_head=head, old=old_states), local
-        if self.reference is None:
-            return ScoredBatch(batch=batch, anchor_head=None, old=old_states), local
-        with self.reference.shards.gathered():
-            anchor = forward.score(self.reference, batch, local, keep_hidden=hidden, keep_top=top)
-            head = self._reference_head(self.reference) if hidden else None
-        batch = batch.with_(**anchor.of_anchor())
-        return ScoredBatch(batch=batch, anchor_head=head, old=old_states), local
+                head = self._frozen_head(policy) if penalty.scores_hidden else None
+                of_old.append(AnchorPart(scores=old, head=head))
+        # The old policy that is the anchor takes the place of a reference.
+        wanted = self.references if penalty.mixes or not from_old else ()
+        of_references = [self._of_reference(reference, batch, local) for reference in wanted]
+        parts = of_old + of_references if penalty.anchor == "old" else of_references + of_old
+        fields, anchor_head = self._of_anchor(parts, batch, local)
+        return ScoredBatch(batch=batch.with_(**fields), anchor_head=anchor_head, old=old_policy), local
+
+    def _of_old_policy(self, old: TokenScores) -> OldPolicy | None:
+        # What the trust region keeps of it.
+        policy, passes = self.live.policy, self.passes
+        if passes.old_states:
+            return OldStates(head=self._frozen_head(policy), hidden=old.hidden)
+        if not passes.old_top:
+            return None
+        kept = old.with_top(passes.old_top)
+        projection = policy.head(self.live.settings.temperature).projection
+        return OldTop(
+            ids=kept.top_ids,
+            logprobs=kept.top_logprobs,
+            width=projection.in_features,
+            vocabulary=projection.out_features,
+        )
+
+    def _of_reference(
+        self, reference: LanguageModel, batch: RolloutBatch, local: Bool[Tensor, " B"]
+    ) -> AnchorPart:
+        hidden, top = self.live.penalty.scores_hidden, self.live.penalty.part_top
+        with reference.shards.gathered():
+            scores = self.forward.score(reference, batch, local, keep_hidden=hidden, keep_top=top)
+            return AnchorPart(scores=scores, head=self._reference_head(reference) if hidden else None)
+
+    def _of_anchor(
+        self, parts: Sequence[AnchorPart], batch: RolloutBatch, local: Bool[Tensor, " B"]
+    ) -> tuple[dict[str, Tensor], Head | MixedHead | None]:
+        # What the batch holds of the anchor, and the head that reads it in an update.
+        penalty = self.live.penalty
+        if len(parts) < 2:
+            return (parts[0].scores.of_anchor(), parts[0].head) if parts else ({}, None)
+        head = mixed_head(parts, penalty.share)
+        fields = of_mixture(parts, batch, local, penalty, self.live.settings.logit_chunk)
+        if head is not None and not penalty.reads_hidden:
+            self.meter.add_head(head, reading(batch, torch.arange(len(batch))).read)
+        return fields, head if penalty.reads_hidden else None
 
     def _old_divergence(
         self, scored: ScoredBatch, local: Bool[Tensor, " B"]

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from mirrorpo.model.language_model import LanguageModel
-from mirrorpo.rollout.collector import Answer, Collector
+from mirrorpo.rollout.collector import Answer, Collector, Rollout
 from mirrorpo.rollout.reroll import Beginning, Rerolls
 from mirrorpo.train.budget import PassMeter
 
@@ -24,6 +25,11 @@ class StepRoller:
     collector: Collector
     answers: Sequence[Answer]
     meter: PassMeter
+
+    @classmethod
+    def of(cls, policy: LanguageModel, collector: Collector, rollout: Rollout, meter: PassMeter) -> Self:
+        """Of a rollout that the collector made."""
+        return cls(policy=policy, collector=collector, answers=rollout.answers, meter=meter)
 
     def __call__(
         self, beginnings: Sequence[tuple[int, int]], *, rolls: int, seed: int

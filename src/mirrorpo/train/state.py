@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch.optim.optimizer import StateDict
 from mirrorpo.config.settings import EvaluationSettings, RunSettings
 from mirrorpo.core.seeds import GlobalState, global_state, restore_global_state
 from mirrorpo.distributed.collectives import Ranks
+from mirrorpo.divergence.anchor import name_of, of_part
 from mirrorpo.run import checkpoint, records
 from mirrorpo.run.background import Background
 from mirrorpo.run.disk import aside
@@ -22,6 +23,7 @@ from mirrorpo.run.folder import RunFolder
 from mirrorpo.run.manifest import checkpoint_folders, read_records
 from mirrorpo.train.budget import Budget
 from mirrorpo.train.learner import Learner
+from mirrorpo.train.sampling_policy import SamplingPolicy
 from mirrorpo.train.step import Progress
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,9 @@ class RunState(TypedDict):
     budget: NotRequired[dict[str, float] | None]
     weights: dict[str, Tensor]
     anchor: NotRequired[dict[str, float]]
+    entropy: NotRequired[dict[str, float]]
     reference: NotRequired[dict[str, Tensor]]
+    past: NotRequired[list[dict[str, Tensor]]]
     optimiser: StateDict
     random: GlobalState
 
@@ -86,7 +90,8 @@ class Checkpoints:
         ranks: that train together.
         run: seed, steps, how many are kept.
         evaluation: when there is an evaluation to expect.
-        keeps_reference: whether the reference's weights move with the run, and are saved.
+        sampling: whose earlier weights are saved, where it has some.
+        moving: numbers of the references whose weights move with the run, and are saved.
         background: where checkpoints are written.
     """
 
@@ -96,7 +101,8 @@ class Checkpoints:
     ranks: Ranks
     run: RunSettings
     evaluation: EvaluationSettings
-    keeps_reference: bool = False
+    sampling: SamplingPolicy | None = None
+    moving: Collection[int] = ()
     background: Background = field(default_factory=Background)
     _clock: _Clock = field(default_factory=_Clock)
 
@@ -136,9 +142,17 @@ class Checkpoints:
             "optimiser": self.learner.optimiser.state_dict(),
             "random": global_state(),
         }
-        if self.keeps_reference:
+        if progress.entropy:
+            state["entropy"] = dict(progress.entropy)
+        if self.moving:
             state["anchor"] = dict(progress.anchor)
-            state["reference"] = self.learner.moving_weights()
+            state["reference"] = {
+                name_of(name, number): weight
+                for number in self.moving
+                for name, weight in self.learner.moving_weights(number).items()
+            }
+        if self.sampling is not None and self.sampling.past:
+            state["past"] = [dict(kept) for kept in self.sampling.past]
         checkpoint.save(
             self.path,
             step,
@@ -190,8 +204,10 @@ class Checkpoints:
     def _restored(self, state: RunState, code: str) -> Resumed:
         self.learner.policy.network.load_state_dict(state["weights"], strict=False)
         self.learner.optimiser.load_state_dict(state["optimiser"])
-        if self.keeps_reference:
-            self.learner.load_moving_weights(state.get("reference", {}))
+        for number in self.moving:
+            self.learner.load_moving_weights(of_part(state.get("reference", {}), number), number)
+        if self.sampling is not None:
+            self.sampling.restore(state.get("past", []))
         restore_global_state(state["random"])
         made_by = state.get("codes", [])
         return Resumed(
@@ -201,6 +217,7 @@ class Checkpoints:
                 beta=state["beta"],
                 budget=Budget.of(state.get("budget")),
                 anchor=state.get("anchor", {}),
+                entropy=state.get("entropy", {}),
             ),
             codes=[*made_by, *([] if code in made_by else [code])],
         )

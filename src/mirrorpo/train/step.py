@@ -14,6 +14,7 @@ from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.device import stopwatch
+from mirrorpo.divergence.anchor import after, moving_parts
 from mirrorpo.model.cost import sampling
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Collector, Rollout
@@ -23,6 +24,7 @@ from mirrorpo.train.credit_metrics import credit_metrics, gradient_shares
 from mirrorpo.train.learner import Learner, NotFinite
 from mirrorpo.train.metrics import rollout_metrics
 from mirrorpo.train.roller import StepRoller
+from mirrorpo.train.sampling_policy import SamplingPolicy
 from mirrorpo.train.scored import ScoredBatch
 
 Drift = Callable[[], dict[str, float]]
@@ -37,12 +39,14 @@ class Progress:
         beta: the penalty's coefficient.
         budget: what was spent so far; None where a version that did not count began the run.
         anchor: what a moving anchor remembers.
+        entropy: what an entropy control remembers.
     """
 
     position: int
     beta: float
     budget: Budget | None
     anchor: Mapping[str, float] = field(default_factory=dict[str, float])
+    entropy: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def lasting(self, device_s: float) -> Self:
         """With a step's device seconds."""
@@ -95,6 +99,7 @@ class TrainStep:
 
     Attributes:
         learner: rescoring and updates.
+        sampling: the policy as the sampler has it.
         collector: rollouts.
         drift: distance from the start model.
         drift_due: whether it is measured after a step.
@@ -109,6 +114,7 @@ class TrainStep:
     """
 
     learner: Learner
+    sampling: SamplingPolicy
     collector: Collector
     drift: Drift
     drift_due: Callable[[int], bool]
@@ -132,20 +138,17 @@ class TrainStep:
             # kept.
             seed_globals(derive(self.seed, "ranks", self.ranks.rank, step))
         timer, meter = PhaseTimer(), PassMeter()
-        penalty = replace(self.learner.penalty, beta=progress.beta)
-        learner = replace(self.learner, penalty=penalty, meter=meter)
-        with learner.policy.shards.gathered():
-            with timer("rollout_s"):
-                rollout = self.collector(learner.policy, step, progress.position)
-                if self.collector.engine.samples:
-                    meter.add(learner.policy, sampling(rollout.sampled))
-                batch = self._collated(rollout)
-            with timer("score_s"):
-                scored = learner.rescore(batch)
-                roller = StepRoller(
-                    policy=learner.policy, collector=self.collector, answers=rollout.answers, meter=meter
-                )
-                credit = learner.credit(scored, derive(self.seed, "weighting", step), roller)
+        learner = self._learner_at(step, progress, meter)
+        with timer("rollout_s"):
+            with self.sampling() as policy:
+                rollout = self.collector(policy, step, progress.position)
+            if self.collector.engine.samples:
+                meter.add(learner.policy, sampling(rollout.sampled))
+            batch = self._collated(rollout)
+        with timer("score_s"), learner.policy.shards.gathered():
+            scored = learner.rescore(batch)
+            roller = StepRoller.of(learner.policy, self.collector, rollout, meter)
+            credit = learner.credit(scored, derive(self.seed, "weighting", step), roller)
         with timer("update_s"):
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
@@ -155,9 +158,9 @@ class TrainStep:
         before = rollout_metrics(verdicts, scored.batch, credit.advantages, credit.weights)
         metrics = before | learned | drift | self._credit_metrics(scored.batch, credit, all_offsets)
         budget = self._budget(progress.budget, meter, rollout)
-        spent = {} if budget is None else budget.metrics()
+        spent = self.sampling.metrics(step) | ({} if budget is None else budget.metrics())
         return StepResult(
-            metrics=metrics | {"divergence/beta": progress.beta} | _sampled(rollout, meter) | spent,
+            metrics=metrics | _coefficients(learner) | _sampled(rollout, meter) | spent,
             timings=timer.seconds | _speed(rollout, timer.seconds),
             rollout=rollout,
             all_offsets=all_offsets,
@@ -167,18 +170,29 @@ class TrainStep:
                 beta=self.beta_schedule.after(progress.beta, drift),
                 budget=budget,
                 anchor=self._moved_anchor(step, progress, metrics),
+                entropy=learner.entropy.control.after(progress.entropy, metrics),
             ),
+        )
+
+    def _learner_at(self, step: int, progress: Progress, meter: PassMeter) -> Learner:
+        return replace(
+            self.learner,
+            penalty=replace(self.learner.penalty, beta=progress.beta),
+            entropy=self.learner.entropy.at_step(progress.entropy, derive(self.seed, "entropy", step)),
+            meter=meter,
         )
 
     def _moved_anchor(
         self, step: int, progress: Progress, metrics: Mapping[str, float]
     ) -> Mapping[str, float]:
-        if not self.anchor.moves:
+        moving = moving_parts(self.anchor)
+        if not moving:
             return progress.anchor
-        share, memory = self.ranks.broadcast_from_rank0(
-            lambda: self.anchor.after(step, progress.anchor, metrics)
+        shares, memory = self.ranks.broadcast_from_rank0(
+            lambda: after(moving, step, progress.anchor, metrics)
         )
-        self.learner.move_reference(share)
+        for number, share in shares.items():
+            self.learner.move_reference(share, number)
         return memory
 
     def _budget(self, before: Budget | None, meter: PassMeter, rollout: Rollout) -> Budget | None:
@@ -219,6 +233,10 @@ class TrainStep:
     ) -> dict[str, float]:
         scored = credit_metrics(credit.spans, batch, credit.advantages, credit.weights)
         return scored | gradient_shares(all_offsets, batch, credit.advantages, credit.weights)
+
+
+def _coefficients(learner: Learner) -> dict[str, float]:
+    return {"divergence/beta": learner.penalty.beta} | learner.entropy.metrics()
 
 
 def _sampled(rollout: Rollout, meter: PassMeter) -> dict[str, float]:

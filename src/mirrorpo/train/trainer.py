@@ -16,6 +16,7 @@ from mirrorpo.distributed.collectives import ALONE, Ranks
 from mirrorpo.distributed.determinism import naming_the_setting
 from mirrorpo.distributed.device import device_name, named_device, prepare, stopwatch
 from mirrorpo.distributed.fsdp import full_state_dict
+from mirrorpo.divergence.anchor import moving_parts
 from mirrorpo.model.adapter import adaptation
 from mirrorpo.run import checkpoint
 from mirrorpo.run.attempt import enter_attempt
@@ -152,6 +153,7 @@ class Trainer:
         drift = DriftSettings.of(self.cell.config)
         return TrainStep(
             learner=loaded.learner,
+            sampling=loaded.sampling,
             collector=loaded.collector,
             drift=loaded.drift,
             drift_due=lambda step: drift.due(step, evaluated=evaluation.due(step, run.steps)),
@@ -172,10 +174,11 @@ class Trainer:
             path=RunFolder(self.cell.folder).checkpoints,
             config_hash=self.cell.hash,
             learner=loaded.learner,
+            sampling=loaded.sampling,
             ranks=self.ranks,
             run=run,
             evaluation=evaluation,
-            keeps_reference=self.components.anchor.moves,
+            moving=moving_parts(self.components.anchor),
         )
 
     def _mirror(self) -> Mirror:

@@ -61,7 +61,13 @@ class SegmentRollout:
     def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
         """Others to compare with, a policy to roll with, and nothing that changes a completion's reward."""
         config = assembly.config
-        algo, divergence = config["algo"], config["divergence"]
+        algo, divergence, rollout = config["algo"], config["divergence"], config["rollout"]
+        if rollout.get("lag") or rollout.get("coarse", "none") != "none":
+            yield (
+                f"rollout.lag={rollout.get('lag')}, rollout.coarse={rollout.get('coarse')} with "
+                f"{group}=SegmentRollout: rolls are the policy's of the step; use rollout.lag=0 "
+                "rollout.coarse=none"
+            )
         if not assembly.rollout.samples:
             yield f"{group}: re-rolling with demonstrations has no sampler; choose another weighting"
         elif config["group_size"] < 2:

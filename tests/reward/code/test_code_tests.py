@@ -183,7 +183,7 @@ def test_the_real_sandbox_judges_and_has_a_name() -> None:
     needs_any()
     judge = reward()
     assert (
-        isinstance(judge, RewardFn) and "seccomp" in str(judge.mechanism) and judge.version == "code_tests/3"
+        isinstance(judge, RewardFn) and "seccomp" in str(judge.mechanism) and judge.version == "code_tests/4"
     )
     verdicts = judge(
         [RIGHT, "def f(x): return 4", "def f(x) return", "def f(x): return 1 / 0"], [prompt()] * 4
@@ -330,12 +330,40 @@ CROSSINGS = {
 }
 
 
-def test_a_reference_that_fails_for_what_does_not_cross_says_so() -> None:
+REFUSALS = {
+    "import numpy\ndef f(x): return 1": "no module 'numpy'; exception",
+    "import subprocess\ndef f(x): return subprocess.run(['true'])": (
+        "PermissionError in subprocess.py, _execute_child: "
+    ),
+    "import asyncio\nasync def g(): return 1\ndef f(x): return asyncio.run(g())": "PermissionError in ",
+    "import shutil\ndef f(x):\n    open('a', 'w').close()\n    shutil.copy('a', 'b')": (
+        "PermissionError in shutil.py, copymode: [Errno 1] Operation not permitted: 'b'; exception"
+    ),
+    "def f(x): return open('/proc/cpuinfo').read()": "/proc/cpuinfo",
+    "import threading, time\ndef f(x):\n    for _ in range(40):\n"
+    "        threading.Thread(target=time.sleep, args=(1,)).start()": "more than 32 threads at once",
+    "def f(x):\n    for n in range(2000): open(str(n), 'w').close()\n    import time\n    time.sleep(1)": (
+        "more than 1000 files, or too much on disk; killed"
+    ),
+}
+
+
+def test_a_reference_that_fails_for_the_wire_or_a_refusal_says_so() -> None:
     needs_any()
     prompts = [
         prompt(gold, gold=gold, visible=(), hidden=("assert f", test))
         for gold, (test, _) in CROSSINGS.items()
     ]
+    prompts += [prompt(gold, gold=gold, visible=(), hidden=("assert f(1) == 1",)) for gold in REFUSALS]
+    wrong = ("def f(x): return 0", "def f(x): raise ValueError(x)")
+    prompts += [prompt(gold, gold=gold, visible=(), hidden=("assert f(1) == 1",)) for gold in wrong]
     faults = reward().unjudgeable(prompts)
     for gold, (_, lost) in CROSSINGS.items():
-        assert "docs/code.md" in faults[gold] and faults[gold].endswith(lost), faults[gold]
+        assert "does not cross" in faults[gold] and faults[gold].endswith(lost), faults[gold]
+    for gold, name in REFUSALS.items():
+        assert "what programs do not have (docs/code.md): " in faults[gold], faults[gold]
+        assert name in faults[gold] and "reference fails" not in faults[gold], faults[gold]
+    assert [faults[gold].removeprefix("its reference fails its own tests: ") for gold in wrong] == [
+        "failed (AssertionError: )",
+        "exception (raised ValueError)",
+    ]

@@ -136,6 +136,16 @@ READING: Mapping[str, str] = {
     "the user's files": tries("open('/etc/passwd').read()"),
     "the user's home": tries("os.listdir(<home>)", first="import os"),
     "the canary": tries("open(<canary>).read()"),
+    "a package of the interpreter": tries(
+        "import pip",
+        first="import glob, os, sys\nroot = os.path.dirname(os.path.dirname(os.__file__))\n"
+        "sys.path += glob.glob(root + '/python3*/*-packages') + glob.glob('/usr/lib*/python3*/*-packages')",
+    ),
+    "a wheel of the interpreter": tries(
+        "import pip",
+        first="import glob, os, sys\nroot = os.path.dirname(os.__file__)\n"
+        "sys.path += [root + '/ensurepip/_bundled/' + n for n in os.listdir(root + '/ensurepip/_bundled')]",
+    ),
     "the parent's memory by a system call": system_call(310, "os.getppid()", "None", "0", "None", "0", "0"),
 }
 FORGING: Mapping[str, str] = {
@@ -189,6 +199,17 @@ FORGING: Mapping[str, str] = {
             return 0
         """
     ),
+    "claim a verdict by another thread": FRAME
+    + dedent(
+        """
+        import threading, sys
+        def work():
+            while True: os.write(4, message("0" * 32, {"value": 10}))
+        def f(x):
+            threading.Thread(target=work, daemon=True).start()
+            return 0
+        """
+    ),
     "claim a verdict": FRAME + "os.write(4, message('0' * 32, {'passed': True}))\ndef f(x): return 0",
     "announce an endless message": "import os\nos.write(4, b'\\xff' * 8)\ndef f(x): return 0",
     "send what is not JSON": FRAME + "os.write(4, message('0' * 32, b'passed'))\ndef f(x): return 0",
@@ -212,6 +233,17 @@ RESOURCES: Mapping[str, str] = {
         "while True: threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
         first="import threading, time",
     ),
+    "more threads than there may be": tries(
+        "for _ in range(40): threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+        first="import threading, time",
+    ),
+    "a process by nearly a thread's flags": system_call(56, "0x3D0F00 & ~0x10000", "0", "0", "0", "0"),
+    "a namespace by a thread's flags": system_call(56, "0x3D0F00 | 0x10000000", "0", "0", "0", "0"),
+    "the first thread ends and another goes on": "import _thread, time\n"
+    + LIBC
+    + "\ndef f(x):\n    _thread.start_new_thread(time.sleep, (9,))\n    libc.syscall(60, 0)\n    return 0",
+    "a thread goes on behind the answer": "import os, threading\ndef work():\n    while True: os.getpid()\n"
+    "def f(x):\n    for _ in range(8): threading.Thread(target=work, daemon=True).start()\n    return 0",
     "memory bomb": tries("one = bytearray(4 << 30)"),
     "memory bomb in small pieces": "def f(x):\n    many = []\n    while True: many.append(bytes(1 << 20))",
     "memory by mmap": tries("mmap.mmap(-1, 4 << 30)", first="import mmap"),

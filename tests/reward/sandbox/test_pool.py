@@ -107,9 +107,8 @@ def test_unless_the_user_says_so_and_then_the_name_says_it_too(monkeypatch: pyte
     )
     unsafe([task(daemon), task("def f(): return 1")])
     time.sleep(0.2)
-    assert (
-        len(descendants(os.getpid())) - before == 4
-    )  # the judge, the fork server, the next program and the one after it
+    # The keeper, the judge, the fork server, the next program and the one after it.
+    assert len(descendants(os.getpid())) - before == 5
     unsafe.close()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from kernel import needs
 
+from mirrorpo.reward.sandbox import worker
 from mirrorpo.reward.sandbox.folder import FRESH_S, sweep
 from mirrorpo.reward.sandbox.pool import LONGEST_PROGRAM, Sandbox
 from mirrorpo.reward.sandbox.worker import Bounds, ProgramReport, ProgramTask, Worker
@@ -140,11 +141,143 @@ def test_programs_have_a_size_limit_of_their_own(sandboxes: Callable[[str], Sand
     assert [report.outcomes for report in reports] == [["passed"], ["memory", "memory"], ["passed"]]
 
 
+QUOTA, CHUNK = 1 << 20, 1 << 17
+WRITES = f"""
+import ctypes, mmap, os, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+kept = []
+def write(name):
+    with open(name, "wb") as file:
+        file.write(bytes({CHUNK}))
+def map(name):
+    with open(name, "rb") as file:
+        assert libc.mmap(None, 4096, 1, 2, file.fileno(), 0) not in (None, (1 << 64) - 1)
+def f():
+    step()
+    time.sleep(0.05)
+    return 1
+"""
+HOLD = "write('x')\n    kept.append(open('x', 'rb'))\n    "
+HIDDEN = {
+    "a folder that nobody may list": (
+        "os.mkdir('d', 0o300)\ndef step():\n    kept.append(0)\n    write('d/%d' % len(kept))"
+    ),
+    "a path that is too long": (
+        "for _ in range(30):\n    os.mkdir('d' * 200)\n    os.chdir('d' * 200)\n"
+        "def step():\n    kept.append(0)\n    write(str(len(kept)))"
+    ),
+    "removed and open": f"def step():\n    {HOLD}os.unlink('x')",
+    "renamed over and open": f"def step():\n    {HOLD}write('y')\n    os.rename('y', 'x')",
+    "removed and mapped": "def step():\n    write('x')\n    map('x')\n    os.unlink('x')",
+    "more mappings than can be read": "write('x')\ndef step():\n    for _ in range(3000): map('x')",
+    "by another thread": (
+        f"def work():\n    {HOLD}os.unlink('x')\n    kept.append(1)\n"
+        "def step():\n    kept.append(0)\n    each = threading.Thread(target=work)\n    each.start()\n"
+        "    each.join()\n    assert kept[-1] == 1"
+    ),
+}
+# What an honest program writes, removes and maps, of as much in all.
+TIDY = """
+def step():
+    import shutil, tempfile
+    for _ in range(3):
+        with tempfile.TemporaryFile() as file, tempfile.TemporaryDirectory() as folder:
+            file.write(bytes(1 << 16))
+            shutil.copyfile("kept", os.path.join(folder, "copy"))
+            with mmap.mmap(file.fileno(), 4096) as mapped, mmap.mmap(-1, 1 << 16) as shared:
+                mapped[:4] = shared[:4]
+write("kept")
+"""
+
+
+@pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
+def test_what_a_program_keeps_on_disk_is_counted_wherever_it_hides_it(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs(kind)
+    monkeypatch.setattr(worker, "FOLDER_BYTES", QUOTA)
+    tests = ["assert f() == 1"] * 20
+    sources = {name: WRITES + source for name, source in (*HIDDEN.items(), ("tidy", TIDY))}
+    attacked = Worker(Bounds(cpu_s=5, wall_s=30.0, memory_mb=256), bubblewrap=kind == "bubblewrap")
+    reports = attacked.run_all([task(source, *tests) for source in sources.values()])
+    attacked.close()
+    written = {name: report.outcomes.count("passed") for name, report in zip(sources, reports, strict=True)}
+    assert written.pop("tidy") == len(tests), reports[-1]
+    if kind == "landlock":
+        full = ("killed", "more than 1000 files, or too much on disk")
+        assert {(report.outcomes[-1], report.refused) for report in reports[:-1]} == {full}
+    else:
+        # There the folder itself is limited; mappings take no room in it.
+        del written["more mappings than can be read"]
+        assert max(written.values()) <= QUOTA // CHUNK, written
+
+
+ORPHANS = """
+import ctypes, os, sys, time
+from mirrorpo.reward.sandbox.worker import Bounds, ProgramTask, Worker
+# Whoever is orphaned comes here and is waited for by nobody, as in many containers.
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+for test in ("import os; os.kill(os.getpid(), 9)", %r):
+    worker = Worker(Bounds(cpu_s=1, wall_s=0.3, memory_mb=256), bubblewrap=sys.argv[1] == "bubblewrap")
+    task = ProgramTask(source="", setup="", prelude="", tests=[test], names=[])
+    print(worker.run(task), worker.breakage())
+    worker.close()
+time.sleep(0.2)
+try:
+    print(os.waitpid(-1, os.WNOHANG))
+except ChildProcessError:
+    print("no child")
+"""
+
+
+@pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
+def test_a_worker_that_breaks_leaves_no_zombies(kind: str) -> None:
+    needs(kind)
+    command = [sys.executable, "-c", ORPHANS % STUCK, kind]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == ["None ended", "None silent", "no child"]
+
+
+HONEST_OF_MANY = {
+    "threads": (
+        "import threading\ndef f():\n    out = []\n"
+        "    many = [threading.Thread(target=out.append, args=(n,)) for n in range(20)]\n"
+        "    for each in many: each.start()\n    for each in many: each.join()\n    return max(out) - 18"
+    ),
+    "one thread after another": (
+        "import threading\ndef f():\n    for _ in range(100):\n        each = threading.Thread(target=int)\n"
+        "        each.start()\n        each.join()\n    return 1"
+    ),
+    "a pool": (
+        "from concurrent.futures import ThreadPoolExecutor\ndef f():\n"
+        "    with ThreadPoolExecutor(32) as pool: return sum(pool.map(int, ['1'] + ['0'] * 99))"
+    ),
+    "a deep stack": (
+        "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(1 << 26)\n"
+        "def deep(n): return n and deep(n - 1)\ndef f():\n    out = []\n"
+        "    each = threading.Thread(target=lambda: out.append(deep(50_000)))\n    each.start()\n"
+        "    each.join()\n    return 1 + out[0]"
+    ),
+    "a copy": (
+        "import shutil\ndef f():\n    with open('a', 'w') as file: file.write('1')\n"
+        "    shutil.copyfile('a', 'b')\n    return int(open('b').read())"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
+def test_threads_of_honest_programs_run(kind: str, sandboxes: Callable[[str], Sandbox]) -> None:
+    reports = sandboxes(kind)([task(source, "assert f() == 1") for source in HONEST_OF_MANY.values()])
+    outcomes = {name: report.outcomes[0] for name, report in zip(HONEST_OF_MANY, reports, strict=True)}
+    assert outcomes == dict.fromkeys(HONEST_OF_MANY, "passed"), reports
+
+
 TRAINER = """
 import json, sys
 from mirrorpo.reward.sandbox.worker import Bounds, ProgramTask, Worker
 worker = Worker(Bounds(cpu_s=60, wall_s=60.0, memory_mb=256), bubblewrap=False)
-print(json.dumps({"judge": worker.process.pid, "folder": worker.folder}), flush=True)
+print(json.dumps({"keeper": worker.process.pid, "folder": worker.folder}), flush=True)
 worker.run(ProgramTask(source="def f(): return 1", setup="", prelude="", tests=[%r], names=["f"]))
 """
 
@@ -172,9 +305,9 @@ def test_a_killed_trainer_leaves_no_process_and_its_folder_is_swept() -> None:
     ) as trainer:
         assert trainer.stdout is not None
         started = json.loads(trainer.stdout.readline())
-        judge, folder = started["judge"], Path(started["folder"])
+        keeper, folder = started["keeper"], Path(started["folder"])
         time.sleep(0.5)  # until the judge is stuck
-        processes = [judge, *below(judge)]
+        processes = [keeper, *below(keeper)]
         trainer.send_signal(signal.SIGKILL)
     end = time.monotonic() + 10
     while (left := living(processes)) and time.monotonic() < end:
@@ -182,7 +315,7 @@ def test_a_killed_trainer_leaves_no_process_and_its_folder_is_swept() -> None:
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    assert len(processes) == 4 and left == []
+    assert len(processes) == 5 and left == []
     neighbour = Worker(BOUNDS, bubblewrap=False)
     users = {os.geteuid(), folder.stat().st_uid}
     sweep(users)

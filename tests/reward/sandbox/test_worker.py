@@ -15,8 +15,10 @@ from mirrorpo.reward.sandbox.worker import (
     Mechanism,
     ProgramTask,
     Worker,
+    _aliases,
     _bubblewrap,
     _modules,
+    _without,
 )
 
 BOUNDS = Bounds(cpu_s=1, wall_s=2.0, memory_mb=256)
@@ -33,7 +35,14 @@ def test_a_mechanism_says_what_it_is_made_of_and_what_is_open() -> None:
 
 
 def test_the_worker_gets_its_modules_in_the_order_of_their_imports() -> None:
-    assert [name.rpartition(".")[2] for name, _ in _modules()] == ["lock", "wire", "program", "judge"]
+    assert [name.rpartition(".")[2] for name, _ in _modules()] == [
+        "lock",
+        "wire",
+        "keeper",
+        "threads",
+        "program",
+        "judge",
+    ]
     # Nothing of the project is in its view but these, which import the standard library and one another.
     for _, source in _modules():
         assert all(
@@ -98,6 +107,40 @@ def test_bubblewrap_shows_the_library_and_nothing_of_the_host() -> None:
         path.startswith(("/etc/p", "/home", "/proc", "/tmp", "/var")) for path in bound
     )
     assert "--unshare-all" in command and "--clearenv" in command and command[-2:] == ["--remount-ro", "/"]
+
+
+def test_hidden_folders_are_left_out_of_what_can_be_read_under_any_name(tmp_path: Path) -> None:
+    library, outside = tmp_path / "lib", tmp_path / "etc"
+    for folder in ("python3/site-packages/x", "python3/json", "other"):
+        (library / folder).mkdir(parents=True)
+    outside.mkdir()
+    (library / "python3" / "abc.py").touch()
+    (library / "link").symlink_to(outside)
+    (tmp_path / "lib64").symlink_to(library)
+    hidden = [str(library / "python3" / "site-packages")]
+    paths = [str(tmp_path / "lib64"), str(library)]
+    kept = [str(library / name) for name in ("other", "python3/abc.py", "python3/json")]
+    mixed = [str(library), str(library / "python3")]
+    assert _without(paths, hidden) == (kept, mixed) and _without(hidden, hidden) == ([], [])
+    assert _without([str(tmp_path / "lib64")], []) == ([str(library)], [])
+    assert _aliases(hidden, paths) == [f"{path}/python3/site-packages" for path in paths]
+
+
+LIBRARY = """
+import importlib, os, sys
+importlib.invalidate_caches()
+import sqlite3, decimal, xml.etree.ElementTree, zoneinfo, ssl, ctypes, lzma
+def f(): return 1 if "json" in os.listdir(os.path.dirname(os.__file__)) else 0
+"""
+
+
+@pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
+def test_the_standard_library_can_be_imported_and_listed(kind: str) -> None:
+    needs(kind)
+    worker = Worker(BOUNDS, bubblewrap=kind == "bubblewrap")
+    report = worker.run(replace(GOOD, source=LIBRARY))
+    worker.close()
+    assert report is not None and report.outcomes == ["passed"], report
 
 
 def test_tasks_are_answered_in_order_and_a_worker_that_is_gone_answers_no_more() -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from mirrorpo.core.batch import Checks, Prompt, Verdict
 from mirrorpo.core.protocols import Assembly
+from mirrorpo.reward.sandbox.judge import Raised, raised
 from mirrorpo.reward.sandbox.pool import Sandbox, shared_sandbox
 from mirrorpo.reward.sandbox.worker import Bounds, Mechanism, ProgramReport, ProgramTask
 from mirrorpo.reward.shaping import PublicShaping
@@ -21,7 +22,7 @@ from mirrorpo.text.python_source import parsed, uses
 from mirrorpo.text.thinking import Thinking, behind_thinking
 from mirrorpo.text.written_program import chosen_program, completed, literal_program
 
-VERSION = "code_tests/3"  # of everything that decides a verdict here; results of two versions do not compare
+VERSION = "code_tests/4"  # of everything that decides a verdict here; results of two versions do not compare
 
 
 def names_of(tests: Sequence[str], prelude: str) -> list[str]:
@@ -163,12 +164,7 @@ class CodeTests:
         ]
         for prompt, report in zip(sound, self._sandbox()(tasks), strict=True):
             if _outcome(report) != "passed":
-                out[prompt.uid] = f"its reference fails its own tests: {_outcome(report)} ({report.detail})"
-                if report.lost:
-                    out[prompt.uid] += (
-                        f"; not every value crosses between program and tests (docs/code.md), here not: "
-                        f"{', '.join(report.lost)}"
-                    )
+                out[prompt.uid] = _reference_fault(report)
         return {uid: fault for uid, fault in out.items() if fault}
 
     def _undecided(
@@ -293,6 +289,23 @@ def _task(program: str, checks: Checks, tests: Sequence[str], tolerant: bool) ->
         names=_names(checks, tests),
         tolerant=tolerant,
     )
+
+
+def _reference_fault(report: ProgramReport) -> str:
+    # Why a reference fails: for what programs do not have, for a value that does not cross, or by itself.
+    ended = f"{_outcome(report)} ({report.detail})"
+    if report.refused:
+        return f"its reference needs what programs do not have (docs/code.md): {report.refused}; {ended}"
+    # An error that a test could have caught by its name is one that no test expects.
+    error = report.detail.removeprefix("raised ")
+    plain = f"{error}'s message and type" if type(raised(error)) is not Raised else ""
+    lost = [note for note in report.lost if note != plain]
+    if lost:
+        return (
+            f"its reference returns, or its tests pass, what does not cross between them as it is "
+            f"(docs/code.md); {ended}: {', '.join(lost)}"
+        )
+    return f"its reference fails its own tests: {ended}"
 
 
 def _outcome(report: ProgramReport) -> str:

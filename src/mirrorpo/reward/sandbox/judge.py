@@ -1,10 +1,11 @@
 """The side of the sandbox that judges: it holds the tests, asks the program for values, and compares them
 itself.
 
-A worker is two processes: this one, and a fork server (`program`) that was forked from it before any test was
-read. The program's process sees its own source and then calls, one at a time; a test that wants `f(2)` finds
-in the place of `f` a stand-in, which sends the name and the arguments and waits for the value. So the program
-can decide what it answers, and nothing else: asserts, comparisons and expected values are in another process.
+Beside this process a worker has a fork server (`program`), which was forked before any test was read, and a
+process that keeps them both (`keeper`). The program's process sees its own source and then calls, one at a
+time; a test that wants `f(2)` finds in the place of `f` a stand-in, which sends the name and the arguments
+and waits for the value. So the program can decide what it answers, and nothing else: asserts, comparisons and
+expected values are in another process.
 Each call carries a number drawn at random that its answer must repeat; bytes that were not asked for, or no
 such number, and the whole sample is void (`forged`).
 
@@ -31,7 +32,7 @@ import time
 import types
 from collections.abc import Mapping
 
-from mirrorpo.reward.sandbox import lock, program, wire
+from mirrorpo.reward.sandbox import keeper, lock, program, wire
 from mirrorpo.reward.sandbox.wire import Handle, Value
 
 SPARE_S = 1  # of processor time: what a test has beyond a program's
@@ -96,6 +97,7 @@ class Session:
         self.deadline = time.monotonic() + wall_s
         self.stopped: Stopped | None = None
         self.lost: dict[str, None] = {}  # what did not cross as it was, for a reader
+        self.refused = ""  # what the sandbox does not have and the program failed for; by the program's word
         program_parts = {name: task[name] for name in ("source", "setup", "tolerant")}
         try:
             # Whether it loads is part of the first answer: a question less.
@@ -134,6 +136,10 @@ class Session:
         if repeated != nonce or not isinstance(reply, dict):
             raise wire.Malformed("no answer to this question")
         self._note_flattened(reply.pop("flattened", []))
+        refused = reply.pop("refused", "")
+        if not isinstance(refused, str) or len(refused) > program.LONGEST_CAUSE:
+            raise wire.Malformed("no cause of a refusal")
+        self.refused = self.refused or refused
         if len(reply) != 1:
             raise wire.Malformed("no answer to this question")
         ((kind, content),) = reply.items()
@@ -252,12 +258,15 @@ def judge(task: Mapping[str, Value], processes: Processes, cpu_s: float, wall_s:
         # The kernel's count for the limit is coarser than the one it reports.
         timed = by_signal in (-signal.SIGKILL, -signal.SIGXCPU) and cpu > cpu_s / 2 and not crowded
         stopped = "time_out" if timed else "killed"
+        if crowded:
+            session.refused = f"more than {program.MOST_FILES} files, or too much on disk"
         detail = f"{stopped}, ended by {by_signal}" if detail == "gone" else detail
     if stopped in ("forged", "syntax_error"):
         outcomes = []
     outcomes += [stopped] * (len(task["tests"]) - len(outcomes))
     times = {"cpu_s": cpu, "wall_s": time.monotonic() - started}
-    return {"outcomes": outcomes, "detail": detail[:300], "lost": list(session.lost), **times}
+    notes = {"lost": list(session.lost), "refused": session.refused}
+    return {"outcomes": outcomes, "detail": detail[:300], **notes, **times}
 
 
 def _bound(cpu_s: float, wall_s: float) -> None:
@@ -340,24 +349,34 @@ def numpy_stand_in() -> types.ModuleType:
     return module
 
 
+def _with_server(settings: Mapping[str, Value], *, landlock: int, seccomp: bool) -> socket.socket:
+    # Forks the server, and goes on beside it as a child of the keeper; the judge's end of their channel.
+    judge_end, server_end = socket.socketpair()
+    keeper_end, watcher = socket.socketpair()
+    server = os.fork()
+    if server == 0:
+        judge_end.close()
+        keeper_end.close()
+        watched_by = watcher if settings["watched"] else None
+        try:
+            program.Server(server_end, watched_by, settings, landlock=landlock, seccomp=seccomp).serve()
+        finally:
+            os._exit(1)
+    server_end.close()
+    watcher.close()
+    keeper.part_from_keeper(server, keeper_end)
+    return judge_end
+
+
 def main(settings: Mapping[str, Value]) -> None:
     """A worker's loop: a task in, its report out, a line of JSON each, until its input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock.hide_memory()
-    judge_end, server_end = socket.socketpair()
     available = {"landlock": lock.landlock_version(), "seccomp": lock.has_seccomp()}
     used = {name: min(value, settings[name]) for name, value in available.items()}
     if not used["seccomp"]:
         used["landlock"] = 0  # it isolates nothing alone, and would keep the server from its orphans
-    if os.fork() == 0:
-        judge_end.close()
-        try:
-            program.Server(
-                server_end, settings, landlock=used["landlock"], seccomp=bool(used["seccomp"])
-            ).serve()
-        finally:
-            os._exit(1)
-    server_end.close()
+    judge_end = _with_server(settings, landlock=used["landlock"], seccomp=bool(used["seccomp"]))
     lock.die_with_parent()
     kept = {"RLIMIT_AS": settings["limits"]["RLIMIT_AS"], "RLIMIT_CORE": 0}
     lock.limit({getattr(resource, name): value for name, value in kept.items()})
@@ -368,7 +387,8 @@ def main(settings: Mapping[str, Value]) -> None:
     if used["landlock"]:
         # Tests are trusted; what they could do by a mistake is bounded all the same.
         lock.forgo_privileges()
-        lock.restrict(lock.landlock_rules(settings["readable"], [], used["landlock"]))
+        rules = lock.landlock_rules(settings["readable"], settings["listable"], [], used["landlock"])
+        lock.restrict(rules)
     sys.modules.setdefault("numpy", numpy_stand_in())
 
     def alarm(number: int, frame: Value) -> None:

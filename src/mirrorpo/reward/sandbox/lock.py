@@ -1,8 +1,8 @@
 """What a process gives up before it runs a program: by ctypes alone, so that a bare interpreter can do it.
 
 Landlock and seccomp need no privileges. Landlock leaves the files of the standard library to be read and one
-folder to be written. seccomp is a list of what is allowed: no new process or thread, no socket, no signal, no
-change of limits.
+folder to be written. seccomp is a list of what is allowed: no new process, no socket, no signal, no
+change of limits; threads only where somebody counts them (`threads`).
 
 Runs inside the sandbox's worker (`judge`), so it may import the standard library and its siblings only.
 """
@@ -14,19 +14,26 @@ import resource
 import signal
 import struct
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 libc = ctypes.CDLL(None, use_errno=True)
+
+# Of a filter: code, jump if true, jump if false, value.
+Instruction: TypeAlias = tuple[int, int | str, int | str, int]
+LOAD, EQUAL, AT_LEAST, ABOVE, GIVE = 0x20, 0x15, 0x35, 0x25, 0x06
+ALLOW, ASK, REFUSE, KILL = 0x7FFF0000, 0x7FC00000, 0x00050000, 0x80000000
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP = 1, 4, 22
 PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 24, 36, 38
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 LANDLOCK_READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read a file, read a folder
+LANDLOCK_LIST = 1 << 3
 # What can be granted for a file rather than a folder.
 LANDLOCK_FILE = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
 LAST_CAPABILITY = 63
 
-# Everything a single-threaded Python needs that neither makes a process nor reaches one; aarch64 lacks the
-# older names. What takes a path is here only where Landlock of any version rules it: truncate() is not.
+# Everything Python needs that neither makes a process nor reaches one; aarch64 lacks the older names. What
+# takes a path and does more than look is here only where Landlock of any version rules it: truncate() is not.
 ALLOWED = {
     "x86_64": {
         "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lstat": 6, "poll": 7,
@@ -66,14 +73,17 @@ ALLOWED = {
     },
 }  # fmt: skip
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+# Those that depend on an argument; `_conditions` says how.
+CONDITIONAL = {
+    "x86_64": {"fcntl": 72, "ioctl": 16, "prlimit": 302, "clone": 56},
+    "aarch64": {"fcntl": 25, "ioctl": 29, "prlimit": 261, "clone": 220},
+}
+CLONE3 = 435  # its flags are in memory, where no filter sees them; without it the C library uses clone
 # fcntl may set an owner and O_ASYNC, which sends signals, and ioctl may do anything; only what copies and
 # describes descriptors is left.
-FCNTL = {"x86_64": 72, "aarch64": 25}
 FCNTL_COMMANDS = (0, 1, 2, 3, 1030)
-IOCTL = {"x86_64": 16, "aarch64": 29}
 IOCTL_COMMANDS = (0x5450, 0x5451)  # close on exec, or not
-# prlimit may ask but not set: its third argument is then null.
-PRLIMIT = {"x86_64": 302, "aarch64": 261}
+THREAD_FLAGS = (0x3D0F00, 0x7D0F00)  # of glibc's and musl's threads, which share all with their process
 
 
 def landlock_version() -> int:
@@ -92,11 +102,14 @@ def has_seccomp() -> bool:
     )
 
 
-def landlock_rules(readable: Sequence[str], writable: Sequence[str], version: int) -> int:
+def landlock_rules(
+    readable: Sequence[str], listable: Sequence[str], writable: Sequence[str], version: int
+) -> int:
     """A Landlock ruleset that forbids every use of files but these.
 
     Args:
         readable: paths that may be read and executed.
+        listable: folders whose names may be read, and of those below them.
         writable: folders below which everything may be done.
         version: Landlock's ABI, at most the kernel's; 0 is without.
 
@@ -115,7 +128,7 @@ def landlock_rules(readable: Sequence[str], writable: Sequence[str], version: in
     rules = libc.syscall(LANDLOCK_CREATE, attributes, len(attributes), 0)
     if rules < 0:
         raise OSError(ctypes.get_errno(), "landlock_create_ruleset")
-    for paths, access in ((readable, LANDLOCK_READ), (writable, files)):
+    for paths, access in ((readable, LANDLOCK_READ), (listable, LANDLOCK_LIST), (writable, files)):
         for path in paths:
             try:
                 opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -128,40 +141,57 @@ def landlock_rules(readable: Sequence[str], writable: Sequence[str], version: in
     return rules
 
 
-def seccomp_filter(machine: str) -> bytes:
+def seccomp_filter(machine: str, *, threads: bool) -> bytes:
     """The filter as the kernel reads it: a call that is not allowed fails with EPERM.
 
     Calls by another processor's numbers kill.
+
+    Args:
+        machine: the processor.
+        threads: whether threads are allowed, which another filter has to count.
     """
-    load, equal, at_least, above, give = 0x20, 0x15, 0x35, 0x25, 0x06
-    allow, refuse, kill = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
-    low, high = 16, 20  # offsets of the two halves of the first argument; one argument is 8 bytes
-    # (code, jump if true, jump if false, value); a jump to "allow" or "refuse" is filled in below.
-    program: list[tuple[int, int | str, int | str, int]] = [
-        (load, 0, 0, 4),
-        (equal, 1, 0, ARCHITECTURE[machine]),
-        (give, 0, 0, kill),
-        (load, 0, 0, 0),
+    program: list[Instruction] = [
+        (LOAD, 0, 0, 4),
+        (EQUAL, 1, 0, ARCHITECTURE[machine]),
+        (GIVE, 0, 0, KILL),
+        (LOAD, 0, 0, 0),
+        (EQUAL, 0, 1, CLONE3),
+        (GIVE, 0, 0, REFUSE | errno.ENOSYS),
     ]
-    for number, commands in ((FCNTL[machine], FCNTL_COMMANDS), (IOCTL[machine], IOCTL_COMMANDS)):
-        program += [(equal, 0, len(commands) + 2, number), (load, 0, 0, low + 8)]
-        program += [(equal, "allow", 0, command) for command in commands]
-        program += [(equal, "refuse", "refuse", 0)]
-    program += [
-        (equal, 0, 4, PRLIMIT[machine]),
-        (load, 0, 0, low + 16),
-        (equal, 0, "refuse", 0),
-        (load, 0, 0, high + 16),
-        (equal, "allow", "refuse", 0),
-    ]
+    for name, conditions in _conditions(threads=threads).items():
+        program += _conditional(CONDITIONAL[machine][name], conditions)
     # By ranges in rising order: the kernel walks through the filter for every number there is when it takes
     # it in.
     for first, last in ranges(sorted(ALLOWED[machine].values())):
-        program += [(at_least, 0, "refuse", first), (above, 0, "allow", last)]
-    program += [(give, 0, 0, refuse)]
-    end = len(program)
-    program += [(give, 0, 0, allow), (give, 0, 0, refuse)]
-    labels = {"allow": end, "refuse": end + 1}
+        program += [(AT_LEAST, 0, "refuse", first), (ABOVE, 0, "allow", last)]
+    program += [(GIVE, 0, 0, REFUSE | errno.EPERM)]
+    labels = {"allow": len(program), "refuse": len(program) + 1}
+    return assembled([*program, (GIVE, 0, 0, ALLOW), (GIVE, 0, 0, REFUSE | errno.EPERM)], labels)
+
+
+def _conditions(*, threads: bool) -> dict[str, list[tuple[int, int, Sequence[int]]]]:
+    # By call: (argument, half, what it may be), the low half first; all have to hold.
+    conditions: dict[str, list[tuple[int, int, Sequence[int]]]] = {
+        "fcntl": [(1, 0, FCNTL_COMMANDS)],
+        "ioctl": [(1, 0, IOCTL_COMMANDS)],
+        "prlimit": [(2, 0, (0,)), (2, 1, (0,))],  # it may ask but not set
+    }
+    return conditions | ({"clone": [(0, 0, THREAD_FLAGS), (0, 1, (0,))]} if threads else {})
+
+
+def _conditional(number: int, conditions: Sequence[tuple[int, int, Sequence[int]]]) -> list[Instruction]:
+    checks: list[Instruction] = []
+    for place, (argument, half, values) in enumerate(conditions):
+        last_one = place == len(conditions) - 1
+        checks.append((LOAD, 0, 0, 16 + 8 * argument + 4 * half))
+        for index, value in enumerate(values):
+            left = len(values) - 1 - index
+            checks.append((EQUAL, "allow" if last_one else left, 0 if left else "refuse", value))
+    return [(EQUAL, 0, len(checks), number), *checks]
+
+
+def assembled(program: Sequence[Instruction], labels: Mapping[str, int]) -> bytes:
+    """Instructions as the kernel reads them; a jump goes so many further, or to a label."""
 
     def jump(target: int | str, at: int) -> int:
         return target if isinstance(target, int) else labels[target] - at - 1
@@ -202,6 +232,11 @@ def die_with_parent() -> None:
 def hide_memory() -> None:
     """No other process of this user may read or trace this one."""
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def show_memory() -> None:
+    """Let processes of this user look at this one, the keeper above all."""
+    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def adopt_orphans() -> None:

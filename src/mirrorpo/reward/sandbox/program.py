@@ -14,6 +14,7 @@ Runs inside the sandbox's worker (`judge`), so it may import the standard librar
 
 import _ast
 import builtins
+import errno
 import fcntl
 import gc
 import importlib
@@ -22,19 +23,23 @@ import resource
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
+import time
 import types
 from collections.abc import Mapping
 
-from mirrorpo.reward.sandbox import lock, wire
+from mirrorpo.reward.sandbox import keeper, lock, threads, wire
 from mirrorpo.reward.sandbox.wire import Value
 
 REPORT = struct.Struct("<id?")  # wait status, seconds of processor time, whether its folder was too full
 CALLS, VALUES = 3, 4  # a program's descriptors
 AST_ONLY = 0x400  # compile's flag; the module `ast`, which names it, would cost every program its pages
-WATCH_MS = 20  # between two looks at a running program's folder
+WATCH_MS = 20  # between two looks at a running program's files
 MOST_FILES = 1000
+REFUSED = (errno.EPERM, errno.EACCES, errno.EROFS)
+LONGEST_CAUSE = 120  # characters
 # What most short programs import; a child has it without reading a file. More would slow every fork down.
 PRELOADED = (
     "collections", "copy", "functools", "heapq", "itertools", "math",
@@ -47,27 +52,38 @@ class Server:
 
     Attributes:
         control: to the judge.
+        watcher: to the keeper, which sees removed files; None where bubblewrap limits the folder itself.
         cpu_s: seconds of processor time that a program has.
         limits: everything else that a program has, by the names of `resource`.
         folder: the one place that a program may write to; emptied after each.
         folder_bytes: a program that writes more there is killed.
         user: whose rights a program has, where this process is root; -1 leaves root without capabilities.
         rules: Landlock's ruleset, or -1.
-        seccomp: the filter, or None.
+        seccomp: whether system calls are filtered.
     """
 
     def __init__(
-        self, control: socket.socket, settings: Mapping[str, Value], *, landlock: int, seccomp: bool
+        self,
+        control: socket.socket,
+        watcher: socket.socket | None,
+        settings: Mapping[str, Value],
+        *,
+        landlock: int,
+        seccomp: bool,
     ) -> None:
-        self.control, self.user = control, settings["user"]
+        self.control, self.watcher, self.user = control, watcher, settings["user"]
         self.folder, self.folder_bytes = settings["folder"], settings["folder_bytes"]
         self.cpu_s, self.limits = settings["cpu_s"], settings["limits"]
-        self.rules = lock.landlock_rules(settings["readable"], [self.folder], landlock)
-        self.seccomp = lock.prepared(lock.seccomp_filter(os.uname().machine)) if seccomp else None
+        self.rules = lock.landlock_rules(settings["readable"], settings["listable"], [self.folder], landlock)
+        self.seccomp = seccomp
+        self._filter: lock.Filter | None = None
+        self._threads: threads.Threads | None = None
+        self._kept: list[int] = []  # descriptors of this process, which no program has; the judge's first
+        self._poller = select.poll()
 
     def serve(self) -> None:
         """The server's loop; ends with the judge."""
-        judge = os.getppid()
+        parent = os.getppid()
         lock.die_with_parent()
         lock.adopt_orphans()
         self._forget_surroundings()
@@ -80,21 +96,21 @@ class Server:
         sys.modules["random"].seed(0)
         os.chdir(self.folder)
         os.umask(0o077)
-        # Descriptors of the program come first, so that nothing of the server's stands in their place.
-        low = fcntl.fcntl(self.control.fileno(), fcntl.F_DUPFD_CLOEXEC, VALUES + 4)
-        rules = fcntl.fcntl(self.rules, fcntl.F_DUPFD_CLOEXEC, VALUES + 4) if self.rules >= 0 else -1
-        self.control = socket.socket(fileno=low)
-        os.closerange(CALLS, VALUES + 4)
-        os.closerange(max(low, rules) + 1, 4096)
+        self._raise_descriptors()
         lock.forgo_privileges()
         lock.drop_privileges(self.user)
         lock.die_with_parent()  # anew, since a change of user clears it
-        if os.getppid() != judge:
+        if os.getppid() != parent:
             return
         lock.hide_memory()
         lock.limit({getattr(resource, name): value for name, value in self.limits.items()})
-        if rules >= 0:
-            lock.restrict(rules)
+        if self.rules >= 0:
+            lock.restrict(self.rules)
+        if self.seccomp:
+            self._threads = threads.Threads()
+            filtered = lock.seccomp_filter(os.uname().machine, threads=self._threads.listener >= 0)
+            self._filter = lock.prepared(filtered)
+        self._keep_descriptors()
         gc.collect()
         gc.freeze()
         report = REPORT.pack(0, 0.0, False)
@@ -109,6 +125,28 @@ class Server:
             report = REPORT.pack(*self._end(pid, ready[0]), crowded)
             empty(self.folder)
 
+    def _raise_descriptors(self) -> None:
+        # Descriptors of the program come first, so that nothing of the server's stands in their place.
+        sockets = [self.control, *([self.watcher] if self.watcher else [])]
+        kept = [each.fileno() for each in sockets] + [self.rules] * (self.rules >= 0)
+        raised = [fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, VALUES + 4) for low in kept]
+        self.control = socket.socket(fileno=raised[0])
+        self.watcher = socket.socket(fileno=raised[1]) if self.watcher else None
+        self.rules = raised[-1] if self.rules >= 0 else -1
+        for each in sockets:
+            each.detach()
+        for first, last in zip([CALLS - 1, *sorted(raised)], [*sorted(raised), 4096], strict=True):
+            os.closerange(first + 1, last)
+
+    def _keep_descriptors(self) -> None:
+        self._kept = [self.control.fileno()]
+        self._poller.register(self.control, select.POLLIN)
+        if self._threads is not None and self._threads.listener >= 0:
+            self._kept.append(self._threads.listener)
+            self._poller.register(self._threads.listener, select.POLLIN)
+        if self.watcher is not None:
+            self._kept.append(self.watcher.fileno())
+
     def _forget_surroundings(self) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
@@ -122,7 +160,7 @@ class Server:
         pid = os.fork()
         if pid == 0:
             try:
-                self._enter(calls_out, values_in, calls_in, values_out, self.control.fileno())
+                self._enter(calls_out, values_in, calls_in, values_out, *self._kept)
                 drive(CALLS, VALUES)
             finally:
                 os._exit(70)
@@ -140,62 +178,105 @@ class Server:
         for descriptor in {calls, values} - {CALLS, VALUES}:
             os.close(descriptor)
         lock.die_with_parent()
-        if self.seccomp is None:
+        if self.watcher is not None:
+            lock.show_memory()
+        if self._filter is None:
             os.setsid()  # its group's signals are its own
         else:
-            lock.install(self.seccomp)
+            lock.install(self._filter)
 
     def _watch(self, pid: int) -> bool:
-        # Until the judge has done with the program, which dies earlier if its folder gets too full.
-        poller = select.poll()
-        poller.register(self.control, select.POLLIN)
-        while not poller.poll(WATCH_MS):
-            if size(self.folder) > self.folder_bytes:
-                os.kill(pid, signal.SIGKILL)
+        # Until the judge has done with the program, which dies earlier if it keeps too much on disk. For one
+        # that ends at once as little as can be: a page that is written behind a fork has to be copied.
+        ready = self._poller.poll(WATCH_MS)
+        if len(ready) == 1 and ready[0][0] == self._kept[0]:
+            self.control.recv(1)
+            return False
+        return self._watch_closely(pid, dict(ready))
+
+    def _watch_closely(self, pid: int, ready: dict[int, int]) -> bool:
+        if self._threads is not None:
+            self._threads.begin()
+        due = time.monotonic() + (WATCH_MS / 1000 if ready else 0)
+        looked_at, crowded = 0.0, False
+        while True:
+            if self._kept[0] in ready:
                 self.control.recv(1)
-                return True
-        self.control.recv(1)
-        return False
+                return crowded
+            if ready and self._threads is not None:
+                self._threads.answer(pid)
+            if not crowded and time.monotonic() >= due:
+                # What did not run since has written nothing.
+                looked_before, looked_at = looked_at, _processor_time(pid)
+                if looked_at != looked_before:
+                    crowded = size(self.folder) + self._held(pid) > self.folder_bytes
+                if crowded:
+                    os.kill(pid, signal.SIGKILL)
+                due = time.monotonic() + WATCH_MS / 1000
+            ready = dict(self._poller.poll(max(due - time.monotonic(), 0) * 1000))
+
+    def _held(self, pid: int) -> int:
+        # Bytes of removed files that a program keeps.
+        if self.watcher is None:
+            return 0
+        self.watcher.sendall(keeper.PID.pack(pid))
+        return keeper.BYTES.unpack(self.watcher.recv(keeper.BYTES.size))[0]
 
     def _end(self, pid: int, ready: int) -> tuple[int, float]:
         # Dead or alive it is this process's child until it is waited for, so the number is no one else's.
         os.kill(pid, signal.SIGKILL)
         _, status, usage = os.wait4(pid, 0)
-        if self.seccomp is None:
-            self._kill_orphans(ready)
+        if not self.seccomp:
+            # What a program's own children leave comes to this process; with seccomp there are none.
+            keeper.end_children(spared=ready)
         return status, usage.ru_utime + usage.ru_stime
 
-    def _kill_orphans(self, ready: int) -> None:
-        # What a program's own children leave comes to this process, which adopts orphans; with seccomp there
-        # are none.
-        while True:
-            with open(f"/proc/self/task/{os.getpid()}/children") as file:
-                orphans = [child for child in map(int, file.read().split()) if child != ready]
-            if not orphans:
-                return
-            for child in orphans:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
+
+def _processor_time(pid: int) -> float:
+    # By the clock's number as the C library's clock_getcpuclockid has it; where there is none, time goes on.
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return time.monotonic()
 
 
 def size(folder: str) -> int:
-    """Bytes below a folder; beyond any limit once there are too many files to count."""
+    """Bytes below a folder; beyond any limit if there are too many files to count, or some cannot be seen."""
     total = count = 0
     left = [folder]
     while left:
+        path = left.pop()
         try:
-            with os.scandir(left.pop()) as entries:
+            opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # a program may remove what is being read
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                continue  # or put a link in its place
+            return keeper.FULL
+        try:
+            with os.scandir(opened) as entries:
                 for entry in entries:
                     count += 1
                     if count > MOST_FILES:
-                        return 1 << 62
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        left.append(entry.path)
+                        return keeper.FULL
+                    about = _about(entry)
+                    if about is not None:
+                        total += about.st_blocks * 512
+                        if stat.S_ISDIR(about.st_mode):
+                            left.append(f"{path}/{entry.name}")
         except OSError:
-            # a program may remove what is being read, or hide it; its files were counted by their number
-            continue
+            return keeper.FULL
+        finally:
+            os.close(opened)
     return total
+
+
+def _about(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def empty(folder: str) -> None:
@@ -274,7 +355,7 @@ def loaded(task: Value, namespace: dict[str, Value]) -> dict[str, str] | None:
         if task["setup"]:
             exec(compile(task["setup"], "setup", "exec"), namespace)
     except BaseException as error:
-        return {kind: type(error).__name__}
+        return {kind: type(error).__name__, **refusal(error)}
     return None
 
 
@@ -325,4 +406,42 @@ def answer(values: int, nonce: str, action: Value, other: Value) -> None:
             message["flattened"] = list(encoder.flattened)
         wire.send(values, nonce, message)
     except BaseException as error:
-        wire.send(values, nonce, {"raised": type(error).__name__})
+        wire.send(values, nonce, {"raised": type(error).__name__, **refusal(error)})
+
+
+def refusal(error: BaseException | None) -> dict[str, str]:
+    """What the sandbox does not have, where an error is of that; for a reader."""
+    causes: list[str] = []
+    try:
+        while error is not None and len(causes) < 9:
+            causes.append(_cause(error)[:LONGEST_CAUSE])
+            error = error.__cause__ or error.__context__
+    except BaseException:
+        return {}  # the program's own errors may do anything
+    cause = next(filter(None, causes), "")
+    return {"refused": cause} if cause else {}
+
+
+def _place(error: Value) -> str:
+    # The function that was refused something.
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    code = trace.tb_frame.f_code
+    return f" in {code.co_filename.rpartition('/')[2]}, {code.co_name}"
+
+
+def _cause(error: Value) -> str:
+    # By type, whose attributes are its own.
+    kind = type(error)
+    if kind is ModuleNotFoundError:
+        return f"no module {str.__str__(error.name)!r}"
+    if kind in (PermissionError, OSError) and error.errno in REFUSED:
+        return f"{kind.__name__}{_place(error)}: {error}"
+    if kind is FileNotFoundError and str.startswith(error.filename, "/"):
+        return f"no file {error.filename!r}"
+    if kind is RuntimeError and error.args == ("can't start new thread",):
+        return f"more than {threads.MOST} threads at once"
+    return ""

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from mirrorpo.reward.sandbox import judge, lock, program, wire
+from mirrorpo.reward.sandbox import judge, keeper, lock, program, threads, wire
 from mirrorpo.reward.sandbox.folder import Folder
 
 Outcome = Literal[
@@ -27,11 +27,10 @@ START_S = 60.0
 GRACE_S = 2.0  # beyond a program's time; a worker that is silent for longer is killed
 SPUN_OUT = (-signal.SIGXCPU, 128 + signal.SIGXCPU)  # exit codes: without bubblewrap, and behind it
 FOLDER_BYTES = 32 << 20  # what a program may write in all
-FILE_BYTES = 8 << 20
 OPEN_FILES = 32
 NOBODY = 65534
 NEWEST_LANDLOCK = 99  # the kernel's
-MODULES = (lock, wire, program, judge)
+MODULES = (lock, wire, keeper, threads, program, judge)
 BOOT = """
 import json, sys, types
 request = json.loads(sys.stdin.buffer.readline())
@@ -46,7 +45,7 @@ module.main(request["settings"])
 """
 # A program that names the ways out that it finds open.
 PROBE = """
-import os, socket
+import os, socket, time
 
 def ways_out():
     ways = []
@@ -75,14 +74,17 @@ def ways_out():
     def limits():
         import resource
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    def thread():
+    def threads():
         import _thread
-        _thread.start_new_thread(int, ())
+        _thread.stack_size(1 << 16)
+        wait = _thread.allocate_lock()
+        wait.acquire()
+        for _ in range(MOST_THREADS + 1):
+            _thread.start_new_thread(wait.acquire, ())
     attempt("network", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
     attempt("network", lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     attempt("processes", process)
     allowed("processes", lambda path: os.execv(path, [path]))
-    attempt("threads", thread)
     attempt("tracing", trace)
     attempt("changing limits", limits)
     allowed("changing files", lambda path: os.truncate(path, 0))
@@ -95,8 +97,11 @@ def ways_out():
     for folder in (*shared, os.path.expanduser("~"), os.path.dirname(os.getcwd())):
         path = os.path.join(folder, "mirrorpo-probe-%d" % os.getpid())
         attempt("writing files", lambda: (open(path, "x").close(), os.unlink(path)))
+    attempt("threads", threads)
+    # Whoever cannot look at this program's files ends it now.
+    time.sleep(0.05)
     return sorted(set(ways))
-"""
+""".replace("MOST_THREADS", str(threads.MOST))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +135,7 @@ class ProgramReport:
         cpu_s: seconds of processor time that the program took.
         wall_s: seconds from its start to its end.
         lost: what did not cross as it was between program and tests.
+        refused: what the sandbox does not have, where the program failed for that; by its own word.
         broken: whether it broke the worker that judged it; the outcomes say how.
     """
 
@@ -138,6 +144,7 @@ class ProgramReport:
     cpu_s: float
     wall_s: float
     lost: Sequence[str] = ()
+    refused: str = ""
     broken: bool = False
 
 
@@ -206,7 +213,8 @@ class Worker:
         self._made = None if bubblewrap else Folder(user)
         self.folder = self._made.path if self._made else "/program"
         command = [os.path.realpath(sys.executable), "-s", "-P", "-S", "-c", BOOT]
-        environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+        # Without the last each thread would take 64 MB of a program's address space.
+        environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
         self.process = subprocess.Popen(
             [*_bubblewrap(environment), *command] if bubblewrap else command,
             stdin=subprocess.PIPE,
@@ -217,14 +225,17 @@ class Worker:
             cwd="/",
             start_new_session=True,
         )
+        readable, listable = _without(_readable(), _hidden())
         settings = {
             "limits": _limits(bounds),
             "cpu_s": bounds.cpu_s,
             "wall_s": bounds.wall_s,
             "folder": self.folder,
             "folder_bytes": FOLDER_BYTES,
-            "readable": [*_readable(), "/dev/null", "/dev/urandom"],
+            "readable": [*readable, "/dev/null", "/dev/urandom"],
+            "listable": listable,
             "user": user,
+            "watched": not bubblewrap,
             "landlock": landlock,
             "seccomp": seccomp,
         }
@@ -288,10 +299,21 @@ class Worker:
             self._made = None
 
     def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            # bubblewrap takes its whole process namespace with it; without it the fork server is of the same
-            # group.
-            os.killpg(self.process.pid, signal.SIGKILL)
+        # The first process, bubblewrap's or the keeper, ends when its children have, and has waited for them.
+        # The keeper behind bubblewrap takes its whole process namespace with it.
+        try:
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        except OSError:
+            children = []
+        for child in children:
+            with contextlib.suppress(OSError):
+                os.kill(int(child), signal.SIGKILL)
+        if children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=GRACE_S)
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def _start(self, settings: Mapping[str, object]) -> Mapping[str, wire.Value]:
         # What it is locked with.
@@ -352,7 +374,7 @@ def _bubblewrap(environment: Mapping[str, str]) -> list[str]:
     program_path = shutil.which("bwrap")
     if program_path is None:
         raise RuntimeError("there is no bwrap")
-    command = [program_path, "--unshare-all", "--die-with-parent", "--new-session"]
+    command = [program_path, "--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session"]
     command += ["--uid", str(NOBODY), "--gid", str(NOBODY), "--cap-drop", "ALL", "--clearenv"]
     for name, value in environment.items():
         command += ["--setenv", name, value]
@@ -360,6 +382,8 @@ def _bubblewrap(environment: Mapping[str, str]) -> list[str]:
         command += ["--ro-bind-try", path, path]
     for device in ("/dev/null", "/dev/urandom"):
         command += ["--dev-bind", device, device]
+    for path in _aliases(_hidden(), _readable()):
+        command += ["--size", "4096", "--perms", "0000", "--tmpfs", path, "--remount-ro", path]
     return [*command, "--size", str(FOLDER_BYTES), "--tmpfs", "/program", "--remount-ro", "/"]
 
 
@@ -369,10 +393,54 @@ def _readable() -> list[str]:
     return list(dict.fromkeys((sys.base_prefix, *libraries)))
 
 
+def _hidden() -> list[str]:
+    # Packages that were installed beside the standard library: programs are the same on every machine.
+    patterns = (
+        "lib*/python3*/*-packages",
+        "local/lib*/python3*/*-packages",
+        "lib*/python3*/ensurepip/_bundled",
+        "share/python-wheels",
+        "share/python3",
+    )
+    roots = {os.path.realpath(path) for path in (sys.base_prefix, "/usr", "/")}
+    paths = {os.path.realpath(path) for root in roots for name in patterns for path in Path(root).glob(name)}
+    return sorted(path for path in paths if os.path.isdir(path))
+
+
+def _without(paths: Sequence[str], hidden: Sequence[str]) -> tuple[list[str], list[str]]:
+    # What is in these paths and in none of the hidden ones, in as few paths as can be; and the folders that
+    # hold both.
+    out: dict[str, None] = {}
+    mixed: dict[str, None] = {}
+    left = [os.path.realpath(path) for path in paths]
+    while left:
+        path = left.pop()
+        if path in hidden:
+            continue
+        if any(below.startswith(f"{path.rstrip('/')}/") for below in hidden):
+            mixed[path] = None
+            # A link's target is in these paths itself, or it is not to be read.
+            left += [entry.path for entry in os.scandir(path) if not entry.is_symlink()]
+        else:
+            out[path] = None
+    return sorted(out), sorted(mixed)
+
+
+def _aliases(hidden: Sequence[str], bound: Sequence[str]) -> list[str]:
+    # Where hidden folders appear in what is bound, which may be a link.
+    real = {path: os.path.realpath(path) for path in bound}
+    return [
+        path + below[len(target) :]
+        for path, target in real.items()
+        for below in hidden
+        if below.startswith(f"{target.rstrip('/')}/")
+    ]
+
+
 def _limits(bounds: Bounds) -> dict[str, int]:
     return {
         "RLIMIT_AS": bounds.memory_mb << 20,
-        "RLIMIT_FSIZE": FILE_BYTES,
+        "RLIMIT_FSIZE": keeper.FILE_BYTES,
         "RLIMIT_NOFILE": OPEN_FILES,
         "RLIMIT_CORE": 0,
         "RLIMIT_MEMLOCK": 0,
