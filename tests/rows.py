@@ -22,6 +22,11 @@ def names(axis: str, known: Container[str] | None = None) -> list[str]:
     return found if known is None else [name for name in found if name in known]
 
 
+def weightings() -> list[str]:
+    """The files of conf/weighting that give weights; the others give signed credit in their place."""
+    return [name for name in names("weighting") if not name.startswith("segment_rollout")]
+
+
 def class_of(divergence: str) -> str:
     """The class of a file, or of the one that it is another name for."""
     return settings_of(divergence)["_target_"].rpartition(".")[-1]

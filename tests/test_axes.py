@@ -18,6 +18,7 @@ from completions import completion_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from rows import CONF, class_of, names, settings_of
+from rows import weightings as weights_of
 from torch import Tensor
 
 from mirrorpo.config.schema import register, resolved
@@ -467,7 +468,7 @@ def test_an_algorithm_stays_finite_when_a_token_ran_away(name, gap):
 
 # ---------------------------------------------------------------- weightings
 
-weightings = pytest.mark.parametrize("name", names("weighting"))
+weightings = pytest.mark.parametrize("name", weights_of())
 
 
 def answers() -> RolloutBatch:

@@ -18,6 +18,8 @@ from mirrorpo.core.protocols import Placement
 from mirrorpo.divergence.placement import token_credit
 from mirrorpo.train import equation
 from mirrorpo.train.build import Components, build_penalty
+from mirrorpo.weighting.uniform import Uniform
+from mirrorpo.weighting.unscored import Unscored
 
 PARTS = ("aggregate", "surrogate", "ratio", "advantage", "update_advantage", "token_normalisation")
 
@@ -34,6 +36,7 @@ def components(algo: str = "grpo", divergence: str = "kl_k3", **changes: Any) ->
     """As much of a run's parts as an equation reads."""
     penalty = build_penalty(settings_of(divergence, **changes))
     return Mock(
+        weighting=Unscored(weighting=Uniform()),
         spec=Components,
         algo=instantiate(node("algo", algo), _convert_="all"),
         penalty=penalty,

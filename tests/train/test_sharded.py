@@ -61,6 +61,12 @@ MORE_CELLS = {
     "gradient": ("weighting=gradient",),
     "attention": ("weighting=attention",),
     "entropy": ("weighting=entropy_top20", "importance_correction=truncated"),
+    "segments": (
+        "weighting=segment_rollout_entropy",
+        "divergence=kl_exact",
+        "divergence.placement=reward_to_go",
+        "updates_per_rollout=2",
+    ),
     "steered": ("beta_schedule=matched_drift", "steps=3"),
     "adaptive entropy": ("entropy=adaptive", "entropy.start=0.3", "steps=3", "entropy.only_below=false"),
     "clipped covariance": (

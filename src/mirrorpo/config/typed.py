@@ -20,6 +20,7 @@ OF_ANOTHER_OBJECT: Mapping[str, Sequence[str]] = {
     "divergence": ("beta", "anchor", "placement"),
     "rollout": ("lag", "coarse", "coarse_value"),
     "weighting": ("scope",),
+    "weighting.weighting": ("scope",),
 }
 
 

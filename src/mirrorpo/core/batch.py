@@ -76,6 +76,8 @@ class RolloutRequest:
         max_new_tokens: longest completion.
         temperature: of the sampler; 0 is greedy.
         seed: of this call; the same seed, prompts and model give the same tokens.
+        seeds: of each prompt, in place of `seed` where an engine can: its completions then depend on no
+            other prompt, and the first tokens of one not on `max_new_tokens`.
         only: the stretch of the prompts that is to be answered, as in the whole call; None is all.
     """
 
@@ -85,6 +87,7 @@ class RolloutRequest:
     max_new_tokens: int
     temperature: float
     seed: int
+    seeds: Sequence[int] | None = None
     only: range | None = None
 
     @property

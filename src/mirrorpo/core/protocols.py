@@ -659,6 +659,33 @@ class SpanWeighting(Weighting, Protocol):
 
 
 @runtime_checkable
+class Roller(Protocol):
+    """Samples on from beginnings of a rollout's completions, and has the answers judged as the rollout was.
+
+    A beginning is a completion's row and how many of its tokens are kept. Each gets the rewards of `rolls`
+    continuations, NaN without a verdict. They depend on the seed, the policy and the tokens of prompt and
+    beginning alone, so that equal beginnings, which are sampled once, have the same.
+    """
+
+    def __call__(
+        self, beginnings: Sequence[tuple[int, int]], *, rolls: int, seed: int
+    ) -> Sequence[Sequence[float]]: ...
+
+
+@runtime_checkable
+class SegmentCredit(Protocol):
+    """What stands in a weighting's place where credit is signed: [B, T], instead of advantages times weights.
+
+    Asked of an entire rollout, whose `roller` it is; without gradient, zero where the mask is False. Beside
+    it come the segments, each with its credit.
+    """
+
+    def credit(
+        self, batch: RolloutBatch, scorer: Scorer, roller: Roller, seed: int
+    ) -> tuple[PerToken, Sequence[ScoredSpan]]: ...
+
+
+@runtime_checkable
 class StatesPasses(Protocol):
     """A weighting that says what it reads of the policy at each rollout; any weighting may.
 

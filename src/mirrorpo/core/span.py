@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Kind: TypeAlias = Literal["calculation", "sentence", "scaffolding", "answer", "format", "statement"]
+Kind: TypeAlias = Literal[
+    "calculation", "sentence", "scaffolding", "answer", "format", "statement", "segment"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,12 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredSpan:
-    """A span with what hiding it did.
+    """A span with what hiding it did, or a segment with what it did to the expected reward.
 
     Attributes:
         row: the completion's, in the batch.
         span: which tokens, and what they are.
-        drop: of the score, by the weighting's settings; positive when hiding hurts.
+        drop: of the score, by the weighting's settings; positive when hiding hurts. Of a segment its gain.
     """
 
     row: int

@@ -85,13 +85,7 @@ class Native:
     def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]:
         """`group_size` completions for each prompt, in order."""
         size, groups = request.group_size, request.groups
-        # Of the whole call, so that a completion does not depend on what is answered beside it.
-        uniform = torch.rand(
-            len(request.prompts),
-            size,
-            request.max_new_tokens,
-            generator=torch.Generator().manual_seed(request.seed),
-        )
+        uniform = _uniform(request)
         stride = max(self.rows_at_once // size, 1)
         completions: list[Completion] = []
         with model.evaluating(), model.computing(), _without_graph(model.device):
@@ -245,6 +239,17 @@ class _Rows:
             [row[:count] for row, count in zip(ids.tolist(), counts, strict=True)],
             [row[:count] for row, count in zip(logprobs.tolist(), counts, strict=True)],
         )
+
+
+def _uniform(request: RolloutRequest) -> Tensor:
+    # Of all prompts, so that a completion does not depend on what is answered beside it.
+    size, steps = request.group_size, request.max_new_tokens
+    if request.seeds is None:
+        stream = torch.Generator().manual_seed(request.seed)
+        return torch.rand(len(request.prompts), size, steps, generator=stream)
+    streams = [torch.Generator().manual_seed(seed) for seed in request.seeds]
+    # Token by token, so that a call of more tokens has the same first ones.
+    return torch.stack([torch.rand(steps, size, generator=stream).T for stream in streams])
 
 
 def _ends(eos_ids: Collection[int]) -> Tensor:

@@ -17,6 +17,9 @@ def sampling_settings(
 
     vLLM gives completion i of a request the seed + i, so that a completion depends on its place.
     """
+    seed = derive(request.seed, "sampling", group)
+    if request.seeds is not None:
+        seed = derive(request.seeds[group], "sampling")
     greedy, vocabulary = request.temperature == 0, network_config(model).get_text_config().vocab_size
     return {
         # vLLM refuses several greedy completions of a prompt; they would be the same.
@@ -29,7 +32,7 @@ def sampling_settings(
         "min_p": 0.0,
         "repetition_penalty": 1.0,
         # One bit less, so that seed + i is still one of 63.
-        "seed": derive(request.seed, "sampling", group) >> 1,
+        "seed": seed >> 1,
         "logprobs": 0,
         # The ends are this project's, not those of vLLM's own tokenizer.
         "ignore_eos": True,

@@ -30,7 +30,7 @@ from torch.optim.optimizer import StateDict
 
 from mirrorpo.config.paths import command, conf
 from mirrorpo.config.schema import check, register, resolved
-from mirrorpo.core.protocols import Config, SpanWeighting
+from mirrorpo.core.protocols import Config, SegmentCredit, SpanWeighting
 from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.distributed.device import named_device, prepare
@@ -238,7 +238,12 @@ def built_arms(
         arms: dict[str, SpanWeighting] = {}
         for name in names:
             try:
-                arms[name] = build_components(composed(overrides, name)).weighting
+                weighting = build_components(composed(overrides, name)).weighting
+                if isinstance(weighting, SegmentCredit):
+                    raise ValueError(
+                        f"weighting={name}: it takes the place of the advantages, and a gain is of weights"
+                    )
+                arms[name] = weighting
             except ValueError as error:
                 if not skip:
                     raise

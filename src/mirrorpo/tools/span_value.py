@@ -15,7 +15,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,6 +30,7 @@ from mirrorpo.core.seeds import derive
 from mirrorpo.core.span import Span
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
+from mirrorpo.rollout.reroll import Beginning, Rerolls
 from mirrorpo.run import checkpoint
 from mirrorpo.run.folder import RunFolder
 from mirrorpo.train.build import Components, build_components
@@ -46,55 +46,6 @@ READINGS: Mapping[str, tuple[str, Masking]] = {
     "direct": ("answer", "direct"),
 }
 KINDS = Arithmetic(max_spans=10, min_tokens=1, max_tokens=50, max_backslashes=0.3, unit_words=3)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rerolls:
-    """Samples continuations of a prompt and the beginning of an answer.
-
-    Attributes:
-        components: engine and reward.
-        policy: who continues.
-        config: the run's.
-        rolls: continuations of each beginning.
-    """
-
-    components: Components
-    policy: LanguageModel
-    config: Config
-    rolls: int
-
-    def __call__(
-        self, prompt: Prompt, prompt_ids: Sequence[int], beginnings: Sequence[Sequence[int]], seed: int
-    ) -> list[float]:
-        """The success rate of each beginning; the same for two that are equal."""
-        distinct = list(dict.fromkeys(tuple(ids) for ids in beginnings))
-        budget = self.config["max_new_tokens"]
-        shortest = min((len(ids) for ids in distinct), default=0)
-        drawn = self.components.eval_rollout.generate(
-            self.policy,
-            RolloutRequest(
-                prompts=[prompt] * len(distinct),
-                prompt_ids=[[*prompt_ids, *ids] for ids in distinct],
-                group_size=self.rolls,
-                max_new_tokens=max(budget - shortest, 1),
-                temperature=self.config["temperature"],
-                seed=seed,
-            ),
-        )
-        # Every whole answer has the budget that the policy was trained with, wherever it was begun.
-        texts = [
-            self.policy.decode([*distinct[completion.group], *completion.ids][:budget])
-            for completion in drawn
-        ]
-        rewards = [verdict.reward for verdict in self.components.reward(texts, [prompt] * len(texts))]
-        # No verdict counts as no success.
-        wins = [reward if reward == reward else 0.0 for reward in rewards]
-        rates = [
-            sum(wins[index * self.rolls : (index + 1) * self.rolls]) / self.rolls
-            for index in range(len(distinct))
-        ]
-        return [rates[distinct.index(tuple(ids))] for ids in beginnings]
 
 
 def measure(
@@ -124,16 +75,43 @@ def measure(
     spans = _spans(policy, answers)
     scorer = policy_scorer(policy, UpdateSettings.of(config))
     drops = {name: _drops(scorer, batch, spans, *reading) for name, reading in READINGS.items()}
-    reroll = Rerolls(components=components, policy=policy, config=config, rolls=rolls)
+    reroll = _rerolls(components, config, rolls)
     rows: list[dict[str, object]] = []
     scored_rows = sorted({row for row, _, _ in spans})
     for row in track(scored_rows, description="re-rolling", disable=not sys.stderr.isatty()):
         of_row = [(index, span) for index, (owner, span, _) in enumerate(spans) if owner == row]
-        beginnings = [answers[row].ids[:end] for _, span in of_row for end in (span.start, span.end)]
-        rates = reroll(prompts[row], ids[row], beginnings, derive(seed, "sampling", "truth", row))
+        beginnings = _beginnings(prompts[row], ids[row], answers[row], [span for _, span in of_row])
+        rolled = reroll(policy, beginnings, derive(seed, "sampling", "truth", row))
+        rates = [_success_rate(rewards) for rewards in rolled.rewards]
         about = {"uid": prompts[row].uid, "right": rewards[row] == 1.0}
         rows += [about | span_row for span_row in _rows(of_row, drops, rates)]
     return rows
+
+
+def _rerolls(components: Components, config: Config, rolls: int) -> Rerolls:
+    return Rerolls(
+        engine=components.eval_rollout,
+        judge=components.reward,
+        max_new_tokens=config["max_new_tokens"],
+        temperature=config["temperature"],
+        rolls=rolls,
+    )
+
+
+def _beginnings(
+    prompt: Prompt, prompt_ids: Sequence[int], answer: Completion, spans: Sequence[Span]
+) -> list[Beginning]:
+    # What stands before each span, and with it.
+    return [
+        Beginning(prompt=prompt, prompt_ids=prompt_ids, ids=answer.ids[:end])
+        for span in spans
+        for end in (span.start, span.end)
+    ]
+
+
+def _success_rate(rewards: Sequence[float]) -> float:
+    # No verdict counts as no success.
+    return sum(reward if reward == reward else 0.0 for reward in rewards) / len(rewards)
 
 
 def _rows(

@@ -3,11 +3,12 @@
 Evaluations, the drift's probe, the optimiser's own products and the self-tests at load are no part of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self, cast
 
-from mirrorpo.model.cost import PassTokens, network_cost
+from mirrorpo.core.batch import Completion
+from mirrorpo.model.cost import PassTokens, network_cost, sampling
 from mirrorpo.model.head import Head
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.mixed_head import MixedHead
@@ -25,10 +26,14 @@ class PassMeter:
     Attributes:
         flops: of all passes (`model.cost`).
         tokens_trained: tokens of the loss, once an update.
+        rolls: completions that were sampled on from a beginning of another.
+        tokens_rolled: their tokens, without the beginnings.
     """
 
     flops: int = 0
     tokens_trained: int = 0
+    rolls: int = 0
+    tokens_rolled: int = 0
 
     def add(self, model: LanguageModel, run: PassTokens, gradient: Gradient = "none") -> None:
         """Count a pass through a model."""
@@ -38,6 +43,12 @@ class PassMeter:
             self.flops += cost.input_gradient(run)
         if gradient == "weights":
             self.flops += cost.weight_gradient(run)
+
+    def add_rolls(self, model: LanguageModel, completions: Sequence[Completion]) -> None:
+        """Count completions that were sampled on from beginnings, which are their prompts here."""
+        self.add(model, sampling(completions))
+        self.rolls += len(completions)
+        self.tokens_rolled += sum(len(completion.ids) for completion in completions)
 
     def add_head(self, head: Head | MixedHead, read: int) -> None:
         """Count logits of so many positions, made without gradient off hidden states that were kept."""
@@ -49,9 +60,9 @@ class Budget:
     """Sums over all steps so far, of all attempts as far as they were kept.
 
     Attributes:
-        completions: sampled, or taken as demonstrations; groups that were dropped included.
+        completions: sampled, or taken as demonstrations; groups that were dropped, and rolls, included.
         tokens_trained: tokens of the loss, once an update.
-        tokens_sampled: completion tokens that were sampled, dropped groups included.
+        tokens_sampled: completion tokens that were sampled, dropped groups and rolls included.
         flops: of sampling, scoring, weighting and updates.
         device_s: seconds of the steps times the devices.
     """
@@ -71,9 +82,9 @@ class Budget:
         """With one more step's passes and samples."""
         return replace(
             self,
-            completions=self.completions + completions,
+            completions=self.completions + completions + meter.rolls,
             tokens_trained=self.tokens_trained + meter.tokens_trained,
-            tokens_sampled=self.tokens_sampled + tokens_sampled,
+            tokens_sampled=self.tokens_sampled + tokens_sampled + meter.tokens_rolled,
             flops=self.flops + meter.flops,
         )
 

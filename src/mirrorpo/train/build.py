@@ -35,6 +35,7 @@ from mirrorpo.core.protocols import (
     ModelNeed,
     OptimiserSpec,
     RolloutEngine,
+    SegmentCredit,
     SpanWeighting,
     StatesNotes,
     StatesRequirements,
@@ -73,7 +74,7 @@ class Components:
     config: Config = field(compare=False, repr=False)
     algo: Algorithm
     penalty: Penalty
-    weighting: SpanWeighting
+    weighting: SpanWeighting | SegmentCredit
     beta_schedule: BetaSchedule
     anchor: Anchor
     model: ModelSpec
@@ -258,10 +259,27 @@ def _with_eval_sets(components: Components) -> Iterator[tuple[str, object, Compo
             yield f"{EVAL_SETS}.{name}.{group}", part, seen
 
 
-def build_weighting(node: Config) -> SpanWeighting:
-    """The token weights of a `weighting` group; its `scope` belongs to the penalty."""
-    class_settings, _ = _without(node, "weighting", "scope")
-    return span_weighting(_build(class_settings, "weighting", Weighting))
+def build_weighting(node: Config) -> SpanWeighting | SegmentCredit:
+    """The token weights, or signed credit, of a `weighting` group; its `scope` belongs to the penalty."""
+    part = _instantiated(_without_scope(node, "weighting"), "weighting")
+    if isinstance(part, SegmentCredit):
+        return part
+    return span_weighting(_checked(part, node, "weighting", Weighting))
+
+
+def _without_scope(node: Config, group: str) -> Config:
+    # A weighting around another one has that of a file with its scope, which has to be its own.
+    class_settings, scope = _without(node, group, "scope")
+    inner = class_settings.get("weighting")
+    if not isinstance(inner, Mapping):
+        return class_settings
+    settings = cast("Config", inner)
+    if settings.get("scope", scope.get("scope")) != scope.get("scope"):
+        raise ValueError(
+            f"{group}.scope={scope.get('scope')} and {group}.weighting.scope={settings['scope']}: a control "
+            f"has its arm's scope; set {group}.weighting.scope alone"
+        )
+    return {**class_settings, "weighting": _without_scope(settings, f"{group}.weighting")}
 
 
 def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> Penalty:
@@ -330,12 +348,19 @@ def _optional(config: Config, group: str, contract: type[T]) -> T | None:
 
 
 def _build(node: object, group: str, contract: type[T]) -> T:
+    return _checked(_instantiated(node, group), node, group, contract)
+
+
+def _instantiated(node: object, group: str) -> object:
     _refuse_wrong_values(node, group)
     try:
-        part: object = instantiate(node, _convert_="all")
+        return instantiate(node, _convert_="all")
     except Exception as error:
         cause = error.__cause__ or error
         raise ValueError(f"{group}: {cause}{_leftover_settings(node, group)}") from error
+
+
+def _checked(part: object, node: object, group: str, contract: type[T]) -> T:
     if not isinstance(part, contract):
         target = cast("Config", node).get("_target_") if isinstance(node, Mapping) else node
         lacking = [name for name in _members(contract) if not hasattr(part, name)]

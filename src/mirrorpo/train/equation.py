@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 
-from mirrorpo.core.protocols import ChoosesTokens
+from mirrorpo.core.protocols import ChoosesTokens, SegmentCredit
 from mirrorpo.divergence.placement import IN_LOSS
 from mirrorpo.train.build import Components
 from mirrorpo.weighting.unscored import Unscored
@@ -47,6 +47,7 @@ def loss(components: Components) -> str:
     factors += ["h_t"] * (held is not None and held.keeps != 1)
     scoped = penalty.scope == "loss"
     signed = (penalty.acts and penalty.in_credit) or algo.token_normalisation is not None
+    signed = signed or isinstance(components.weighting, SegmentCredit)
     signed = signed or components.entropy.reads == "sampled"
     credit = " ".join([*factors, f"l(log r_t, {'A_t' if signed else 'A_i'})"])
     penalised = f" + {penalty.beta:g} D_t" if penalty.acts and penalty.placement in IN_LOSS else ""
@@ -62,6 +63,7 @@ def loss(components: Components) -> str:
 def signed_credit(components: Components) -> list[str]:
     """How a token's credit is made, where it is more than a weight times an advantage; else empty."""
     penalty, normalisation = components.penalty, components.algo.token_normalisation
+    segments = isinstance(components.weighting, SegmentCredit)
     takes, gains = penalty.acts and penalty.in_credit, components.entropy.reads == "sampled"
     if not takes and normalisation is None and not gains:
         return []
@@ -71,7 +73,9 @@ def signed_credit(components: Components) -> list[str]:
     kept = TAKEN.get(penalty.placement) if takes else None
     taken = "" if kept is None else f" - {penalty.beta:g} k_t"
     weighted = "w_t A_i" if normalisation is None else "w_t (A_i - m)"
-    if taken and penalty.scope == "loss":
+    if segments:
+        inside = f"S_t{'' if normalisation is None else ' - m'}{taken}"
+    elif taken and penalty.scope == "loss":
         inside = f"w_t (A_i{'' if normalisation is None else ' - m'}{taken})"
     else:
         inside = weighted + taken
@@ -84,11 +88,13 @@ def terms(components: Components) -> Iterator[Term]:
     """The parts that stand in the loss, in its order."""
     algo, penalty, weighting = components.algo, components.penalty, components.weighting
     yield Term(symbol="aggregate", group="algo.aggregate", part=algo.aggregate)
-    yield Term(
-        symbol="w_t",
-        group="weighting",
-        part=weighting.weighting if isinstance(weighting, Unscored) else weighting,
-    )
+    segments = isinstance(weighting, SegmentCredit)
+    if segments:
+        symbol = "S_t, its A_t" if signed_credit(components) else "A_t"
+        yield Term(symbol=symbol, group="weighting", part=weighting)
+    else:
+        part = weighting.weighting if isinstance(weighting, Unscored) else weighting
+        yield Term(symbol="w_t", group="weighting", part=part)
     if components.importance_correction is not None:
         yield Term(symbol="c_t", group="importance_correction", part=components.importance_correction)
     if components.trust_region.reads != "nothing":
@@ -99,7 +105,8 @@ def terms(components: Components) -> Iterator[Term]:
         yield Term(symbol="c", group="entropy", part=components.entropy)
     yield Term(symbol="l", group="algo.surrogate", part=algo.surrogate)
     yield Term(symbol="r_t", group="algo.ratio", part=algo.ratio)
-    yield Term(symbol="A_i", group="algo.advantage", part=algo.advantage)
+    if not segments:
+        yield Term(symbol="A_i", group="algo.advantage", part=algo.advantage)
     if algo.update_advantage is not None:
         yield Term(symbol="A_i, at each update", group="algo.update_advantage", part=algo.update_advantage)
     if algo.token_normalisation is not None:

@@ -13,7 +13,14 @@ from mirrorpo.algo.trust_region import NO_TRUST_REGION
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import PolicyOutputs, RolloutBatch, Visit
 from mirrorpo.core.masked import masked, mean_one
-from mirrorpo.core.protocols import ImportanceCorrection, Optimiser, SpanWeighting, TrustRegion
+from mirrorpo.core.protocols import (
+    ImportanceCorrection,
+    Optimiser,
+    Roller,
+    SegmentCredit,
+    SpanWeighting,
+    TrustRegion,
+)
 from mirrorpo.core.shapes import PerCompletion, PerToken, Scalar, TokenMask
 from mirrorpo.core.tensors import all_finite, moved, numbers
 from mirrorpo.distributed.collectives import ALONE, Ranks
@@ -26,7 +33,7 @@ from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.model.prefix import obstacle
 from mirrorpo.train.budget import PassMeter
 from mirrorpo.train.correction_metrics import correction_metrics, derived
-from mirrorpo.train.credit import TokenCredit, signed_credit
+from mirrorpo.train.credit import TokenCredit, segment_credit, signed_credit
 from mirrorpo.train.entropy import NO_ENTROPY_TERM, EntropyTerm
 from mirrorpo.train.live_policy import LivePolicy
 from mirrorpo.train.loss import policy_loss
@@ -71,7 +78,7 @@ class Learner:
         optimiser: over the policy's trainable parameters.
         algo: the algorithm's row.
         penalty: a divergence with its coefficient and anchor.
-        weighting: token weights.
+        weighting: token weights, or signed credit in their place.
         settings: of the passes and updates.
         importance_correction: for the gap between sampler and old policy, or None.
         trust_region: a factor on the credit of tokens that have moved away from the old policy.
@@ -86,7 +93,7 @@ class Learner:
     optimiser: Optimiser
     algo: Algorithm
     penalty: Penalty
-    weighting: SpanWeighting
+    weighting: SpanWeighting | SegmentCredit
     settings: UpdateSettings
     importance_correction: ImportanceCorrection | None = None
     trust_region: TrustRegion = NO_TRUST_REGION
@@ -170,10 +177,16 @@ class Learner:
         )
         return rescore(batch)
 
-    def credit(self, scored: ScoredBatch, seed: int, visit: Visit | None = None) -> TokenCredit:
+    def credit(
+        self, scored: ScoredBatch, seed: int, visit: Visit | None = None, roller: Roller | None = None
+    ) -> TokenCredit:
         """What each token is credited with: advantages, weights, and what a penalty takes from them.
 
-        Without a visit, as if no prompt had been seen before.
+        Args:
+            scored: a rollout.
+            seed: of the step's random numbers.
+            visit: of the rollout's prompts; None, as if none had been seen before.
+            roller: re-rolls the rollout's completions, for segment credit.
         """
         batch, penalty = scored.batch, self.penalty
         divergence, rewards = scored.divergence, batch.rewards
@@ -182,16 +195,20 @@ class Learner:
         if visit is None:
             visit = first_visit(batch.group)
         advantages, memory = self.algo.visited(batch, visit, rewards)
-        credit = replace(self.weigh(batch, advantages, seed), divergence=divergence, memory=memory)
-        return self._signed(credit, batch.mask)
+        if isinstance(self.weighting, SegmentCredit):
+            assert roller is not None
+            credit = segment_credit(self.weighting, batch, self.old_policy, roller, seed)
+        else:
+            credit = self.weigh(batch, advantages, seed)
+        return self._signed(replace(credit, divergence=divergence, memory=memory), batch.mask)
 
     def _signed(self, credit: TokenCredit, mask: TokenMask) -> TokenCredit:
         # Credit with what a penalty takes from it and a normalisation makes of it, where there is either.
         if credit.divergence is None and self.algo.token_normalisation is None:
             return credit
         signed = signed_credit(
-            credit.advantages,
-            credit.weights,
+            credit.advantages if credit.segments is None else credit.segments,
+            credit.weights if credit.segments is None else torch.ones_like(credit.segments),
             torch.zeros_like(credit.weights) if credit.divergence is None else credit.divergence,
             mask,
             penalty=self.penalty,
@@ -205,18 +222,19 @@ class Learner:
         Completions that the weights cannot act on, those without a trained token, and those of advantage
         zero unless a divergence or the entropy is weighted too, keep ones and cost nothing.
         """
-        weights = batch.mask.to(torch.float32)
+        weighting, weights = self.weighting, batch.mask.to(torch.float32)
+        assert not isinstance(weighting, SegmentCredit)
         acts = advantages != 0
         if self.penalty.scope == "loss" and (self.penalty.measured or self.entropy.gains):
             acts = torch.ones_like(acts)
         # Over all of the rollout, since a group's mean is that of all its completions.
-        acts = acts & self.weighting.covers(batch)
+        acts = acts & weighting.covers(batch)
         rows = (acts & batch.mask.any(dim=1)).nonzero().flatten()
         if len(rows) == 0:
             return TokenCredit(advantages=advantages, weights=weights)
         # No weighting reads what is large of the anchor.
         part = batch.without_anchor().rows(rows)
-        raw, spans = self.weighting.explain(part, self.old_policy, seed)
+        raw, spans = weighting.explain(part, self.old_policy, seed)
         weights[rows, : raw.shape[1]] = mean_one(raw, part.mask)
         spans = [replace(scored, row=int(rows[scored.row])) for scored in spans]
         return TokenCredit(advantages=advantages, weights=weights, spans=spans)

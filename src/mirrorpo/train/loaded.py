@@ -16,7 +16,13 @@ from mirrorpo.config.settings import (
     UpdateSettings,
 )
 from mirrorpo.core.batch import Prompt
-from mirrorpo.core.protocols import DeclaresSources, GivesExamples, RolloutEngine, Verifier
+from mirrorpo.core.protocols import (
+    DeclaresSources,
+    GivesExamples,
+    RolloutEngine,
+    SegmentCredit,
+    Verifier,
+)
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.determinism import strict_where_possible
 from mirrorpo.model.adapter import START
@@ -298,6 +304,9 @@ class Loader:
     ) -> None:
         config, components = self.components.config, self.components
         answer = max(config["eval_max_new_tokens"], config["max_new_tokens"])
+        if isinstance(components.weighting, SegmentCredit):
+            # Rolls from the last cut go on for as long as those from the first.
+            answer = max(answer, 2 * config["max_new_tokens"] - 1)
         lengths = [len(prompt.ids) for prompt in rendered]
         if questions.train:
             example = render(components, policy, questions.train[0])

@@ -14,7 +14,6 @@ from mirrorpo.core.protocols import (
     BetaSchedule,
     Dataset,
     DeclaresDeciding,
-    GenerativeModel,
     LearningRateSchedule,
 )
 from mirrorpo.core.seeds import derive, seed_globals
@@ -30,6 +29,7 @@ from mirrorpo.train.credit import TokenCredit
 from mirrorpo.train.credit_metrics import credit_metrics, gradient_shares
 from mirrorpo.train.learner import Learner, NotFinite
 from mirrorpo.train.metrics import baseline_metrics, rollout_metrics
+from mirrorpo.train.roller import StepRoller
 from mirrorpo.train.sampling_policy import SamplingPolicy
 from mirrorpo.train.scored import ScoredBatch
 
@@ -152,16 +152,14 @@ class TrainStep:
         timer, meter = PhaseTimer(), PassMeter()
         learner = self._learner_at(step, progress, meter)
         with timer("rollout_s"):
-            with self.sampling() as policy:
-                rollout = self._rollout(policy, step, progress)
-            if self.collector.engine.samples:
-                meter.add(learner.policy, sampling(rollout.sampled))
+            rollout = self._rollout(step, progress, meter)
             all_offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
             batch = collated(rollout, all_offsets, learner, self.dataset)
         with timer("score_s"), learner.policy.shards.gathered():
             scored = learner.rescore(batch)
             visit = _visit(rollout, step, progress)
-            credit = learner.credit(scored, derive(self.seed, "weighting", step), visit)
+            roller = StepRoller.of(learner.policy, self.collector, rollout, meter)
+            credit = learner.credit(scored, derive(self.seed, "weighting", step), visit, roller)
         with timer("update_s"):
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
@@ -171,7 +169,7 @@ class TrainStep:
         budget = self._budget(progress.budget, meter, rollout)
         spent = self.sampling.metrics(step) | ({} if budget is None else budget.metrics())
         return StepResult(
-            metrics=metrics | _coefficients(learner) | _sampled(rollout) | spent,
+            metrics=metrics | _coefficients(learner) | _sampled(rollout, meter) | spent,
             timings=timer.seconds | _speed(rollout, timer.seconds),
             rollout=rollout,
             all_offsets=all_offsets,
@@ -187,9 +185,13 @@ class TrainStep:
             ),
         )
 
-    def _rollout(self, policy: GenerativeModel, step: int, progress: Progress) -> Rollout:
+    def _rollout(self, step: int, progress: Progress, meter: PassMeter) -> Rollout:
         value_of = self.learner.algo.value_of(progress.prompts)
-        return self.collector(policy, step, progress.position, value_of)
+        with self.sampling() as policy:
+            rollout = self.collector(policy, step, progress.position, value_of)
+        if self.collector.engine.samples:
+            meter.add(self.learner.policy, sampling(rollout.sampled))
+        return rollout
 
     def _learner_at(self, step: int, progress: Progress, meter: PassMeter) -> Learner:
         return replace(
@@ -283,12 +285,15 @@ def _coefficients(learner: Learner) -> dict[str, float]:
     return {"divergence/beta": learner.penalty.beta} | learner.entropy.metrics()
 
 
-def _sampled(rollout: Rollout) -> dict[str, float]:
-    return {
+def _sampled(rollout: Rollout, meter: PassMeter) -> dict[str, float]:
+    sampled = {
         "rollout/draws": float(rollout.draws),
         "rollout/completions": float(len(rollout.sampled)),
         "rollout/tokens": float(rollout.tokens),
     }
+    if meter.rolls:
+        sampled |= {"credit/rolls": float(meter.rolls), "credit/roll_tokens": float(meter.tokens_rolled)}
+    return sampled
 
 
 def _speed(rollout: Rollout, seconds: Mapping[str, float]) -> dict[str, float]:
