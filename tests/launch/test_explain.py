@@ -1,6 +1,7 @@
 """`python -m mirrorpo.explain`: what a cell is, before it runs."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,26 @@ def test_a_cell_is_explained_and_a_wrong_one_refused_in_a_line(capsys: pytest.Ca
     assert explain.main(["--no-equal", "algo=nothing"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "algo" in error
+
+
+def test_a_file_and_a_class_of_ones_own_are_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine_explained.py").write_text(
+        "class Twice:\n"
+        '    """Twice the gap.\n\n        D_t = 2 (p - q)^2\n    """\n\n'
+        "    reads = 'sampled'\n\n"
+        "    def __call__(self, policy, anchor, old):\n"
+        "        return 2 * (policy.exp() - anchor.exp()) ** 2\n"
+    )
+    (tmp_path / "conf" / "divergence").mkdir(parents=True)
+    (tmp_path / "conf" / "divergence" / "mine.yaml").write_text(
+        "_target_: mine_explained.Twice\nbeta: 0.5\nanchor: reference\nplacement: null\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["dataset=arithmetic", "model=tiny", "divergence=mine", "eval_questions=4"]
+    assert explain.main(["--no-equal", "--config-dir", str(tmp_path / "conf"), *words]) == 0
+    assert "        D_t = 2 (p - q)^2\n" in capsys.readouterr().out
 
 
 def test_what_has_no_effect_is_said_and_makes_cells_equal() -> None:

@@ -16,6 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from textwrap import wrap
 
 from hydra import compose, initialize_config_dir
@@ -71,10 +72,10 @@ def composed(overrides: Sequence[str]) -> Composed:
         ValueError: naming the setting that keeps it from being one.
     """
     cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
-    choices = dict(cfg.hydra.runtime.choices)
+    choices, searchpath = dict(cfg.hydra.runtime.choices), list(cfg.hydra.searchpath)
     with open_dict(cfg):
         del cfg["hydra"]
-    cell = cell_of(cfg, choices, overrides=overrides)
+    cell = cell_of(cfg, choices, overrides=overrides, searchpath=searchpath)
     return Composed(overrides=overrides, cell=cell, components=build_components(cell.config), choices=choices)
 
 
@@ -223,8 +224,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-equal", action="store_true", help="do not look for cells that are the same run (seconds less)"
     )
+    parser.add_argument("--config-dir", type=Path, help="a folder of your own config files, as for train.py")
     args = parser.parse_intermixed_args(arguments)
     overrides = with_new_keys(accept_old_names(args.overrides))
+    if args.config_dir is not None:
+        overrides.append(f"hydra.searchpath=[file://{args.config_dir.resolve()}]")
     try:
         for line in explain(overrides, equal=not args.no_equal):
             print(line)

@@ -147,7 +147,8 @@ def docstring_equation(part: object) -> tuple[list[str], str]:
         # A function that its first line states.
         return [re.split(r",? \(?(?:whose|Burg|negative|the)\b", " ".join(paragraphs[0].split()))[0]], ""
     for place, body in enumerate(paragraphs):
-        if re.match(r" {4}\S", body):
+        # A block that alone follows the first line loses its indentation in `getdoc`.
+        if re.match(r" {4}\S", body) or (place and all(" = " in line for line in body.splitlines())):
             lines = [line.removeprefix("    ").rstrip() for line in body.splitlines()]
             return lines, " ".join("".join(paragraphs[place + 1 : place + 2]).split())
     return [], ""
