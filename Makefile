@@ -13,7 +13,7 @@ help: ## list the targets
 quickstart: .venv/.installed ## set up, then watch a tiny language model learn arithmetic (about 2 minutes)
 	$(BIN)/python train.py
 
-reproduce: .venv/.installed ## watch counterfactual credit work, and its inversion and its control fail: 20 runs, a report, a check (under 15 minutes on two cores)
+reproduce: .venv/.installed ## watch counterfactual credit work, and its inversion and its control fail: 20 runs, a report, a check (3 minutes on two cores)
 	$(BIN)/python train.py sweep=ledger_reproduce hydra.launcher.jobs=2
 	$(BIN)/python -m analysis report outputs/ledger_reproduce
 	$(BIN)/python -m analysis area outputs/ledger_reproduce \
