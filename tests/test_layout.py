@@ -94,6 +94,7 @@ TESTED_BY = {
     "reward/sandbox/judge": "reward/sandbox/test_judge.py",
     "status": "launch/test_status.py",
     "explain": "launch/test_explain.py",
+    "launch/composing": "launch/test_explain.py",
     "tools/marked_page": "tools/test_estimator_table.py",
     "train/learner": "train/test_naive_gradient.py",
     "train/live_policy": "train/test_naive_gradient.py",

@@ -4,12 +4,13 @@ The policy is a table of three steps over five tokens, 125 completions.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 from completions import completion_of
+from expectation import Expectation
 from torch import Tensor
 
 from mirrorpo.algo.advantage import NoBaseline
@@ -37,19 +38,6 @@ NOTHING = Penalty(divergence=NoDivergence(), beta=0.0, anchor="reference", scope
 PLAIN = RolloutRule(
     dynamic_sampling=False, max_draws=1, overlong_buffer=0.0, overlong_penalty=0.0, mask_truncated=False
 )
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """Token losses summed over each completion, and averaged by what its probability was."""
-
-    chance: Tensor
-
-    def denominator(self, mask: Tensor) -> Tensor:
-        return torch.ones(())
-
-    def __call__(self, per_token: Tensor, mask: Tensor, denominator: Tensor | None = None) -> Tensor:
-        return (self.chance * per_token.sum(dim=1)).sum()
 
 
 def row(aggregate, surrogate=None) -> Algorithm:

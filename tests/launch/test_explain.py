@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mirrorpo.launch import explain
+from mirrorpo.launch.composing import composing
 
 CELL = ("dataset=arithmetic", "model=tiny", "divergence=probl2", "divergence.beta=0.5", "eval_questions=4")
 
@@ -48,7 +49,7 @@ def test_a_file_and_a_class_of_ones_own_are_explained(
 
 
 def test_what_has_no_effect_is_said_and_makes_cells_equal() -> None:
-    with explain.composing():
+    with composing():
         once = explain.composed([*CELL])
         regions = replace(once, choices={"trust_region": "none", "model": "tiny", "hydra/launcher": "local"})
         # The ratio is one: no token ever leaves a region.

@@ -4,13 +4,14 @@ The objective is beta E_pi[ sum_t D_t ]. Its gradient has two parts: that of eac
 that of how often the state is visited.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
 import pytest
 import torch
 from completions import completion_of
+from expectation import Expectation
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rows import CONF, names
@@ -103,19 +104,6 @@ def expected_gradient(name: str, placement: str) -> Tensor:
 @cache
 def penalty_at(name: str, placement: str = "loss") -> Penalty:
     return replace(penalty_of(name), beta=BETA, placement=placement)
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """Token losses summed over each completion, and averaged by what its probability was."""
-
-    chance: Tensor
-
-    def denominator(self, mask: Tensor) -> Tensor:
-        return torch.ones(())
-
-    def __call__(self, per_token: Tensor, mask: Tensor, denominator: Tensor | None = None) -> Tensor:
-        return (self.chance * per_token.sum(dim=1)).sum()
 
 
 def algorithm(chance: Tensor) -> Algorithm:

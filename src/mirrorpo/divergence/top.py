@@ -1,5 +1,6 @@
 """Estimators between sampled and exact: the likeliest tokens summed, the others at the sampled token."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -34,7 +35,7 @@ def _checked(k: int) -> None:
         raise ValueError(f"divergence.k={k}: a number of tokens, 0 (as `_corrected`) or more")
 
 
-class _Top:
+class _Top(ABC):
     # The sum inside the set is that of the exact divergence; outside it each kind has a term of its own.
     __slots__ = ()
 
@@ -49,9 +50,9 @@ class _Top:
     def __call__(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         return at_every_token(self, policy, anchor, old)
 
+    @abstractmethod
     def outside(self, policy: Tensor, anchor: Tensor, old: Tensor) -> Tensor:
         """The sampled token's term over the probability it was drawn with."""
-        raise NotImplementedError
 
     def inside(self, policy: Tensor, anchor: Tensor) -> Tensor:
         """The sum of the terms of some tokens."""
@@ -62,8 +63,8 @@ class _Top:
         return self._exact.gradient(policy, anchor, factor)
 
     @property
-    def _exact(self) -> ExactBregman | ExactFDivergence:
-        raise NotImplementedError
+    @abstractmethod
+    def _exact(self) -> ExactBregman | ExactFDivergence: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

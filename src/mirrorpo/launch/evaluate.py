@@ -11,27 +11,24 @@ done again.
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra import compose
 
 from mirrorpo.config import paths
 from mirrorpo.config.compose import baseline
 from mirrorpo.config.eval_sets import eval_sets
 from mirrorpo.config.identity import EVAL_SETS, identity
 from mirrorpo.config.renamed import upgraded
-from mirrorpo.config.schema import register, resolved
+from mirrorpo.config.schema import resolved
 from mirrorpo.config.typed import with_new_keys
 from mirrorpo.config.values import JsonObject
 from mirrorpo.core.seeds import seed_globals
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.distributed.device import device_name, named_device, prepare, stopwatch
-from mirrorpo.launch.errors import composition_error
+from mirrorpo.launch.composing import composing, exit_status
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.run import checkpoint
 from mirrorpo.run.disk import write_atomic, writing_to
@@ -197,7 +194,7 @@ def _config(folder: RunFolder, overrides: Sequence[str]) -> JsonObject:
     made = upgraded(manifest["config"])
     axes = dict(manifest["choices"])
     arguments = [*(f"{axis}={choice}" for axis, choice in axes.items()), *overrides, f"seed={made['seed']}"]
-    with _composing():
+    with composing():
         cfg = compose("train", overrides=with_new_keys(arguments))
         sets = eval_sets(cfg, axes, baseline(tuple(sorted(axes.items()))), overrides)
         today = resolved(cfg)
@@ -211,14 +208,6 @@ def _config(folder: RunFolder, overrides: Sequence[str]) -> JsonObject:
     typed = {name for name in OF_THIS_MACHINE if any(text.startswith(f"{name}=") for text in overrides)}
     # A run that is older than a setting has today's value of it, which does what was done.
     return {**today, **made, **{name: today[name] for name in typed}, EVAL_SETS: sets}
-
-
-@contextmanager
-def _composing() -> Iterator[None]:
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(paths.conf()), version_base="1.3"):
-        yield
 
 
 def _refuse_others(overrides: Sequence[str]) -> None:
@@ -248,19 +237,15 @@ def main() -> int:
     # A run's folder is named by settings too.
     runs = [word for word in args.runs if "=" not in word or Path(word).is_dir()]
     overrides = [word for word in args.runs if word not in runs]
-    try:
+
+    def evaluate_all() -> None:
         _refuse_others(overrides)
         if not runs:
             raise ValueError("give the folder of a run")
         for run in runs:
             evaluate_run(RunFolder(Path(run)), overrides, args.steps)
-    except HydraException as error:
-        print(f"error: {composition_error(error) or error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status(evaluate_all)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,11 @@ import sys
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import open_dict
@@ -28,14 +27,14 @@ from mirrorpo.config import paths
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.compose import cell_of
 from mirrorpo.config.renamed import accept_old_names
-from mirrorpo.config.schema import register, resolved
+from mirrorpo.config.schema import resolved
 from mirrorpo.config.typed import with_new_keys
 from mirrorpo.config.values import Config
 from mirrorpo.core.protocols import ChoosesTokens, StatesPasses
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.distributed.device import named_device
+from mirrorpo.launch.composing import composing, exit_status
 from mirrorpo.launch.equal_arms import effective_hash
-from mirrorpo.launch.errors import composition_error
 from mirrorpo.train import equation
 from mirrorpo.train.build import Components, build_components, inert, notes
 from mirrorpo.train.memory_check import load_of
@@ -81,15 +80,6 @@ def composed(overrides: Sequence[str]) -> Composed:
 
 def _effective(config: Config) -> str:
     return effective_hash(config, inert(build_components(config)))
-
-
-@contextmanager
-def composing() -> Iterator[None]:
-    """Hydra set up for the shipped configs."""
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(paths.conf()), version_base="1.3"):
-        yield
 
 
 def the_loss(cell: Composed) -> list[str]:
@@ -174,7 +164,10 @@ def memory(cell: Composed) -> list[str]:
 
 def equal_cells(cell: Composed) -> Iterator[str]:
     """Options of one group that make the same run."""
-    loader, effective = GlobalHydra.instance().config_loader(), _effective(cell.cell.config)
+    loader, effective = (
+        GlobalHydra.instance().config_loader(),
+        effective_hash(cell.cell.config, inert(cell.components)),
+    )
     for group, choice in cell.choices.items():
         if group in NO_METHOD or not group.isidentifier():
             continue
@@ -229,16 +222,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = with_new_keys(accept_old_names(args.overrides))
     if args.config_dir is not None:
         overrides.append(f"hydra.searchpath=[file://{args.config_dir.resolve()}]")
-    try:
+
+    def print_all() -> None:
         for line in explain(overrides, equal=not args.no_equal):
             print(line)
-    except HydraException as error:
-        print(f"error: {composition_error(error) or error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status(print_all)
 
 
 if __name__ == "__main__":
