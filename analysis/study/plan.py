@@ -10,7 +10,7 @@ The node `plan` of `sweeps/sweep/NAME.yaml`; nothing of it is part of a cell:
       seeds: {planned: 15, looks: [5]}   # or a number
       stop: at the planned seeds, or at a look whose bound is passed
 
-A launch is recorded in `launches.json` beside the cells; where its entry has `plan`, that is what was planned.
+A launch is recorded in `launches.json` beside the cells; where its entry has `plan`, that counts.
 """
 
 import json
