@@ -2,6 +2,7 @@
 
 from analysis.report.accuracy_tables import accuracy, before_after, grid
 from analysis.report.budget_table import budget_tables
+from analysis.report.cost_table import cost
 from analysis.report.evaluation_tables import set_tables
 from analysis.report.gains import of_runs
 from analysis.report.papers_table import papers
@@ -29,6 +30,7 @@ def all_tables(study: Study) -> list[Table]:
         steps_to_baseline(study),
         importance(study),
         statistics(study),
+        cost(study),
         before_after(study, of_runs(study) if len(design.arms) == 1 else None),
     ]
     return [*(table for table in tables if table is not None), *truth(study)]

@@ -21,6 +21,7 @@ from mirrorpo.model.adapter import adaptation
 from mirrorpo.run import checkpoint
 from mirrorpo.run.attempt import enter_attempt
 from mirrorpo.run.disk import write_atomic, writing_to
+from mirrorpo.run.energy import energy_meter
 from mirrorpo.run.folder import RunFolder, timestamp
 from mirrorpo.run.inputs import refuse_other_inputs
 from mirrorpo.run.lifecycle import enter, finish, lifecycle
@@ -132,6 +133,7 @@ class Trainer:
     ) -> None:
         step_of = self._step(loaded, run, checkpoints.evaluation)
         saved, progress = resumed.step, resumed.progress
+        energy = energy_meter(gpus=loaded.policy.device.type == "cuda")
         for step in range(resumed.step + 1, run.steps + 1):
             checkpoints.background.check()
             if signum := self._requested_stop():
@@ -139,9 +141,10 @@ class Trainer:
                     checkpoints.save(step - 1, progress, resumed.codes)
                 checkpoints.background.wait()
                 raise Preempted(step - 1, signum)
+            energy.joules()
             with stopwatch() as clock:
                 result = step_of(step, progress)
-            progress = result.progress.lasting(clock() * self.ranks.world_size)
+            progress = result.progress.lasting(clock() * self.ranks.world_size, energy.joules())
             recorder.step(step, result, progress, clock())
             if checkpoints.due(step):
                 saved = checkpoints.save(step, progress, resumed.codes)
