@@ -17,6 +17,7 @@ from analysis.kit.contents import CONTENTS
 from mirrorpo.run.disk import file_digest
 from mirrorpo.run.manifest import SEAL, seal
 
+BLOCK = 1 << 20
 GZIP = b"\x1f\x8b"
 # What compressed or archived bytes are refused with; Arrow's own errors are errors of values or of files.
 DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error)
@@ -60,6 +61,9 @@ def unpack(path: Path, target: Path) -> Unpacked:
                 tops[top] = None
                 names.add(name)
                 _write(tar, member, target / name)
+            # The checksum of all that was compressed stands at its end.
+            while stream.read(BLOCK):
+                pass
     except FileNotFoundError as error:
         raise ValueError(f"{path}: there is no such file") from error
     except DAMAGE as error:
@@ -105,7 +109,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
     assert content is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        while block := content.read(1 << 20):
+        while block := content.read(BLOCK):
             file.write(block)
 
 
