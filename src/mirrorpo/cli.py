@@ -59,6 +59,9 @@ COMMANDS: Mapping[str, Command] = {
     "estimator-table": Command(
         "mirrorpo.tools.estimator_table", "what each divergence's value and gradient are, measured"
     ),
+    "tracker": Command(
+        "mirrorpo.tools.tracker", "each algorithm, divergence and weighting with its tests and results"
+    ),
     "mirror-maps": Command("mirrorpo.tools.plot_mirror_maps", "pictures of mirror maps"),
     "gain": Command(
         "mirrorpo.tools.gain", "what one step gains under each weighting, to first order, before a sweep"

@@ -34,6 +34,7 @@ from mirrorpo.train.build import Components, notes
 from mirrorpo.train.display import Display
 from mirrorpo.train.eval_records import run_inputs, set_records
 from mirrorpo.train.loaded import LoadedRun, Loader, circumstances, render
+from mirrorpo.train.model_card import CARD, model_card
 from mirrorpo.train.questions import few_questions_notes
 from mirrorpo.train.recorder import Recorder
 from mirrorpo.train.state import Checkpoints, Resumed
@@ -282,5 +283,8 @@ class Trainer:
         if self.ranks.first:
             with writing_to(self.folder.path):
                 loaded.policy.save(self.folder.policy, weights)
+            rows, manifest = self.folder.metrics.rows(), self.folder.manifest()
+            card = model_card(self.cell, self.components, manifest, rows)
+            write_atomic(self.folder.policy / CARD, card)
             finish(self.folder, resumed.codes)
             display.conclude(self.folder)
