@@ -30,9 +30,12 @@ def recorded_plans(root: Path) -> list[RecordedPlan]:
     out: list[RecordedPlan] = []
     for path in sorted(root.rglob(LAUNCHES)):
         entries: list[Json] = json.loads(path.read_text())
-        for entry in sorted(entries, key=lambda entry: str(entry.get("time", ""))):
+        for entry in sorted(entries, key=_first):
             if entry.get(NODE):
-                out.append(
-                    RecordedPlan(folder=str(path.parent), time=str(entry.get("time", "")), plan=entry[NODE])
-                )
+                out.append(RecordedPlan(folder=str(path.parent), time=_first(entry), plan=entry[NODE]))
     return out
+
+
+def _first(entry: Json) -> str:
+    """When a command was first given under its plan; of an older version the last time."""
+    return str(entry.get("first") or entry.get("time") or "")

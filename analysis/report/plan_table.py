@@ -119,7 +119,7 @@ def _foot(study: Study, results: Sequence[PrimaryResult]) -> list[str]:
         (RECORDED if plan.recorded else AFTERWARDS) + " 95% intervals, each for itself.",
     ]
     if any(result.difference is not None and result.difference.over == SEEDS for result in results):
-        foot.append(BY_SEED.replace("the block's comparisons", "the plan's comparisons"))
+        foot.append(BY_SEED.partition(" p and verdict")[0])
     foot += _on_seeds(results, plan.seeds)
     return [*foot, *([f"Plan: {plan.origin}."] if plan.recorded else []), *study.plan_notes]
 
