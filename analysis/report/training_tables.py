@@ -1,6 +1,7 @@
 """The tables on the course of training: sampled accuracy, spread and length; steps to the baseline; drift."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -113,7 +114,10 @@ def steps_to_baseline(study: Study) -> Table | None:
         goal = float(np.mean(list(ends.values())))
         firsts = {arm: _steps_to(goal, study.metric, curves, arm, block) for arm in study.arms(block)}
         steps = {arm: by_seed for arm, (by_seed, _) in firsts.items()}
-        differences = _differences_by_seed(steps, base)
+        differences = {
+            arm: replace(made, higher_is_better=False)
+            for arm, made in _differences_by_seed(steps, base).items()
+        }
         rows += block_heading(study, block)
         for arm, by_seed in steps.items():
             arm_runs, pair_runs = study.names([arm], block), study.names([arm, base], block)
@@ -122,7 +126,7 @@ def steps_to_baseline(study: Study) -> Table | None:
                 TableCell(number(100 * goal), runs=study.names([base], block)),
                 TableCell(f"{firsts[arm][1]} of {len(by_seed)}", runs=arm_runs),
                 mean_cell(list(by_seed.values()), arm_runs),
-                *difference_cells(differences.get(arm), pair_runs, scale=1, higher_is_better=False),
+                *difference_cells(differences.get(arm), pair_runs, scale=1),
             ]
             rows.append(row)
     foot = [

@@ -13,39 +13,22 @@ The node `plan` of `sweeps/sweep/NAME.yaml`; nothing of it is part of a cell:
 A launch is recorded in `launches.json` beside the cells; where its entry has `plan`, that counts.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NotRequired, TypedDict
 
 import yaml
 
+from analysis.data.plans import NODE, RecordedPlan
 from analysis.data.schema import Json
 from mirrorpo.config.paths import sweeps
 
-LAUNCHES = "launches.json"
-NODE = "plan"
 # "vs": a difference, either way.
 SIGNS = (">", "<", "=", "vs")
 _COMPARISON = re.compile(r"(?P<arm>.+?)\s+(?P<sign>>|<|=|vs)\s+(?P<other>.+)")
 KEYS = ("hypothesis", "metric", "primary", "margin", "seeds", "stop")
-
-
-class RecordedPlan(TypedDict):
-    """A plan as a launch recorded it.
-
-    Attributes:
-        folder: of the sweep.
-        time: of the launch.
-        plan: the node.
-    """
-
-    folder: str
-    time: NotRequired[str]
-    plan: Json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,28 +130,17 @@ def _comparison(text: str, origin: str) -> PlannedComparison:
 def _seeds(entry: object, origin: str) -> tuple[int, Sequence[int]]:
     """The planned seeds, and the numbers of seeds at which the table is looked at before."""
     given = dict(entry) if isinstance(entry, Mapping) else {"planned": entry}
-    planned, looks = given.pop("planned", 0), sorted(given.pop("looks", None) or ())
-    counts = [planned, *looks]
-    if given or not all(isinstance(count, int) and count >= 0 for count in counts):
+    planned, looks = given.pop("planned", 0), given.pop("looks", None) or []
+    counts = [planned, *looks] if isinstance(looks, list) else [looks, looks]
+    numbers = [count for count in counts if isinstance(count, int) and count >= 0]
+    if given or not isinstance(looks, list) or len(numbers) < len(counts):
         raise ValueError(f"{origin}: plan.seeds={entry}: write a number, or {{planned: 15, looks: [5, 10]}}")
-    if looks and not 2 <= looks[0] <= looks[-1] < planned:
+    seeds, before = numbers[0], sorted(numbers[1:])
+    if before and not 2 <= before[0] <= before[-1] < seeds:
         raise ValueError(
-            f"{origin}: plan.seeds.looks={looks}: from 2 seeds to below the {planned} that are planned"
+            f"{origin}: plan.seeds.looks={before}: from 2 seeds to below the {seeds} that are planned"
         )
-    return planned, looks
-
-
-def recorded_plans(root: Path) -> list[RecordedPlan]:
-    """The plans that launches recorded at and below a folder, by sweep, the first launch of each first."""
-    out: list[RecordedPlan] = []
-    for path in sorted(root.rglob(LAUNCHES)):
-        entries: list[Json] = json.loads(path.read_text())
-        out += [
-            {"folder": str(path.parent), "time": str(entry.get("time", "")), "plan": entry[NODE]}
-            for entry in sorted(entries, key=lambda entry: str(entry.get("time", "")))
-            if entry.get(NODE)
-        ]
-    return out
+    return seeds, before
 
 
 def file_of(sweep: str) -> Path:

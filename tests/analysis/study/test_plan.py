@@ -7,7 +7,8 @@ import pytest
 import yaml
 from cli import cell_here
 
-from analysis.study.plan import file_of, plan_of, plan_of_file, read_plan, recorded_plans
+from analysis.data.plans import recorded_plans
+from analysis.study.plan import file_of, plan_of, plan_of_file, read_plan
 from mirrorpo.config.paths import sweeps
 
 NODE = {
