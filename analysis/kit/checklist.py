@@ -10,6 +10,7 @@ from pathlib import Path
 
 from analysis.report.caveats import caveats
 from analysis.report.cost_table import cost
+from analysis.report.planned_table import planned
 from analysis.report.study_table import basis, levels
 from analysis.report.table_cells import Table, TableCell
 from analysis.study.study import Study
@@ -91,7 +92,17 @@ def text(table: Table) -> str:
 
 def _planned(study: Study) -> Entries:
     commands = [" ".join(command["typed"]) for command in study.export.commands if command["typed"]]
-    return [("What was run", "; ".join(dict.fromkeys(commands)), "multirun.yaml of the sweep")]
+    table = planned(study)
+    rows = table.rows if table is not None else []
+    said = [f"{item} {text}" + (f" ({run})" if str(run) else "") for item, text, run in rows]
+    return [
+        ("What was run", "; ".join(dict.fromkeys(commands)), "multirun.yaml of the sweep"),
+        (
+            "What was planned before",
+            "; ".join(said) or "nothing: all comparisons are exploratory",
+            "launches.json",
+        ),
+    ]
 
 
 def _data(study: Study) -> Entries:

@@ -12,6 +12,7 @@ from analysis.report.accuracy_tables import OWN_SET
 from analysis.report.gains import HOW, Gain, gains
 from analysis.report.html import definitions, items, scrolled
 from analysis.report.plan_table import PREDICTED, planned_lines
+from analysis.report.planned_table import file_line
 from analysis.report.study_table import label
 from analysis.report.table_cells import bounds, number
 from analysis.study.comparison import CLAIMS, EQUAL, UNDECIDED, Difference
@@ -82,6 +83,7 @@ def question(study: Study) -> str:
     entries = [
         ("claim", " ".join(comments)),
         *planned_lines(study),
+        ("sweep's file", file_line(study)),
         (design.axis, ", ".join(arms)),
         (", ".join(design.others), ", ".join(design.blocks) if design.others else ""),
         ("swept", ", ".join(design.swept)),

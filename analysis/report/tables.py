@@ -8,6 +8,7 @@ from analysis.report.evaluation_tables import set_tables
 from analysis.report.gains import of_runs
 from analysis.report.papers_table import papers
 from analysis.report.plan_table import primary_table
+from analysis.report.planned_table import planned
 from analysis.report.span_tables import importance, truth
 from analysis.report.statistics_table import statistics
 from analysis.report.strata_table import strata_tables
@@ -37,6 +38,7 @@ def all_tables(study: Study) -> list[Table]:
     from_none = design.axis == "divergence" and "none" in design.arms and design.baseline != "none"
     tables = [
         primary_table(study),
+        planned(study),
         papers(study),
         accuracy(study),
         accuracy(study, baseline="none") if from_none else None,

@@ -26,6 +26,7 @@ def of_command(*overrides: str) -> Registration:
         return registration(config, GlobalHydra.instance().config_loader().get_search_path())
 
 
+@pytest.mark.slow
 def test_a_sweeps_plan_is_read_with_digests_and_no_cell_has_it() -> None:
     registered = of_command("sweep=tiny_credit")
     assert registered.sweep == "tiny_credit" and isinstance(registered.plan, dict)

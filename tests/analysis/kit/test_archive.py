@@ -78,6 +78,7 @@ def without(name: str) -> Callable[[Members], object]:
     return lambda read: read.remove(next(entry for entry in read if entry[0].name.endswith(name)))
 
 
+@pytest.mark.slow
 def test_the_same_files_give_the_same_bytes_wherever_they_lie_and_no_weights(
     sweep: Sweep, packed: Path, tmp_path: Path
 ) -> None:
