@@ -38,7 +38,7 @@ def test_the_page_holds_what_the_command_makes_but_for_later_commits() -> None:
         made = row.cells(known)
         assert [cells[at] for at in of_results] == [made[at] for at in of_results], (group, name, AGAIN)
         # Other tests may have come to name it since; those that stand here have to be among them.
-        paths = {f"`{path.relative_to(ROOT / 'tests').as_posix()}`" for path in row.tests}
+        paths = {f"`{path.relative_to(ROOT).as_posix()}`" for path in row.tests}
         assert set(re.findall("`[^`]+`", cells[tests])) <= paths, (group, name, AGAIN)
         # No page can know the commit that it is part of; a clone without its history knows none.
         assert not TREE.changes or cells[change] in row.commits(), (group, name, cells[change], AGAIN)

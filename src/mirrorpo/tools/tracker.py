@@ -45,7 +45,9 @@ class Tree:
     @cached_property
     def tests(self) -> Mapping[Path, frozenset[str]]:
         """What each test names: `group=name`, and single words in quotes."""
-        paths = sorted((self.root / "tests").rglob("test_*.py"))
+        # Those of the analysis compare results, of runs that were never trained.
+        folder = self.root / "tests"
+        paths = sorted(path for path in folder.rglob("test_*.py") if folder / "analysis" not in path.parents)
         return {path: frozenset(NAMED.findall(path.read_text())) for path in paths}
 
     @cached_property
@@ -101,7 +103,7 @@ class Row:
 
     @cached_property
     def tests(self) -> list[Path]:
-        """Those that name it, then those of its modules."""
+        """Those of its modules, then those that name it."""
         folder = self.tree.root / "tests"
         beside = [folder / path.parent.name / f"test_{path.stem}.py" for path in self.modules]
         chosen, quoted = f"{self.group}={self.name}", f'"{self.name}"'
@@ -112,7 +114,7 @@ class Row:
             for path, named in self.tree.tests.items()
             if chosen in named or (quoted in named and (long or path.parent.name == self.group))
         ]
-        return list(dict.fromkeys([*naming, *(path for path in beside if path in self.tree.tests)]))
+        return list(dict.fromkeys([*(path for path in beside if path in self.tree.tests), *naming]))
 
     def files(self) -> list[str]:
         """What a change of it is a change of, as git names it."""
@@ -130,7 +132,7 @@ class Row:
 
     def cells(self, results: Sequence["Result"]) -> list[str]:
         """The table's row."""
-        shown = [path.relative_to(self.tree.root / "tests").as_posix() for path in self.tests]
+        shown = [path.relative_to(self.tree.root).as_posix() for path in self.tests]
         more = [f"and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else []
         own = [result for result in results if (result.group, result.name) == (self.group, self.name)]
         small = [str(result) for result in own if result.small]
