@@ -200,10 +200,12 @@ def test_a_run_of_other_code_is_not_run_again_and_it_is_said_why(sweep: Sweep, t
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_commands_on_a_sweep_that_was_really_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = (*SMALL, "steps=1", "eval_questions=4", "eval_sampled_questions=0", "drift_questions=2")
+    small = (*SMALL, "steps=1", "eval_questions=2", "eval_sampled_questions=0", "drift_questions=2")
+    small = (*small, "prompts_per_step=1", "group_size=2", "max_new_tokens=12", "eval_max_new_tokens=12")
     grid = (
         "sweep=tiny_credit",
         "weighting=uniform,counterfactual",
