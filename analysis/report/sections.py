@@ -11,6 +11,7 @@ from analysis.data.export import Export, commit, this_command
 from analysis.report.accuracy_tables import OWN_SET
 from analysis.report.gains import HOW, Gain, gains
 from analysis.report.html import definitions, items, scrolled
+from analysis.report.reconciliation import reconciled, steered_findings
 from analysis.report.study_table import label
 from analysis.report.table_cells import bounds, number
 from analysis.study.comparison import BETTER, EQUAL, UNDECIDED, WORSE, Difference
@@ -119,7 +120,7 @@ def findings(study: Study) -> str:
         for arm, difference in study.differences(block).items()
     ]
     if sentences:
-        return items(sentences) + HOW_TO_READ
+        return items([*sentences, *steered_findings(study), *reconciled(study)]) + HOW_TO_READ
     gained = [_gained(*entry) + "." for entry in gains(study)]
     how = f"<p class='quiet'>{HOW} A gain has no arm beside it: it says nothing of why.</p>"
     shown = items(gained) + how if gained else "<p>No run has two evaluations question by question.</p>"

@@ -2,13 +2,14 @@
 
 from analysis.report.accuracy_tables import accuracy, before_after, grid
 from analysis.report.budget_table import budget_tables
+from analysis.report.drift_tables import matched_drift_table, steered_drift_table
 from analysis.report.evaluation_tables import set_tables
 from analysis.report.gains import of_runs
 from analysis.report.papers_table import papers
 from analysis.report.span_tables import importance, truth
 from analysis.report.statistics_table import statistics
 from analysis.report.table_cells import Table
-from analysis.report.training_tables import matched_drift, sampled, steps_to_baseline
+from analysis.report.training_tables import sampled, steps_to_baseline
 from analysis.study.study import Study
 
 
@@ -25,7 +26,8 @@ def all_tables(study: Study) -> list[Table]:
         *budget_tables(study),
         *set_tables(study),
         sampled(study),
-        matched_drift(study),
+        steered_drift_table(study),
+        matched_drift_table(study),
         steps_to_baseline(study),
         importance(study),
         statistics(study),
