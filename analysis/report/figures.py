@@ -178,7 +178,8 @@ def spans(study: Study) -> Figure | None:
         x = [kind + (index - (len(arms) - 1) / 2) * width for kind in range(len(kinds))]
         for axis, quantity, scale in ((axes[0], "drop", 1), (axes[1], "gradient", 100)):
             values = [list(rows[f"credit/{quantity}_{kind}"].dropna() * scale) for kind in kinds]
-            _bars(axis, x, values, width, arm, colour)
+            # A share is not below 0.
+            _bars(axis, x, values, width, arm, colour, floor=0.0 if quantity == "gradient" else None)
         tokens = [100 * rows[f"credit/tokens_{kind}"].mean() for kind in kinds]
         legend = "share of tokens" if index == len(arms) - 1 else None
         axes[1].scatter(x, tokens, marker="_", s=500 * width, color="white", lw=2.4, zorder=3)
@@ -193,10 +194,18 @@ def spans(study: Study) -> Figure | None:
 
 
 def _bars(
-    axis: Axes, x: Sequence[float], values: Sequence[Sequence[float]], width: float, label: str, color: str
+    axis: Axes,
+    x: Sequence[float],
+    values: Sequence[Sequence[float]],
+    width: float,
+    label: str,
+    color: str,
+    floor: float | None = None,
 ) -> None:
-    """Means of several samples with Student's intervals."""
+    """Means of several samples with Student's intervals, which end at the floor."""
     intervals = [mean_interval(sample or [float("nan")]) for sample in values]
+    if floor is not None:
+        intervals = [interval.within(floor) for interval in intervals]
     error = [
         [interval.estimate - interval.low if np.isfinite(interval.low) else 0 for interval in intervals],
         [interval.high - interval.estimate if np.isfinite(interval.high) else 0 for interval in intervals],

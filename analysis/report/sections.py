@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.data import paper
+from analysis.data.commands import claims
 from analysis.data.export import Export, commit, this_command
 from analysis.report.accuracy_tables import OWN_SET
 from analysis.report.gains import HOW, Gain, gains
@@ -16,7 +17,6 @@ from analysis.report.study_table import label
 from analysis.report.table_cells import bounds, number
 from analysis.study.comparison import BETTER, EQUAL, UNDECIDED, WORSE, Difference
 from analysis.study.study import Study
-from mirrorpo.config.paths import sweeps
 
 # The page's sections, and what its links to them say.
 LINKS: Sequence[tuple[str, str]] = (
@@ -75,10 +75,9 @@ def _ranges(seeds: Sequence[int]) -> str:
 def question(study: Study) -> str:
     """The claim, the grid, and what the papers say about it."""
     design = study.design
-    comments = [line for command in study.export.commands for line in sweep_comment(command["typed"])]
     arms = [arm + (" (baseline)" if arm == design.baseline else "") for arm in design.arms]
     entries = [
-        ("claim", " ".join(comments)),
+        *_claims(study),
         (design.axis, ", ".join(arms)),
         (", ".join(design.others), ", ".join(design.blocks) if design.others else ""),
         ("swept", ", ".join(design.swept)),
@@ -95,20 +94,29 @@ def question(study: Study) -> str:
     return definitions((html.escape(key), html.escape(value)) for key, value in entries if value)
 
 
+def _claims(study: Study) -> list[tuple[str, str]]:
+    """The claim of every launch, with the sweep file that makes it where there are several."""
+    by_claim = {
+        claim: next((typed for typed in command["typed"] if typed.startswith("sweep=")), "")
+        for command in study.export.commands
+        if (claim := " ".join(claims(command)))
+    }
+    several = len(by_claim) > 1
+    return [(f"claim, {of_file}" if several else "claim", claim) for claim, of_file in by_claim.items()]
+
+
+def _recipes(study: Study) -> list[str]:
+    """The command of every launch."""
+    lines = [
+        shlex.join(["python", *(command.get("argv") or ["train.py", "-m", *command["typed"]])])
+        for command in study.export.commands
+        if command["typed"]
+    ]
+    return list(dict.fromkeys(lines))
+
+
 def _datasets(study: Study) -> str:
     return ", ".join(sorted({str(run.row["dataset"]) for run in study.design.runs}))
-
-
-def sweep_comment(typed: Sequence[str]) -> list[str]:
-    """The comment that opens the sweep file which a command names."""
-    names = [override.split("=", 1)[1] for override in typed if override.startswith("sweep=")]
-    paths = [sweeps() / "sweep" / f"{name}.yaml" for name in names]
-    lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
-    return [
-        line.removeprefix("#").strip()
-        for line in lines
-        if line.startswith("# ") and not line.startswith(("# @", "#   "))
-    ]
 
 
 def findings(study: Study) -> str:
@@ -147,9 +155,8 @@ def again(study: Study) -> str:
     """Commits, the commands that were typed, and the command of this page."""
     rows = [run.row for run in study.design.runs]
     commits = sorted({str(row["commit"]) for row in rows})
-    typed = [command["typed"] for command in study.export.commands if command["typed"]]
-    lines = [f"git checkout {commit}" for commit in commits]
-    lines += [f"python train.py -m {shlex.join(overrides)}" for overrides in typed]
+    typed = _recipes(study)
+    lines = [*(f"git checkout {commit}" for commit in commits), *typed]
     commands = [json.loads(row["command"]) for row in rows if row["command"]]
     singles = [shlex.join(["python", *command]) for command in commands if command]
     made = commit()

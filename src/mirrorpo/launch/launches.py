@@ -5,11 +5,12 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from mirrorpo.launch.errors import LaunchError
+from mirrorpo.launch.recipe import Recipe
 from mirrorpo.run.disk import write_atomic
 from mirrorpo.run.errors import unwritable
 from mirrorpo.run.folder import timestamp
@@ -28,12 +29,14 @@ class Launch:
         cwd: where.
         time: of the last time.
         cells: run folders that it makes, relative to the sweep's; None: of a version that did not note them.
+        recipe: what it set out to do; empty of a version that did not note it.
     """
 
     argv: Sequence[str]
     cwd: str
     time: str
     cells: Sequence[str] | None
+    recipe: Recipe = field(default_factory=Recipe)
 
 
 class _Entry(TypedDict):
@@ -41,6 +44,7 @@ class _Entry(TypedDict):
     cwd: str
     time: NotRequired[str]
     cells: NotRequired[list[str] | None]
+    recipe: NotRequired[dict[str, list[str]]]
 
 
 def launches(sweep: Path) -> list[Launch]:
@@ -48,33 +52,53 @@ def launches(sweep: Path) -> list[Launch]:
     file = sweep / LAUNCHES
     entries: list[_Entry] = json.loads(file.read_text()) if file.exists() else []
     return [
-        Launch(entry["argv"], entry["cwd"], entry.get("time", ""), entry.get("cells")) for entry in entries
+        Launch(
+            entry["argv"],
+            entry["cwd"],
+            entry.get("time", ""),
+            entry.get("cells"),
+            Recipe(**entry.get("recipe", {})),
+        )
+        for entry in entries
     ]
 
 
-def record_launch(sweep: Path, argv: Sequence[str], cells: Sequence[str]) -> None:
+def record_launch(
+    sweep: Path, argv: Sequence[str], cells: Sequence[str], recipe: Recipe | None = None
+) -> None:
     """Enter a command of this sweep; the caller holds the sweep's lock.
 
-    Commands all of whose cells a later one has too leave.
+    Commands leave all of whose cells a later one of the same claim has too.
 
     Args:
         sweep: its folder.
         argv: Python's arguments.
         cells: run folders that the command makes, relative to the sweep's.
+        recipe: what it set out to do.
     """
+    recipe = recipe or Recipe()
     entered = launches(sweep)
     # A search has other cells each generation.
     earlier = [cell for launch in entered if launch.argv == list(argv) for cell in launch.cells or ()]
-    launch = Launch(list(argv), os.getcwd(), timestamp(), [*dict.fromkeys([*earlier, *cells])])
+    launch = Launch(list(argv), os.getcwd(), timestamp(), [*dict.fromkeys([*earlier, *cells])], recipe)
     known = {*earlier, *cells}
     kept = [
         other
         for other in entered
-        if other.argv != list(argv) and (other.cells is None or not known.issuperset(other.cells))
+        if other.argv != list(argv) and not (_covered(other, known) and _claims(other.recipe, recipe))
     ]
     sweep.mkdir(parents=True, exist_ok=True)
     text = json.dumps([asdict(entry) for entry in (*kept, launch)], indent=2)
     write_atomic(sweep / LAUNCHES, text + "\n")
+
+
+def _covered(launch: Launch, cells: set[str]) -> bool:
+    return launch.cells is not None and cells.issuperset(launch.cells)
+
+
+def _claims(earlier: Recipe, later: Recipe) -> bool:
+    """Whether nothing of an earlier command's claim is lost with it."""
+    return not earlier.claim or list(earlier.claim) == list(later.claim)
 
 
 def commands_for(given: Sequence[Launch], cells: Sequence[str]) -> list[tuple[Launch, list[str]]]:

@@ -18,7 +18,7 @@ from analysis.report.accuracy_tables import accuracy, before_after, grid
 from analysis.report.caveats import caveats
 from analysis.report.drift_tables import matched_drift_table, steered_drift_table
 from analysis.report.figure_style import styled
-from analysis.report.figures import frontier, learning
+from analysis.report.figures import frontier, learning, spans
 from analysis.report.papers_table import papers
 from analysis.report.reconciliation import reconciled, steered_findings
 from analysis.report.sections import findings
@@ -295,6 +295,34 @@ def test_importance_by_kind_of_span_is_of_the_last_quarter(tmp_path: Path) -> No
         "gradient / tokens"
     ].startswith("1.50")
     assert texts["all spans"]["negative drops, %"].startswith("3.5")
+    assert (texts["calculation"]["runs"], texts["calculation"]["steps"]) == ("2 of 2", "2")
+    assert (texts["all spans"]["runs"], texts["all spans"]["steps"]) == ("2 of 2", "2")
+
+
+def test_a_kind_of_span_that_is_rare_says_on_how_little_it_rests_and_no_share_is_below_0(
+    tmp_path: Path,
+) -> None:
+    for seed in range(3):
+        rows = metrics(8, [0.5, 0.6, 0.7])
+        for row in rows[1:]:
+            row |= {f"credit/{name}_calculation": 0.5 for name in ("drop", "tokens", "gradient")}
+            # Of the last quarter, steps 7 and 8, some have a sentence in two runs.
+            if seed and row["step"] > 8 - seed:
+                row |= {"credit/drop_sentence": 1.0, "credit/tokens_sentence": 0.01}
+                row |= {"credit/gradient_sentence": 0.001 if seed == 1 else 0.3}
+        write_run(tmp_path / "a" / f"seed={seed}", manifest(seed, **{"config.steps": 8}), rows, {})
+    made = study(load(str(tmp_path)), allow=["nan"])
+    texts = cells(importance(made))
+    assert (texts["calculation"]["runs"], texts["calculation"]["steps"]) == ("3 of 3", "2")
+    assert (texts["sentence"]["runs"], texts["sentence"]["steps"]) == ("2 of 3", "1 to 2")
+    for head in ("tokens, %", "policy gradient, %", "gradient / tokens"):
+        assert "[0.0" in texts["sentence"][head] or "−" not in texts["sentence"][head], head
+    with styled():
+        figure = spans(made)
+        assert figure is not None
+        lines = [path for line in figure.axes[1].collections for path in line.get_paths()]
+        assert min(path.vertices[:, 1].min() for path in lines) > -1e-9
+        pyplot.close("all")
 
 
 def test_what_re_rolled_runs_say_of_their_spans_is_a_table_each(tmp_path: Path) -> None:
