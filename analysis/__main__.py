@@ -16,12 +16,14 @@ on W&B, or what W&B exports as CSV or Parquet (a runs table, a chart, histories)
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from analysis.data.column_map import read_map
 from analysis.data.export import Export, load
 from analysis.report import render
+from analysis.report.display_names import display_names
+from analysis.report.latex import PAGE, WIDTHS, latex
 from analysis.report.table_cells import Table
 from analysis.study.budgets import METERS, read_budget
 from analysis.study.guards import KINDS
@@ -32,9 +34,9 @@ COMMANDS = ("export", "report", "compare", "area", "before_after", "credit", "im
 FORMATS: Mapping[str, Callable[[Table], str]] = {
     "text": render.to_text,
     "markdown": render.markdown,
-    "latex": render.latex,
     "html": render.to_html,
 }
+LATEX = "latex"
 AXIS = "what is compared: algo, divergence, weighting, model or dataset (the first that varies)"
 BASELINE = "the choice that differences are measured from (divergence: kl, weighting: uniform)"
 BY = "a setting that makes arms, such as divergence.beta; may be given again"
@@ -49,6 +51,11 @@ EXPECTED = (
     "area: what the 95%% interval of a difference has to show, such as 'counterfactual > uniform', with >, "
     "<, !> (not above) or !<; may be given again; exit status 1 where one fails"
 )
+COLUMNS = "of the tables that are printed, by how their heads begin: 'accuracy,difference,verdict'"
+WIDTH = (
+    "of a paper: column or page; of LaTeX that is printed (page), and of a report's LaTeX and figures (both)"
+)
+NAMES = "YAML of names that LaTeX and figures print for arms, before those of conf/display.yaml"
 ALLOW = f"guards to pass over, named in every table's foot: {','.join(KINDS)}"
 
 
@@ -72,7 +79,10 @@ def parser() -> argparse.ArgumentParser:
     add("--filters", default="{}", help="of W&B runs, as JSON: '{\"config.seed\": 1}'")
     add("--map", type=Path, metavar="FILE", help=MAP)
     add("--offline", action="store_true", help="read W&B's offline files, not the run folders around them")
-    add("--format", default="text", choices=list(FORMATS), help="of the tables that are printed (text)")
+    add("--format", default="text", choices=[*FORMATS, LATEX], help="of the tables that are printed (text)")
+    add("--columns", default="", metavar="HEADS", help=COLUMNS)
+    add("--width", choices=WIDTHS, help=WIDTH)
+    add("--names", type=Path, metavar="FILE", help=NAMES)
     return out
 
 
@@ -143,7 +153,7 @@ def _areas(args: argparse.Namespace, export: Export) -> None:
     if expected:
         table, holds = expectation_table(made, measured, expected)
         tables.append(table)
-    print("\n".join(FORMATS[args.format](table) for table in tables), end="")
+    _print(args, made, tables)
     if not holds:
         sys.exit(1)
 
@@ -169,9 +179,23 @@ def _compare(args: argparse.Namespace, export: Export) -> None:
         from analysis.report.sections import named
 
         folder = args.out or _beside(args.source) / "report"
-        print(report(made, folder, named(args.source, export)))
+        widths = [args.width] if args.width else list(WIDTHS)
+        names = display_names(made, args.names)
+        print(report(made, folder, named(args.source, export), names=names, widths=widths))
         return
-    print("\n".join(FORMATS[args.format](table) for table in _tables(made, args.what)), end="")
+    _print(args, made, _tables(made, args.what))
+
+
+def _print(args: argparse.Namespace, made: Study, tables: Sequence[Table]) -> None:
+    """Tables in the form and with the columns that were named."""
+    columns = [name.strip() for name in args.columns.split(",") if name.strip()]
+    shown = [table.with_columns(columns) if columns else table for table in tables]
+    if args.format == LATEX:
+        names = display_names(made, args.names)
+        texts = [latex(table, args.width or PAGE, names) for table in shown]
+    else:
+        texts = [FORMATS[args.format](table) for table in shown]
+    print("\n".join(texts), end="")
 
 
 def _tables(made: Study, what: str) -> list[Table]:

@@ -3,7 +3,7 @@
 import html
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis.data import paper
@@ -72,13 +72,20 @@ def _ranges(seeds: Sequence[int]) -> str:
     return f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds))
 
 
-def question(study: Study) -> str:
-    """The claim, the grid, and what the papers say about it."""
+def question(study: Study, names: Mapping[str, str] | None = None) -> str:
+    """The claim, the grid, and what the papers say about it.
+
+    Args:
+        study: the runs.
+        names: by label of an arm what figures print for it.
+    """
     design = study.design
     arms = [arm + (" (baseline)" if arm == design.baseline else "") for arm in design.arms]
+    in_figures = [f"{arm} is {name}" for arm, name in (names or {}).items() if name != arm]
     entries = [
         *_claims(study),
         (design.axis, ", ".join(arms)),
+        ("in figures", "; ".join(in_figures)),
         (", ".join(design.others), ", ".join(design.blocks) if design.others else ""),
         ("swept", ", ".join(design.swept)),
         ("compared", f"{study.metric} at the last step, seed by seed, against {design.baseline}"),

@@ -9,6 +9,7 @@ import pytest
 from cli import ROOT
 
 from analysis.data.export import load
+from analysis.report.display_names import display_names
 from analysis.report.pages import write_tables
 from analysis.report.tables import all_tables
 from analysis.study.study import study
@@ -18,7 +19,8 @@ RESULTS = ROOT / "docs" / "results"
 
 @pytest.mark.parametrize("sweep", ["tiny_gbmpo", "tiny_credit"])
 def test_the_tables_of_an_old_export_are_the_committed_ones(sweep: str, tmp_path: Path) -> None:
-    write_tables(all_tables(study(load(str(RESULTS / sweep / "export")))), tmp_path)
+    made_of = study(load(str(RESULTS / sweep / "export")))
+    write_tables(all_tables(made_of), tmp_path, display_names(made_of))
     committed = {
         path.name: path.read_text()
         for path in (RESULTS / sweep / "tables").iterdir()
