@@ -20,7 +20,8 @@ def alt_text(caption: str, figure: Figure) -> str:
 
 
 def _panel(axis: Axes) -> str:
-    title = axis.get_title("left") or axis.get_ylabel()
+    # A long title is in lines.
+    title = " ".join((axis.get_title("left") or axis.get_ylabel()).split())
     said = [*_lines(axis), *_marks(axis), *_bars(axis), *_notes(axis)]
     over = f" over {axis.get_xlabel()}" if axis.get_xlabel() else ""
     return f"{title}{over}: {'; '.join(said)}." if said else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import Browser, browser
+from cli import ROOT
 from planted import write_sweep
 
 from analysis.data.export import load
@@ -105,6 +106,15 @@ PANELS = """
 [...document.querySelectorAll('#learning_curves .plot svg')].filter((one) => one.getClientRects().length)
   .map((one) => one.viewBox.baseVal.width)
 """
+
+
+def test_the_committed_pages_fit_a_phone_and_a_wide_screen(tab: Browser) -> None:
+    for page in (ROOT / "docs" / "results").glob("*/report.html"):
+        for width in (375, 1280):
+            tab.view(width)
+            tab.open(page)
+            shown = tab.value("document.documentElement.scrollWidth"), tab.value(TOO_WIDE)
+            assert shown == (width, []), page
 
 
 def test_a_phone_keeps_names_of_rows_and_has_panels_below_each_other(tab: Browser, folder: Path) -> None:
