@@ -65,7 +65,7 @@ def passage(
         at: the drift.
 
     Example:
-        >>> passage([0, 1, 2, 3, 4], [0.0, 1.0, 2.1, 1.9, 3.0], [0, 2, 4], [0.5, 0.6, 0.8], 2.0)
+        >>> passage([0, 1, 2, 3, 4], [0.0, 1.0, 2.1, 1.9, 2.2], [0, 2, 4], [0.5, 0.6, 0.8], 2.0)
         Passage(first=2, last=4, crossings=3, scores=(0.6, 0.8), fault='')
     """
     far = [drift >= at for drift in drifts]
