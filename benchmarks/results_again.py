@@ -36,22 +36,29 @@ FORMS = (".md", ".tex", ".json", ".png", ".svg", ".pdf")
 
 def main() -> None:
     """Write the sweeps that are named, or all."""
-    for sweep in sys.argv[1:] or SWEEPS:
-        with tempfile.TemporaryDirectory() as place:
-            folder = made(sweep, Path(place))
-            old = (RESULTS / sweep / "report.html").read_text()
-            page = with_kept(folder / "report.html", old)
+    sweeps = sys.argv[1:] or SWEEPS
+    with tempfile.TemporaryDirectory() as place:
+        # All are made before one is written, so that the pages name a commit from which nothing differs.
+        folders = {sweep: made(sweep, Path(place) / sweep) for sweep in sweeps}
+        for sweep, folder in folders.items():
+            page = with_kept(folder / "report.html", (RESULTS / sweep / "report.html").read_text())
             for kind in ("tables", "figures"):
                 replace_files(folder / kind, RESULTS / sweep / kind)
             (RESULTS / sweep / "report.html").write_text(page)
-        for path in sorted((RESULTS / sweep / "tables").glob(f"{KEPT_TABLES}*.json")):
-            for width in WIDTHS:
-                path.with_name(f"{path.stem}{ENDINGS[width]}.tex").write_text(latex(table_of(path), width))
-        print(RESULTS / sweep)
+            rewrite_kept(RESULTS / sweep / "tables")
+            print(RESULTS / sweep)
+
+
+def rewrite_kept(tables: Path) -> None:
+    """The LaTeX of the tables that are kept."""
+    for path in sorted(tables.glob(f"{KEPT_TABLES}*.json")):
+        for width in WIDTHS:
+            path.with_name(f"{path.stem}{ENDINGS[width]}.tex").write_text(latex(table_of(path), width))
 
 
 def made(sweep: str, place: Path) -> Path:
     """The report of a sweep's export, made in another folder as if from the root of the repository."""
+    place.mkdir()
     (place / "docs").symlink_to(ROOT / "docs")
     (place / MAP).parent.mkdir(parents=True)
     shutil.copy(RESULTS / "tiny_gbmpo" / "map.json", place / MAP)
