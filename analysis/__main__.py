@@ -48,6 +48,7 @@ BUDGET = (
     "may be given again"
 )
 MARGIN = "points of accuracy within which arms are equal (1), or as much of the metric that is named"
+POSTERIOR = "compare: a hierarchical logistic posterior as a second opinion; seconds a comparison"
 MAP = "YAML that says which columns of somebody else's runs are arm, seed, step, metrics (docs/analysis.md)"
 EXPECTED = (
     "area: what the 95%% interval of a difference has to show, such as 'counterfactual > uniform', with >, "
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     add("--by", action="append", default=[], metavar="SETTING", help=BY)
     add("--metric", help=COMPARED)
     add("--margin", type=float, metavar="POINTS", help=MARGIN)
+    add("--posterior", action="store_true", help=POSTERIOR)
     add("--budget", action="append", default=[], metavar="NAME[=VALUE]", help=BUDGET)
     add("--expect", action="append", default=[], metavar="'A > B'", help=EXPECTED)
     add("--allow", default="", metavar="KINDS", help=ALLOW)
@@ -175,7 +177,12 @@ def _compare(args: argparse.Namespace, export: Export) -> None:
         folder = args.out or _beside(args.source) / "report"
         print(report(made, folder, named(args.source, export)))
         return
-    print("\n".join(FORMATS[args.format](table) for table in _tables(made, args.what)), end="")
+    tables = _tables(made, args.what)
+    if args.posterior:
+        from analysis.report.posterior_table import posterior_table
+
+        tables.append(posterior_table(made))
+    print("\n".join(FORMATS[args.format](table) for table in tables), end="")
 
 
 def _tables(made: Study, what: str) -> list[Table]:

@@ -7,6 +7,7 @@ from analysis.report.evaluation_tables import set_tables
 from analysis.report.gains import of_runs
 from analysis.report.papers_table import papers
 from analysis.report.plan_table import primary_table
+from analysis.report.sigmoid_table import sigmoid_table
 from analysis.report.span_tables import importance, truth
 from analysis.report.statistics_table import statistics
 from analysis.report.strata_table import strata_tables
@@ -48,6 +49,7 @@ def all_tables(study: Study) -> list[Table]:
         sampled(study),
         matched_drift(study),
         steps_to_baseline(study),
+        sigmoid_table(study),
         importance(study),
         statistics(study),
         before_after(study, of_runs(study) if len(design.arms) == 1 else None),

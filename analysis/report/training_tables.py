@@ -114,10 +114,7 @@ def steps_to_baseline(study: Study) -> Table | None:
         goal = float(np.mean(list(ends.values())))
         firsts = {arm: _steps_to(goal, study.metric, curves, arm, block) for arm in study.arms(block)}
         steps = {arm: by_seed for arm, (by_seed, _) in firsts.items()}
-        differences = {
-            arm: replace(made, higher_is_better=False)
-            for arm, made in _differences_by_seed(steps, base).items()
-        }
+        differences = _differences_by_seed(steps, base)
         rows += block_heading(study, block)
         for arm, by_seed in steps.items():
             arm_runs, pair_runs = study.names([arm], block), study.names([arm, base], block)
@@ -162,7 +159,7 @@ def _steps_to(goal: float, metric: str, curves: Frame, arm: str, block: str) -> 
 
 
 def _differences_by_seed(values: Mapping[str, Mapping[int, float]], base: str) -> dict[str, Difference]:
-    """Every arm's values against the baseline's on common seeds, p corrected over them."""
+    """Every arm's values, of which less is better, against the baseline's on common seeds, p corrected."""
     theirs = values.get(base, {})
     out: dict[str, Difference] = {}
     for arm, ours in values.items():
@@ -171,7 +168,8 @@ def _differences_by_seed(values: Mapping[str, Mapping[int, float]], base: str) -
             out[arm] = difference(
                 np.array([ours[seed] for seed in seeds]), np.array([theirs[seed] for seed in seeds])
             )
-    return dict(zip(out, corrected(list(out.values())), strict=True))
+    fewer = [replace(gap, higher_is_better=False) for gap in out.values()]
+    return dict(zip(out, corrected(fewer), strict=True))
 
 
 def at_drift(drifts: Sequence[float], scores: Sequence[float], target: float) -> float:
