@@ -32,8 +32,8 @@ def posterior_table(study: Study) -> Table:
     foot = [
         f"A second opinion on {study.metric}, no verdict: right answers are binomial, with a normal "
         "difficulty of each question, what the arm changes of it, and each run's luck; Laplace's "
-        "approximation, the spread of seeds integrated over a grid. 95% credible intervals; points are for these questions, the "
-        "logit for new ones too. Not corrected over comparisons.",
+        "approximation, the spread of seeds integrated over a grid. 95% credible intervals; points are "
+        "for these questions, the logit for new ones too. Not corrected over comparisons.",
     ]
     return study_table(study, f"posterior_by_{axis}", "A hierarchical logistic posterior", head, rows, foot)
 

@@ -87,7 +87,8 @@ def _mode(right: NDArray[np.float64], n: int, spreads: NDArray[np.float64], star
         if abs(gained) < 1e-9:
             break
     logs = 0.5 * float(np.log(prior).sum()) + 0.5 * count * float(np.log(of_question).sum())
-    return _Mode(fixed, questions, np.linalg.inv(curvature.schur), value + logs - 0.5 * curvature.logdet)
+    covariance = np.asarray(np.linalg.inv(curvature.schur), dtype=np.float64)
+    return _Mode(fixed, questions, covariance, value + logs - 0.5 * curvature.logdet)
 
 
 class _Curvature(NamedTuple):

@@ -234,7 +234,7 @@ class Study:
             return None
         if any(not row.index.equals(rows[0].index) for row in rows) or not len(rows[0]):
             return None
-        return pd.DataFrame([row.to_numpy() for row in rows], index=list(seeds), columns=rows[0].index)
+        return pd.DataFrame(np.array([row.to_numpy() for row in rows]), list(seeds), rows[0].index)
 
     def matrix(
         self, arm: str, seeds: Sequence[int], block: str = "", metric: str | None = None
