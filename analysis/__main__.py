@@ -5,6 +5,7 @@ python -m analysis export SOURCE         run folders, W&B (entity/project) or it
 python -m analysis report SWEEP          one HTML page of a sweep, with its tables and figures as files
 python -m analysis compare SWEEP         accuracy by arm, differences from the baseline, verdicts
 python -m analysis area SWEEP            area under a training curve by arm, and whether it is as expected
+python -m analysis strata SWEEP          differences on what the start model got right, sometimes, never
 python -m analysis before_after SOURCE   held-out accuracy before and after, of every run
 python -m analysis credit RUN            the run's completions, tokens coloured by weight, as RUN/credit.html
 python -m analysis importance RUN        what spans are worth, by kind, and against re-rolled success rates
@@ -30,7 +31,7 @@ from analysis.study.guards import KINDS
 from analysis.study.study import Study, study
 from mirrorpo.config.paths import command
 
-COMMANDS = ("export", "report", "compare", "area", "before_after", "credit", "importance")
+COMMANDS = ("export", "report", "compare", "area", "strata", "before_after", "credit", "importance")
 FORMATS: Mapping[str, Callable[[Table], str]] = {
     "text": render.to_text,
     "markdown": render.markdown,
@@ -40,12 +41,16 @@ LATEX = "latex"
 AXIS = "what is compared: algo, divergence, weighting, model or dataset (the first that varies)"
 BASELINE = "the choice that differences are measured from (divergence: kl, weighting: uniform)"
 BY = "a setting that makes arms, such as divergence.beta; may be given again"
-COMPARED = "what is compared (eval/avg@k where all runs sampled all questions, else eval/greedy_accuracy)"
+COMPARED = (
+    "what is compared (eval/avg@k where all runs sampled all questions, else eval/greedy_accuracy): NAME, "
+    "auc:NAME, last10:NAME or steps_to:0.7:NAME, NAME being a metric or 'accuracy'"
+)
 BUDGET = (
     f"compare at an equal budget of {', '.join(METERS)}: the least that a run spent, or VALUE; "
     "may be given again"
 )
-MARGIN = "points of accuracy within which arms are equal (1)"
+MARGIN = "points of accuracy within which arms are equal (1), or as much of the metric that is named"
+POSTERIOR = "compare: a hierarchical logistic posterior as a second opinion; seconds a comparison"
 MAP = "YAML that says which columns of somebody else's runs are arm, seed, step, metrics (docs/analysis.md)"
 EXPECTED = (
     "area: what the 95%% interval of a difference has to show, such as 'counterfactual > uniform', with >, "
@@ -73,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     add("--by", action="append", default=[], metavar="SETTING", help=BY)
     add("--metric", help=COMPARED)
     add("--margin", type=float, metavar="POINTS", help=MARGIN)
+    add("--posterior", action="store_true", help=POSTERIOR)
     add("--budget", action="append", default=[], metavar="NAME[=VALUE]", help=BUDGET)
     add("--expect", action="append", default=[], metavar="'A > B'", help=EXPECTED)
     add("--allow", default="", metavar="KINDS", help=ALLOW)
@@ -183,7 +189,12 @@ def _compare(args: argparse.Namespace, export: Export) -> None:
         names = display_names(made, args.names)
         print(report(made, folder, named(args.source, export), names=names, widths=widths))
         return
-    _print(args, made, _tables(made, args.what))
+    tables = _tables(made, args.what)
+    if args.posterior:
+        from analysis.report.posterior_table import posterior_table
+
+        tables.append(posterior_table(made))
+    _print(args, made, tables)
 
 
 def _print(args: argparse.Namespace, made: Study, tables: Sequence[Table]) -> None:
@@ -202,14 +213,27 @@ def _tables(made: Study, what: str) -> list[Table]:
     """What a command prints: runs one by one, or the comparison, at equal budgets where they are named."""
     from analysis.report.accuracy_tables import accuracy, before_after
     from analysis.report.budget_table import budget_tables
+    from analysis.report.endpoint_table import endpoint_table
     from analysis.report.evaluation_tables import sets
     from analysis.report.gains import of_runs
+    from analysis.report.plan_table import primary_table
+    from analysis.report.strata_table import strata_tables
 
+    if what == "strata":
+        if tables := strata_tables(made):
+            return tables
+        raise ValueError(
+            "strata: there is one arm, or no run has answers at step 0, which strata are by (eval_questions)"
+        )
     if what == "before_after":
         return [before_after(made, of_runs(made))]
     if made.budgets:
         return budget_tables(made)
-    return [accuracy(made), *([sets(made)] if made.export.sets else [])]
+    if made.endpoint is not None:
+        return [endpoint_table(made, made.endpoint)]
+    primary = primary_table(made)
+    first = [primary] if primary is not None else []
+    return [*first, accuracy(made), *([sets(made)] if made.export.sets else [])]
 
 
 def _beside(source: str) -> Path:

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from analysis.stats.intervals import Interval
-from analysis.study.comparison import BETTER, WORSE, Difference
+from analysis.study.comparison import BETTER, CLAIMS, WORSE, Difference
+
+TONED = (BETTER, WORSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,6 @@ def difference_cells(
     *,
     scale: float = 100,
     digits: int = 1,
-    higher_is_better: bool = True,
 ) -> tuple[TableCell, TableCell, TableCell]:
     """The difference with its interval, Holm's p, and the verdict.
 
@@ -155,17 +156,16 @@ def difference_cells(
         runs: ids of the runs of both.
         scale: what the difference is multiplied by, 100 for points.
         digits: after the decimal point.
-        higher_is_better: false where a smaller value is the better one, such as steps.
     """
     if difference is None:
         return TableCell("baseline", tone="quiet"), TableCell(""), TableCell("")
-    verdict = difference.verdict(higher_is_better)
-    claimed = verdict in (BETTER, WORSE)
+    verdict = difference.verdict()
+    claimed = verdict in CLAIMS
     size = f"(by less than {difference.bound})" if claimed and difference.bound else ""
     return (
         estimate_cell(difference.interval.scaled(scale), runs, digits=digits, sign=True),
         _adjusted_cell(difference, runs),
-        TableCell(verdict, size, tone=verdict if claimed else "quiet", runs=tuple(runs)),
+        TableCell(verdict, size, tone=verdict if verdict in TONED else "quiet", runs=tuple(runs)),
     )
 
 

@@ -1,6 +1,7 @@
 """The tables on the course of training: sampled accuracy, spread and length; steps to the baseline."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -119,7 +120,7 @@ def steps_to_baseline(study: Study) -> Table | None:
                 TableCell(number(100 * goal), runs=study.names([base], block)),
                 TableCell(f"{firsts[arm][1]} of {len(by_seed)}", runs=arm_runs),
                 mean_cell(list(by_seed.values()), arm_runs),
-                *difference_cells(differences.get(arm), pair_runs, scale=1, higher_is_better=False),
+                *difference_cells(differences.get(arm), pair_runs, scale=1),
             ]
             rows.append(row)
     foot = [
@@ -155,7 +156,7 @@ def _steps_to(goal: float, metric: str, curves: Frame, arm: str, block: str) -> 
 
 
 def _differences_by_seed(values: Mapping[str, Mapping[int, float]], base: str) -> dict[str, Difference]:
-    """Every arm's values against the baseline's on common seeds, p corrected over them."""
+    """Every arm's values, of which less is better, against the baseline's on common seeds, p corrected."""
     theirs = values.get(base, {})
     out: dict[str, Difference] = {}
     for arm, ours in values.items():
@@ -164,4 +165,5 @@ def _differences_by_seed(values: Mapping[str, Mapping[int, float]], base: str) -
             out[arm] = difference(
                 np.array([ours[seed] for seed in seeds]), np.array([theirs[seed] for seed in seeds])
             )
-    return dict(zip(out, corrected(list(out.values())), strict=True))
+    fewer = [replace(gap, higher_is_better=False) for gap in out.values()]
+    return dict(zip(out, corrected(fewer), strict=True))

@@ -27,6 +27,7 @@ from analysis.report.statistics_table import statistics
 from analysis.report.table_cells import Table
 from analysis.report.tables import all_tables
 from analysis.report.training_tables import sampled, steps_to_baseline
+from analysis.study.endpoint import read_endpoint
 from analysis.study.study import Study, study
 
 
@@ -428,7 +429,7 @@ def test_the_margin_is_of_points_and_of_shares(sweep: Study) -> None:
     assert "Equal within 60 points" in accuracy(wide).foot[1]
     for made, margin, why in (
         (sweep, 0.0, "above 0"),
-        (replace(sweep, metric="eval/length"), 1.0, "eval/length is not a share"),
+        (replace(sweep, endpoint=read_endpoint("eval/length")), 0.0, "how much of eval/length"),
     ):
         with pytest.raises(ValueError, match=why):
             made.with_margin(margin)
