@@ -9,6 +9,9 @@ python -m analysis strata SWEEP          differences on what the start model got
 python -m analysis before_after SOURCE   held-out accuracy before and after, of every run
 python -m analysis credit RUN            the run's completions, tokens coloured by weight, as RUN/credit.html
 python -m analysis importance RUN        what spans are worth, by kind, and against re-rolled success rates
+python -m analysis checklist SWEEP       a paper's checklist, answered by what the runs recorded
+python -m analysis archive SWEEP         all that the sweep's tables need as one file
+python -m analysis verify ARCHIVE        its digests, its tables derived again, and with --rerun one run
 
 SOURCE and SWEEP: a folder of run folders, its name below outputs/, a folder that export wrote, entity/project
 on W&B, or what W&B exports as CSV or Parquet (a runs table, a chart, histories), by file or by folder.
@@ -31,7 +34,8 @@ from analysis.study.guards import KINDS
 from analysis.study.study import Study, study
 from mirrorpo.config.paths import command
 
-COMMANDS = ("export", "report", "compare", "area", "strata", "before_after", "credit", "importance")
+KIT = ("checklist", "archive", "verify")
+COMMANDS = ("export", "report", "compare", "area", "strata", "before_after", "credit", "importance", *KIT)
 FORMATS: Mapping[str, Callable[[Table], str]] = {
     "text": render.to_text,
     "markdown": render.markdown,
@@ -61,6 +65,8 @@ WIDTH = (
     "of a paper: column or page; of LaTeX that is printed (page), and of a report's LaTeX and figures (both)"
 )
 NAMES = "YAML of names that LaTeX and figures print for arms, before those of conf/display.yaml"
+TO = "archive: the file to write, .tar.zst or .tar.gz (SWEEP.tar.zst beside the sweep's folder)"
+RERUN = "verify: run the Nth run again too, from 1, and compare its metrics.jsonl byte for byte"
 ALLOW = f"guards to pass over, named in every table's foot: {','.join(KINDS)}"
 
 
@@ -82,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
     add("--budget", action="append", default=[], metavar="NAME[=VALUE]", help=BUDGET)
     add("--expect", action="append", default=[], metavar="'A > B'", help=EXPECTED)
     add("--allow", default="", metavar="KINDS", help=ALLOW)
+    add("--to", type=Path, metavar="FILE", help=TO)
+    add("--weights", action="store_true", help="archive: each run's policy too")
+    add("--rerun", type=int, metavar="N", help=RERUN)
     add("--filters", default="{}", help="of W&B runs, as JSON: '{\"config.seed\": 1}'")
     add("--map", type=Path, metavar="FILE", help=MAP)
     add("--offline", action="store_true", help="read W&B's offline files, not the run folders around them")
@@ -106,6 +115,8 @@ def main() -> None:
             from analysis.study.span_value import importance
 
             print(importance(Path(args.source)))
+        elif args.what in KIT:
+            _kit(args)
         else:
             export = load(
                 args.source,
@@ -133,6 +144,40 @@ def _filters(text: str) -> dict[str, object]:
             f"filters={text}: not JSON ({error}); W&B's query language, for instance "
             f'\'{{"state": "finished"}}\''
         ) from error
+
+
+def _kit(args: argparse.Namespace) -> None:
+    from analysis.kit.archive import archive
+    from analysis.kit.checklist import checklist, text
+    from analysis.kit.contents import StudyOptions
+    from analysis.kit.verify import verify
+
+    if args.what == "verify":
+        lines, holds = verify(Path(args.source), args.rerun)
+        print("\n".join(lines))
+        if not holds:
+            sys.exit(1)
+        return
+    options = StudyOptions(
+        axis=args.axis,
+        baseline=args.baseline,
+        by=args.by,
+        metric=args.metric,
+        margin=args.margin,
+        budget=args.budget,
+        allow=[kind for kind in args.allow.split(",") if kind],
+    )
+    if args.what == "checklist":
+        export = load(args.source, filters=_filters(args.filters), columns=read_map(args.map))
+        form = text if args.format == "text" else FORMATS[args.format]
+        print(form(checklist(options.of(export))), end="")
+        return
+    root = _beside(args.source)
+    if not root.is_dir():
+        raise ValueError(
+            f"{args.source}: archives are made of a folder of runs or of an export; export it first"
+        )
+    print(archive(root, args.to or root.parent / f"{root.name}.tar.zst", options, weights=args.weights))
 
 
 def _write_export(args: argparse.Namespace, export: Export) -> None:

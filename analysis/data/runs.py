@@ -17,8 +17,9 @@ from analysis.data.schema import JsonObject, empty_metrics, metrics_table, quest
 from mirrorpo.run.folder import EVALUATED, run_folders
 from mirrorpo.run.manifest import read_manifest
 
-# Of two equal runs it differs, so that it stands in the timings.
-DEVICE_SECONDS = "budget/device_s"
+# Of two equal runs they differ, so that they stand in the timings.
+DEVICE_SECONDS, ENERGY = "budget/device_s", "budget/energy_j"
+TIMED = (DEVICE_SECONDS, ENERGY)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _metrics(path: Path) -> tuple[pa.Table, list[str]]:
         ) from error
 
 
-def _with_device_seconds(metrics: pa.Table, path: Path) -> pa.Table:
+def _with_timed_budget(metrics: pa.Table, path: Path) -> pa.Table:
     """The metrics with what the run's timings say of its budget, step by step."""
     # Rows of timings are as many as of metrics, and of older versions they say nothing of it.
     if not path.exists() or f'"{DEVICE_SECONDS}"'.encode() not in path.read_bytes():
@@ -82,11 +83,15 @@ def _with_device_seconds(metrics: pa.Table, path: Path) -> pa.Table:
     except ValueError as error:
         print(f"note: {error}; the run has no {DEVICE_SECONDS}", file=sys.stderr)
         return metrics
-    if rows is None or not {"step", DEVICE_SECONDS} <= set(rows.column_names):
+    if rows is None or "step" not in rows.column_names:
         return metrics
-    seconds = dict(zip(rows["step"].to_pylist(), rows[DEVICE_SECONDS].to_pylist(), strict=True))
-    column = pa.array([seconds.get(step) for step in metrics["step"].to_pylist()], pa.float64())
-    return metrics_table(metrics.append_column(DEVICE_SECONDS, column))
+    steps = metrics["step"].to_pylist()
+    for name in TIMED:
+        if name in rows.column_names:
+            by_step = dict(zip(rows["step"].to_pylist(), rows[name].to_pylist(), strict=True))
+            column = pa.array([by_step.get(step) for step in steps], pa.float64())
+            metrics = metrics.append_column(name, column)
+    return metrics_table(metrics)
 
 
 def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
@@ -116,7 +121,7 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
 def _tables(path: Path, root: Path, *, questions: bool) -> RunTables:
     manifest = read_manifest(path)
     rows, misordered = _metrics(path.parent / "metrics.jsonl")
-    metrics = _with_device_seconds(rows, path.parent / "timings.jsonl")
+    metrics = _with_timed_budget(rows, path.parent / "timings.jsonl")
     row = _row(manifest, metrics, path, root)
     with_faults(row, [*file_faults(path.parent, manifest, answers=questions), *misordered])
     later = later_sets(path.parent / EVALUATED, questions=questions)

@@ -75,6 +75,13 @@ def _directions(study: Study, arm: str, block: str, matched: MatchedDrift | None
         if metric != study.metric and metric in study.export.names:
             difference = study.differences(block, metric).get(arm)
             yield from _verdict(difference, f"at the end by {metric}", f"{metric} is another metric")
+    for metric in (study.metric, "reward/mean"):
+        if metric in study.export.names:
+            difference, why = (
+                study.differences(block, f"auc:{metric}").get(arm),
+                f"auc:{metric} is of the way",
+            )
+            yield from _verdict(difference, f"on the way by auc:{metric}", f"{why} there, not of the end")
     for of_set in study.export.sets:
         difference = study.on(of_set).differences(block).get(arm)
         yield from _verdict(difference, f"on {of_set}", f"{of_set} has other questions")
@@ -88,8 +95,9 @@ def _directions(study: Study, arm: str, block: str, matched: MatchedDrift | None
 
 
 def _verdict(difference: Difference | None, where: str, why: str = "") -> Iterator[Direction]:
-    if difference is not None and difference.verdict() in (BETTER, WORSE):
-        yield Direction(1 if difference.interval.estimate > 0 else -1, where, difference.interval, why)
+    verdict = difference.verdict() if difference is not None else ""
+    if difference is not None and verdict in (BETTER, WORSE):
+        yield Direction(1 if verdict == BETTER else -1, where, difference.interval, why)
 
 
 def _at_drift(study: Study, matched: MatchedDrift, arm: str) -> Iterator[Direction]:

@@ -13,6 +13,7 @@ from analysis.report.accuracy_tables import OWN_SET
 from analysis.report.gains import HOW, Gain, gains
 from analysis.report.html import definitions, items, scrolled
 from analysis.report.plan_table import PREDICTED, planned_lines
+from analysis.report.planned_table import file_line
 from analysis.report.reconciliation import reconciled, steered_findings
 from analysis.report.study_table import label
 from analysis.report.table_cells import bounds, number
@@ -88,6 +89,7 @@ def question(study: Study, names: Mapping[str, str] | None = None) -> str:
     entries = [
         *_claims(study),
         *planned_lines(study),
+        ("sweep's file", file_line(study)),
         (design.axis, ", ".join(arms)),
         ("in figures", "; ".join(in_figures)),
         (", ".join(design.others), ", ".join(design.blocks) if design.others else ""),
