@@ -33,11 +33,11 @@ def test_a_recipe_is_what_was_typed_and_what_the_sweep_file_says() -> None:
 def test_every_launch_into_a_folder_keeps_its_claim_and_recipe(tmp_path: Path) -> None:
     root = write_sweep(tmp_path / "sweep", arms=("kl", "none"))
     first = Recipe(["sweep=tiny_divergence", "seed=0,1"], ["divergence=kl"], ["Claim: the first."])
-    record_launch(root, ASKED, ["divergence=kl/seed=0", "divergence=kl/seed=1"], first)
+    record_launch(root, ASKED, ["divergence=kl/seed=0", "divergence=kl/seed=1"], recipe=first)
     second = Recipe(["sweep=mine"], ["divergence=none", "seed=0,1"], ["Claim: the second."])
     # It has all cells of the first, and another claim.
     cells = [f"divergence={arm}/seed={seed}" for arm in ("kl", "none") for seed in (0, 1)]
-    record_launch(root, LATER, cells, second)
+    record_launch(root, LATER, cells, recipe=second)
     # Hydra has the last one alone.
     typed = "hydra: {overrides: {task: ['sweep=mine']}, sweeper: {params: null}}"
     (root / "multirun.yaml").write_text(typed)

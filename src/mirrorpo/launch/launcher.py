@@ -117,7 +117,7 @@ class CellLauncher(Launcher):
                 left = self._left(grid, skips, failures)
                 cells = [grid[place] for place in left]
                 if left and not self.dry_run:
-                    record_launch(self.sweep, self._argv(), self._names(grid), recipe_of(self.config))
+                    record_launch(self.sweep, self._argv(), self._names(grid), recipe=recipe_of(self.config))
                     failures |= {left[place]: reason for place, reason in self.submit(cells).items()}
             started = [place for place in left if place not in failures]
             elsewhere = [place for place, skip in enumerate(skips) if skip.endswith(LEFT_ALONE)]
