@@ -5,12 +5,12 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from mirrorpo.launch.errors import LaunchError
-from mirrorpo.launch.recipe import Recipe
+from mirrorpo.launch.recipe import UNKNOWN, Recipe, claims_no_other
 from mirrorpo.run.disk import write_atomic
 from mirrorpo.run.errors import unwritable
 from mirrorpo.run.folder import timestamp
@@ -36,7 +36,7 @@ class Launch:
     cwd: str
     time: str
     cells: Sequence[str] | None
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe = UNKNOWN
 
 
 class _Entry(TypedDict):
@@ -64,7 +64,7 @@ def launches(sweep: Path) -> list[Launch]:
 
 
 def record_launch(
-    sweep: Path, argv: Sequence[str], cells: Sequence[str], recipe: Recipe | None = None
+    sweep: Path, argv: Sequence[str], cells: Sequence[str], *, recipe: Recipe = UNKNOWN
 ) -> None:
     """Enter a command of this sweep; the caller holds the sweep's lock.
 
@@ -76,7 +76,6 @@ def record_launch(
         cells: run folders that the command makes, relative to the sweep's.
         recipe: what it set out to do.
     """
-    recipe = recipe or Recipe()
     entered = launches(sweep)
     # A search has other cells each generation.
     earlier = [cell for launch in entered if launch.argv == list(argv) for cell in launch.cells or ()]
@@ -85,7 +84,7 @@ def record_launch(
     kept = [
         other
         for other in entered
-        if other.argv != list(argv) and not (_covered(other, known) and _claims(other.recipe, recipe))
+        if other.argv != list(argv) and not (_covered(other, known) and claims_no_other(other.recipe, recipe))
     ]
     sweep.mkdir(parents=True, exist_ok=True)
     text = json.dumps([asdict(entry) for entry in (*kept, launch)], indent=2)
@@ -94,11 +93,6 @@ def record_launch(
 
 def _covered(launch: Launch, cells: set[str]) -> bool:
     return launch.cells is not None and cells.issuperset(launch.cells)
-
-
-def _claims(earlier: Recipe, later: Recipe) -> bool:
-    """Whether nothing of an earlier command's claim is lost with it."""
-    return not earlier.claim or list(earlier.claim) == list(later.claim)
 
 
 def commands_for(given: Sequence[Launch], cells: Sequence[str]) -> list[tuple[Launch, list[str]]]:

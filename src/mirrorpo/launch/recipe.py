@@ -22,6 +22,14 @@ class Recipe:
     claim: Sequence[str] = ()
 
 
+UNKNOWN = Recipe()
+
+
+def claims_no_other(earlier: Recipe, later: Recipe) -> bool:
+    """Whether no claim is lost where a later command stands for an earlier one."""
+    return not earlier.claim or list(earlier.claim) == list(later.claim)
+
+
 def recipe_of(config: DictConfig) -> Recipe:
     """The recipe of a composed multirun, with its `hydra` node."""
     hydra = config.hydra
