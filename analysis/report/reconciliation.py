@@ -88,8 +88,9 @@ def _directions(study: Study, arm: str, block: str, matched: MatchedDrift | None
 
 
 def _verdict(difference: Difference | None, where: str, why: str = "") -> Iterator[Direction]:
-    if difference is not None and difference.verdict() in (BETTER, WORSE):
-        yield Direction(1 if difference.interval.estimate > 0 else -1, where, difference.interval, why)
+    verdict = difference.verdict() if difference is not None else ""
+    if difference is not None and verdict in (BETTER, WORSE):
+        yield Direction(1 if verdict == BETTER else -1, where, difference.interval, why)
 
 
 def _at_drift(study: Study, matched: MatchedDrift, arm: str) -> Iterator[Direction]:
