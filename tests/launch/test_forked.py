@@ -30,7 +30,9 @@ line = lambda file, word: next(row for row in open(file) if row.startswith(word)
 import torch
 print(json.dumps({
     "argv": sys.argv,
-    "command line": [word for word in open("/proc/self/cmdline", errors="replace").read().split("\\0") if word],
+    "command line": [
+        word for word in open("/proc/self/cmdline", errors="replace").read().split("\\0") if word
+    ],
     "environment": dict(os.environ), "cwd": os.getcwd(), "parent": os.getppid(), "group": os.getpgrp(),
     "descriptors": len(os.listdir("/proc/self/fd")), "buffered": not sys.stdout.line_buffering,
     "signals": [line("/proc/self/status", word).split()[1] for word in ("SigBlk", "SigIgn", "SigCgt")],
@@ -66,7 +68,7 @@ def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cells]:
     (tmp_path / "changing.py").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "train.py")])
-    cells = Cells(ForkServer([["wait", "0", "name=" + 20 * "x"]]))
+    cells = Cells(ForkServer.begun(sys.argv, room=40))
     yield cells
     cells.server.close()
     for cell in cells.started:
