@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli import environment
+from cli import SMALL, command, environment, folder, folders, manifest, succeeded, train_in_new_python
 
 from mirrorpo.launch.fork_server import OPTION
 from mirrorpo.launch.forked import ForkedCell, ForkServer
@@ -128,3 +129,38 @@ def test_a_server_ends_with_its_launcher_and_one_that_is_not_ready_when_it_is_ab
     cells.server.abandon()
     assert cells.server.start(["go", "0"], environment(), 1) is None
     assert cells.server._process.wait() == -signal.SIGTERM
+
+
+def servers(cwd: Path) -> list[str]:
+    """Processes that serve cells in a folder."""
+    out = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink() == cwd and OPTION in (process / "cmdline").read_text():
+                out.append(process.name)
+        except OSError:
+            # It has ended meanwhile.
+            continue
+    return out
+
+
+@pytest.mark.slow
+def test_the_cells_of_a_launcher_that_is_killed_end_with_the_numbers_that_each_has_alone(
+    tmp_path: Path,
+) -> None:
+    cell = (*SMALL, "steps=4")
+    grid = command("-m", "seed=0,1", *cell, "hydra.launcher.jobs=2", f"out={tmp_path / 'grid'}")
+    launcher = subprocess.Popen(grid, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    end = time.monotonic() + 250
+    while time.monotonic() < end and len(list((tmp_path / "grid").rglob("metrics.jsonl"))) < 2:
+        time.sleep(0.1)
+    runs = folders(tmp_path / "grid")
+    assert len(servers(tmp_path)) == 1 and launcher.poll() is None
+    launcher.kill()
+    launcher.wait()
+    while time.monotonic() < end and any(manifest(run)["state"] == "running" for run in runs):
+        time.sleep(0.1)
+    assert [manifest(run)["state"] for run in runs] == ["done", "done"] and not servers(tmp_path)
+    succeeded(train_in_new_python("seed=1", *cell, f"out={tmp_path / 'alone'}", cwd=tmp_path))
+    alone = (folder(tmp_path / "alone") / "metrics.jsonl").read_bytes()
+    assert alone == (runs[1] / "metrics.jsonl").read_bytes()
