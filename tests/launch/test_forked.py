@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli import environment
+from cli import SMALL, command, environment, folder, folders, manifest, succeeded, train_in_new_python
 
 from mirrorpo.launch.fork_server import OPTION
 from mirrorpo.launch.forked import ForkedCell, ForkServer
@@ -30,7 +31,9 @@ line = lambda file, word: next(row for row in open(file) if row.startswith(word)
 import torch
 print(json.dumps({
     "argv": sys.argv,
-    "command line": [word for word in open("/proc/self/cmdline", errors="replace").read().split("\\0") if word],
+    "command line": [
+        word for word in open("/proc/self/cmdline", errors="replace").read().split("\\0") if word
+    ],
     "environment": dict(os.environ), "cwd": os.getcwd(), "parent": os.getppid(), "group": os.getpgrp(),
     "descriptors": len(os.listdir("/proc/self/fd")), "buffered": not sys.stdout.line_buffering,
     "signals": [line("/proc/self/status", word).split()[1] for word in ("SigBlk", "SigIgn", "SigCgt")],
@@ -66,7 +69,7 @@ def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cells]:
     (tmp_path / "changing.py").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "train.py")])
-    cells = Cells(ForkServer([["wait", "0", "name=" + 20 * "x"]]))
+    cells = Cells(ForkServer.begun(sys.argv, room=40))
     yield cells
     cells.server.close()
     for cell in cells.started:
@@ -126,3 +129,38 @@ def test_a_server_ends_with_its_launcher_and_one_that_is_not_ready_when_it_is_ab
     cells.server.abandon()
     assert cells.server.start(["go", "0"], environment(), 1) is None
     assert cells.server._process.wait() == -signal.SIGTERM
+
+
+def servers(cwd: Path) -> list[str]:
+    """Processes that serve cells in a folder."""
+    out = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink() == cwd and OPTION in (process / "cmdline").read_text():
+                out.append(process.name)
+        except OSError:
+            # It has ended meanwhile.
+            continue
+    return out
+
+
+@pytest.mark.slow
+def test_the_cells_of_a_launcher_that_is_killed_end_with_the_numbers_that_each_has_alone(
+    tmp_path: Path,
+) -> None:
+    cell = (*SMALL, "steps=4")
+    grid = command("-m", "seed=0,1", *cell, "hydra.launcher.jobs=2", f"out={tmp_path / 'grid'}")
+    launcher = subprocess.Popen(grid, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    end = time.monotonic() + 250
+    while time.monotonic() < end and len(list((tmp_path / "grid").rglob("metrics.jsonl"))) < 2:
+        time.sleep(0.1)
+    runs = folders(tmp_path / "grid")
+    assert len(servers(tmp_path)) == 1 and launcher.poll() is None
+    launcher.kill()
+    launcher.wait()
+    while time.monotonic() < end and any(manifest(run)["state"] == "running" for run in runs):
+        time.sleep(0.1)
+    assert [manifest(run)["state"] for run in runs] == ["done", "done"] and not servers(tmp_path)
+    succeeded(train_in_new_python("seed=1", *cell, f"out={tmp_path / 'alone'}", cwd=tmp_path))
+    alone = (folder(tmp_path / "alone") / "metrics.jsonl").read_bytes()
+    assert alone == (runs[1] / "metrics.jsonl").read_bytes()

@@ -18,6 +18,7 @@ from cli import (
     environment,
     folder,
     folders,
+    launched,
     manifest,
     rows,
     succeeded,
@@ -145,7 +146,7 @@ def test_a_cell_that_another_process_holds_is_refused_alone_and_left_alone_in_a_
     tmp_path: Path,
 ) -> None:
     cell = (*SMALL, "steps=60", f"out={tmp_path}")
-    busy = subprocess.Popen(command(*cell), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    busy = launched(*cell, cwd=tmp_path)
     try:
         while busy.poll() is None and not appeared(tmp_path, "metrics.jsonl"):
             time.sleep(0.02)
@@ -163,15 +164,7 @@ def test_a_cell_that_another_process_holds_is_refused_alone_and_left_alone_in_a_
 def interrupted(tmp_path: Path, times: int, *overrides: str) -> tuple[int, str, str]:
     """A grid that is sent Ctrl-C as a terminal does, to the cell too, after its first step; how it ends."""
     grid = ("-m", "seed=0,1", *SMALL, "steps=5000", "eval_questions=0", "checkpoint_every=5000", *overrides)
-    process = subprocess.Popen(
-        command(*grid, f"out={tmp_path}"),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-    )
+    process = launched(*grid, f"out={tmp_path}", cwd=tmp_path, leads=True)
     while process.poll() is None and not any(
         '"step": 1,' in path.read_text() for path in tmp_path.rglob("timings.jsonl")
     ):
@@ -180,6 +173,7 @@ def interrupted(tmp_path: Path, times: int, *overrides: str) -> tuple[int, str, 
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.01)
     output, errors = process.communicate(timeout=120)
+    assert process.returncode is not None
     return process.returncode, output, errors
 
 

@@ -159,8 +159,9 @@ def _forked() -> int | None:
 
 def _become(files: Sequence[int], imported: Mapping[str, object]) -> list[str]:
     """Take on in this process what the request says."""
-    import numpy
     import torch
+
+    from mirrorpo.core.seeds import seed_anew
 
     stdout, stderr, request_file = files
     request = Request.read(request_file)
@@ -178,9 +179,7 @@ def _become(files: Sequence[int], imported: Mapping[str, object]) -> list[str]:
         os.execv(sys.executable, [sys.executable, *program(), *arguments])
     os.write(2, printed)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # pyright: ignore[reportAttributeAccessIssue]
-    # What nobody seeds is different in every process; nothing that a run records depends on it.
-    torch.default_generator.seed()
-    numpy.random.seed()
+    seed_anew()
     with suppress(OSError):
         _show(arguments)
     return arguments

@@ -83,7 +83,8 @@ class LocalLauncher(CellLauncher):
         if not self.preload or not SUPPORTED or len(left) < 2:
             yield
             return
-        self._server = ForkServer([self.arguments_of(planned) for planned in left])
+        room = max(len(os.fsencode(" ".join(self.arguments_of(planned)))) for planned in left)
+        self._server = ForkServer.begun(program(), room)
         try:
             yield
         finally:
