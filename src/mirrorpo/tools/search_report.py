@@ -4,8 +4,8 @@
 
 A null search has the same candidates' runs, but each counts for another one's fitness
 (hydra.sweeper.shuffled=true), so that it learns nothing: how its fitness rises and how far its map goes,
-chance does. The rise is the mean fitness of the last third of generations less that of the first third. The maps are
-compared by D(p, q) of a coin beside KL's: 1 in every column is the shape of KL.
+chance does. The rise is the mean fitness of the last third of generations less that of the first third. The
+maps are compared by D(p, q) of a coin beside KL's: 1 in every column is the shape of KL.
 """
 
 import argparse
