@@ -278,7 +278,8 @@ def test_a_search_has_no_grid_and_is_not_judged_by_the_test_questions(tmp_path: 
     for words, said in (
         (("seed=0,1",), "seed=0,1: a search has no grid"),
         (("eval_split=test",), "use validation"),
-        (("eval_questions=0",), "its accuracy"),
+        (("eval_questions=0", "hydra.sweeper.fitness=eval/greedy_accuracy"), "set how many"),
+        (("hydra.sweeper.search.rule=published",), "shaping=ranks: rule=published has raw"),
     ):
         result = train(*search, *words, cwd=tmp_path)
         assert result.returncode == 1 and said in result.stderr, result.stdout + result.stderr
