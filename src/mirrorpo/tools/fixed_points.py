@@ -1,16 +1,17 @@
 """Where each regularised policy ends in a world of one decision, before anything is trained.
 
     python -m mirrorpo.tools.fixed_points model=exploit algo=dr_grpo
-    python -m mirrorpo.tools.fixed_points model=exploit algo=dr_grpo divergence=kl_exact,probl2 reward=exploit_common
+    python -m mirrorpo.tools.fixed_points model=exploit algo=dr_grpo divergence=kl_exact,probl2 \\
+        reward=exploit_rare,exploit_common
 
-The answers to a question of `dataset=exploit` are ten, so that what training does to the policy in expectation
-is a flow of ten numbers, p' = p (g - mean g) with g the reward less the penalty's pull, and its end is computed
-from the start model's own probabilities. The pull is taken from the penalty's code by differentiation, with the
-sampled estimators' as they act in the loss: it is not always that of the divergence whose name they have.
+The answers to a question of `dataset=exploit` are ten, so what training does to the policy in expectation is
+a flow of ten numbers, p' = p (g - mean g) with g the reward less the penalty's pull, and its end is computed
+from the start model's own probabilities. The pull is taken from the penalty's code by differentiation, that
+of a sampled estimator as it acts in the loss: it is not always that of the divergence whose name it has.
 
-Each divergence gets the beta at which the gold reward at the end is --gold where the proxy is the gold, so that
-all are equally strong where nothing can be exploited; with divergence.beta=... that one. `beta` is the setting:
-the algorithm's own scale of the reward is in it.
+Each divergence gets the beta at which the gold reward ends at --gold where the proxy is the gold, so that all
+are equally strong where nothing can be exploited; with divergence.beta=... that one. `beta` in the table is
+the setting: the algorithm's own scale of the reward is in it.
 """
 
 import argparse
@@ -70,7 +71,8 @@ class Prediction:
         gold: mean gold reward.
         proxy: mean of what is trained on.
         shares: of the answers, by name.
-        distinct_right: expected right answers that differ among `SAMPLES`.
+        distinct: expected answers that differ among `SAMPLES`.
+        distinct_right: right ones among those.
         entropy: of a question's answers, in nats.
         at_rest: False where the flow still moved.
     """
@@ -79,6 +81,7 @@ class Prediction:
     gold: float
     proxy: float
     shares: Mapping[str, float]
+    distinct: float
     distinct_right: float
     entropy: float
     at_rest: bool
@@ -93,8 +96,9 @@ def prediction(world: World, end: Ending, beta: float) -> Prediction:
         gold=float((p * world.gold).sum(-1).mean()),
         proxy=float((p * world.proxy).sum(-1).mean()),
         shares={name: world.share(p, name) for name in dict.fromkeys(world.names[0])},
+        distinct=float(drawn.sum(-1).mean()),
         distinct_right=float((drawn * (world.gold >= 1)).sum(-1).mean()),
-        entropy=float(-torch.special.xlogy(p, p).sum(-1).mean()),
+        entropy=_entropy(p),
         at_rest=end.at_rest,
     )
 
@@ -122,8 +126,8 @@ def reward_scale(components: Components) -> float:
     if isinstance(advantage, LeaveOneOut | NoBaseline):
         return 1.0
     raise ValueError(
-        f"algo.advantage={type(advantage).__name__}: it scales rewards by what was sampled; use algo=dr_grpo, "
-        "rloo or reinforce"
+        f"algo.advantage={type(advantage).__name__}: it scales rewards by what was sampled; "
+        "use algo=dr_grpo, rloo or reinforce"
     )
 
 
@@ -234,29 +238,50 @@ def predictions(
 def table(world: World, rows: Mapping[str, Prediction | None]) -> str:
     """The predictions in Markdown, from the highest gold reward."""
     names = list(dict.fromkeys(world.names[0]))
-    head = ["divergence", "beta", "gold", "proxy", *names, f"right answers of {SAMPLES}", "entropy"]
+    head = [
+        "divergence",
+        "beta",
+        "gold",
+        "proxy",
+        *names,
+        f"distinct of {SAMPLES}",
+        "right of these",
+        "entropy",
+    ]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     known = {name: row for name, row in rows.items() if row is not None}
     for name, row in sorted(known.items(), key=lambda entry: -entry[1].gold):
         shares = [f"{row.shares[answer]:.3f}" for answer in names]
         mark = "" if row.at_rest else " (still moving)"
         cells = [f"{name}{mark}", f"{row.beta:.5g}", f"{row.gold:.3f}", f"{row.proxy:.3f}", *shares]
-        lines.append(f"| {' | '.join([*cells, f'{row.distinct_right:.2f}', f'{row.entropy:.2f}'])} |")
-    never = [name for name, row in rows.items() if row is None]
-    return "\n".join(
-        [*lines, *(["", f"no beta ends at that gold reward: {', '.join(never)}"] if never else [])]
-    )
+        spread = [f"{value:.2f}" for value in (row.distinct, row.distinct_right, row.entropy)]
+        lines.append(f"| {' | '.join([*cells, *spread])} |")
+    never = ", ".join(name for name, row in rows.items() if row is None)
+    return "\n".join([*lines, *(["", f"no beta ends at that gold reward: {never}"] if never else [])])
 
 
 def _start_line(world: World) -> str:
     names = list(dict.fromkeys(world.names[0]))
     shares = ", ".join(f"{name} {world.share(world.start, name):.3f}" for name in names)
-    return f"start model: {shares}; entropy {float(-torch.special.xlogy(world.start, world.start).sum(-1).mean()):.2f}"
+    return f"start model: {shares}; entropy {_entropy(world.start):.2f}"
+
+
+def _entropy(p: Tensor) -> float:
+    return float(-torch.special.xlogy(p, p).sum(-1).mean())
 
 
 def _listed(overrides: Sequence[str], setting: str) -> list[str]:
     given = [text.partition("=")[2] for text in overrides if text.startswith(f"{setting}=")]
     return given[-1].split(",") if given else []
+
+
+def _cells(overrides: Sequence[str], rewards: Sequence[str]) -> dict[str, Components]:
+    # By the reward's name; "" is the cell's own.
+    choices = {reward: [f"reward={reward}"] if reward else [] for reward in rewards or [""]}
+    return {
+        reward: build_components(composed(overrides, "divergence=none", *choice))
+        for reward, choice in choices.items()
+    }
 
 
 def _print_all(overrides: Sequence[str], gold: float) -> None:
@@ -267,21 +292,18 @@ def _print_all(overrides: Sequence[str], gold: float) -> None:
     every = sorted(path.stem for path in (conf() / "divergence").glob("*.yaml"))
     register()
     with initialize_config_dir(str(conf()), version_base="1.3"):
+        # Without a divergence there is none to set.
+        cells = _cells([text for text in cell if not text.startswith("divergence.")], rewards)
+        scales = {reward: reward_scale(components) for reward, components in cells.items()}
         arms = penalties(cell, named or every, skip=not named)
-        cells = {
-            reward: build_components(
-                composed(cell, "divergence=none", *([f"reward={reward}"] if reward else []))
-            )
-            for reward in rewards or [""]
-        }
     betas: dict[str, float | None] = {}
     for reward, components in cells.items():
-        world, scale = world_of(components), reward_scale(components)
+        world, scale = world_of(components), scales[reward]
         for name, divergence in arms.items():
-            if name not in betas:
-                free = divergence.reads == "nothing"
-                given = float(fixed[-1]) / scale if fixed else strength(world, divergence, gold)
-                betas[name] = 0.0 if free else given
+            if divergence.reads == "nothing":
+                betas[name] = 0.0
+            elif name not in betas:
+                betas[name] = float(fixed[-1]) / scale if fixed else strength(world, divergence, gold)
         print(f"\nreward={reward}" if reward else "", _start_line(world), "", sep="\n")
         print(table(world, predictions(world, arms, betas, scale)), flush=True)
 
