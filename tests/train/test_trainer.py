@@ -30,6 +30,7 @@ from cli import (
 from hydra.errors import ConfigCompositionException
 from safetensors.torch import load_file
 
+from mirrorpo.core.batch import Prompt
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.train import loaded
@@ -45,6 +46,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = train_in_new_python(*SMALL, f"out={out}", cwd=out)
     succeeded(result, said=["held-out questions", "metrics.jsonl"])
     return out
+
+
+def test_a_model_from_scratch_has_words_for_the_questions_of_an_evaluation_too() -> None:
+    first, other = (
+        Prompt(uid=word, question=word, gold="1", demonstration="#### 1") for word in ("sun", "owl")
+    )
+    questions = Questions(train=[first], evaluation=[other], left_out={}, content={})
+    assert list(loaded.corpus_of(questions)) == ["sun\n", "#### 1", "owl\n"]
 
 
 def test_a_run_leaves_every_file_of_the_design(finished: Path) -> None:
