@@ -9,6 +9,9 @@ python -m analysis strata SWEEP          differences on what the start model got
 python -m analysis before_after SOURCE   held-out accuracy before and after, of every run
 python -m analysis credit RUN            the run's completions, tokens coloured by weight, as RUN/credit.html
 python -m analysis importance RUN        what spans are worth, by kind, and against re-rolled success rates
+python -m analysis checklist SWEEP       a paper's checklist, answered by what the runs recorded
+python -m analysis archive SWEEP         all that the sweep's tables need as one file
+python -m analysis verify ARCHIVE        its digests, its tables derived again, and with --rerun one run
 
 SOURCE and SWEEP: a folder of run folders, its name below outputs/, a folder that export wrote, entity/project
 on W&B, or what W&B exports as CSV or Parquet (a runs table, a chart, histories), by file or by folder.
@@ -17,25 +20,28 @@ on W&B, or what W&B exports as CSV or Parquet (a runs table, a chart, histories)
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from analysis.data.column_map import read_map
 from analysis.data.export import Export, load
 from analysis.report import render
+from analysis.report.display_names import display_names
+from analysis.report.latex import PAGE, WIDTHS, latex
 from analysis.report.table_cells import Table
 from analysis.study.budgets import METERS, read_budget
 from analysis.study.guards import KINDS
 from analysis.study.study import Study, study
 from mirrorpo.config.paths import command
 
-COMMANDS = ("export", "report", "compare", "area", "strata", "before_after", "credit", "importance")
+KIT = ("checklist", "archive", "verify")
+COMMANDS = ("export", "report", "compare", "area", "strata", "before_after", "credit", "importance", *KIT)
 FORMATS: Mapping[str, Callable[[Table], str]] = {
     "text": render.to_text,
     "markdown": render.markdown,
-    "latex": render.latex,
     "html": render.to_html,
 }
+LATEX = "latex"
 AXIS = "what is compared: algo, divergence, weighting, model or dataset (the first that varies)"
 BASELINE = "the choice that differences are measured from (divergence: kl, weighting: uniform)"
 BY = "a setting that makes arms, such as divergence.beta; may be given again"
@@ -54,6 +60,13 @@ EXPECTED = (
     "area: what the 95%% interval of a difference has to show, such as 'counterfactual > uniform', with >, "
     "<, !> (not above) or !<; may be given again; exit status 1 where one fails"
 )
+COLUMNS = "of the tables that are printed, by how their heads begin: 'accuracy,difference,verdict'"
+WIDTH = (
+    "of a paper: column or page; of LaTeX that is printed (page), and of a report's LaTeX and figures (both)"
+)
+NAMES = "YAML of names that LaTeX and figures print for arms, before those of conf/display.yaml"
+TO = "archive: the file to write, .tar.zst or .tar.gz (SWEEP.tar.zst beside the sweep's folder)"
+RERUN = "verify: run the Nth run again too, from 1, and compare its metrics.jsonl byte for byte"
 ALLOW = f"guards to pass over, named in every table's foot: {','.join(KINDS)}"
 
 
@@ -75,10 +88,16 @@ def parser() -> argparse.ArgumentParser:
     add("--budget", action="append", default=[], metavar="NAME[=VALUE]", help=BUDGET)
     add("--expect", action="append", default=[], metavar="'A > B'", help=EXPECTED)
     add("--allow", default="", metavar="KINDS", help=ALLOW)
+    add("--to", type=Path, metavar="FILE", help=TO)
+    add("--weights", action="store_true", help="archive: each run's policy too")
+    add("--rerun", type=int, metavar="N", help=RERUN)
     add("--filters", default="{}", help="of W&B runs, as JSON: '{\"config.seed\": 1}'")
     add("--map", type=Path, metavar="FILE", help=MAP)
     add("--offline", action="store_true", help="read W&B's offline files, not the run folders around them")
-    add("--format", default="text", choices=list(FORMATS), help="of the tables that are printed (text)")
+    add("--format", default="text", choices=[*FORMATS, LATEX], help="of the tables that are printed (text)")
+    add("--columns", default="", metavar="HEADS", help=COLUMNS)
+    add("--width", choices=WIDTHS, help=WIDTH)
+    add("--names", type=Path, metavar="FILE", help=NAMES)
     return out
 
 
@@ -96,6 +115,8 @@ def main() -> None:
             from analysis.study.span_value import importance
 
             print(importance(Path(args.source)))
+        elif args.what in KIT:
+            _kit(args)
         else:
             export = load(
                 args.source,
@@ -125,6 +146,40 @@ def _filters(text: str) -> dict[str, object]:
         ) from error
 
 
+def _kit(args: argparse.Namespace) -> None:
+    from analysis.kit.archive import archive
+    from analysis.kit.checklist import checklist, text
+    from analysis.kit.contents import StudyOptions
+    from analysis.kit.verify import verify
+
+    if args.what == "verify":
+        lines, holds = verify(Path(args.source), args.rerun)
+        print("\n".join(lines))
+        if not holds:
+            sys.exit(1)
+        return
+    options = StudyOptions(
+        axis=args.axis,
+        baseline=args.baseline,
+        by=args.by,
+        metric=args.metric,
+        margin=args.margin,
+        budget=args.budget,
+        allow=[kind for kind in args.allow.split(",") if kind],
+    )
+    if args.what == "checklist":
+        export = load(args.source, filters=_filters(args.filters), columns=read_map(args.map))
+        form = text if args.format == "text" else FORMATS[args.format]
+        print(form(checklist(options.of(export))), end="")
+        return
+    root = _beside(args.source)
+    if not root.is_dir():
+        raise ValueError(
+            f"{args.source}: archives are made of a folder of runs or of an export; export it first"
+        )
+    print(archive(root, args.to or root.parent / f"{root.name}.tar.zst", options, weights=args.weights))
+
+
 def _write_export(args: argparse.Namespace, export: Export) -> None:
     folder = args.out or _beside(args.source) / "export"
     export.write(folder)
@@ -149,7 +204,7 @@ def _areas(args: argparse.Namespace, export: Export) -> None:
     if expected:
         table, holds = expectation_table(made, measured, expected)
         tables.append(table)
-    print("\n".join(FORMATS[args.format](table) for table in tables), end="")
+    _print(args, made, tables)
     if not holds:
         sys.exit(1)
 
@@ -175,14 +230,28 @@ def _compare(args: argparse.Namespace, export: Export) -> None:
         from analysis.report.sections import named
 
         folder = args.out or _beside(args.source) / "report"
-        print(report(made, folder, named(args.source, export)))
+        widths = [args.width] if args.width else list(WIDTHS)
+        names = display_names(made, args.names)
+        print(report(made, folder, named(args.source, export), names=names, widths=widths))
         return
     tables = _tables(made, args.what)
     if args.posterior:
         from analysis.report.posterior_table import posterior_table
 
         tables.append(posterior_table(made))
-    print("\n".join(FORMATS[args.format](table) for table in tables), end="")
+    _print(args, made, tables)
+
+
+def _print(args: argparse.Namespace, made: Study, tables: Sequence[Table]) -> None:
+    """Tables in the form and with the columns that were named."""
+    columns = [name.strip() for name in args.columns.split(",") if name.strip()]
+    shown = [table.with_columns(columns) if columns else table for table in tables]
+    if args.format == LATEX:
+        names = display_names(made, args.names)
+        texts = [latex(table, args.width or PAGE, names) for table in shown]
+    else:
+        texts = [FORMATS[args.format](table) for table in shown]
+    print("\n".join(texts), end="")
 
 
 def _tables(made: Study, what: str) -> list[Table]:

@@ -18,11 +18,17 @@ class RecordedPlan(TypedDict):
         folder: of the sweep.
         time: of the launch.
         plan: the node.
+        plan_sha256: of the node.
+        sweep: the name of the sweep's file, where the command named one.
+        sweep_sha256: of that file.
     """
 
     folder: str
     time: NotRequired[str]
     plan: Json
+    plan_sha256: NotRequired[str]
+    sweep: NotRequired[str]
+    sweep_sha256: NotRequired[str]
 
 
 def recorded_plans(root: Path) -> list[RecordedPlan]:
@@ -32,7 +38,11 @@ def recorded_plans(root: Path) -> list[RecordedPlan]:
         entries: list[Json] = json.loads(path.read_text())
         for entry in sorted(entries, key=_first):
             if entry.get(NODE):
-                out.append(RecordedPlan(folder=str(path.parent), time=_first(entry), plan=entry[NODE]))
+                recorded = RecordedPlan(folder=str(path.parent), time=_first(entry), plan=entry[NODE])
+                for name in ("plan_sha256", "sweep", "sweep_sha256"):
+                    if name in entry:
+                        recorded[name] = entry[name]
+                out.append(recorded)
     return out
 
 

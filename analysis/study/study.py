@@ -383,9 +383,18 @@ def _as_planned(gap: Difference, planned: Difference) -> Difference:
 
 def late_means(curves: Frame, names: Sequence[str]) -> Frame:
     """Means over the last quarter of each run's steps: run, arm, block, seed and the metrics."""
-    last = curves.groupby("run")["step"].transform("max")
-    late = curves[curves["step"] > 0.75 * last]
+    late = _late(curves)
     return late.groupby(["run", "arm", "block", "seed"], as_index=False)[list(names)].mean()
+
+
+def late_counts(curves: Frame, names: Sequence[str]) -> Frame:
+    """How many of those steps have a value: run and the metrics."""
+    return _late(curves).groupby("run", as_index=False)[list(names)].count()
+
+
+def _late(curves: Frame) -> Frame:
+    last = curves.groupby("run")["step"].transform("max")
+    return curves[curves["step"] > 0.75 * last]
 
 
 def study(

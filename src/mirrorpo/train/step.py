@@ -58,11 +58,14 @@ class Progress:
     prompts: PromptMemory = field(default_factory=dict[str, Sequence[float]])
     drift: float = 0.0
 
-    def lasting(self, device_s: float) -> Self:
-        """With a step's device seconds."""
+    def lasting(self, device_s: float, joules: float | None = None) -> Self:
+        """With a step's device seconds, and its energy where that was metered."""
         if self.budget is None:
             return self
-        return replace(self, budget=replace(self.budget, device_s=self.budget.device_s + device_s))
+        spent = self.budget.energy_j
+        energy = None if spent is None or joules is None else spent + joules
+        device_s += self.budget.device_s
+        return replace(self, budget=replace(self.budget, device_s=device_s, energy_j=energy))
 
     def timings(self) -> dict[str, float]:
         """For `timings.jsonl`."""
