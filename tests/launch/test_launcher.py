@@ -94,7 +94,7 @@ def test_a_reason_is_of_this_launch_whatever_the_file_servers_clock_says(
 ) -> None:
     folder = RunFolder(cell_here(f"out={tmp_path}").folder)
     planned = PlannedCell((), cell_here(f"out={tmp_path}"), None)
-    launcher = LocalLauncher(jobs=1, gpus=[], only=None, dry_run=False, fitness=None)
+    launcher = LocalLauncher(jobs=1, gpus=[], preload=True, only=None, dry_run=False, fitness=None)
     monkeypatch.setattr(launcher, "arguments_of", lambda _: [])
     script = tmp_path / "train.py"
     monkeypatch.setattr(sys, "argv", [str(script)])
@@ -111,7 +111,9 @@ def test_a_reason_is_of_this_launch_whatever_the_file_servers_clock_says(
 
 
 def test_cells_return_their_fitness_to_the_sweeper(tmp_path: Path) -> None:
-    launcher = LocalLauncher(jobs=1, gpus=[], only=None, dry_run=False, fitness="eval/greedy_accuracy")
+    launcher = LocalLauncher(
+        jobs=1, gpus=[], preload=True, only=None, dry_run=False, fitness="eval/greedy_accuracy"
+    )
     returned = partial(launcher._job_return, ["seed=0"], PlannedCell((), cell_here(f"out={tmp_path}"), None))
     folder = RunFolder(cell_here(f"out={tmp_path}").folder)
     for failure, reason in ((None, "is not done"), ("NotFinite", "NotFinite")):
@@ -132,11 +134,11 @@ def test_cells_return_their_fitness_to_the_sweeper(tmp_path: Path) -> None:
 def test_cells_can_be_chosen_by_a_file(tmp_path: Path) -> None:
     file = tmp_path / "only"
     file.write_text("arm/seed=0\narm/seed=1\n")
-    launcher = LocalLauncher(jobs=1, gpus=[], only=f"@{file}", dry_run=False, fitness=None)
+    launcher = LocalLauncher(jobs=1, gpus=[], preload=True, only=f"@{file}", dry_run=False, fitness=None)
     assert launcher.only == {"arm/seed=0", "arm/seed=1"}
     for only, reason in (("arm", "give a list of cells, or @FILE"), ("@nowhere", "No such file")):
         with pytest.raises(LaunchError, match=reason):
-            LocalLauncher(jobs=1, gpus=[], only=only, dry_run=False, fitness=None)
+            LocalLauncher(jobs=1, gpus=[], preload=True, only=only, dry_run=False, fitness=None)
 
 
 def test_a_cell_that_another_process_holds_is_refused_alone_and_left_alone_in_a_grid(
