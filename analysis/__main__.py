@@ -258,7 +258,7 @@ def _tables(made: Study, what: str) -> list[Table]:
     """What a command prints: runs one by one, or the comparison, at equal budgets where they are named."""
     from analysis.report.accuracy_tables import accuracy, before_after
     from analysis.report.budget_table import budget_tables
-    from analysis.report.endpoint_table import endpoint_table
+    from analysis.report.endpoint_table import endpoint_at_budget, endpoint_table
     from analysis.report.evaluation_tables import sets
     from analysis.report.gains import of_runs
     from analysis.report.plan_table import primary_table
@@ -272,6 +272,8 @@ def _tables(made: Study, what: str) -> list[Table]:
         )
     if what == "before_after":
         return [before_after(made, of_runs(made))]
+    if made.budgets and made.endpoint is not None:
+        return [endpoint_at_budget(made, made.endpoint, budget) for budget in made.budgets]
     if made.budgets:
         return budget_tables(made)
     if made.endpoint is not None:

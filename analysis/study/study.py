@@ -438,6 +438,10 @@ def study(
     named = endpoint(metric, choice.metric, export.names) if metric is not None and finished else None
     if named is not None and named.kind is Kind.END and named.is_share:
         choice, named = MetricChoice(named.metric, choice.reason if metric == ACCURACY else ""), None
+    if named is not None and not compared:
+        raise ValueError(
+            f"metric={metric}: runs one by one are shown by a share of their evaluations, such as {METRIC}"
+        )
     usable, allowed = check(export, begun, named.metric if named else choice.metric, allow, compared=compared)
     made = Study(
         export, usable, choice.metric, [*export.notes, *notes(allowed)], failed, choice.reason, budgets
