@@ -15,10 +15,11 @@ from mirrorpo.core.span import ScoredSpan
 from mirrorpo.divergence.none import NoDivergence
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.build import Components, build_components, inert
+from mirrorpo.train.build import Components, build_components, build_weighting, inert, model_needs
 from mirrorpo.train.credit import segment_credit, signed_credit
 from mirrorpo.train.equation import loss
 from mirrorpo.train.equation import signed_credit as credit_lines
+from mirrorpo.weighting.segment_rollout import SegmentRollout
 
 CREDIT = torch.tensor([[0.5, -0.25, 0.0], [-0.75, 0.25, 0.0], [0.0, 0.0, 0.0]])
 
@@ -26,7 +27,8 @@ CREDIT = torch.tensor([[0.5, -0.25, 0.0], [-0.75, 0.25, 0.0], [0.0, 0.0, 0.0]])
 def components(*overrides: str) -> Components:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=["weighting=segment_rollout", *overrides])
+        chosen = [override for override in overrides if override.startswith("weighting=")]
+        cfg = compose("train", overrides=[*(() if chosen else ["weighting=segment_rollout"]), *overrides])
         return build_components(resolved(cfg))
 
 
@@ -82,3 +84,17 @@ def test_what_does_not_go_with_it_is_refused_and_what_has_no_effect_named() -> N
     assert "l(log r_t, A_t)" in loss(plain) and credit_lines(plain) == []
     placed = components("divergence=kl", "divergence.placement=reward")
     assert credit_lines(placed)[0].startswith("A_t = S_t - ")
+
+
+def test_a_prior_says_what_it_needs_refuses_and_leaves_unread() -> None:
+    parts = components("weighting=segment_rollout_drop")
+    weighting = parts.weighting
+    assert isinstance(weighting, SegmentRollout) and weighting.most_cuts == 2
+    assert model_needs(parts) >= {"direct"}
+    assert [line.split()[0] for line in weighting.passes()] == ["a", "samples"]
+    unread = [name for entry in inert(parts) for name in entry.settings if ".prior." in name]
+    assert "weighting.segments.prior.scope" in unread and "weighting.segments.prior.masking" not in unread
+    uniform = {"_target_": "mirrorpo.weighting.uniform.Uniform", "scope": "loss"}
+    around = {"_target_": "mirrorpo.weighting.segments.AroundDrops", "prior": uniform}
+    with pytest.raises(ValueError, match=r"weighting\.segments\.prior=Uniform hides no spans.*; use counter"):
+        build_weighting({**parts.config["weighting"], "segments": around})
