@@ -15,7 +15,7 @@ from mirrorpo.core.span import ScoredSpan
 from mirrorpo.divergence.none import NoDivergence
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.build import Components, build_components, build_weighting, inert, model_needs
+from mirrorpo.train.build import Components, build_components, inert, model_needs
 from mirrorpo.train.credit import segment_credit, signed_credit
 from mirrorpo.train.equation import loss
 from mirrorpo.train.equation import signed_credit as credit_lines
@@ -94,7 +94,3 @@ def test_a_prior_says_what_it_needs_refuses_and_leaves_unread() -> None:
     assert [line.split()[0] for line in weighting.passes()] == ["a", "samples"]
     unread = [name for entry in inert(parts) for name in entry.settings if ".prior." in name]
     assert "weighting.segments.prior.scope" in unread and "weighting.segments.prior.masking" not in unread
-    uniform = {"_target_": "mirrorpo.weighting.uniform.Uniform", "scope": "loss"}
-    around = {"_target_": "mirrorpo.weighting.segments.AroundDrops", "prior": uniform}
-    with pytest.raises(ValueError, match=r"weighting\.segments\.prior=Uniform hides no spans.*; use counter"):
-        build_weighting({**parts.config["weighting"], "segments": around})

@@ -73,3 +73,7 @@ def test_the_cuts_of_the_largest_drops_are_kept_and_drops_are_read_only_where_th
     assert scorer.asked == 0
     turned = torch.tensor([3, 2, 1, 0])
     assert around(batch.rows(turned), scorer, 2) == expected[2][::-1]
+    with pytest.raises(
+        ValueError, match=r"^weighting\.segments\.prior=object hides no spans .*; use counterf"
+    ):
+        AroundDrops(prior=object())  # type: ignore[arg-type]
