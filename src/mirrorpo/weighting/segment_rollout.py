@@ -134,6 +134,11 @@ class SegmentRollout:
         """Cuts of a completion that the budget allows."""
         return self.budget // self.rolls
 
+    @property
+    def most_rolls(self) -> int:
+        """Rolls of a completion at most."""
+        return self.most_cuts * self.rolls
+
     def credit(
         self, batch: RolloutBatch, scorer: Scorer, roller: Roller, seed: int
     ) -> tuple[PerToken, Sequence[ScoredSpan]]:
