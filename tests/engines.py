@@ -131,6 +131,7 @@ def sample(
     temperature: float = 1.0,
     seed: int = 0,
     only: range | None = None,
+    nested: bool = False,
 ) -> Sequence[Completion]:
     prompts = [
         Prompt(uid=f"question/{i}", question="", gold="", demonstration="") for i in range(len(prompt_ids))
@@ -142,7 +143,7 @@ def sample(
         "seed": seed,
     }
     return engine.generate(
-        model, RolloutRequest(prompts=prompts, prompt_ids=prompt_ids, **settings, only=only)
+        model, RolloutRequest(prompts=prompts, prompt_ids=prompt_ids, **settings, only=only, nested=nested)
     )
 
 
