@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.data.export import Frame
-from analysis.data.runs import read_rows
+from analysis.data.shown_completions import shown_completions, shown_steps
 from analysis.report.figure_style import (
     COLUMN,
     PAGE,
@@ -230,9 +230,10 @@ def weights(study: Study) -> Figure | None:
 def _weights(study: Study, arm: str) -> NDArray[np.float64]:
     values: list[float] = []
     for run in study.design.runs:
-        paths = sorted((Path(run.row["source"]) / "credit").glob("step_*.jsonl")) if run.arm == arm else []
-        for path in paths[-max(1, len(paths) // 4) :]:
-            values += [weight for row in read_rows(path) for weight in row["weights"]]
+        if run.arm == arm:
+            steps = shown_steps(folder := Path(run.row["source"]))
+            last = set(steps[-max(1, len(steps) // 4) :])
+            values += [weight for _, row in shown_completions(folder, last) for weight in row["weights"]]
     return np.array(values)
 
 

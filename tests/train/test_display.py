@@ -14,7 +14,7 @@ from completions import completion_of
 from mirrorpo.core.batch import Prompt, Verdict
 from mirrorpo.rollout.collector import Answer
 from mirrorpo.run.folder import RunFolder
-from mirrorpo.train.display import Display, readable, sample_rows, write_text
+from mirrorpo.train.display import Display, readable, sample_rows
 
 
 @pytest.fixture(autouse=True)
@@ -356,8 +356,3 @@ def test_a_shown_answer_has_verdict_gold_and_text() -> None:
 
 def test_no_answers_are_an_empty_text() -> None:
     assert sample_rows([], 3) == ""
-
-
-def test_a_text_file_gets_its_folder(tmp_path: Path) -> None:
-    write_text(tmp_path / "completions" / "step_000001.md", "text")
-    assert (tmp_path / "completions" / "step_000001.md").read_text() == "text"

@@ -17,9 +17,11 @@ def fitness_of(folder: RunFolder, key: str, setting: str) -> float | None:
     """
     if not folder.finished():
         return None
-    values = [row[key] for row in folder.metrics.rows() if key in row]
-    if not values:
+    value = None
+    for row in folder.metrics.stream():
+        value = row.get(key, value)
+    if value is None:
         raise LaunchError(
             f"{setting}={key}: {folder.metrics.path} has no such quantity; eval/greedy_accuracy is one"
         )
-    return float(values[-1])
+    return float(value)

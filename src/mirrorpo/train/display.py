@@ -1,6 +1,5 @@
 """What a person sees of a run: progress, a closing table, completions to read."""
 
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mirrorpo.config.values import JsonObject
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.model.adapter import base_of
 from mirrorpo.rollout.collector import Answer
@@ -159,22 +159,24 @@ class Display:
 
     def conclude(self, folder: RunFolder) -> None:
         """Close with what a finished run's folder says."""
-        rows = folder.metrics.rows()
-        evaluated = [row for row in rows if any(name.startswith("eval/") for name in row)]
+        trained, first, final = False, JsonObject(), JsonObject()
+        for row in folder.metrics.stream():
+            trained = True
+            if any(name.startswith("eval/") for name in row):
+                first, final = first or row, row
         path, answers, completions, gain = folder.path, {}, "", ""
-        if evaluated and "eval/questions" in evaluated[-1]:
-            start, last = (folder.evaluation(row["step"]) for row in (evaluated[0], evaluated[-1]))
+        if "eval/questions" in final:
+            start, last = (folder.evaluation(row["step"]) for row in (first, final))
             answered = JsonLines(last).rows()
             answers, completions = {"answers": str(last)}, sample_rows(answered, 3)
             gain = _gain(start, answered) if start != last else ""
         files = {
             "metrics": str(path / "metrics.jsonl"),
             **answers,
-            "completions": str(path / "completions"),
+            "completions": str(folder.completions.path),
             "policy": policy_line(folder.policy),
         }
-        if rows:
-            first, final = (evaluated[0], evaluated[-1]) if evaluated else ({}, {})
+        if trained:
             self.close(first, final, files, completions, gain)
 
 
@@ -235,27 +237,27 @@ def policy_line(policy: Path) -> str:
 
 
 def write_completions(
-    folder: Path,
+    folder: RunFolder,
     step: int,
     answers: Sequence[Answer],
     all_offsets: Sequence[TokenOffsets],
     credit: TokenCredit,
     count: int,
 ) -> None:
-    """`completions/step_*.md` and `credit/step_*.jsonl`: at most `count` of a step's answers."""
+    """Add at most `count` of a step's answers to `completions.md` and `credit.jsonl`."""
     # Spread over the step's groups, so that not all shown answers are to one question.
     count = min(count, len(answers))
     shown = [index * len(answers) // count for index in range(count)]
     if not shown:
         return
-    text = readable(step, [answers[index] for index in shown])
-    write_text(folder / "completions" / f"step_{step:06d}.md", text)
-    rows = [
-        credit_row(answers[index], all_offsets[index], credit.weights[index], credit.spans, index)
-        for index in shown
-    ]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    write_text(folder / "credit" / f"step_{step:06d}.jsonl", lines)
+    folder.completions.append(step, readable(step, [answers[index] for index in shown]))
+    folder.credit.extend(
+        [
+            {"step": step}
+            | credit_row(answers[index], all_offsets[index], credit.weights[index], credit.spans, index)
+            for index in shown
+        ]
+    )
 
 
 def readable(step: int, answers: Sequence[Answer]) -> str:
@@ -296,9 +298,3 @@ def one_line(gold: str) -> str:
     """
     first, broken, _ = gold.strip().partition("\n")
     return f"{first} ..." if broken else gold
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file, its folder made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)

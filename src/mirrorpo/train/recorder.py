@@ -51,7 +51,7 @@ class Recorder:
         shown = self.run.shown_completions
         with writing_to(self.folder.path):
             write_completions(
-                self.folder.path, step, result.rollout.answers, result.all_offsets, result.credit, shown
+                self.folder, step, result.rollout.answers, result.all_offsets, result.credit, shown
             )
         memory = {"peak_memory_mb": peak_memory_mb(self.loaded.policy.device), "seconds": seconds}
         self._record(step, result.metrics, result.timings | memory | progress.timings())
