@@ -11,10 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import compute, parquet
 
-from analysis.data.runs import RunTables, SweepCommand, from_folders, manifests, sweep_commands
+from analysis.data.commands import SweepCommand, sweep_commands, with_run_commands
+from analysis.data.plans import RecordedPlan, recorded_plans
+from analysis.data.runs import RunTables, from_folders, manifests
 from analysis.data.schema import (
     AXES,
     QUESTIONS,
@@ -34,6 +38,8 @@ FILES = ("runs", "metrics", "questions")
 COLUMNS = ("run", "step")
 # The metric that every evaluation set has, between its prefix and its name the set's.
 OF_SET = re.compile(r"eval/([^/]+)/greedy_accuracy")
+# Counts that are logged where they are not 0.
+COUNTS = "outcome/"
 # Rows that W&B's `history()` returns of a longer run.
 SAMPLED = 500
 # A pandas data frame; its own annotations take each of its columns for a scalar.
@@ -59,10 +65,15 @@ class Export:
         """The rows of `runs`, what is missing as None."""
         return self.runs.to_pylist()
 
-    @property
+    @cached_property
     def commands(self) -> Sequence[SweepCommand]:
-        """What was typed for the grids; none where the runs were not of a sweep."""
-        return self.about.get("asked", [])
+        """What was typed for the grids, every launch; none where the runs were not of a sweep."""
+        return with_run_commands(self.about.get("asked", []), self.records)
+
+    @property
+    def plans(self) -> Sequence[RecordedPlan]:
+        """What launches recorded as planned, the first of each sweep first."""
+        return self.about.get("plans", [])
 
     @property
     def notes(self) -> Sequence[str]:
@@ -75,15 +86,26 @@ class Export:
         return [name for name in self.metrics.column_names if name not in COLUMNS]
 
     def metric(self, *names: str) -> Frame:
-        """run, step and some metrics, where at least one has a value; a metric that no run has is all NaN."""
+        """run, step and some metrics, where at least one has a value; a metric that no run has is all NaN.
+
+        A step that has some outcome and not another one has had none of the other: 0.
+        """
         present = [name for name in names if name in self.metrics.column_names]
         out = self.metrics.select([*COLUMNS, *present]).to_pandas()
         out["run"] = out["run"].astype(str)
+        if counts := [name for name in present if name.startswith(COUNTS)]:
+            out.loc[self._counted, counts] = out.loc[self._counted, counts].fillna(0.0)
         return (
             out.reindex(columns=[*COLUMNS, *names])
             .dropna(subset=list(names), how="all")
             .reset_index(drop=True)
         )
+
+    @cached_property
+    def _counted(self) -> NDArray[np.bool_]:
+        """By row of `metrics`, whether it has some outcome."""
+        names = [name for name in self.names if name.startswith(COUNTS)]
+        return self.metrics.select(names).to_pandas().notna().any(axis=1).to_numpy()
 
     @cached_property
     def sets(self) -> list[str]:
@@ -129,13 +151,19 @@ class Export:
         return Export(with_columns(runs, RUNS), metrics, with_columns(questions, QUESTIONS), about=about)
 
 
-def assembled(runs: Iterable[RunTables], source: str, commands: Sequence[SweepCommand] = ()) -> Export:
+def assembled(
+    runs: Iterable[RunTables],
+    source: str,
+    commands: Sequence[SweepCommand] = (),
+    plans: Sequence[RecordedPlan] = (),
+) -> Export:
     """The export of runs that were read one by one, in the order of their cells and seeds.
 
     Args:
         runs: in any order; the second run of an id gets another one.
         source: where they are.
         commands: what was typed for their grids.
+        plans: what their launches recorded as planned.
     """
     read = sorted(runs, key=lambda run: str(run.row["source"]))
     notes = _notes(read)
@@ -163,6 +191,7 @@ def assembled(runs: Iterable[RunTables], source: str, commands: Sequence[SweepCo
             "command": this_command(),
             "commit": commit(),
             "asked": list(commands),
+            **({"plans": list(plans)} if plans else {}),
             **({"notes": notes} if notes else {}),
         },
     )
@@ -236,7 +265,8 @@ def load(
         runs = from_project(source, filters or {}, columns=given, questions=questions)
         return assembled(runs, f"wandb:{source}")
     if not offline and path.is_dir() and manifests(path):
-        return assembled(from_folders(path, questions=questions), str(path), sweep_commands(path))
+        runs = from_folders(path, questions=questions)
+        return assembled(runs, str(path), sweep_commands(path), recorded_plans(path))
     if offline or list(path.rglob("*.wandb")):
         from analysis.data.wandb_runs import from_files
 

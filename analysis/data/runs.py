@@ -5,11 +5,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 import pandas as pd
 import pyarrow as pa
-import yaml
 
 from analysis.data.column_map import ColumnMap
 from analysis.data.file_faults import file_faults, order_fault
@@ -19,8 +17,9 @@ from analysis.data.schema import JsonObject, empty_metrics, metrics_table, quest
 from mirrorpo.run.folder import EVALUATED, run_folders
 from mirrorpo.run.manifest import read_manifest
 
-# Of two equal runs it differs, so that it stands in the timings.
-DEVICE_SECONDS = "budget/device_s"
+# Of two equal runs they differ, so that they stand in the timings.
+DEVICE_SECONDS, ENERGY = "budget/device_s", "budget/energy_j"
+TIMED = (DEVICE_SECONDS, ENERGY)
 
 
 @dataclass(frozen=True)
@@ -38,20 +37,6 @@ class RunTables:
     metrics: pa.Table
     questions: pa.Table | None
     columns: ColumnMap | None = None
-
-
-class SweepCommand(TypedDict):
-    """What was typed for a grid.
-
-    Attributes:
-        folder: of the grid.
-        typed: overrides of the command line.
-        written: overrides that stand in the sweep's file and were not typed.
-    """
-
-    folder: str
-    typed: list[str]
-    written: list[str]
 
 
 def read_rows(path: Path) -> list[JsonObject]:
@@ -88,7 +73,7 @@ def _metrics(path: Path) -> tuple[pa.Table, list[str]]:
         ) from error
 
 
-def _with_device_seconds(metrics: pa.Table, path: Path) -> pa.Table:
+def _with_timed_budget(metrics: pa.Table, path: Path) -> pa.Table:
     """The metrics with what the run's timings say of its budget, step by step."""
     # Rows of timings are as many as of metrics, and of older versions they say nothing of it.
     if not path.exists() or f'"{DEVICE_SECONDS}"'.encode() not in path.read_bytes():
@@ -98,11 +83,15 @@ def _with_device_seconds(metrics: pa.Table, path: Path) -> pa.Table:
     except ValueError as error:
         print(f"note: {error}; the run has no {DEVICE_SECONDS}", file=sys.stderr)
         return metrics
-    if rows is None or not {"step", DEVICE_SECONDS} <= set(rows.column_names):
+    if rows is None or "step" not in rows.column_names:
         return metrics
-    seconds = dict(zip(rows["step"].to_pylist(), rows[DEVICE_SECONDS].to_pylist(), strict=True))
-    column = pa.array([seconds.get(step) for step in metrics["step"].to_pylist()], pa.float64())
-    return metrics_table(metrics.append_column(DEVICE_SECONDS, column))
+    steps = metrics["step"].to_pylist()
+    for name in TIMED:
+        if name in rows.column_names:
+            by_step = dict(zip(rows["step"].to_pylist(), rows[name].to_pylist(), strict=True))
+            column = pa.array([by_step.get(step) for step in steps], pa.float64())
+            metrics = metrics.append_column(name, column)
+    return metrics_table(metrics)
 
 
 def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
@@ -132,7 +121,7 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
 def _tables(path: Path, root: Path, *, questions: bool) -> RunTables:
     manifest = read_manifest(path)
     rows, misordered = _metrics(path.parent / "metrics.jsonl")
-    metrics = _with_device_seconds(rows, path.parent / "timings.jsonl")
+    metrics = _with_timed_budget(rows, path.parent / "timings.jsonl")
     row = _row(manifest, metrics, path, root)
     with_faults(row, [*file_faults(path.parent, manifest, answers=questions), *misordered])
     later = later_sets(path.parent / EVALUATED, questions=questions)
@@ -176,19 +165,3 @@ def evaluations(folder: Path) -> pa.Table | None:
         if (table := json_lines(path)) is not None
     ]
     return pa.concat_tables(tables) if tables else None
-
-
-def sweep_commands(root: Path) -> list[SweepCommand]:
-    """What was typed for each grid below a folder, from Hydra's `multirun.yaml`.
-
-    A command that is typed again, for other cells of the same name, takes the place of the one before.
-    """
-    out: list[SweepCommand] = []
-    for path in sorted(root.rglob("multirun.yaml")):
-        hydra = yaml.safe_load(path.read_text()).get("hydra") or {}
-        typed = list((hydra.get("overrides") or {}).get("task") or [])
-        named = {override.split("=")[0] for override in typed}
-        params = (hydra.get("sweeper") or {}).get("params") or {}
-        written = [f"{key}={value}" for key, value in params.items() if key not in named]
-        out.append({"folder": str(path.parent), "typed": typed, "written": written})
-    return out

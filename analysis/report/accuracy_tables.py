@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from analysis.report.gains import HOW, Gain
+from analysis.report.plan_table import explored
 from analysis.report.study_table import (
     EMPTY,
     accuracy_name,
@@ -66,7 +67,7 @@ def accuracy(study: Study, baseline: str | None = None) -> Table:
     if study.by_samples:
         head += GREEDY_HEAD
         foot.append(GREEDY_FOOT)
-    foot += family(study)
+    foot += [*family(study), *explored(study)]
     if study.of_set:
         name, title = f"{name}_on_{study.of_set}", f"{title}, on {study.of_set}"
     return study_table(study, name.replace(" ", "_"), title, head, rows, foot)
@@ -96,7 +97,8 @@ def _accuracy_row(
         improvement = probability_of_improvement(*study.pair(arm, block, baseline=base))
         chance = TableCell(number(improvement.estimate, 2), runs=pair_runs)
     seeds = TableCell(str(len(study.scores(arm, block))), runs=arm_runs)
-    row = [TableCell(arm, runs=arm_runs), level_cell(study, arm, block), gap]
+    mark = "(primary)" if difference is not None and difference.primary else ""
+    row = [TableCell(arm, mark, runs=arm_runs), level_cell(study, arm, block), gap]
     row += [basis_cell(difference, pair_runs), p, chance, seeds, verdict]
     return row + (_greedy_cells(study, arm, base, block) if study.by_samples else [])
 

@@ -3,19 +3,24 @@
 import html
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis.data import paper
+from analysis.data.commands import claims
 from analysis.data.export import Export, commit, this_command
 from analysis.report.accuracy_tables import OWN_SET
 from analysis.report.gains import HOW, Gain, gains
 from analysis.report.html import definitions, items, scrolled
+from analysis.report.plan_table import PREDICTED, planned_lines
+from analysis.report.planned_table import file_line
+from analysis.report.reconciliation import reconciled, steered_findings
 from analysis.report.study_table import label
 from analysis.report.table_cells import bounds, number
-from analysis.study.comparison import BETTER, EQUAL, UNDECIDED, WORSE, Difference
+from analysis.study.comparison import CLAIMS, EQUAL, UNDECIDED, Difference
+from analysis.study.endpoint import Endpoint, read_endpoint
+from analysis.study.primary import PrimaryResult
 from analysis.study.study import Study
-from mirrorpo.config.paths import sweeps
 
 # The page's sections, and what its links to them say.
 LINKS: Sequence[tuple[str, str]] = (
@@ -28,7 +33,7 @@ LINKS: Sequence[tuple[str, str]] = (
     ("runs", "runs"),
 )
 HOW_TO_READ = (
-    "<p class='quiet'>Differences in points with 95% intervals, verdicts after Holm's correction, seeds "
+    "<p class='quiet'>Differences with 95% intervals, verdicts after Holm's correction, seeds "
     "for 80% power. 'Undecided' is not 'equal': the interval says what is not excluded.</p>"
 )
 RUN_HEAD = (
@@ -71,14 +76,22 @@ def _ranges(seeds: Sequence[int]) -> str:
     return f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds))
 
 
-def question(study: Study) -> str:
-    """The claim, the grid, and what the papers say about it."""
+def question(study: Study, names: Mapping[str, str] | None = None) -> str:
+    """The claim, the grid, and what the papers say about it.
+
+    Args:
+        study: the runs.
+        names: by label of an arm what figures print for it.
+    """
     design = study.design
-    comments = [line for command in study.export.commands for line in sweep_comment(command["typed"])]
     arms = [arm + (" (baseline)" if arm == design.baseline else "") for arm in design.arms]
+    in_figures = [f"{arm} is {name}" for arm, name in (names or {}).items() if name != arm]
     entries = [
-        ("claim", " ".join(comments)),
+        *_claims(study),
+        *planned_lines(study),
+        ("sweep's file", file_line(study)),
         (design.axis, ", ".join(arms)),
+        ("in figures", "; ".join(in_figures)),
         (", ".join(design.others), ", ".join(design.blocks) if design.others else ""),
         ("swept", ", ".join(design.swept)),
         ("compared", f"{study.metric} at the last step, seed by seed, against {design.baseline}"),
@@ -94,32 +107,47 @@ def question(study: Study) -> str:
     return definitions((html.escape(key), html.escape(value)) for key, value in entries if value)
 
 
+def _claims(study: Study) -> list[tuple[str, str]]:
+    """The claim of every launch, with the sweep file that makes it where there are several."""
+    by_claim = {
+        claim: next((typed for typed in command["typed"] if typed.startswith("sweep=")), "")
+        for command in study.export.commands
+        if (claim := " ".join(claims(command)))
+    }
+    several = len(by_claim) > 1
+    return [(f"claim, {of_file}" if several else "claim", claim) for claim, of_file in by_claim.items()]
+
+
+def _recipes(study: Study) -> list[str]:
+    """The command of every launch."""
+    lines = [
+        shlex.join(["python", *(command.get("argv") or ["train.py", "-m", *command["typed"]])])
+        for command in study.export.commands
+        if command["typed"]
+    ]
+    return list(dict.fromkeys(lines))
+
+
 def _datasets(study: Study) -> str:
     return ", ".join(sorted({str(run.row["dataset"]) for run in study.design.runs}))
 
 
-def sweep_comment(typed: Sequence[str]) -> list[str]:
-    """The comment that opens the sweep file which a command names."""
-    names = [override.split("=", 1)[1] for override in typed if override.startswith("sweep=")]
-    paths = [sweeps() / "sweep" / f"{name}.yaml" for name in names]
-    lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
-    return [
-        line.removeprefix("#").strip()
-        for line in lines
-        if line.startswith("# ") and not line.startswith(("# @", "#   "))
-    ]
-
-
 def findings(study: Study) -> str:
-    """One sentence an arm: the difference, its interval, and whether it can be told; of one arm its gains."""
+    """One sentence a comparison, those of the plan first; of one arm its gains."""
+    planned = [_planned_finding(study, result) for result in study.primary]
     base = html.escape(study.design.baseline)
+    made = read_endpoint(study.metric)
     sentences = [
-        f"<b>{html.escape(label(block, arm))}</b>: {_finding(difference, base)}."
+        f"<b>{html.escape(label(block, arm))}</b>: {_finding(difference, base, made)}."
         for block in study.design.blocks
         for arm, difference in study.differences(block).items()
+        if not difference.primary
     ]
-    if sentences:
-        return items(sentences) + HOW_TO_READ
+    more = [*steered_findings(study), *reconciled(study)]
+    if planned or sentences:
+        first = f"<h3>Planned: {html.escape(str(study.planned_endpoint))}</h3>{items(planned)}"
+        rest = f"<h3>Exploratory: {html.escape(study.metric)}</h3>{items([*sentences, *more])}"
+        return (first if planned else "") + (rest if sentences or more else "") + HOW_TO_READ
     gained = [_gained(*entry) + "." for entry in gains(study)]
     how = f"<p class='quiet'>{HOW} A gain has no arm beside it: it says nothing of why.</p>"
     shown = items(gained) + how if gained else "<p>No run has two evaluations question by question.</p>"
@@ -128,17 +156,29 @@ def findings(study: Study) -> str:
     )
 
 
-def _finding(difference: Difference, base: str) -> str:
-    interval, verdict, n = difference.interval.scaled(100), difference.verdict(), difference.n
-    gap = html.escape(f"{number(interval.estimate, 1, True)} points {bounds(interval)}".strip())
+def _planned_finding(study: Study, result: PrimaryResult) -> str:
+    name = f"<b>{html.escape(label(result.block, result.comparison.arm))}</b>"
+    other, made = html.escape(result.comparison.other), study.planned_endpoint
+    if result.difference is None or made is None:
+        return f"{name} against {other}: not run."
+    said = _finding(result.difference, other, made)
+    return f"{name}: {said} (predicted: {PREDICTED[result.comparison.sign]}; {result.outcome})."
+
+
+def _finding(difference: Difference, base: str, made: Endpoint) -> str:
+    interval, verdict, n = difference.interval.scaled(made.scale), difference.verdict(), difference.n
+    unit = "points " if made.is_share else f"{made.unit} " if made.unit else ""
+    size = number(interval.estimate, made.digits, True)
+    gap = html.escape(f"{size} {unit}{bounds(interval, made.digits)}".strip())
     with_seeds = f"with {n} seed{'s' if n > 1 else ''}, for new {difference.over}"
-    if verdict in (BETTER, WORSE):
+    if verdict in CLAIMS:
         bound = f" by less than {difference.bound}" if difference.bound else ""
         return f"{gap}; <b class='{verdict}'>{verdict}</b>{bound} than {base}, {with_seeds}"
     if verdict.startswith(EQUAL):
         return f"{gap}; {verdict.replace(EQUAL, f'{EQUAL} to {base}', 1)}, {with_seeds}"
     why = html.escape(verdict.removeprefix(UNDECIDED).strip(" ()"))
-    reason = f"; it would take {why}" if why.endswith(" seeds") else f" ({why})"
+    takes = why.endswith(" seeds") and "planned" not in why
+    reason = f"; it would take {why}" if takes else f" ({why})"
     return f"{gap}; {UNDECIDED} against {base} {with_seeds}{reason}"
 
 
@@ -146,9 +186,8 @@ def again(study: Study) -> str:
     """Commits, the commands that were typed, and the command of this page."""
     rows = [run.row for run in study.design.runs]
     commits = sorted({str(row["commit"]) for row in rows})
-    typed = [command["typed"] for command in study.export.commands if command["typed"]]
-    lines = [f"git checkout {commit}" for commit in commits]
-    lines += [f"python train.py -m {shlex.join(overrides)}" for overrides in typed]
+    typed = _recipes(study)
+    lines = [*(f"git checkout {commit}" for commit in commits), *typed]
     commands = [json.loads(row["command"]) for row in rows if row["command"]]
     singles = [shlex.join(["python", *command]) for command in commands if command]
     made = commit()

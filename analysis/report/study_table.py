@@ -6,6 +6,7 @@ from analysis.report.table_cells import Source, Table, TableCell, estimate_cell
 from analysis.stats.intervals import mean_interval, share_interval
 from analysis.stats.power import POWER
 from analysis.study.comparison import BOTH, SEEDS, Difference, points
+from analysis.study.endpoint import Endpoint
 from analysis.study.study import Study
 
 # What an interval of a difference is an interval for, and how it is made.
@@ -66,17 +67,27 @@ def block_heading(study: Study, block: str) -> list[list[TableCell]]:
     return [[TableCell(f"{axes}: {block}" if axes else block)]]
 
 
-def basis(study: Study, differences: Iterable[Difference], baseline: str | None = None) -> str:
+def basis(
+    study: Study,
+    differences: Iterable[Difference],
+    baseline: str | None = None,
+    endpoint: Endpoint | None = None,
+) -> str:
     """What the intervals of some differences are over, and what verdicts mean."""
     there = {difference.over for difference in differences}
     kinds = [f"for new {over}: {how}" for over, how in INTERVALS_OVER.items() if over in there]
-    margin = points(study.margin / 100)
+    margin: str | None = points(study.margin / 100)
+    if endpoint is not None and not endpoint.is_share:
+        known = study.margin_of(endpoint)
+        margin = None if known is None else f"{known:g}"
+    equal = f"Equal within {margin}: two one-sided tests exclude a difference as large. " if margin else ""
+    shown = f", or shown to be within {margin}," if margin else ""
     return (
         f"Differences seed by seed from {baseline or study.design.baseline}; 95% intervals, each for itself"
         f"{', ' if kinds else ''}{'; '.join(kinds)}. p and verdict after Holm over the block's comparisons, "
         "arms with the same answers being one. Better or worse: p is below 5%. "
-        f"Equal within {margin}: two one-sided tests exclude a difference as large. Undecided: in brackets "
-        f"the seeds at which one as seen would be found, or shown to be within {margin}, with "
+        f"{equal}Undecided: in brackets "
+        f"the seeds at which one as seen would be found{shown} with "
         f"{POWER:.0%} power after that correction."
     )
 

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from analysis.stats.intervals import Interval
-from analysis.study.comparison import BETTER, WORSE, Difference
+from analysis.study.comparison import BETTER, CLAIMS, WORSE, Difference
+
+TONED = (BETTER, WORSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,24 @@ class Table:
         """All runs behind it, in the order of their first cell."""
         return tuple(dict.fromkeys(run for row in self.rows for cell in row for run in cell.runs))
 
+    def with_columns(self, columns: Sequence[str]) -> "Table":
+        """The first column and those that are named, in that order: by their head or how one begins.
+
+        Raises:
+            ValueError: if no column is named so, or several are.
+        """
+        places = [0]
+        for name in columns:
+            matching = [place for place, head in enumerate(self.head) if head == name]
+            matching = matching or [place for place, head in enumerate(self.head) if head.startswith(name)]
+            if len(matching) != 1:
+                count = "more than one column" if matching else "no column"
+                heads = "; ".join(self.head)
+                raise ValueError(f"columns={name}: of {self.name} {count} begins so; they are {heads}")
+            places += [matching[0]] if matching[0] not in places else []
+        rows = [row if len(row) == 1 else [row[place] for place in places] for row in self.rows]
+        return replace(self, head=[self.head[place] for place in places], rows=rows)
+
     def commits(self, runs: Sequence[str]) -> list[str]:
         """The commits of some of its runs, shortened."""
         return sorted({self.sources[run].commit for run in runs if run in self.sources})
@@ -128,7 +148,6 @@ def difference_cells(
     *,
     scale: float = 100,
     digits: int = 1,
-    higher_is_better: bool = True,
 ) -> tuple[TableCell, TableCell, TableCell]:
     """The difference with its interval, Holm's p, and the verdict.
 
@@ -137,17 +156,16 @@ def difference_cells(
         runs: ids of the runs of both.
         scale: what the difference is multiplied by, 100 for points.
         digits: after the decimal point.
-        higher_is_better: false where a smaller value is the better one, such as steps.
     """
     if difference is None:
         return TableCell("baseline", tone="quiet"), TableCell(""), TableCell("")
-    verdict = difference.verdict(higher_is_better)
-    claimed = verdict in (BETTER, WORSE)
+    verdict = difference.verdict()
+    claimed = verdict in CLAIMS
     size = f"(by less than {difference.bound})" if claimed and difference.bound else ""
     return (
         estimate_cell(difference.interval.scaled(scale), runs, digits=digits, sign=True),
         _adjusted_cell(difference, runs),
-        TableCell(verdict, size, tone=verdict if claimed else "quiet", runs=tuple(runs)),
+        TableCell(verdict, size, tone=verdict if verdict in TONED else "quiet", runs=tuple(runs)),
     )
 
 

@@ -15,6 +15,9 @@ from analysis.stats.sign_flips import fewest_to_flip, sign_flip_interval, sign_f
 BOTH, SEEDS = "seeds and questions", "seeds"
 # The first word of a verdict; the last is followed by what would decide it.
 VERDICTS = BETTER, WORSE, EQUAL, UNDECIDED = "better", "worse", "equal", "undecided"
+# Of an endpoint that is neither better nor worse for being larger.
+HIGHER, LOWER = "higher", "lower"
+CLAIMS = (BETTER, WORSE, HIGHER, LOWER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,10 @@ class Difference:
         question_variance: the part of the mean's variance that more seeds cannot make smaller.
         comparisons: of the table.
         possible: whether p can be below the level with so many seeds.
+        share: whether it is of shares, which are said in points.
+        higher_is_better: of the endpoint; None where more is neither better nor worse.
+        primary: whether a plan names it: p is corrected over the plan's comparisons alone.
+        wanted: how many seeds a plan has; 0 where none says.
     """
 
     interval: Interval
@@ -47,19 +54,31 @@ class Difference:
     question_variance: float = 0.0
     comparisons: int = 1
     possible: bool = True
+    share: bool = True
+    higher_is_better: bool | None = True
+    primary: bool = False
+    wanted: int = 0
 
-    def verdict(self, higher_is_better: bool = True, level: float = LEVEL) -> str:
+    def verdict(self, level: float = LEVEL) -> str:
         """`better`, `worse`, `equal within M points`, or `undecided` with what would decide it."""
         if self.adjusted < 1 - level:
-            return BETTER if (self.interval.estimate > 0) == higher_is_better else WORSE
+            above = self.interval.estimate > 0
+            if self.higher_is_better is None:
+                return HIGHER if above else LOWER
+            return BETTER if above == self.higher_is_better else WORSE
         if self.margin is not None and self.unequal_p < 1 - level:
-            return f"{EQUAL} within {points(self.margin)}"
+            return f"{EQUAL} within {self._size(self.margin)}"
         return f"{UNDECIDED} ({self._wanted(level)})"
+
+    def _size(self, margin: float) -> str:
+        return points(margin) if self.share else f"{margin:g}"
 
     def _wanted(self, level: float) -> str:
         """What would decide it."""
         if self.n < 2:
             return "one seed"
+        if self.n < self.wanted:
+            return f"{self.n} of {self.wanted} planned seeds"
         if not self.possible:
             return f"{fewest_to_flip(level)} seeds at least"
         seeds = deciding_seeds(
@@ -75,7 +94,7 @@ class Difference:
     @property
     def bound(self) -> str:
         """The margin that the difference is shown to be within; "" where it is not."""
-        return points(self.margin) if self.margin is not None and self.unequal_p < 1 - LEVEL else ""
+        return self._size(self.margin) if self.margin is not None and self.unequal_p < 1 - LEVEL else ""
 
 
 def points(share: float) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from pandas.util import hash_pandas_object
 
 from analysis.data.export import Export, Frame
-from analysis.data.runs import DEVICE_SECONDS
+from analysis.data.runs import TIMED
 from analysis.study.design import Run
 from analysis.study.finding import Finding
 from analysis.study.question_scores import evaluation_metric
@@ -124,7 +124,7 @@ def _at_set_steps(name: str) -> bool:
     # Another set may have been evaluated later, of some runs and some steps; seconds are no result.
     parts = evaluation_metric(name)
     own = parts is None or not parts.of_set
-    return own and name.startswith(AT_SET_STEPS) and name != DEVICE_SECONDS
+    return own and name.startswith(AT_SET_STEPS) and name not in TIMED
 
 
 def _trained(export: Export) -> dict[str, object]:

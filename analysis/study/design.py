@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 
 from analysis.data.export import Export
 from analysis.data.schema import AXES, Json
-from mirrorpo.config.identity import identity
+from mirrorpo.config.identity import ADDED, identity
 from mirrorpo.config.renamed import KEYS
 
 # The first of these that varies is the main axis, unless one is named.
@@ -160,6 +160,13 @@ def design(
     settings = {row["run"]: identity(json.loads(row["config"])) if row["config"] else {} for row in records}
     known = [of_run for of_run in settings.values() if of_run]
     _refuse_unknown(by, known)
+    scalars = {key for of_run in known for key in of_run}
+    groups = [key for key in swept if key not in scalars and key not in ADDED]
+    settings = {
+        row["run"]: _with_swept(row, swept, groups, of_run) if (of_run := settings[row["run"]]) else of_run
+        for row in records
+    }
+    known = [of_run for of_run in settings.values() if of_run]
     swept = [key for key in swept if len({str(of_run.get(key)) for of_run in known}) > 1]
     runs = [_run(row, settings[row["run"]], axis, swept, others) for row in records]
     arms = list(dict.fromkeys(run.arm for run in runs))
@@ -174,9 +181,23 @@ def design(
     )
 
 
+def _with_swept(row: Json, swept: Sequence[str], groups: Sequence[str], settings: Json) -> Json:
+    """A run's settings with what its identity leaves out of what was swept.
+
+    A setting that came after the first runs is left out at the value of before. A group, such as an
+    importance correction, is a node of settings and none itself; its choice stands in the run's command.
+    """
+    command = json.loads(row["command"] or "[]") if groups else []
+    typed = dict(text.split("=", 1) for text in command if "=" in text)
+    classes = {key: str(settings.get(f"{key}._target_", "none")).rpartition(".")[2] for key in groups}
+    chosen = {key: typed.get(key, name) for key, name in classes.items()}
+    return {**{key: ADDED[key] for key in swept if key in ADDED}, **chosen, **settings}
+
+
 def _refuse_unknown(by: Sequence[str], known: Sequence[Json]) -> None:
     """Check that every setting that is to make arms is one of some run."""
-    names = sorted({*AXES, "seed"}.union(*known))
+    groups = {key.removesuffix("._target_") for of_run in known for key in of_run}
+    names = sorted({*AXES, "seed", *ADDED, *groups}.union(*known))
     for key in by:
         if current_key(key) not in names:
             close = get_close_matches(key, names, n=3)

@@ -71,7 +71,7 @@ def at_budget(study: Study, budget: Budget) -> AtBudget:
         for run in runs:
             step, there = _last_within(run, courses[run.name], limits[block], budget)
             steps[run.name], spent[run.name] = step, (there, totals[run.name])
-    shortened = replace(study, export=up_to(study.export, steps))
+    shortened = replace(study, export=up_to(study.export, steps), plan=None, planned_endpoint=None)
     return AtBudget(shortened, budget, limits, steps, spent, summed)
 
 

@@ -12,8 +12,20 @@ from analysis.data.export import Export, Frame
 from analysis.study.budgets import Budget
 from analysis.study.comparison import Difference, corrected, difference
 from analysis.study.design import Design, Run, design
+from analysis.study.endpoint import (
+    ACCURACY,
+    Endpoint,
+    Kind,
+    endpoint,
+    question_areas,
+    read_endpoint,
+    run_values,
+)
 from analysis.study.guards import check, notes, unfinished
-from analysis.study.metric_choice import metric_choice
+from analysis.study.looks import looked_before
+from analysis.study.metric_choice import MetricChoice, metric_choice
+from analysis.study.plan import Plan, plan_of
+from analysis.study.primary import PrimaryResult, family, shares_of
 from analysis.study.question_scores import (
     COLUMNS,
     GREEDY,
@@ -41,6 +53,11 @@ class Study:
         reason: why that accuracy; "" where somebody named it.
         budgets: at which arms are compared too.
         margin: points of accuracy within which arms are equal.
+        endpoint: that somebody named, and that is no accuracy at the end; None where there is none.
+        endpoint_margin: within which arms are equal in it; None where nobody says.
+        plan: what was planned; None where nothing was.
+        plan_notes: what has to be said of the plan.
+        planned_endpoint: of the plan; None where there is no plan.
     """
 
     export: Export
@@ -51,6 +68,11 @@ class Study:
     reason: str = ""
     budgets: Sequence[Budget] = ()
     margin: float = MARGIN
+    endpoint: Endpoint | None = None
+    endpoint_margin: float | None = None
+    plan: Plan | None = None
+    plan_notes: Sequence[str] = ()
+    planned_endpoint: Endpoint | None = None
 
     def on(self, of_set: str) -> "Study":
         """The same runs on another evaluation set, by the accuracy that its samples allow."""
@@ -58,19 +80,24 @@ class Study:
         return replace(self, metric=choice.metric, reason=choice.reason)
 
     def with_margin(self, margin: float) -> "Study":
-        """The same, arms being equal within so many points.
+        """The same, arms being equal within so much: points of accuracy, or in the unit of a named endpoint.
 
         Raises:
-            ValueError: if there are no such points, or what is compared is not a share of answers.
+            ValueError: if that is no margin.
         """
-        if not 0 < margin < 100:
-            raise ValueError(f"margin={margin:g}: points within which arms are equal, above 0, such as 1")
-        parts = evaluation_metric(self.metric)
-        if parts is None or not parts.is_share:
-            raise ValueError(
-                f"margin={margin:g}: {self.metric} is not a share of answers; leave --margin out"
-            )
-        return replace(self, margin=margin)
+        shares = self.endpoint is None or self.endpoint.is_share
+        if not 0 < margin < (100 if shares else float("inf")):
+            unit = "points" if shares else f"how much of {self.endpoint}"
+            raise ValueError(f"margin={margin:g}: {unit} within which arms are equal, above 0, such as 1")
+        return replace(self, margin=margin) if shares else replace(self, endpoint_margin=margin)
+
+    def margin_of(self, endpoint: Endpoint) -> float | None:
+        """Within which arms are equal in an endpoint; None where nobody says."""
+        if endpoint.is_share:
+            return self.margin / 100
+        if endpoint == self.endpoint and self.endpoint_margin is not None:
+            return self.endpoint_margin
+        return self.plan.margin if self.plan is not None and endpoint == self.planned_endpoint else None
 
     @property
     def of_set(self) -> str:
@@ -88,6 +115,11 @@ class Study:
         parts = evaluation_metric(self.metric)
         averaged = parts is not None and parts.quantity.startswith("avg@")
         return averaged or (bool(self.reason) and parts is not None and parts.quantity != GREEDY)
+
+    @property
+    def margin_is_of_shares(self) -> bool:
+        """Whether what is compared at the end is a share of answers."""
+        return read_endpoint(self.metric).is_share
 
     def runs(self, arm: str, block: str = "") -> dict[int, Run]:
         """The runs of an arm in a block, by seed."""
@@ -139,12 +171,31 @@ class Study:
         """A metric's last value in a run; NaN where it has none."""
         return float(self._last.get(run.name, {}).get(metric or self.metric, float("nan")))
 
+    def value(self, run: Run, metric: str | None = None) -> float:
+        """An endpoint of a run; NaN where it has none."""
+        made = read_endpoint(metric or self.metric)
+        if made.kind is Kind.END:
+            return self.last(run, made.metric)
+        if made not in self._computed:
+            self._computed[made] = run_values(self.export, made)
+        return self._computed[made].get(run.name, float("nan"))
+
+    @cached_property
+    def _computed(self) -> dict[Endpoint, dict[str, float]]:
+        """Endpoints that are no last values, by run."""
+        return {}
+
+    @cached_property
+    def _areas(self) -> dict[Endpoint, dict[str, Frame]]:
+        """Areas under the curves of questions, by run."""
+        return {}
+
     def scores(self, arm: str, block: str = "", metric: str | None = None) -> dict[int, float]:
-        """An arm's last values by seed."""
+        """An endpoint of an arm's runs by seed, its last accuracy where none is named."""
         return {
             seed: value
             for seed, run in self.runs(arm, block).items()
-            if not np.isnan(value := self.last(run, metric))
+            if not np.isnan(value := self.value(run, metric))
         }
 
     def questions(self, arm: str, block: str = "", metric: str | None = None) -> float | None:
@@ -169,29 +220,41 @@ class Study:
         """A run's last answers by question, of its own set or another; empty where it has none."""
         return self._answers.get((run.name, of_set), pd.DataFrame())
 
+    def table(
+        self, arm: str, seeds: Sequence[int], block: str = "", metric: str | None = None
+    ) -> Frame | None:
+        """A row a seed and a column a question of an arm, questions in the order of their ids.
+
+        None where the endpoint is not one of questions, or the runs did not answer the same ones.
+        """
+        made, runs = read_endpoint(metric or self.metric), self.runs(arm, block)
+        by_question = [self._of_questions(runs[seed], made) for seed in seeds]
+        rows = [values for values in by_question if values is not None]
+        if not rows or len(rows) < len(by_question):
+            return None
+        if any(not row.index.equals(rows[0].index) for row in rows) or not len(rows[0]):
+            return None
+        return pd.DataFrame(np.array([row.to_numpy() for row in rows]), list(seeds), rows[0].index)
+
     def matrix(
         self, arm: str, seeds: Sequence[int], block: str = "", metric: str | None = None
     ) -> NDArray[np.float64] | None:
-        """scores[seed, question] of an arm at its last evaluation, questions in the order of their ids.
+        """The numbers of `table`, as scores[seed, question]."""
+        made = self.table(arm, seeds, block, metric)
+        return None if made is None else made.to_numpy(dtype=float)
 
-        None where the metric is not one of questions, or the runs did not answer the same ones.
-        """
-        name, runs = metric or self.metric, self.runs(arm, block)
-        parts = evaluation_metric(name)
-        if parts is None:
+    def _of_questions(self, run: Run, made: Endpoint) -> Frame | None:
+        """An endpoint of each question of a run, in the order of their ids; None where it has none."""
+        parts = evaluation_metric(made.metric)
+        if parts is None or made.kind not in (Kind.END, Kind.AREA):
             return None
-        tables = [self.answers(runs[seed], parts.of_set) for seed in seeds]
-        if not tables or any(table.empty for table in tables):
-            return None
-        rows = []
-        for table in tables:
-            values = question_scores(name, table)
-            if values is None:
-                return None
-            rows.append(values.dropna().sort_index())
-        if any(not row.index.equals(rows[0].index) for row in rows) or not len(rows[0]):
-            return None
-        return np.array([row.to_numpy() for row in rows])
+        if made.kind is Kind.AREA:
+            if made not in self._areas:
+                self._areas[made] = question_areas(self.export, made)
+            return self._areas[made].get(run.name)
+        table = self.answers(run, parts.of_set)
+        values = None if table.empty else question_scores(made.metric, table)
+        return None if values is None else values.dropna().sort_index()
 
     def pair(
         self, arm: str, block: str = "", metric: str | None = None, baseline: str | None = None
@@ -211,27 +274,127 @@ class Study:
     def differences(
         self, block: str = "", metric: str | None = None, baseline: str | None = None
     ) -> dict[str, Difference]:
-        """Every other arm that shares a seed with the baseline against it, p corrected over them."""
+        """Every other arm that shares a seed with the baseline against it.
+
+        p is corrected over them, those apart that a plan names: theirs is that of `primary`.
+        """
         base = baseline or self.design.baseline
-        parts = evaluation_metric(metric or self.metric)
-        margin = self.margin / 100 if parts is not None and parts.is_share else None
-        out: dict[str, Difference] = {}
-        experiments: list[Hashable] = []
+        planned = self._planned(block, metric)
+        # Whoever names comparisons after the launch has seen them: they stay in the family of all.
+        apart = planned if self.plan is not None and self.plan.recorded else {}
+        gaps = self._gaps(block, metric, base)
+        explored = {arm: entry for arm, entry in gaps.items() if (arm, base) not in apart}
+        adjusted = corrected(
+            [gap for _, gap in explored.values()], [experiment for experiment, _ in explored.values()]
+        )
+        return (
+            {arm: gap for arm, (_, gap) in gaps.items()}
+            | dict(zip(explored, adjusted, strict=True))
+            | {arm: _as_planned(gaps[arm][1], planned[arm, base]) for arm in gaps if (arm, base) in planned}
+        )
+
+    def _gaps(self, block: str, metric: str | None, base: str) -> dict[str, tuple[Hashable, Difference]]:
+        """By arm the experiment that its comparison with a baseline is, and the difference as it is alone."""
+        out: dict[str, tuple[Hashable, Difference]] = {}
         for arm in self.arms(block):
-            if arm != base:
-                ours, theirs = self.pair(arm, block, metric, base)
-                if len(ours):
-                    out[arm] = difference(ours, theirs, margin)
-                    # Arms with the same answers to every question are one experiment under two names.
-                    experiments.append(ours.tobytes() if ours.ndim == 2 else arm)
-        return dict(zip(out, corrected(list(out.values()), experiments), strict=True))
+            ours, theirs = self.pair(arm, block, metric, base)
+            if arm != base and len(ours):
+                experiment = _experiment(ours, theirs, (block, arm, base))
+                out[arm] = experiment, self._difference(ours, theirs, metric)
+        return out
+
+    def _difference(
+        self, ours: NDArray[np.float64], theirs: NDArray[np.float64], metric: str | None
+    ) -> Difference:
+        made = read_endpoint(metric or self.metric)
+        gap = difference(ours, theirs, self.margin_of(made))
+        return replace(gap, share=made.is_share, higher_is_better=made.higher_is_better)
+
+    def _planned(self, block: str, metric: str | None) -> dict[tuple[str, str], Difference]:
+        """The planned comparisons of an endpoint, by their arms in either order."""
+        if self.planned_endpoint is None or read_endpoint(metric or self.metric) != self.planned_endpoint:
+            return {}
+        of_block = [
+            (result.comparison, result.difference) for result in self.primary if result.block == block
+        ]
+        return {
+            arms: gap
+            for planned, gap in of_block
+            if gap is not None
+            for arms in ((planned.arm, planned.other), (planned.other, planned.arm))
+        }
+
+    @cached_property
+    def primary(self) -> list[PrimaryResult]:
+        """The comparisons that the plan names, in every block; none without a plan.
+
+        Where there are more seeds than were planned, of the first ones alone: the error is spent on them.
+        """
+        if self.plan is None or self.planned_endpoint is None:
+            return []
+        name = str(self.planned_endpoint)
+        results: list[PrimaryResult] = []
+        experiments: list[Hashable] = []
+        for block in self.design.blocks:
+            for planned in self.plan.primary:
+                ours, theirs = self.pair(planned.arm, block, name, planned.other)
+                most = self.plan.seeds or len(ours)
+                gap = self._difference(ours[:most], theirs[:most], name) if len(ours) else None
+                shares = shares_of(self.plan, len(ours)) if len(ours) else [1.0]
+                made = PrimaryResult(
+                    comparison=planned, block=block, difference=gap, seeds=len(ours), shares=shares
+                )
+                results.append(made)
+                pair = block, planned.arm, planned.other
+                experiments.append(_experiment(ours[:most], theirs[:most], pair) if len(ours) else pair)
+        others = [] if self.plan.recorded else self._others(name)
+        return family(results, experiments, self.plan, others)
+
+    def _others(self, metric: str) -> list[tuple[Hashable, Difference]]:
+        """All comparisons with the baseline of an endpoint that the plan does not name."""
+        named = {(planned.arm, planned.other) for planned in self.plan.primary} if self.plan else set()
+        base = self.design.baseline
+        return [
+            entry
+            for block in self.design.blocks
+            for arm, entry in self._gaps(block, metric, base).items()
+            if (arm, base) not in named and (base, arm) not in named
+        ]
+
+
+def _experiment(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], names: tuple[str, str, str]
+) -> Hashable:
+    """What a comparison is of: arms with the same answers to every question are one under two names."""
+    return (ours.tobytes(), theirs.tobytes()) if ours.ndim == 2 else names
+
+
+def _as_planned(gap: Difference, planned: Difference) -> Difference:
+    """A difference of all seeds with the p of the planned ones."""
+    return replace(
+        gap,
+        adjusted=planned.adjusted,
+        unequal_p=planned.unequal_p,
+        comparisons=planned.comparisons,
+        primary=True,
+        wanted=planned.wanted,
+    )
 
 
 def late_means(curves: Frame, names: Sequence[str]) -> Frame:
     """Means over the last quarter of each run's steps: run, arm, block, seed and the metrics."""
-    last = curves.groupby("run")["step"].transform("max")
-    late = curves[curves["step"] > 0.75 * last]
+    late = _late(curves)
     return late.groupby(["run", "arm", "block", "seed"], as_index=False)[list(names)].mean()
+
+
+def late_counts(curves: Frame, names: Sequence[str]) -> Frame:
+    """How many of those steps have a value: run and the metrics."""
+    return _late(curves).groupby("run", as_index=False)[list(names)].count()
+
+
+def _late(curves: Frame) -> Frame:
+    last = curves.groupby("run")["step"].transform("max")
+    return curves[curves["step"] > 0.75 * last]
 
 
 def study(
@@ -252,8 +415,9 @@ def study(
         axis: what is compared; else the first axis that varies.
         baseline: the arm that differences are measured from; else the axis' usual one.
         by: settings that make arms, as dotted keys.
-        metric: the accuracy that is compared; else the mean of sampled answers where all runs sampled all
-            questions, and greedy accuracy where they did not or runs are only listed.
+        metric: the endpoint that is compared (`endpoint.read_endpoint`); else the mean of sampled answers
+            where all runs sampled all questions, and greedy accuracy where they did not or runs are only
+            listed.
         allow: kinds of findings to pass over.
         compared: false where runs are only listed, and what differs between them does not matter.
         budgets: at which arms are compared too.
@@ -263,18 +427,43 @@ def study(
 
     Raises:
         Refused: listing what forbids a table.
-        ValueError: if an axis, baseline or kind does not exist.
+        ValueError: if an axis, baseline, metric or kind does not exist.
     """
     full_design = design(export, axis=axis, baseline=baseline, by=by)
     # A list of runs has a row for one that never began; a comparison lacks it.
     failed = [] if compared else [run for run in full_design.runs if _failed_start(run)]
     begun = replace(full_design, runs=[run for run in full_design.runs if run not in failed])
-    reason = ""
-    if metric is None:
-        finished = [run.name for run in begun.runs if not unfinished(run.row)]
-        metric, reason = metric_choice(export, finished) if compared and finished else (METRIC, "")
-    usable, allowed = check(export, begun, metric, allow, compared=compared)
-    return Study(export, usable, metric, [*export.notes, *notes(allowed)], failed, reason, budgets)
+    finished = [run.name for run in begun.runs if not unfinished(run.row)]
+    choice = metric_choice(export, finished) if compared and finished else MetricChoice(METRIC, "")
+    named = endpoint(metric, choice.metric, export.names) if metric is not None and finished else None
+    if named is not None and named.kind is Kind.END and named.is_share:
+        choice, named = MetricChoice(named.metric, choice.reason if metric == ACCURACY else ""), None
+    if named is not None and not compared:
+        raise ValueError(
+            f"metric={metric}: runs one by one are shown by a share of their evaluations, such as {METRIC}"
+        )
+    usable, allowed = check(export, begun, named.metric if named else choice.metric, allow, compared=compared)
+    made = Study(
+        export, usable, choice.metric, [*export.notes, *notes(allowed)], failed, choice.reason, budgets
+    )
+    return _with_plan(replace(made, endpoint=named)) if compared else replace(made, endpoint=named)
+
+
+def _with_plan(made: Study) -> Study:
+    """The study with what was planned for it."""
+    sweep_names = [str(run.row["sweep"]).rpartition("/")[2] for run in made.design.runs if run.row["sweep"]]
+    plan, said = plan_of(made.export.plans, sweep_names)
+    if plan is None or not plan.looks:
+        said = [*said, *looked_before(made.design.runs)]
+    if plan is None:
+        return replace(made, plan_notes=said)
+    accuracy = metric_choice(made.export, [run.name for run in made.design.runs]).metric
+    try:
+        planned = endpoint(plan.metric or ACCURACY, accuracy, made.export.names)
+    except ValueError as error:
+        return replace(made, plan_notes=[*said, f"The plan's endpoint cannot be read: {error}."])
+    margin = plan.margin if plan.margin is not None and planned.is_share else made.margin
+    return replace(made, plan=plan, plan_notes=said, planned_endpoint=planned, margin=margin)
 
 
 def _failed_start(run: Run) -> bool:

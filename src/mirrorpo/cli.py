@@ -47,6 +47,9 @@ COMMANDS: Mapping[str, Command] = {
     "before-after": _analysis("before_after", "held-out accuracy before and after, of every run"),
     "credit": _analysis("credit", "a run's completions, tokens coloured by weight"),
     "importance": _analysis("importance", "what spans are worth, by kind"),
+    "checklist": _analysis("checklist", "a paper's checklist, answered by what a sweep's runs recorded"),
+    "archive": _analysis("archive", "all that a sweep's tables need, as one file"),
+    "verify": _analysis("verify", "an archive's digests, its tables derived again, and one run"),
     "model-table": Command(
         "mirrorpo.tools.model_table", "in which ways each architecture of transformers can be read, tried"
     ),
@@ -56,9 +59,18 @@ COMMANDS: Mapping[str, Command] = {
     "estimator-table": Command(
         "mirrorpo.tools.estimator_table", "what each divergence's value and gradient are, measured"
     ),
+    "tracker": Command(
+        "mirrorpo.tools.tracker", "each algorithm, divergence and weighting with its tests and results"
+    ),
     "mirror-maps": Command("mirrorpo.tools.plot_mirror_maps", "pictures of mirror maps"),
     "gain": Command(
         "mirrorpo.tools.gain", "what one step gains under each weighting, to first order, before a sweep"
+    ),
+    "strength": Command(
+        "mirrorpo.tools.strength", "the coefficient at which a penalty's gradient is a share of the policy's"
+    ),
+    "search-report": Command(
+        "mirrorpo.tools.search_report", "what a search for a mirror map found, beside its null searches"
     ),
     "span-value": Command(
         "mirrorpo.tools.span_value", "re-roll a run's completions from before and behind its spans"

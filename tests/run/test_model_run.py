@@ -32,6 +32,8 @@ def run(folder: Path, *, policy: str | None = "config.json", **changes: Any) -> 
         (folder / "policy").mkdir()
         (folder / "policy" / policy).write_text("{}")
         (folder / "policy" / "model.safetensors").write_bytes(b"weights")
+        # The card is for people, and no input.
+        (folder / "policy" / "README.md").write_text("a card")
     return folder
 
 

@@ -30,6 +30,7 @@ from cli import (
 from hydra.errors import ConfigCompositionException
 from safetensors.torch import load_file
 
+from mirrorpo.core.batch import Prompt
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.train import loaded
@@ -45,6 +46,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = train_in_new_python(*SMALL, f"out={out}", cwd=out)
     succeeded(result, said=["held-out questions", "metrics.jsonl"])
     return out
+
+
+def test_a_model_from_scratch_has_words_for_the_questions_of_an_evaluation_too() -> None:
+    first, other = (
+        Prompt(uid=word, question=word, gold="1", demonstration="#### 1") for word in ("sun", "owl")
+    )
+    questions = Questions(train=[first], evaluation=[other], left_out={}, content={})
+    assert list(loaded.corpus_of(questions)) == ["sun\n", "#### 1", "owl\n"]
 
 
 def test_a_run_leaves_every_file_of_the_design(finished: Path) -> None:
@@ -122,6 +131,10 @@ def test_the_policy_folder_is_a_hugging_face_model_that_has_moved(finished: Path
     assert AutoTokenizer.from_pretrained(run / "policy")("Sam has 3 toys.").input_ids
     moved = [not torch.equal(a, b) for a, b in zip(trained.parameters(), start.parameters(), strict=True)]
     assert all(moved)
+    # With its card, which the manifest knows too.
+    card = (run / "policy" / "README.md").read_text()
+    assert f"- config: `{manifest(run)['config_hash']}`" in card and "| greedy accuracy |" in card
+    assert "policy/README.md" in manifest(run)["sha256"]
 
 
 def test_a_second_launch_does_nothing_and_says_so(finished: Path) -> None:
@@ -366,9 +379,8 @@ def test_a_run_killed_at_ten_random_instants_ends_as_if_it_had_not_been(tmp_path
     succeeded(train(*overrides, f"out={tmp_path / 'killed'}", cwd=tmp_path))
     whole, killed = folder(tmp_path / "whole"), folder(tmp_path / "killed")
     assert (whole / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
-    assert (whole / "policy" / "model.safetensors").read_bytes() == (
-        killed / "policy" / "model.safetensors"
-    ).read_bytes()
+    for name in ("model.safetensors", "README.md"):
+        assert (whole / "policy" / name).read_bytes() == (killed / "policy" / name).read_bytes(), name
 
 
 @pytest.mark.slow

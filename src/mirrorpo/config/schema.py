@@ -15,6 +15,8 @@ from mirrorpo.config.values import Config, JsonObject
 
 # Of the questions that are also sampled: as many as are evaluated.
 ALL = "all"
+# What a sweep planned; no cell has it.
+PLAN = "plan"
 
 # What OmegaConf takes for a node of any keys.
 Group: TypeAlias = Any
@@ -89,6 +91,8 @@ class TrainConfig:
     shown_completions: int = MISSING
     extend: bool = False
     allow_equal_arms: bool = False
+    # What a sweep's file says of itself (`analysis/study/plan.py`): of the launch, and of no cell.
+    plan: Any = None
 
 
 def register() -> None:
@@ -230,7 +234,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
 
 
 def resolved(cfg: DictConfig) -> JsonObject:
-    """The config as plain data, interpolations filled in.
+    """The config as plain data, interpolations filled in, without the sweep's plan.
 
     Raises:
         ValueError: if an interpolation cannot be filled.
@@ -239,5 +243,6 @@ def resolved(cfg: DictConfig) -> JsonObject:
         out: JsonObject = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ValueError(f"the config cannot be resolved: {error}") from error
+    out.pop(PLAN, None)
     # null says the same, and two names of a value would be two runs.
     return out | ({"eval_sampled_questions": ALL} if out.get("eval_sampled_questions", 0) is None else {})

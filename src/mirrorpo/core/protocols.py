@@ -227,6 +227,17 @@ class DeclaresSources(Protocol):
 
 
 @runtime_checkable
+class DeclaresOutcomes(Protocol):
+    """A reward that says which outcomes its verdicts have; any reward may.
+
+    Each is then counted at every step, where it is zero too, so that means over steps are unbiased.
+    """
+
+    @property
+    def outcomes(self) -> Sequence[str]: ...
+
+
+@runtime_checkable
 class OutputHead(Protocol):
     """Last hidden states to logits over the vocabulary, as the trainer reads them.
 

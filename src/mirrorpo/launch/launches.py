@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from mirrorpo.config.values import JsonObject
 from mirrorpo.launch.errors import LaunchError
+from mirrorpo.launch.recipe import UNKNOWN, Recipe, claims_no_other
+from mirrorpo.launch.registration import NOTHING, Registration
 from mirrorpo.run.disk import write_atomic
 from mirrorpo.run.errors import unwritable
 from mirrorpo.run.folder import timestamp
@@ -28,12 +31,30 @@ class Launch:
         cwd: where.
         time: of the last time.
         cells: run folders that it makes, relative to the sweep's; None: of a version that did not note them.
+        first: the first time that cells of it were launched under this plan.
+        registered: what the sweep planned then.
+        recipe: what it set out to do; empty of a version that did not note it.
     """
 
     argv: Sequence[str]
     cwd: str
     time: str
     cells: Sequence[str] | None
+    first: str = ""
+    registered: Registration = NOTHING
+    recipe: Recipe = UNKNOWN
+
+    def entry(self) -> JsonObject:
+        """What stands in the file."""
+        return {
+            "argv": list(self.argv),
+            "cwd": self.cwd,
+            "time": self.time,
+            "cells": None if self.cells is None else list(self.cells),
+            **({"first": self.first} if self.first else {}),
+            **self.registered.entries(),
+            **({"recipe": asdict(self.recipe)} if self.recipe != UNKNOWN else {}),
+        }
 
 
 class _Entry(TypedDict):
@@ -41,6 +62,12 @@ class _Entry(TypedDict):
     cwd: str
     time: NotRequired[str]
     cells: NotRequired[list[str] | None]
+    first: NotRequired[str]
+    plan: NotRequired[JsonObject]
+    plan_sha256: NotRequired[str]
+    sweep: NotRequired[str]
+    sweep_sha256: NotRequired[str]
+    recipe: NotRequired[dict[str, list[str]]]
 
 
 def launches(sweep: Path) -> list[Launch]:
@@ -48,32 +75,69 @@ def launches(sweep: Path) -> list[Launch]:
     file = sweep / LAUNCHES
     entries: list[_Entry] = json.loads(file.read_text()) if file.exists() else []
     return [
-        Launch(entry["argv"], entry["cwd"], entry.get("time", ""), entry.get("cells")) for entry in entries
+        Launch(
+            argv=entry["argv"],
+            cwd=entry["cwd"],
+            time=entry.get("time", ""),
+            cells=entry.get("cells"),
+            first=entry.get("first", ""),
+            registered=Registration(
+                plan=entry.get("plan"),
+                plan_sha256=entry.get("plan_sha256"),
+                sweep=entry.get("sweep"),
+                sweep_sha256=entry.get("sweep_sha256"),
+            ),
+            recipe=Recipe(**entry.get("recipe", {})),
+        )
+        for entry in entries
     ]
 
 
-def record_launch(sweep: Path, argv: Sequence[str], cells: Sequence[str]) -> None:
+def record_launch(
+    sweep: Path,
+    argv: Sequence[str],
+    cells: Sequence[str],
+    registered: Registration = NOTHING,
+    *,
+    recipe: Recipe = UNKNOWN,
+) -> None:
     """Enter a command of this sweep; the caller holds the sweep's lock.
 
-    Commands all of whose cells a later one has too leave.
+    Commands all of whose cells a later one has too leave, unless another plan, another file or another claim
+    was recorded with them: what was planned at first stays known.
 
     Args:
         sweep: its folder.
         argv: Python's arguments.
         cells: run folders that the command makes, relative to the sweep's.
+        registered: what the sweep planned.
+        recipe: what the command set out to do.
     """
     entered = launches(sweep)
     # A search has other cells each generation.
     earlier = [cell for launch in entered if launch.argv == list(argv) for cell in launch.cells or ()]
-    launch = Launch(list(argv), os.getcwd(), timestamp(), [*dict.fromkeys([*earlier, *cells])])
-    known = {*earlier, *cells}
-    kept = [
+    known, now = {*earlier, *cells}, timestamp()
+    replaced = [
         other
         for other in entered
-        if other.argv != list(argv) and (other.cells is None or not known.issuperset(other.cells))
+        if other.registered == registered
+        and claims_no_other(other.recipe, recipe)
+        and (other.argv == list(argv) or (other.cells is not None and known.issuperset(other.cells)))
     ]
+    # An older version noted the last time alone.
+    first = min((other.first or other.time for other in replaced if other.time), default=now)
+    launch = Launch(
+        list(argv),
+        os.getcwd(),
+        now,
+        [*dict.fromkeys([*earlier, *cells])],
+        first=first,
+        registered=registered,
+        recipe=recipe,
+    )
     sweep.mkdir(parents=True, exist_ok=True)
-    text = json.dumps([asdict(entry) for entry in (*kept, launch)], indent=2)
+    kept = [other for other in entered if other not in replaced]
+    text = json.dumps([entry.entry() for entry in (*kept, launch)], indent=2)
     write_atomic(sweep / LAUNCHES, text + "\n")
 
 

@@ -65,6 +65,7 @@ class Budget:
         tokens_sampled: completion tokens that were sampled, dropped groups and rolls included.
         flops: of sampling, scoring, weighting and updates.
         device_s: seconds of the steps times the devices.
+        energy_j: of the first process' machine while steps were taken; None where a step was not metered.
     """
 
     completions: int = 0
@@ -72,6 +73,7 @@ class Budget:
     tokens_sampled: int = 0
     flops: int = 0
     device_s: float = 0.0
+    energy_j: float | None = None
 
     @classmethod
     def of(cls, state: Mapping[str, object] | None) -> Self | None:
@@ -99,4 +101,5 @@ class Budget:
 
     def timings(self) -> dict[str, float]:
         """For `timings.jsonl`."""
-        return {"budget/device_s": self.device_s}
+        energy = {"budget/energy_j": self.energy_j} if self.energy_j else {}
+        return {"budget/device_s": self.device_s, **energy}

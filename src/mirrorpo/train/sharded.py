@@ -12,6 +12,7 @@ from mirrorpo.core.protocols import AnswersBoth, GenerativeModel, RolloutEngine,
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.fsdp import Sharded
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.reward.composed import outcomes
 from mirrorpo.run.folder import RunFolder
 
 
@@ -93,6 +94,11 @@ class ShardedReward:
     def version(self) -> str:
         """The verifier's."""
         return self.reward.version
+
+    @property
+    def outcomes(self) -> Sequence[str]:
+        """As the verifier says."""
+        return outcomes(self.reward)
 
     def unjudgeable(self, prompts: Sequence[Prompt]) -> Mapping[str, str]:
         """As the verifier says."""

@@ -208,7 +208,7 @@ class Checkpoints:
                 )
             resumed = self._restored(state, code)
         else:
-            start = Progress(position=0, beta=float(self.learner.penalty.beta), budget=Budget())
+            start = Progress(position=0, beta=float(self.learner.penalty.beta), budget=Budget(energy_j=0.0))
             resumed = Resumed(step=0, progress=start, codes=[code])
         self.ranks.broadcast_from_rank0(
             lambda: _cut(folder, None if state is None else state["step"], faults)

@@ -22,6 +22,7 @@ from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.device import stopwatch
 from mirrorpo.divergence.anchor import after, moving_parts
 from mirrorpo.model.cost import sampling
+from mirrorpo.reward.composed import outcomes
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Collector, Rollout
 from mirrorpo.train.budget import Budget, PassMeter
@@ -58,11 +59,14 @@ class Progress:
     prompts: PromptMemory = field(default_factory=dict[str, Sequence[float]])
     drift: float = 0.0
 
-    def lasting(self, device_s: float) -> Self:
-        """With a step's device seconds."""
+    def lasting(self, device_s: float, joules: float | None = None) -> Self:
+        """With a step's device seconds, and its energy where that was metered."""
         if self.budget is None:
             return self
-        return replace(self, budget=replace(self.budget, device_s=self.budget.device_s + device_s))
+        spent = self.budget.energy_j
+        energy = None if spent is None or joules is None else spent + joules
+        device_s += self.budget.device_s
+        return replace(self, budget=replace(self.budget, device_s=device_s, energy_j=energy))
 
     def timings(self) -> dict[str, float]:
         """For `timings.jsonl`."""
@@ -164,7 +168,9 @@ class TrainStep:
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
             drift = self.drift() if self.drift_due(step) else {}
-        before = _before_update(rollout, scored.batch, credit) | baseline_metrics(learner.algo, visit)
+        before = _before_update(
+            rollout, scored.batch, credit, outcomes(self.collector.reward)
+        ) | baseline_metrics(learner.algo, visit)
         metrics = before | learned | drift | self._credit_metrics(scored.batch, credit, all_offsets)
         budget = self._budget(progress.budget, meter, rollout)
         spent = self.sampling.metrics(step) | ({} if budget is None else budget.metrics())
@@ -246,9 +252,11 @@ class TrainStep:
         return scored | gradient_shares(all_offsets, batch, credit.advantages, credit.weights)
 
 
-def _before_update(rollout: Rollout, batch: RolloutBatch, credit: TokenCredit) -> dict[str, float]:
+def _before_update(
+    rollout: Rollout, batch: RolloutBatch, credit: TokenCredit, declared: Sequence[str]
+) -> dict[str, float]:
     verdicts = [answer.verdict for answer in rollout.answers]
-    return rollout_metrics(verdicts, batch, credit.advantages, credit.weights)
+    return rollout_metrics(verdicts, batch, credit.advantages, credit.weights, declared)
 
 
 def _visit(rollout: Rollout, step: int, progress: Progress) -> Visit:

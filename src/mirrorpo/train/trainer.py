@@ -21,6 +21,7 @@ from mirrorpo.model.adapter import adaptation
 from mirrorpo.run import checkpoint
 from mirrorpo.run.attempt import enter_attempt
 from mirrorpo.run.disk import write_atomic, writing_to
+from mirrorpo.run.energy import energy_meter
 from mirrorpo.run.folder import RunFolder, timestamp
 from mirrorpo.run.inputs import refuse_other_inputs
 from mirrorpo.run.lifecycle import enter, finish, lifecycle
@@ -33,6 +34,7 @@ from mirrorpo.train.build import Components, notes
 from mirrorpo.train.display import Display
 from mirrorpo.train.eval_records import run_inputs, set_records
 from mirrorpo.train.loaded import LoadedRun, Loader, circumstances, render
+from mirrorpo.train.model_card import CARD, model_card
 from mirrorpo.train.questions import few_questions_notes
 from mirrorpo.train.recorder import Recorder
 from mirrorpo.train.state import Checkpoints, Resumed
@@ -132,6 +134,7 @@ class Trainer:
     ) -> None:
         step_of = self._step(loaded, run, checkpoints.evaluation)
         saved, progress = resumed.step, resumed.progress
+        energy = energy_meter(gpus=loaded.policy.device.type == "cuda")
         for step in range(resumed.step + 1, run.steps + 1):
             checkpoints.background.check()
             if signum := self._requested_stop():
@@ -139,9 +142,10 @@ class Trainer:
                     checkpoints.save(step - 1, progress, resumed.codes)
                 checkpoints.background.wait()
                 raise Preempted(step - 1, signum)
+            energy.joules()
             with stopwatch() as clock:
                 result = step_of(step, progress)
-            progress = result.progress.lasting(clock() * self.ranks.world_size)
+            progress = result.progress.lasting(clock() * self.ranks.world_size, energy.joules())
             recorder.step(step, result, progress, clock())
             if checkpoints.due(step):
                 saved = checkpoints.save(step, progress, resumed.codes)
@@ -279,5 +283,8 @@ class Trainer:
         if self.ranks.first:
             with writing_to(self.folder.path):
                 loaded.policy.save(self.folder.policy, weights)
+            rows, manifest = self.folder.metrics.rows(), self.folder.manifest()
+            card = model_card(self.cell, self.components, manifest, rows)
+            write_atomic(self.folder.policy / CARD, card)
             finish(self.folder, resumed.codes)
             display.conclude(self.folder)

@@ -4,6 +4,7 @@ once elsewhere; verdicts.
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,10 @@ def made(estimate: float, p: float, n: int = 5, spread: float = 1.0, **more: Any
 
 def test_verdicts() -> None:
     assert made(2.0, 0.01).verdict() == "better" and made(-2.0, 0.01).verdict() == "worse"
-    assert made(-2.0, 0.01).verdict(higher_is_better=False) == "better"
+    assert made(-2.0, 0.01, higher_is_better=False).verdict() == "better"
+    assert made(2.0, 0.01, higher_is_better=None).verdict() == "higher"
+    assert made(0.0, 0.9, margin=0.05, unequal_p=0.01, share=False).verdict() == "equal within 0.05"
+    assert made(0.5, 0.3, wanted=15).verdict() == "undecided (5 of 15 planned seeds)"
     assert made(0.5, 0.3).verdict() == "undecided (34 seeds)"
     assert made(1.0, 1.0, n=1).verdict() == "undecided (one seed)"
     assert made(0.001, 0.9).verdict() == made(0.0, 1.0).verdict() == "undecided (over 1,000 seeds)"
@@ -209,7 +213,7 @@ def test_differences_that_agree_are_not_certain() -> None:
     assert two.p == 0.5 and two.interval.low == float("-inf")
     assert two.verdict() == "undecided (6 seeds at least)" and not two.possible
     six = difference(np.full(6, 20.0), np.full(6, 40.0))
-    assert six.p == 2 / 2**6 and six.verdict(higher_is_better=False) == "better"
+    assert six.p == 2 / 2**6 and replace(six, higher_is_better=False).verdict() == "better"
     # Few values: Student's p of four alike in five would be far below what five coins can say.
     tied = np.array([20.0, 20.0, 20.0, 20.0, 21.0])
     assert stats.ttest_1samp(tied, 0.0).pvalue < 1e-6 and difference(tied, np.zeros(5)).p == 2 / 2**5

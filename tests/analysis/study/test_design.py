@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli import ROOT
-from planted import export_of, write_sweep
+from planted import answers, export_of, follow, manifest, metrics, write_run, write_sweep
 
 from analysis.data.export import load
 from analysis.data.schema import cell_hash
@@ -143,3 +143,24 @@ def test_cells_of_a_committed_export_have_the_hashes_that_they_had(sweep: str) -
     assert any("optimiser" in json.loads(row["config"]) for row in records)
     for row in records:
         assert cell_hash(json.loads(row["config"])) == row["cell_hash"], row["source"]
+
+
+def test_swept_groups_and_settings_that_identity_leaves_out_make_arms(tmp_path) -> None:
+    target = "mirrorpo.algo.importance_correction."
+    for correction, name in (("none", "NoCorrection"), ("icepop", "BoundedImportance")):
+        for lag in (0, 4):
+            made = manifest(
+                0,
+                command=["train.py", f"importance_correction={correction}", f"rollout.lag={lag}"],
+                **{
+                    "config.importance_correction": {"_target_": target + name},
+                    "config.rollout": {"lag": lag},
+                },
+            )
+            given = {4: answers([True, False])}
+            write_run(tmp_path / f"{correction}{lag}", made, follow(metrics(4, [0.5, 0.5]), given), given)
+    export = load(str(tmp_path))
+    arms = design(export, by=["rollout.lag", "importance_correction"]).arms
+    assert sorted(arms) == [
+        f"kl rollout.lag={lag} importance_correction={name}" for lag in (0, 4) for name in ("icepop", "none")
+    ]
