@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.data.export import Frame
-from analysis.data.runs import read_rows
+from analysis.data.shown_completions import shown_completions, shown_steps
 from analysis.report.alt_text import alt_text
 from analysis.report.curve_figures import Names, accuracy_differences, learning, length, reward_differences
 from analysis.report.figure_style import (
@@ -208,9 +208,10 @@ def weights(study: Study, names: Names | None = None) -> Figure | None:
 def _weights(study: Study, arm: str) -> NDArray[np.float64]:
     values: list[float] = []
     for run in study.design.runs:
-        paths = sorted((Path(run.row["source"]) / "credit").glob("step_*.jsonl")) if run.arm == arm else []
-        for path in paths[-max(1, len(paths) // 4) :]:
-            values += [weight for row in read_rows(path) for weight in row["weights"]]
+        if run.arm == arm:
+            steps = shown_steps(folder := Path(run.row["source"]))
+            last = set(steps[-max(1, len(steps) // 4) :])
+            values += [weight for _, row in shown_completions(folder, last) for weight in row["weights"]]
     return np.array(values)
 
 

@@ -91,7 +91,11 @@ def test_a_run_leaves_every_file_of_the_design(finished: Path) -> None:
         len(answers) == 12
         and {"uid", "strict", "flexible", "tokens", "truncated", "completion"} <= answers[0].keys()
     )
-    assert "reward" in (run / "completions" / "step_000003.md").read_text()
+    # A file for all steps: a thousand runs of a thousand steps are not to be two million files.
+    shown = (run / "completions.md").read_text()
+    assert [f"# Step {step}\n" in shown for step in range(5)] == [False, True, True, True, False]
+    assert {row["step"] for row in rows(run / "credit.jsonl")} == {1, 2, 3}
+    assert "credit.jsonl" in manifest(run)["sha256_beside"] and not (run / "credit").exists()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_000002", "step_000003"]
 
 

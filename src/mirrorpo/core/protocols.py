@@ -314,6 +314,16 @@ class RolloutEngine(Protocol):
     def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]: ...
 
 
+@runtime_checkable
+class AnswersBoth(Protocol):
+    """An engine that reads `with_greedy` of a request: a prompt is computed once for a greedy completion and
+    for sampled ones, which is what an evaluation asks for.
+    """
+
+    @property
+    def answers_both(self) -> bool: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingSizes:
     """What a run will sample at most, and on what.

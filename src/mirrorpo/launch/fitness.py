@@ -21,7 +21,7 @@ def fitness_of(folder: RunFolder, key: str, setting: str) -> float | None:
     if not folder.finished():
         return None
     name = key.removeprefix(AREA)
-    values = [row[name] for row in folder.metrics.rows() if name in row]
+    values = [row[name] for row in folder.metrics.stream() if name in row]
     if not values:
         raise LaunchError(
             f"{setting}={key}: {folder.metrics.path} has no such quantity; eval/greedy_accuracy and "

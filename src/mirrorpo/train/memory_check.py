@@ -149,7 +149,8 @@ def _engines(
     training = held(components.rollout, *_sampled_sizes(components, rows, prompt, rollout.max_new_tokens))
     answering = held(
         components.eval_rollout,
-        max(max(each.eval_questions, each.sampled * each.eval_samples) for each, _ in sets),
+        # A greedy answer is sampled beside the others.
+        max(max(each.eval_questions, each.sampled * (each.eval_samples + 1)) for each, _ in sets),
         max(length + each.eval_max_new_tokens for each, length in sets),
     )
     return _together(training, answering, shared=components.rollout == components.eval_rollout)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
-from mirrorpo.core.protocols import GenerativeModel, RolloutEngine, Verifier
+from mirrorpo.core.protocols import AnswersBoth, GenerativeModel, RolloutEngine, Verifier
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.fsdp import Sharded
 from mirrorpo.model.language_model import LanguageModel
@@ -65,6 +65,11 @@ class ShardedEngine:
     def serves_remotely(self) -> bool:
         """As the engine says."""
         return self.engine.serves_remotely
+
+    @property
+    def answers_both(self) -> bool:
+        """As the engine says."""
+        return isinstance(self.engine, AnswersBoth) and self.engine.answers_both
 
     def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]:
         """The completions of all ranks, on every rank."""

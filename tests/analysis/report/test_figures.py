@@ -1,6 +1,5 @@
 """Figures draw the numbers that the tables print."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from analysis.report.figures import forest, frontier, mirror_maps, spans, weight
 from analysis.report.inline_svg import inline_svg
 from analysis.stats.intervals import mean_interval
 from analysis.study.study import Study, study
+from mirrorpo.run.folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
@@ -142,11 +142,8 @@ def test_spans_and_weights_are_of_the_last_quarter(tmp_path: Path) -> None:
                 "credit/gradient_calculation": 0.6,
             }
         run = write_run(tmp_path / "a" / f"seed={seed}", manifest(seed, **{"config.steps": 8}), rows, {})
-        (run / "credit").mkdir()
         for step, weight in ((1, 9.0), (2, 9.0), (3, 9.0), (8, 0.5)):
-            (run / "credit" / f"step_{step:06d}.jsonl").write_text(
-                json.dumps({"weights": [weight, 1.5]}) + "\n"
-            )
+            RunFolder(run).credit.append({"step": step, "weights": [weight, 1.5]})
     planted = study(load(str(tmp_path)))
     drops, drawn = spans(planted), weights(planted)
     assert drops is not None and drops.axes[0].patches[0].get_height() == pytest.approx(3.5)
