@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help quickstart reproduce test test-slurm test-slow test-gpu check docs tiny ledger clean
+.PHONY: help quickstart reproduce test test-slurm test-slow test-gpu check docs tiny ledger exploit clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -25,6 +25,10 @@ reproduce: .venv/.installed ## watch counterfactual credit work, and its inversi
 ledger: .venv/.installed ## make the shipped model of the ledger world again (a minute); docs/ledger.md
 	$(BIN)/python train.py algo=sft model=ledger_scratch name=ledger_start tracking=none
 	cp "$$(find outputs/ledger_start -type d -name policy | head -1)"/* src/mirrorpo/model/ledger/
+
+exploit: .venv/.installed ## make the shipped model of the exploit world again (a minute); docs/exploit.md
+	$(BIN)/python train.py algo=sft model=exploit_scratch name=exploit_start tracking=none
+	cp "$$(find outputs/exploit_start -type d -name policy | head -1)"/* src/mirrorpo/model/exploit/
 
 test: .venv/.dev ## set up, then run the tests (6 minutes on two cores)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not slurm"

@@ -20,12 +20,14 @@ on W&B, or what W&B exports as CSV or Parquet (a runs table, a chart, histories)
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from analysis.data.column_map import read_map
 from analysis.data.export import Export, load
 from analysis.report import render
+from analysis.report.display_names import display_names
+from analysis.report.latex import PAGE, WIDTHS, latex
 from analysis.report.table_cells import Table
 from analysis.study.budgets import METERS, read_budget
 from analysis.study.guards import KINDS
@@ -37,9 +39,9 @@ COMMANDS = ("export", "report", "compare", "area", "strata", "before_after", "cr
 FORMATS: Mapping[str, Callable[[Table], str]] = {
     "text": render.to_text,
     "markdown": render.markdown,
-    "latex": render.latex,
     "html": render.to_html,
 }
+LATEX = "latex"
 AXIS = "what is compared: algo, divergence, weighting, model or dataset (the first that varies)"
 BASELINE = "the choice that differences are measured from (divergence: kl, weighting: uniform)"
 BY = "a setting that makes arms, such as divergence.beta; may be given again"
@@ -52,11 +54,17 @@ BUDGET = (
     "may be given again"
 )
 MARGIN = "points of accuracy within which arms are equal (1), or as much of the metric that is named"
+POSTERIOR = "compare: a hierarchical logistic posterior as a second opinion; seconds a comparison"
 MAP = "YAML that says which columns of somebody else's runs are arm, seed, step, metrics (docs/analysis.md)"
 EXPECTED = (
     "area: what the 95%% interval of a difference has to show, such as 'counterfactual > uniform', with >, "
     "<, !> (not above) or !<; may be given again; exit status 1 where one fails"
 )
+COLUMNS = "of the tables that are printed, by how their heads begin: 'accuracy,difference,verdict'"
+WIDTH = (
+    "of a paper: column or page; of LaTeX that is printed (page), and of a report's LaTeX and figures (both)"
+)
+NAMES = "YAML of names that LaTeX and figures print for arms, before those of conf/display.yaml"
 TO = "archive: the file to write, .tar.zst or .tar.gz (SWEEP.tar.zst beside the sweep's folder)"
 RERUN = "verify: run the Nth run again too, from 1, and compare its metrics.jsonl byte for byte"
 ALLOW = f"guards to pass over, named in every table's foot: {','.join(KINDS)}"
@@ -76,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     add("--by", action="append", default=[], metavar="SETTING", help=BY)
     add("--metric", help=COMPARED)
     add("--margin", type=float, metavar="POINTS", help=MARGIN)
+    add("--posterior", action="store_true", help=POSTERIOR)
     add("--budget", action="append", default=[], metavar="NAME[=VALUE]", help=BUDGET)
     add("--expect", action="append", default=[], metavar="'A > B'", help=EXPECTED)
     add("--allow", default="", metavar="KINDS", help=ALLOW)
@@ -85,7 +94,10 @@ def parser() -> argparse.ArgumentParser:
     add("--filters", default="{}", help="of W&B runs, as JSON: '{\"config.seed\": 1}'")
     add("--map", type=Path, metavar="FILE", help=MAP)
     add("--offline", action="store_true", help="read W&B's offline files, not the run folders around them")
-    add("--format", default="text", choices=list(FORMATS), help="of the tables that are printed (text)")
+    add("--format", default="text", choices=[*FORMATS, LATEX], help="of the tables that are printed (text)")
+    add("--columns", default="", metavar="HEADS", help=COLUMNS)
+    add("--width", choices=WIDTHS, help=WIDTH)
+    add("--names", type=Path, metavar="FILE", help=NAMES)
     return out
 
 
@@ -192,7 +204,7 @@ def _areas(args: argparse.Namespace, export: Export) -> None:
     if expected:
         table, holds = expectation_table(made, measured, expected)
         tables.append(table)
-    print("\n".join(FORMATS[args.format](table) for table in tables), end="")
+    _print(args, made, tables)
     if not holds:
         sys.exit(1)
 
@@ -218,16 +230,35 @@ def _compare(args: argparse.Namespace, export: Export) -> None:
         from analysis.report.sections import named
 
         folder = args.out or _beside(args.source) / "report"
-        print(report(made, folder, named(args.source, export)))
+        widths = [args.width] if args.width else list(WIDTHS)
+        names = display_names(made, args.names)
+        print(report(made, folder, named(args.source, export), names=names, widths=widths))
         return
-    print("\n".join(FORMATS[args.format](table) for table in _tables(made, args.what)), end="")
+    tables = _tables(made, args.what)
+    if args.posterior:
+        from analysis.report.posterior_table import posterior_table
+
+        tables.append(posterior_table(made))
+    _print(args, made, tables)
+
+
+def _print(args: argparse.Namespace, made: Study, tables: Sequence[Table]) -> None:
+    """Tables in the form and with the columns that were named."""
+    columns = [name.strip() for name in args.columns.split(",") if name.strip()]
+    shown = [table.with_columns(columns) if columns else table for table in tables]
+    if args.format == LATEX:
+        names = display_names(made, args.names)
+        texts = [latex(table, args.width or PAGE, names) for table in shown]
+    else:
+        texts = [FORMATS[args.format](table) for table in shown]
+    print("\n".join(texts), end="")
 
 
 def _tables(made: Study, what: str) -> list[Table]:
     """What a command prints: runs one by one, or the comparison, at equal budgets where they are named."""
     from analysis.report.accuracy_tables import accuracy, before_after
     from analysis.report.budget_table import budget_tables
-    from analysis.report.endpoint_table import endpoint_table
+    from analysis.report.endpoint_table import endpoint_at_budget, endpoint_table
     from analysis.report.evaluation_tables import sets
     from analysis.report.gains import of_runs
     from analysis.report.plan_table import primary_table
@@ -241,6 +272,8 @@ def _tables(made: Study, what: str) -> list[Table]:
         )
     if what == "before_after":
         return [before_after(made, of_runs(made))]
+    if made.budgets and made.endpoint is not None:
+        return [endpoint_at_budget(made, made.endpoint, budget) for budget in made.budgets]
     if made.budgets:
         return budget_tables(made)
     if made.endpoint is not None:

@@ -1,14 +1,14 @@
 """Running `train.py` as a user does, in a process of its own."""
 
+import atexit
 import json
-import multiprocessing
 import os
-import runpy
+import select
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -17,13 +17,12 @@ from omegaconf import DictConfig, open_dict
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.compose import cell_of
 from mirrorpo.config.schema import register
+from mirrorpo.launch.fork_server import Request
+from mirrorpo.launch.forked import Child, ForkServer
 from mirrorpo.run.folder import run_folders as folders
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ROOT / "train.py"
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["served"])
 
 # Seconds long: the shipped model, few and short answers.
 SMALL = (
@@ -51,41 +50,94 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": "", **extra}
 
 
+@cache
+def server() -> ForkServer:
+    """The process that launches are forked from; it ends with this one."""
+    server = ForkServer.begun([str(ROOT / "tests" / "served.py")], room=3000)
+    atexit.register(server.close)
+    return server
+
+
+class Launch(Child):
+    """A launch that runs, as `subprocess.Popen` has it; what it prints is in files without a name.
+
+    Args:
+        script: of this tree.
+        arguments: its own.
+        cwd: where it is given.
+        leads: whether it leads a process group, as what a terminal starts does.
+        extra: variables of its environment.
+    """
+
+    def __init__(
+        self, script: Path, *arguments: str, cwd: Path, leads: bool = False, extra: Mapping[str, str]
+    ) -> None:
+        self.args = [str(script), *arguments]
+        self._files = [os.memfd_create("printed") for _ in range(2)]
+        self._printed: list[str] = []
+        words = (str(cwd), "leads" if leads else "", *self.args)
+        pid = server().fork(Request(words, environment(**extra)), *self._files)
+        assert pid is not None, "the tests' server cannot fork"
+        super().__init__(pid)
+
+    def wait(self) -> int:
+        """Its exit status, when it has ended."""
+        status = super().wait()
+        for file in self._files:
+            with open(file) as text:
+                text.seek(0)
+                self._printed.append(text.read())
+        self._files.clear()
+        return status
+
+    def poll(self) -> int | None:
+        """Its exit status, if it has ended."""
+        ended = self.returncode is None and os.waitid(
+            os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG
+        )
+        return self.wait() if ended else self.returncode
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless it has ended."""
+        self.send_signal(9)
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """What it has printed when it has ended, stdout and stderr; after the timeout it is killed."""
+        end = os.pidfd_open(self.pid)
+        ended, _, _ = select.select([end], [], [], timeout)
+        os.close(end)
+        if not ended:
+            self.kill()
+        self.wait()
+        out, err = self._printed
+        if not ended:
+            raise subprocess.TimeoutExpired(self.args, timeout, out, err)
+        return out, err
+
+    def completed(self) -> subprocess.CompletedProcess[str]:
+        """Wait for it."""
+        out, err = self.communicate(timeout=280)
+        assert self.returncode is not None
+        return subprocess.CompletedProcess(self.args, self.returncode, out, err)
+
+
+def launched(*overrides: str, cwd: Path, leads: bool = False, **extra: str) -> Launch:
+    """One launch that runs on; see `train`."""
+    return Launch(TRAIN, *overrides, cwd=cwd, leads=leads, extra=extra)
+
+
 def train(*overrides: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
     """One launch, waited for: a process of its own, forked from one that has imported what a run needs.
 
     Such a process is seconds sooner at work. It has its parent's hash seed, and variables that Python or a
     library reads when it is imported are its parent's too: for those there is `train_in_new_python`.
     """
-    return run_script(TRAIN, *overrides, cwd=cwd, **extra)
+    return launched(*overrides, cwd=cwd, **extra).completed()
 
 
 def run_script(script: Path, *arguments: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
     """A script of this tree, in a process like that of `train`."""
-    argv = [str(script), *arguments]
-    with tempfile.TemporaryDirectory() as streams:
-        paths = [Path(streams) / name for name in ("stdout", "stderr")]
-        process = FORKS.Process(target=_become, args=(argv, cwd, environment(**extra), paths))
-        process.start()
-        process.join(timeout=280)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(argv, 280)
-        stdout, stderr = (path.read_text() for path in paths)
-        return subprocess.CompletedProcess(argv, process.exitcode, stdout, stderr)
-
-
-def _become(argv: list[str], cwd: Path, environ: dict[str, str], streams: Sequence[Path]) -> None:
-    """What `python SCRIPT` does, in a process that multiprocessing has forked."""
-    for descriptor, path in enumerate(streams, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environ)
-    sys.argv = argv
-    # The tests' own folders are on no user's path.
-    sys.path[:] = [str(ROOT), *(path for path in sys.path if not path.startswith(str(ROOT / "tests")))]
-    runpy.run_path(argv[0], run_name="__main__")
+    return Launch(script, *arguments, cwd=cwd, extra=extra).completed()
 
 
 def train_in_new_python(*overrides: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:

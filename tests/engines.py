@@ -131,6 +131,9 @@ def sample(
     temperature: float = 1.0,
     seed: int = 0,
     only: range | None = None,
+    nested: bool = False,
+    by_length: bool = False,
+    with_greedy: bool = False,
 ) -> Sequence[Completion]:
     prompts = [
         Prompt(uid=f"question/{i}", question="", gold="", demonstration="") for i in range(len(prompt_ids))
@@ -141,8 +144,9 @@ def sample(
         "temperature": temperature,
         "seed": seed,
     }
+    settings |= {"by_length": by_length, "with_greedy": with_greedy}
     return engine.generate(
-        model, RolloutRequest(prompts=prompts, prompt_ids=prompt_ids, **settings, only=only)
+        model, RolloutRequest(prompts=prompts, prompt_ids=prompt_ids, **settings, only=only, nested=nested)
     )
 
 

@@ -25,6 +25,7 @@ torch keeps what is registered here for the life of a process. So nothing is reg
 tests call it in an `own_process`.
 """
 
+import multiprocessing
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,11 +36,16 @@ from types import CodeType
 from typing import Any, Protocol, TypeVar
 
 import torch
-from cli import FORKS, ROOT
+from cli import ROOT
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from mirrorpo.launch.fork_server import NEEDED
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["mirrorpo.launch.train", *NEEDED])
 
 T = TypeVar("T")
 aten = torch.ops.aten

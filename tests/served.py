@@ -1,9 +1,51 @@
-"""What the processes that tests fork have imported before."""
+"""The process that the tests' launches are forked from, as a local multirun's cells are from theirs.
 
-from mirrorpo.launch.imports import without_collection
+`served.py --cells-of=FD`; the arguments of a launch are its folder, whether it leads a process group, a
+script of this tree, and the script's own arguments.
+"""
 
-with without_collection():
-    import mirrorpo.launch.train
-    import mirrorpo.train.build
-    import mirrorpo.train.sharded
-    import mirrorpo.train.trainer  # noqa: F401
+import os
+import runpy
+import socket
+import sys
+from pathlib import Path
+
+from mirrorpo.launch import forked
+from mirrorpo.launch.fork_server import channel_in, serve
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def become(cwd: str, leads: str, script: str, *arguments: str) -> None:
+    """What `python SCRIPT ARGUMENTS` does, in a process that was forked."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(cwd)
+    if leads == "leads":
+        os.setpgid(0, 0)
+    # The tests' own folders are on no user's path.
+    sys.path[:] = [str(ROOT), *(path for path in sys.path if not path.startswith(str(ROOT / "tests")))]
+    sys.argv = [script, *arguments]
+    if "-m" in arguments:
+        keep_server(script)
+    runpy.run_path(script, run_name="__main__")
+
+
+def keep_server(script: str) -> None:
+    """A multirun's own server is forked now, from a process that has composed nothing yet."""
+    ours, theirs = socket.socketpair()
+    if (pid := os.fork()) == 0:
+        ours.close()
+        with open(os.devnull, "r+") as nothing:
+            for descriptor in (1, 2):
+                os.dup2(nothing.fileno(), descriptor)
+        sys.argv = [script, *serve(theirs)]
+        runpy.run_path(script, run_name="__main__")
+        sys.exit()
+    theirs.close()
+    kept = [forked.ForkServer(ours, forked.Child(pid))]
+    new = forked.ForkServer.begun
+    forked.ForkServer.begun = lambda command, room: kept.pop() if kept else new(command, room)
+
+
+if __name__ == "__main__" and (channel := channel_in(sys.argv[1:])):
+    become(*serve(channel))

@@ -95,6 +95,7 @@ TESTED_BY = {
     "status": "launch/test_status.py",
     "explain": "launch/test_explain.py",
     "launch/composing": "launch/test_explain.py",
+    "launch/fork_server": "launch/test_forked.py",
     "tools/marked_page": "tools/test_estimator_table.py",
     "train/learner": "train/test_naive_gradient.py",
     "train/live_policy": "train/test_naive_gradient.py",

@@ -16,8 +16,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute, parquet
 
+from analysis.data.commands import SweepCommand, sweep_commands, with_run_commands
 from analysis.data.plans import RecordedPlan, recorded_plans
-from analysis.data.runs import RunTables, SweepCommand, from_folders, manifests, sweep_commands
+from analysis.data.runs import RunTables, from_folders, manifests
 from analysis.data.schema import (
     AXES,
     QUESTIONS,
@@ -64,10 +65,10 @@ class Export:
         """The rows of `runs`, what is missing as None."""
         return self.runs.to_pylist()
 
-    @property
+    @cached_property
     def commands(self) -> Sequence[SweepCommand]:
-        """What was typed for the grids; none where the runs were not of a sweep."""
-        return self.about.get("asked", [])
+        """What was typed for the grids, every launch; none where the runs were not of a sweep."""
+        return with_run_commands(self.about.get("asked", []), self.records)
 
     @property
     def plans(self) -> Sequence[RecordedPlan]:

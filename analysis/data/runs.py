@@ -5,11 +5,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 import pandas as pd
 import pyarrow as pa
-import yaml
 
 from analysis.data.column_map import ColumnMap
 from analysis.data.file_faults import file_faults, order_fault
@@ -39,20 +37,6 @@ class RunTables:
     metrics: pa.Table
     questions: pa.Table | None
     columns: ColumnMap | None = None
-
-
-class SweepCommand(TypedDict):
-    """What was typed for a grid.
-
-    Attributes:
-        folder: of the grid.
-        typed: overrides of the command line.
-        written: overrides that stand in the sweep's file and were not typed.
-    """
-
-    folder: str
-    typed: list[str]
-    written: list[str]
 
 
 def read_rows(path: Path) -> list[JsonObject]:
@@ -181,19 +165,3 @@ def evaluations(folder: Path) -> pa.Table | None:
         if (table := json_lines(path)) is not None
     ]
     return pa.concat_tables(tables) if tables else None
-
-
-def sweep_commands(root: Path) -> list[SweepCommand]:
-    """What was typed for each grid below a folder, from Hydra's `multirun.yaml`.
-
-    A command that is typed again, for other cells of the same name, takes the place of the one before.
-    """
-    out: list[SweepCommand] = []
-    for path in sorted(root.rglob("multirun.yaml")):
-        hydra = yaml.safe_load(path.read_text()).get("hydra") or {}
-        typed = list((hydra.get("overrides") or {}).get("task") or [])
-        named = {override.split("=")[0] for override in typed}
-        params = (hydra.get("sweeper") or {}).get("params") or {}
-        written = [f"{key}={value}" for key, value in params.items() if key not in named]
-        out.append({"folder": str(path.parent), "typed": typed, "written": written})
-    return out

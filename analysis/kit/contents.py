@@ -32,6 +32,7 @@ CHECKLIST = f"{BESIDE}/checklist.md"
 # Of a run: single files, and folders with all that is in them; `POLICY` where weights are wanted.
 OF_A_RUN = (
     *("manifest.json", "config.yaml", "prompt.txt", "metrics.jsonl", "timings.jsonl"),
+    "credit.jsonl",
     "credit_truth.jsonl",
 )
 FOLDERS_OF_A_RUN = ("eval", "evaluated", "credit")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from analysis.data.runs import read_rows
 from analysis.data.schema import Json, JsonObject
+from analysis.data.shown_completions import shown_completions, shown_steps
 from analysis.study.design import Run
 from analysis.study.study import Study
 
@@ -228,14 +228,12 @@ def _pack_shown(out: Pages, runs: Sequence[Run], outcomes: dict[str, int]) -> No
 
 
 def shown_rows(run: Path) -> Iterator[tuple[int, Json]]:
-    """Steps and rows of `credit/` in a run's folder, of at most `SHOWN_STEPS` steps."""
-    paths = sorted((run / "credit").glob("step_*.jsonl"))
-    if not paths:
+    """Steps and rows of the completions that a run shows, of at most `SHOWN_STEPS` steps."""
+    steps = shown_steps(run)
+    if not steps:
         return
-    places = np.linspace(0, len(paths) - 1, min(SHOWN_STEPS, len(paths))).round().astype(int)
-    for path in (paths[place] for place in places):
-        for row in read_rows(path):
-            yield int(path.stem.split("_")[1]), row
+    chosen = np.linspace(0, len(steps) - 1, min(SHOWN_STEPS, len(steps))).round().astype(int)
+    yield from shown_completions(run, {steps[index] for index in chosen})
 
 
 def pieces(text: str, offsets: Sequence[Sequence[int]]) -> list[str]:

@@ -9,6 +9,7 @@ from analysis.data.export import Frame
 from analysis.report.accuracy_tables import binomial_error
 from analysis.report.contamination import contamination
 from analysis.report.study_table import label
+from analysis.study.steered_drift import steered_drift
 from analysis.study.study import DRIFT, Study
 
 # Columns of answers that a difference between two arms shows in.
@@ -117,7 +118,7 @@ def _unverifiable(study: Study) -> list[str]:
 
 
 def _drift(study: Study) -> list[str]:
-    if study.design.axis != "divergence":
+    if study.design.axis != "divergence" or steered_drift(study):
         return []
     drifts = {
         arm: [study.last(run, DRIFT) for run in study.design.runs if run.arm == arm]

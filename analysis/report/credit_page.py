@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.data.runs import load_metrics, read_rows
+from analysis.data.runs import load_metrics
 from analysis.data.schema import Json
+from analysis.data.shown_completions import shown_completions, shown_steps
 from analysis.report import html as look
 from analysis.report.answers_data import pieces
 from analysis.report.answers_page import TOKENS_STYLE, policy
@@ -29,9 +30,11 @@ def credit_page(run: Path) -> str:
     Raises:
         ValueError: if the run left no weights to look at.
     """
-    steps = sorted((run / "credit").glob("step_*.jsonl"))
-    if not steps:
-        raise ValueError(f"{run}: no credit/ in it; runs leave it with shown_completions above 0")
+    rows_of: dict[int, list[Json]] = {}
+    for step, row in shown_completions(run, shown_steps(run)):
+        rows_of.setdefault(step, []).append(row)
+    if not rows_of:
+        raise ValueError(f"{run}: no credit.jsonl in it; runs leave it with shown_completions above 0")
     manifest = json.loads((run / "manifest.json").read_text())
     choices = ", ".join(f"{axis}={name}" for axis, name in manifest.get("choices", {}).items())
     swatches = "".join(
@@ -45,10 +48,8 @@ def credit_page(run: Path) -> str:
         "arrow keys.</p>",
         summary(load_metrics(run)),
     ]
-    for index, path in enumerate(reversed(steps)):
-        rows = read_rows(path)
+    for index, (step, rows) in enumerate(reversed(rows_of.items())):
         opened = " open" if index == 0 else ""
-        step = int(path.stem.split("_")[1])
         parts.append(f"<details{opened}><summary><b>step {step}</b>, {len(rows)} completions</summary>")
         parts += [completion(row) for row in rows]
         parts.append("</details>")

@@ -1,13 +1,17 @@
 """Arms by an endpoint that is no accuracy at the end: an area, a mean, steps to a threshold."""
 
+from dataclasses import replace
+
 from analysis.report.accuracy_tables import FOR_NEW_FOOT, HEAD
 from analysis.report.plan_table import explored
 from analysis.report.study_table import EMPTY, basis, basis_cell, block_heading, mean_cell, study_table
 from analysis.report.table_cells import Table, TableCell, difference_cells, estimate_cell, number
 from analysis.stats.intervals import mean_interval
 from analysis.stats.paired import probability_of_improvement
+from analysis.study.budgets import METERS, Budget
 from analysis.study.comparison import Difference
 from analysis.study.endpoint import Endpoint, Kind
+from analysis.study.equal_budget import at_budget
 from analysis.study.study import Study
 
 
@@ -28,6 +32,18 @@ def endpoint_table(study: Study, made: Endpoint) -> Table:
     slug = "".join(letter if letter.isalnum() else "_" for letter in name)
     title = f"{name} by {axis}"
     return study_table(study, f"{slug}_by_{axis}", title, head, rows, foot)
+
+
+def endpoint_at_budget(study: Study, made: Endpoint, budget: Budget) -> Table:
+    """The same of runs that end at their last evaluation within a budget."""
+    table = endpoint_table(at_budget(study, budget).study, made)
+    unit = METERS[budget.name].unit
+    return replace(
+        table,
+        name=f"{table.name}_at_budget_{budget.name}",
+        title=f"{table.title}, up to an equal budget of {unit}",
+        foot=[*table.foot, f"Each run counts up to its last evaluation within the budget of {unit}."],
+    )
 
 
 def _direction(made: Endpoint) -> list[str]:

@@ -1,6 +1,6 @@
 """The style of all figures: sizes of type that hold in print, looks of arms, panels, means with bands."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,8 @@ STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0,
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Inches: a column of a two-column paper, and the width of its page.
 COLUMN, PAGE = 3.3, 6.9
+# The same by the name of a width.
+INCHES: Mapping[str, float] = {"column": COLUMN, "page": PAGE}
 # Points: of labels, and of what stands smaller, at the size at which a figure is printed.
 TYPE, SMALL = 8.0, 7.0
 LOOK: dict[RcKeyType, object] = {
@@ -84,16 +86,17 @@ def styled(width: float = PAGE, type_size: float = TYPE) -> Iterator[None]:
         yield
 
 
-def panels(count: int, height: float = 2.3, columns: int = 2) -> tuple[Figure, list[Axes]]:
+def panels(count: int, height: float = 2.3, columns: int = 2, narrow: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure as wide as the style says, of panels below each other in a paper's column.
 
     Args:
         count: of panels.
         height: of one, in inches.
         columns: at most so many beside each other where there is room.
+        narrow: at most so many in a paper's column.
     """
     width = matplotlib.rcParams["figure.figsize"][0]
-    across = min(count, columns) if width > COLUMN else 1
+    across = min(count, columns if width > COLUMN else narrow)
     down = -(-count // across)
     figure, axes = pyplot.subplots(
         down, across, figsize=(width, height * down), layout="constrained", squeeze=False
@@ -124,7 +127,33 @@ def legend_below(figure: Figure, axis: Axes, title: str = "") -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title or None)
 
 
-def band(axis: Axes, frame: Frame, metric: str, label: str, index: int, scale: float = 1.0) -> None:
+def heading(figure: Figure, text: str) -> None:
+    """What all panels of a figure show, above them."""
+    figure.suptitle(text, x=0.01, ha="left", fontsize=matplotlib.rcParams["axes.titlesize"])
+
+
+def difference_band(axis: Axes, gaps: Frame, label: str, index: int) -> None:
+    """The mean of gaps[seed, step] with Student's 95% interval, and a line at no difference."""
+    steps = np.array(gaps.columns, dtype=float)
+    means, lows, highs = np.array([mean_interval(list(gaps[step])) for step in gaps.columns]).T
+    axis.axhline(0, color="#555", lw=0.9)
+    marker: Style = {"marker": marker_of(index), "ms": 3} if len(steps) <= FEW_STEPS else {}
+    axis.plot(steps, means, label=label, **look(index), **marker)
+    known = np.isfinite(lows)
+    if known.any():
+        axis.fill_between(steps[known], lows[known], highs[known], color=colour_of(index), alpha=0.2, lw=0)
+
+
+def band(
+    axis: Axes,
+    frame: Frame,
+    metric: str,
+    label: str,
+    index: int,
+    scale: float = 1.0,
+    *,
+    shaded: bool = True,
+) -> None:
     """The mean over seeds by step, with Student's 95% interval; a marker where few steps have a value.
 
     Intervals of shares end at 0 and 100%, those of other metrics where the metric cannot be negative at 0.
@@ -136,6 +165,7 @@ def band(axis: Axes, frame: Frame, metric: str, label: str, index: int, scale: f
         label: in the legend.
         index: of the arm, for its look.
         scale: what values are multiplied by, 100 for percent.
+        shaded: whether the interval is drawn.
     """
     grouped = frame.dropna(subset=[metric]).groupby("step")[metric]
     if not len(grouped):
@@ -145,7 +175,7 @@ def band(axis: Axes, frame: Frame, metric: str, label: str, index: int, scale: f
     marker: Style = {"marker": marker_of(index), "ms": 4} if len(steps) <= FEW_STEPS else {}
     axis.plot(steps, means, label=label, **look(index), **marker)
     known = np.isfinite(lows)
-    if known.any():
+    if shaded and known.any():
         top = scale if metric.startswith(SHARES) else np.inf
         bottom = -np.inf if metric.startswith("reward/") else 0.0
         low, high = (np.clip(side[known], bottom, top) for side in (lows, highs))

@@ -6,7 +6,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from io import StringIO
 from pathlib import Path
 from typing import TypedDict
 
@@ -15,25 +16,24 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.data.export import Frame
-from analysis.data.runs import read_rows
+from analysis.data.shown_completions import shown_completions, shown_steps
+from analysis.report.alt_text import alt_text
+from analysis.report.curve_figures import Names, accuracy_differences, learning, length, reward_differences
 from analysis.report.figure_style import (
-    COLUMN,
-    PAGE,
+    INCHES,
     SMALL,
     Style,
-    band,
     colour_of,
     legend_below,
     look,
     marker_of,
     panels,
-    smooth,
     styled,
 )
+from analysis.report.latex import COLUMN, ENDINGS, PAGE, WIDTHS
 from analysis.report.span_tables import span_kinds, span_metrics
 from analysis.report.study_table import label
 from analysis.report.table_cells import number
@@ -41,60 +41,17 @@ from analysis.stats.intervals import mean_interval
 from analysis.study.comparison import Difference
 from analysis.study.study import DRIFT, Study, late_means
 
-Drawing = Callable[[Study], Figure | None]
+Drawing = Callable[[Study, Names], Figure | None]
 # The exact maps that others are drawn beside, with their line styles.
 EXACT: Mapping[str, str] = {"kl_exact": ":", "probl2_exact": "-"}
-
-
-def learning(study: Study) -> Figure | None:
-    """Held-out accuracy and training reward by step."""
-    metrics = [study.metric, "reward/mean", "entropy/mean", DRIFT]
-    titles = {
-        study.metric: "held-out accuracy, %",
-        "reward/mean": "training reward",
-        "entropy/mean": "entropy, nats",
-        DRIFT: "drift from the start model, nats",
-    }
-    return _by_step(study, metrics, titles, {study.metric: 100.0})
-
-
-def length(study: Study) -> Figure | None:
-    """Tokens of greedy and sampled answers, and how many were cut, by step."""
-    metrics = ["eval/length", "completion/length", "eval/truncated", "completion/truncated"]
-    titles = {
-        "eval/length": "tokens of a greedy answer", "completion/length": "tokens of a sampled answer",
-        "eval/truncated": "greedy answers cut, %", "completion/truncated": "sampled answers cut, %",
-    }  # fmt: skip
-    return _by_step(study, metrics, titles, {"eval/truncated": 100.0, "completion/truncated": 100.0})
-
-
-def _by_step(
-    study: Study, names: Sequence[str], titles: Mapping[str, str], scales: Mapping[str, float]
-) -> Figure | None:
-    """Means over seeds by step, a panel a metric and block; metrics that no run has are left out."""
-    metrics = [name for name in names if name in study.export.names]
-    if not metrics:
-        return None
-    curves = study.curve(*metrics)
-    shown = [(block, metric) for block in study.design.blocks for metric in metrics]
-    figure, axes = panels(len(shown))
-    for axis, (block, metric) in zip(axes, shown, strict=True):
-        for index, arm in enumerate(study.design.arms):
-            rows = _rows(curves, arm, block)
-            if not rows.empty:
-                smoothed = smooth(rows, metric, int(rows["step"].max()))
-                band(axis, smoothed, metric, arm, index, scales.get(metric, 1.0))
-        axis.set(title=label(titles[metric], block), xlabel="step")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_below(figure, axes[0], study.design.axis)
-    return figure
+EXACT_NAMES: Names = {"kl_exact": "KL (exact)", "probl2_exact": "ProbL2 (exact)"}
 
 
 def _rows(curves: Frame, arm: str, block: str) -> Frame:
     return curves[(curves["arm"] == arm) & (curves["block"] == block)]
 
 
-def frontier(study: Study) -> Figure | None:
+def frontier(study: Study, names: Names | None = None) -> Figure | None:
     """Accuracy against drift: every run's path, its end marked; the mean end of an arm larger."""
     curves = study.curve(study.metric, DRIFT).dropna()
     if curves.empty or not curves[DRIFT].max() > 0:
@@ -109,7 +66,7 @@ def frontier(study: Study) -> Figure | None:
                 axis.plot(path[DRIFT], 100 * path[study.metric], alpha=0.3, lw=0.9, **look(index))
                 ends.append((path[DRIFT].iloc[-1], 100 * path[study.metric].iloc[-1]))
             if ends:
-                _mark_ends(axis, ends, arm, index)
+                _mark_ends(axis, ends, _named(names, arm), index)
         axis.set(
             title=label("accuracy against drift", block),
             xlabel=f"{DRIFT}, nats",
@@ -119,6 +76,10 @@ def frontier(study: Study) -> Figure | None:
     return figure
 
 
+def _named(names: Names | None, arm: str) -> str:
+    return (names or {}).get(arm, arm)
+
+
 def _mark_ends(axis: Axes, ends: Sequence[tuple[float, float]], arm: str, index: int) -> None:
     x, y = np.array(ends).T
     style: Style = {"color": colour_of(index), "marker": marker_of(index)}
@@ -126,7 +87,7 @@ def _mark_ends(axis: Axes, ends: Sequence[tuple[float, float]], arm: str, index:
     axis.scatter(x.mean(), y.mean(), s=45, edgecolor="white", lw=0.8, label=arm, zorder=3, **style)
 
 
-def forest(study: Study) -> Figure | None:
+def forest(study: Study, names: Names | None = None) -> Figure | None:
     """Differences from the baseline with their intervals, arm by arm; a filled mark is a verdict."""
     blocks = [block for block in study.design.blocks if len(study.arms(block)) > 1]
     if not blocks:
@@ -137,9 +98,9 @@ def forest(study: Study) -> Figure | None:
         for height, (arm, difference) in enumerate(differences.items()):
             _draw_difference(axis, difference, height, study.design.arms.index(arm))
         axis.axvline(0, color="#555", lw=0.9)
-        axis.set_yticks(range(len(differences)), list(differences))
+        axis.set_yticks(range(len(differences)), [_named(names, arm) for arm in differences])
         axis.set_ylim(len(differences) - 0.4, -0.7)
-        axis.set(title=label(f"difference from {study.design.baseline}, points", block))
+        axis.set(title=label(f"difference from {_named(names, study.design.baseline)}, points", block))
         axis.grid(axis="y", visible=False)
     return figure
 
@@ -161,7 +122,7 @@ def _draw_difference(axis: Axes, difference: Difference, height: int, index: int
     )
 
 
-def spans(study: Study) -> Figure | None:
+def spans(study: Study, names: Names | None = None) -> Figure | None:
     """Importance by kind of span: mean drop, and share of tokens beside share of gradient."""
     kinds = span_kinds(study)
     if not kinds:
@@ -178,7 +139,16 @@ def spans(study: Study) -> Figure | None:
         x = [kind + (index - (len(arms) - 1) / 2) * width for kind in range(len(kinds))]
         for axis, quantity, scale in ((axes[0], "drop", 1), (axes[1], "gradient", 100)):
             values = [list(rows[f"credit/{quantity}_{kind}"].dropna() * scale) for kind in kinds]
-            _bars(axis, x, values, width, arm, colour)
+            # A share is not below 0.
+            _bars(
+                axis,
+                x,
+                values,
+                width,
+                _named(names, arm),
+                colour,
+                floor=0.0 if quantity == "gradient" else None,
+            )
         tokens = [100 * rows[f"credit/tokens_{kind}"].mean() for kind in kinds]
         legend = "share of tokens" if index == len(arms) - 1 else None
         axes[1].scatter(x, tokens, marker="_", s=500 * width, color="white", lw=2.4, zorder=3)
@@ -193,10 +163,18 @@ def spans(study: Study) -> Figure | None:
 
 
 def _bars(
-    axis: Axes, x: Sequence[float], values: Sequence[Sequence[float]], width: float, label: str, color: str
+    axis: Axes,
+    x: Sequence[float],
+    values: Sequence[Sequence[float]],
+    width: float,
+    label: str,
+    color: str,
+    floor: float | None = None,
 ) -> None:
-    """Means of several samples with Student's intervals."""
+    """Means of several samples with Student's intervals, which end at the floor."""
     intervals = [mean_interval(sample or [float("nan")]) for sample in values]
+    if floor is not None:
+        intervals = [interval.within(floor) for interval in intervals]
     error = [
         [interval.estimate - interval.low if np.isfinite(interval.low) else 0 for interval in intervals],
         [interval.high - interval.estimate if np.isfinite(interval.high) else 0 for interval in intervals],
@@ -206,7 +184,7 @@ def _bars(
     axis.bar(x, means, width * 0.92, color=color, alpha=0.8, label=label, yerr=error, error_kw=line)
 
 
-def weights(study: Study) -> Figure | None:
+def weights(study: Study, names: Names | None = None) -> Figure | None:
     """Token weights in the last quarter of the steps, from the run folders; None where there are none."""
     by_arm = {arm: _weights(study, arm) for arm in study.design.arms}
     shown = {arm: values for arm, values in by_arm.items() if len(values) and np.ptp(values) > 0}
@@ -220,7 +198,7 @@ def weights(study: Study) -> Figure | None:
         colour = colour_of(study.design.arms.index(arm))
         axis.hist(np.clip(values, low, top), bins=list(bins), weights=percent, color=colour, alpha=0.85)
         axis.axvline(1, color="#555", lw=0.9)
-        axis.set(title=arm, xlabel="token weight")
+        axis.set(title=_named(names, arm), xlabel="token weight")
     axes[0].set(ylabel="tokens, %")
     for axis in axes[1:]:
         axis.sharey(axes[0])
@@ -230,9 +208,10 @@ def weights(study: Study) -> Figure | None:
 def _weights(study: Study, arm: str) -> NDArray[np.float64]:
     values: list[float] = []
     for run in study.design.runs:
-        paths = sorted((Path(run.row["source"]) / "credit").glob("step_*.jsonl")) if run.arm == arm else []
-        for path in paths[-max(1, len(paths) // 4) :]:
-            values += [weight for row in read_rows(path) for weight in row["weights"]]
+        if run.arm == arm:
+            steps = shown_steps(folder := Path(run.row["source"]))
+            last = set(steps[-max(1, len(steps) // 4) :])
+            values += [weight for _, row in shown_completions(folder, last) for weight in row["weights"]]
     return np.array(values)
 
 
@@ -264,7 +243,7 @@ class MirrorMaps(TypedDict):
     curves: dict[str, MirrorMap]
 
 
-def mirror_maps(study: Study) -> Figure | None:
+def mirror_maps(study: Study, names: Names | None = None) -> Figure | None:
     """The mirror maps of the study's divergences as its runs configured them; None without torch."""
     runs = {arm: next(run for run in study.design.runs if run.arm == arm) for arm in study.design.arms}
     runs = {arm: run for arm, run in runs.items() if run.row["divergence"] not in (None, "none")}
@@ -284,9 +263,9 @@ def mirror_maps(study: Study) -> Figure | None:
             drawn |= {arm: computed["curves"][choice] for arm, choice in choices.items()}
     if maps is None:
         return None
-    labels = {arm: f"{arm}, β {runs[arm].settings.get('divergence.beta')}" for arm in drawn}
+    labels = {arm: f"{_named(names, arm)}, β {runs[arm].settings.get('divergence.beta')}" for arm in drawn}
     styles = {arm: look(study.design.arms.index(arm)) for arm in drawn}
-    return _draw_maps(maps, drawn, labels, styles)
+    return _draw_maps(maps, drawn, labels, styles, names or {})
 
 
 def _draw_maps(
@@ -294,6 +273,7 @@ def _draw_maps(
     drawn: Mapping[str, MirrorMap],
     labels: Mapping[str, str],
     styles: Mapping[str, Style],
+    names: Names,
 ) -> Figure:
     """Potentials and mirror maps beside the exact ones, and divergences of the arms that are drawn."""
     figure, axes = panels(4, 2.4)
@@ -302,7 +282,7 @@ def _draw_maps(
         style = styles.get(name) or {"color": "#999", "lw": 1, "ls": EXACT[name]}
         for axis, values in ((axes[0], curve["h"]), (axes[2], curve["slope"])):
             if values is not None:
-                axis.plot(maps["p"], values, label=name, **style)
+                axis.plot(maps["p"], values, label=names.get(name, EXACT_NAMES.get(name, name)), **style)
         for axis, values in zip((axes[1], axes[3]), curve["D"], strict=True):
             if name in drawn:
                 axis.plot(maps["p"], values, label=labels[name], **style)
@@ -346,8 +326,18 @@ FIGURES: Mapping[str, tuple[Drawing, str]] = {
     ),
     "learning_curves": (
         learning,
-        "Mean over seeds with Student's 95% interval; training metrics averaged over windows of a fortieth "
-        "of the run.",
+        "Means over seeds; training metrics averaged over windows of a fortieth of the run. How sure a "
+        "difference is, the figures of differences show.",
+    ),
+    "accuracy_differences": (
+        accuracy_differences,
+        "Seed by seed, the mean with Student's 95% interval at each evaluation by itself, all panels of one "
+        "scale; no verdict rests on it.",
+    ),
+    "reward_differences": (
+        reward_differences,
+        "Seed by seed, the mean with Student's 95% interval at each step by itself, all panels of one scale; "
+        "no verdict rests on it.",
     ),
     "frontier": (
         frontier,
@@ -355,8 +345,8 @@ FIGURES: Mapping[str, tuple[Drawing, str]] = {
     ),
     "length": (
         length,
-        "Tokens of answers and the share that the length cap cut, mean over seeds with Student's 95% "
-        "interval.",
+        "Tokens of answers and the share that the length cap cut, means over seeds. A share that moves by "
+        "less than half a point is left out.",
     ),
     "mirror_maps": (
         mirror_maps,
@@ -377,50 +367,72 @@ FIGURES: Mapping[str, tuple[Drawing, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class DrawnFigure:
-    """A figure's files.
+    """A figure in both widths.
 
     Attributes:
         page: SVG, as wide as a page of paper.
         column: SVG, as wide as a column of one.
         caption: a sentence below it.
+        alt: what it says to somebody who does not see it.
     """
 
-    page: Path
-    column: Path
+    page: str
+    column: str
     caption: str
+    alt: str
 
 
-def draw(study: Study, folder: Path) -> dict[str, DrawnFigure]:
+def draw(
+    study: Study, folder: Path, names: Names | None = None, widths: Sequence[str] = WIDTHS
+) -> dict[str, DrawnFigure]:
     """Every figure that the study has the numbers for: `NAME.*` a page wide, `NAME_column.*` a column wide.
 
     Each as PDF and SVG, the page's width as PNG too. Two reports of the same runs write the same bytes.
 
+    Args:
+        study: the runs.
+        folder: to write to.
+        names: by label of an arm what is printed for it.
+        widths: of the files that are written, "column" and "page".
+
     Returns:
-        By name the figure's files.
+        By name the figure in both widths.
     """
     folder.mkdir(parents=True, exist_ok=True)
     out: dict[str, DrawnFigure] = {}
     for name, (drawing, caption) in FIGURES.items():
-        page = _drawn(drawing, study, PAGE, folder / f"{name}.svg")
-        column = page and _drawn(drawing, study, COLUMN, folder / f"{name}_column.svg")
-        if page and column:
-            out[name] = DrawnFigure(page, column, caption)
+        drawn: dict[str, tuple[str, str]] = {}
+        for width in WIDTHS:
+            path = folder / f"{name}{ENDINGS[width]}.svg" if width in widths else None
+            if made := _drawn(partial(drawing, study, names or {}), name, width, caption, path):
+                drawn[width] = made
+        if drawn:
+            (page, alt), (column, _) = drawn[PAGE], drawn[COLUMN]
+            out[name] = DrawnFigure(page, column, caption, alt)
     return out
 
 
-def _drawn(drawing: Drawing, study: Study, width: float, path: Path) -> Path | None:
-    """The SVG of one width, with its other forms beside it; None where the study lacks the numbers."""
+def _drawn(
+    drawing: Callable[[], Figure | None], name: str, width: str, caption: str, path: Path | None
+) -> tuple[str, str] | None:
+    """The SVG of one width and its alt text, with its files if there is a path; None without the numbers."""
     # Neither a date nor a random id is in a file.
-    with styled(width), matplotlib.rc_context({"svg.hashsalt": path.stem}):
-        figure = drawing(study)
+    with styled(INCHES[width]), matplotlib.rc_context({"svg.hashsalt": f"{name}{ENDINGS[width]}"}):
+        figure = drawing()
         if figure is None:
             return None
         # Places are computed once, for all forms.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        figure.savefig(path, metadata={"Date": None})
-        figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
-        if width == PAGE:
-            figure.savefig(path.with_suffix(".png"))
+        alt = alt_text(caption, figure)
+        title = name.replace("_", " ")
+        svg = StringIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Title": title, "Description": alt})
+        if path is not None:
+            path.write_text(svg.getvalue())
+            about = {"CreationDate": None, "Title": title, "Subject": alt}
+            figure.savefig(path.with_suffix(".pdf"), metadata=about)
+            if width == PAGE:
+                figure.savefig(path.with_suffix(".png"), metadata={"Title": title, "Description": alt})
         pyplot.close(figure)
-    return path
+    return svg.getvalue(), alt

@@ -142,7 +142,7 @@ def definitions(entries: Iterable[tuple[str, str]]) -> str:
     return f"<dl class='lead'>{rows}</dl>"
 
 
-def picture(name: str, page: str, column: str, caption: str) -> str:
+def picture(name: str, page: str, column: str, caption: str, alt: str) -> str:
     """A figure in two widths, of which the screen shows the one that fits.
 
     Args:
@@ -150,9 +150,9 @@ def picture(name: str, page: str, column: str, caption: str) -> str:
         page: its SVG for a page of paper, as matplotlib wrote it.
         column: its SVG for a column, which a phone shows.
         caption: below it.
+        alt: what it says to somebody who does not see it.
     """
-    label = name.replace("_", " ")
-    wide, narrow = inline_svg(page, name, label), inline_svg(column, f"{name}-column", label)
+    wide, narrow = inline_svg(page, name, alt), inline_svg(column, f"{name}-column", alt)
     text = f"<figcaption>{html.escape(caption)}</figcaption>"
     plots = f"<div class='plot page'>{wide}</div><div class='plot column'>{narrow}</div>"
     return f"<figure class='picture' id='{name}'>{plots}{text}</figure>\n"

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from analysis.report.answers_page import NAME, answers_page
 from analysis.report.caveats import caveats
+from analysis.report.display_names import display_names
 from analysis.report.figures import DrawnFigure, draw
 from analysis.report.html import document, items, picture, section
-from analysis.report.render import latex, markdown, to_html
+from analysis.report.latex import ENDINGS, WIDTHS, latex
+from analysis.report.render import markdown, to_html
 from analysis.report.sample_answers import samples
 from analysis.report.sections import again, findings, head, question, runs
 from analysis.report.table_cells import Table
@@ -18,26 +20,41 @@ from analysis.study.study import Study
 # Each table's figures stand below it, by the beginning of its name; the rest at the end.
 BESIDE: Mapping[str, Sequence[str]] = {
     "papers": ("differences",),
-    "accuracy": ("differences", "learning_curves"),
+    "accuracy": ("differences", "learning_curves", "accuracy_differences", "reward_differences"),
     "sampled": ("length",),
     "matched_drift": ("frontier", "mirror_maps"),
     "importance": ("importance", "weights"),
 }
 
 
-def report(study: Study, folder: Path, name: str) -> Path:
+def report(
+    study: Study,
+    folder: Path,
+    name: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    widths: Sequence[str] = WIDTHS,
+) -> Path:
     """Write `report.html`, `answers.html`, `tables/` and `figures/` into a folder; the report's path.
 
     Neither page needs the folder or a network.
+
+    Args:
+        study: the runs.
+        folder: to write to.
+        name: of the sweep.
+        names: by label of an arm what LaTeX and figures print for it; those of `conf/display.yaml`.
+        widths: of the LaTeX tables and figures that are written, "column" and "page".
     """
-    tables, figures = all_tables(study), draw(study, folder / "figures")
-    write_tables(tables, folder / "tables")
+    names = display_names(study) if names is None else names
+    tables, figures = all_tables(study), draw(study, folder / "figures", names, widths)
+    write_tables(tables, folder / "tables", names, widths)
     answers = answers_page(study, name)
     if answers is not None:
         (folder / NAME).write_text(answers, encoding="utf-8")
     body = [
         head(study, name),
-        section("asked", "What was asked", question(study)),
+        section("asked", "What was asked", question(study, names)),
         section("findings", "Findings", findings(study)),
         section("tables", "Tables and figures", between(tables, figures)),
         section("samples", "Sample answers side by side", samples(study)),
@@ -50,25 +67,27 @@ def report(study: Study, folder: Path, name: str) -> Path:
     return page
 
 
-def write_tables(tables: Sequence[Table], folder: Path) -> None:
-    """Each table as LaTeX, Markdown and HTML, with the runs behind every cell as JSON."""
+def write_tables(
+    tables: Sequence[Table], folder: Path, names: Mapping[str, str], widths: Sequence[str] = WIDTHS
+) -> None:
+    """Each table as LaTeX in some widths, Markdown and HTML, with the runs behind every cell as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
         forms = {
-            "tex": latex(table),
-            "md": markdown(table),
-            "html": document(table.title, to_html(table)),
-            "json": table.traced(),
+            **{f"{ENDINGS[width]}.tex": latex(table, width, names) for width in widths},
+            ".md": markdown(table),
+            ".html": document(table.title, to_html(table)),
+            ".json": table.traced(),
         }
         for ending, text in forms.items():
-            (folder / f"{table.name}.{ending}").write_text(text)
+            (folder / f"{table.name}{ending}").write_text(text)
 
 
 def between(tables: Sequence[Table], figures: Mapping[str, DrawnFigure]) -> str:
     """The tables in their order on the page, each with its figures below it."""
     parts: list[str] = []
     left = {
-        name: picture(name, drawn.page.read_text(), drawn.column.read_text(), drawn.caption)
+        name: picture(name, drawn.page, drawn.column, drawn.caption, drawn.alt)
         for name, drawn in figures.items()
     }
     for table in tables:

@@ -1,115 +1,14 @@
-"""A table as LaTeX (booktabs), Markdown, HTML and text; what each says is the same."""
+"""A table as Markdown, HTML and text; what each says is the same, and what its LaTeX does."""
 
 import html
-import re
 from collections.abc import Sequence
 
 from analysis.report.html import scrolled
+from analysis.report.latex import short_commits
 from analysis.report.table_cells import Table, TableCell
 
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-    "×": r"$\times$",
-    "∞": r"$\infty$",
-    "→": r"$\rightarrow$",
-    "—": "---",
-    "–": "--",
-    "…": r"\dots{}",
-    "<": "$<$",
-    ">": "$>$",
-    "|": "$|$",
-    "β": r"$\beta$",
-    "τ": r"$\tau$",
-    "é": r"\'e",
-    "“": "``",
-    "”": "''",
-    "’": "'",
-    "·": r"$\cdot$",
-}
-TONES = {"better": "\\textbf{%s}", "worse": "\\textit{%s}", "quiet": "%s", "": "%s"}
-SHORT = 9
-# Columns that a page of paper holds, and a screen at full size of type.
-FITS, WIDE = 6, 7
-
-
-def latex(table: Table) -> str:
-    r"""A `table` environment for `\usepackage{booktabs,graphicx}`.
-
-    Better is bold, worse italic; comments behind each row name its runs and commits. Tables of many columns
-    are scaled to the line.
-    """
-    columns = "l" + "r" * (len(table.head) - 1)
-    wide = len(table.head) > FITS
-    lines = [
-        f"% {_plain(table.title)}",
-        "% made by python -m analysis; do not edit",
-        r"\begin{table}[t]",
-        r"\centering",
-        rf"\caption{{{_escape(table.title)}}}",
-        rf"\label{{tab:{re.sub(r'[^a-z0-9]+', '-', table.name.lower())}}}",
-        r"\small",
-        *([r"\resizebox{\linewidth}{!}{%"] if wide else []),
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        " & ".join(_escape(head) for head in table.head) + r" \\",
-        r"\midrule",
-    ]
-    for index, row in enumerate(table.rows):
-        if len(row) == 1:
-            lines += [
-                *([r"\addlinespace"] if index else []),
-                rf"\multicolumn{{{len(table.head)}}}{{l}}{{\textit{{{_escape(row[0].text)}}}}} \\",
-            ]
-            continue
-        lines.append(" & ".join(_latex_cell(cell) for cell in row) + r" \\")
-        if runs := _runs(row):
-            lines.append(f"%   runs {' '.join(runs)}; commit {' '.join(_commits(table, runs))}")
-    lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else "")]
-    if below := [*table.foot, *table.notes]:
-        lines += [
-            r"\par\smallskip",
-            r"\begin{minipage}{\linewidth}\footnotesize",
-            *(_escape(text) + r"\par" for text in below),
-            r"\end{minipage}",
-        ]
-    return "\n".join([*lines, r"\end{table}", ""])
-
-
-def _latex_cell(cell: TableCell) -> str:
-    text = TONES[cell.tone] % _escape(cell.text)
-    return f"{text} {{\\scriptsize {_escape(cell.detail)}}}" if cell.detail else text
-
-
-def _escape(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
-
-
-def _plain(text: str) -> str:
-    return text.replace("\n", " ")
-
-
-def document(tables: Sequence[str]) -> str:
-    """A LaTeX document around tables, to look at or to test."""
-    head = [
-        r"\documentclass{article}",
-        r"\usepackage[utf8]{inputenc}",
-        r"\usepackage{booktabs,graphicx}",
-        r"\usepackage[a4paper,landscape,margin=15mm]{geometry}",
-    ]
-    return "\n".join([*head, r"\begin{document}", *tables, r"\end{document}", ""])
+# Columns that a screen holds at full size of type.
+WIDE = 7
 
 
 def markdown(table: Table, trace: bool = True) -> str:
@@ -125,7 +24,7 @@ def markdown(table: Table, trace: bool = True) -> str:
         lines += ["", "<details><summary>Runs</summary>", ""]
         for row in table.rows:
             if runs := _runs(row):
-                commits = ", ".join(_commits(table, runs))
+                commits = ", ".join(short_commits(table, runs))
                 lines.append(f"- {_pipe(str(row[0]))}: {', '.join(runs)}, commit {commits}")
         lines += ["", "</details>"]
     return "\n".join(lines).rstrip() + "\n"
@@ -175,7 +74,7 @@ def _html_trace(table: Table) -> str:
     parts += [*(f"<p>{html.escape(text)}</p>" for text in table.foot[1:]), "<ul>"]
     for row, runs in traced:
         links = ", ".join(f"<a href='#run-{html.escape(run)}'>{html.escape(run)}</a>" for run in runs)
-        commits = html.escape(", ".join(_commits(table, runs)))
+        commits = html.escape(", ".join(short_commits(table, runs)))
         parts.append(f"<li>{html.escape(str(row[0]))}: {links}; commit {commits}</li>")
     return "".join([*parts, "</ul></details>"])
 
@@ -183,7 +82,7 @@ def _html_trace(table: Table) -> str:
 def _html_cell(table: Table, cell: TableCell, first: bool) -> str:
     title = ""
     if cell.runs:
-        runs, commits = " ".join(cell.runs), " ".join(_commits(table, cell.runs))
+        runs, commits = " ".join(cell.runs), " ".join(short_commits(table, cell.runs))
         title = f" title='runs {html.escape(runs)}; commit {html.escape(commits)}'"
     kind = f" class='{cell.tone}'" if cell.tone else ""
     detail = f" <small>{html.escape(cell.detail)}</small>" if cell.detail else ""
@@ -213,7 +112,3 @@ def to_text(table: Table) -> str:
 
 def _runs(row: Sequence[TableCell]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(run for cell in row for run in cell.runs))
-
-
-def _commits(table: Table, runs: Sequence[str]) -> list[str]:
-    return [commit[:SHORT] + ("+" if commit.endswith("+") else "") for commit in table.commits(runs)]

@@ -3,23 +3,24 @@
 import html
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis.data import paper
+from analysis.data.commands import claims
 from analysis.data.export import Export, commit, this_command
 from analysis.report.accuracy_tables import OWN_SET
 from analysis.report.gains import HOW, Gain, gains
 from analysis.report.html import definitions, items, scrolled
 from analysis.report.plan_table import PREDICTED, planned_lines
 from analysis.report.planned_table import file_line
+from analysis.report.reconciliation import reconciled, steered_findings
 from analysis.report.study_table import label
 from analysis.report.table_cells import bounds, number
 from analysis.study.comparison import CLAIMS, EQUAL, UNDECIDED, Difference
 from analysis.study.endpoint import Endpoint, read_endpoint
 from analysis.study.primary import PrimaryResult
 from analysis.study.study import Study
-from mirrorpo.config.paths import sweeps
 
 # The page's sections, and what its links to them say.
 LINKS: Sequence[tuple[str, str]] = (
@@ -75,16 +76,22 @@ def _ranges(seeds: Sequence[int]) -> str:
     return f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds))
 
 
-def question(study: Study) -> str:
-    """The claim, the grid, and what the papers say about it."""
+def question(study: Study, names: Mapping[str, str] | None = None) -> str:
+    """The claim, the grid, and what the papers say about it.
+
+    Args:
+        study: the runs.
+        names: by label of an arm what figures print for it.
+    """
     design = study.design
-    comments = [line for command in study.export.commands for line in sweep_comment(command["typed"])]
     arms = [arm + (" (baseline)" if arm == design.baseline else "") for arm in design.arms]
+    in_figures = [f"{arm} is {name}" for arm, name in (names or {}).items() if name != arm]
     entries = [
-        ("claim", " ".join(comments)),
+        *_claims(study),
         *planned_lines(study),
         ("sweep's file", file_line(study)),
         (design.axis, ", ".join(arms)),
+        ("in figures", "; ".join(in_figures)),
         (", ".join(design.others), ", ".join(design.blocks) if design.others else ""),
         ("swept", ", ".join(design.swept)),
         ("compared", f"{study.metric} at the last step, seed by seed, against {design.baseline}"),
@@ -100,20 +107,29 @@ def question(study: Study) -> str:
     return definitions((html.escape(key), html.escape(value)) for key, value in entries if value)
 
 
+def _claims(study: Study) -> list[tuple[str, str]]:
+    """The claim of every launch, with the sweep file that makes it where there are several."""
+    by_claim = {
+        claim: next((typed for typed in command["typed"] if typed.startswith("sweep=")), "")
+        for command in study.export.commands
+        if (claim := " ".join(claims(command)))
+    }
+    several = len(by_claim) > 1
+    return [(f"claim, {of_file}" if several else "claim", claim) for claim, of_file in by_claim.items()]
+
+
+def _recipes(study: Study) -> list[str]:
+    """The command of every launch."""
+    lines = [
+        shlex.join(["python", *(command.get("argv") or ["train.py", "-m", *command["typed"]])])
+        for command in study.export.commands
+        if command["typed"]
+    ]
+    return list(dict.fromkeys(lines))
+
+
 def _datasets(study: Study) -> str:
     return ", ".join(sorted({str(run.row["dataset"]) for run in study.design.runs}))
-
-
-def sweep_comment(typed: Sequence[str]) -> list[str]:
-    """The comment that opens the sweep file which a command names."""
-    names = [override.split("=", 1)[1] for override in typed if override.startswith("sweep=")]
-    paths = [sweeps() / "sweep" / f"{name}.yaml" for name in names]
-    lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
-    return [
-        line.removeprefix("#").strip()
-        for line in lines
-        if line.startswith("# ") and not line.startswith(("# @", "#   "))
-    ]
 
 
 def findings(study: Study) -> str:
@@ -127,10 +143,11 @@ def findings(study: Study) -> str:
         for arm, difference in study.differences(block).items()
         if not difference.primary
     ]
+    more = [*steered_findings(study), *reconciled(study)]
     if planned or sentences:
         first = f"<h3>Planned: {html.escape(str(study.planned_endpoint))}</h3>{items(planned)}"
-        rest = f"<h3>Exploratory: {html.escape(study.metric)}</h3>{items(sentences)}"
-        return (first if planned else "") + (rest if sentences else "") + HOW_TO_READ
+        rest = f"<h3>Exploratory: {html.escape(study.metric)}</h3>{items([*sentences, *more])}"
+        return (first if planned else "") + (rest if sentences or more else "") + HOW_TO_READ
     gained = [_gained(*entry) + "." for entry in gains(study)]
     how = f"<p class='quiet'>{HOW} A gain has no arm beside it: it says nothing of why.</p>"
     shown = items(gained) + how if gained else "<p>No run has two evaluations question by question.</p>"
@@ -169,9 +186,8 @@ def again(study: Study) -> str:
     """Commits, the commands that were typed, and the command of this page."""
     rows = [run.row for run in study.design.runs]
     commits = sorted({str(row["commit"]) for row in rows})
-    typed = [command["typed"] for command in study.export.commands if command["typed"]]
-    lines = [f"git checkout {commit}" for commit in commits]
-    lines += [f"python train.py -m {shlex.join(overrides)}" for overrides in typed]
+    typed = _recipes(study)
+    lines = [*(f"git checkout {commit}" for commit in commits), *typed]
     commands = [json.loads(row["command"]) for row in rows if row["command"]]
     singles = [shlex.join(["python", *command]) for command in commands if command]
     made = commit()

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from analysis.data import paper
 from analysis.data.export import Frame
-from analysis.report.study_table import EMPTY, label, mean_cell, percent_cell, study_table
+from analysis.report.study_table import DASH, EMPTY, label, mean_cell, percent_cell, study_table
 from analysis.report.table_cells import Table, TableCell, estimate_cell
-from analysis.stats.intervals import Interval
+from analysis.stats.intervals import Interval, mean_interval
 from analysis.study.span_value import FILE, agreement, by_kind
-from analysis.study.study import Study, late_means
+from analysis.study.study import Study, late_counts, late_means
 
 HEAD = (
     "kind of span",
@@ -18,6 +18,8 @@ HEAD = (
     "policy gradient, %",
     "gradient / tokens",
     "negative drops, %",
+    "runs",
+    "steps",
 )
 DISTRACTORS = "credit/distractors"
 TRUTH_FOOT = (
@@ -42,7 +44,8 @@ def importance(study: Study) -> Table | None:
     if not kinds:
         return None
     metrics = [*span_metrics(kinds), DISTRACTORS]
-    late = late_means(study.curve(*metrics), metrics)
+    curves = study.curve(*metrics)
+    late, counts = late_means(curves, metrics), late_counts(curves, metrics)
     rows: list[list[TableCell]] = []
     for block in study.design.blocks:
         for arm in study.arms(block):
@@ -51,9 +54,11 @@ def importance(study: Study) -> Table | None:
                 continue
             sources = study.names([arm], block)
             rows.append([TableCell(label(block, arm))])
-            rows += [_kind_row(runs, kind, sources) for kind in kinds]
+            steps = counts[counts["run"].isin(runs["run"])]
+            rows += [_kind_row(runs, steps, kind, sources) for kind in kinds]
             negative = percent_cell(list(runs[DISTRACTORS].dropna()), sources)
-            rows.append([TableCell("all spans", runs=sources), *[EMPTY] * 4, negative])
+            resting = _resting_on(runs, steps, DISTRACTORS, sources)
+            rows.append([TableCell("all spans", runs=sources), *[EMPTY] * 4, negative, *resting])
     claims = [
         f"arXiv {source}: {claim} [{mark}]."
         for source, claim, mark in paper.CLAIMS
@@ -62,7 +67,8 @@ def importance(study: Study) -> Table | None:
     foot = [
         "Mean of the last quarter of a run's steps, then over seeds with Student's 95% interval. Drop: how "
         "much hiding the span lowers the score that the weighting uses; shares are of the scored "
-        "completions' trained tokens and of their policy gradient.",
+        "completions' trained tokens and of their policy gradient. Runs, steps: in how many runs, and in how "
+        "many steps of one, such spans were scored there; a kind that is rare rests on few.",
         *claims,
     ]
     return (
@@ -70,16 +76,32 @@ def importance(study: Study) -> Table | None:
     )
 
 
-def _kind_row(runs: Frame, kind: str, sources: Sequence[str]) -> list[TableCell]:
+def _kind_row(runs: Frame, steps: Frame, kind: str, sources: Sequence[str]) -> list[TableCell]:
     drop, tokens, gradient = (runs[name].dropna() for name in span_metrics([kind]))
+    ratios = list((gradient / tokens).dropna())
+    # Neither share is below 0, so their ratio is not.
+    ratio = estimate_cell(mean_interval(ratios).within(0), sources, digits=2) if ratios else DASH
     return [
         TableCell(kind, runs=tuple(sources)),
         mean_cell(list(drop), sources),
         percent_cell(list(tokens), sources),
         percent_cell(list(gradient), sources),
-        mean_cell(list((gradient / tokens).dropna()), sources, digits=2),
+        ratio,
         EMPTY,
+        *_resting_on(runs, steps, span_metrics([kind])[0], sources),
     ]
+
+
+def _resting_on(
+    runs: Frame, steps: Frame, metric: str, sources: Sequence[str]
+) -> tuple[TableCell, TableCell]:
+    """In how many runs a metric has a value, of how many; and in how many steps of those runs."""
+    counted = steps[metric][steps[metric] > 0]
+    there = TableCell(f"{runs[metric].notna().sum()} of {len(runs)}", runs=tuple(sources))
+    if counted.empty:
+        return there, DASH
+    low, high = int(counted.min()), int(counted.max())
+    return there, TableCell(str(low) if low == high else f"{low} to {high}", runs=tuple(sources))
 
 
 def truth(study: Study) -> list[Table]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from analysis.stats.intervals import Interval
 from analysis.study.comparison import BETTER, CLAIMS, WORSE, Difference
@@ -71,6 +71,24 @@ class Table:
     def runs(self) -> tuple[str, ...]:
         """All runs behind it, in the order of their first cell."""
         return tuple(dict.fromkeys(run for row in self.rows for cell in row for run in cell.runs))
+
+    def with_columns(self, columns: Sequence[str]) -> "Table":
+        """The first column and those that are named, in that order: by their head or how one begins.
+
+        Raises:
+            ValueError: if no column is named so, or several are.
+        """
+        places = [0]
+        for name in columns:
+            matching = [place for place, head in enumerate(self.head) if head == name]
+            matching = matching or [place for place, head in enumerate(self.head) if head.startswith(name)]
+            if len(matching) != 1:
+                count = "more than one column" if matching else "no column"
+                heads = "; ".join(self.head)
+                raise ValueError(f"columns={name}: of {self.name} {count} begins so; they are {heads}")
+            places += [matching[0]] if matching[0] not in places else []
+        rows = [row if len(row) == 1 else [row[place] for place in places] for row in self.rows]
+        return replace(self, head=[self.head[place] for place in places], rows=rows)
 
     def commits(self, runs: Sequence[str]) -> list[str]:
         """The commits of some of its runs, shortened."""

@@ -3,17 +3,19 @@
 from analysis.report.accuracy_tables import accuracy, before_after, grid
 from analysis.report.budget_table import budget_tables
 from analysis.report.cost_table import cost
+from analysis.report.drift_tables import matched_drift_table, steered_drift_table
 from analysis.report.endpoint_table import endpoint_table
 from analysis.report.evaluation_tables import set_tables
 from analysis.report.gains import of_runs
 from analysis.report.papers_table import papers
 from analysis.report.plan_table import primary_table
 from analysis.report.planned_table import planned
+from analysis.report.sigmoid_table import sigmoid_table
 from analysis.report.span_tables import importance, truth
 from analysis.report.statistics_table import statistics
 from analysis.report.strata_table import strata_tables
 from analysis.report.table_cells import Table
-from analysis.report.training_tables import matched_drift, sampled, steps_to_baseline
+from analysis.report.training_tables import sampled, steps_to_baseline
 from analysis.report.variance_table import variance
 from analysis.study.endpoint import read_endpoint
 from analysis.study.study import Study
@@ -49,8 +51,10 @@ def all_tables(study: Study) -> list[Table]:
         *budget_tables(study),
         *set_tables(study),
         sampled(study),
-        matched_drift(study),
+        steered_drift_table(study),
+        matched_drift_table(study),
         steps_to_baseline(study),
+        sigmoid_table(study),
         importance(study),
         statistics(study),
         cost(study),

@@ -1,6 +1,6 @@
-"""The tables on the course of training: sampled accuracy, spread and length; steps to the baseline; drift."""
+"""The tables on the course of training: sampled accuracy, spread and length; steps to the baseline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -9,23 +9,20 @@ from analysis.data import paper
 from analysis.data.export import Frame
 from analysis.report.study_table import (
     BY_SEED,
-    DASH,
     EMPTY,
     block_heading,
     level_cell,
-    levels,
     mean_cell,
-    percent_cell,
     study_table,
 )
 from analysis.report.table_cells import Table, TableCell, difference_cells, estimate_cell, number
 from analysis.stats.intervals import mean_interval, spread_interval, spread_ratio
 from analysis.study.comparison import Difference, corrected, difference
-from analysis.study.study import DRIFT, Study
+from analysis.study.study import Study
 
 PASS = "eval/pass@"
-# Evaluations of a run without which a table on its course says nothing.
-FEWEST_FOR_SPEED, FEWEST_FOR_DRIFT = 8, 2
+# Evaluations of a run without which a table on its speed says nothing.
+FEWEST_FOR_SPEED = 8
 SPREAD_HEAD = (
     "spread, points",
     "spread / baseline's",
@@ -114,10 +111,7 @@ def steps_to_baseline(study: Study) -> Table | None:
         goal = float(np.mean(list(ends.values())))
         firsts = {arm: _steps_to(goal, study.metric, curves, arm, block) for arm in study.arms(block)}
         steps = {arm: by_seed for arm, (by_seed, _) in firsts.items()}
-        differences = {
-            arm: replace(made, higher_is_better=False)
-            for arm, made in _differences_by_seed(steps, base).items()
-        }
+        differences = _differences_by_seed(steps, base)
         rows += block_heading(study, block)
         for arm, by_seed in steps.items():
             arm_runs, pair_runs = study.names([arm], block), study.names([arm, base], block)
@@ -162,7 +156,7 @@ def _steps_to(goal: float, metric: str, curves: Frame, arm: str, block: str) -> 
 
 
 def _differences_by_seed(values: Mapping[str, Mapping[int, float]], base: str) -> dict[str, Difference]:
-    """Every arm's values against the baseline's on common seeds, p corrected over them."""
+    """Every arm's values, of which less is better, against the baseline's on common seeds, p corrected."""
     theirs = values.get(base, {})
     out: dict[str, Difference] = {}
     for arm, ours in values.items():
@@ -171,94 +165,5 @@ def _differences_by_seed(values: Mapping[str, Mapping[int, float]], base: str) -
             out[arm] = difference(
                 np.array([ours[seed] for seed in seeds]), np.array([theirs[seed] for seed in seeds])
             )
-    return dict(zip(out, corrected(list(out.values())), strict=True))
-
-
-def at_drift(drifts: Sequence[float], scores: Sequence[float], target: float) -> float:
-    """The score when the drift first reaches a target, linear between evaluations; NaN where it never does.
-
-    Example:
-        >>> at_drift([0.0, 1.0, 3.0], [0.5, 0.6, 0.8], 2.0)
-        0.7
-    """
-    for index, drift in enumerate(drifts):
-        if drift >= target:
-            if index == 0:
-                return float(scores[0])
-            share = (target - drifts[index - 1]) / (drift - drifts[index - 1])
-            return float(scores[index - 1] + share * (scores[index] - scores[index - 1]))
-    return float("nan")
-
-
-def matched_drift(study: Study) -> Table | None:
-    """Accuracy where all runs have drifted equally far; None without drift or evaluations on the way.
-
-    A description without verdict. A block in which a run passes that drift before its first evaluation after
-    the start has no row but why: between the start and there nothing was measured.
-    """
-    curves = study.curve(study.metric, DRIFT).dropna()
-    if _evaluations(curves) < FEWEST_FOR_DRIFT or not curves[DRIFT].max() > 0:
-        return None
-    axis, base = study.design.axis, study.design.baseline
-    rows: list[list[TableCell]] = []
-    for block in study.design.blocks:
-        of_block = curves[curves["block"] == block]
-        target = float(of_block.groupby("run")[DRIFT].max().min())
-        rows += block_heading(study, block)
-        early = _early(of_block, target)
-        rows += [[TableCell(early)]] if early else _matched_rows(study, of_block, target, block)
-    foot = [
-        f"Drift: {DRIFT}, KL from the start model at the start model's own answers, the same states for all "
-        "runs. Matched drift: the largest that every run of the block reaches; accuracy there is linear "
-        "between the two evaluations around where a run first reaches it. Coefficients of different "
-        "divergences are not comparable, drifts are.",
-        "A description of the paths, without verdict: accuracy is not a function of drift, and runs are "
-        "there after different numbers of steps. To hold both equal: beta_schedule=matched_drift.",
-        levels(study).replace("Levels: mean", "Accuracy at the end: mean"),
-    ]
-    head = [axis, "drift at the end, nats", "accuracy at the end, %", "matched drift, nats"]
-    head += ["accuracy there, %", f"difference from {base}"]
-    return study_table(study, f"matched_drift_{axis}", "Accuracy at matched drift", head, rows, foot)
-
-
-def _early(evaluations: Frame, target: float) -> str:
-    """Why accuracy at a drift is not known: runs pass it before their second evaluation; "" where none do."""
-    second = evaluations.sort_values("step").groupby("run").nth(1)
-    early = second[second[DRIFT] > target]
-    if early.empty:
-        return ""
-    arms = ", ".join(dict.fromkeys(early["arm"]))
-    return (
-        f"not known: {len(early)} runs ({arms}) pass {number(target, 4)} nats between their start and step "
-        f"{int(early['step'].max())}, where nothing was evaluated; evaluate more often (eval_every)"
-    )
-
-
-def _matched_rows(study: Study, evaluations: Frame, target: float, block: str) -> list[list[TableCell]]:
-    base = study.design.baseline
-    matched = {
-        arm: {
-            int(seed): at_drift(list(run[DRIFT]), list(run[study.metric]), target)
-            for seed, run in evaluations[evaluations["arm"] == arm].groupby("seed")
-        }
-        for arm in study.arms(block)
-    }
-    differences = _differences_by_seed(matched, base)
-    return [
-        [
-            TableCell(arm, runs=study.names([arm], block)),
-            _last_drift(study, arm, block),
-            level_cell(study, arm, block),
-            TableCell(number(target, 4)),
-            percent_cell(list(by_seed.values()), study.names([arm], block), study.questions(arm, block)),
-            difference_cells(differences.get(arm), study.names([arm, base], block))[0],
-        ]
-        for arm, by_seed in matched.items()
-    ]
-
-
-def _last_drift(study: Study, arm: str, block: str) -> TableCell:
-    values = list(study.scores(arm, block, DRIFT).values())
-    if not values:
-        return DASH
-    return estimate_cell(mean_interval(values).within(0), study.names([arm], block), digits=4)
+    fewer = [replace(gap, higher_is_better=False) for gap in out.values()]
+    return dict(zip(out, corrected(fewer), strict=True))

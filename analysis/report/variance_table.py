@@ -24,12 +24,12 @@ def of_comparison(study: Study, arm: str, block: str) -> Components | None:
     ours, theirs = study.pair(arm, block)
     if ours.ndim != 2 or min(ours.shape) < 2:
         return None
-    k = _samples(study)
+    k = samples_of_a_score(study)
     prediction = sampling_variance(ours, k) + sampling_variance(theirs, k)
     return components(ours - theirs, prediction)
 
 
-def _samples(study: Study) -> int:
+def samples_of_a_score(study: Study) -> int:
     """How many sampled answers a question's score is the mean of; 0 where it is no such mean."""
     parts = evaluation_metric(study.metric)
     quantity = "" if parts is None else parts.quantity
@@ -44,7 +44,7 @@ def _samples(study: Study) -> int:
 def variance(study: Study) -> Table | None:
     """The components of every comparison; None where no comparison has answers of several seeds."""
     axis, base = study.design.axis, study.design.baseline
-    sampled = _samples(study) > 1
+    sampled = samples_of_a_score(study) > 1
     more = {name: factors for name, factors in MORE.items() if name != "samples" or sampled}
     rows: list[list[TableCell]] = []
     for block in study.design.blocks:

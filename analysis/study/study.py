@@ -234,7 +234,7 @@ class Study:
             return None
         if any(not row.index.equals(rows[0].index) for row in rows) or not len(rows[0]):
             return None
-        return pd.DataFrame([row.to_numpy() for row in rows], index=list(seeds), columns=rows[0].index)
+        return pd.DataFrame(np.array([row.to_numpy() for row in rows]), list(seeds), rows[0].index)
 
     def matrix(
         self, arm: str, seeds: Sequence[int], block: str = "", metric: str | None = None
@@ -383,9 +383,18 @@ def _as_planned(gap: Difference, planned: Difference) -> Difference:
 
 def late_means(curves: Frame, names: Sequence[str]) -> Frame:
     """Means over the last quarter of each run's steps: run, arm, block, seed and the metrics."""
-    last = curves.groupby("run")["step"].transform("max")
-    late = curves[curves["step"] > 0.75 * last]
+    late = _late(curves)
     return late.groupby(["run", "arm", "block", "seed"], as_index=False)[list(names)].mean()
+
+
+def late_counts(curves: Frame, names: Sequence[str]) -> Frame:
+    """How many of those steps have a value: run and the metrics."""
+    return _late(curves).groupby("run", as_index=False)[list(names)].count()
+
+
+def _late(curves: Frame) -> Frame:
+    last = curves.groupby("run")["step"].transform("max")
+    return curves[curves["step"] > 0.75 * last]
 
 
 def study(
@@ -429,6 +438,10 @@ def study(
     named = endpoint(metric, choice.metric, export.names) if metric is not None and finished else None
     if named is not None and named.kind is Kind.END and named.is_share:
         choice, named = MetricChoice(named.metric, choice.reason if metric == ACCURACY else ""), None
+    if named is not None and not compared:
+        raise ValueError(
+            f"metric={metric}: runs one by one are shown by a share of their evaluations, such as {METRIC}"
+        )
     usable, allowed = check(export, begun, named.metric if named else choice.metric, allow, compared=compared)
     made = Study(
         export, usable, choice.metric, [*export.notes, *notes(allowed)], failed, choice.reason, budgets

@@ -21,5 +21,9 @@ class EvolutionSweeper(evolution_sweeper.EvolutionSweeper):
     """`hydra/sweeper=es`."""
 
 
+class CmaSweeper(evolution_sweeper.CmaSweeper):
+    """`hydra/sweeper=cma`."""
+
+
 class SweepsSearchPath(sweeps_path.SweepsSearchPath):
     """The path to `sweeps/`."""

@@ -66,6 +66,12 @@ COMMANDS: Mapping[str, Command] = {
     "gain": Command(
         "mirrorpo.tools.gain", "what one step gains under each weighting, to first order, before a sweep"
     ),
+    "strength": Command(
+        "mirrorpo.tools.strength", "the coefficient at which a penalty's gradient is a share of the policy's"
+    ),
+    "search-report": Command(
+        "mirrorpo.tools.search_report", "what a search for a mirror map found, beside its null searches"
+    ),
     "span-value": Command(
         "mirrorpo.tools.span_value", "re-roll a run's completions from before and behind its spans"
     ),

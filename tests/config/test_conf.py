@@ -46,6 +46,7 @@ def test_every_choice_composes_to_a_checked_cell(choice: str) -> None:
     needs = {
         "model=tiny_scratch": ["algo=sft"],
         "model=ledger_scratch": ["algo=sft"],
+        "model=exploit_scratch": ["algo=sft"],
         "weighting=oracle": ["model=ledger"],
     }
     cfg = composed(choice, *needs.get(choice, []))

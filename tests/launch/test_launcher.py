@@ -18,6 +18,7 @@ from cli import (
     environment,
     folder,
     folders,
+    launched,
     manifest,
     rows,
     succeeded,
@@ -94,7 +95,7 @@ def test_a_reason_is_of_this_launch_whatever_the_file_servers_clock_says(
 ) -> None:
     folder = RunFolder(cell_here(f"out={tmp_path}").folder)
     planned = PlannedCell((), cell_here(f"out={tmp_path}"), None)
-    launcher = LocalLauncher(jobs=1, gpus=[], only=None, dry_run=False, fitness=None)
+    launcher = LocalLauncher(jobs=1, gpus=[], preload=True, only=None, dry_run=False, fitness=None)
     monkeypatch.setattr(launcher, "arguments_of", lambda _: [])
     script = tmp_path / "train.py"
     monkeypatch.setattr(sys, "argv", [str(script)])
@@ -111,7 +112,9 @@ def test_a_reason_is_of_this_launch_whatever_the_file_servers_clock_says(
 
 
 def test_cells_return_their_fitness_to_the_sweeper(tmp_path: Path) -> None:
-    launcher = LocalLauncher(jobs=1, gpus=[], only=None, dry_run=False, fitness="eval/greedy_accuracy")
+    launcher = LocalLauncher(
+        jobs=1, gpus=[], preload=True, only=None, dry_run=False, fitness="eval/greedy_accuracy"
+    )
     returned = partial(launcher._job_return, ["seed=0"], PlannedCell((), cell_here(f"out={tmp_path}"), None))
     folder = RunFolder(cell_here(f"out={tmp_path}").folder)
     for failure, reason in ((None, "is not done"), ("NotFinite", "NotFinite")):
@@ -132,18 +135,18 @@ def test_cells_return_their_fitness_to_the_sweeper(tmp_path: Path) -> None:
 def test_cells_can_be_chosen_by_a_file(tmp_path: Path) -> None:
     file = tmp_path / "only"
     file.write_text("arm/seed=0\narm/seed=1\n")
-    launcher = LocalLauncher(jobs=1, gpus=[], only=f"@{file}", dry_run=False, fitness=None)
+    launcher = LocalLauncher(jobs=1, gpus=[], preload=True, only=f"@{file}", dry_run=False, fitness=None)
     assert launcher.only == {"arm/seed=0", "arm/seed=1"}
     for only, reason in (("arm", "give a list of cells, or @FILE"), ("@nowhere", "No such file")):
         with pytest.raises(LaunchError, match=reason):
-            LocalLauncher(jobs=1, gpus=[], only=only, dry_run=False, fitness=None)
+            LocalLauncher(jobs=1, gpus=[], preload=True, only=only, dry_run=False, fitness=None)
 
 
 def test_a_cell_that_another_process_holds_is_refused_alone_and_left_alone_in_a_grid(
     tmp_path: Path,
 ) -> None:
     cell = (*SMALL, "steps=60", f"out={tmp_path}")
-    busy = subprocess.Popen(command(*cell), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    busy = launched(*cell, cwd=tmp_path)
     try:
         while busy.poll() is None and not appeared(tmp_path, "metrics.jsonl"):
             time.sleep(0.02)
@@ -161,15 +164,7 @@ def test_a_cell_that_another_process_holds_is_refused_alone_and_left_alone_in_a_
 def interrupted(tmp_path: Path, times: int, *overrides: str) -> tuple[int, str, str]:
     """A grid that is sent Ctrl-C as a terminal does, to the cell too, after its first step; how it ends."""
     grid = ("-m", "seed=0,1", *SMALL, "steps=5000", "eval_questions=0", "checkpoint_every=5000", *overrides)
-    process = subprocess.Popen(
-        command(*grid, f"out={tmp_path}"),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-    )
+    process = launched(*grid, f"out={tmp_path}", cwd=tmp_path, leads=True)
     while process.poll() is None and not any(
         '"step": 1,' in path.read_text() for path in tmp_path.rglob("timings.jsonl")
     ):
@@ -178,6 +173,7 @@ def interrupted(tmp_path: Path, times: int, *overrides: str) -> tuple[int, str, 
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.01)
     output, errors = process.communicate(timeout=120)
+    assert process.returncode is not None
     return process.returncode, output, errors
 
 
@@ -282,7 +278,8 @@ def test_a_search_has_no_grid_and_is_not_judged_by_the_test_questions(tmp_path: 
     for words, said in (
         (("seed=0,1",), "seed=0,1: a search has no grid"),
         (("eval_split=test",), "use validation"),
-        (("eval_questions=0",), "its accuracy"),
+        (("eval_questions=0", "hydra.sweeper.fitness=eval/greedy_accuracy"), "set how many"),
+        (("hydra.sweeper.search.rule=published",), "shaping=ranks: rule=published has raw"),
     ):
         result = train(*search, *words, cwd=tmp_path)
         assert result.returncode == 1 and said in result.stderr, result.stdout + result.stderr

@@ -348,16 +348,12 @@ def test_a_search_for_a_mirror_map_that_is_killed_in_its_second_generation_ends_
         "-m",
         "hydra/sweeper=es",
         "divergence=neural_mirror",
-        "divergence.beta=100",
+        "divergence.beta=1",
         *CELL,
         "steps=2",
         "name=search",
         "hydra.sweeper.generations=2",
         "hydra.sweeper.search.pairs=1",
-        "hydra.sweeper.search.accept=always",
-        "hydra.sweeper.search.step=1",
-        "hydra.sweeper.search.sigma=0.1",
-        "hydra.sweeper.search.shaping=ranks",
         "hydra.sweeper.fitness=drift/tv",
     )
     jobs = (*LAUNCHER, "hydra.launcher.poll_s=0.5")

@@ -61,6 +61,30 @@ def test_native_computes_a_prompt_once_for_its_group(model: LanguageModel) -> No
     assert rows_forwarded(native(), model, group_size=8, max_new_tokens=2)[0] == len(RAGGED)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "attention", "settings", "computed"),
+    [
+        ("qwen3", "sdpa", {}, 3),
+        ("gpt2", "eager", {}, 3),
+        ("bloom", "eager", {}, 3),
+        ("mistral", "sdpa", {"sliding_window": 6}, 6),
+    ],
+    ids=["qwen3", "gpt2", "ALiBi", "sliding window"],
+)
+def test_native_reads_beginnings_off_the_longest_prompt(
+    model_type: str, attention: str, settings: Mapping[str, Any], computed: int
+) -> None:
+    prompts = [[5, 6, 7], [4], [5], [5, 6, 7, 8, 9, 4, 3, 11], [5, 6, 7, 7], [5, 6, 7, 8, 9]]
+    model = tiny(model_type, attention, **settings)
+    shared, alone = (
+        sample(native(), model, prompts, temperature=1.0, nested=nested) for nested in (True, False)
+    )
+    assert same(shared, alone)
+    assert len({tuple(row) for row in ids(shared)}) > len(prompts)
+    assert rows_forwarded(native(), model, prompt_ids=prompts, nested=True)[0] == computed
+    assert same(sample(native(rows_at_once=6), model, prompts, nested=True), alone)
+
+
 def test_native_drops_finished_rows(model: LanguageModel) -> None:
     rows = rows_forwarded(native(compact_at=1e-6), model, group_size=8)
     lengths = [len(row) for row in ids(sample(native(), model, group_size=8))]
@@ -178,3 +202,30 @@ def test_native_samples_from_models_that_keep_a_state(name: str) -> None:
     for completion in completions:
         alone = plain_logprobs(hybrid, completion.prompt_ids, completion.ids, 1.0)
         torch.testing.assert_close(torch.tensor(completion.logprobs), alone.detach(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows_at_once", [4, 1000])
+def test_native_answers_greedily_beside_its_samples_and_computes_a_prompt_once(
+    model: LanguageModel, rows_at_once: int
+) -> None:
+    engine = native(rows_at_once=rows_at_once)
+    greedy, sampled = sample(engine, model, temperature=0.0, group_size=1), sample(engine, model)
+    both = sample(engine, model, with_greedy=True, by_length=True)
+    assert same([both[row] for row in range(0, 16, 4)], greedy)
+    assert same([both[row] for row in range(16) if row % 4], sampled)
+    if rows_at_once == 1000:
+        assert rows_forwarded(engine, model, with_greedy=True)[0] == len(RAGGED)
+    else:
+        # Four rows are one prompt's; prompts of like length come together, so that few places are padding.
+        assert places(engine, model, by_length=True) < places(engine, model)
+
+
+def places(engine: Native, model: LanguageModel, **settings: Any) -> int:
+    """Places of the prompts that are computed, two at once."""
+    seen: list[int] = []
+    hook = model.decoder.register_forward_pre_hook(
+        lambda _module, _arguments, named: seen.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    sample(native(rows_at_once=2), model, group_size=1, max_new_tokens=1, **settings)
+    hook.remove()
+    return sum(seen)

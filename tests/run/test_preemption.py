@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli import SMALL, command, environment, folder, manifest, succeeded, train
+from cli import SMALL, folder, launched, manifest, succeeded, train
 
 from mirrorpo.run.preemption import (
     FRUITLESS_LAUNCHES,
@@ -174,14 +174,7 @@ def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_to_the_same_end(
     tmp_path: Path, signum: signal.Signals, status: int, state: str, undisturbed: bytes
 ) -> None:
     # In a group of its own, which gets the signal as a terminal sends it: to helpers too.
-    process = subprocess.Popen(
-        command(*OVERRIDES, f"out={tmp_path / 'stopped'}"),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-        process_group=0,
-    )
+    process = launched(*OVERRIDES, f"out={tmp_path / 'stopped'}", cwd=tmp_path, leads=True)
     while process.poll() is None and not any(
         '"step": 1' in path.read_text() for path in (tmp_path / "stopped").rglob("metrics.jsonl")
     ):

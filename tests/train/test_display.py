@@ -14,7 +14,7 @@ from completions import completion_of
 from mirrorpo.core.batch import Prompt, Verdict
 from mirrorpo.rollout.collector import Answer
 from mirrorpo.run.folder import RunFolder
-from mirrorpo.train.display import Display, readable, sample_rows, write_text
+from mirrorpo.train.display import Display, evaluation_note, readable, sample_rows
 
 
 @pytest.fixture(autouse=True)
@@ -358,6 +358,31 @@ def test_no_answers_are_an_empty_text() -> None:
     assert sample_rows([], 3) == ""
 
 
-def test_a_text_file_gets_its_folder(tmp_path: Path) -> None:
-    write_text(tmp_path / "completions" / "step_000001.md", "text")
-    assert (tmp_path / "completions" / "step_000001.md").read_text() == "text"
+def test_a_log_says_that_a_long_evaluation_begins_and_a_bar_says_so_of_any(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Display(100, 0, enabled=True) as display:
+        display.evaluating(0, {"": 200, "far": 40})
+        display.evaluating(10, {"": 200})
+        display.step(10, {"eval/greedy_accuracy": 0.5, "eval_s": 31.0}, 1.0)
+        display.evaluating(20, {"": 200})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "evaluating the start model on 200 held-out questions, 40 far questions"
+    assert [line for line in lines if "after step" in line] == [
+        "evaluating after step 20 on 200 held-out questions"
+    ]
+
+
+def test_a_run_that_was_mostly_evaluated_names_an_eval_every_under_which_it_was_less() -> None:
+    def timings(every: int) -> list[dict[str, Any]]:
+        return [
+            {"step": step, "seconds": float(step > 0)} | ({"eval_s": 10.0} if step % every == 0 else {})
+            for step in range(401)
+        ]
+
+    assert evaluation_note(timings(200)) == "" and evaluation_note([]) == ""
+    note = evaluation_note(timings(10))
+    assert note.startswith("note: 51% of 810 s went into 41 evaluations; with eval_every=")
+    every = int(note.split("eval_every=")[1].split()[0])
+    evaluated = sum("eval_s" in row for row in timings(every))
+    assert 0.09 < 10 * evaluated / (10 * evaluated + 400) < 0.12

@@ -303,3 +303,38 @@ def test_a_verifier_without_a_verdict_on_most_answers_stops_the_evaluation() -> 
         RuntimeError, match="evaluation at step 0: the verifier gave no verdict on 3 of 4 answers"
     ):
         unsure("#### 0", "#### 9", "it is 1")
+
+
+@dataclass
+class Both(Scripted):
+    """The script, by an engine that has a greedy answer beside the sampled ones."""
+
+    answers_both = True
+
+    def generate(self, model: Any, request: RolloutRequest) -> Sequence[Completion]:
+        answers = super().generate(model, request)
+        if not request.with_greedy:
+            # Of the questions that are not sampled; the script goes by place.
+            greedy = GREEDY[-len(answers) :]
+            return [replace(answer, text=text, truncated=text == "", ids=[5] * (len(text) + 1))
+                    for answer, text in zip(answers, greedy, strict=True)]  # fmt: skip
+        greedy = super().generate(model, replace(request, temperature=0.0, group_size=1))
+        size = request.group_size
+        groups = [answers[start : start + size] for start in range(0, len(answers), size)]
+        return [answer for first, others in zip(greedy, groups, strict=True) for answer in (first, *others)]
+
+
+@pytest.mark.parametrize("sampled", [0, 3, 4])
+def test_an_engine_that_answers_both_gives_the_same_evaluation_in_fewer_calls(sampled: int) -> None:
+    apart, together = Scripted(), Both()
+    arms = [evaluator(engine, sampled_questions=sampled)(Nothing(), 2) for engine in (apart, together)]
+    assert arms[0].metrics == arms[1].metrics and arms[0].rows == arms[1].rows
+    prompts = [
+        sum(len(call["uids"]) for call in engine.asked if call["temperature"]) for engine in (apart, together)
+    ]
+    assert prompts == [sampled, sampled]
+    if sampled:
+        seeds = [
+            next(call["seed"] for call in engine.asked if call["temperature"]) for engine in (apart, together)
+        ]
+        assert seeds[0] == seeds[1]

@@ -174,6 +174,11 @@ def test_unverifiable_is_counted_even_when_there_is_none() -> None:
     assert rollout_metrics(known, batch(), ADVANTAGES, uniform())["outcome/unverifiable"] == 0
 
 
+def test_declared_outcomes_are_counted_even_where_there_is_none() -> None:
+    made = rollout_metrics(VERDICTS, batch(), ADVANTAGES, uniform(), ["right", "exploit"])
+    assert (made["outcome/exploit"], made["outcome/right"], made["outcome/wrong"]) == (0, 3, 1)
+
+
 @pytest.mark.parametrize(
     ("advantages", "share"), [([0.0] * 6, 1.0), ([0, 0, 0, 0, 0, -1e-3], 0.5), ([1, -1, 0, 1, 0, -1], 0.0)]
 )

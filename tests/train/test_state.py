@@ -70,6 +70,9 @@ def killed(tmp_path: Path) -> RunFolder:
                 folder.evaluation(step, name).write_text(json.dumps({"uid": "a", "step": step}) + "\n")
         folder.metrics.append({"step": step, "reward/mean": step / 7})
         folder.timings.append({"step": step, "seconds": 1.0})
+        if step > 0:
+            folder.completions.append(step, f"# Step {step}\n\n~~~~\n<!-- step 1 -->\n~~~~\n")
+            folder.credit.extend([{"step": step, "uid": uid} for uid in "ab"])
         if step in (3, 6):
             saver.save(step, Progress(position=step, beta=0.1, budget=Budget()), ["c0"])
     return folder
@@ -158,6 +161,11 @@ def test_a_resume_keeps_all_that_is_whole_and_says_in_one_line_what_is_not(
     kept = b"".join(rows[: step + 1]) if step else b""
     assert (killed.metrics.path.read_bytes() if killed.metrics.path.exists() else b"") == kept
     assert all(row["step"] <= step for row in killed.timings.rows())
+    # What is shown of each step is cut too; a section that a model writes is none.
+    shown = range(1, step + 1) if killed.credit.path.exists() else ()
+    assert [row["step"] for row in killed.credit.stream()] == [done for done in shown for _ in "ab"]
+    sections = killed.completions.path.read_text().split("\n\n<!--") if shown else []
+    assert ["# Step" in section for section in sections] == [True] * len(shown)
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == bool(named) and all(named in text for text in warnings), warnings
     if named:
@@ -251,3 +259,31 @@ def test_a_damaged_manifest_is_made_again_from_the_newest_checkpoint(
     assert fresh.manifest()["launches"] == [{"from_step": 0}]
     kept = killed.path / "manifest.damaged.json"
     assert (kept.read_bytes() if damaged is not None else None) == damaged
+
+
+def test_files_of_single_steps_are_cut_and_the_run_goes_on_in_one_file(killed: RunFolder) -> None:
+    """A run of version 0.1.0 has a file of completions, and one of their weights, for each step."""
+    killed.completions.path.unlink()
+    killed.credit.path.unlink()
+    for step in range(1, 9):
+        for path in (f"completions/step_{step:06d}.md", f"credit/step_{step:06d}.jsonl"):
+            (killed.path / path).parent.mkdir(exist_ok=True)
+            (killed.path / path).write_text("{}\n")
+    assert checkpoints(killed).resume(killed, "c0").step == 6
+    names = sorted(path.stem for path in killed.path.glob("c*/step_*.*"))
+    assert names == sorted(2 * [f"step_{step:06d}" for step in range(1, 7)])
+    assert set(killed.digests_beside()) == {
+        "timings.jsonl",
+        *(f"credit/step_{step:06d}.jsonl" for step in range(1, 7)),
+    }
+
+
+def test_a_section_or_a_row_that_a_kill_tore_goes_at_resume(killed: RunFolder) -> None:
+    before = killed.completions.path.read_bytes(), killed.credit.path.read_bytes()
+    for torn in ("<!-- st", "<!-- step 9 -->\n# Step 9", "<!-- step 9 -->\n# Step 9\n\n~~~~\nand"):
+        for path, content in zip((killed.completions.path, killed.credit.path), before, strict=True):
+            path.write_bytes(content + torn.encode())
+        with killed.credit.path.open("ab") as file:
+            file.truncate(len(before[1]) + 3)
+        assert killed.cut_shown(8) == []
+        assert (killed.completions.path.read_bytes(), killed.credit.path.read_bytes()) == before, torn

@@ -30,6 +30,7 @@ from cli import (
 from hydra.errors import ConfigCompositionException
 from safetensors.torch import load_file
 
+from mirrorpo.core.batch import Prompt
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.train import loaded
@@ -45,6 +46,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = train_in_new_python(*SMALL, f"out={out}", cwd=out)
     succeeded(result, said=["held-out questions", "metrics.jsonl"])
     return out
+
+
+def test_a_model_from_scratch_has_words_for_the_questions_of_an_evaluation_too() -> None:
+    first, other = (
+        Prompt(uid=word, question=word, gold="1", demonstration="#### 1") for word in ("sun", "owl")
+    )
+    questions = Questions(train=[first], evaluation=[other], left_out={}, content={})
+    assert list(loaded.corpus_of(questions)) == ["sun\n", "#### 1", "owl\n"]
 
 
 def test_a_run_leaves_every_file_of_the_design(finished: Path) -> None:
@@ -82,7 +91,11 @@ def test_a_run_leaves_every_file_of_the_design(finished: Path) -> None:
         len(answers) == 12
         and {"uid", "strict", "flexible", "tokens", "truncated", "completion"} <= answers[0].keys()
     )
-    assert "reward" in (run / "completions" / "step_000003.md").read_text()
+    # A file for all steps: a thousand runs of a thousand steps are not to be two million files.
+    shown = (run / "completions.md").read_text()
+    assert [f"# Step {step}\n" in shown for step in range(5)] == [False, True, True, True, False]
+    assert {row["step"] for row in rows(run / "credit.jsonl")} == {1, 2, 3}
+    assert "credit.jsonl" in manifest(run)["sha256_beside"] and not (run / "credit").exists()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_000002", "step_000003"]
 
 

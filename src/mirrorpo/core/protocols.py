@@ -227,6 +227,17 @@ class DeclaresSources(Protocol):
 
 
 @runtime_checkable
+class DeclaresOutcomes(Protocol):
+    """A reward that says which outcomes its verdicts have; any reward may.
+
+    Each is then counted at every step, where it is zero too, so that means over steps are unbiased.
+    """
+
+    @property
+    def outcomes(self) -> Sequence[str]: ...
+
+
+@runtime_checkable
 class OutputHead(Protocol):
     """Last hidden states to logits over the vocabulary, as the trainer reads them.
 
@@ -301,6 +312,16 @@ class RolloutEngine(Protocol):
     def serves_remotely(self) -> bool: ...
 
     def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]: ...
+
+
+@runtime_checkable
+class AnswersBoth(Protocol):
+    """An engine that reads `with_greedy` of a request: a prompt is computed once for a greedy completion and
+    for sampled ones, which is what an evaluation asks for.
+    """
+
+    @property
+    def answers_both(self) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -683,6 +704,17 @@ class SegmentCredit(Protocol):
     def credit(
         self, batch: RolloutBatch, scorer: Scorer, roller: Roller, seed: int
     ) -> tuple[PerToken, Sequence[ScoredSpan]]: ...
+
+
+@runtime_checkable
+class BoundsRolls(Protocol):
+    """Segment credit that says how many rolls of a completion it makes at most; any may.
+
+    It is asked before anything is allocated.
+    """
+
+    @property
+    def most_rolls(self) -> int: ...
 
 
 @runtime_checkable

@@ -117,3 +117,12 @@ def restore_global_state(state: GlobalState) -> None:
     # It may have been taken where there were more devices, or fewer.
     for device, rng_state in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
         torch.cuda.set_rng_state(rng_state, device)
+
+
+def seed_anew() -> None:
+    """Seed the global generators of a forked process from the system, as its own start would have.
+
+    Runs draw from named streams; what draws from these would be the same in every fork of one process.
+    """
+    torch.default_generator.seed()
+    np.random.seed()

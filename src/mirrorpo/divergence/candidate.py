@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 import torch
 from torch import Tensor
 
 from mirrorpo.core.seeds import generator
 from mirrorpo.divergence.map_file import map_file
+from mirrorpo.divergence.map_scale import MapScale
 
 # theta -> number, number -> theta. What makes every number non-negative, and with it the potential convex;
 # `none` does not.
@@ -33,19 +34,27 @@ def noise(seed: int, count: int) -> Tensor:
     return torch.randn(count, dtype=torch.float64, generator=generator(seed, "es"))
 
 
+class _Scale(TypedDict):
+    p: list[float]
+    q: list[float]
+    value: float
+
+
 class _Generation(TypedDict):
     # What is read of a generation's file.
     mean: list[float]
     sigma: float
     positivity: str
+    scale: NotRequired[_Scale | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """380 numbers from a search's generation: positive(mean + sign sigma noise).
+    """380 numbers from a search's generation: positive(mean + sign sigma noise), at the search's scale.
 
-    The generation's file holds `mean` (the search's theta), `sigma` and `positivity`. Two candidates with one
-    noise and opposite signs are an antithetic pair.
+    The generation's file holds `mean` (the search's theta), `sigma`, `positivity` and, where maps are to be
+    of one strength, `scale` (`MapScale`). Two candidates with one noise and opposite signs are an antithetic
+    pair.
 
     Attributes:
         generation: the file, or `mirrorpo:<name>` for one of `divergence/maps`, which ship with the package.
@@ -89,7 +98,9 @@ class Candidate:
         file = self._file
         mean = torch.tensor(file["mean"], dtype=torch.float64)
         forward, _ = POSITIVITY[file["positivity"]]
-        return forward(mean + self.sign * file["sigma"] * noise(self.noise, len(mean)))
+        values = forward(mean + self.sign * file["sigma"] * noise(self.noise, len(mean)))
+        scale = file.get("scale")
+        return values if scale is None else MapScale(**scale).scaled(values)
 
     @cached_property
     def _file(self) -> _Generation:

@@ -83,7 +83,7 @@ class Later:
         with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(self.record, indent=2, default=str) + "\n")
-        return {row["step"] for row in self.metrics.steps()[0]}
+        return {row["step"] for _, row in self.metrics.numbered() if row is not None}
 
     def add(self, step: int, evaluation: Evaluation) -> None:
         """Write a step's rows, then its metrics, which make them count."""

@@ -15,6 +15,9 @@ from torch import Tensor
 from mirrorpo.core.seeds import derive
 from mirrorpo.divergence.candidate import POSITIVITY, noise
 
+# How fitnesses become weights of their directions, by rule.
+SHAPING: Mapping[str, Sequence[str]] = {"paired": ("scores", "ranks"), "published": ("raw",)}
+
 
 @dataclass(frozen=True, slots=True)
 class Try:
@@ -40,15 +43,17 @@ class Generation:
         number: from 0.
         mean: theta, the unconstrained numbers.
         sigma: standard deviation of this generation's candidates.
-        best: highest mean fitness of a generation whose step was taken.
+        best: highest mean fitness of a generation so far; with rule=published, of one whose step was taken.
+        best_mean: the theta around which that generation's candidates lay.
         kept: candidates of a generation whose step was not taken, to be counted again.
-        discarded: candidates dropped so far because one of their pair failed.
+        discarded: candidates dropped so far because they, or the other of their pair, failed.
     """
 
     number: int
     mean: Sequence[float]
     sigma: float
     best: float
+    best_mean: Sequence[float]
     kept: Sequence[Tried]
     discarded: int
 
@@ -57,19 +62,33 @@ class Generation:
 class Evolution:
     """A search's rules.
 
-        theta <- theta + step / (N sigma) sum_i u(F_i) sign_i noise_i,   sigma_k = sigma decay^k
+    rule=paired, over the P whole antithetic pairs j, with u the fitnesses less their mean in units of their
+    standard deviation (scores) or their centred ranks, so brought to one deviation:
 
-    over antithetic pairs, u the fitness itself (raw) or its centred rank in [-1/2, 1/2].
+        theta <- theta + step sigma_k sum_j (u_j+ - u_j-) / 2 noise_j / P,   sigma_k = sigma decay^k
+
+    and no coordinate moves by more than step sigma_k: a longer move is shortened to that. Equal fitnesses
+    move nothing. On noise a coordinate's move has the deviation step sigma_k / sqrt(2 P).
+
+    rule=published, as the papers' public code: over candidates i with a fitness above 0, those kept from the
+    generation before among them, N the number of new ones that ran,
+
+        theta <- theta + step / (N sigma_k) sum_i F_i sign_i noise_i
+
+    Candidates that fail leave alone; a step is taken when the mean fitness, of the kept ones too, is the best
+    yet; else the best candidates of old and new are kept, one by one. A kept candidate without the other of
+    its pair moves theta by its whole fitness, which is many times theta's norm where all fitnesses are equal.
 
     Attributes:
         pairs: antithetic pairs a generation.
         sigma: of the first generation, in theta.
         decay: of sigma, a generation.
-        step: length of a step (alpha).
-        shaping: raw or ranks.
+        step: length of a step: in units of sigma, or of the published sum (its alpha).
+        rule: paired or published.
+        shaping: scores or ranks; raw with rule=published.
         accept: always take the step; or only when the generation's mean fitness is above the best so far.
-        keep: after a step that was not taken, count the generation's best candidates again in the next:
-            max(2, 2 floor(floor(N / 4) / 2)) of them, N = 2 pairs.
+        keep: after a step that was not taken, count the generation's best again in the next, whole pairs or
+            with rule=published candidates: max(2, 2 floor(floor(N / 4) / 2)) candidates, N = 2 pairs.
         positivity: how theta becomes non-negative numbers; `candidate.POSITIVITY`.
         seed: of the noise.
 
@@ -77,15 +96,17 @@ class Evolution:
         ValueError: naming the setting.
 
     References:
-        Yuan et al. 2026 (GBMPO), https://arxiv.org/abs/2602.04380, and its public code: raw fitness, accept
-        improved, keep Salimans et al. 2017, https://arxiv.org/abs/1703.03864: ranks, antithetic pairs
+        Salimans et al. 2017, antithetic pairs, ranks, https://arxiv.org/abs/1703.03864
+        Yuan et al. 2026 (GBMPO), https://arxiv.org/abs/2602.04380, and its public code: rule published, raw
+        fitness, accept improved, keep
     """
 
     pairs: int
     sigma: float
     decay: float
     step: float
-    shaping: Literal["raw", "ranks"]
+    rule: Literal["paired", "published"]
+    shaping: Literal["scores", "ranks", "raw"]
     accept: Literal["always", "improved"]
     keep: bool
     positivity: str
@@ -99,17 +120,17 @@ class Evolution:
             or not 0 < self.step < math.inf
         ):
             raise ValueError(
-                f"hydra.sweeper: pairs={self.pairs}, sigma={self.sigma}, decay={self.decay}, "
+                f"hydra.sweeper.search: pairs={self.pairs}, sigma={self.sigma}, decay={self.decay}, "
                 f"step={self.step}: give at least one pair, a positive sigma and step, and a decay in (0, 1]"
             )
-        if (
-            self.shaping not in ("raw", "ranks")
-            or self.accept not in ("always", "improved")
-            or self.positivity not in POSITIVITY
-        ):
+        choices = {"rule": tuple(SHAPING), "accept": ("always", "improved"), "positivity": tuple(POSITIVITY)}
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"hydra.sweeper.search.{name}={value}: choose {' or '.join(allowed)}")
+        if self.shaping not in SHAPING[self.rule]:
             raise ValueError(
-                f"hydra.sweeper: shaping={self.shaping}, accept={self.accept}, positivity={self.positivity}: "
-                f"choose raw or ranks; always or improved; one of {', '.join(POSITIVITY)}"
+                f"hydra.sweeper.search.shaping={self.shaping}: rule={self.rule} has "
+                f"{' or '.join(SHAPING[self.rule])}"
             )
 
     def start(self, numbers: Tensor) -> Generation:
@@ -118,14 +139,8 @@ class Evolution:
         Raises:
             ValueError: if the positivity cannot give them.
         """
-        forward, inverse = POSITIVITY[self.positivity]
-        mean = inverse(numbers)
-        if not torch.allclose(forward(mean), numbers, rtol=1e-9, atol=1e-12):
-            raise ValueError(
-                f"hydra.sweeper.positivity={self.positivity}: gives no negative numbers, and the start has "
-                f"some; use positivity=none"
-            )
-        return Generation(0, mean.tolist(), self.sigma, -math.inf, (), 0)
+        mean = theta_of(numbers, self.positivity)
+        return Generation(0, mean, self.sigma, -math.inf, mean, (), 0)
 
     def numbers(self, mean: Sequence[float]) -> Tensor:
         """The mirror map's numbers at a theta."""
@@ -137,55 +152,129 @@ class Evolution:
         return [Try(seed, sign) for seed in seeds for sign in (1, -1)]
 
     def tell(self, generation: Generation, fitness: Mapping[Try, float | None]) -> Generation:
-        """The next generation; a candidate without a finite fitness takes its pair with it.
+        """The next generation.
+
+        A candidate without a finite fitness does not count; with rule=paired its pair does not.
 
         Raises:
-            ValueError: if no pair is left.
+            ValueError: if no pair, or no candidate, is left.
         """
         candidates = self.ask(generation)
-        pairs = [candidates[start : start + 2] for start in range(0, len(candidates), 2)]
-        complete = [pair for pair in pairs if all(_finite(fitness.get(candidate)) for candidate in pair)]
-        if not complete:
+        tried = self._tried(candidates, fitness)
+        if not tried:
             raise ValueError(
                 f"generation {generation.number}: no pair of candidates has both fitnesses; see their runs' "
                 f"errors"
             )
-        tried = [Tried(candidate, float(fitness[candidate])) for pair in complete for candidate in pair]  # type: ignore[arg-type]
-        counted = [*tried, *generation.kept]
+        # What was kept counts in the published mean, and is not of this theta's generation in ours.
+        published = self.rule == "published"
+        judged = [*tried, *generation.kept] if published else tried
+        mean = sum(entry.fitness for entry in judged) / len(judged)
+        improved = mean > generation.best
         after = replace(
             generation,
             number=generation.number + 1,
             sigma=self.sigma * self.decay ** (generation.number + 1),
+            best=max(mean, generation.best),
+            best_mean=generation.mean if improved else generation.best_mean,
             discarded=generation.discarded + len(candidates) - len(tried),
             kept=(),
         )
-        mean = sum(entry.fitness for entry in tried) / len(tried)
-        if self.accept == "improved" and mean <= generation.best:
+        if self.accept == "improved" and not improved:
             count = max(2, 2 * (len(candidates) // 4 // 2))
-            ranked = sorted(tried, key=lambda entry: -entry.fitness)
-            return replace(after, kept=tuple(ranked[:count]) if self.keep else ())
-        size = len(generation.mean)
+            kept = best_candidates(judged, count) if published else best_pairs(tried, count // 2)
+            return replace(after, kept=tuple(kept) if self.keep else ())
+        move = self._move(generation, tried)
+        return replace(after, mean=(torch.tensor(generation.mean, dtype=torch.float64) + move).tolist())
+
+    def replay(self, generation: Generation, fitness: Mapping[Try, float | None]) -> None:
+        """Nothing: a generation is all there is to know."""
+
+    def points(self, generation: Generation) -> dict[str, tuple[Sequence[float], float]]:
+        """Theta and sigma of the generation, by the name of its file."""
+        return {generation_file(generation): (generation.mean, generation.sigma)}
+
+    def point_of(self, generation: Generation, candidate: Try) -> str:
+        """The name of a candidate's file: the generation's."""
+        return generation_file(generation)
+
+    def _tried(self, candidates: Sequence[Try], fitness: Mapping[Try, float | None]) -> list[Tried]:
+        known = {
+            candidate: value
+            for candidate in candidates
+            if (value := fitness.get(candidate)) is not None and math.isfinite(value)
+        }
+        return [
+            Tried(candidate, known[candidate])
+            for candidate in known
+            if self.rule == "published" or replace(candidate, sign=-candidate.sign) in known
+        ]
+
+    def _move(self, generation: Generation, tried: Sequence[Tried]) -> Tensor:
+        """What theta moves by."""
+        counted, size = [*tried, *generation.kept], len(generation.mean)
         directions = torch.stack(
             [entry.candidate.sign * noise(entry.candidate.noise, size) for entry in counted]
         )
-        utility = shaped([entry.fitness for entry in counted], self.shaping)
-        gradient = (utility[:, None] * directions).sum(0) / (len(counted) * generation.sigma)
-        moved = torch.tensor(generation.mean, dtype=torch.float64) + self.step * gradient
-        return replace(after, mean=moved.tolist(), best=max(mean, generation.best))
+        fitness = torch.tensor([entry.fitness for entry in counted], dtype=torch.float64)
+        if self.rule == "published":
+            weights = fitness.clamp(min=0) / (len(tried) * generation.sigma)
+            return self.step * (weights[:, None] * directions).sum(0)
+        # Each pair stands here twice, with both signs.
+        move = (shaped(fitness, self.shaping)[:, None] * directions).mean(0)
+        longest = float(move.abs().max())
+        return self.step * generation.sigma * move / max(longest, 1.0)
 
 
-def shaped(fitness: Sequence[float], shaping: str) -> Tensor:
-    """Fitnesses as the weights of their directions; equal ones share their ranks' mean.
+def generation_file(generation: Generation) -> str:
+    """The name of a generation's file."""
+    return f"generation_{generation.number:03d}.json"
 
-    >>> shaped([3.0, 1.0, 1.0], "ranks")
-    tensor([ 0.5000, -0.2500, -0.2500], dtype=torch.float64)
+
+def theta_of(numbers: Tensor, positivity: str) -> list[float]:
+    """The unconstrained numbers that a positivity makes these of.
+
+    Raises:
+        ValueError: if it cannot give them.
     """
-    values = torch.tensor(fitness, dtype=torch.float64)
-    if shaping == "raw" or len(values) == 1:
-        return values
-    below = (values[:, None] > values).sum(1) + ((values[:, None] == values).sum(1) - 1) / 2
-    return below.double() / (len(values) - 1) - 0.5
+    forward, inverse = POSITIVITY[positivity]
+    theta = inverse(numbers)
+    if not torch.allclose(forward(theta), numbers, rtol=1e-9, atol=1e-12):
+        raise ValueError(
+            f"hydra.sweeper.search.positivity={positivity}: gives no negative numbers, and the start has "
+            f"some; use positivity=none"
+        )
+    return theta.tolist()
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def shaped(fitness: Tensor, shaping: str) -> Tensor:
+    """Fitnesses, or their ranks, less their mean and over their standard deviation; zero where all are equal.
+
+    Equal fitnesses share their ranks' mean.
+
+    >>> shaped(torch.tensor([9.0, 1.0, 1.0, 1.0]), "scores").round(decimals=3)
+    tensor([ 1.7320, -0.5770, -0.5770, -0.5770])
+    >>> shaped(torch.tensor([0.3, 0.3]), "ranks")
+    tensor([0., 0.])
+    """
+    if bool((fitness == fitness[0]).all()):
+        return torch.zeros_like(fitness)
+    if shaping == "ranks":
+        below = (fitness[:, None] > fitness).sum(1) + (fitness[:, None] == fitness).sum(1) / 2
+        fitness = below.to(fitness)
+    centred = fitness - fitness.mean()
+    return centred / centred.square().mean().sqrt()
+
+
+def best_candidates(tried: Sequence[Tried], count: int) -> list[Tried]:
+    """The candidates of the highest fitness."""
+    return sorted(tried, key=lambda entry: -entry.fitness)[:count]
+
+
+def best_pairs(tried: Sequence[Tried], count: int) -> list[Tried]:
+    """The whole pairs whose better candidates have the highest fitness."""
+    by_noise: dict[int, list[Tried]] = {}
+    for entry in tried:
+        by_noise.setdefault(entry.candidate.noise, []).append(entry)
+    ranked = sorted(by_noise.values(), key=lambda pair: -max(entry.fitness for entry in pair))
+    return [entry for pair in ranked[:count] for entry in pair]

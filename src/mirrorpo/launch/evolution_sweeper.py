@@ -1,12 +1,15 @@
-"""`hydra/sweeper=es`: meta-learns a mirror map; every candidate is a run, and a job of whichever launcher."""
+"""`hydra/sweeper=es` and `cma`: meta-learn a mirror map.
+
+Every candidate is a run, and a job of whichever launcher.
+"""
 
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -21,7 +24,9 @@ from mirrorpo.launch.plan import Composer, PlannedCell
 from mirrorpo.run.disk import write_atomic
 
 if TYPE_CHECKING:
-    # It imports torch.
+    # They import torch.
+    from torch import Tensor
+
     from mirrorpo.launch.evolution import Generation, Try
 
 # What the search chooses itself.
@@ -30,20 +35,65 @@ CANDIDATE = "divergence=neural_mirror_candidate"
 PARAMETERS = "divergence.potential.parameters"
 
 
-class EvolutionSweeper(Sweeper):
-    """Generations of candidates, each trained like any cell and judged on questions that training never sees.
+class SearchRules(Protocol):
+    """What to try, and what to make of how it went; `Evolution` and `CmaSearch`."""
+
+    @property
+    def positivity(self) -> str:
+        """How theta becomes non-negative numbers."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of everything that is drawn."""
+        ...
+
+    def start(self, numbers: "Tensor") -> "Generation":
+        """A search around these numbers."""
+        ...
+
+    def ask(self, generation: "Generation") -> "list[Try]":
+        """The candidates of a generation."""
+        ...
+
+    def tell(self, generation: "Generation", fitness: "Mapping[Try, float | None]") -> "Generation":
+        """The next generation."""
+        ...
+
+    def replay(self, generation: "Generation", fitness: "Mapping[Try, float | None]") -> None:
+        """Take in a generation whose successor is known."""
+        ...
+
+    def points(self, generation: "Generation") -> "Mapping[str, tuple[Sequence[float], float]]":
+        """The thetas and sigmas that candidates are made from, by the name of their file."""
+        ...
+
+    def point_of(self, generation: "Generation", candidate: "Try") -> str:
+        """The name of a candidate's file."""
+        ...
+
+    def numbers(self, mean: Sequence[float]) -> "Tensor":
+        """The mirror map's numbers at a theta."""
+        ...
+
+
+class MapSweeper(Sweeper):
+    """Generations of candidates, each trained like any cell, by the rules of a search.
 
     Files in `<sweep>/es/`: `generation_*.json` (what its candidates are made from), `result_*.json` (their
-    fitness), `map.json` (the learned numbers so far, for `divergence=neural_mirror_learned`), `moved.png`. A
-    search that was killed and is launched again goes on from them: its finished candidates are not run again.
+    fitness), the map at the start, now, and of the generation with the best mean fitness (`map_start.json`,
+    `map.json`, `map_best.json`, for `divergence=neural_mirror_learned`), `moved.png`. A search that was
+    killed and is launched again goes on from them: its finished candidates are not run again.
 
     Attributes:
         generations: how many.
-        fitness: key of metrics.jsonl, at the last evaluation.
+        fitness: key of metrics.jsonl, its value at the end or with `area:` its mean over the run.
         shared_seed: one run seed for all generations; false: the run's seed plus the generation's number. In
             either case all candidates of a generation share it (common random numbers).
+        shuffled: the null search: what a candidate counts for is the fitness of another one.
         start: settings of `RandomParameters`, where the search begins.
-        search: settings of `Evolution`.
+        scale: settings of `MapScale`, the one strength of all candidates; None leaves maps as they are drawn.
+        search: settings of the rules.
     """
 
     def __init__(
@@ -52,7 +102,9 @@ class EvolutionSweeper(Sweeper):
         generations: int,
         fitness: str,
         shared_seed: bool,
+        shuffled: bool,
         start: Config,
+        scale: Config | None,
         search: Config,
         **unused: object,
     ) -> None:
@@ -64,7 +116,17 @@ class EvolutionSweeper(Sweeper):
         if generations < 1:
             raise LaunchError(f"hydra.sweeper.generations={generations}: give at least 1")
         self.generations, self.fitness, self.shared_seed = generations, fitness, shared_seed
+        self.shuffled = shuffled
         self.start, self.search = dict(start), dict(search)
+        self.scale_settings = None if scale is None else plain(scale)
+
+    def rules_of(self, search: Config) -> SearchRules:
+        """The rules of some settings.
+
+        Raises:
+            ValueError: naming the setting.
+        """
+        raise NotImplementedError
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `sweep`."""
@@ -83,13 +145,16 @@ class EvolutionSweeper(Sweeper):
         Raises:
             LaunchError: for settings that it cannot use, or a generation without a whole pair.
         """
+        from mirrorpo.divergence.map_scale import MapScale
         from mirrorpo.divergence.neural_mirror import RandomParameters
-        from mirrorpo.launch.evolution import Evolution
 
         overrides = self._own(arguments)
         assert self.config is not None
         try:
-            self.rules = Evolution(**self.search)
+            self.rules = self.rules_of(self.search)
+            self.scale: MapScale | None = None
+            if self.scale_settings is not None:
+                self.scale = MapScale(**self.scale_settings)  # type: ignore[arg-type]
             generation = self.rules.start(RandomParameters(**self.start).values)
             if getattr(self.launcher, "dry_run", False):
                 with tempfile.TemporaryDirectory() as nowhere:
@@ -109,46 +174,78 @@ class EvolutionSweeper(Sweeper):
             raise LaunchError(str(error)) from error
         print(
             f"learned map: {self.folder / 'map.json'}; python train.py divergence=neural_mirror_learned "
-            f"{PARAMETERS}.path={self.folder / 'map.json'}"
+            f"{PARAMETERS}.path={self.folder / 'map.json'}\n"
+            f"around which fitness was highest in the mean, {generation.best:.4f}: "
+            f"{self.folder / 'map_best.json'}; the start: {self.folder / 'map_start.json'}"
         )
         return []
 
     def _generation(self, generation: "Generation", overrides: Sequence[str]) -> "Generation":
-        from mirrorpo.launch.evolution import Generation, Tried, Try
+        from mirrorpo.launch.evolution import Generation, Tried
+
+        result_file = self.folder / f"result_{generation.number:03d}.json"
+        if result_file.exists():
+            rows = json.loads(result_file.read_text())["candidates"]
+            self.rules.replay(generation, {_candidate(row): row["counted"] for row in rows})
+        else:
+            fitness = self._evaluate(generation, overrides)
+            counted = self._counted(generation, fitness)
+            after = self.rules.tell(generation, counted)
+            rows = [
+                asdict(candidate) | {"fitness": fitness[candidate], "counted": counted[candidate]}
+                for candidate in fitness
+            ]
+            write_atomic(result_file, json.dumps({"candidates": rows, "after": asdict(after)}) + "\n")
+        stored = json.loads(result_file.read_text())["after"]
+        kept = tuple(Tried(_candidate(entry["candidate"]), entry["fitness"]) for entry in stored["kept"])
+        after = Generation(**{**stored, "kept": kept})
+        self._report(generation, after, rows)
+        return after
+
+    def _report(
+        self, generation: "Generation", after: "Generation", rows: Sequence[Mapping[str, float | None]]
+    ) -> None:
+        """Print how a generation did, and write the maps and the picture as of now."""
         from mirrorpo.tools.plot_mirror_maps import draw_search
 
-        number = generation.number
-        result_file = self.folder / f"result_{number:03d}.json"
-        if not result_file.exists():
-            fitness = self._evaluate(generation, overrides)
-            after = self.rules.tell(generation, fitness)
-            rows = [asdict(candidate) | {"fitness": value} for candidate, value in fitness.items()]
-            write_atomic(result_file, json.dumps({"candidates": rows, "after": asdict(after)}) + "\n")
-        result = json.loads(result_file.read_text())
-        kept = tuple(Tried(Try(**entry["candidate"]), entry["fitness"]) for entry in result["after"]["kept"])
-        after = Generation(**{**result["after"], "kept": kept})
-        write_atomic(self.folder / "map.json", json.dumps(self.rules.numbers(after.mean).tolist()) + "\n")
-        known = [row["fitness"] for row in result["candidates"] if row["fitness"] is not None]
+        known = [row["fitness"] for row in rows if row["fitness"] is not None]
         print(
-            f"generation {number + 1}/{self.generations}: fitness mean "
-            f"{sum(known) / max(len(known), 1):.4f}, best {max(known):.4f}, "
-            f"{len(known)} of {len(result['candidates'])} candidates, {after.discarded} discarded so far, "
-            f"sigma {generation.sigma:.4g}",
+            f"generation {after.number}/{self.generations}: fitness mean {sum(known) / len(known):.4f}, "
+            f"best {max(known):.4f}, {len(known)} of {len(rows)} candidates, {after.discarded} discarded so "
+            f"far, sigma {generation.sigma:.4g}" + (", shuffled" if self.shuffled else ""),
             flush=True,
         )
         results = [
-            json.loads((self.folder / f"result_{index:03d}.json").read_text()) for index in range(number + 1)
+            json.loads((self.folder / f"result_{index:03d}.json").read_text())
+            for index in range(after.number)
         ]
         start = json.loads((self.folder / "generation_000.json").read_text())["mean"]
-        numbers = [
-            self.rules.numbers(mean) for mean in (start, *(entry["after"]["mean"] for entry in results))
-        ]
+        for name, mean in (("_start", start), ("", after.mean), ("_best", after.best_mean)):
+            write_atomic(self.folder / f"map{name}.json", json.dumps(self._map(mean).tolist()) + "\n")
         draw_search(
-            numbers,
+            [self._map(mean) for mean in (start, *(entry["after"]["mean"] for entry in results))],
             [[row["fitness"] for row in entry["candidates"]] for entry in results],
             self.folder / "moved.png",
         )
-        return after
+
+    def _map(self, mean: Sequence[float]) -> "Tensor":
+        numbers = self.rules.numbers(mean)
+        return numbers if self.scale is None else self.scale.scaled(numbers)
+
+    def _counted(
+        self, generation: "Generation", fitness: "Mapping[Try, float | None]"
+    ) -> "dict[Try, float | None]":
+        """What each candidate counts for: its fitness, or in a null search that of any that has one."""
+        from torch import randperm
+
+        from mirrorpo.core.seeds import generator
+
+        known = [candidate for candidate, value in fitness.items() if value is not None]
+        if not self.shuffled:
+            return dict(fitness)
+        stream = generator(self.rules.seed, "es", "shuffled", generation.number)
+        order = randperm(len(known), generator=stream).tolist()
+        return {**fitness, **{known[k]: fitness[known[other]] for k, other in enumerate(order)}}
 
     def _evaluate(self, generation: "Generation", overrides: Sequence[str]) -> "dict[Try, float | None]":
         compose = Composer(self._context, self.config)  # type: ignore[arg-type]
@@ -160,18 +257,10 @@ class EvolutionSweeper(Sweeper):
 
     def _launch(self, generation: "Generation", overrides: Sequence[str]) -> list[list[str]]:
         """Run a generation's candidates; their command lines."""
-        file = self.folder / f"generation_{generation.number:03d}.json"
-        write_atomic(
-            file,
-            json.dumps(
-                {
-                    "mean": list(generation.mean),
-                    "sigma": generation.sigma,
-                    "positivity": self.rules.positivity,
-                }
-            )
-            + "\n",
-        )
+        shared = {"positivity": self.rules.positivity, "scale": self.scale_settings}
+        for name, (mean, sigma) in self.rules.points(generation).items():
+            content = {"mean": list(mean), "sigma": sigma, **shared}
+            write_atomic(self.folder / name, json.dumps(content) + "\n")
         assert self.config is not None and self.launcher is not None
         candidates = self.rules.ask(generation)
         seed = [] if self.shared_seed else [f"seed={self.config.seed + generation.number}"]
@@ -180,7 +269,7 @@ class EvolutionSweeper(Sweeper):
                 *overrides,
                 *seed,
                 CANDIDATE,
-                f"{PARAMETERS}.generation={file}",
+                f"{PARAMETERS}.generation={self.folder / self.rules.point_of(generation, candidate)}",
                 f"{PARAMETERS}.noise={candidate.noise}",
                 f"{PARAMETERS}.sign={candidate.sign}",
             ]
@@ -217,9 +306,9 @@ class EvolutionSweeper(Sweeper):
                 f"eval_split={split}: a map chosen by the test questions could not "
                 "be tested on them; use validation"
             )
-        if self.config.eval_questions == 0:
+        if self.config.eval_questions == 0 and "eval/" in self.fitness:
             raise LaunchError(
-                "eval_questions=0: a candidate's fitness is its accuracy on validation questions; set "
+                f"eval_questions=0: a candidate's fitness is its {self.fitness} on validation questions; set "
                 "how many"
             )
         return [word for word in arguments if not OWN.fullmatch(word)]
@@ -230,13 +319,21 @@ class EvolutionSweeper(Sweeper):
             "overrides": sorted(overrides),
             "fitness": self.fitness,
             "shared_seed": self.shared_seed,
+            "shuffled": self.shuffled,
             "start": self.start,
+            "scale": self.scale_settings,
             **self.search,
         }
         file = self.folder / "settings.json"
         if not file.exists():
             write_atomic(file, json.dumps(settings, indent=2) + "\n")
         stored = json.loads(file.read_text())
+        if "scale" not in stored:
+            raise ValueError(
+                f"{self.folder} holds a search by the rule of before 0.2.0, which is gone: it could move a "
+                "map by 16 times its norm where all fitnesses are equal. Its map.json can still be read; "
+                "search under another name="
+            )
         changed = [
             f"{key}: was {stored.get(key)!r}, is {settings.get(key)!r}"
             for key in sorted(stored.keys() | settings.keys())
@@ -247,3 +344,34 @@ class EvolutionSweeper(Sweeper):
                 f"{self.folder} holds another search ({'; '.join(changed)}). Undo the change, or search "
                 f"under another name="
             )
+
+
+class EvolutionSweeper(MapSweeper):
+    """`hydra/sweeper=es`: evolution strategies; `Evolution` has the rules."""
+
+    def rules_of(self, search: Config) -> SearchRules:
+        """The rules of some settings."""
+        from mirrorpo.launch.evolution import Evolution
+
+        return Evolution(**search)  # type: ignore[arg-type]
+
+
+class CmaSweeper(MapSweeper):
+    """`hydra/sweeper=cma`: covariance matrix adaptation; `CmaSearch` has the rules."""
+
+    def rules_of(self, search: Config) -> SearchRules:
+        """The rules of some settings."""
+        from mirrorpo.launch.cma_search import CmaSearch
+
+        return CmaSearch(**search)  # type: ignore[arg-type]
+
+
+def plain(config: Config) -> dict[str, object]:
+    """Settings as what JSON has."""
+    return cast("dict[str, object]", OmegaConf.to_container(OmegaConf.create(dict(config))))
+
+
+def _candidate(row: Mapping[str, int]) -> "Try":
+    from mirrorpo.launch.evolution import Try
+
+    return Try(row["noise"], row["sign"])

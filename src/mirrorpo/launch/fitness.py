@@ -3,13 +3,16 @@
 from mirrorpo.launch.errors import LaunchError
 from mirrorpo.run.folder import RunFolder
 
+AREA = "area:"
+
 
 def fitness_of(folder: RunFolder, key: str, setting: str) -> float | None:
-    """The last value of a quantity of `metrics.jsonl`; None while the run is not done.
+    """The last value of a quantity of `metrics.jsonl`, or its mean; None while the run is not done.
 
     Args:
         folder: of the run.
-        key: the quantity.
+        key: the quantity; `area:` before it takes its mean over the rows that have it, the area under its
+            curve.
         setting: that names it, for the error.
 
     Raises:
@@ -17,9 +20,11 @@ def fitness_of(folder: RunFolder, key: str, setting: str) -> float | None:
     """
     if not folder.finished():
         return None
-    values = [row[key] for row in folder.metrics.rows() if key in row]
+    name = key.removeprefix(AREA)
+    values = [row[name] for row in folder.metrics.stream() if name in row]
     if not values:
         raise LaunchError(
-            f"{setting}={key}: {folder.metrics.path} has no such quantity; eval/greedy_accuracy is one"
+            f"{setting}={key}: {folder.metrics.path} has no such quantity; eval/greedy_accuracy and "
+            f"{AREA}reward/mean are some"
         )
-    return float(values[-1])
+    return float(sum(values) / len(values) if key.startswith(AREA) else values[-1])

@@ -1,7 +1,7 @@
 """The product of the command line's choices; a cell that does not compose is the launcher's to report."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -18,7 +18,12 @@ class GridSweeper(BasicSweeper):
     """Hydra's own sweeper, which would refuse a whole grid for one bad cell."""
 
     def __init__(
-        self, *, max_batch_size: int | None, params: dict[str, str] | None, **search: object
+        self,
+        *,
+        max_batch_size: int | None,
+        params: dict[str, str] | None,
+        along: Mapping[str, Mapping[str, object]] | None = None,
+        **search: object,
     ) -> None:
         if search:
             raise LaunchError(
@@ -31,6 +36,7 @@ class GridSweeper(BasicSweeper):
         # process: it loads that class anew, and `super` of the new one takes no instance of this one.
         self.overrides, self.batch_index, self.max_batch_size = None, 0, max_batch_size
         self.params = dict(argument.split("=", 1) for argument in arguments)
+        self.along = along or {}
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the grid; its folder gets multirun.yaml, what was asked for."""
@@ -47,5 +53,32 @@ class GridSweeper(BasicSweeper):
             raise LaunchError(unwritable(folder, error)) from error
         return super().sweep(arguments)
 
+    def get_job_batch(self) -> Sequence[Sequence[str]]:
+        """The next cells, each with the settings that come along with its choices."""
+        return [with_along(cell, self.along) for cell in super().get_job_batch()]
+
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Left to the launcher, which composes every cell and names the bad ones at the end."""
+
+
+def with_along(cell: Sequence[str], along: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """The overrides of a cell with those that come along; one that the cell has already stays as it is.
+
+    Args:
+        cell: its overrides.
+        along: further settings by the override that they come with.
+
+    Example:
+        >>> with_along(["divergence=kl", "seed=0"], {"divergence=kl": {"divergence.beta": 0.5}})
+        ['divergence=kl', 'seed=0', 'divergence.beta=0.5']
+        >>> with_along(["divergence=kl", "divergence.beta=1"], {"divergence=kl": {"divergence.beta": 0.5}})
+        ['divergence=kl', 'divergence.beta=1']
+    """
+    given = {override.lstrip("+").partition("=")[0] for override in cell}
+    further = [
+        f"{setting}={value}"
+        for choice in cell
+        for setting, value in along.get(choice, {}).items()
+        if setting not in given
+    ]
+    return [*cell, *further]

@@ -25,6 +25,7 @@ from mirrorpo.launch.launches import entered, record_launch
 from mirrorpo.launch.plan import Checker, Composer, PlannedCell, Siblings, said_once
 from mirrorpo.launch.planned import Planned
 from mirrorpo.launch.program import program
+from mirrorpo.launch.recipe import recipe_of
 from mirrorpo.launch.registration import registration
 from mirrorpo.launch.scheduler import LAUNCH_PATIENCE_S, SchedulerError, jobs
 from mirrorpo.launch.sweep_lock import sweep_lock
@@ -118,7 +119,13 @@ class CellLauncher(Launcher):
                 left = self._left(grid, skips, failures)
                 cells = [grid[place] for place in left]
                 if left and not self.dry_run:
-                    record_launch(self.sweep, self._argv(), self._names(grid), self._registered)
+                    record_launch(
+                        self.sweep,
+                        self._argv(),
+                        self._names(grid),
+                        self._registered,
+                        recipe=recipe_of(self.config),
+                    )
                     failures |= {left[place]: reason for place, reason in self.submit(cells).items()}
             started = [place for place in left if place not in failures]
             elsewhere = [place for place, skip in enumerate(skips) if skip.endswith(LEFT_ALONE)]

@@ -5,12 +5,13 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from mirrorpo.config.values import JsonObject
 from mirrorpo.launch.errors import LaunchError
+from mirrorpo.launch.recipe import UNKNOWN, Recipe, claims_no_other
 from mirrorpo.launch.registration import NOTHING, Registration
 from mirrorpo.run.disk import write_atomic
 from mirrorpo.run.errors import unwritable
@@ -32,6 +33,7 @@ class Launch:
         cells: run folders that it makes, relative to the sweep's; None: of a version that did not note them.
         first: the first time that cells of it were launched under this plan.
         registered: what the sweep planned then.
+        recipe: what it set out to do; empty of a version that did not note it.
     """
 
     argv: Sequence[str]
@@ -40,6 +42,7 @@ class Launch:
     cells: Sequence[str] | None
     first: str = ""
     registered: Registration = NOTHING
+    recipe: Recipe = UNKNOWN
 
     def entry(self) -> JsonObject:
         """What stands in the file."""
@@ -50,6 +53,7 @@ class Launch:
             "cells": None if self.cells is None else list(self.cells),
             **({"first": self.first} if self.first else {}),
             **self.registered.entries(),
+            **({"recipe": asdict(self.recipe)} if self.recipe != UNKNOWN else {}),
         }
 
 
@@ -63,6 +67,7 @@ class _Entry(TypedDict):
     plan_sha256: NotRequired[str]
     sweep: NotRequired[str]
     sweep_sha256: NotRequired[str]
+    recipe: NotRequired[dict[str, list[str]]]
 
 
 def launches(sweep: Path) -> list[Launch]:
@@ -82,24 +87,31 @@ def launches(sweep: Path) -> list[Launch]:
                 sweep=entry.get("sweep"),
                 sweep_sha256=entry.get("sweep_sha256"),
             ),
+            recipe=Recipe(**entry.get("recipe", {})),
         )
         for entry in entries
     ]
 
 
 def record_launch(
-    sweep: Path, argv: Sequence[str], cells: Sequence[str], registered: Registration = NOTHING
+    sweep: Path,
+    argv: Sequence[str],
+    cells: Sequence[str],
+    registered: Registration = NOTHING,
+    *,
+    recipe: Recipe = UNKNOWN,
 ) -> None:
     """Enter a command of this sweep; the caller holds the sweep's lock.
 
-    Commands all of whose cells a later one has too leave, unless another plan, or another file, was recorded
-    with them: what was planned at first stays known.
+    Commands all of whose cells a later one has too leave, unless another plan, another file or another claim
+    was recorded with them: what was planned at first stays known.
 
     Args:
         sweep: its folder.
         argv: Python's arguments.
         cells: run folders that the command makes, relative to the sweep's.
         registered: what the sweep planned.
+        recipe: what the command set out to do.
     """
     entered = launches(sweep)
     # A search has other cells each generation.
@@ -109,12 +121,19 @@ def record_launch(
         other
         for other in entered
         if other.registered == registered
+        and claims_no_other(other.recipe, recipe)
         and (other.argv == list(argv) or (other.cells is not None and known.issuperset(other.cells)))
     ]
     # An older version noted the last time alone.
     first = min((other.first or other.time for other in replaced if other.time), default=now)
     launch = Launch(
-        list(argv), os.getcwd(), now, [*dict.fromkeys([*earlier, *cells])], first=first, registered=registered
+        list(argv),
+        os.getcwd(),
+        now,
+        [*dict.fromkeys([*earlier, *cells])],
+        first=first,
+        registered=registered,
+        recipe=recipe,
     )
     sweep.mkdir(parents=True, exist_ok=True)
     kept = [other for other in entered if other not in replaced]

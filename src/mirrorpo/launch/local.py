@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TextIO
 
 from mirrorpo.config.values import JsonObject
 from mirrorpo.launch.errors import LaunchError
+from mirrorpo.launch.forked import SUPPORTED, ForkedCell, ForkServer
 from mirrorpo.launch.launcher import LEFT_ALONE, CellLauncher
 from mirrorpo.launch.plan import PlannedCell
 from mirrorpo.launch.program import program
@@ -33,6 +35,7 @@ class LocalLauncher(CellLauncher):
     Attributes:
         jobs: cells that run at once.
         gpus: devices to deal out, one to each of the cells that run at once; empty: each sees all.
+        preload: whether several cells are forked from a process that has imported what each needs.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class LocalLauncher(CellLauncher):
         *,
         jobs: int,
         gpus: Sequence[int],
+        preload: bool,
         only: Sequence[str] | str | None,
         dry_run: bool,
         fitness: str | None,
@@ -50,9 +54,10 @@ class LocalLauncher(CellLauncher):
                 f"hydra.launcher.jobs={jobs}, hydra.launcher.gpus={list(gpus)}: run at least one cell "
                 f"at a time, on a device each"
             )
-        self.jobs, self.gpus = jobs, list(gpus)
+        self.jobs, self.gpus, self.preload = jobs, list(gpus), preload
         self.devices_a_cell = int(bool(gpus))
-        self._running: set[subprocess.Popen[str]] = set()
+        self._running: set[subprocess.Popen[str] | ForkedCell] = set()
+        self._server: ForkServer | None = None
         self._stopped = threading.Event()
         self._signum: signal.Signals | None = None
 
@@ -61,7 +66,7 @@ class LocalLauncher(CellLauncher):
         slots: queue.Queue[int | None] = queue.Queue()
         for slot in range(self.jobs):
             slots.put(self.gpus[slot] if self.gpus else None)
-        with self._stoppable(), ThreadPoolExecutor(self.jobs) as pool:
+        with self._stoppable(), self._preloaded(left), ThreadPoolExecutor(self.jobs) as pool:
             futures = [
                 pool.submit(self._one, place, planned, len(left), slots) for place, planned in enumerate(left)
             ]
@@ -71,6 +76,20 @@ class LocalLauncher(CellLauncher):
             self.say(f"\n{left_over} of {len(left)} cells are not done; the same command goes on with them")
             raise SystemExit(128 + self._signum)
         return {place: reason for place, reason in enumerate(reasons) if reason}
+
+    @contextmanager
+    def _preloaded(self, left: Sequence[PlannedCell]) -> Iterator[None]:
+        """Several cells share their imports."""
+        if not self.preload or not SUPPORTED or len(left) < 2:
+            yield
+            return
+        room = max(len(os.fsencode(" ".join(self.arguments_of(planned)))) for planned in left)
+        self._server = ForkServer.begun(program(), room)
+        try:
+            yield
+        finally:
+            self._server.close()
+            self._server = None
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
@@ -92,6 +111,8 @@ class LocalLauncher(CellLauncher):
             os.write(sys.stderr.fileno(), b"\nstopping when each cell has ended its step\n")
         self._signum = self._signum or signal.Signals(signum)
         self._stopped.set()
+        if self._server is not None:
+            self._server.abandon()
         # A cell that the terminal has interrupted takes this for the same request.
         self._terminate()
 
@@ -129,14 +150,12 @@ class LocalLauncher(CellLauncher):
     def _run(self, planned: PlannedCell, device: int | None) -> str | None:
         folder = planned.folder
         before = len(folder.manifest().get("launches", []))
-        command = [sys.executable, *program(), *self.arguments_of(planned)]
-        environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": str(device)}
         message = ""
         with (folder.path / "log.txt").open("a") if self.jobs > 1 else open(os.devnull, "w") as log:
-            out = log if self.jobs > 1 else None
-            with subprocess.Popen(
-                command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment
-            ) as process:
+            process = self._started(planned, device, log if self.jobs > 1 else None)
+            if process is None:
+                return "not started"
+            with process:
                 self._running.add(process)
                 if self._stopped.is_set():
                     process.terminate()
@@ -144,14 +163,29 @@ class LocalLauncher(CellLauncher):
                     with suppress(OSError):
                         (log if self.jobs > 1 else sys.stderr).write(line)
                     message = line.strip() if line.startswith("error: ") else message
-                process.wait()
+                status = process.wait()
                 self._running.discard(process)
-        if process.returncode == 0:
+        if status == 0:
             return None
         if folder.held():
             self.say(f"{folder.path}: another process runs it, {LEFT_ALONE}")
             return None
-        return _reason(folder, before, process.returncode, message)
+        return _reason(folder, before, status, message)
+
+    def _started(
+        self, planned: PlannedCell, device: int | None, out: TextIO | None
+    ) -> subprocess.Popen[str] | ForkedCell | None:
+        """The process of a cell; None if there is none because the launcher was asked to stop."""
+        arguments = self.arguments_of(planned)
+        environment = (
+            dict(os.environ) if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": str(device)}
+        )
+        if self._server is not None:
+            cell = self._server.start(arguments, environment, 1 if out is None else out.fileno())
+            if cell is not None or self._stopped.is_set():
+                return cell
+        command = [sys.executable, *program(), *arguments]
+        return subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def _reason(folder: RunFolder, before: int, status: int, message: str) -> str:

@@ -255,12 +255,12 @@ class Siblings:
         out = []
         for path in run_folders(self._sweep):
             try:
-                manifest, timings = read_manifest(path / MANIFEST), RunFolder(path).timings.steps()[0]
+                manifest = read_manifest(path / MANIFEST)
+                spent = sum(seconds(row) for _, row in RunFolder(path).timings.numbered() if row is not None)
             except RunError as error:
                 print(f"note: {error}", file=sys.stderr)
                 continue
             if manifest.get("ended") and not manifest.get("error") and manifest["config"]["steps"] > 0:
-                spent = sum(seconds(row) for row in timings)
                 out.append((manifest["choices"], spent / manifest["config"]["steps"]))
         return out
 

@@ -15,21 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 
 from mirrorpo.config.paths import command
 from mirrorpo.config.values import Config, JsonObject
-from mirrorpo.launch.cell_settings import settings_of, told_apart
 from mirrorpo.launch.launches import LAUNCHES, commands_for, launchers, launches
 from mirrorpo.launch.program import is_launch
 from mirrorpo.launch.scheduler import LOOK_PATIENCE_S, Batch, Job, SchedulerError, cancel, jobs, newest
+from mirrorpo.launch.status_table import Row, view
 from mirrorpo.launch.sweeps import last_written, own_runs, sweeps
 from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import RunFolder, seconds, timestamp
@@ -39,41 +36,10 @@ from mirrorpo.run.process import parent, started
 # Seconds for a controller that does not answer while jobs are cancelled.
 CANCEL_PATIENCE_S = 60.0
 
+# Over how many of its last steps a run's speed is taken.
+LAST_STEPS = 10
+
 ACTIVE = (RunState.QUEUED, RunState.RUNNING, RunState.REQUEUED)
-COLOURS = {
-    RunState.DONE: "green",
-    RunState.RUNNING: "cyan",
-    RunState.FAILED: "red",
-    RunState.STALE: "magenta",
-    RunState.REQUEUED: "yellow",
-    RunState.INTERRUPTED: "yellow",
-    RunState.QUEUED: "yellow",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One cell.
-
-    Attributes:
-        cell: its folder below the sweep's.
-        state: where it is.
-        step: the last step on disk.
-        steps: of how many.
-        left_s: estimated seconds to its end while it runs.
-        job: SLURM's id of its last job.
-        error: why it failed or is stale.
-        log: the file that has the whole story of a failure.
-    """
-
-    cell: str
-    state: RunState
-    step: int
-    steps: int | None
-    left_s: float | None
-    job: str | None
-    error: str | None
-    log: str | None
 
 
 def rows(sweep: Path) -> list[Row]:
@@ -82,33 +48,35 @@ def rows(sweep: Path) -> list[Row]:
     Raises:
         SchedulerError: if the sweep has jobs and SLURM does not answer.
     """
-    return _rows(sweep, jobs(sweep, patience_s=LOOK_PATIENCE_S))
+    return _rows(sweep, jobs(sweep, patience_s=LOOK_PATIENCE_S), own_runs(sweep))
 
 
-def rows_or_last_written(sweep: Path, *, ask: bool = True) -> tuple[list[Row], str | None]:
-    """Every cell of a sweep, and why SLURM could not say where its jobs are; None when it could.
+def rows_or_last_written(
+    sweep: Path, runs: Sequence[Path], *, ask: bool = True
+) -> tuple[list[Row], str | None]:
+    """Cells of a sweep, and why SLURM could not say where its jobs are; None when it could.
 
     Without SLURM a cell is where its run last wrote that it was.
 
     Args:
         sweep: its folder.
+        runs: those of its runs that are listed.
         ask: false: do not try.
     """
     try:
         if ask:
-            return rows(sweep), None
+            return _rows(sweep, jobs(sweep, patience_s=LOOK_PATIENCE_S), runs), None
         problem = "not asked again"
     except SchedulerError as error:
         problem = str(error)
-    return _rows(sweep, last_written(sweep)), problem
+    return _rows(sweep, last_written(sweep), runs), problem
 
 
-def _rows(sweep: Path, known: Mapping[Path, Job]) -> list[Row]:
+def _rows(sweep: Path, known: Mapping[Path, Job], runs: Sequence[Path]) -> list[Row]:
     submitted = newest(sweep)
-    return [
-        _row(sweep, RunFolder(path), known.get(path.resolve()), submitted.get(path.resolve()))
-        for path in own_runs(sweep)
-    ]
+    # A name is resolved only where something is known of any.
+    real = {path: path.resolve() if known or submitted else path for path in runs}
+    return [_row(sweep, RunFolder(path), known.get(real[path]), submitted.get(real[path])) for path in runs]
 
 
 def reconcile(manifest: Config, finished: bool, held: bool, job: Job | None) -> tuple[RunState, str | None]:
@@ -151,19 +119,21 @@ def reconcile(manifest: Config, finished: bool, held: bool, job: Job | None) -> 
 def _row(sweep: Path, folder: RunFolder, job: Job | None, submitted: tuple[Batch, int] | None) -> Row:
     try:
         manifest = read_manifest(folder.manifest_path)
-        state, error = reconcile(manifest, folder.finished(), folder.held(), job)
-        timings, damaged = folder.timings.steps()
-    except RunError as fault:
+        # One that is gone is made again from what is left of the run.
+        finished = folder.finished(manifest=manifest or None)
+        state, error = reconcile(manifest, finished, folder.held(), job)
+        timings, damaged = folder.timings.last(LAST_STEPS)
+    except (RunError, OSError) as fault:
         # The others' rows must not suffer; what is left of it, a launch makes whole again or refuses.
-        manifest, timings, damaged = {}, [], []
+        manifest, timings, damaged = {}, [], False
         state = RunState.RUNNING if folder.held() else RunState.FAILED
         error = f"{fault}; launch again"
     if damaged and not error:
-        error = f"{folder.timings.path.name}: line {damaged[0]} is damaged"
+        error = f"{folder.timings.path.name}: line {folder.timings.damaged()[-1]} is damaged"
     steps = manifest.get("config", {}).get("steps")
     timings = [row for row in timings if row["step"] > 0]
     done = timings[-1]["step"] if timings else 0
-    spent = [seconds(row) for row in timings[-10:]]
+    spent = [seconds(row) for row in timings]
     traceback, log = folder.path / "error.txt", None
     if state == RunState.FAILED:
         log = traceback if traceback.exists() else submitted[0].log(submitted[1]) if submitted else None
@@ -184,78 +154,14 @@ def _row(sweep: Path, folder: RunFolder, job: Job | None, submitted: tuple[Batch
 
 
 def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    try:
+        text = log.read_text(errors="replace")
+    except OSError as error:
+        return f"{log} cannot be read ({error.strerror})"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     causes = [line for line in lines if "memory limit" in line or "oom" in line.lower() or "DUE TO" in line]
     errors = [line for line in lines if "error:" in line.lower()]
     return (causes or errors or lines or [""])[-1][:300]
-
-
-# ---------------------------------------------------------------- what is shown
-
-
-def table(sweep: Path, listed: Sequence[Row]) -> tuple[str, Table]:
-    """What all rows share, and the rows, for a terminal."""
-    shared, labels = shortened([row.cell for row in listed])
-    of_all, others = told_apart([settings_of(sweep / row.cell) for row in listed])
-    cells = [" ".join([label, *settings]) for label, settings in zip(labels, others, strict=True)]
-    shared = "\n".join(filter(None, (shared, " ".join(of_all))))
-    out = Table(box=None)
-    for name in ("cell", "state", "step", "left", "job", "reason"):
-        out.add_column(name, overflow="fold", no_wrap=name not in ("cell", "reason"))
-    for cell, row in zip(cells, listed, strict=True):
-        colour = COLOURS.get(row.state, "")
-        state = f"[{colour}]{row.state}[/]" if colour else str(row.state)
-        out.add_row(
-            cell,
-            state,
-            f"{row.step}/{row.steps or '?'}",
-            duration(row.left_s),
-            row.job or "",
-            row.error or "",
-        )
-    return f"{sweep}: {counted(listed)}" + (f"\n{shared}" if shared else ""), out
-
-
-def counted(listed: Sequence[Row]) -> str:
-    """How many cells are in which state."""
-    counts = Counter(row.state for row in listed)
-    return ", ".join(f"{counts[state]} {state}" for state in RunState if counts[state])
-
-
-def shortened(labels: Sequence[str]) -> tuple[str, list[str]]:
-    """What all labels share, and each without it.
-
-    >>> shortened(["algo=grpo,divergence=kl/seed=0", "algo=grpo,divergence=none/seed=0"])
-    ('algo=grpo seed=0', ['divergence=kl', 'divergence=none'])
-    """
-    parted = [label.replace("/", ",").split(",") for label in labels]
-    shared = (
-        [part for part in parted[0] if len(labels) > 1 and all(part in other for other in parted)]
-        if parted
-        else []
-    )
-    return " ".join(shared), [
-        " ".join(part for part in parts if part not in shared) or label
-        for parts, label in zip(parted, labels, strict=True)
-    ]
-
-
-def duration(seconds: float | None) -> str:
-    """For people.
-
-    >>> duration(None), duration(42), duration(3 * 3600 + 240)
-    ('', '42 s', '3 h 04')
-    """
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{rest} s"
-        if not minutes
-        else f"{minutes} min"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60:02d}"
-    )
 
 
 # ---------------------------------------------------------------- what is done
@@ -398,12 +304,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _listed(root: Path) -> tuple[dict[Path, list[Row]], str | None]:
     """The rows of each sweep at, above or below a folder; and why SLURM could not say where its jobs are."""
     known, problem = sweeps(root), None
+    if root in known:
+        # Without those of another sweep whose name begins with its own.
+        below = sorted(run for runs in known.values() for run in runs)
+        known = {root: [run for run in below if root not in run.parents[1].parents]}
     out: dict[Path, list[Row]] = {}
-    for sweep in [root] if root in known else known:
-        listed, silence = rows_or_last_written(sweep, ask=problem is None)
+    # An arm's folder, or a run's, shows what is below it.
+    for sweep, runs in known.items():
+        out[sweep], silence = rows_or_last_written(sweep, runs, ask=problem is None)
         problem = problem or silence
-        # An arm's folder, or a run's, shows what is below it.
-        out[sweep] = [row for row in listed if root == sweep or sweep / row.cell in known[sweep]]
     return out, problem
 
 
@@ -419,31 +328,17 @@ def _show(root: Path, *, watch: bool, as_json: bool) -> int:
         ]
         print(json.dumps(entries, indent=2))
     elif watch:
-        with Live(Group(*_view(root, listed, problem)), refresh_per_second=1) as live:
+        with Live(Group(*view(root, listed, problem, Console().width)), refresh_per_second=1) as live:
             while any(row.state in ACTIVE for sweep_rows in listed.values() for row in sweep_rows):
                 time.sleep(2)
                 listed, problem = _listed(root)
-                live.update(Group(*_view(root, listed, problem)))
+                live.update(Group(*view(root, listed, problem, Console().width)))
     else:
-        heading, body = _view(root, listed, None)
         console = Console(highlight=False)
+        heading, body = view(root, listed, None, console.width)
         console.print(heading, markup=False, soft_wrap=True)
-        console.print(body)
+        console.print(body, soft_wrap=True)
     return int(any(row.state == RunState.FAILED for sweep_rows in listed.values() for row in sweep_rows))
-
-
-def _view(root: Path, listed: Mapping[Path, Sequence[Row]], problem: str | None) -> tuple[str, Table]:
-    if len(listed) == 1:
-        ((sweep, sweep_rows),) = listed.items()
-        heading, out = table(sweep, sweep_rows)
-    else:
-        heading = f"{root}: {len(listed)} sweeps; give one's folder to see its cells"
-        out = Table(box=None)
-        for name in ("sweep", "cells", "states"):
-            out.add_column(name, overflow="fold")
-        for sweep, sweep_rows in listed.items():
-            out.add_row(os.path.relpath(sweep, root), str(len(sweep_rows)), counted(sweep_rows))
-    return f"{heading}\n{problem}" if problem else heading, out
 
 
 if __name__ == "__main__":

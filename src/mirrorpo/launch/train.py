@@ -21,6 +21,7 @@ from mirrorpo.config.schema import register
 from mirrorpo.config.typed import with_new_keys
 from mirrorpo.launch.arguments import quoted_paths
 from mirrorpo.launch.errors import one_line
+from mirrorpo.launch.fork_server import channel_in, serve
 from mirrorpo.launch.help import requested, text
 from mirrorpo.launch.imports import without_collection
 from mirrorpo.launch.planned import Planned
@@ -43,6 +44,8 @@ def main() -> None:
         return
     # Parts of somebody's own may stand where the command is given; the package's own names come first.
     sys.path.append(os.getcwd())
+    if (channel := channel_in(sys.argv[1:])) is not None:
+        sys.argv[1:] = serve(channel)
     planned, arguments = Planned.taken_from(sys.argv[1:])
     _refuse_options(arguments)
     sys.argv = [sys.argv[0], *with_new_keys(quoted_paths(accept_old_names(arguments)))]

@@ -3,7 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from mirrorpo.core.batch import Prompt
-from mirrorpo.core.protocols import Assembly, DeclaresSources, StatesNotes, StatesRequirements, Verifier
+from mirrorpo.core.protocols import (
+    Assembly,
+    DeclaresOutcomes,
+    DeclaresSources,
+    StatesNotes,
+    StatesRequirements,
+    Verifier,
+)
 from mirrorpo.reward.plain import verifier
 
 
@@ -67,3 +74,8 @@ def sources(parts: Mapping[str, Verifier]) -> dict[str, str]:
         if isinstance(reward, DeclaresSources)
         for name, says in reward.sources().items()
     }
+
+
+def outcomes(reward: object) -> Sequence[str]:
+    """Those that a reward says its verdicts have; empty where it does not say."""
+    return reward.outcomes if isinstance(reward, DeclaresOutcomes) else ()

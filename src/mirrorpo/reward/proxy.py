@@ -36,6 +36,11 @@ class Proxy:
         """Those of both."""
         return f"proxy/1 {composed.version(self._both())}"
 
+    @property
+    def outcomes(self) -> Sequence[str]:
+        """The gold's."""
+        return composed.outcomes(self._both()["gold"])
+
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> list[Verdict]:
         both = self._both()
         pairs = zip(both["proxy"](texts, prompts), both["gold"](texts, prompts), strict=True)

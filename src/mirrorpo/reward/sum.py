@@ -58,6 +58,11 @@ class WeightedSum:
         """Those of the parts; weights are settings."""
         return f"sum/1 {composed.version(self._verifiers())}"
 
+    @property
+    def outcomes(self) -> Sequence[str]:
+        """Those of the part that says what is right."""
+        return composed.outcomes(self._verifiers()[self.correct])
+
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> list[Verdict]:
         of_parts = {name: reward(texts, prompts) for name, reward in self._verifiers().items()}
         return [

@@ -22,12 +22,15 @@ from mirrorpo.core.protocols import (
 from mirrorpo.core.tensors import chunks, flags, moved
 from mirrorpo.rollout.cache import Blocks, Rows, Selection, in_blocks
 from mirrorpo.rollout.collate import pad
+from mirrorpo.rollout.nested_prompts import NestedPrompts, keeps_every_key
 from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.sampling import draw
 from mirrorpo.rollout.weights import network_config, plain
 
 # Of a row's logits and what a token is drawn by, for each token of the vocabulary.
 VOCABULARY_BYTES = 16
+# In the place of a row's uniform numbers: its tokens are not drawn.
+GREEDY = -1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +39,9 @@ class Native:
     dropped.
 
     A completion depends on the weights, its prompt, the seed and its place in the call, not on
-    `rows_at_once` or on what else is sampled beside it (up to rounding).
+    `rows_at_once` or on what else is sampled beside it (up to rounding). Prompts that a request says are
+    beginnings of each other are read off the longest of those that are sampled together, where the model's
+    cache keeps every key.
 
     Attributes:
         rows_at_once: completions sampled together, in whole groups and at least one; bounds the memory of the
@@ -49,6 +54,7 @@ class Native:
 
     samples: ClassVar[bool] = True
     serves_remotely: ClassVar[bool] = False
+    answers_both: ClassVar[bool] = True
 
     rows_at_once: int
     compact_at: float
@@ -83,22 +89,24 @@ class Native:
         return cut_distribution_notes(group, self.top_p)
 
     def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]:
-        """`group_size` completions for each prompt, in order."""
-        size, groups = request.group_size, request.groups
+        """`group_size` completions for each prompt, in order, behind a greedy one if one is requested."""
+        size, groups = request.group_size + request.with_greedy, list(request.groups)
         uniform = _uniform(request)
         stride = max(self.rows_at_once // size, 1)
-        completions: list[Completion] = []
+        if request.by_length:
+            groups.sort(key=lambda group: len(request.prompt_ids[group]))
+        completions: dict[int, list[Completion]] = {group: [] for group in request.groups}
         with model.evaluating(), model.computing(), _without_graph(model.device):
             head = model.head(request.temperature).prepared()
-            for start in range(groups.start, groups.stop, stride):
-                cut = slice(start, min(start + stride, groups.stop))
-                ids, logprobs = self._sample(
-                    model, head, request.prompt_ids[cut], uniform[cut].flatten(0, 1), request.temperature
-                )
+            for start in range(0, len(groups), stride):
+                cut = groups[start : start + stride]
+                prompt_ids = [request.prompt_ids[group] for group in cut]
+                numbers = uniform[cut].flatten(0, 1)
+                ids, logprobs = self._sample(model, head, prompt_ids, numbers, request)
                 for row, (tokens, scores) in enumerate(zip(ids, logprobs, strict=True)):
-                    group = start + row // size
+                    group = cut[row // size]
                     ended = bool(tokens) and tokens[-1] in model.eos_ids
-                    completions.append(
+                    completions[group].append(
                         Completion(
                             uid=request.prompts[group].uid,
                             group=group,
@@ -109,7 +117,7 @@ class Native:
                             truncated=not ended,
                         )
                     )
-        return completions
+        return [completion for of_group in completions.values() for completion in of_group]
 
     def _sample(
         self,
@@ -117,13 +125,14 @@ class Native:
         head: OutputHead,
         prompt_ids: Sequence[Sequence[int]],
         uniform: Tensor,
-        temperature: float,
+        request: RolloutRequest,
     ) -> tuple[list[list[int]], list[list[float]]]:
         steps, decoder = uniform.shape[1], model.decoder
-        logits, rows = self._prefilled(model, head, prompt_ids, uniform)
+        nested = request.nested and keeps_every_key(model)
+        logits, rows = self._prefilled(model, head, prompt_ids, uniform, nested=nested)
         drawn: list[tuple[Tensor, Tensor]] = []
         for step in range(steps):
-            drawn.append(draw(logits, rows.numbers[:, step], temperature, self.top_p))
+            drawn.append(self._drawn(logits, rows.numbers[:, step], request))
             token, last = drawn[-1][0], step == steps - 1
             if last or len(drawn) == self.check_every:
                 rows.write(step, drawn)
@@ -145,14 +154,29 @@ class Native:
             logits = _logits(head, output.last_hidden_state[:, -1])
         return rows.results(model.eos_ids)
 
+    def _drawn(self, logits: Tensor, numbers: Tensor, request: RolloutRequest) -> tuple[Tensor, Tensor]:
+        token, logprob = draw(logits, numbers, request.temperature, self.top_p)
+        if not request.with_greedy:
+            return token, logprob
+        greedy = numbers == GREEDY
+        return torch.where(greedy, logits.argmax(dim=-1), token), logprob.masked_fill(greedy, 0.0)
+
     def _prefilled(
-        self, model: GenerativeModel, head: OutputHead, prompt_ids: Sequence[Sequence[int]], uniform: Tensor
+        self,
+        model: GenerativeModel,
+        head: OutputHead,
+        prompt_ids: Sequence[Sequence[int]],
+        uniform: Tensor,
+        *,
+        nested: bool,
     ) -> tuple[Tensor, "_Rows"]:
         # Each prompt computed once, and its logits and cache repeated for its group.
         device, (count, steps) = model.device, uniform.shape
         group_size = count // len(prompt_ids)
-        padded = pad(prompt_ids, model.pad_id, left=True)
-        real = pad([[1] * len(row) for row in prompt_ids], 0, left=True)
+        nesting = NestedPrompts.of(prompt_ids) if nested else None
+        computed = prompt_ids if nesting is None else [prompt_ids[number] for number in nesting.computed]
+        padded = pad(computed, model.pad_id, left=True)
+        real = pad([[1] * len(row) for row in computed], 0, left=True)
         ids, present, numbers, ends = moved([padded, real, uniform, _ends(model.eos_ids)], device)
         output = model.decoder(
             input_ids=ids,
@@ -160,10 +184,13 @@ class Native:
             position_ids=(present.cumsum(1) - 1).clamp(min=0),
             use_cache=True,
         )
-        hidden = output.last_hidden_state
-        logits = _first_logits(head, hidden[:, -1]).repeat_interleave(group_size, dim=0)
+        hidden, filled = output.last_hidden_state, output[model.cache_argument]
+        last = hidden[:, -1]
+        if nesting is not None:
+            last, present = nesting.read_off(filled, hidden)
+        logits = _first_logits(head, last).repeat_interleave(group_size, dim=0)
         reduced = _autocast_dtype(device)
-        cache = in_blocks(output[model.cache_argument], len(ids), group_size, self.cache_block, reduced)
+        cache = in_blocks(filled, len(last), group_size, self.cache_block, reduced)
         attended = torch.cat([present, present.new_ones(len(present), steps)], dim=1)
         attended = attended.repeat_interleave(group_size, dim=0)
         additive = _takes_additive(model, cache)
@@ -246,10 +273,14 @@ def _uniform(request: RolloutRequest) -> Tensor:
     size, steps = request.group_size, request.max_new_tokens
     if request.seeds is None:
         stream = torch.Generator().manual_seed(request.seed)
-        return torch.rand(len(request.prompts), size, steps, generator=stream)
-    streams = [torch.Generator().manual_seed(seed) for seed in request.seeds]
-    # Token by token, so that a call of more tokens has the same first ones.
-    return torch.stack([torch.rand(steps, size, generator=stream).T for stream in streams])
+        numbers = torch.rand(len(request.prompts), size, steps, generator=stream)
+    else:
+        streams = [torch.Generator().manual_seed(seed) for seed in request.seeds]
+        # Token by token, so that a call of more tokens has the same first ones.
+        numbers = torch.stack([torch.rand(steps, size, generator=stream).T for stream in streams])
+    if not request.with_greedy:
+        return numbers
+    return torch.cat([torch.full_like(numbers[:, :1], GREEDY), numbers], dim=1)
 
 
 def _ends(eos_ids: Collection[int]) -> Tensor:

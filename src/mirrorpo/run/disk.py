@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from mirrorpo.run.errors import DiskError
 
@@ -69,18 +70,28 @@ def write_atomic(path: Path, text: str) -> None:
     Raises:
         DiskError: if there is no room for it, or the like; the old one is left as it is.
     """
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes another one's place, as `write_atomic` has it, once all of it is written.
+
+    Raises:
+        DiskError: if there is no room for it, or the like; the old one is left as it is.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with writing_to(path.parent):
         try:
-            with beside.open("w") as file:
-                file.write(text)
+            with beside.open("wb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
-        except OSError:
+        finally:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
-            raise
         sync_folder(path.parent)
 
 
@@ -122,6 +133,16 @@ def file_digest(path: Path) -> str:
     """sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_first(path: Path, size: int) -> str:
+    """sha256 of a file's first bytes, of all of it where it is shorter."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while size > 0 and (block := file.read(min(size, 2**20))):
+            digest.update(block)
+            size -= len(block)
+    return digest.hexdigest()
 
 
 def aside(path: Path, why: str) -> Path:

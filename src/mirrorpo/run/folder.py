@@ -17,8 +17,10 @@ from mirrorpo.config.cell import Cell
 from mirrorpo.config.identity import differences
 from mirrorpo.config.values import JsonObject
 from mirrorpo.run import lock
-from mirrorpo.run.disk import aside, copy_aside, file_digest, reserve, write_atomic, writing_to
+from mirrorpo.run.completions import Completions
+from mirrorpo.run.disk import aside, file_digest, reserve, write_atomic, writing_to
 from mirrorpo.run.errors import RunError, unwritable
+from mirrorpo.run.json_lines import JsonLines
 from mirrorpo.run.manifest import MANIFEST, RunState, read_manifest, recovered, sealed, unsealed
 
 log = logging.getLogger(__name__)
@@ -28,93 +30,9 @@ ROWS, ROWS_OF_SETS = "eval/step_*.jsonl", "eval/*/step_*.jsonl"
 # Evaluations that were made after the run, of its checkpoints; no part of its results.
 EVALUATED = "evaluated"
 # What reports read beside a run's results; a run whose own are gone is done all the same.
-BESIDE = ("timings.jsonl", "credit/*.jsonl")
-
-
-class JsonLines:
-    """An append-only file of one JSON object a line, cut back to a step when a run resumes.
-
-    A last line without its end is what a kill left of a row, and is none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def rows(self) -> list[JsonObject]:
-        """The complete rows.
-
-        Raises:
-            RunError: naming the file and the line, if one is damaged.
-        """
-        rows = [(number, _json_object(line)) for number, line in self._lines()]
-        if damaged := [number for number, row in rows if row is None]:
-            raise RunError(
-                f"{self.path}: line {damaged[0]} is damaged; move the run's folder away, or launch it again"
-            )
-        return [row for _, row in rows if row is not None]
-
-    def steps(self) -> tuple[list[JsonObject], list[int]]:
-        """The rows that are whole and have a step, and the numbers of the lines that are not.
-
-        Raises:
-            RunError: if the file cannot be read at all.
-        """
-        rows = [(number, _row(line)) for number, line in self._lines()]
-        return [row for _, row in rows if row is not None], [number for number, row in rows if row is None]
-
-    def cut_after(self, step: int, *, keep: bool = False) -> list[int]:
-        """Drop rows of later steps, damaged lines and any unfinished one; the numbers of the damaged ones.
-
-        Args:
-            step: the last one that stays.
-            keep: keep the file as it is under another name; one that has damaged lines is always kept.
-        """
-        if not self.path.exists():
-            return []
-        kept, damaged = b"", []
-        for number, line in self._lines():
-            row = _row(line)
-            if row is None:
-                damaged.append(number)
-            elif row["step"] <= step:
-                kept += line + b"\n"
-        if damaged or keep:
-            copy_aside(self.path, "damaged" if damaged else "before_restart")
-        write_atomic(self.path, kept.decode())
-        return damaged
-
-    def append(self, row: Mapping[str, object]) -> None:
-        """Add one row, on disk before a checkpoint of the same step can be.
-
-        Raises:
-            DiskError: if there is no room for it, or the like.
-        """
-        with writing_to(self.path.parent), self.path.open("a") as file:
-            file.write(json.dumps(dict(row)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _lines(self) -> list[tuple[int, bytes]]:
-        try:
-            complete = self.path.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise RunError(f"{self.path} cannot be read ({error})") from error
-        return list(enumerate(complete, start=1))
-
-
-def _json_object(line: bytes) -> JsonObject | None:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _row(line: bytes) -> JsonObject | None:
-    row = _json_object(line)
-    return row if row is not None and type(row.get("step")) is int else None
+BESIDE = ("timings.jsonl", "credit.jsonl", "credit/*.jsonl")
+# Runs of version 0.1.0 have a file of shown completions, and one of their weights, for each step.
+STEP_FILES = ("completions/step_*.md", "credit/step_*.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +55,16 @@ class RunFolder:
     def timings(self) -> JsonLines:
         """Seconds, tokens a second, memory: what differs between two runs that are the same."""
         return JsonLines(self.path / "timings.jsonl")
+
+    @property
+    def completions(self) -> Completions:
+        """Some completions of each step, for a person."""
+        return Completions(self.path / "completions.md")
+
+    @property
+    def credit(self) -> JsonLines:
+        """The same completions with the weights of their tokens."""
+        return JsonLines(self.path / "credit.jsonl")
 
     @property
     def checkpoints(self) -> Path:
@@ -277,13 +205,27 @@ class RunFolder:
         paths = (path for pattern in BESIDE for path in sorted(self.path.glob(pattern)))
         return {str(path.relative_to(self.path)): file_digest(path) for path in paths}
 
-    def finished(self, *, verify: bool = False) -> bool:
+    def cut_shown(self, step: int, *, keep: bool = False) -> list[int]:
+        """Drop the shown completions of later steps; the numbers of the damaged lines of their weights.
+
+        Args:
+            step: the last one that stays.
+            keep: keep the weights as they are under another name.
+        """
+        self.completions.cut_after(step)
+        for path in (path for pattern in STEP_FILES for path in self.path.glob(pattern)):
+            if step_of(path) > step:
+                path.unlink()
+        return self.credit.cut_after(step, keep=keep)
+
+    def finished(self, *, verify: bool = False, manifest: JsonObject | None = None) -> bool:
         """Done or stale, and nothing that this promised has been taken away since.
 
         Args:
             verify: also read the files that were written to since, and say which is another one now.
+            manifest: of the run; None reads it.
         """
-        manifest = self.manifest()
+        manifest = self.manifest() if manifest is None else manifest
         files = manifest.get("files")
         if manifest.get("state") not in (RunState.DONE, RunState.STALE) or files is None:
             return False
@@ -291,10 +233,7 @@ class RunFolder:
             # A run that is done needs none; removing them all to save disk is no damage, and must not cost
             # the run.
             files = {name: size for name, size in files.items() if not name.startswith("checkpoints/")}
-        whole = all(
-            (self.path / name).exists() and (self.path / name).stat().st_size == size
-            for name, size in files.items()
-        )
+        whole = all(_size(f"{self.path}/{name}") == size for name, size in files.items())
         return whole and not (verify and self._changed(manifest.get("sha256") or {}))
 
     def _changed(self, digests: Mapping[str, str]) -> bool:
@@ -345,6 +284,24 @@ class RunFolder:
         return lock.is_held(self.path / ".lock")
 
 
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def step_of(path: Path) -> int:
+    """The step that a file's or checkpoint's name has; -1 where it has none.
+
+    Example:
+        >>> step_of(Path("eval/step_000012.jsonl")), step_of(Path("eval/contamination.jsonl"))
+        (12, -1)
+    """
+    number = path.stem.removeprefix("step_")
+    return int(number) if number.isdigit() else -1
+
+
 def seconds(timing: JsonObject) -> float:
     """What the step of a row of `timings.jsonl` took."""
     spent = (timing.get("seconds"), timing.get("eval_s"))
@@ -364,11 +321,13 @@ def run_folders(root: Path) -> list[Path]:
     runs, roots, walked = [], [str(root)], set[str]()
     while roots:
         # Links last: what lies below `root` itself is not listed under a second name.
-        if os.path.realpath(top := roots.pop(0)) in walked:
+        real = os.path.realpath(top := roots.pop(0))
+        if real in walked:
             continue
         # Unlike `rglob`, it passes over a folder that is renamed meanwhile, as a checkpoint's is.
         for folder, below, files in os.walk(top):
-            walked.add(os.path.realpath(folder))
+            # A walk follows no links, so the rest of the name is real.
+            walked.add(os.path.normpath(real + folder[len(top) :]))
             if MANIFEST in files:
                 runs.append(Path(folder))
                 below.clear()

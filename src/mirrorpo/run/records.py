@@ -3,20 +3,18 @@
 Imports no torch.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from mirrorpo.config.values import JsonObject
-from mirrorpo.run.disk import file_digest
-from mirrorpo.run.folder import RunFolder
+from mirrorpo.run.disk import digest_of_first, file_digest
+from mirrorpo.run.folder import RunFolder, step_of
 
 
 def records(folder: RunFolder, step: int) -> JsonObject:
     """The manifest, and size and digest of the metrics and evaluations up to a step."""
     files = [
         folder.metrics.path,
-        *(path for path in folder.evaluations() if _step(path) <= step),
+        *(path for path in folder.evaluations() if step_of(path) <= step),
     ]
     sizes = {
         str(path.relative_to(folder.path)): {"size": path.stat().st_size, "sha256": file_digest(path)}
@@ -56,8 +54,9 @@ def fault(
             ),
             None,
         )
-    rows, damaged = folder.metrics.steps()
-    steps = [row["step"] for row in rows if row["step"] <= step]
+    numbered = [(number, row["step"] if row else None) for number, row in folder.metrics.numbered()]
+    damaged = [number for number, at in numbered if at is None]
+    steps = [at for _, at in numbered if at is not None and at <= step]
     if steps != list(range(0 if evaluates(0) else 1, step + 1)):
         where = f"is damaged in line {damaged[0]}" if damaged else "lacks rows"
         return f"{folder.metrics.path} {where}"
@@ -69,16 +68,10 @@ def _problem(folder: RunFolder, name: str, entry: Mapping[str, object]) -> str |
     path = folder.path / name
     if not path.exists():
         return "is gone"
-    content = path.read_bytes()
-    if path == folder.metrics.path:
-        # Later steps' rows lie behind.
-        content = content[: int(str(entry["size"]))]
-    if hashlib.sha256(content).hexdigest() == entry["sha256"]:
+    grows = path == folder.metrics.path
+    # Later steps' rows lie behind.
+    digest = digest_of_first(path, int(str(entry["size"]))) if grows else file_digest(path)
+    if digest == entry["sha256"]:
         return None
-    damaged = folder.metrics.steps()[1] if path == folder.metrics.path else []
+    damaged = folder.metrics.damaged() if grows else []
     return f"is damaged in line {damaged[0]}" if damaged else "is not what was written"
-
-
-def _step(path: Path) -> int:
-    number = path.stem.removeprefix("step_")
-    return int(number) if number.isdigit() else -1

@@ -34,8 +34,9 @@ from mirrorpo.rollout.reroll import Beginning, Rerolls
 from mirrorpo.run import checkpoint
 from mirrorpo.run.folder import RunFolder
 from mirrorpo.train.build import Components, build_components
-from mirrorpo.train.loaded import render
+from mirrorpo.train.loaded import corpus_of, render
 from mirrorpo.train.old_policy import policy_scorer
+from mirrorpo.train.questions import load_questions
 from mirrorpo.weighting.reasoning import regions
 from mirrorpo.weighting.spans import Arithmetic, Scaffolding
 
@@ -200,9 +201,9 @@ def main() -> None:
         )
     torch.set_num_threads(config["threads"])
     components = build_components(config)
-    train = components.dataset.load("train")
-    corpus = (text for prompt in train for text in (prompt.question + "\n", prompt.demonstration))
-    policy = components.model.load(torch.device("cpu"), config["seed"], lambda: corpus)
+    policy = components.model.load(
+        torch.device("cpu"), config["seed"], lambda: corpus_of(load_questions(components))
+    )
     if newest and not args.start:
         # As a resumed run does, so that adapters and models from scratch are what was trained.
         policy.network.load_state_dict(newest["weights"], strict=False)

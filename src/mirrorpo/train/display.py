@@ -1,9 +1,8 @@
 """What a person sees of a run: progress, a closing table, completions to read."""
 
-import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mirrorpo.config.values import JsonObject
 from mirrorpo.core.token_offsets import TokenOffsets
 from mirrorpo.model.adapter import base_of
 from mirrorpo.rollout.collector import Answer
@@ -46,6 +46,11 @@ TABLE = (
     ("eval/truncated", "truncated", "{:.1%}"),
 )
 
+
+# Seconds of an evaluation from which on a log says when the next one begins.
+LONG_S = 30.0
+# Share of a run's time in evaluations from which on its end says so, and the share that is suggested.
+MUCH, ENOUGH = 0.25, 0.1
 
 # Below this width the times are left out too.
 NARROW = 60
@@ -100,6 +105,22 @@ class Display:
         """A line above the bar."""
         if self._enabled:
             self._console.print(text, markup=False, emoji=False, soft_wrap=True)
+
+    def evaluating(self, step: int, questions: Mapping[str, int]) -> None:
+        """An evaluation begins, on so many questions of each set; a log says so where the last one was long.
+
+        Args:
+            step: that it follows.
+            questions: by the name of their set; of the run's own it is empty.
+        """
+        listed = ", ".join(f"{count} {name or 'held-out'} questions" for name, count in questions.items())
+        if step == 0:
+            self.say(f"evaluating the start model on {listed}")
+        elif not self._bar and self._last.get("eval_s", 0.0) > LONG_S:
+            self.say(f"evaluating after step {step} on {listed}")
+        text = f"evaluating {sum(questions.values())} questions"
+        if len(text) <= self._room():
+            self._progress.update(self._task, numbers=text)
 
     def step(self, step: int, numbers: Mapping[str, float], seconds: float) -> None:
         """One step is done, which took so many seconds."""
@@ -159,23 +180,56 @@ class Display:
 
     def conclude(self, folder: RunFolder) -> None:
         """Close with what a finished run's folder says."""
-        rows = folder.metrics.rows()
-        evaluated = [row for row in rows if any(name.startswith("eval/") for name in row)]
+        trained, first, final = False, JsonObject(), JsonObject()
+        for row in folder.metrics.stream():
+            trained = True
+            if any(name.startswith("eval/") for name in row):
+                first, final = first or row, row
         path, answers, completions, gain = folder.path, {}, "", ""
-        if evaluated and "eval/questions" in evaluated[-1]:
-            start, last = (folder.evaluation(row["step"]) for row in (evaluated[0], evaluated[-1]))
+        if "eval/questions" in final:
+            start, last = (folder.evaluation(row["step"]) for row in (first, final))
             answered = JsonLines(last).rows()
             answers, completions = {"answers": str(last)}, sample_rows(answered, 3)
             gain = _gain(start, answered) if start != last else ""
         files = {
             "metrics": str(path / "metrics.jsonl"),
             **answers,
-            "completions": str(path / "completions"),
+            "completions": str(folder.completions.path),
             "policy": policy_line(folder.policy),
         }
-        if rows:
-            first, final = (evaluated[0], evaluated[-1]) if evaluated else ({}, {})
+        if trained:
             self.close(first, final, files, completions, gain)
+            # A damaged line of what is beside the results ends no run.
+            timings = (row for _, row in folder.timings.numbered() if row is not None)
+            if note := evaluation_note(timings):
+                self.say(note)
+
+
+def evaluation_note(timings: Iterable[JsonObject]) -> str:
+    """How much of a run's time went into evaluations, where it is much, and how often would be less.
+
+    Which steps are evaluated is a setting and depends on no clock: curves of runs that are compared have to
+    have the same steps, and a resumed run the steps of an undisturbed one.
+
+    Args:
+        timings: the rows of `timings.jsonl`, from the first on.
+    """
+    trained, spent, last = 0.0, list[float](), 0
+    for row in timings:
+        trained += float(row.get("seconds", 0.0))
+        last = row["step"]
+        if "eval_s" in row:
+            spent.append(float(row["eval_s"]))
+    total = trained + sum(spent)
+    # The start model's and the last step's are not to be spared.
+    if len(spent) < 3 or sum(spent) <= MUCH * total:
+        return ""
+    wanted = ENOUGH / (1 - ENOUGH) * trained / (sum(spent) / len(spent))
+    every = last if wanted < 3 else -int(-last // (wanted - 1))
+    return (
+        f"note: {sum(spent) / total:.0%} of {total:.0f} s went into {len(spent)} evaluations; with "
+        f"eval_every={every} it would be {ENOUGH:.0%} or the least that is possible"
+    )
 
 
 def _before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
@@ -235,27 +289,27 @@ def policy_line(policy: Path) -> str:
 
 
 def write_completions(
-    folder: Path,
+    folder: RunFolder,
     step: int,
     answers: Sequence[Answer],
     all_offsets: Sequence[TokenOffsets],
     credit: TokenCredit,
     count: int,
 ) -> None:
-    """`completions/step_*.md` and `credit/step_*.jsonl`: at most `count` of a step's answers."""
+    """Add at most `count` of a step's answers to `completions.md` and `credit.jsonl`."""
     # Spread over the step's groups, so that not all shown answers are to one question.
     count = min(count, len(answers))
     shown = [index * len(answers) // count for index in range(count)]
     if not shown:
         return
-    text = readable(step, [answers[index] for index in shown])
-    write_text(folder / "completions" / f"step_{step:06d}.md", text)
-    rows = [
-        credit_row(answers[index], all_offsets[index], credit.weights[index], credit.spans, index)
-        for index in shown
-    ]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    write_text(folder / "credit" / f"step_{step:06d}.jsonl", lines)
+    folder.completions.append(step, readable(step, [answers[index] for index in shown]))
+    folder.credit.extend(
+        [
+            {"step": step}
+            | credit_row(answers[index], all_offsets[index], credit.weights[index], credit.spans, index)
+            for index in shown
+        ]
+    )
 
 
 def readable(step: int, answers: Sequence[Answer]) -> str:
@@ -296,9 +350,3 @@ def one_line(gold: str) -> str:
     """
     first, broken, _ = gold.strip().partition("\n")
     return f"{first} ..." if broken else gold
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file, its folder made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)

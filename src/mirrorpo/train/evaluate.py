@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
 from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
-from mirrorpo.core.protocols import GenerativeModel, RewardFn, RolloutEngine
+from mirrorpo.core.protocols import AnswersBoth, GenerativeModel, RewardFn, RolloutEngine
 from mirrorpo.core.seeds import derive
 from mirrorpo.train.metrics import part_metrics
 from mirrorpo.train.sampled import Samples, sampled_metrics
@@ -87,7 +87,8 @@ class Evaluator:
 
     def __call__(self, model: GenerativeModel, step: int) -> Evaluation:
         """Greedy on all questions; samples on some. The same model and step give the same rows."""
-        greedy = self._answers(model, len(self.prompts), 1, 0.0, step)
+        answers, sampled_answers = self._completions(model, step)
+        greedy = self._judged(answers, 1)
         rows = [_row(prompt, *answer) for prompt, answer in zip(self.prompts, greedy, strict=True)]
         n = len(rows)
         unverifiable = sum(row["outcome"] == "unverifiable" for row in rows)
@@ -107,17 +108,16 @@ class Evaluator:
                 "answers; it is broken"
             )
         metrics |= part_metrics([verdict for _, verdict in greedy], self.prefix)
-        return Evaluation(metrics={**metrics, **self._sampled(model, rows, step)}, rows=rows)
+        return Evaluation(metrics={**metrics, **self._sampled(rows, sampled_answers)}, rows=rows)
 
-    def _sampled(self, model: GenerativeModel, rows: list[AnswerRow], step: int) -> Mapping[str, float]:
-        count = min(self.sampled_questions, len(rows))
-        if count == 0 or self.samples == 0:
+    def _sampled(self, rows: list[AnswerRow], completions: Sequence[Completion]) -> Mapping[str, float]:
+        if not completions:
             return {}
-        answers = self._answers(model, count, self.samples, self.temperature, step)
+        answers = self._judged(completions, self.samples)
         samples = [
             _samples(answers[start : start + self.samples]) for start in range(0, len(answers), self.samples)
         ]
-        for row, question in zip(rows[:count], samples, strict=True):
+        for row, question in zip(rows[: len(samples)], samples, strict=True):
             row["samples"], row["samples_right"] = self.samples, sum(question.right)
             if (majority_right := question.majority_right) is not None:
                 row["majority_right"] = majority_right
@@ -125,22 +125,49 @@ class Evaluator:
             row["sampled_tokens"], row["sampled_truncated"] = question.tokens, question.truncated
         return sampled_metrics(samples, self.prefix)
 
+    def _completions(
+        self, model: GenerativeModel, step: int
+    ) -> tuple[Sequence[Completion], Sequence[Completion]]:
+        """The greedy ones of all questions, and the sampled ones of the first."""
+        every, size = len(self.prompts), self.samples
+        sampled = min(self.sampled_questions, every) if size > 0 else 0
+        if sampled and isinstance(self.engine, AnswersBoth) and self.engine.answers_both:
+            both = self._answers(model, slice(sampled), size, self.temperature, step, with_greedy=True)
+            rest = self._answers(model, slice(sampled, every), 1, 0.0, step)
+            of_prompts = [both[start : start + size + 1] for start in range(0, len(both), size + 1)]
+            greedy = [*(answers[0] for answers in of_prompts), *rest]
+            return greedy, [answer for answers in of_prompts for answer in answers[1:]]
+        greedy = self._answers(model, slice(every), 1, 0.0, step)
+        return greedy, self._answers(model, slice(sampled), size, self.temperature, step)
+
     def _answers(
-        self, model: GenerativeModel, count: int, group_size: int, temperature: float, step: int
-    ) -> list[tuple[Completion, Verdict]]:
-        prompts = self.prompts[:count]
-        completions = self.engine.generate(
+        self,
+        model: GenerativeModel,
+        chosen: slice,
+        group_size: int,
+        temperature: float,
+        step: int,
+        *,
+        with_greedy: bool = False,
+    ) -> Sequence[Completion]:
+        if not self.prompts[chosen]:
+            return []
+        return self.engine.generate(
             model,
             RolloutRequest(
-                prompts=prompts,
-                prompt_ids=self.prompt_ids[:count],
+                prompts=self.prompts[chosen],
+                prompt_ids=self.prompt_ids[chosen],
                 group_size=group_size,
                 max_new_tokens=self.max_new_tokens,
                 temperature=temperature,
                 seed=derive(self.seed, "evaluation", step, group_size),
+                by_length=True,
+                with_greedy=with_greedy,
             ),
         )
-        answered = [prompts[completion.group] for completion in completions]
+
+    def _judged(self, completions: Sequence[Completion], of_each: int) -> list[tuple[Completion, Verdict]]:
+        answered = [self.prompts[index // of_each] for index in range(len(completions))]
         verdicts = self.reward([completion.text for completion in completions], answered)
         return list(zip(completions, verdicts, strict=True))
 

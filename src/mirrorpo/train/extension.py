@@ -8,8 +8,8 @@ from mirrorpo.config.cell import Cell
 from mirrorpo.config.settings import DriftSettings, EvaluationSettings, RunSettings
 from mirrorpo.config.values import JsonObject
 from mirrorpo.run import checkpoint, records
-from mirrorpo.run.disk import write_atomic
-from mirrorpo.run.folder import JsonLines, RunFolder
+from mirrorpo.run.disk import replacing
+from mirrorpo.run.folder import STEP_FILES, JsonLines, RunFolder
 from mirrorpo.run.manifest import RunState
 from mirrorpo.run.siblings import ShorterRun, longest_shorter_run
 from mirrorpo.train import contamination
@@ -27,7 +27,7 @@ NOT_INHERITED = (
     "error",
     "extended_from",
 )
-FOR_A_PERSON = ("completions", "credit")
+FOR_A_PERSON = ("completions.md", "credit.jsonl", *STEP_FILES)
 START_ANEW = "leave extend out to start at step 0"
 
 
@@ -124,16 +124,18 @@ def _copy_record(cell: Cell, source: ShorterRun, folder: RunFolder) -> None:
     for path in source.folder.evaluations():
         if evaluated or path.name != source.folder.evaluation(source.steps).name:
             _copy(path, folder.path / path.relative_to(source.folder.path))
-    for name in FOR_A_PERSON:
-        for path in source.folder.path.glob(f"{name}/*"):
-            _copy(path, folder.path / name / path.name)
+    for pattern in FOR_A_PERSON:
+        for path in source.folder.path.glob(pattern):
+            _copy(path, folder.path / path.relative_to(source.folder.path))
     if (screened := source.folder.path / contamination.FILE).exists():
         _copy(screened, folder.path / contamination.FILE)
 
 
 def _copy_rows(source: JsonLines, target: JsonLines, last: int, left_out: tuple[str, ...]) -> None:
-    rows = [row if row["step"] != last else _without(row, left_out) for row in source.rows()]
-    write_atomic(target.path, "".join(json.dumps(row) + "\n" for row in rows))
+    with replacing(target.path) as file:
+        for row in source.stream():
+            kept = row if row["step"] != last else _without(row, left_out)
+            file.write(f"{json.dumps(kept)}\n".encode())
 
 
 def _without(row: JsonObject, left_out: tuple[str, ...]) -> JsonObject:

@@ -1,6 +1,6 @@
 """Everything heavy that a run holds: the model, what trains and asks it, and the questions."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -145,7 +145,7 @@ class Loader:
         components, config, ranks = self.components, self.components.config, self.ranks
         questions = ranks.broadcast_from_rank0(lambda: load_questions(components))
         memory = checked_memory(components, questions, self.device, ranks.world_size)
-        loaded = self._models(lambda: questions.train)
+        loaded = self._models(lambda: questions)
         policy, check = loaded.policy, loaded.check
         engine = sharded_engine(components.eval_rollout, ranks)
         reward = sharded_reward(components.reward, ranks)
@@ -190,14 +190,14 @@ class Loader:
             ValueError: naming the setting, if data, model and settings do not fit.
         """
         components = self.components
-        # Only a model that is made from its data reads the training questions.
-        policy = self._models(lambda: load_questions(components).train).policy
+        # Only a model that is made from its data reads them.
+        policy = self._models(lambda: load_questions(components)).policy
         engine = sharded_engine(components.eval_rollout, self.ranks)
         return policy, self._sets(policy, engine, questions)
 
-    def _models(self, train: Callable[[], Sequence[Prompt]]) -> "_Models":
+    def _models(self, questions: Callable[[], Questions]) -> "_Models":
         def corpus() -> Iterable[str]:
-            return (text for prompt in train() for text in (prompt.question + "\n", prompt.demonstration))
+            return corpus_of(questions())
 
         needs, config = model_needs(self.components), self.components.config
         policy = self.components.model.load(self.device, config["seed"], corpus)
@@ -335,6 +335,15 @@ class Loader:
                 return self.ranks.broadcast_from_rank0(lambda: probe(policy))
 
         return measured
+
+
+def corpus_of(questions: Questions) -> Iterator[str]:
+    """What a model that is made from its data has words for: all questions, and the demonstrations."""
+    for prompt in questions.train:
+        yield prompt.question + "\n"
+        yield prompt.demonstration
+    for prompt in questions.evaluation:
+        yield prompt.question + "\n"
 
 
 def render(components: Components, policy: LanguageModel, prompt: Prompt) -> Rendered:

@@ -95,13 +95,18 @@ def baseline_metrics(algo: Algorithm, visit: Visit) -> dict[str, float]:
 
 
 def rollout_metrics(
-    verdicts: Sequence[Verdict], batch: RolloutBatch, advantages: PerCompletion, weights: PerToken
+    verdicts: Sequence[Verdict],
+    batch: RolloutBatch,
+    advantages: PerCompletion,
+    weights: PerToken,
+    outcomes: Sequence[str] = (),
 ) -> dict[str, float]:
     """What the step's rollout looks like, before the update.
 
     Per completion: `reward/*`, `completion/*`. Per group: `group/zero_advantage`, the share of groups
     whose advantages are all zero. Per completion over its trained tokens: `weight/effective_tokens`,
-    (sum w)^2 / sum w^2 over the number of tokens.
+    (sum w)^2 / sum w^2 over the number of tokens. `outcome/<name>` counts completions: of every outcome that
+    the reward declares, and of others where they came.
     """
     known = [verdict for verdict in verdicts if not math.isnan(verdict.reward)]
     rewards = batch.rewards[~batch.rewards.isnan()].double()
@@ -128,7 +133,7 @@ def rollout_metrics(
         "weight/effective_tokens": _mean(share[used].double()),
         "weight/max": float(weights.max()),
     }
-    for outcome in sorted({verdict.outcome for verdict in verdicts} | {"unverifiable"}):
+    for outcome in sorted({verdict.outcome for verdict in verdicts} | {*outcomes, "unverifiable"}):
         out[f"outcome/{outcome}"] = float(sum(verdict.outcome == outcome for verdict in verdicts))
     return out | part_metrics(verdicts, "reward")
 

@@ -40,9 +40,6 @@ class Recorder:
     def start(self, progress: Progress) -> None:
         """Record the start model, before any step."""
         if self.evaluation.due(0, self.run.steps):
-            counts = {name: len(evaluator.prompts) for name, evaluator in self.loaded.evaluators().items()}
-            listed = ", ".join(f"{count} {name or 'held-out'} questions" for name, count in counts.items())
-            self.display.say(f"evaluating the start model on {listed}")
             spent = {} if progress.budget is None else progress.budget.metrics()
             self._record(0, self.loaded.drift() | spent, {"seconds": 0.0} | progress.timings())
 
@@ -51,7 +48,7 @@ class Recorder:
         shown = self.run.shown_completions
         with writing_to(self.folder.path):
             write_completions(
-                self.folder.path, step, result.rollout.answers, result.all_offsets, result.credit, shown
+                self.folder, step, result.rollout.answers, result.all_offsets, result.credit, shown
             )
         memory = {"peak_memory_mb": peak_memory_mb(self.loaded.policy.device), "seconds": seconds}
         self._record(step, result.metrics, result.timings | memory | progress.timings())
@@ -79,10 +76,11 @@ class Recorder:
         return screening.metrics
 
     def _evaluated(self, step: int) -> Mapping[str, float]:
+        evaluators = self.loaded.evaluators()
+        self.display.evaluating(step, {name: len(each.prompts) for name, each in evaluators.items()})
         with self.loaded.policy.shards.gathered():
             evaluations = {
-                name: evaluator(self.loaded.policy, step)
-                for name, evaluator in self.loaded.evaluators().items()
+                name: evaluator(self.loaded.policy, step) for name, evaluator in evaluators.items()
             }
         metrics: dict[str, float] = {}
         for name, evaluation in evaluations.items():

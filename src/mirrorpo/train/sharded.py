@@ -8,10 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
-from mirrorpo.core.protocols import GenerativeModel, RolloutEngine, Verifier
+from mirrorpo.core.protocols import AnswersBoth, GenerativeModel, RolloutEngine, Verifier
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.fsdp import Sharded
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.reward.composed import outcomes
 from mirrorpo.run.folder import RunFolder
 
 
@@ -65,6 +66,11 @@ class ShardedEngine:
         """As the engine says."""
         return self.engine.serves_remotely
 
+    @property
+    def answers_both(self) -> bool:
+        """As the engine says."""
+        return isinstance(self.engine, AnswersBoth) and self.engine.answers_both
+
     def generate(self, model: GenerativeModel, request: RolloutRequest) -> Sequence[Completion]:
         """The completions of all ranks, on every rank."""
         # A server is asked by rank 0, whose weights it has.
@@ -88,6 +94,11 @@ class ShardedReward:
     def version(self) -> str:
         """The verifier's."""
         return self.reward.version
+
+    @property
+    def outcomes(self) -> Sequence[str]:
+        """As the verifier says."""
+        return outcomes(self.reward)
 
     def unjudgeable(self, prompts: Sequence[Prompt]) -> Mapping[str, str]:
         """As the verifier says."""

@@ -29,7 +29,17 @@ from mirrorpo.train.step import Progress
 log = logging.getLogger(__name__)
 
 # What a run makes step by step, and its policy.
-MADE = ("metrics.jsonl", "timings.jsonl", "eval", "completions", "credit", "checkpoints", "policy")
+MADE = (
+    "metrics.jsonl",
+    "timings.jsonl",
+    "eval",
+    "completions.md",
+    "credit.jsonl",
+    "completions",
+    "credit",
+    "checkpoints",
+    "policy",
+)
 
 
 class RunState(TypedDict):
@@ -250,8 +260,9 @@ def _cut(folder: RunFolder, step: int | None, faults: Sequence[str]) -> None:
             faults[-1],
             step,
         )
-    for file in (folder.metrics, folder.timings):
-        damaged = file.cut_after(-1 if step is None else step, keep=bool(faults or later))
+    last, keep = -1 if step is None else step, bool(faults or later)
+    cut = [(file, file.cut_after(last, keep=keep)) for file in (folder.metrics, folder.timings)]
+    for file, damaged in [*cut, (folder.credit, folder.cut_shown(last, keep=keep))]:
         if damaged and not faults:
             log.warning(
                 "%s is damaged in line %d: %s; what it was is kept under another name",

@@ -22,6 +22,7 @@ from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.device import stopwatch
 from mirrorpo.divergence.anchor import after, moving_parts
 from mirrorpo.model.cost import sampling
+from mirrorpo.reward.composed import outcomes
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.collector import Collector, Rollout
 from mirrorpo.train.budget import Budget, PassMeter
@@ -167,7 +168,9 @@ class TrainStep:
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
             drift = self.drift() if self.drift_due(step) else {}
-        before = _before_update(rollout, scored.batch, credit) | baseline_metrics(learner.algo, visit)
+        before = _before_update(
+            rollout, scored.batch, credit, outcomes(self.collector.reward)
+        ) | baseline_metrics(learner.algo, visit)
         metrics = before | learned | drift | self._credit_metrics(scored.batch, credit, all_offsets)
         budget = self._budget(progress.budget, meter, rollout)
         spent = self.sampling.metrics(step) | ({} if budget is None else budget.metrics())
@@ -249,9 +252,11 @@ class TrainStep:
         return scored | gradient_shares(all_offsets, batch, credit.advantages, credit.weights)
 
 
-def _before_update(rollout: Rollout, batch: RolloutBatch, credit: TokenCredit) -> dict[str, float]:
+def _before_update(
+    rollout: Rollout, batch: RolloutBatch, credit: TokenCredit, declared: Sequence[str]
+) -> dict[str, float]:
     verdicts = [answer.verdict for answer in rollout.answers]
-    return rollout_metrics(verdicts, batch, credit.advantages, credit.weights)
+    return rollout_metrics(verdicts, batch, credit.advantages, credit.weights, declared)
 
 
 def _visit(rollout: Rollout, step: int, progress: Progress) -> Visit:

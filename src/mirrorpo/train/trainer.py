@@ -206,7 +206,7 @@ class Trainer:
         name = f"{self.cell.label}/seed={self.cell.config['seed']}"
         mirror.start(run_id=attempt.run_id, name=name, config=self.cell.config, folder=str(self.folder.path))
         # Steps that were taken before this attempt are part of it where a shorter run was extended.
-        for row in self.folder.metrics.rows() if attempt.new else ():
+        for row in self.folder.metrics.stream() if attempt.new else ():
             mirror.log(row["step"], {name: value for name, value in row.items() if name != "step"})
 
     def _identify(self, loaded: LoadedRun) -> None:

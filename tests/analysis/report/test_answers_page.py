@@ -18,6 +18,7 @@ from analysis.data.export import Export, load
 from analysis.report import answers_data
 from analysis.report.answers_page import answers_page, link
 from analysis.study.study import study
+from mirrorpo.run.folder import RunFolder
 
 EVIL = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
 ARMS = ("kl", "probl2")
@@ -56,7 +57,6 @@ class Scripts(HTMLParser):
 
 
 def write_credit(run: Path, steps: range) -> None:
-    (run / "credit").mkdir()
     row = {
         "uid": "train/1", "question": EVIL, "gold": "€", "outcome": "no_answer", "reward": None,
         "text": f"€ {EVIL}", "offsets": [[0, 1], [0, 1], [1, 2], [2, 2 + len(EVIL)]],
@@ -64,9 +64,7 @@ def write_credit(run: Path, steps: range) -> None:
         "spans": [{"start": 3, "end": 4, "kind": "calculation", "drop": 1.5}],
     }  # fmt: skip
     for step in steps:
-        (run / "credit" / f"step_{step:06d}.jsonl").write_text(
-            json.dumps(row | {"uid": f"train/{step}"}) + "\n"
-        )
+        RunFolder(run).credit.append({"step": step} | row | {"uid": f"train/{step}"})
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import Browser, browser
+from cli import ROOT
 from planted import write_sweep
 
 from analysis.data.export import load
@@ -88,6 +89,43 @@ def test_pages_fit_a_phone_and_a_wide_screen_in_both_schemes(tab: Browser, folde
                     assert len(plots) == len(DRAWN) and set(plots) == {kind}
     assert tab.value("window.broken") is None and not tab.errors
     assert all(url.startswith("file:") and url.split("#")[0].endswith(".html") for url in tab.requests)
+
+
+STICKY = """
+(() => {
+  const box = [...document.querySelectorAll('.scroll')].find((one) => one.scrollWidth > one.clientWidth + 80);
+  box.scrollLeft = 80;
+  const left = box.getBoundingClientRect().left;
+  const names = [...box.querySelectorAll('tbody th[scope=row], thead th:first-child')];
+  const covers = (one) => getComputedStyle(one).backgroundColor !== 'rgba(0, 0, 0, 0)';
+  return [box.scrollLeft, names.length > 1,
+    names.every((one) => Math.abs(one.getBoundingClientRect().left - left) < 1 && covers(one))];
+})()
+"""
+PANELS = """
+[...document.querySelectorAll('#learning_curves .plot svg')].filter((one) => one.getClientRects().length)
+  .map((one) => one.viewBox.baseVal.width)
+"""
+
+
+def test_the_committed_pages_fit_a_phone_and_a_wide_screen(tab: Browser) -> None:
+    for page in (ROOT / "docs" / "results").glob("*/report.html"):
+        for width in (375, 1280):
+            tab.view(width)
+            tab.open(page)
+            shown = tab.value("document.documentElement.scrollWidth"), tab.value(TOO_WIDE)
+            assert shown == (width, []), page
+
+
+def test_a_phone_keeps_names_of_rows_and_has_panels_below_each_other(tab: Browser, folder: Path) -> None:
+    for width, inches in ((375, 3.3), (1280, 6.9)):
+        tab.view(width)
+        tab.open(folder / "report.html")
+        assert tab.value(PANELS) == [pytest.approx(72 * inches)]
+        labels = tab.value("[...document.querySelectorAll('.plot svg')].map((one) => one.ariaLabel)")
+        assert len(labels) == 4 and all("probl2" in label.lower() for label in labels)
+        if width == 375:
+            assert tab.value(STICKY) == [80, True, True]
 
 
 def test_answers_are_chosen_by_arm_outcome_and_question(tab: Browser, folder: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from analysis.data.shown_completions import shown_completions, shown_steps
 from analysis.report.credit_page import credit_page, kind, shade, tokens
+from mirrorpo.run.folder import RunFolder
 
 
 class Text(HTMLParser):
@@ -50,8 +52,9 @@ def test_a_weight_of_one_has_no_colour_and_the_two_sides_have_different_ones():
     assert shown[0][0] == shown[1][0] == "token down" and shown[3][0] == shown[5][0] == "token up"
 
 
-def write_run(run: Path, metrics: dict) -> None:
-    (run / "credit").mkdir(parents=True)
+def write_run(run: Path, metrics: dict, *, old: bool = False) -> None:
+    """A run folder; `old`: with a file of completions for each step, as version 0.1.0 had it."""
+    (run / "credit" if old else run).mkdir(parents=True, exist_ok=True)
     (run / "manifest.json").write_text(json.dumps({"choices": {"weighting": "<b>"}, "commit": "abc"}))
     (run / "metrics.jsonl").write_text(
         "".join(json.dumps({"step": step} | metrics) + "\n" for step in range(5))
@@ -67,7 +70,28 @@ def write_run(run: Path, metrics: dict) -> None:
         "weights": [0.5, 1.5],
     }
     for step in (1, 4):
-        (run / "credit" / f"step_{step:06d}.jsonl").write_text(json.dumps(row | {"spans": []}) + "\n")
+        if old:
+            (run / "credit" / f"step_{step:06d}.jsonl").write_text(json.dumps(row | {"spans": []}) + "\n")
+        else:
+            RunFolder(run).credit.append({"step": step} | row | {"spans": []})
+
+
+def test_the_page_of_a_run_with_a_file_a_step_is_the_same_also_when_it_went_on(tmp_path: Path) -> None:
+    runs = [tmp_path / name / "run" for name in ("new", "old", "went on")]
+    for run in runs:
+        write_run(run, {"loss": 1.0}, old=run != runs[0])
+    late = runs[2] / "credit" / "step_000004.jsonl"
+    RunFolder(runs[2]).credit.append({"step": 4} | json.loads(late.read_text()))
+    late.unlink()
+    pages = {credit_page(run).replace(str(run), "") for run in runs}
+    assert len(pages) == 1 and "step 1</b>" in pages.pop()
+    with RunFolder(runs[0]).credit.path.open("a") as file:
+        file.write('{"step": 5, "uid')
+    assert shown_steps(runs[0]) == [1, 4]
+    with RunFolder(runs[0]).credit.path.open("a") as file:
+        file.write("\n")
+    with pytest.raises(ValueError, match=r"credit\.jsonl has a line that is not JSON"):
+        list(shown_completions(runs[0], [5]))
 
 
 def test_the_page_shows_every_steps_completions_the_newest_open_and_the_summary(tmp_path: Path):

@@ -34,6 +34,7 @@ SHOWN = (
     "Gold: ",
     "torch",
 )
+MORE = ("accuracy_differences", "frontier", "length", "weights")
 PNG = b"\x89PNG"
 
 
@@ -59,7 +60,7 @@ def test_the_page_holds_all_it_shows(page: tuple[Path, str]) -> None:
     _, text = page
     # Parts of an SVG refer to each other.
     assert not re.findall(r"<(?:link|script|iframe|img)|@import|url\((?!#)|https?://|src=", text)
-    assert text.count("<svg ") == 2 * 5
+    assert text.count("<svg ") == 2 * 6
     # Beside the page lies that of all answers.
     assert not re.findall(r"href='(?!#|answers\.html)", text)
 
@@ -85,7 +86,7 @@ def test_tables_and_figures_lie_beside_it_in_every_form(page: tuple[Path, str]) 
         ".json",
     }
     drawn = {path.stem for path in (folder / "figures").glob("*.png")}
-    assert {"differences", "learning_curves", "frontier", "length", "weights"} == drawn
+    assert {"differences", "learning_curves", *MORE} == drawn
     for name in drawn:
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(PNG) and (
             folder / "figures" / f"{name}.pdf"
@@ -143,7 +144,11 @@ def test_the_command_line_exports_and_prints(
         and (tmp_path / "outputs" / "mine" / "export" / "metrics.parquet").exists()
     )
     run(monkeypatch, "compare", "outputs/mine/export", "--format", "latex", "--baseline", "none")
-    assert r"\toprule" in capsys.readouterr().out
+    assert r"\begin{table*}" in capsys.readouterr().out
+    latex = ("--format", "latex", "--width", "column", "--columns", "accuracy,verdict")
+    run(monkeypatch, "compare", "mine", *latex)
+    printed = capsys.readouterr().out
+    assert r"\begin{table}[t]" in printed and "divergence & accuracy, \\% & verdict" in printed
     run(monkeypatch, "before_after", "mine")
     assert capsys.readouterr().out.startswith("Every run before and after")
 
@@ -155,6 +160,7 @@ def test_what_is_refused_is_an_error_in_one_line(tmp_path: Path, monkeypatch: py
         ("--filters", "{", "filters={: not JSON"),
         ("--axis", "lr", "axis=lr"),
         ("--baseline", "tsallis", "no run with divergence=tsallis"),
+        ("--columns", "x", "columns=x: of accuracy_by_divergence no column begins so"),
     ):
         with pytest.raises(SystemExit) as exit_:
             run(monkeypatch, "compare", str(root), option, value)

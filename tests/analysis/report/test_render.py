@@ -10,12 +10,15 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from analysis.data.export import load
-from analysis.report.render import document, latex, markdown, to_html, to_text
+from analysis.report.display_names import display_names
+from analysis.report.latex import COLUMN, WIDTHS, document, fitting, latex
+from analysis.report.render import markdown, to_html, to_text
 from analysis.report.table_cells import Source, Table, TableCell, number
 from analysis.report.tables import all_tables
 from analysis.study.study import Study, study
@@ -37,17 +40,46 @@ def tables() -> dict[str, Table]:
 def test_the_latex_of_the_miniature_is_the_golden(tables: dict[str, Table]) -> None:
     for name in GOLDEN:
         assert latex(tables[name]) == (MINIATURE / f"{name}.tex").read_text(), name
+    named = latex(tables["accuracy_by_divergence"], COLUMN, display_names(miniature()))
+    assert named == (MINIATURE / "accuracy_by_divergence_column.tex").read_text()
 
 
 def test_every_table_has_balanced_braces_and_a_cell_under_every_head(tables: dict[str, Table]) -> None:
-    for table in tables.values():
-        text = "\n".join(line for line in latex(table).splitlines() if not line.startswith("%"))
+    for table, width in product(tables.values(), WIDTHS):
+        kept = len(fitting(table)) if width == COLUMN else len(table.head)
+        text = "\n".join(line for line in latex(table, width).splitlines() if not line.startswith("%"))
         bare = re.sub(r"\\[\\{}&%$#_]", "", text)
         assert bare.count("{") == bare.count("}") and text.count(r"\begin") == text.count(r"\end"), table.name
         rows = [line for line in text.splitlines() if line.endswith(r"\\")]
         assert len(rows) == 1 + len(table.rows)
         for line in rows:
-            assert len(re.findall(r"(?<!\\)&", line)) in (0, len(table.head) - 1), line
+            assert len(re.findall(r"(?<!\\)&", line)) in (0, kept - 1), line
+
+
+def test_one_column_has_the_verdict_and_a_page_has_all(tables: dict[str, Table]) -> None:
+    table, names = tables["accuracy_by_divergence"], display_names(miniature())
+    column, page = (latex(table, width, names) for width in WIDTHS)
+    assert r"\begin{table}[t]" in column and r"\begin{table*}[t]" in page
+    for text in (column, page):
+        assert "ProbL2" in text and "neural mirror" in text and r"difference\\{}from KL" in text
+        assert "probl2" not in text and r"neural\_mirror" not in text and "resizebox" not in text
+        assert "verdict" in text and "better" in text
+    assert "P(better)" in page and "P(better)" not in column
+    # Intervals stand below their values.
+    assert r"\begin{tabular}[t]{@{}r@{}}62.5\\{}{\scriptsize [56.3, 68.7]}\end{tabular}" in column
+    assert "62.5 {\\scriptsize [56.3, 68.7]}" in page
+
+
+def test_columns_are_chosen_by_how_their_heads_begin(tables: dict[str, Table]) -> None:
+    table = tables["accuracy_by_divergence"]
+    chosen = table.with_columns(["verdict", "p", "accuracy"])
+    assert list(chosen.head) == ["divergence", "verdict", "p", "accuracy, %"]
+    assert [str(cell) for cell in chosen.rows[1]] == [
+        str(table.rows[1][table.head.index(head)]) for head in chosen.head
+    ]
+    for name, why in (("x", "no column"), ("", "more than one column")):
+        with pytest.raises(ValueError, match=f"columns={name}: of accuracy_by_divergence {why} begins so"):
+            table.with_columns([name])
 
 
 def test_latex_takes_every_table(tables: dict[str, Table], tmp_path: Path) -> None:
@@ -63,7 +95,17 @@ def test_latex_takes_every_table(tables: dict[str, Table], tmp_path: Path) -> No
         ["a & b", "c_d"],
         [[TableCell("group |")], [TableCell("$x$", "[−1, ∞]", "better"), TableCell("50%", tone="worse")]],
     )
-    (tmp_path / "tables.tex").write_text(document([latex(table) for table in [*tables.values(), strange]]))
+    names = display_names(miniature())
+    long = "counterfactual_downstream_sharp"
+    wide = Table(
+        "wide",
+        "A table of two columns",
+        ["weighting", "accuracy, %", "difference from uniform", "p", "verdict", "seeds"],
+        [[*map(TableCell, (long, "88.7 [85.9, 91.5]", "−12.1", "0.043", "undecided (more questions)", "5"))]],
+        ["One sentence of a foot that is longer than a line of one of two columns."],
+    )
+    made = [latex(table, width, names) for table in [*tables.values(), strange, wide] for width in WIDTHS]
+    (tmp_path / "tables.tex").write_text(document(made))
     options = ["-interaction=nonstopmode", "-halt-on-error"] if compiler == "pdflatex" else []
     ran = subprocess.run(
         [compiler, *options, "tables.tex"],
@@ -184,3 +226,6 @@ if __name__ == "__main__":
     for made in all_tables(miniature()):
         if made.name in GOLDEN:
             (MINIATURE / f"{made.name}.tex").write_text(latex(made))
+        if made.name == "accuracy_by_divergence":
+            column = latex(made, COLUMN, display_names(miniature()))
+            (MINIATURE / f"{made.name}_column.tex").write_text(column)

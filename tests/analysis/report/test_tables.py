@@ -16,14 +16,17 @@ from planted import answers, export_of, follow, manifest, metrics, write_run, wr
 from analysis.data.export import load
 from analysis.report.accuracy_tables import accuracy, before_after, grid
 from analysis.report.caveats import caveats
+from analysis.report.drift_tables import matched_drift_table, steered_drift_table
 from analysis.report.figure_style import styled
-from analysis.report.figures import frontier, learning
+from analysis.report.figures import frontier, learning, spans
 from analysis.report.papers_table import papers
+from analysis.report.reconciliation import reconciled, steered_findings
+from analysis.report.sections import findings
 from analysis.report.span_tables import importance, truth
 from analysis.report.statistics_table import statistics
 from analysis.report.table_cells import Table
 from analysis.report.tables import all_tables
-from analysis.report.training_tables import at_drift, matched_drift, sampled, steps_to_baseline
+from analysis.report.training_tables import sampled, steps_to_baseline
 from analysis.study.endpoint import read_endpoint
 from analysis.study.study import Study, study
 
@@ -174,54 +177,101 @@ def test_steps_of_seeds_that_agree_have_no_p_and_few_evaluations_no_table(tmp_pa
 
 def test_accuracy_where_all_have_drifted_as_far(tmp_path: Path) -> None:
     # none drifts twice as far: at kl's end it has gone half its way.
-    texts = cells(
-        matched_drift(
-            course(
-                tmp_path,
-                {"kl": [[0.5, 0.6, 0.7]] * 3, "none": [[0.5, 0.7, 0.9]] * 3},
-                {"kl": 0.1, "none": 0.2},
-            )
-        )
-    )
-    assert texts["none"]["accuracy at the end, %"].startswith("90.0") and texts["none"][
-        "accuracy there, %"
-    ].startswith("70.0")
-    assert texts["none"]["matched drift, nats"] == "0.1000" and texts["none"]["difference from kl"] == "0.0"
-    assert "verdict" not in texts["none"]
-
-
-def test_a_drift_that_is_passed_before_anything_was_evaluated_is_refused(tmp_path: Path) -> None:
     arms = {"kl": [[0.5, 0.6, 0.7]] * 3, "none": [[0.5, 0.7, 0.9]] * 3}
-    table = matched_drift(course(tmp_path, arms, {"kl": 0.1, "none": 0.3}))
-    assert table is not None and len(table.rows) == 1
-    assert "3 runs (none) pass 0.1000 nats between their start and step 2" in str(table.rows[0][0])
+    made = course(tmp_path, arms, {"kl": 0.1, "none": 0.2})
+    table = matched_drift_table(made)
+    assert table is not None and str(table.rows[0][0]) == "matched drift 0.1000 nats"
+    row = cells(table)["none"]
+    assert row["accuracy at the end, %"].startswith("90.0") and row["first step there"] == "2.0"
+    assert row["accuracy at the first, %"].startswith("70.0") and row["difference from kl, first"] == "0.0"
+    assert row["crossings"] == "1" and "verdict" not in row
+    assert not reconciled(made)
 
 
-def test_a_drift_that_is_measured_where_accuracy_is_alone_gives_the_same_table(tmp_path: Path) -> None:
-    tables: list[Any] = []
-    for name, every in (("each", 1), ("some", 2)):
+def test_a_drift_that_is_passed_before_anything_was_evaluated_has_no_accuracy(tmp_path: Path) -> None:
+    # Of none the steps are 1, 2, ...; evaluated at 0 and 4 alone.
+    arms = {"kl": [[0.5, 0.7]] * 3, "none": [[0.5, 0.9]] * 3}
+    made = course(tmp_path, arms, {"kl": 0.1, "none": 0.4})
+    table = matched_drift_table(made)
+    row = cells(table)["none"]
+    assert row["first step there"] == "1.0" and row["accuracy at the first, %"] == "—"
+    assert row["difference from kl, last"] == "—" and cells(table)["kl"]["accuracy at the last, %"] != "—"
+    assert table is not None and table.foot[0] == (
+        "A dash is not known, since 3 runs (none) pass it before anything was evaluated after their start; "
+        "evaluate more often (eval_every)."
+    )
+    assert reconciled(made) == [
+        "At equal drift (0.1000 nats) accuracy is not known: 3 runs (none) pass it before anything was "
+        "evaluated after their start; evaluate more often (eval_every). The findings are at equal steps, "
+        "where drift differs: from 0.1000 nats (kl) to 0.4000 nats (none)."
+    ]
+
+
+def test_an_arm_that_is_better_at_the_end_and_worse_at_equal_drift_is_reconciled(tmp_path: Path) -> None:
+    # Learns as fast in steps and drifts twice as fast: at kl's drift it is behind.
+    seeds = np.arange(6)[:, None] / 1000
+    kl, none = np.array([0.5, 0.68, 0.7]), np.array([0.5, 0.55, 0.8])
+    noise = np.random.default_rng(0).normal(0, 0.004, size=(6, 3))
+    arms = {"kl": (kl + seeds).tolist(), "none": (none + seeds + noise).tolist()}
+    made = course(tmp_path, arms, {"kl": 0.1, "none": 0.2})
+    assert made.differences()["none"].verdict() == "better"
+    (sentence,) = reconciled(made)
+    assert sentence.startswith("<b>none</b> against kl is better at the end by eval/greedy_accuracy (+9.9 [")
+    assert "but worse" in sentence and "worse where both have drifted 0.1000 nats (first) (−1" in sentence
+    assert "none has taken 2.0 steps and kl 4.0" in sentence and sentence in findings(made)
+
+
+def test_a_drift_that_is_logged_less_often_is_known_to_as_many_steps(tmp_path: Path) -> None:
+    made: dict[str, Study] = {}
+    for name, every in (("each", 1), ("some", 2), ("few", 4)):
         for arm, drift in (("kl", 0.1), ("none", 0.2)):
             for seed in range(3):
-                made = manifest(seed, {"divergence": arm}, **{"config.steps": 4})
-                lines = metrics(4, [0.5, 0.6, 0.7], drift)
-                for row in lines:
+                rows = metrics(4, [0.5, 0.6, 0.7], drift)
+                for row in rows:
                     if row["step"] % every:
                         del row["drift/kl"]
-                write_run(tmp_path / name / arm / f"seed={seed}", made, lines, {})
-        made_of = study(load(str(tmp_path / name)))
-        tables.append((cells(matched_drift(made_of)), caveats(made_of)))
-        with styled():
-            figures = [learning(made_of), frontier(made_of)]
-        assert all(figure is not None for figure in figures)
-        drawn = {len(line.get_xdata()) for line in figures[0].axes[3].get_lines()}
-        assert drawn == {3 if every == 2 else 5}, name
-        pyplot.close("all")
-    assert tables[0] == tables[1]
+                of_run = manifest(seed, {"divergence": arm}, **{"config.steps": 4})
+                write_run(tmp_path / name / arm / f"seed={seed}", of_run, rows, {})
+        made[name] = study(load(str(tmp_path / name)))
+    each, some, few = (matched_drift_table(of_name) for of_name in made.values())
+    assert cells(each) == cells(some) and caveats(made["each"]) == caveats(made["some"])
+    assert each is not None and some is not None and few is not None
+    assert not any("drift_every" in text for text in each.foot)
+    assert "Drift was logged every 2 steps (drift_every)" in some.foot[2]
+    # Twice the drift is no match of it.
+    assert "3 runs (none) have no logged drift within 25% of it" in few.foot[0]
+    with styled():
+        drawings = [learning(made["some"]), frontier(made["some"])]
+    assert all(drawing is not None for drawing in drawings)
+    pyplot.close("all")
 
 
-def test_the_score_at_a_drift_is_linear_between_evaluations() -> None:
-    assert at_drift([0.0, 0.1, 0.3], [0.5, 0.6, 1.0], 0.2) == pytest.approx(0.8)
-    assert at_drift([0.2, 0.3], [0.5, 0.6], 0.1) == 0.5 and np.isnan(at_drift([0.0, 0.1], [0.5, 0.6], 0.2))
+def test_arms_that_were_steered_to_one_drift_have_verdicts_at_that_drift(tmp_path: Path) -> None:
+    ends = {("kl", 0.05): 20, ("probl2", 0.05): 30, ("kl", 0.1): 20, ("probl2", 0.1): 30}
+    for (arm, target), right in ends.items():
+        for seed in range(3):
+            made = manifest(seed, {"divergence": arm})
+            schedule = {"target": target, "measure": "drift/kl"}
+            config = {**made["config"], "beta_schedule": schedule}
+            made = manifest(seed, {"divergence": arm}, config=config, command=["train.py"])
+            given = dict.fromkeys((0, 2, 4), answers([index < right + seed for index in range(40)]))
+            # probl2 does not get to 0.1.
+            drift = target if (arm, target) != ("probl2", 0.1) else 0.06
+            rows = follow(metrics(4, [0.5, 0.5], drift), given)
+            write_run(tmp_path / f"{arm}{target}" / f"seed={seed}", made, rows, given)
+    steered = study(
+        load(str(tmp_path)), by=["beta_schedule.target"], allow=["contradiction", "duplicated", "edited"]
+    )
+    assert matched_drift_table(steered) is None
+    table = steered_drift_table(steered)
+    assert table is not None
+    rows = [[str(cell) for cell in row] for row in table.rows]
+    assert rows[0] == ["drift/kl steered to 0.05, step 4"] and rows[3] == ["drift/kl steered to 0.1, step 4"]
+    assert rows[2][0] == "probl2 beta_schedule.target=0.05" and rows[2][3].startswith("+25.0 [")
+    assert rows[2][5] == "better" and rows[5][5] == "none (drift is not the target in all runs)"
+    first, second = steered_findings(steered)
+    assert "step 4), against kl beta_schedule.target=0.05: probl2" in first and first.endswith(": better.")
+    assert "no verdict, of probl2 beta_schedule.target=0.1 not all runs ended near it" in second
 
 
 def test_importance_by_kind_of_span_is_of_the_last_quarter(tmp_path: Path) -> None:
@@ -246,6 +296,34 @@ def test_importance_by_kind_of_span_is_of_the_last_quarter(tmp_path: Path) -> No
         "gradient / tokens"
     ].startswith("1.50")
     assert texts["all spans"]["negative drops, %"].startswith("3.5")
+    assert (texts["calculation"]["runs"], texts["calculation"]["steps"]) == ("2 of 2", "2")
+    assert (texts["all spans"]["runs"], texts["all spans"]["steps"]) == ("2 of 2", "2")
+
+
+def test_a_kind_of_span_that_is_rare_says_on_how_little_it_rests_and_no_share_is_below_0(
+    tmp_path: Path,
+) -> None:
+    for seed in range(3):
+        rows = metrics(8, [0.5, 0.6, 0.7])
+        for row in rows[1:]:
+            row |= {f"credit/{name}_calculation": 0.5 for name in ("drop", "tokens", "gradient")}
+            # Of the last quarter, steps 7 and 8, some have a sentence in two runs.
+            if seed and row["step"] > 8 - seed:
+                row |= {"credit/drop_sentence": 1.0, "credit/tokens_sentence": 0.01}
+                row |= {"credit/gradient_sentence": 0.001 if seed == 1 else 0.3}
+        write_run(tmp_path / "a" / f"seed={seed}", manifest(seed, **{"config.steps": 8}), rows, {})
+    made = study(load(str(tmp_path)), allow=["nan"])
+    texts = cells(importance(made))
+    assert (texts["calculation"]["runs"], texts["calculation"]["steps"]) == ("3 of 3", "2")
+    assert (texts["sentence"]["runs"], texts["sentence"]["steps"]) == ("2 of 3", "1 to 2")
+    for head in ("tokens, %", "policy gradient, %", "gradient / tokens"):
+        assert "[0.0" in texts["sentence"][head] or "−" not in texts["sentence"][head], head
+    with styled():
+        figure = spans(made)
+        assert figure is not None
+        lines = [path for line in figure.axes[1].collections for path in line.get_paths()]
+        assert min(path.vertices[:, 1].min() for path in lines) > -1e-9
+        pyplot.close("all")
 
 
 def test_what_re_rolled_runs_say_of_their_spans_is_a_table_each(tmp_path: Path) -> None:

@@ -112,6 +112,11 @@ def test_an_unknown_metric_is_an_error_with_the_way_out(
     printed = outcome("--metric", "reward/mean", "--margin", "0.5")
     assert "auc:reward/mean by divergence" in printed
     assert "Equal within 0.5" in printed and "error" not in printed
+    at_budget = outcome("--metric", "reward/mean", "--budget", "steps=4")
+    # Half of the way: 0.1 (1 + 2 + 3 + 4) / 4.
+    assert "up to an equal budget of steps" in at_budget and "0.260" in at_budget
+    with pytest.raises(ValueError, match="runs one by one are shown by a share"):
+        study(export, metric="reward/mean", compared=False)
     with pytest.raises(ValueError, match="need 8: evaluate more often"):
         few = {step for step in (0, 4, 8)}
         metrics_table = export.metrics.filter(np.isin(export.metrics["step"].to_numpy(), list(few)))

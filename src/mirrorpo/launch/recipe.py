@@ -1,0 +1,52 @@
+"""What a launch set out to do: what was typed, and what its sweep file says. Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the cells of a launch came to be.
+
+    Attributes:
+        typed: overrides of the command line, those of Hydra itself left out.
+        written: overrides that stand in the sweep's file and were not typed.
+        claim: the comment that opens the sweep's file, a line each.
+    """
+
+    typed: Sequence[str] = ()
+    written: Sequence[str] = ()
+    claim: Sequence[str] = ()
+
+
+UNKNOWN = Recipe()
+
+
+def claims_no_other(earlier: Recipe, later: Recipe) -> bool:
+    """Whether no claim is lost where a later command stands for an earlier one."""
+    return not earlier.claim or list(earlier.claim) == list(later.claim)
+
+
+def recipe_of(config: DictConfig) -> Recipe:
+    """The recipe of a composed multirun, with its `hydra` node."""
+    hydra = config.hydra
+    typed = [str(override) for override in hydra.overrides.task]
+    named = {override.split("=")[0] for override in typed}
+    params = hydra.sweeper.get("params") or {}
+    written = [f"{key}={value}" for key, value in params.items() if key not in named]
+    name = (hydra.runtime.get("choices") or {}).get("sweep")
+    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    paths = [folder / "sweep" / f"{name}.yaml" for folder in folders] if name else []
+    return Recipe(typed, written, next((claim(path) for path in paths if path.exists()), ()))
+
+
+def claim(path: Path) -> list[str]:
+    """The comment that opens a sweep file, its commands left out."""
+    return [
+        line.removeprefix("#").strip()
+        for line in path.read_text().splitlines()
+        if line.startswith("# ") and not line.startswith(("# @", "#   "))
+    ]

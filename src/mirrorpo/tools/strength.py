@@ -1,0 +1,181 @@
+"""The coefficient at which a penalty acts: where its gradient is a share of the policy term's.
+
+    python -m mirrorpo.tools.strength model=tiny algo=dr_grpo divergence=probl2
+    python -m mirrorpo.tools.strength divergence=kl_exact,probl2_exact --after 10,50 --ratio 0.1,1
+
+The cell that the settings name is trained without its penalty, and after some steps the two terms' gradients
+are taken on the same answers, the penalty's with divergence.beta=1. At the start a divergence from the start
+model has no gradient, so no coefficient is right for all of a run: the ratio grows with the drift. With
+
+    r = sqrt(mean |penalty gradient|^2) / sqrt(mean |policy gradient|^2)
+
+over batches, beta = ratio / r. A penalty whose ratio is far below 0.1 to the end of a run is next to none.
+For a search over maps: divergence=neural_mirror_candidate with
+divergence.potential.parameters.generation=mirrorpo:generation_scaled divergence.potential.parameters.sign=0.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from mirrorpo.config.paths import command, conf
+from mirrorpo.config.schema import check, register, resolved
+from mirrorpo.core.protocols import Config
+from mirrorpo.core.seeds import derive, seed_globals
+from mirrorpo.distributed.collectives import ALONE
+from mirrorpo.distributed.device import named_device, prepare
+from mirrorpo.tools.gain import GradientReader
+from mirrorpo.train.build import Components, build_components
+from mirrorpo.train.learner import Learner
+from mirrorpo.train.loaded import LoadedRun, Loader
+from mirrorpo.train.scored import ScoredBatch
+from mirrorpo.train.step import collated
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Strength:
+    """The two terms' gradients after some steps.
+
+    Attributes:
+        steps: that were trained before.
+        policy: root mean square norm of the policy term's gradient of a batch.
+        penalty: the same of the penalty's with a coefficient of 1.
+    """
+
+    steps: int
+    policy: float
+    penalty: float
+
+    def beta(self, ratio: float) -> float:
+        """The coefficient at which the penalty's norm is the ratio times the policy term's.
+
+        Infinite where the penalty has no gradient.
+
+        >>> Strength(steps=10, policy=2.0, penalty=0.5).beta(0.25)
+        1.0
+        """
+        return ratio * self.policy / self.penalty if self.penalty else math.inf
+
+
+class Batches:
+    """The rollouts of a cell, one after another."""
+
+    def __init__(self, loaded: LoadedRun, components: Components) -> None:
+        self.loaded, self.components = loaded, components
+        self.number = self.position = 0
+
+    def next(self, learner: Learner) -> tuple[ScoredBatch, int]:
+        """The next rollout of the policy as it is, scored, and the seed of its weights."""
+        self.number += 1
+        rollout = self.loaded.collector(learner.policy, self.number, self.position)
+        self.position = rollout.position
+        offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
+        batch = collated(rollout, offsets, learner, self.components.dataset)
+        return learner.rescore(batch), derive(self.components.config["seed"], "weighting", self.number)
+
+
+def measure(components: Components, after: Sequence[int], batches: int) -> list[Strength]:
+    """The gradients after so many steps without a penalty.
+
+    Args:
+        components: of the cell.
+        after: steps, rising.
+        batches: that gradients are taken of, each time.
+    """
+    config = components.config
+    prepare(threads=config["threads"], deterministic=config["deterministic"])
+    seed_globals(config["seed"])
+    loaded = Loader(components=components, device=named_device(config["device"], ALONE), ranks=ALONE).load()
+    # With a coefficient of 1, so that what the penalty reads is measured.
+    whole = replace(loaded.learner, penalty=replace(loaded.learner.penalty, beta=1.0))
+    free = replace(whole, penalty=replace(whole.penalty, beta=0.0))
+    rollouts, steps, out = Batches(loaded, components), 0, list[Strength]()
+    for target in after:
+        while steps < target:
+            scored, seed = rollouts.next(whole)
+            free.learn(scored, free.credit(scored, seed), [config["lr"]] * config["updates_per_rollout"])
+            steps += 1
+        out.append(_strength(rollouts, whole, free, steps=steps, batches=batches))
+    return out
+
+
+def _strength(rollouts: Batches, whole: Learner, free: Learner, *, steps: int, batches: int) -> Strength:
+    reader = GradientReader(whole.policy.network)
+    settings = replace(whole.settings, updates_per_rollout=1, max_grad_norm=0.0)
+    policy = penalty = 0.0
+    for _ in range(batches):
+        scored, seed = rollouts.next(whole)
+        gradients = []
+        for learner in (free, whole):
+            reading = replace(learner, optimiser=reader, settings=settings)
+            reading.learn(scored, reading.credit(scored, seed), [0.0])
+            gradients.append(reader.gradient.double())
+        policy += float(gradients[0].square().sum()) / batches
+        penalty += float((gradients[1] - gradients[0]).square().sum()) / batches
+    return Strength(steps=steps, policy=math.sqrt(policy), penalty=math.sqrt(penalty))
+
+
+def composed(overrides: Sequence[str], divergence: str) -> Config:
+    """The config of a cell with one divergence, without evaluation and drift.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    quiet = ["drift_questions=0", "eval_questions=0", "tracking=none", "progress=false"]
+    cfg = compose("train", overrides=[*overrides, f"divergence={divergence}", *quiet])
+    check(cfg)
+    return resolved(cfg)
+
+
+def rows(name: str, strengths: Sequence[Strength], ratios: Sequence[float]) -> list[str]:
+    """A divergence's rows in Markdown."""
+    return [
+        f"| {name} | {entry.steps} | {entry.policy:.3g} | {entry.penalty:.3g} | "
+        f"{' | '.join(f'{entry.beta(ratio):.3g}' for ratio in ratios)} |"
+        for entry in strengths
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table of a cell."""
+    parser = argparse.ArgumentParser(
+        prog=command("mirrorpo.tools.strength"),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="SETTING=VALUE", help="as of train.py")
+    parser.add_argument(
+        "--after", default="10,30", help="steps without a penalty, before gradients are taken"
+    )
+    parser.add_argument("--ratio", default="0.1,0.3,1", help="of the penalty's gradient to the policy term's")
+    parser.add_argument("--batches", type=int, default=8, help="of prompts_per_step x group_size answers")
+    given = parser.parse_args(arguments)
+    listed = [text.partition("=")[2] for text in given.overrides if text.startswith("divergence=")]
+    cell = [text for text in given.overrides if not text.startswith("divergence=")]
+    try:
+        after = sorted({int(text) for text in given.after.split(",")})
+        ratios = [float(text) for text in given.ratio.split(",")]
+        if after[0] < 1 or min(ratios) <= 0 or given.batches < 1:
+            raise ValueError(
+                f"--after={given.after} --ratio={given.ratio} --batches={given.batches}: give positive ones; "
+                "at the start the penalty has no gradient"
+            )
+        register()
+        betas = " | ".join(f"beta at {ratio:g}" for ratio in ratios)
+        print(f"| divergence | steps | policy gradient | penalty's at beta 1 | {betas} |")
+        print("|" + "---|" * (4 + len(ratios)))
+        for name in listed[-1].split(",") if listed else ["kl"]:
+            with initialize_config_dir(str(conf()), version_base="1.3"):
+                components = build_components(composed(cell, name))
+            print("\n".join(rows(name, measure(components, after, given.batches), ratios)), flush=True)
+    except (ValueError, HydraException) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mirrorpo.config.paths import sweeps
+from mirrorpo.divergence.bregman import ExactBregman
+from mirrorpo.divergence.none import NoDivergence
+from mirrorpo.divergence.potentials import NegativeEntropy, Square
+from mirrorpo.tools.fixed_points import World, main, predictions, strength, table
+
+WORLD = World(
+    start=torch.tensor([[0.6, 0.1, 0.3]], dtype=torch.float64),
+    proxy=torch.tensor([[1.0, 1.5, 0.0]], dtype=torch.float64),
+    gold=torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64),
+    names=[["right", "exploit", "other"]],
+)
+KL = ExactBregman(potential=NegativeEntropy(), direction="reverse")
+PROBL2 = ExactBregman(potential=Square(factor=1.0), direction="reverse")
+
+
+@pytest.mark.slow
+def test_a_strength_is_that_at_which_the_gold_that_is_trained_on_ends_at_the_target() -> None:
+    # 0.6 e^(1 / beta) / (0.6 e^(1 / beta) + 0.4) = 0.8
+    beta = strength(WORLD, KL, 0.8)
+    assert beta == pytest.approx(1 / torch.tensor(0.8 / 0.2 / 1.5).log().item(), rel=1e-4)
+    probl2 = strength(WORLD, PROBL2, 0.8)
+    assert probl2 is not None
+    control = replace(WORLD, proxy=WORLD.gold)
+    rows = predictions(control, {"kl": KL, "probl2": PROBL2}, {"kl": beta, "probl2": probl2}, 1.0)
+    for name, row in rows.items():
+        assert row is not None and row.gold == row.proxy == pytest.approx(0.8, abs=1e-4), name
+    assert strength(WORLD, KL, 0.5) is None
+
+
+def test_predictions_are_means_over_questions_in_the_terms_of_the_metrics() -> None:
+    rows = predictions(WORLD, {"none": NoDivergence(), "kl": KL}, {"none": 0.0, "kl": None}, 7 / 8)
+    row = rows["none"]
+    assert rows["kl"] is None and row is not None
+    assert (round(row.gold, 3), round(row.proxy, 3), round(row.distinct, 3)) == (0, 1.5, 1)
+    assert round(row.shares["exploit"], 3) == 1 and row.at_rest
+    lines = table(WORLD, rows).splitlines()
+    assert lines[2].startswith("| none | 0 | 0.000 | 1.500 |")
+    assert lines[-1] == "no beta ends at that gold reward: kl"
+    scaled = predictions(WORLD, {"kl": KL}, {"kl": 0.8}, 7 / 8)["kl"]
+    assert scaled is not None and scaled.beta == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["model=exploit", "algo=grpo"], "algo.advantage=GroupStandardised"),
+        (
+            ["model=exploit", "algo=dr_grpo", "divergence=kl_exact", "divergence.anchor=old"],
+            "anchor=reference",
+        ),
+    ],
+)
+def test_what_has_no_closed_form_is_refused_in_a_line(arguments, reason) -> None:
+    with pytest.raises(SystemExit, match=reason) as end:
+        main(arguments)
+    assert str(end.value).startswith("error: ") and "\n" not in str(end.value)
+
+
+@pytest.mark.slow
+def test_the_sweeps_prediction_is_the_tools(capsys) -> None:
+    main(["model=exploit", "algo=dr_grpo", "divergence=kl_exact,kl,probl2_exact", "reward=exploit_common"])
+    text = (sweeps() / "sweep" / "exploit_divergence.yaml").read_text()
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if "| 0." in line]
+    assert len(rows) == 3
+    for name, beta, gold, *_ in rows:
+        along = re.search(rf"divergence={name}: {{divergence.beta: ([\d.]+)}}", text)
+        predicted = re.search(rf"^#   {name}(?: \(k3\))? +[\d.]+ +[\d.]+ +([\d.]+)", text, re.MULTILINE)
+        assert along and predicted
+        assert float(along[1]) == pytest.approx(float(beta), rel=1e-3)
+        assert float(predicted[1]) == pytest.approx(float(gold), abs=2e-3)
