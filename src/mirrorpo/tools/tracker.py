@@ -173,6 +173,7 @@ class Result:
     Attributes:
         group, name: the choice.
         text: the number, or how many runs.
+        folder: of the result.
         link: from docs/ to the table or the report.
         small: whether the model is one of a small world.
     """
@@ -180,11 +181,12 @@ class Result:
     group: str
     name: str
     text: str
+    folder: str
     link: str
     small: bool
 
     def __str__(self) -> str:
-        return f"{self.text} ([{self.link.split('/')[1]}]({self.link}))"
+        return f"{self.text} ([{self.folder}]({self.link}))"
 
 
 def results(tree: Tree) -> list[Result]:
@@ -199,7 +201,12 @@ def results(tree: Tree) -> list[Result]:
         told = {(result.group, result.name) for result in compared}
         out += [
             Result(
-                group=group, name=name, text=f"{count} runs", link=_link(folder, "report.html"), small=small
+                group=group,
+                name=name,
+                text=f"{count} runs",
+                folder=folder.name,
+                link=_page(folder),
+                small=small,
             )
             for (group, name), count in runs.items()
             if (group, name) not in told
@@ -221,8 +228,18 @@ def _compared(table: Path, small: bool) -> Iterator[Result]:
         estimate, space, interval = value.partition(" ")
         text = f"{what} {estimate}{percent}{space}{interval}"
         yield Result(
-            group=lines[0][0], name=name, text=text, link=_link(folder, f"tables/{table.name}"), small=small
+            group=lines[0][0],
+            name=name,
+            text=text,
+            folder=folder.name,
+            link=_link(folder, f"tables/{table.name}"),
+            small=small,
         )
+
+
+def _page(folder: Path) -> str:
+    """The report of a result; of one without, the page of all results."""
+    return _link(folder, "report.html") if (folder / "report.html").is_file() else "results/README.md"
 
 
 def _link(folder: Path, name: str) -> str:
