@@ -131,6 +131,7 @@ def sample(
     temperature: float = 1.0,
     seed: int = 0,
     only: range | None = None,
+    nested: bool = False,
     by_length: bool = False,
     with_greedy: bool = False,
 ) -> Sequence[Completion]:
@@ -145,7 +146,7 @@ def sample(
     }
     settings |= {"by_length": by_length, "with_greedy": with_greedy}
     return engine.generate(
-        model, RolloutRequest(prompts=prompts, prompt_ids=prompt_ids, **settings, only=only)
+        model, RolloutRequest(prompts=prompts, prompt_ids=prompt_ids, **settings, only=only, nested=nested)
     )
 
 

@@ -27,6 +27,11 @@ def weightings() -> list[str]:
     return [name for name in names("weighting") if not name.startswith("segment_rollout")]
 
 
+def segment_weightings() -> list[str]:
+    """The files of conf/weighting that give signed credit."""
+    return sorted(set(names("weighting")) - set(weightings()))
+
+
 def class_of(divergence: str) -> str:
     """The class of a file, or of the one that it is another name for."""
     return settings_of(divergence)["_target_"].rpartition(".")[-1]

@@ -270,12 +270,14 @@ def _versions(run: Run, column: str) -> list[str]:
 
 def _mixed(design: Design) -> list[Finding]:
     expected = {*design.swept, "seed"}
+    below = tuple(f"{name}." for name in (design.axis, *design.swept))
     out: list[Finding] = []
     for block in design.blocks:
         of_block = [run for run in design.runs if run.block == block and run.settings]
         by_arm = [[run for run in of_block if run.arm == arm] for arm in design.arms]
         for key in sorted({key for run in of_block for key in run.settings} - expected):
-            for group in by_arm if key.split(".")[0] == design.axis else [of_block]:
+            # What a choice that makes arms holds has to be the same within an arm only.
+            for group in by_arm if key.startswith(below) else [of_block]:
                 values: dict[str, list[Run]] = defaultdict(list)
                 for run in group:
                     values[repr(run.settings.get(key))].append(run)

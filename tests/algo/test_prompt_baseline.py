@@ -38,6 +38,12 @@ def beta_tracker(**changes: float) -> prompt_baseline.BetaTracker:
     return prompt_baseline.BetaTracker(**{**BETA, **changes})
 
 
+def assembled(config: dict[str, Any]) -> Any:
+    """A run of which only the config is read."""
+    parts = dict.fromkeys(name for name in vars(Assembly) if not name.startswith("_"))
+    return SimpleNamespace(**{**parts, "config": config})
+
+
 def tracked(tracker: PromptTracker, history: Sequence[tuple[int, float, Sequence[float]]]) -> list[float]:
     numbers: list[float] = []
     for step, drift, rewards in history:
@@ -185,11 +191,32 @@ def test_a_drift_that_is_not_measured_is_said() -> None:
     baseline = TrackedBaseline(tracker=beta_tracker(), batch_std_epsilon=None)
 
     def said(baseline: TrackedBaseline, questions: int) -> list[str]:
-        parts = dict.fromkeys(name for name in vars(Assembly) if not name.startswith("_"))
-        assembly: Any = SimpleNamespace(**{**parts, "config": {"drift_questions": questions}})
-        return list(baseline.notes("algo.advantage", assembly))
+        return list(baseline.notes("algo.advantage", assembled({"drift_questions": questions})))
 
     (note,) = said(baseline, 0)
     assert note.startswith("drift_questions=0:") and "algo.advantage.tracker keeps 0.96" in note
     constant = TrackedBaseline(tracker=beta_tracker(low=0.9, high=0.9), batch_std_epsilon=None)
     assert said(baseline, 8) == said(constant, 0) == []
+
+
+def test_dynamic_sampling_is_refused_for_the_values_that_it_would_track() -> None:
+    baseline = TrackedBaseline(tracker=beta_tracker(), batch_std_epsilon=None)
+
+    def refusals(dynamic_sampling: bool) -> list[str]:
+        config = {"algo": {"rollout_rule": {"dynamic_sampling": dynamic_sampling}}}
+        return list(baseline.requirements("algo.advantage", assembled(config)))
+
+    assert refusals(dynamic_sampling=False) == []
+    (reason,) = refusals(dynamic_sampling=True)
+    assert reason.startswith("algo.rollout_rule.dynamic_sampling=true with algo.advantage=TrackedBaseline: ")
+    assert reason.endswith("; use algo.rollout_rule.dynamic_sampling=false algo.rollout_rule.max_draws=1")
+    # Why: of a prompt that nine of ten answers get right, groups of four that differ say seven.
+    every, kept = [0.5, 1.0, 0.0], [0.5, 1.0, 0.0]
+    draw, tracker = torch.Generator().manual_seed(0), beta_tracker(low=1.0, high=1.0)
+    for step in range(400):
+        rewards = (torch.rand(4, generator=draw) < 0.9).float().tolist()
+        every = tracker.after(every, rewards, step=step, drift=0.0)
+        if len({*rewards}) > 1:
+            kept = tracker.after(kept, rewards, step=step, drift=0.0)
+    assert tracker.value(every) == pytest.approx(0.9, abs=0.03)
+    assert tracker.value(kept) == pytest.approx(0.7, abs=0.03)

@@ -61,6 +61,30 @@ def test_native_computes_a_prompt_once_for_its_group(model: LanguageModel) -> No
     assert rows_forwarded(native(), model, group_size=8, max_new_tokens=2)[0] == len(RAGGED)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "attention", "settings", "computed"),
+    [
+        ("qwen3", "sdpa", {}, 3),
+        ("gpt2", "eager", {}, 3),
+        ("bloom", "eager", {}, 3),
+        ("mistral", "sdpa", {"sliding_window": 6}, 6),
+    ],
+    ids=["qwen3", "gpt2", "ALiBi", "sliding window"],
+)
+def test_native_reads_beginnings_off_the_longest_prompt(
+    model_type: str, attention: str, settings: Mapping[str, Any], computed: int
+) -> None:
+    prompts = [[5, 6, 7], [4], [5], [5, 6, 7, 8, 9, 4, 3, 11], [5, 6, 7, 7], [5, 6, 7, 8, 9]]
+    model = tiny(model_type, attention, **settings)
+    shared, alone = (
+        sample(native(), model, prompts, temperature=1.0, nested=nested) for nested in (True, False)
+    )
+    assert same(shared, alone)
+    assert len({tuple(row) for row in ids(shared)}) > len(prompts)
+    assert rows_forwarded(native(), model, prompt_ids=prompts, nested=True)[0] == computed
+    assert same(sample(native(rows_at_once=6), model, prompts, nested=True), alone)
+
+
 def test_native_drops_finished_rows(model: LanguageModel) -> None:
     rows = rows_forwarded(native(compact_at=1e-6), model, group_size=8)
     lengths = [len(row) for row in ids(sample(native(), model, group_size=8))]

@@ -328,6 +328,10 @@ def test_an_advantage_without_a_baseline_learns_from_groups_of_one() -> None:
 def test_a_tracked_baseline_learns_from_groups_of_one_if_a_rollout_can_be_standardised() -> None:
     for algo in ("spo", "kalman_baseline"):
         build_components({**config(f"algo={algo}"), "group_size": 1, "data_order": "informative"})
+    row = config("algo=spo")["algo"]
+    dynamic = {**row, "rollout_rule": {**row["rollout_rule"], "dynamic_sampling": True, "max_draws": 3}}
+    with pytest.raises(ValueError, match=r"^algo\.rollout_rule\.dynamic_sampling=true with algo\.advantage="):
+        build_components({**config("algo=spo"), "algo": dynamic})
     alone = {**config("algo=spo"), "group_size": 1, "prompts_per_step": 1}
     with pytest.raises(ValueError, match=r"^group_size=1: algo\.advantage gives .* zero"):
         build_components(alone)

@@ -119,6 +119,20 @@ def test_an_evaluation_holds_no_gradients_and_several_processes_a_share(planned:
     assert totals(four)["update"] < totals(alone)["update"] - 10 * GIB
 
 
+def test_rolls_are_sampled_beside_what_was_read_and_for_twice_as_long(planned: Planned) -> None:
+    arm = ("divergence=kl_exact", "eval_questions=8", "eval_sampled_questions=0")
+    plain = planned.load("qwen", *arm)
+    rolled = planned.load("qwen", *arm, "weighting=segment_rollout_drop", "weighting.budget=7")
+    # Four rolls of each of 32 completions; keys and values of 28 layers, and 64 places to spare.
+    of_token, logits = 28 * 2 * 8 * 128 * plain.model.compute, 16 * 151936
+    tokens = plain.prompt + 2 * plain.completion - 1 + 64
+    assert rolled.engine.sampling == 128 * (tokens * of_token + logits) > 4 * plain.engine.sampling
+    states = plain.anchored * 2048 * plain.model.compute
+    more = rolled.engine.sampling - plain.engine.sampling + states
+    assert totals(rolled)["sampling"] == totals(plain)["sampling"] + more
+    assert totals(rolled)["update"] == totals(plain)["update"]
+
+
 def test_a_card_refuses_before_a_model_is_loaded_and_a_cpu_never(
     planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:

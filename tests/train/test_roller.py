@@ -50,5 +50,9 @@ def test_rolls_count_as_sampled_tokens_completions_and_passes() -> None:
     rolls = [completion_of([2, 3, 4], prompt_ids=[5, 6, 7]), completion_of([2], prompt_ids=[5, 6, 7])]
     meter.add_rolls(model, rolls)
     assert meter.flops == network_cost(model).forward(sampling(rolls)) > 0
+    # What a beginning has in common with a longer one is computed once.
+    longer = [*rolls, completion_of([2], group=1, prompt_ids=[5, 6, 7, 8])]
+    assert sampling(longer, nested=True).tokens == 4 + 2 + 0 + 0
+    assert sampling(longer).tokens == 3 + 4 + 2 + 0 + 0
     after = Budget(completions=1).after(meter, completions=8, tokens_sampled=100)
     assert (after.completions, after.tokens_sampled) == (11, 104)

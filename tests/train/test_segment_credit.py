@@ -1,9 +1,13 @@
 """Segment credit in a step: what is read of it, taken from it and counted for it, and what is refused."""
 
+import subprocess
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from cli import SMALL, appeared, command, environment, folder, rows, succeeded, train
 from completions import completion_of
 from hydra import compose, initialize_config_dir
 from rows import CONF
@@ -15,10 +19,11 @@ from mirrorpo.core.span import ScoredSpan
 from mirrorpo.divergence.none import NoDivergence
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.rollout.collate import collate
-from mirrorpo.train.build import Components, build_components, inert
+from mirrorpo.train.build import Components, build_components, inert, model_needs
 from mirrorpo.train.credit import segment_credit, signed_credit
 from mirrorpo.train.equation import loss
 from mirrorpo.train.equation import signed_credit as credit_lines
+from mirrorpo.weighting.segment_rollout import SegmentRollout
 
 CREDIT = torch.tensor([[0.5, -0.25, 0.0], [-0.75, 0.25, 0.0], [0.0, 0.0, 0.0]])
 
@@ -26,7 +31,8 @@ CREDIT = torch.tensor([[0.5, -0.25, 0.0], [-0.75, 0.25, 0.0], [0.0, 0.0, 0.0]])
 def components(*overrides: str) -> Components:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=["weighting=segment_rollout", *overrides])
+        chosen = [override for override in overrides if override.startswith("weighting=")]
+        cfg = compose("train", overrides=[*(() if chosen else ["weighting=segment_rollout"]), *overrides])
         return build_components(resolved(cfg))
 
 
@@ -82,3 +88,33 @@ def test_what_does_not_go_with_it_is_refused_and_what_has_no_effect_named() -> N
     assert "l(log r_t, A_t)" in loss(plain) and credit_lines(plain) == []
     placed = components("divergence=kl", "divergence.placement=reward")
     assert credit_lines(placed)[0].startswith("A_t = S_t - ")
+
+
+def test_a_prior_says_what_it_needs_refuses_and_leaves_unread() -> None:
+    parts = components("weighting=segment_rollout_drop")
+    weighting = parts.weighting
+    assert isinstance(weighting, SegmentRollout) and weighting.most_cuts == 2
+    assert model_needs(parts) >= {"direct"}
+    assert [line.split()[0] for line in weighting.passes()] == ["a", "samples"]
+    unread = [name for entry in inert(parts) for name in entry.settings if ".prior." in name]
+    assert "weighting.segments.prior.scope" in unread and "weighting.segments.prior.masking" not in unread
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_run_goes_on_with_the_same_rolls_byte_for_byte(tmp_path: Path) -> None:
+    arguments = (*SMALL, "weighting=segment_rollout_drop", "weighting.budget=4", "steps=5", "progress=false")
+    succeeded(train(*arguments, f"out={tmp_path / 'whole'}", cwd=tmp_path))
+    whole = folder(tmp_path / "whole")
+    killed = (*arguments, f"out={tmp_path / 'killed'}", "checkpoint_every=1", "keep_checkpoints=9")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command(*killed), cwd=tmp_path, env=environment(), **quiet)
+    while process.poll() is None and not appeared(tmp_path / "killed", "step_000002"):
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -9
+    succeeded(train(*killed, "progress=true", cwd=tmp_path), said=["resuming after step"])
+    again = folder(tmp_path / "killed")
+    assert (again / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    trained = [row for row in rows(whole / "metrics.jsonl") if row["step"] > 0]
+    assert all(row["credit/rolls"] > 0 for row in trained) and any(row["grad/norm"] > 0 for row in trained)

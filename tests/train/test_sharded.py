@@ -67,6 +67,7 @@ MORE_CELLS = {
         "divergence.placement=reward_to_go",
         "updates_per_rollout=2",
     ),
+    "segments around drops": ("weighting=segment_rollout_drop", "weighting.rolls=2", "weighting.budget=4"),
     "steered": ("beta_schedule=matched_drift", "steps=3"),
     "adaptive entropy": ("entropy=adaptive", "entropy.start=0.3", "steps=3", "entropy.only_below=false"),
     "clipped covariance": (

@@ -23,7 +23,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from rows import CONF, forms, names, settings_of, update_forms, weightings
+from rows import CONF, forms, names, segment_weightings, settings_of, update_forms, weightings
 from small_models import model_of
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
@@ -34,6 +34,7 @@ from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import Completion, Prompt, RolloutBatch, RolloutRequest, Verdict, Visit
 from mirrorpo.core.cut import Cut, Masking
 from mirrorpo.core.masked import mean_one
+from mirrorpo.core.protocols import SegmentCredit
 from mirrorpo.core.seeds import derive
 from mirrorpo.divergence.penalty import Penalty
 from mirrorpo.divergence.potentials import HasPotential
@@ -46,9 +47,10 @@ from mirrorpo.rollout.demonstrations import Demonstrations
 from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.tools.estimator_table import SHOWN, expectation
 from mirrorpo.train.build import build_penalty, build_rollout, build_weighting
-from mirrorpo.train.credit import TokenCredit
+from mirrorpo.train.credit import TokenCredit, segment_credit
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.old_policy import PolicyScorer
+from mirrorpo.train.roller import StepRoller
 
 AXES = ("algo", "divergence", "weighting")
 
@@ -200,34 +202,41 @@ def log_p(model: LanguageModel, ids: Tensor) -> Tensor:
 
 
 class TableSampler:
-    """A rollout engine that draws all completions side by side."""
+    """A rollout engine that draws all completions of prompts of one length side by side."""
 
     samples = True
     serves_remotely = False
 
     def generate(self, model: Any, request: RolloutRequest) -> list[Completion]:
-        prompts, prompt_ids, group_size = request.prompts, request.prompt_ids, request.group_size
         draw = torch.Generator().manual_seed(request.seed)
-        rows, logprobs = torch.tensor(prompt_ids).repeat_interleave(group_size, dim=0), []
+        of_length: dict[int, list[int]] = {}
+        for group, prompt_ids in enumerate(request.prompt_ids):
+            of_length.setdefault(len(prompt_ids), []).append(group)
+        drawn = [self._drawn(model, request, groups, draw) for groups in of_length.values()]
+        return sorted((completion for part in drawn for completion in part), key=lambda one: one.group)
+
+    def _drawn(
+        self, model: Any, request: RolloutRequest, groups: Sequence[int], draw: torch.Generator
+    ) -> Iterator[Completion]:
+        prompt_ids = [list(request.prompt_ids[group]) for group in groups]
+        rows, logprobs = torch.tensor(prompt_ids).repeat_interleave(request.group_size, dim=0), []
         for _ in range(request.max_new_tokens):
             following = (log_p(model, rows)[:, -1] / request.temperature).log_softmax(-1)
-            drawn = torch.multinomial(following.exp(), 1, generator=draw)
-            rows = torch.cat([rows, drawn], dim=1)
-            logprobs.append(following.gather(1, drawn))
-        out = []
-        for row, ((_, *ids), logs) in enumerate(
-            zip(rows.tolist(), torch.cat(logprobs, dim=1).tolist(), strict=True)
-        ):
-            group, kept = row // group_size, until_end(ids)
-            settings = {
-                "uid": prompts[group].uid,
-                "group": group,
-                "prompt_ids": prompt_ids[group],
-                "text": model.decode(kept),
-                "truncated": END not in kept,
-            }
-            out.append(Completion(ids=kept, logprobs=logs[: len(kept)], **settings))
-        return out
+            token = torch.multinomial(following.exp(), 1, generator=draw)
+            rows = torch.cat([rows, token], dim=1)
+            logprobs.append(following.gather(1, token))
+        sampled = rows[:, len(prompt_ids[0]) :].tolist()
+        for row, (ids, logs) in enumerate(zip(sampled, torch.cat(logprobs, dim=1).tolist(), strict=True)):
+            group, kept = groups[row // request.group_size], until_end(ids)
+            yield Completion(
+                ids=kept,
+                logprobs=logs[: len(kept)],
+                uid=request.prompts[group].uid,
+                group=group,
+                prompt_ids=request.prompt_ids[group],
+                text=model.decode(kept),
+                truncated=END not in kept,
+            )
 
 
 def until_end(ids: Sequence[int]) -> list[int]:
@@ -356,13 +365,13 @@ def student(arm: Arm, penalty: Penalty) -> Learner:
     )
 
 
-def rollouts(learner: Learner, engine: Any, steps: int = STEPS) -> Iterator[RolloutBatch]:
-    """The batch of every step, sampled from the tables as they then are."""
+def rollouts(learner: Learner, engine: Any, steps: int = STEPS) -> Iterator[tuple[Rollout, RolloutBatch]]:
+    """The rollout of every step and its batch, sampled from the tables as they then are."""
     collect, position = collector(learner, engine), 0
     for step in range(steps):
         rollout = collect(learner.policy, step, position)
         position = rollout.position
-        yield collated(learner, rollout)
+        yield rollout, collated(learner, rollout)
 
 
 def collector(
@@ -406,15 +415,20 @@ def steps_of(arm: Arm) -> int:
 def train(arm: Arm, penalty: Penalty | None = None, lr: float = LR) -> LanguageModel:
     """The steps of `Trainer.train_step`; `Learner` raises if a loss, a gradient or a weight is not finite."""
     learner = student(arm, choice("divergence", arm.divergence) if penalty is None else penalty)
-    for step, sampled in enumerate(rollouts(learner, engine(arm.algo), steps_of(arm))):
+    for step, (rollout, sampled) in enumerate(rollouts(learner, engine(arm.algo), steps_of(arm))):
         scored = learner.rescore(sampled)
-        batch = scored.batch
-        advantages = learner.algo.advantages(batch)
-        weights = mean_one(
-            learner.weighting(batch, scorer(learner), derive(SEED, "weighting", step)), batch.mask
-        )
-        learner.learn(scored, TokenCredit(advantages=advantages, weights=weights), lrs=[lr] * UPDATES)
+        learner.learn(scored, credited(learner, scored.batch, rollout, step), lrs=[lr] * UPDATES)
     return learner.policy
+
+
+def credited(learner: Learner, batch: RolloutBatch, rollout: Rollout, step: int) -> TokenCredit:
+    """As the learner credits, by this suite's scorer."""
+    seed = derive(SEED, "weighting", step)
+    if isinstance(learner.weighting, SegmentCredit):
+        roller = StepRoller.of(learner.policy, collector(learner, TableSampler()), rollout, learner.meter)
+        return segment_credit(learner.weighting, batch, scorer(learner), roller, seed)
+    weights = mean_one(learner.weighting(batch, scorer(learner), seed), batch.mask)
+    return TokenCredit(advantages=learner.algo.advantages(batch), weights=weights)
 
 
 def shortfall(arm: Arm) -> str:
@@ -480,7 +494,7 @@ def test_the_answers_are_all_there_are_and_the_start_policy_earns_little():
 @pytest.mark.parametrize("name", weightings())
 def test_every_weighting_has_something_to_weigh_here(name):
     learner = student(Arm("grpo", "none", name), choice("divergence", "none"))
-    batch = next(rollouts(learner, TableSampler()))
+    _, batch = next(rollouts(learner, TableSampler()))
     weights = mean_one(learner.weighting(batch, scorer(learner), 0), batch.mask)
     uneven = ((weights - 1).abs() > 1e-6) & batch.mask
     # No answer here is a program, so statements have nothing to weigh; tests/weighting has them.
@@ -510,6 +524,9 @@ UPDATES_OF = update_forms(names("algo"))
 # Controls that are another's class with another setting, or that need more steps, meet one algorithm.
 ALONE = [*SUBSETS, "permuted_within_spans"]
 WEIGHTINGS = [name for name in weightings() if name not in ALONE]
+SIGNED = segment_weightings()
+# Demonstrations are not rolled, and what changes an advantage between updates has none to change.
+SIGNING = [name for name in UPDATES_OF if name not in ("sft", "mirror_descent")]
 COVERED = [UPDATES_OF, FORMS, WEIGHTINGS]
 OTHERS = [name for name in names("divergence") if name not in FORMS]
 COVER = [
@@ -518,6 +535,8 @@ COVER = [
     *map(Arm, cycle(names("algo", set(names("algo")) - {"sft"})), OTHERS, cycle(WEIGHTINGS)),
     *(Arm(name, "kl", "uniform") for name in names("algo") if name not in UPDATES_OF),
     *(Arm("grpo", "none", name) for name in ALONE),
+    # Signed credit takes the advantage's place, so that an algorithm is its update alone.
+    *map(Arm, cycle(SIGNING), cycle(FORMS), SIGNED),
 ]
 
 
@@ -545,7 +564,9 @@ def test_an_arm_learns(arm):
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", names("algo"))
 def test_an_algorithm_learns_with_every_divergence_and_every_weighting(algo):
-    failed = [shortfall(Arm(algo, *others)) for others in product(names("divergence"), WEIGHTINGS)]
+    signed = SIGNED if algo in SIGNING else []
+    arms = product(names("divergence"), [*WEIGHTINGS, *signed])
+    failed = [shortfall(Arm(algo, *others)) for others in arms]
     assert not any(failed), "\n".join(filter(None, failed))
 
 

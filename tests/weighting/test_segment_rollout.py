@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 
 import torch
@@ -11,6 +12,7 @@ from worked import batch as written
 
 from mirrorpo.algo.advantage import LeaveOneOut
 from mirrorpo.core.batch import RolloutBatch
+from mirrorpo.core.protocols import Scorer
 from mirrorpo.rollout.collate import collate
 from mirrorpo.weighting.segment_rollout import SegmentRollout
 from mirrorpo.weighting.segments import BehindSpans, EqualLengths, Segmenter
@@ -112,32 +114,63 @@ def test_credit_is_the_same_wherever_a_completion_stands_and_however_wide_the_ba
             assert torch.equal(credited(weighting, wider, chance)[:4, : signed.shape[1]], signed)
 
 
-def test_its_expected_gradient_is_that_of_the_expected_reward() -> None:
-    # Two tokens of two kinds, enumerated; values of the cut between them are exact, the start's is anything.
+class Chosen:
+    """Cuts a completion where a function of its tokens says."""
+
+    def __init__(self, cuts: Callable[[list[int]], list[int]]) -> None:
+        self.cuts = cuts
+
+    def __call__(self, batch: RolloutBatch, scorer: Scorer, most: int) -> list[list[int]]:
+        return [
+            self.cuts(ids[:length].tolist()) if length == 3 else []
+            for ids, length in zip(batch.completion_ids, batch.present.sum(dim=1).tolist(), strict=True)
+        ]
+
+
+def test_its_expected_gradient_is_that_of_the_expected_reward_unless_cuts_look_ahead() -> None:
+    # Three tokens of two kinds, enumerated; values of cuts are exact, the start's is anything.
     draw = torch.Generator().manual_seed(0)
-    logits = torch.randn(3, 2, dtype=torch.float64, generator=draw, requires_grad=True)
-    reward = {(0, 0): 1.0, (0, 1): 0.25, (1, 0): 0.0, (1, 1): 0.75}
-    log_p = logits.log_softmax(-1)
+    logits = torch.randn(7, 2, dtype=torch.float64, generator=draw, requires_grad=True)
+    log_p, answers = logits.log_softmax(-1), list(product((0, 1), repeat=3))
+    reward = dict(zip(answers, torch.rand(8, generator=draw).tolist(), strict=True))
 
-    def chances(first: int) -> torch.Tensor:
-        return log_p[1 + first].exp()
+    def of_tokens(answer: Sequence[int]) -> torch.Tensor:
+        states = [2**index - 1 + int("0" + "".join(map(str, answer[:index])), 2) for index in range(3)]
+        return torch.stack([log_p[state, kind] for state, kind in zip(states, answer, strict=True)])
 
-    def value(ids: list[int]) -> list[float]:
-        first = ids[0] - 2
-        return [float(sum(chances(first)[second].detach() * reward[first, second] for second in (0, 1)))]
+    def value(begun: Sequence[int]) -> float:
+        of_cut = [answer for answer in answers if answer[: len(begun)] == tuple(begun)]
+        chances = torch.stack([of_tokens(answer)[len(begun) :].sum().exp() for answer in of_cut]).detach()
+        return float((chances * torch.tensor([reward[answer] for answer in of_cut])).sum())
 
-    weighting = part(EqualLengths(segments=2))
-    surrogate = torch.zeros((), dtype=torch.float64)
-    expected = torch.zeros((), dtype=torch.float64)
-    for first, second in product((0, 1), repeat=2):
-        batch = rows([2 + first, 2 + second], [9], rewards=[reward[first, second], 0.4], groups=[0, 0])
-        credit = credited(weighting, batch, lambda ids: value(ids) if ids[0] != 9 else [0.0])[0].double()
-        assert float(credit[0]) != 0.0
-        likely = log_p[0, first].exp() * chances(first)[second]
-        surrogate = surrogate + likely.detach() * (
-            credit[0] * log_p[0, first] + credit[1] * log_p[1 + first, second]
-        )
-        expected = expected + likely * reward[first, second]
-    (ours,) = torch.autograd.grad(surrogate, logits, retain_graph=True)
-    (exact,) = torch.autograd.grad(expected, logits)
-    torch.testing.assert_close(ours, exact, rtol=1e-6, atol=1e-7)
+    def gradient(credit: Callable[[tuple[int, ...]], torch.Tensor]) -> torch.Tensor:
+        tokens = {answer: of_tokens(answer) for answer in answers}
+        terms = [of.sum().exp().detach() * (credit(answer) * of).sum() for answer, of in tokens.items()]
+        return torch.autograd.grad(torch.stack(terms).sum(), logits, retain_graph=True)[0]
+
+    def credited_with(cuts: Callable[[list[int]], list[int]], answer: tuple[int, ...]) -> torch.Tensor:
+        ids = [2 + kind for kind in answer]
+        batch = rows(ids, [9], rewards=[reward[answer], 0.4], groups=[0, 0])
+        values = Rolls(batch, lambda begun: [value([token - 2 for token in begun])])
+        return part(Chosen(cuts)).credit(batch, Table({}), values, 0)[0][0].double()
+
+    exact = gradient(lambda answer: torch.full((3,), reward[answer], dtype=torch.float64))
+    # Cuts: none, anywhere alike, and where the tokens before decide.
+    for cuts in ([], [1], [2], [1, 2]):
+        ours = gradient(partial(credited_with, lambda ids, cuts=cuts: cuts))
+        torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-6)
+    ours = gradient(partial(credited_with, lambda ids: [1] if ids[0] == 2 else [2]))
+    torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-6)
+
+    def ahead(ids: list[int]) -> list[int]:
+        return [1] if ids[2] == 2 else [2]
+
+    def excess(answer: tuple[int, ...]) -> torch.Tensor:
+        # (V(e_k) - R) - (V(e_(k-1)) - V(0)): zero but at the side of the cut.
+        (cut,) = ahead([2 + kind for kind in answer])
+        middle = value(answer[:cut])
+        return torch.tensor([middle - reward[answer]] * cut + [0.4 - middle] * (3 - cut), dtype=torch.float64)
+
+    bias = gradient(partial(credited_with, ahead)) - exact
+    torch.testing.assert_close(bias, gradient(excess), rtol=1e-5, atol=1e-6)
+    assert float(bias.norm()) > 0.02 * float(exact.norm())

@@ -74,7 +74,13 @@ class TrackedBaseline:
         }
 
     def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
-        """What the tracker refuses."""
+        """What the tracker refuses; and every visit counts, that of a group of equal rewards too."""
+        if assembly.config["algo"].get("rollout_rule", {}).get("dynamic_sampling"):
+            yield (
+                f"algo.rollout_rule.dynamic_sampling=true with {group}={type(self).__name__}: it drops "
+                "groups of equal rewards, which have a gradient here, and tracked values would lack their "
+                "rewards; use algo.rollout_rule.dynamic_sampling=false algo.rollout_rule.max_draws=1"
+            )
         if isinstance(self.tracker, StatesRequirements):
             yield from self.tracker.requirements(f"{group}.tracker", assembly)
 

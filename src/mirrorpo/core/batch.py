@@ -79,6 +79,7 @@ class RolloutRequest:
         seeds: of each prompt, in place of `seed` where an engine can: its completions then depend on no
             other prompt, and the first tokens of one not on `max_new_tokens`.
         only: the stretch of the prompts that is to be answered, as in the whole call; None is all.
+        nested: whether some prompts are beginnings of others, which an engine may compute but once.
         by_length: whether prompts of like length may be computed together, in whatever order; completions
             are the same up to rounding, and in order.
         with_greedy: whether each prompt has a greedy completion too, before its `group_size` others; only of
@@ -93,6 +94,7 @@ class RolloutRequest:
     seed: int
     seeds: Sequence[int] | None = None
     only: range | None = None
+    nested: bool = False
     by_length: bool = False
     with_greedy: bool = False
 

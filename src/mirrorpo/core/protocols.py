@@ -707,6 +707,17 @@ class SegmentCredit(Protocol):
 
 
 @runtime_checkable
+class BoundsRolls(Protocol):
+    """Segment credit that says how many rolls of a completion it makes at most; any may.
+
+    It is asked before anything is allocated.
+    """
+
+    @property
+    def most_rolls(self) -> int: ...
+
+
+@runtime_checkable
 class StatesPasses(Protocol):
     """A weighting that says what it reads of the policy at each rollout; any weighting may.
 

@@ -30,7 +30,7 @@ from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.schema import resolved
 from mirrorpo.config.typed import with_new_keys
 from mirrorpo.config.values import Config
-from mirrorpo.core.protocols import ChoosesTokens, StatesPasses
+from mirrorpo.core.protocols import BoundsRolls, ChoosesTokens, StatesPasses
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.distributed.device import named_device
 from mirrorpo.launch.composing import composing, exit_status
@@ -138,9 +138,16 @@ def a_step(cell: Composed) -> list[str]:
         *(["reads them without gradient before each update: the policy"] * (read_before and updates > 1)),
         f"learns from them in {updates} update{'s' if updates > 1 else ''}, forward and backward"
         + (", each from its share of the prompts" if split else ""),
-        f"{config['steps']} steps: {config['steps'] * rows:,} completions",
+        f"{config['steps']} steps: {config['steps'] * rows:,} completions" + _rolls(components, rows),
     ]
     return ["A step:", *(f"    {line}" for line in lines)]
+
+
+def _rolls(components: Components, rows: int) -> str:
+    weighting = components.weighting
+    if not isinstance(weighting, BoundsRolls):
+        return ""
+    return f", and at most {components.config['steps'] * rows * weighting.most_rolls:,} rolls"
 
 
 def _weighting_passes(components: Components) -> Sequence[str]:

@@ -28,6 +28,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from mirrorpo.core.batch import Completion, RolloutBatch
 from mirrorpo.core.cut import Cut, Masking
+from mirrorpo.core.nested import longest_of
 from mirrorpo.core.tensors import integers
 from mirrorpo.model.language_model import ADAPTER, LanguageModel
 
@@ -195,15 +196,21 @@ def _suffix(prompt: int, cut: Cut, masking: Masking) -> tuple[int, int]:
     return seen + begin, seen + max(cut.last - 1, begin)
 
 
-def sampling(completions: Sequence[Completion]) -> PassTokens:
-    """What completions take to sample: prompt and first logits once a group, no pass of the last token."""
-    prompts = {completion.group: (0, len(completion.prompt_ids)) for completion in completions}
+def sampling(completions: Sequence[Completion], *, nested: bool = False) -> PassTokens:
+    """What completions take to sample: prompt and first logits once a group, no pass of the last token.
+
+    Of nested prompts those alone are computed that begin no other.
+    """
+    prompts = {completion.group: completion.prompt_ids for completion in completions}
+    computed = [*prompts.values()]
+    if nested:
+        computed = [computed[number] for number in {*longest_of(computed)}]
     drawn = [
         (length := len(completion.prompt_ids), length + _behind(len(completion.ids), 1))
         for completion in completions
     ]
     again = sum(end - start for start, end in drawn)
-    return PassTokens(stretches=[*prompts.values(), *drawn], read=len(prompts) + again)
+    return PassTokens(stretches=[*((0, len(ids)) for ids in computed), *drawn], read=len(prompts) + again)
 
 
 def _lengths(batch: RolloutBatch) -> tuple[list[int], list[int]]:

@@ -22,6 +22,7 @@ from mirrorpo.core.protocols import (
 from mirrorpo.core.tensors import chunks, flags, moved
 from mirrorpo.rollout.cache import Blocks, Rows, Selection, in_blocks
 from mirrorpo.rollout.collate import pad
+from mirrorpo.rollout.nested_prompts import NestedPrompts, keeps_every_key
 from mirrorpo.rollout.nucleus import cut_distribution_notes
 from mirrorpo.rollout.sampling import draw
 from mirrorpo.rollout.weights import network_config, plain
@@ -38,7 +39,9 @@ class Native:
     dropped.
 
     A completion depends on the weights, its prompt, the seed and its place in the call, not on
-    `rows_at_once` or on what else is sampled beside it (up to rounding).
+    `rows_at_once` or on what else is sampled beside it (up to rounding). Prompts that a request says are
+    beginnings of each other are read off the longest of those that are sampled together, where the model's
+    cache keeps every key.
 
     Attributes:
         rows_at_once: completions sampled together, in whole groups and at least one; bounds the memory of the
@@ -125,7 +128,8 @@ class Native:
         request: RolloutRequest,
     ) -> tuple[list[list[int]], list[list[float]]]:
         steps, decoder = uniform.shape[1], model.decoder
-        logits, rows = self._prefilled(model, head, prompt_ids, uniform)
+        nested = request.nested and keeps_every_key(model)
+        logits, rows = self._prefilled(model, head, prompt_ids, uniform, nested=nested)
         drawn: list[tuple[Tensor, Tensor]] = []
         for step in range(steps):
             drawn.append(self._drawn(logits, rows.numbers[:, step], request))
@@ -158,13 +162,21 @@ class Native:
         return torch.where(greedy, logits.argmax(dim=-1), token), logprob.masked_fill(greedy, 0.0)
 
     def _prefilled(
-        self, model: GenerativeModel, head: OutputHead, prompt_ids: Sequence[Sequence[int]], uniform: Tensor
+        self,
+        model: GenerativeModel,
+        head: OutputHead,
+        prompt_ids: Sequence[Sequence[int]],
+        uniform: Tensor,
+        *,
+        nested: bool,
     ) -> tuple[Tensor, "_Rows"]:
         # Each prompt computed once, and its logits and cache repeated for its group.
         device, (count, steps) = model.device, uniform.shape
         group_size = count // len(prompt_ids)
-        padded = pad(prompt_ids, model.pad_id, left=True)
-        real = pad([[1] * len(row) for row in prompt_ids], 0, left=True)
+        nesting = NestedPrompts.of(prompt_ids) if nested else None
+        computed = prompt_ids if nesting is None else [prompt_ids[number] for number in nesting.computed]
+        padded = pad(computed, model.pad_id, left=True)
+        real = pad([[1] * len(row) for row in computed], 0, left=True)
         ids, present, numbers, ends = moved([padded, real, uniform, _ends(model.eos_ids)], device)
         output = model.decoder(
             input_ids=ids,
@@ -172,10 +184,13 @@ class Native:
             position_ids=(present.cumsum(1) - 1).clamp(min=0),
             use_cache=True,
         )
-        hidden = output.last_hidden_state
-        logits = _first_logits(head, hidden[:, -1]).repeat_interleave(group_size, dim=0)
+        hidden, filled = output.last_hidden_state, output[model.cache_argument]
+        last = hidden[:, -1]
+        if nesting is not None:
+            last, present = nesting.read_off(filled, hidden)
+        logits = _first_logits(head, last).repeat_interleave(group_size, dim=0)
         reduced = _autocast_dtype(device)
-        cache = in_blocks(output[model.cache_argument], len(ids), group_size, self.cache_block, reduced)
+        cache = in_blocks(filled, len(last), group_size, self.cache_block, reduced)
         attended = torch.cat([present, present.new_ones(len(present), steps)], dim=1)
         attended = attended.repeat_interleave(group_size, dim=0)
         additive = _takes_additive(model, cache)

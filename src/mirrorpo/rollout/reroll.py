@@ -99,4 +99,5 @@ class Rerolls:
                 derive(seed, "sampling", "roll", *beginning.prompt_ids, "answer", *beginning.ids)
                 for beginning in begun
             ],
+            nested=True,
         )

@@ -45,8 +45,11 @@ class PassMeter:
             self.flops += cost.weight_gradient(run)
 
     def add_rolls(self, model: LanguageModel, completions: Sequence[Completion]) -> None:
-        """Count completions that were sampled on from beginnings, which are their prompts here."""
-        self.add(model, sampling(completions))
+        """Count completions that were sampled on from beginnings, which are their prompts here.
+
+        A beginning of another beginning is counted as read off it, as the native sampler does.
+        """
+        self.add(model, sampling(completions, nested=True))
         self.rolls += len(completions)
         self.tokens_rolled += sum(len(completion.ids) for completion in completions)
 

@@ -272,7 +272,7 @@ def _without_scope(node: Config, group: str) -> Config:
     class_settings, scope = _without(node, group, "scope")
     inner = class_settings.get("weighting")
     if not isinstance(inner, Mapping):
-        return class_settings
+        return _without_prior_scope(class_settings)
     settings = cast("Config", inner)
     if settings.get("scope", scope.get("scope")) != scope.get("scope"):
         raise ValueError(
@@ -280,6 +280,16 @@ def _without_scope(node: Config, group: str) -> Config:
             f"has its arm's scope; set {group}.weighting.scope alone"
         )
     return {**class_settings, "weighting": _without_scope(settings, f"{group}.weighting")}
+
+
+def _without_prior_scope(settings: Config) -> Config:
+    # Segments by another weighting's drops have that of a file, whose scope nothing reads.
+    segments = settings.get("segments")
+    prior = cast("Config", segments).get("prior") if isinstance(segments, Mapping) else None
+    if not isinstance(prior, Mapping):
+        return settings
+    unscoped = {key: value for key, value in cast("Config", prior).items() if key != "scope"}
+    return {**settings, "segments": {**cast("Config", segments), "prior": unscoped}}
 
 
 def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> Penalty:

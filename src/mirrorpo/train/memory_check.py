@@ -9,6 +9,7 @@ from mirrorpo.algo.trust_region import top_of
 from mirrorpo.config.settings import AnswerSettings, RolloutSettings, UpdateSettings
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import (
+    BoundsRolls,
     Dataset,
     DeclaresStateBytes,
     EngineMemory,
@@ -16,6 +17,7 @@ from mirrorpo.core.protocols import (
     HoldsDeviceMemory,
     RolloutEngine,
     SamplingSizes,
+    SegmentCredit,
 )
 from mirrorpo.model.product import operand_bytes
 from mirrorpo.model.sizes import HasSizes, ModelSizes
@@ -98,6 +100,7 @@ def load_of(
         anchor_top=tokens * components.penalty.anchor_top * TOP_TOKEN,
         old_states=tokens * (leaves and region.reads == "vocabulary"),
         old_top=tokens * leaves * top_of(region) * TOP_TOKEN,
+        rolls=isinstance(components.weighting, SegmentCredit),
     )
 
 
@@ -143,7 +146,7 @@ def _engines(
         return engine.device_memory(sizes) if isinstance(engine, HoldsDeviceMemory) else EngineMemory()
 
     rows = rollout.prompts_per_step * rollout.group_size
-    training = held(components.rollout, rows, prompt + rollout.max_new_tokens)
+    training = held(components.rollout, *_sampled_sizes(components, rows, prompt, rollout.max_new_tokens))
     answering = held(
         components.eval_rollout,
         # A greedy answer is sampled beside the others.
@@ -151,6 +154,16 @@ def _engines(
         max(length + each.eval_max_new_tokens for each, length in sets),
     )
     return _together(training, answering, shared=components.rollout == components.eval_rollout)
+
+
+def _sampled_sizes(components: Components, rows: int, prompt: int, longest: int) -> tuple[int, int]:
+    # Rows and their tokens in the larger call: the rollout's, or that of its rolls, of which the one with the
+    # longest beginning may go on for as long as the one with the shortest.
+    weighting = components.weighting
+    if not isinstance(weighting, SegmentCredit):
+        return rows, prompt + longest
+    rolls = rows * weighting.most_rolls if isinstance(weighting, BoundsRolls) else rows
+    return max(rows, rolls), prompt + 2 * longest - 1
 
 
 def _together(training: EngineMemory, answering: EngineMemory, *, shared: bool) -> EngineMemory:

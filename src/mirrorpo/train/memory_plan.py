@@ -48,6 +48,7 @@ class Load:
         anchor_top: bytes of the anchor's likeliest tokens, where a divergence reads them.
         old_states: completion tokens whose hidden states under the old policy are kept, for a trust region.
         old_top: bytes of the old policy's likeliest tokens, where a trust region reads them.
+        rolls: whether completions are sampled on from while what was read of them is kept.
     """
 
     model: ModelSizes
@@ -67,6 +68,7 @@ class Load:
     moving: int = 0
     old_states: int = 0
     old_top: int = 0
+    rolls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +176,16 @@ def parts(load: Load) -> list[Part]:
     ]
     if update:
         state = model.shape.width * model.compute
+        rescored: Sequence[Phase] = both if load.rolls else ("update",)
         held += [
             Part("gradients", model.trained * FLOAT, ("update",)),
             Part("activations", activations(load), ("update",)),
             # The head's backward pass is over when the layers' begins.
             Part("logits, or a layer", max(logits(load), layer_backward(load)), ("update",)),
-            Part("states of the anchor", load.anchored * state, ("update",)),
-            Part("tokens of the anchor", load.anchor_top, ("update",)),
-            Part("states of the old policy", load.old_states * state, ("update",)),
-            Part("tokens of the old policy", load.old_top, ("update",)),
+            Part("states of the anchor", load.anchored * state, rescored),
+            Part("tokens of the anchor", load.anchor_top, rescored),
+            Part("states of the old policy", load.old_states * state, rescored),
+            Part("tokens of the old policy", load.old_top, rescored),
         ]
     return [part for part in held if part.size]
 

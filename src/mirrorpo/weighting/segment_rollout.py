@@ -1,7 +1,7 @@
 """Signed credit by re-rolling: what each segment of a completion did to its expected reward."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -10,7 +10,17 @@ import torch
 
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.core.masked import masked
-from mirrorpo.core.protocols import Assembly, Inert, Roller, Scorer
+from mirrorpo.core.protocols import (
+    Assembly,
+    DeclaresInert,
+    DeclaresModelNeeds,
+    Inert,
+    ModelNeed,
+    Roller,
+    Scorer,
+    StatesPasses,
+    StatesRequirements,
+)
 from mirrorpo.core.seeds import generator
 from mirrorpo.core.shapes import PerToken
 from mirrorpo.core.span import ScoredSpan, Span
@@ -31,13 +41,21 @@ class SegmentRollout:
     rolls is none.
 
     Value: of either sign; zero for a completion without a verdict, or whose group has no other one with one.
-    Gradient: none. E[sum_t A_t grad log pi(y_t)] is the gradient of the expected reward: V(e_k) estimates
-    without bias what follows segment k, and V(e_(k-1)) does not depend on it.
+    Gradient: none. E[sum_t A_t grad log pi(y_t)] is the gradient of the expected reward where the tokens
+    before a cut decide that it is one: V(e_k) then estimates without bias what follows segment k, and
+    V(e_(k-1)) does not depend on it. Bias: of a choice of cuts that looks ahead, at the completion's length,
+    its entropies or its drops,
+
+        E[ sum_t (V(e_k) - R) grad log pi(y_t) ] - E[ sum_t (V(e_(k-1)) - V(0)) grad log pi(y_t) ],
+
+    which is zero where the choice and what follows are independent given the tokens before, as where the
+    prompt alone decides which span matters. The sign of a segment's credit is that of its own gain; a segment
+    that holds several spans has their gain in sum, none of it is shared out between them.
 
     Attributes:
         segments: where completions are cut.
         rolls: from each cut, >= 1.
-        budget: rolls a completion, >= `rolls`; with more cuts than it allows, evenly spread ones of them.
+        budget: rolls a completion, >= `rolls`; with more cuts than it allows, `segments` says which of them.
         order: "rolled"; or "permuted", a control with the same credits in each completion, dealt to its
             segments in random order.
 
@@ -85,6 +103,8 @@ class SegmentRollout:
                 f"algo.update_advantage with {group}=SegmentRollout: it is no advantage of completions; use "
                 "another algo, such as rloo"
             )
+        if isinstance(self.segments, StatesRequirements):
+            yield from self.segments.requirements(f"{group}.segments", assembly)
 
     def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
         """What advantages and weights are made by."""
@@ -93,13 +113,31 @@ class SegmentRollout:
             f"{group}=SegmentRollout gives credit of its own, with no advantage and no weight",
             "another weighting",
         )
+        if isinstance(self.segments, DeclaresInert):
+            yield from self.segments.inert(f"{group}.segments", assembly)
+
+    def model_needs(self) -> Collection[ModelNeed]:
+        """What finding the cuts does."""
+        return self.segments.model_needs() if isinstance(self.segments, DeclaresModelNeeds) else ()
 
     def passes(self) -> Sequence[str]:
-        """The rolls."""
+        """Those that find the cuts, and the rolls."""
+        finding = self.segments.passes() if isinstance(self.segments, StatesPasses) else ()
         return (
-            f"samples {self.rolls} completions on from each of at most {self.budget // self.rolls} cuts of "
-            "each completion, and has them judged",
+            *finding,
+            f"samples {self.rolls} completions on from each of at most {self.most_cuts} cuts of each "
+            "completion, and has them judged",
         )
+
+    @property
+    def most_cuts(self) -> int:
+        """Cuts of a completion that the budget allows."""
+        return self.budget // self.rolls
+
+    @property
+    def most_rolls(self) -> int:
+        """Rolls of a completion at most."""
+        return self.most_cuts * self.rolls
 
     def credit(
         self, batch: RolloutBatch, scorer: Scorer, roller: Roller, seed: int
@@ -107,8 +145,8 @@ class SegmentRollout:
         """Signed credit of each token, and the segments with theirs."""
         starts = _others_mean(batch)
         cuts = {
-            row: _spread(row_cuts, self.budget // self.rolls)
-            for row, row_cuts in enumerate(self.segments(batch, scorer))
+            row: row_cuts
+            for row, row_cuts in enumerate(self.segments(batch, scorer, self.most_cuts))
             if math.isfinite(starts[row]) and bool(batch.mask[row].any())
         }
         beginnings = [(row, cut) for row, row_cuts in cuts.items() for cut in row_cuts]
@@ -139,12 +177,6 @@ def _others_mean(batch: RolloutBatch) -> list[float]:
     others &= ~torch.eye(len(batch), dtype=torch.bool)
     mean = masked(rewards.expand(len(batch), -1), others).sum(dim=1) / others.sum(dim=1)
     return [float(value) if verdict else math.nan for value, verdict in zip(mean, known, strict=True)]
-
-
-def _spread(cuts: Sequence[int], most: int) -> Sequence[int]:
-    if len(cuts) <= most:
-        return cuts
-    return [cuts[(2 * index + 1) * len(cuts) // (2 * most)] for index in range(most)]
 
 
 def _mean(rewards: Sequence[float]) -> float:

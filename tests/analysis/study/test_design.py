@@ -11,7 +11,8 @@ from planted import answers, export_of, follow, manifest, metrics, write_run, wr
 from analysis.data.export import load
 from analysis.data.schema import cell_hash
 from analysis.study.design import design, swept_settings
-from analysis.study.study import study
+from analysis.study.guards import findings
+from analysis.study.study import METRIC, study
 
 RIGHT = np.array([[True, False], [True, True]])
 
@@ -160,7 +161,15 @@ def test_swept_groups_and_settings_that_identity_leaves_out_make_arms(tmp_path) 
             given = {4: answers([True, False])}
             write_run(tmp_path / f"{correction}{lag}", made, follow(metrics(4, [0.5, 0.5]), given), given)
     export = load(str(tmp_path))
-    arms = design(export, by=["rollout.lag", "importance_correction"]).arms
-    assert sorted(arms) == [
+    swept = ["rollout.lag", "importance_correction"]
+    assert sorted(design(export, by=swept).arms) == [
         f"kl rollout.lag={lag} importance_correction={name}" for lag in (0, 4) for name in ("icepop", "none")
     ]
+
+    # Settings of one choice have to agree; those of two differ, as they should.
+    def mixed(by: list[str]) -> list[str]:
+        all_kinds = findings(export, design(export, by=by), METRIC)
+        return [finding.text for finding in all_kinds if finding.kind == "mixed"]
+
+    assert not mixed(swept)
+    assert any("importance_correction" in text for text in mixed(["rollout.lag"]))
