@@ -12,6 +12,9 @@ TRL is tuned: `bf16=False`, `gradient_checkpointing=False` (its defaults take se
 CPU), rows that are learned from at once by `--trl-batch`. Its step is clocked from `on_step_begin` to
 `on_step_end` of its own loop, and ours is taken in between two of them, so that the arms take turns.
 
+Where a step's time goes: benchmarks/whole_run.py compares the two as their users run them. Ours has
+deterministic kernels, TRL's has not.
+
 generation: `generate` and what it returns, decoded. scoring: the reference. update: forward, backward,
 optimiser. rest: rewards, advantages, padding, metrics. Medians over rounds; one step of each warms up.
 """
@@ -22,7 +25,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 # As train.py, before torch is there.
@@ -31,6 +33,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 from counterfactual import LARGE, corpus
 from datasets import Dataset
+from grpo_sizes import BOUNDS, CONF, LR, SIZES
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from timing import Seconds, timed, typical
@@ -40,6 +43,7 @@ from trl import GRPOConfig, GRPOTrainer
 from mirrorpo.config.schema import register
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import Prompt, RolloutRequest
+from mirrorpo.distributed.determinism import set_deterministic
 from mirrorpo.distributed.device import prepare
 from mirrorpo.model.load import Scratch, reference
 from mirrorpo.model.prompt import PlainPrompt
@@ -47,12 +51,7 @@ from mirrorpo.rollout.collate import collate
 from mirrorpo.train.build import Components, build_components
 from mirrorpo.train.learner import Learner
 
-CONF = Path(__file__).parents[1] / "conf"
 STAGES = ("generation", "scoring", "update", "rest")
-BOUNDS = {"tiny": 3.0, "25m": 2.0, "smollm2": None}
-# Prompts, completions of each, longest completion.
-SIZES = {"tiny": (16, 8, 128), "25m": (4, 8, 96), "smollm2": (4, 8, 128)}
-LR = 1e-6
 # Seconds of each stage and of the step, and its completion tokens.
 Step = tuple[dict[str, Seconds], int]
 
@@ -218,12 +217,14 @@ class Turns(TrainerCallback):
         self.trainer: Any = None
 
     def on_step_begin(self, *_: object, **__: object) -> None:
-        """TRL's step starts."""
+        """TRL's step starts, with the kernels that its users have."""
+        set_deterministic(False)
         self.trainer.begin()
 
     def on_step_end(self, *_: object, **__: object) -> None:
         """TRL's step is done, and ours is taken."""
         self.theirs.append(self.trainer.end())
+        set_deterministic(True)
         self.ours.append(self.step(len(self.ours)))
 
 

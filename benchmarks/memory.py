@@ -105,7 +105,7 @@ def main() -> None:
     if args.arm:
         (args.vocabulary,) = args.vocabulary
         warnings.filterwarnings("ignore")
-        prepare(threads=1, deterministic=True)
+        prepare(threads=1, deterministic=args.arm == "ours")
         register()
         print(json.dumps(measured(args)))
         return

@@ -15,7 +15,7 @@ from cli import TRAIN, environment
 from mirrorpo.launch.launches import entered, record_launch
 from mirrorpo.launch.scheduler import Job
 from mirrorpo.launch.status import main, reconcile, rows
-from mirrorpo.launch.status_table import Row, duration, shortened, table
+from mirrorpo.launch.status_table import duration, shortened
 from mirrorpo.run import slurm_command
 from mirrorpo.run.folder import RunFolder, RunState
 
@@ -193,25 +193,6 @@ def test_a_cell_whose_files_cannot_be_read_does_not_hide_the_others(
     assert planned == before[0] and unread.state == "failed" and looped.state == "failed"
     assert "loop" in (looped.error or "")
     assert main([str(sweep)]) == 1 and "1 planned, 2 failed" in capsys.readouterr().out
-
-
-def test_two_thousand_cells_are_a_table_that_a_narrow_terminal_folds() -> None:
-    reason = "its process is gone (killed?); launch again to go on"
-    cells = [
-        Row(f"arm,lr={number}/seed=0", RunState.FAILED, number, 2000, None, None, reason, None)
-        for number in range(2000)
-    ]
-    for width in (80, 300):
-        heading, body = table(Path("out/grid"), cells, width)
-        lines = body.plain.splitlines()
-        assert heading.startswith("out/grid: 2000 failed") and lines[0].split()[:3] == [
-            "cell",
-            "state",
-            "step",
-        ]
-        assert max(map(len, lines)) <= width and (len(lines) == 2001) == (width == 300)
-        assert "".join(body.plain.split()).count(f"{1999}/2000") == 1
-    assert lines[-1].split()[:3] == ["lr=1999", "failed", "1999/2000"] and lines[-1].endswith("to go on")
 
 
 def test_an_interrupted_cell_is_retried_and_is_no_failure(
