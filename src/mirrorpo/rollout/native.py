@@ -128,8 +128,8 @@ class Native:
         request: RolloutRequest,
     ) -> tuple[list[list[int]], list[list[float]]]:
         steps, decoder = uniform.shape[1], model.decoder
-        nested = request.nested and keeps_every_key(model)
-        logits, rows = self._prefilled(model, head, prompt_ids, uniform, nested=nested)
+        nesting = NestedPrompts.of(prompt_ids) if request.nested and keeps_every_key(model) else None
+        logits, rows = self._prefilled(model, head, prompt_ids, uniform, nesting)
         drawn: list[tuple[Tensor, Tensor]] = []
         for step in range(steps):
             drawn.append(self._drawn(logits, rows.numbers[:, step], request))
@@ -167,38 +167,30 @@ class Native:
         head: OutputHead,
         prompt_ids: Sequence[Sequence[int]],
         uniform: Tensor,
-        *,
-        nested: bool,
+        nesting: NestedPrompts | None,
     ) -> tuple[Tensor, "_Rows"]:
         # Each prompt computed once, and its logits and cache repeated for its group.
         device, (count, steps) = model.device, uniform.shape
         group_size = count // len(prompt_ids)
-        nesting = NestedPrompts.of(prompt_ids) if nested else None
-        computed = prompt_ids if nesting is None else [prompt_ids[number] for number in nesting.computed]
-        padded = pad(computed, model.pad_id, left=True)
-        real = pad([[1] * len(row) for row in computed], 0, left=True)
-        ids, present, numbers, ends = moved([padded, real, uniform, _ends(model.eos_ids)], device)
-        output = model.decoder(
-            input_ids=ids,
-            attention_mask=present,
-            position_ids=(present.cumsum(1) - 1).clamp(min=0),
-            use_cache=True,
-        )
-        hidden, filled = output.last_hidden_state, output[model.cache_argument]
-        last = hidden[:, -1]
+        computed = prompt_ids if nesting is None else nesting.of_computed(prompt_ids)
+        inputs = [*_padded(computed, model.pad_id), uniform, _ends(model.eos_ids)]
+        ids, present, numbers, ends = moved(inputs, device)
+        positions = (present.cumsum(1) - 1).clamp(min=0)
+        output = model.decoder(input_ids=ids, attention_mask=present, position_ids=positions, use_cache=True)
+        filled, last = output[model.cache_argument], output.last_hidden_state[:, -1]
         if nesting is not None:
-            last, present = nesting.read_off(filled, hidden)
+            last, present = nesting.read_off(filled, output.last_hidden_state)
         logits = _first_logits(head, last).repeat_interleave(group_size, dim=0)
         reduced = _autocast_dtype(device)
         cache = in_blocks(filled, len(last), group_size, self.cache_block, reduced)
-        attended = torch.cat([present, present.new_ones(len(present), steps)], dim=1)
-        attended = attended.repeat_interleave(group_size, dim=0)
-        additive = _takes_additive(model, cache)
+        attended = _with_room(present, steps).repeat_interleave(group_size, dim=0)
+        if _takes_additive(model, cache):
+            attended = _additive(attended, reduced or last.dtype)
         rows = _Rows(
             cache=cache,
             depth=ids.shape[1],
             numbers=numbers,
-            mask=_additive(attended, reduced or hidden.dtype) if additive else attended,
+            mask=attended,
             position=present.sum(dim=1).repeat_interleave(group_size)[:, None],
             ends=ends,
             alive=torch.arange(count, device=device),
@@ -281,6 +273,19 @@ def _uniform(request: RolloutRequest) -> Tensor:
     if not request.with_greedy:
         return numbers
     return torch.cat([torch.full_like(numbers[:, :1], GREEDY), numbers], dim=1)
+
+
+def _padded(prompt_ids: Sequence[Sequence[int]], pad_id: int) -> list[Tensor]:
+    # Ids with pads on their left, and which of them are real.
+    return [
+        pad(prompt_ids, pad_id, left=True),
+        pad([[1] * len(row) for row in prompt_ids], 0, left=True),
+    ]
+
+
+def _with_room(present: Tensor, steps: int) -> Tensor:
+    # Columns of tokens that are to come, which are all attended to.
+    return torch.cat([present, present.new_ones(len(present), steps)], dim=1)
 
 
 def _ends(eos_ids: Collection[int]) -> Tensor:

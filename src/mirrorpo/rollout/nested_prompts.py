@@ -39,6 +39,10 @@ class NestedPrompts:
         position = {number: index for index, number in enumerate(computed)}
         return cls([len(ids) for ids in prompt_ids], computed, [position[number] for number in longest])
 
+    def of_computed(self, prompt_ids: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+        """The prompts that are computed."""
+        return [prompt_ids[number] for number in self.computed]
+
     def read_off(self, cache: Cache, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """All prompts, off a pass of the computed ones, padded on the left; its cache becomes theirs.
 
