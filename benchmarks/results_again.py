@@ -26,7 +26,14 @@ from analysis.report.table_cells import Source, Table, TableCell  # noqa: E402
 from analysis.study.study import study  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"
-SWEEPS = ("tiny_gbmpo", "tiny_credit")
+SWEEPS = (
+    "tiny_gbmpo",
+    "tiny_credit",
+    "ledger_credit",
+    "exploit_divergence",
+    "tiny_placement",
+    "tiny_staleness",
+)
 # Where the runs of tiny_gbmpo_learned read the map that was found.
 MAP = Path("outputs/tiny_gbmpo_es/es/map.json")
 KEPT_TABLES, KEPT_FIGURES = "truth_", ("weights",)
@@ -41,7 +48,8 @@ def main() -> None:
         # All are made before one is written, so that the pages name a commit from which nothing differs.
         folders = {sweep: made(sweep, Path(place) / sweep) for sweep in sweeps}
         for sweep, folder in folders.items():
-            page = with_kept(folder / "report.html", (RESULTS / sweep / "report.html").read_text())
+            old = RESULTS / sweep / "report.html"
+            page = with_kept(folder / "report.html", old.read_text() if old.exists() else "")
             for kind in ("tables", "figures"):
                 replace_files(folder / kind, RESULTS / sweep / kind)
             (RESULTS / sweep / "report.html").write_text(page)
@@ -92,6 +100,7 @@ def with_kept(page: Path, old: str) -> str:
 
 def replace_files(new: Path, old: Path) -> None:
     """The files of one folder in place of another's; those that are kept stay."""
+    old.mkdir(exist_ok=True)
     for path in old.iterdir():
         if not path.name.startswith(KEPT_TABLES) and path.stem not in KEPT_FIGURES:
             path.unlink()
