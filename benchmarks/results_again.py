@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,40 +27,39 @@ from analysis.report.table_cells import Source, Table, TableCell  # noqa: E402
 from analysis.study.study import study  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"
-SWEEPS = (
-    "tiny_gbmpo",
-    "tiny_credit",
-    "ledger_credit",
-    "exploit_divergence",
-    "tiny_placement",
-    "tiny_staleness",
-)
+# The papers' twins, of which every form is kept, and sweeps whose page, Markdown and JSON are.
+TWINS = ("tiny_gbmpo", "tiny_credit")
+OTHERS = ("ledger_credit", "exploit_divergence", "tiny_placement", "tiny_staleness")
 # Where the runs of tiny_gbmpo_learned read the map that was found.
 MAP = Path("outputs/tiny_gbmpo_es/es/map.json")
-KEPT_TABLES, KEPT_FIGURES = "truth_", ("weights",)
+# area.md is what `python -m analysis area` prints.
+KEPT_TABLES, KEPT_FIGURES = ("truth_", "area."), ("weights",)
 # Of every table and figure; the tables' pages and answers.html are not kept.
 FORMS = (".md", ".tex", ".json", ".png", ".svg", ".pdf")
+OTHER_FORMS = (".md", ".json")
 
 
 def main() -> None:
     """Write the sweeps that are named, or all."""
-    sweeps = sys.argv[1:] or SWEEPS
+    sweeps = sys.argv[1:] or (*TWINS, *OTHERS)
     with tempfile.TemporaryDirectory() as place:
         # All are made before one is written, so that the pages name a commit from which nothing differs.
         folders = {sweep: made(sweep, Path(place) / sweep) for sweep in sweeps}
         for sweep, folder in folders.items():
             old = RESULTS / sweep / "report.html"
             page = with_kept(folder / "report.html", old.read_text() if old.exists() else "")
-            for kind in ("tables", "figures"):
-                replace_files(folder / kind, RESULTS / sweep / kind)
+            for kind in ("tables", "figures") if sweep in TWINS else ("tables",):
+                forms = FORMS if sweep in TWINS else OTHER_FORMS
+                replace_files(folder / kind, RESULTS / sweep / kind, forms)
             (RESULTS / sweep / "report.html").write_text(page)
-            rewrite_kept(RESULTS / sweep / "tables")
+            if sweep in TWINS:
+                rewrite_kept(RESULTS / sweep / "tables")
             print(RESULTS / sweep)
 
 
 def rewrite_kept(tables: Path) -> None:
     """The LaTeX of the tables that are kept."""
-    for path in sorted(tables.glob(f"{KEPT_TABLES}*.json")):
+    for path in sorted(path for path in tables.glob("*.json") if path.name.startswith(KEPT_TABLES)):
         for width in WIDTHS:
             path.with_name(f"{path.stem}{ENDINGS[width]}.tex").write_text(latex(table_of(path), width))
 
@@ -87,7 +87,7 @@ def with_kept(page: Path, old: str) -> str:
     kept = [
         figure
         for figure in re.findall(r"<figure class='[^']*' id='[^']*'>.*?</figure>\n", old, re.DOTALL)
-        if re.search(rf"id='({KEPT_TABLES}|{'|'.join(KEPT_FIGURES)})", figure[:200])
+        if re.search(rf"id='({'|'.join(map(re.escape, (*KEPT_TABLES, *KEPT_FIGURES)))})", figure[:200])
         and figure.split(">")[0] not in text
     ]
     # An older page has pictures of a fixed width, which no phone holds.
@@ -98,14 +98,14 @@ def with_kept(page: Path, old: str) -> str:
     return text.replace(end, "".join(kept) + end)
 
 
-def replace_files(new: Path, old: Path) -> None:
-    """The files of one folder in place of another's; those that are kept stay."""
+def replace_files(new: Path, old: Path, forms: Sequence[str]) -> None:
+    """The files of one folder, of some forms, in place of another's; those that are kept stay."""
     old.mkdir(exist_ok=True)
     for path in old.iterdir():
         if not path.name.startswith(KEPT_TABLES) and path.stem not in KEPT_FIGURES:
             path.unlink()
     for path in new.iterdir():
-        if path.suffix in FORMS:
+        if path.suffix in forms:
             shutil.copy(path, old / path.name)
 
 
