@@ -28,6 +28,13 @@ def segments(folder: Path) -> list[Segment]:
     return [read_segment(path) for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))]
 
 
+def wait_for_end(folder: Path) -> None:
+    """wandb-core writes the file's end after finish() has returned."""
+    deadline = time.monotonic() + 30
+    while segments(folder)[-1].exit_code is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def wandb(**changes: Any) -> WandB:
     return WandB(**{"project": "tests", "entity": None, "mode": "offline", "init_timeout_s": 20.0, **changes})
 
@@ -60,10 +67,7 @@ def tracked(folder: Path, run_id: str, steps: Mapping[int, Mapping[str, float]],
     for step, metrics in steps.items():
         tracker.log(step, metrics)
     tracker.finish(exit_code)
-    # wandb-core writes the file's end after finish() has returned.
-    deadline = time.monotonic() + 10
-    while segments(folder)[-1].exit_code is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for_end(folder)
 
 
 # Offline
@@ -234,6 +238,7 @@ def test_a_dead_server_is_a_warning_and_the_rows_lie_in_the_folder(
     mirror.start(run_id="lost", name="n", config={}, folder=str(tmp_path))
     mirror.log(1, {"reward/mean": 0.5})
     mirror.finish(0)
+    wait_for_end(tmp_path)
     (segment,) = segments(tmp_path)
     assert segment.run_id == "lost" and segment.rows == [{"step": 1, "reward/mean": 0.5}]
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "mirrorpo.run.mirror"]
