@@ -49,6 +49,7 @@ class Panel:
         metric: what is drawn.
         title: of the panel.
         window: steps that a point is the mean of.
+        legend: where there is room for it.
         only: text that a run's command has to hold.
     """
 
@@ -58,6 +59,7 @@ class Panel:
     metric: str
     title: str
     window: int
+    legend: str
     only: str = ""
 
 
@@ -71,6 +73,7 @@ PANELS = (
         "reward/mean",
         "Which tokens: training reward, one line of eight decides",
         5,
+        "lower right",
     ),
     Panel(
         "exploit_divergence",
@@ -79,6 +82,7 @@ PANELS = (
         "reward/gold",
         "Which divergence: gold reward while a proxy is trained on",
         10,
+        "upper right",
         only="reward=exploit_common",
     ),
 )
@@ -111,7 +115,7 @@ def draw(out: Path) -> None:
                     colour = axis.get_lines()[-1].get_color()
                     axis.axhline(predicted, color=colour, linestyle=":", linewidth=1.0, zorder=1)
             axis.set(title=panel.title, xlabel="step", ylim=(-0.02, 1.0))
-            axis.legend(title=panel.axis, loc="upper left")
+            axis.legend(title=panel.axis, loc=panel.legend)
         figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
         pyplot.close(figure)
 
