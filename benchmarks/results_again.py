@@ -29,7 +29,7 @@ from analysis.study.study import study  # noqa: E402
 RESULTS = ROOT / "docs" / "results"
 # The papers' twins, of which every form is kept, and sweeps whose page, Markdown and JSON are.
 TWINS = ("tiny_gbmpo", "tiny_credit")
-OTHERS = ("ledger_credit", "exploit_divergence", "tiny_placement", "tiny_staleness")
+OTHERS = ("ledger_credit", "tiny_placement", "tiny_staleness")
 # Where the runs of tiny_gbmpo_learned read the map that was found.
 MAP = Path("outputs/tiny_gbmpo_es/es/map.json")
 # area.md is what `python -m analysis area` prints.

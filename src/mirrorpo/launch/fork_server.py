@@ -15,16 +15,20 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 
 from mirrorpo.launch.imports import without_collection
 from mirrorpo.launch.program import program
 
 OPTION = "--cells-of="
+
+# What Python does on SIGINT.
+Interrupt = Callable[[int, FrameType | None], object] | int | None
 
 # The process id of a cell, as it is sent.
 PID = struct.Struct("i")
@@ -93,6 +97,8 @@ def serve(channel: socket.socket) -> list[str]:
         In each cell's process, its arguments. The server's own process ends here.
     """
     # Ended without a word while it imports; later it goes with its launcher.
+    # A job in a shell's background has it ignored, and its cells too.
+    interrupt = signal.getsignal(signal.SIGINT)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)
     import_needed()
@@ -108,7 +114,7 @@ def serve(channel: socket.socket) -> list[str]:
         pid = _forked()
         if pid is None:
             channel.close()
-            return _become(files, imported)
+            return _become(files, imported, interrupt)
         for file in files:
             os.close(file)
         with suppress(BrokenPipeError):
@@ -157,7 +163,7 @@ def _forked() -> int | None:
     return PID.unpack(answer)[0]
 
 
-def _become(files: Sequence[int], imported: Mapping[str, object]) -> list[str]:
+def _become(files: Sequence[int], imported: Mapping[str, object], interrupt: Interrupt) -> list[str]:
     """Take on in this process what the request says."""
     import torch
 
@@ -173,7 +179,7 @@ def _become(files: Sequence[int], imported: Mapping[str, object]) -> list[str]:
     os.environ.clear()
     os.environ.update(request.environment)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, interrupt)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     if torch.cuda._is_in_bad_fork() or imported != _imported(imported):
         os.execv(sys.executable, [sys.executable, *program(), *arguments])

@@ -253,6 +253,9 @@ class Worker:
             Fewer than there are tasks when the worker broke on the next, and it must be closed then.
         """
         reports: list[ProgramReport] = []
+        # What comes late from a worker that was silent would be read as the answer to another task.
+        if self._silent:
+            return reports
         # A task is always on its way, so that the worker need not wait for this process.
         for task in tasks[:1]:
             self._send(asdict(task))
