@@ -22,7 +22,7 @@ def test_the_start_has_no_ratio(arguments: list[str]) -> None:
 def test_a_penalty_of_twice_the_size_needs_half_the_coefficient(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["model=ledger", "algo=dr_grpo", "threads=1", "--after", "2", "--batches", "2", "--ratio", "1"]
     betas = []
-    for factor in ("1", "2"):
+    for factor in ("1.0", "2.0"):
         main(["divergence=probl2", f"divergence.potential.factor={factor}", *small])
         betas.append(float(capsys.readouterr().out.splitlines()[-1].split("|")[-2]))
     assert betas[0] == pytest.approx(2 * betas[1], rel=0.02)

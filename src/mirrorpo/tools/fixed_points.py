@@ -20,22 +20,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra import initialize_config_dir
 from torch import Tensor
 
 from mirrorpo.algo.advantage import GroupMean, LeaveOneOut, NoBaseline
 from mirrorpo.config.paths import command, conf
-from mirrorpo.config.schema import check, register, resolved
-from mirrorpo.core.protocols import Config, Divergence
+from mirrorpo.config.schema import register
+from mirrorpo.core.protocols import Divergence
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.distributed.device import named_device, prepare
 from mirrorpo.divergence.flow import Ending, ending, equal_strength
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.reward.named_answer import names_of
+from mirrorpo.tools.cells import composed, listed, or_exit, without
 from mirrorpo.train.build import Components, build_components
 from mirrorpo.train.loaded import Loader, render
 
+UNEVALUATED = "eval_questions=0"
 # Samples of a question of which distinct right answers are counted.
 SAMPLES = 8
 
@@ -176,18 +177,6 @@ def _probabilities(
     return logits[[ids[0] for ids in tokens]].softmax(-1)
 
 
-def composed(overrides: Sequence[str], *choices: str) -> Config:
-    """The config of a cell.
-
-    Raises:
-        ValueError: naming the setting.
-    """
-    quiet = ["drift_questions=0", "tracking=none", "progress=false", "eval_questions=0"]
-    cfg = compose("train", overrides=[*overrides, *choices, *quiet])
-    check(cfg)
-    return resolved(cfg)
-
-
 def penalties(overrides: Sequence[str], names: Sequence[str], *, skip: bool) -> dict[str, Divergence]:
     """The divergences by name.
 
@@ -202,7 +191,7 @@ def penalties(overrides: Sequence[str], names: Sequence[str], *, skip: bool) -> 
     out: dict[str, Divergence] = {}
     for name in names:
         try:
-            penalty = build_components(composed(overrides, f"divergence={name}")).penalty
+            penalty = build_components(composed(overrides, f"divergence={name}", UNEVALUATED)).penalty
             if penalty.placement != "loss" or penalty.sources != ("reference",):
                 raise ValueError("the flow is of divergence.placement=loss and divergence.anchor=reference")
             out[name] = penalty.divergence
@@ -270,25 +259,19 @@ def _entropy(p: Tensor) -> float:
     return float(-torch.special.xlogy(p, p).sum(-1).mean())
 
 
-def _listed(overrides: Sequence[str], setting: str) -> list[str]:
-    given = [text.partition("=")[2] for text in overrides if text.startswith(f"{setting}=")]
-    return given[-1].split(",") if given else []
-
-
 def _cells(overrides: Sequence[str], rewards: Sequence[str]) -> dict[str, Components]:
     # By the reward's name; "" is the cell's own.
     choices = {reward: [f"reward={reward}"] if reward else [] for reward in rewards or [""]}
     return {
-        reward: build_components(composed(overrides, "divergence=none", *choice))
+        reward: build_components(composed(overrides, "divergence=none", *choice, UNEVALUATED))
         for reward, choice in choices.items()
     }
 
 
 def _print_all(overrides: Sequence[str], gold: float) -> None:
-    named, rewards = _listed(overrides, "divergence"), _listed(overrides, "reward")
-    fixed = _listed(overrides, "divergence.beta")
-    swept = ("divergence=", "reward=", "divergence.beta=")
-    cell = [text for text in overrides if not text.startswith(swept)]
+    named, rewards = listed(overrides, "divergence"), listed(overrides, "reward")
+    fixed = listed(overrides, "divergence.beta")
+    cell = without(overrides, "divergence", "reward", "divergence.beta")
     every = sorted(path.stem for path in (conf() / "divergence").glob("*.yaml"))
     register()
     with initialize_config_dir(str(conf()), version_base="1.3"):
@@ -318,10 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="SETTING=VALUE", help="as of train.py")
     parser.add_argument("--gold", type=float, default=0.8, help="reward at which all are equally strong")
     given = parser.parse_args(arguments)
-    try:
-        _print_all(given.overrides, given.gold)
-    except (ValueError, HydraException) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    or_exit(lambda: _print_all(given.overrides, given.gold))
 
 
 if __name__ == "__main__":

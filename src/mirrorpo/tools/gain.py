@@ -22,18 +22,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra import initialize_config_dir
 from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 from torch.optim.optimizer import StateDict
 
 from mirrorpo.config.paths import command, conf
-from mirrorpo.config.schema import check, register, resolved
-from mirrorpo.core.protocols import Config, SegmentCredit, SpanWeighting
+from mirrorpo.config.schema import register
+from mirrorpo.core.protocols import SegmentCredit, SpanWeighting
 from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.distributed.device import named_device, prepare
+from mirrorpo.tools.cells import composed, listed, or_exit, without
 from mirrorpo.train.build import Components, build_components
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.loaded import Loader
@@ -207,18 +207,6 @@ def measure(components: Components, arms: Mapping[str, SpanWeighting], batches: 
     return measured
 
 
-def composed(overrides: Sequence[str], weighting: str) -> Config:
-    """The config of a cell with one weighting, without evaluation and drift.
-
-    Raises:
-        ValueError: naming the setting.
-    """
-    quiet = ["drift_questions=0", "tracking=none", "progress=false"]
-    cfg = compose("train", overrides=[*overrides, f"weighting={weighting}", *quiet])
-    check(cfg)
-    return resolved(cfg)
-
-
 def built_arms(
     overrides: Sequence[str], names: Sequence[str], *, skip: bool
 ) -> tuple[Components, dict[str, SpanWeighting]]:
@@ -234,11 +222,11 @@ def built_arms(
     """
     register()
     with initialize_config_dir(str(conf()), version_base="1.3"):
-        cell = build_components(composed(overrides, BASELINE))
+        cell = build_components(composed(overrides, f"weighting={BASELINE}"))
         arms: dict[str, SpanWeighting] = {}
         for name in names:
             try:
-                weighting = build_components(composed(overrides, name)).weighting
+                weighting = build_components(composed(overrides, f"weighting={name}")).weighting
                 if isinstance(weighting, SegmentCredit):
                     raise ValueError(
                         f"weighting={name}: it takes the place of the advantages, and a gain is of weights"
@@ -277,15 +265,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.batches < 2 * BLOCKS:
         sys.exit(f"error: --batches={given.batches}: give at least {2 * BLOCKS}, for an interval")
-    listed = [text.partition("=")[2] for text in given.overrides if text.startswith("weighting=")]
-    cell = [text for text in given.overrides if not text.startswith("weighting=")]
+    named, cell = listed(given.overrides, "weighting"), without(given.overrides, "weighting")
     every = sorted(path.stem for path in (conf() / "weighting").glob("*.yaml"))
-    names = listed[-1].split(",") if listed else every
-    try:
-        components, arms = built_arms(cell, list(dict.fromkeys([BASELINE, *names])), skip=not listed)
+
+    def print_table() -> None:
+        names = dict.fromkeys([BASELINE, *(named or every)])
+        components, arms = built_arms(cell, list(names), skip=not named)
         print(table(measure(components, arms, given.batches)))
-    except (ValueError, HydraException) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+
+    or_exit(print_table)
 
 
 if __name__ == "__main__":

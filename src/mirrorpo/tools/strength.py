@@ -16,19 +16,17 @@ divergence.potential.parameters.generation=mirrorpo:generation_scaled divergence
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra import initialize_config_dir
 
 from mirrorpo.config.paths import command, conf
-from mirrorpo.config.schema import check, register, resolved
-from mirrorpo.core.protocols import Config
+from mirrorpo.config.schema import register
 from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.distributed.device import named_device, prepare
+from mirrorpo.tools.cells import composed, listed, or_exit, without
 from mirrorpo.tools.gain import GradientReader
 from mirrorpo.train.build import Components, build_components
 from mirrorpo.train.learner import Learner
@@ -120,18 +118,6 @@ def _strength(rollouts: Batches, whole: Learner, free: Learner, *, steps: int, b
     return Strength(steps=steps, policy=math.sqrt(policy), penalty=math.sqrt(penalty))
 
 
-def composed(overrides: Sequence[str], divergence: str) -> Config:
-    """The config of a cell with one divergence, without evaluation and drift.
-
-    Raises:
-        ValueError: naming the setting.
-    """
-    quiet = ["drift_questions=0", "eval_questions=0", "tracking=none", "progress=false"]
-    cfg = compose("train", overrides=[*overrides, f"divergence={divergence}", *quiet])
-    check(cfg)
-    return resolved(cfg)
-
-
 def rows(name: str, strengths: Sequence[Strength], ratios: Sequence[float]) -> list[str]:
     """A divergence's rows in Markdown."""
     return [
@@ -139,6 +125,35 @@ def rows(name: str, strengths: Sequence[Strength], ratios: Sequence[float]) -> l
         f"{' | '.join(f'{entry.beta(ratio):.3g}' for ratio in ratios)} |"
         for entry in strengths
     ]
+
+
+def print_all(overrides: Sequence[str], after: str, ratio: str, batches: int) -> None:
+    """Print the rows of each divergence, under their heads.
+
+    Args:
+        overrides: of the cell; `divergence` may list several.
+        after: steps without a penalty, with commas.
+        ratio: of the gradients, with commas.
+        batches: that gradients are taken of, each time.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    steps, ratios = sorted({int(text) for text in after.split(",")}), list(map(float, ratio.split(",")))
+    if steps[0] < 1 or min(ratios) <= 0 or batches < 1:
+        raise ValueError(
+            f"--after={after} --ratio={ratio} --batches={batches}: give positive ones; at the start the "
+            "penalty has no gradient"
+        )
+    register()
+    betas = " | ".join(f"beta at {each:g}" for each in ratios)
+    print(f"| divergence | steps | policy gradient | penalty's at beta 1 | {betas} |")
+    print("|" + "---|" * (4 + len(ratios)))
+    cell = without(overrides, "divergence")
+    for name in listed(overrides, "divergence") or ["kl"]:
+        with initialize_config_dir(str(conf()), version_base="1.3"):
+            components = build_components(composed(cell, f"divergence={name}", "eval_questions=0"))
+        print("\n".join(rows(name, measure(components, steps, batches), ratios)), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -155,26 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ratio", default="0.1,0.3,1", help="of the penalty's gradient to the policy term's")
     parser.add_argument("--batches", type=int, default=8, help="of prompts_per_step x group_size answers")
     given = parser.parse_args(arguments)
-    listed = [text.partition("=")[2] for text in given.overrides if text.startswith("divergence=")]
-    cell = [text for text in given.overrides if not text.startswith("divergence=")]
-    try:
-        after = sorted({int(text) for text in given.after.split(",")})
-        ratios = [float(text) for text in given.ratio.split(",")]
-        if after[0] < 1 or min(ratios) <= 0 or given.batches < 1:
-            raise ValueError(
-                f"--after={given.after} --ratio={given.ratio} --batches={given.batches}: give positive ones; "
-                "at the start the penalty has no gradient"
-            )
-        register()
-        betas = " | ".join(f"beta at {ratio:g}" for ratio in ratios)
-        print(f"| divergence | steps | policy gradient | penalty's at beta 1 | {betas} |")
-        print("|" + "---|" * (4 + len(ratios)))
-        for name in listed[-1].split(",") if listed else ["kl"]:
-            with initialize_config_dir(str(conf()), version_base="1.3"):
-                components = build_components(composed(cell, name))
-            print("\n".join(rows(name, measure(components, after, given.batches), ratios)), flush=True)
-    except (ValueError, HydraException) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    or_exit(lambda: print_all(given.overrides, given.after, given.ratio, given.batches))
 
 
 if __name__ == "__main__":
