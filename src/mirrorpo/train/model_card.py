@@ -6,7 +6,7 @@ two runs of one cell have the same card.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 
 from mirrorpo.config.cell import Cell
@@ -28,7 +28,7 @@ INTENDED = (
 
 
 def model_card(
-    cell: Cell, components: Components, manifest: JsonObject, rows: Sequence[Mapping[str, float]]
+    cell: Cell, components: Components, manifest: JsonObject, rows: Iterable[Mapping[str, float]]
 ) -> str:
     """The card of a run that took its last step.
 
@@ -106,7 +106,7 @@ def _algorithm(components: Components) -> list[str]:
     return ["```text", *lines, *parts, "```"]
 
 
-def _evaluation(cell: Cell, rows: Sequence[Mapping[str, float]]) -> list[str]:
+def _evaluation(cell: Cell, rows: Iterable[Mapping[str, float]]) -> list[str]:
     """A table of the first and the last evaluation, with Wilson's intervals for new questions."""
     evaluated = [row for row in rows if "eval/questions" in row]
     if not evaluated:

@@ -283,8 +283,8 @@ class Trainer:
         if self.ranks.first:
             with writing_to(self.folder.path):
                 loaded.policy.save(self.folder.policy, weights)
-            rows, manifest = self.folder.metrics.rows(), self.folder.manifest()
-            card = model_card(self.cell, self.components, manifest, rows)
+            rows = self.folder.metrics.stream()
+            card = model_card(self.cell, self.components, self.folder.manifest(), rows)
             write_atomic(self.folder.policy / CARD, card)
             finish(self.folder, resumed.codes)
             display.conclude(self.folder)
