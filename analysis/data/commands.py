@@ -8,9 +8,9 @@ from typing import NotRequired, TypedDict
 import yaml
 
 from analysis.data.schema import Json
-from mirrorpo.config.paths import sweeps
+from mirrorpo.config.paths import file_of_sweep
 from mirrorpo.launch.launches import LAUNCHES, Launch, launches
-from mirrorpo.launch.recipe import claim
+from mirrorpo.launch.recipe import claim, written_in
 
 
 class SweepCommand(TypedDict):
@@ -52,9 +52,7 @@ def _multirun(folder: Path) -> SweepCommand | None:
         return None
     hydra = yaml.safe_load(path.read_text()).get("hydra") or {}
     typed = list((hydra.get("overrides") or {}).get("task") or [])
-    named = {override.split("=")[0] for override in typed}
-    params = (hydra.get("sweeper") or {}).get("params") or {}
-    written = [f"{key}={value}" for key, value in params.items() if key not in named]
+    written = written_in((hydra.get("sweeper") or {}).get("params") or {}, typed)
     return {"folder": str(folder), "typed": typed, "written": written}
 
 
@@ -96,5 +94,5 @@ def claims(command: SweepCommand) -> list[str]:
     if noted := command.get("claim"):
         return noted
     names = [override.split("=", 1)[1] for override in command["typed"] if override.startswith("sweep=")]
-    paths = [sweeps() / "sweep" / f"{name}.yaml" for name in names]
+    paths = [file_of_sweep(name) for name in names]
     return [line for path in paths if path.exists() for line in claim(path)]

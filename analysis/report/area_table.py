@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from analysis.report.study_table import EMPTY, study_table
 from analysis.report.table_cells import Table, TableCell, bounds, estimate_cell, number
 from analysis.stats.intervals import mean_interval
-from analysis.study.area import Areas, Expectation
+from analysis.study.area import Areas, holds
+from analysis.study.statement import Statement
 from analysis.study.study import Study
 
 DIGITS = 3
@@ -32,13 +33,13 @@ def area_table(study: Study, areas: Areas) -> Table:
     return study_table(study, f"area_{study.design.axis}", f"Area under {areas.metric}", head, rows, foot)
 
 
-def expectation_table(study: Study, areas: Areas, expected: Sequence[Expectation]) -> tuple[Table, bool]:
+def expectation_table(study: Study, areas: Areas, expected: Sequence[Statement]) -> tuple[Table, bool]:
     """Each expectation beside what was measured, and whether all hold."""
     rows: list[list[TableCell]] = []
     outcomes: list[bool] = []
     for expectation in expected:
         gap = areas.difference(expectation.arm, expectation.other)
-        outcomes.append(expectation.holds(gap))
+        outcomes.append(holds(expectation, gap))
         measured = f"{number(gap.estimate, DIGITS, True)} {bounds(gap, DIGITS)}".strip()
         cells = [str(expectation), measured, "holds" if outcomes[-1] else "FAILS"]
         rows.append([TableCell(cell) for cell in cells])

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from analysis.data.plans import RecordedPlan
 from analysis.report.study_table import study_table
 from analysis.report.table_cells import Table, TableCell
-from analysis.study.plan import Plan, file_of, plan_of_file, read_plan
+from analysis.study.plan import Plan, plan_of_file, read_plan
 from analysis.study.study import Study
+from mirrorpo.config.paths import file_of_sweep
 from mirrorpo.run.disk import file_digest
 
 NAME = "planned"
@@ -48,7 +49,7 @@ def file_line(study: Study) -> str:
     sweep = first.get("sweep") if first is not None else None
     if first is None or sweep is None:
         return ""
-    path, name = file_of(sweep), f"sweeps/sweep/{sweep}.yaml"
+    path, name = file_of_sweep(sweep), f"sweeps/sweep/{sweep}.yaml"
     if not path.is_file():
         return f"{name} is not here to be compared with the one that was launched"
     if file_digest(path) == first.get("sweep_sha256"):

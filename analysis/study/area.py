@@ -1,13 +1,14 @@
 """Area under a training curve by arm, paired over seeds, and what a sweep was expected to show of it."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.stats.intervals import Interval, mean_interval
+from analysis.study.statement import Statement, read_statement
 from analysis.study.study import Study
 
-SIGN = re.compile(r"(?P<arm>.+?)\s+(?P<sign>!?[<>])\s+(?P<other>.+)")
+# The difference's interval lies above zero, below, not above, not below.
+SIGNS = (">", "<", "!>", "!<")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,30 +59,18 @@ def areas(study: Study, metric: str) -> Areas:
     return Areas(metric=metric, by_arm={arm: by_seed for arm, by_seed in by_arm.items() if by_seed})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Expectation:
-    """What the difference of two arms was expected to be, by its 95% interval.
+def holds(expected: Statement, gap: Interval) -> bool:
+    """Whether what was expected of a difference came true; of a single seed nothing is shown either way.
 
-    Attributes:
-        arm: the first.
-        sign: ">", the interval lies above zero; "<", below; "!>", not above; "!<", not below.
-        other: the second.
+    Args:
+        expected: with a sign of SIGNS.
+        gap: the difference with its 95% interval.
     """
-
-    arm: str
-    sign: str
-    other: str
-
-    def __str__(self) -> str:
-        return f"{self.arm} {self.sign} {self.other}"
-
-    def holds(self, gap: Interval) -> bool:
-        """Whether it came true; of a single seed nothing is shown either way."""
-        above, below = gap.low > 0, gap.high < 0
-        return {">": above, "<": below, "!>": not above, "!<": not below}[self.sign]
+    above, below = gap.low > 0, gap.high < 0
+    return {">": above, "<": below, "!>": not above, "!<": not below}[expected.sign]
 
 
-def expectations(texts: Sequence[str]) -> list[Expectation]:
+def expectations(texts: Sequence[str]) -> list[Statement]:
     """Expectations as they are written on a command line.
 
     Raises:
@@ -91,10 +80,10 @@ def expectations(texts: Sequence[str]) -> list[Expectation]:
         >>> [str(made) for made in expectations(["counterfactual > uniform", "random_span !> uniform"])]
         ['counterfactual > uniform', 'random_span !> uniform']
     """
-    out: list[Expectation] = []
+    out: list[Statement] = []
     for text in texts:
-        parts = SIGN.fullmatch(text.strip())
-        if parts is None:
+        expected = read_statement(text, SIGNS)
+        if expected is None:
             raise ValueError(f"expect={text!r}: write 'ARM > OTHER', with >, <, !> (not above) or !<")
-        out.append(Expectation(arm=parts["arm"], sign=parts["sign"], other=parts["other"]))
+        out.append(expected)
     return out

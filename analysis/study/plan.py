@@ -13,40 +13,20 @@ The node `plan` of `sweeps/sweep/NAME.yaml`; nothing of it is part of a cell:
 A launch is recorded in `launches.json` beside the cells; where its entry has `plan`, that counts.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from pathlib import Path
 
 import yaml
 
 from analysis.data.plans import NODE, RecordedPlan
 from analysis.data.schema import Json
-from mirrorpo.config.paths import sweeps
+from analysis.study.statement import Statement, read_statement
+from mirrorpo.config.paths import file_of_sweep
 
 # "vs": a difference, either way.
 SIGNS = (">", "<", "=", "vs")
-_COMPARISON = re.compile(r"(?P<arm>.+?)\s+(?P<sign>>|<|=|vs)\s+(?P<other>.+)")
 KEYS = ("hypothesis", "metric", "primary", "margin", "seeds", "stop")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedComparison:
-    """A comparison that a plan names, with what it predicts.
-
-    Attributes:
-        arm: the first, as tables name it.
-        sign: of SIGNS.
-        other: the second.
-    """
-
-    arm: str
-    sign: str
-    other: str
-
-    def __str__(self) -> str:
-        return f"{self.arm} {self.sign} {self.other}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +47,7 @@ class Plan:
 
     hypothesis: str
     metric: str = ""
-    primary: Sequence[PlannedComparison] = ()
+    primary: Sequence[Statement] = ()
     margin: float | None = None
     seeds: int = 0
     looks: Sequence[int] = ()
@@ -76,11 +56,9 @@ class Plan:
     recorded: bool = False
 
     @property
-    def content(self) -> tuple[object, ...]:
+    def content(self) -> "Plan":
         """What was planned, wherever it was read."""
-        return tuple(
-            getattr(self, field.name) for field in fields(self) if field.name not in ("origin", "recorded")
-        )
+        return replace(self, origin="", recorded=False)
 
 
 def read_plan(node: Json, origin: str, *, recorded: bool = False) -> Plan:
@@ -118,13 +96,13 @@ def read_plan(node: Json, origin: str, *, recorded: bool = False) -> Plan:
     )
 
 
-def _comparison(text: str, origin: str) -> PlannedComparison:
-    parts = _COMPARISON.fullmatch(text.strip())
-    if parts is None:
+def _comparison(text: str, origin: str) -> Statement:
+    comparison = read_statement(text, SIGNS)
+    if comparison is None:
         raise ValueError(
             f"{origin}: plan.primary={text!r}: write 'ARM > OTHER', with >, <, = (within the margin) or vs"
         )
-    return PlannedComparison(arm=parts["arm"], sign=parts["sign"], other=parts["other"])
+    return comparison
 
 
 def _seeds(entry: object, origin: str) -> tuple[int, Sequence[int]]:
@@ -143,14 +121,9 @@ def _seeds(entry: object, origin: str) -> tuple[int, Sequence[int]]:
     return seeds, before
 
 
-def file_of(sweep: str) -> Path:
-    """The file of a sweep."""
-    return sweeps() / "sweep" / f"{sweep}.yaml"
-
-
 def plan_of_file(sweep: str) -> Plan | None:
     """The plan that a sweep's file has now; None where there is no such file, or no plan in it."""
-    path = file_of(sweep)
+    path = file_of_sweep(sweep)
     if not path.is_file():
         return None
     node = (yaml.safe_load(path.read_text()) or {}).get(NODE)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from analysis.stats.intervals import LEVEL, Interval
 from analysis.stats.spending import nominal, sequential_p
 from analysis.study.comparison import CLAIMS, EQUAL, SEEDS, UNDECIDED, Difference, corrected
-from analysis.study.plan import Plan, PlannedComparison
+from analysis.study.plan import Plan
+from analysis.study.statement import Statement
 
 # A planned comparison whose arms share no seed counts among the comparisons.
 NOT_RUN = Difference(Interval(0.0, float("-inf"), float("inf")), 1.0, 0, 0.0, SEEDS, 1.0)
@@ -24,7 +25,7 @@ class PrimaryResult:
         shares: of the planned seeds at each look, this one last.
     """
 
-    comparison: PlannedComparison
+    comparison: Statement
     block: str
     difference: Difference | None
     seeds: int
@@ -83,17 +84,21 @@ def family(
     out: list[PrimaryResult] = []
     for result, made in zip(results, adjusted, strict=False):
         gap = result.difference
-        if gap is not None:
-            gap = replace(
-                gap,
-                adjusted=made.adjusted,
-                unequal_p=made.unequal_p,
-                comparisons=made.comparisons,
-                primary=True,
-                wanted=plan.seeds,
-            )
-        out.append(replace(result, difference=gap))
+        planned = None if gap is None else as_planned(gap, replace(made, wanted=plan.seeds))
+        out.append(replace(result, difference=planned))
     return out
+
+
+def as_planned(gap: Difference, planned: Difference) -> Difference:
+    """A difference with the p of the planned comparison that it is of."""
+    return replace(
+        gap,
+        adjusted=planned.adjusted,
+        unequal_p=planned.unequal_p,
+        comparisons=planned.comparisons,
+        primary=True,
+        wanted=planned.wanted,
+    )
 
 
 def _after_looks(result: PrimaryResult) -> Difference:

@@ -25,7 +25,7 @@ from analysis.study.guards import check, notes, unfinished
 from analysis.study.looks import looked_before
 from analysis.study.metric_choice import MetricChoice, metric_choice
 from analysis.study.plan import Plan, plan_of
-from analysis.study.primary import PrimaryResult, family, shares_of
+from analysis.study.primary import PrimaryResult, as_planned, family, shares_of
 from analysis.study.question_scores import (
     COLUMNS,
     GREEDY,
@@ -290,7 +290,7 @@ class Study:
         return (
             {arm: gap for arm, (_, gap) in gaps.items()}
             | dict(zip(explored, adjusted, strict=True))
-            | {arm: _as_planned(gaps[arm][1], planned[arm, base]) for arm in gaps if (arm, base) in planned}
+            | {arm: as_planned(gaps[arm][1], planned[arm, base]) for arm in gaps if (arm, base) in planned}
         )
 
     def _gaps(self, block: str, metric: str | None, base: str) -> dict[str, tuple[Hashable, Difference]]:
@@ -367,18 +367,6 @@ def _experiment(
 ) -> Hashable:
     """What a comparison is of: arms with the same answers to every question are one under two names."""
     return (ours.tobytes(), theirs.tobytes()) if ours.ndim == 2 else names
-
-
-def _as_planned(gap: Difference, planned: Difference) -> Difference:
-    """A difference of all seeds with the p of the planned ones."""
-    return replace(
-        gap,
-        adjusted=planned.adjusted,
-        unequal_p=planned.unequal_p,
-        comparisons=planned.comparisons,
-        primary=True,
-        wanted=planned.wanted,
-    )
 
 
 def late_means(curves: Frame, names: Sequence[str]) -> Frame:

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 from cli import ROOT, cell_here
 from hydra import compose, initialize_config_dir
-from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from mirrorpo.config.schema import register
@@ -23,7 +21,7 @@ def of_command(*overrides: str) -> Registration:
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", overrides=list(overrides), return_hydra_config=True)
-        return registration(config, GlobalHydra.instance().config_loader().get_search_path())
+        return registration(config)
 
 
 @pytest.mark.slow
@@ -40,7 +38,7 @@ def test_a_sweeps_plan_is_read_with_digests_and_no_cell_has_it() -> None:
     assert "plan" not in plain.config and "plan" not in plain.settings
     broken = OmegaConf.create({"plan": {"margin": "${nothing}"}, "hydra": {"runtime": {"choices": {}}}})
     with pytest.raises(LaunchError, match=r"^plan: .*nothing"):
-        registration(broken, ConfigSearchPathImpl())
+        registration(broken)
 
 
 def test_a_launch_keeps_what_was_planned_at_first_though_the_same_command_is_given_again(

@@ -27,6 +27,11 @@ def sweeps() -> Path:
     return code() / "sweeps"
 
 
+def file_of_sweep(name: str) -> Path:
+    """The file of a sweep, as it is now."""
+    return sweeps() / "sweep" / f"{name}.yaml"
+
+
 def command(module: str) -> str:
     """How a usage line names a command: `mirrorpo NAME` where it was started so, else `python -m MODULE`."""
     return sys.argv[0] if sys.argv[0].split(" ")[0] == "mirrorpo" else f"python -m {module}"

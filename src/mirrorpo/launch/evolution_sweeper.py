@@ -6,6 +6,7 @@ Every candidate is a run, and a job of whichever launcher.
 import json
 import re
 import tempfile
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -120,13 +121,13 @@ class MapSweeper(Sweeper):
         self.start, self.search = dict(start), dict(search)
         self.scale_settings = None if scale is None else plain(scale)
 
+    @abstractmethod
     def rules_of(self, search: Config) -> SearchRules:
         """The rules of some settings.
 
         Raises:
             ValueError: naming the setting.
         """
-        raise NotImplementedError
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `sweep`."""

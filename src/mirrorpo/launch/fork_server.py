@@ -96,9 +96,9 @@ def serve(channel: socket.socket) -> list[str]:
     Returns:
         In each cell's process, its arguments. The server's own process ends here.
     """
-    # Ended without a word while it imports; later it goes with its launcher.
     # A job in a shell's background has it ignored, and its cells too.
     interrupt = signal.getsignal(signal.SIGINT)
+    # Ended without a word while it imports; later it goes with its launcher.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)
     import_needed()

@@ -69,7 +69,7 @@ class CellLauncher(Launcher):
             self._for_each_cell = for_each_cell(config)
         except ValueError as error:
             raise LaunchError(str(error)) from error
-        self._registered = registration(config, hydra_context.config_loader.get_search_path())
+        self._registered = registration(config)
         self._composer = Composer(hydra_context, config)
         self._console = Console(highlight=False, soft_wrap=True)
 

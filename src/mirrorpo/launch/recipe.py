@@ -1,6 +1,6 @@
 """What a launch set out to do: what was typed, and what its sweep file says. Imports no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,13 +34,25 @@ def recipe_of(config: DictConfig) -> Recipe:
     """The recipe of a composed multirun, with its `hydra` node."""
     hydra = config.hydra
     typed = [str(override) for override in hydra.overrides.task]
+    file = sweep_file(config)
+    written = written_in(hydra.sweeper.get("params") or {}, typed)
+    return Recipe(typed, written, () if file is None else claim(file))
+
+
+def written_in(params: Mapping[str, object], typed: Sequence[str]) -> list[str]:
+    """The overrides of a sweeper's `params` that were not typed."""
     named = {override.split("=")[0] for override in typed}
-    params = hydra.sweeper.get("params") or {}
-    written = [f"{key}={value}" for key, value in params.items() if key not in named]
-    name = (hydra.runtime.get("choices") or {}).get("sweep")
-    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
-    paths = [folder / "sweep" / f"{name}.yaml" for folder in folders] if name else []
-    return Recipe(typed, written, next((claim(path) for path in paths if path.exists()), ()))
+    return [f"{key}={value}" for key, value in params.items() if key not in named]
+
+
+def sweep_file(config: DictConfig) -> Path | None:
+    """The file that the choice of a sweep named, of a config with its `hydra` node; None without one."""
+    runtime = config.hydra.runtime
+    name = (runtime.get("choices") or {}).get("sweep")
+    if name is None:
+        return None
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    return next((file for folder in folders if (file := folder / "sweep" / f"{name}.yaml").is_file()), None)
 
 
 def claim(path: Path) -> list[str]:

@@ -3,20 +3,16 @@
 It is of the launch and of no cell: neither a hash nor a folder depends on it.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
-from hydra.core.config_search_path import ConfigSearchPath
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mirrorpo.config.identity import digest
 from mirrorpo.config.schema import PLAN
 from mirrorpo.launch.errors import LaunchError
+from mirrorpo.launch.recipe import sweep_file
 from mirrorpo.run.disk import file_digest
-
-LOCAL = "file://"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,19 +33,14 @@ class Registration:
 
     def entries(self) -> dict[str, object]:
         """What stands in `launches.json`, without what is not known."""
-        known = {name: getattr(self, name) for name in self.__slots__}
-        return {name: value for name, value in known.items() if value is not None}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 NOTHING = Registration()
 
 
-def registration(config: DictConfig, search_path: ConfigSearchPath) -> Registration:
-    """What is to be recorded of a sweep's config.
-
-    Args:
-        config: composed, with Hydra's own part.
-        search_path: where its files were found.
+def registration(config: DictConfig) -> Registration:
+    """What is to be recorded of a sweep's config, composed with its `hydra` node.
 
     Raises:
         LaunchError: if the plan cannot be read.
@@ -60,16 +51,10 @@ def registration(config: DictConfig, search_path: ConfigSearchPath) -> Registrat
     except OmegaConfBaseException as error:
         raise LaunchError(f"plan: {error}".splitlines()[0]) from error
     sweep = config.hydra.runtime.choices.get("sweep")
-    file = None if sweep is None else _file_of(str(sweep), search_path)
+    file = sweep_file(config)
     return Registration(
         plan=plan or None,
         plan_sha256=digest({PLAN: plan}) if plan else None,
         sweep=None if sweep is None else str(sweep),
         sweep_sha256=None if file is None else file_digest(file),
     )
-
-
-def _file_of(sweep: str, search_path: ConfigSearchPath) -> Path | None:
-    folders: Iterable[str] = (element.path or "" for element in search_path.get_path())
-    files = (Path(folder.removeprefix(LOCAL)) / "sweep" / f"{sweep}.yaml" for folder in folders)
-    return next((file for file in files if file.is_file()), None)

@@ -11,8 +11,8 @@ from falsified import clean_sweep
 from analysis.data.export import load
 from analysis.report.planned_table import file_line, planned
 from analysis.report.sections import question
-from analysis.study import plan as plans
 from analysis.study.study import study
+from mirrorpo.config import paths
 from mirrorpo.run.disk import file_digest
 
 PLAN = {
@@ -37,7 +37,7 @@ def test_what_was_planned_stands_beside_what_was_run(tmp_path: Path, monkeypatch
     root = clean_sweep(tmp_path / "sweep").root
     sweeps = tmp_path / "sweeps" / "sweep"
     sweeps.mkdir(parents=True)
-    monkeypatch.setattr(plans, "sweeps", lambda: sweeps.parent)
+    monkeypatch.setattr(paths, "sweeps", lambda: sweeps.parent)
     file = sweeps / "mine.yaml"
     file.write_text(json.dumps({"plan": PLAN}))
     known = {"plan_sha256": "ab" * 32, "sweep": "mine", "sweep_sha256": file_digest(file)}
@@ -80,7 +80,7 @@ def test_without_a_plan_there_is_no_table_and_an_unrecorded_one_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = clean_sweep(tmp_path / "sweep").root
-    monkeypatch.setattr(plans, "sweeps", lambda: tmp_path)
+    monkeypatch.setattr(paths, "sweeps", lambda: tmp_path)
     made = study(load(str(root)))
     assert planned(made) is None and file_line(made) == ""
     (tmp_path / "sweep").joinpath("planted.yaml").write_text(json.dumps({"plan": PLAN}))

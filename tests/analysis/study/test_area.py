@@ -6,7 +6,7 @@ from planted import manifest, write_run
 
 from analysis.__main__ import main
 from analysis.stats.intervals import Interval
-from analysis.study.area import Areas, expectations
+from analysis.study.area import Areas, expectations, holds
 
 LEVELS = {"uniform": 0.5, "better": 0.7, "worse": 0.3, "same": 0.5}
 
@@ -69,8 +69,8 @@ def test_differences_are_paired_over_the_seeds_that_both_arms_have() -> None:
 def test_an_expectation_is_of_the_interval_and_not_of_the_mean() -> None:
     above, around, single = Interval(0.1, 0.05, 0.15), Interval(0.1, -0.1, 0.3), Interval(1, -1e999, 1e999)
     higher, lower, not_higher, not_lower = expectations(["a > b", "a < b", "a !> b", "a !< b"])
-    assert [higher.holds(gap) for gap in (above, around, single)] == [True, False, False]
-    assert [not_higher.holds(gap) for gap in (above, around, single)] == [False, True, True]
-    assert not lower.holds(above) and not_lower.holds(above)
+    assert [holds(higher, gap) for gap in (above, around, single)] == [True, False, False]
+    assert [holds(not_higher, gap) for gap in (above, around, single)] == [False, True, True]
+    assert not holds(lower, above) and holds(not_lower, above)
     with pytest.raises(ValueError, match="expect='a = b'"):
         expectations(["a = b"])

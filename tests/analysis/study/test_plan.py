@@ -8,8 +8,8 @@ import yaml
 from cli import cell_here
 
 from analysis.data.plans import recorded_plans
-from analysis.study.plan import file_of, plan_of, plan_of_file, read_plan
-from mirrorpo.config.paths import sweeps
+from analysis.study.plan import plan_of, plan_of_file, read_plan
+from mirrorpo.config.paths import file_of_sweep, sweeps
 
 NODE = {
     "hypothesis": "a\n  beats b",
@@ -77,7 +77,7 @@ def test_every_shipped_plan_can_be_read() -> None:
 
 def test_a_plan_is_no_part_of_a_cell() -> None:
     for name in ("tiny_credit", "tiny_staleness"):
-        assert yaml.safe_load(file_of(name).read_text())["plan"]
+        assert yaml.safe_load(file_of_sweep(name).read_text())["plan"]
         ours, other = (cell_here(f"sweep={name}", *more) for more in ((), ("plan=null",)))
         assert "plan" not in ours.config and ours.config == other.config
         assert (ours.hash, ours.folder) == (other.hash, other.folder)
