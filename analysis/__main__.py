@@ -21,6 +21,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from analysis.data.column_map import read_map
@@ -29,9 +30,10 @@ from analysis.report import render
 from analysis.report.display_names import display_names
 from analysis.report.latex import PAGE, WIDTHS, latex
 from analysis.report.table_cells import Table
-from analysis.study.budgets import METERS, read_budget
+from analysis.study.budgets import METERS
 from analysis.study.guards import KINDS
-from analysis.study.study import Study, study
+from analysis.study.options import StudyOptions
+from analysis.study.study import Study
 from mirrorpo.config.paths import command
 
 KIT = ("checklist", "archive", "verify")
@@ -149,7 +151,6 @@ def _filters(text: str) -> dict[str, object]:
 def _kit(args: argparse.Namespace) -> None:
     from analysis.kit.archive import archive
     from analysis.kit.checklist import checklist, text
-    from analysis.kit.contents import StudyOptions
     from analysis.kit.verify import verify
 
     if args.what == "verify":
@@ -158,15 +159,7 @@ def _kit(args: argparse.Namespace) -> None:
         if not holds:
             sys.exit(1)
         return
-    options = StudyOptions(
-        axis=args.axis,
-        baseline=args.baseline,
-        by=args.by,
-        metric=args.metric,
-        margin=args.margin,
-        budget=args.budget,
-        allow=[kind for kind in args.allow.split(",") if kind],
-    )
+    options = _options(args)
     if args.what == "checklist":
         export = load(args.source, filters=_filters(args.filters), columns=read_map(args.map))
         form = text if args.format == "text" else FORMATS[args.format]
@@ -178,6 +171,18 @@ def _kit(args: argparse.Namespace) -> None:
             f"{args.source}: archives are made of a folder of runs or of an export; export it first"
         )
     print(archive(root, args.to or root.parent / f"{root.name}.tar.zst", options, weights=args.weights))
+
+
+def _options(args: argparse.Namespace) -> StudyOptions:
+    return StudyOptions(
+        axis=args.axis,
+        baseline=args.baseline,
+        by=args.by,
+        metric=args.metric,
+        margin=args.margin,
+        budget=args.budget,
+        allow=[kind for kind in args.allow.split(",") if kind],
+    )
 
 
 def _write_export(args: argparse.Namespace, export: Export) -> None:
@@ -195,8 +200,7 @@ def _areas(args: argparse.Namespace, export: Export) -> None:
     from analysis.study.area import areas, expectations
 
     expected = expectations(args.expect)
-    allowed = [kind for kind in args.allow.split(",") if kind]
-    made = study(export, axis=args.axis, baseline=args.baseline, by=args.by, allow=allowed)
+    made = replace(_options(args), metric=None, margin=None, budget=[]).of(export)
     measured = areas(made, args.metric or "reward/mean")
     # Where credit is compared, what there is to move is said beside it.
     headroom = headroom_table(made) if made.design.axis == "weighting" else None
@@ -210,18 +214,7 @@ def _areas(args: argparse.Namespace, export: Export) -> None:
 
 
 def _compare(args: argparse.Namespace, export: Export) -> None:
-    made = study(
-        export,
-        axis=args.axis,
-        baseline=args.baseline,
-        by=args.by,
-        metric=args.metric,
-        allow=[kind for kind in args.allow.split(",") if kind],
-        compared=args.what != "before_after",
-        budgets=[read_budget(text) for text in args.budget],
-    )
-    if args.margin is not None:
-        made = made.with_margin(args.margin)
+    made = _options(args).of(export, compared=args.what != "before_after")
     if made.reason:
         print(f"note: verdicts rest on {made.reason}", file=sys.stderr)
     if args.what == "report":

@@ -18,11 +18,11 @@ import pyarrow as pa
 from analysis.kit.contents import (
     CONTENTS,
     TABLES,
-    StudyOptions,
     archived_files,
     derived,
     made_by,
 )
+from analysis.study.options import StudyOptions
 from mirrorpo.run.disk import file_digest
 from mirrorpo.run.manifest import sealed
 

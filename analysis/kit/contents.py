@@ -9,20 +9,19 @@ Unpacked it is a folder that every command of `analysis` reads, and beside the r
 Nothing in it depends on when or where it was made.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-from analysis.data.export import FILES, Export, commit, load
+from analysis.data.export import FILES, commit, load
 from analysis.data.runs import manifests
-from analysis.data.schema import Json
 from analysis.kit.checklist import checklist
 from analysis.report.render import markdown
 from analysis.report.table_cells import Table
 from analysis.report.tables import all_tables
-from analysis.study.budgets import read_budget
-from analysis.study.study import Study, study
+from analysis.study.options import StudyOptions
+from analysis.study.study import Study
 from mirrorpo import __version__
 
 BESIDE = "archive"
@@ -41,37 +40,6 @@ POLICY = "policy"
 OF_A_SWEEP = ("launches.json", "multirun.yaml", "settings.txt")
 # Whose versions decide what a table says, beside this package's.
 PACKAGES = ("numpy", "pandas", "pyarrow", "scipy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyOptions:
-    """How a comparison is made, as the command line has it; `analysis.study.study` says what each is."""
-
-    axis: str | None = None
-    baseline: str | None = None
-    by: Sequence[str] = field(default_factory=list)
-    metric: str | None = None
-    margin: float | None = None
-    budget: Sequence[str] = field(default_factory=list)
-    allow: Sequence[str] = field(default_factory=list)
-
-    def of(self, export: Export) -> Study:
-        """The study of an export."""
-        budgets = [read_budget(text) for text in self.budget]
-        made = study(
-            export,
-            axis=self.axis,
-            baseline=self.baseline,
-            by=self.by,
-            metric=self.metric,
-            allow=self.allow,
-            budgets=budgets,
-        )
-        return made if self.margin is None else made.with_margin(self.margin)
-
-    def entry(self) -> Json:
-        """For `archive.json`."""
-        return asdict(self)
 
 
 def archived_files(root: Path, *, weights: bool = False) -> dict[str, Path]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from analysis.data.schema import Json
-from analysis.kit.contents import CHECKLIST, TABLES, StudyOptions, derived, made_by
+from analysis.kit.contents import CHECKLIST, TABLES, derived, made_by
 from analysis.kit.rerun import rerun
 from analysis.kit.unpack import unpack
+from analysis.study.options import StudyOptions
 
 
 def verify(path: Path, again: int | None = None) -> tuple[list[str], bool]:

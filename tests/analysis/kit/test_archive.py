@@ -16,10 +16,11 @@ from falsified import Sweep, clean_sweep
 
 from analysis.__main__ import main
 from analysis.kit.archive import archive
-from analysis.kit.contents import CONTENTS, StudyOptions
+from analysis.kit.contents import CONTENTS
 from analysis.kit.rerun import _compared, _first_difference, rerun
 from analysis.kit.unpack import unpack
 from analysis.kit.verify import verify
+from analysis.study.options import StudyOptions
 from mirrorpo.run.manifest import sealed
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
