@@ -34,6 +34,7 @@ TESTED_BY = {
     "dataset/choices": "dataset/test_table.py",
     "dataset/columns": "dataset/test_table.py",
     "dataset/examples": "dataset/test_table.py",
+    "dataset/letter_questions": "dataset/test_ledger.py",
     "dataset/gold": "dataset/test_table.py",
     "dataset/row_prompt": "dataset/test_table.py",
     "dataset/sources": "dataset/test_table.py",

@@ -8,7 +8,6 @@ what reinforcement then has to find.
 """
 
 import hashlib
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import ClassVar
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.core.seeds import derive
-from mirrorpo.dataset.generated import check_habits, check_sizes, filled, habit
+from mirrorpo.dataset.generated import check_habits, check_sizes, filled, habit, prompts_hash
 from mirrorpo.dataset.read_once import ReadsOnce, read_once
 
 NAMES = ("Sam", "Zoe", "Mia", "Leo", "Ana", "Ben", "Ivy", "Max", "Eva", "Tom")
@@ -198,8 +197,7 @@ class Arithmetic(ReadsOnce):
 
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions and demonstrations of a split."""
-        rows = [[prompt.question, prompt.gold, prompt.demonstration] for prompt in self.load(split)]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        return prompts_hash(self.load(split))
 
     def _prompt(self, problem: Problem, question: str, progress: float) -> Prompt:
         uid = "arithmetic/" + hashlib.sha256(question.encode()).hexdigest()[:12]

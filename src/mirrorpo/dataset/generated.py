@@ -1,5 +1,7 @@
 """What datasets made by templates share: sizes, splits by the question's hash, habits of demonstrations."""
 
+import hashlib
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 
@@ -58,6 +60,12 @@ def habit(
     if not habits or progress < habits_from:
         return "careful"
     return rng.choices(known, weights=[habits.get(name, 0.0) for name in known])[0]
+
+
+def prompts_hash(prompts: Sequence[Prompt]) -> str:
+    """Hash of questions, golds and demonstrations."""
+    rows = [[prompt.question, prompt.gold, prompt.demonstration] for prompt in prompts]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def filled(

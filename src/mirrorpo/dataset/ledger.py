@@ -12,11 +12,9 @@ completion's advantage too, in the very parameters that hold their facts: noise 
 weighting can take away by crediting the line that decides.
 """
 
-import hashlib
-import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -25,14 +23,16 @@ from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Split
 from mirrorpo.core.seeds import derive
 from mirrorpo.core.token_offsets import Interval
+from mirrorpo.dataset.generated import prompts_hash
+from mirrorpo.dataset.letter_questions import (
+    LETTERS,
+    TAGS,
+    check_held_out,
+    check_ranges,
+    letter_questions,
+)
 from mirrorpo.dataset.settings import check_user
 
-TAGS = (
-    "amber", "birch", "cedar", "delta", "ember", "flint", "grove", "heath", "inlet", "jetty", "knoll",
-    "larch", "maple", "north", "ocean", "pearl", "quill", "raven", "slate", "thorn", "umber", "vapor",
-    "wheat", "xenon", "yield", "zebra", "acorn", "basil",
-)  # fmt: skip
-LETTERS = "abcdefghijklmnop"
 # Lines of a short demonstration, the deciding one among them.
 SHORT_LINES = 3
 
@@ -95,7 +95,7 @@ class Ledger:
     user: str
 
     def __post_init__(self) -> None:
-        for name, value, least, most in (
+        ranges = (
             ("letters", self.letters, 2, len(LETTERS)),
             ("choices", self.choices, 2, 10),
             ("copies", self.copies, 1, 100),
@@ -104,15 +104,9 @@ class Ledger:
             ("demonstrations", self.demonstrations, 1, 10**6),
             ("validation_size", self.validation_size, 1, len(TAGS) * self.letters),
             ("test_size", self.test_size, 1, len(TAGS) * self.letters),
-        ):
-            if not least <= value <= most:
-                raise ValueError(f"dataset.{name}={value}: give a whole number from {least} to {most}")
-        questions = len(TAGS) * self.letters
-        if self.validation_size + self.test_size >= questions:
-            raise ValueError(
-                f"dataset.validation_size={self.validation_size} and dataset.test_size={self.test_size} "
-                f"leave none of {questions} questions for training; lower them or raise dataset.letters"
-            )
+        )
+        check_ranges(ranges)
+        check_held_out(self.letters, self.validation_size, self.test_size)
         if not 0 <= self.short_until <= 1:
             raise ValueError(
                 f"dataset.short_until={self.short_until} is a share of the demonstrations: "
@@ -122,15 +116,13 @@ class Ledger:
 
     def load(self, split: Split) -> Sequence[Prompt]:
         """The questions of a split, in a fixed order; no question stands in two splits."""
-        pairs = [(tag, letter) for tag in TAGS for letter in LETTERS[: self.letters]]
-        random.Random(derive(self.data_seed, "data", "ledger")).shuffle(pairs)
-        held_out = self.validation_size + self.test_size
-        of_split: Mapping[Split, Sequence[tuple[str, str]]] = {
-            "validation": pairs[: self.validation_size],
-            "test": pairs[self.validation_size : held_out],
-            "train": pairs[held_out:],
-        }
-        questions = of_split[split]
+        questions = letter_questions(
+            split,
+            letters=self.letters,
+            validation_size=self.validation_size,
+            test_size=self.test_size,
+            seed=derive(self.data_seed, "data", "ledger"),
+        )
         copies = self.demonstrations if split == "train" else 1
         count = len(questions) * copies
         return [
@@ -145,8 +137,7 @@ class Ledger:
 
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions, golds and demonstrations of a split."""
-        rows = [[prompt.question, prompt.gold, prompt.demonstration] for prompt in self.load(split)]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        return prompts_hash(self.load(split))
 
     def deciding(self, prompt: Prompt, text: str) -> Sequence[Interval]:
         """The lines of the letter that was asked for, as intervals of characters."""
