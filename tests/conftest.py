@@ -3,7 +3,7 @@
 import gc
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["MPLBACKEND"] = "Agg"
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -35,6 +36,18 @@ ROOMS = (
     "train.metrics",
 )
 install_import_hook([f"mirrorpo.{room}" for room in ROOMS], "beartype.beartype")
+decorator_of = jaxtyping.jaxtyped
+
+
+def jaxtyped(*arguments: Any, **settings: Any) -> Any:
+    """`jaxtyping.jaxtyped` for what is made once: a function inside a function would be compiled anew at
+    every call of the outer one, a millisecond each.
+    """
+    decorate: Callable[[Any], Any] = decorator_of(*arguments, **settings)
+    return decorate if arguments else lambda item: item if "<locals>" in item.__qualname__ else decorate(item)
+
+
+jaxtyping.jaxtyped = jaxtyped
 
 
 parse = OmegaConf.load

@@ -105,6 +105,7 @@ class World(NamedTuple):
     log_p: list[Tensor]
     log_reference: list[Tensor]
     log_old: list[Tensor]
+    rescored: dict[tuple[Any, ...], ScoredBatch]
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,7 @@ def world() -> World:
         weights,
         naive_logprobs(policy),
         *frozen,
+        {},
     )
 
 
@@ -200,17 +202,26 @@ def our_gradients(
         "window": window,
         "prefix_sharing": prefix_sharing,
     }
-    scored = learner(world, world.policy if updates == 1 else world.old, **settings).rescore(world.batch)
+    student = learner(world, world.policy, **settings)
+    scored = rescored(world, student, divergence, settings)
     batch = scored.batch
     if updates > 1:
         batch = batch.with_(old_logprobs=in_float64(world.log_old, batch))
     if choice("divergence", divergence).reads in ("sampled", "top"):
         batch = batch.with_(anchor_logprobs=in_float64(anchor(world, divergence, updates), batch))
-    student = learner(world, world.policy, **settings)
     advantages = student.algo.advantages(batch)
     credit = TokenCredit(advantages=advantages, weights=world.weights)
     student.learn(replace(scored, batch=batch), credit, lrs=[1.0] * updates)
     return student.optimiser.gradients
+
+
+def rescored(world: World, student: Learner, divergence: str, settings: dict[str, Any]) -> ScoredBatch:
+    """The passes before the updates; of an algorithm they know only whether its updates read the old policy."""
+    key = (divergence, settings["updates"], settings["prefix_sharing"], student.reads_before_updates)
+    if key not in world.rescored:
+        old = world.policy if settings["updates"] == 1 else world.old
+        world.rescored[key] = learner(world, old, **settings).rescore(world.batch)
+    return world.rescored[key]
 
 
 def anchor(world: World, divergence: str, updates: int) -> list[Tensor]:

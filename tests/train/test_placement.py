@@ -12,9 +12,7 @@ import pytest
 import torch
 from completions import completion_of
 from expectation import Expectation
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-from rows import CONF, names
+from rows import names, settings_of
 from torch import Tensor
 
 from mirrorpo.algo.advantage import NoBaseline
@@ -41,9 +39,7 @@ ONES = torch.ones(len(COMPLETIONS), T, dtype=torch.float64)
 
 @cache
 def penalty_of(name: str) -> Penalty:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        node = compose(f"divergence/{name}").divergence
-    return build_penalty(OmegaConf.to_container(node, resolve=True))
+    return build_penalty(settings_of(name))
 
 
 def tables(seed: int = 0) -> tuple[Tensor, Tensor]:
