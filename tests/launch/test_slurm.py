@@ -34,6 +34,8 @@ CELL = (
     "checkpoint_every=2",
     "drift_questions=2",
 )
+# Of each of three arms: four cells are disturbed, and one that runs is left for slurmd to lose sight of.
+SEEDS = range(3)
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +71,9 @@ def steps(run: Path) -> int:
 
 
 def undisturbed(out: Path, *overrides: str) -> None:
-    """The twelve cells of the sweep, without a scheduler, a signal or a second process."""
+    """The cells of the sweep, without a scheduler, a signal or a second process."""
     same = [word for word in overrides if not word.startswith("seed=")]
-    arms = itertools.product(("none", "kl", "probl2"), range(4))
+    arms = itertools.product(("none", "kl", "probl2"), SEEDS)
     jobs = [
         [[*same, f"divergence={divergence}", f"seed={seed}", f"out={out}"], None] for divergence, seed in arms
     ]
@@ -95,13 +97,13 @@ def asked_to_stop(pid: int) -> bool:
     return pending is None or bool(int(pending.split()[1], 16) & 1 << (signal.SIGUSR2 - 1))
 
 
-def test_a_sweep_of_twelve_under_everything_that_happens_to_jobs_ends_as_if_nothing_had(
+def test_a_sweep_of_nine_under_everything_that_happens_to_jobs_ends_as_if_nothing_had(
     cluster: Cluster, launch, tmp_path: Path
 ) -> None:
-    grid = ("sweep=tiny_divergence", "seed=0,1,2,3", *CELL)
+    grid = ("sweep=tiny_divergence", f"seed={','.join(map(str, SEEDS))}", *CELL)
     started = time.time()
     first = launch(*grid, *LAUNCHER, "hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=20")
-    succeeded(first, said=["12 cells", "submitted 12 cells as job"])
+    succeeded(first, said=["9 cells", "submitted 9 cells as job"])
     sweep = tmp_path / "out" / "tiny_divergence"
     disturbed: dict[str, Path] = {}
 
@@ -182,7 +184,7 @@ def test_a_sweep_of_twelve_under_everything_that_happens_to_jobs_ends_as_if_noth
     assert [row.state for row in failed.values()] == ["failed"] * 2 and all(
         row.error for row in failed.values()
     )
-    assert sum(row.state == "done" for row in shown.values()) == 10, [
+    assert sum(row.state == "done" for row in shown.values()) == 7, [
         (row.cell, row.state, row.error) for row in shown.values() if row.state != "done"
     ]
     once, again, *_ = manifest(timed_out)["launches"]
@@ -200,7 +202,7 @@ def test_a_sweep_of_twelve_under_everything_that_happens_to_jobs_ends_as_if_noth
         "hydra.launcher.poll_s=0.5",
     )
     succeeded(second, said=["submitted 2 cells as job"])
-    assert second.stdout.count("done already, nothing to do") == 10
+    assert second.stdout.count("done already, nothing to do") == 7
     assert {row.state for row in status_rows(sweep)} == {"done"}
     print(
         f"disturbed sweep: {time.time() - started:.0f} s; "
@@ -212,7 +214,7 @@ def test_a_sweep_of_twelve_under_everything_that_happens_to_jobs_ends_as_if_noth
         run.relative_to(tmp_path / "undisturbed"): (run / "metrics.jsonl").read_bytes()
         for run in folders(tmp_path / "undisturbed")
     }
-    assert len(expected) == 12
+    assert len(expected) == 9
     assert {
         run.relative_to(tmp_path / "out"): (run / "metrics.jsonl").read_bytes()
         for run in folders(tmp_path / "out")
