@@ -4,8 +4,7 @@ import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 # Two busy cores and spinning threads do not go together; xdist gives the parallelism.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -18,7 +17,8 @@ os.environ["MPLBACKEND"] = "Agg"
 import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
+from parsed import load_once
 
 # Every annotated function of the rooms with tensors is checked against its shapes while the tests run.
 ROOMS = (
@@ -48,21 +48,6 @@ def jaxtyped(*arguments: Any, **settings: Any) -> Any:
 
 
 jaxtyping.jaxtyped = jaxtyped
-
-
-parse = OmegaConf.load
-PARSED: dict[str, Any] = {}
-
-
-def load_once(file_: str | Path | IO[Any]) -> DictConfig | ListConfig:
-    """`OmegaConf.load`, which reads the same YAML once: composing a cell reads forty files."""
-    if isinstance(file_, str | Path):
-        return parse(file_)
-    text = file_.read()
-    if text not in PARSED:
-        file_.seek(0)
-        PARSED[text] = OmegaConf.to_container(parse(file_))
-    return OmegaConf.create(PARSED[text])
 
 
 OmegaConf.load = load_once

@@ -10,6 +10,12 @@ import socket
 import sys
 from pathlib import Path
 
+from cli import cell_here
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from parsed import drawn_once, load_once
+
+from mirrorpo.dataset.arithmetic import Arithmetic
 from mirrorpo.launch import forked
 from mirrorpo.launch.fork_server import channel_in, serve
 
@@ -22,8 +28,10 @@ def become(cwd: str, leads: str, script: str, *arguments: str) -> None:
     os.chdir(cwd)
     if leads == "leads":
         os.setpgid(0, 0)
-    # The tests' own folders are on no user's path.
-    sys.path[:] = [str(ROOT), *(path for path in sys.path if not path.startswith(str(ROOT / "tests")))]
+    # The tests' own folders are on no user's path, where the launch does not name them.
+    named = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    others = [path for path in sys.path if not path.startswith(str(ROOT / "tests"))]
+    sys.path[:] = [str(ROOT), *named, *others]
     sys.argv = [script, *arguments]
     if "-m" in arguments:
         keep_server(script)
@@ -47,5 +55,15 @@ def keep_server(script: str) -> None:
     forked.ForkServer.begun = lambda command, room: kept.pop() if kept else new(command, room)
 
 
+def read_beforehand() -> None:
+    """Parse conf/ and draw the problems of the default cell, which most launches would read again."""
+    OmegaConf.load = load_once
+    Arithmetic.load = drawn_once(Arithmetic.load)
+    dataset = instantiate(cell_here().config["dataset"], _convert_="all")
+    for split in ("train", "validation"):
+        dataset.load(split)
+
+
 if __name__ == "__main__" and (channel := channel_in(sys.argv[1:])):
+    read_beforehand()
     become(*serve(channel))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import worked
-from cli import SMALL, cell_here, folder, manifest, rows, succeeded, train_in_new_python
+from cli import SMALL, cell_here, folder, manifest, rows, succeeded, train
 from foreign import Remote
 
 from mirrorpo.core.batch import Prompt, RolloutRequest
@@ -191,7 +191,7 @@ def launched(tmp_path: Path) -> Callable[..., Path]:
         choices = [name.replace("__", "=") for name in files]
         own = ("--config-dir", str(tmp_path / "own"))
         overrides = (*own, *SMALL, "steps=2", *choices)
-        succeeded(train_in_new_python(*overrides, cwd=tmp_path, PYTHONPATH=TESTS))
+        succeeded(train(*overrides, cwd=tmp_path, PYTHONPATH=TESTS))
         return folder(tmp_path / "outputs")
 
     return launch

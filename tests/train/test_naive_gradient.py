@@ -216,7 +216,7 @@ def our_gradients(
 
 
 def rescored(world: World, student: Learner, divergence: str, settings: dict[str, Any]) -> ScoredBatch:
-    """The passes before the updates; of an algorithm they know only whether its updates read the old policy."""
+    """The passes before the updates; all that an algorithm changes is whether they read the old policy."""
     key = (divergence, settings["updates"], settings["prefix_sharing"], student.reads_before_updates)
     if key not in world.rescored:
         old = world.policy if settings["updates"] == 1 else world.old
