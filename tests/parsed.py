@@ -1,4 +1,4 @@
-"""What many tests read, read once: composing a cell parses forty files, and a data set draws 4,000 problems."""
+"""What many tests read is read once: forty files of a composed cell, 4,000 problems of a data set."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps

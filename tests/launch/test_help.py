@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import fields
 
+import cli
 import pytest
 from cli import ROOT, TRAIN, cell_here, composed, environment
 from hydra.errors import HydraException
@@ -82,9 +83,9 @@ def test_the_command_line_says_it_in_a_line() -> None:
     result = train("stesp=3")
     assert result.returncode == 1
     assert result.stderr.startswith("error: there is no setting 'stesp'") and result.stderr.count("\n") == 1
-    result = train("-m", "optim=adam,muom", "hydra.launcher.dry_run=true")
+    result = cli.train("-m", "optim=adam,muom", "hydra.launcher.dry_run=true", cwd=ROOT)
     assert "did you mean adamw" in result.stdout and "did you mean muon" in result.stdout
-    assert train("-h", "steps").stdout.startswith("  steps ")
+    assert cli.train("-h", "steps", cwd=ROOT).stdout.startswith("  steps ")
 
 
 def test_help_imports_no_torch() -> None:

@@ -31,13 +31,13 @@ from mirrorpo.launch.plan import PlannedCell
 from mirrorpo.run.folder import RunFolder
 
 GRID = ("-m", "algo=grpo", "divergence=probl2,kl", "seed=0,1")
-TWO_STEPS = (*SMALL, "steps=2")
+TWO_STEPS = (*SMALL, "steps=2", "eval_questions=0")
 
 
 def test_a_grid_runs_some_cells_at_a_time_and_typed_again_does_nothing_and_then_resumes_only_what_is_damaged(
     tmp_path: Path,
 ) -> None:
-    grid = (*GRID, *TWO_STEPS, "eval_questions=0", f"out={tmp_path}")
+    grid = (*GRID, *TWO_STEPS, f"out={tmp_path}")
     first = train(*grid, "hydra.launcher.jobs=2", cwd=tmp_path)
     succeeded(first, said=["4 cells"])
     assert first.stdout.count(": started") == 4 and first.stdout.count(": done after") == 4
@@ -145,7 +145,7 @@ def test_cells_can_be_chosen_by_a_file(tmp_path: Path) -> None:
 def test_a_cell_that_another_process_holds_is_refused_alone_and_left_alone_in_a_grid(
     tmp_path: Path,
 ) -> None:
-    cell = (*SMALL, "steps=60", f"out={tmp_path}")
+    cell = (*SMALL, "steps=60", "eval_questions=0", f"out={tmp_path}")
     busy = launched(*cell, cwd=tmp_path)
     try:
         while busy.poll() is None and not appeared(tmp_path, "metrics.jsonl"):
@@ -274,7 +274,7 @@ def test_only_the_cells_that_are_asked_for_are_launched(tmp_path: Path) -> None:
 
 
 def test_a_search_has_no_grid_and_is_not_judged_by_the_test_questions(tmp_path: Path) -> None:
-    search = ("-m", "hydra/sweeper=es", *TWO_STEPS, f"out={tmp_path}")
+    search = ("-m", "hydra/sweeper=es", *SMALL, "steps=2", f"out={tmp_path}")
     for words, said in (
         (("seed=0,1",), "seed=0,1: a search has no grid"),
         (("eval_split=test",), "use validation"),

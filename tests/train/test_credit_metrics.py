@@ -129,6 +129,7 @@ def test_a_run_logs_importance_by_place_and_leaves_weights_to_look_at(tmp_path: 
             *SMALL,
             "weighting=counterfactual_downstream",
             "max_new_tokens=100",
+            "eval_questions=0",
             f"out={tmp_path}",
             cwd=tmp_path,
         )
@@ -149,6 +150,7 @@ def test_completions_without_a_trained_token_or_an_advantage_are_not_scored_and_
         "max_new_tokens=20",
         "algo.rollout_rule.mask_truncated=true",
         "steps=1",
+        "eval_questions=0",
     )
     succeeded(train(*overrides, f"out={tmp_path}", cwd=tmp_path))
     last = rows(folder(tmp_path) / "metrics.jsonl")[-1]

@@ -26,6 +26,9 @@ TINY = (
     "drift_questions=2",
     "drift_every=3",
     "contamination_questions=2",
+    "dataset.train_size=40",
+    "dataset.validation_size=8",
+    "dataset.test_size=8",
     "progress=false",
 )
 

@@ -398,7 +398,7 @@ def test_drift_is_measured_for_every_arm_from_zero_and_the_coefficient_follows_i
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_batch_dumped(tmp_path: Path) -> None:
-    result = train(*SMALL, "lr=1e30", "max_grad_norm=0", f"out={tmp_path}", cwd=tmp_path)
+    result = train(*SMALL, "lr=1e30", "max_grad_norm=0", "eval_questions=0", f"out={tmp_path}", cwd=tmp_path)
     run = folder(tmp_path)
     assert result.returncode != 0 and manifest(run)["state"] == "failed"
     assert "NotFinite" in manifest(run)["error"] and "not_finite_step_" in manifest(run)["error"]
