@@ -39,6 +39,9 @@ SMALL = (
     "tracking=none",
 )
 
+# Of the default data set, where no test reads which problems there are.
+FEW_PROBLEMS = ("dataset.train_size=40", "dataset.validation_size=8", "dataset.test_size=8")
+
 
 def command(*overrides: str) -> list[str]:
     """The command line of one launch."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli import (
+    FEW_PROBLEMS,
     SMALL,
     appeared,
     cell_here,
@@ -31,7 +32,7 @@ from mirrorpo.launch.plan import PlannedCell
 from mirrorpo.run.folder import RunFolder
 
 GRID = ("-m", "algo=grpo", "divergence=probl2,kl", "seed=0,1")
-TWO_STEPS = (*SMALL, "steps=2", "eval_questions=0")
+TWO_STEPS = (*SMALL, *FEW_PROBLEMS, "steps=2", "eval_questions=0")
 
 
 def test_a_grid_runs_some_cells_at_a_time_and_typed_again_does_nothing_and_then_resumes_only_what_is_damaged(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli import SMALL, folder, launched, manifest, succeeded, train
+from cli import FEW_PROBLEMS, SMALL, folder, launched, manifest, succeeded, train
 
 from mirrorpo.run.preemption import (
     FRUITLESS_LAUNCHES,
@@ -151,7 +151,7 @@ def test_a_scontrol_that_is_ended_with_its_job_has_queued_it_again(
 
 
 # Without a checkpoint of its own before the end.
-OVERRIDES = (*SMALL, "steps=5", "eval_questions=0", "checkpoint_every=100")
+OVERRIDES = (*SMALL, *FEW_PROBLEMS, "steps=5", "eval_questions=0", "checkpoint_every=100")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,9 @@ from mirrorpo.tools.span_value import main
 
 
 def test_the_command_writes_one_row_a_span_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    succeeded(train(*SMALL, "steps=1", "max_new_tokens=100", "eval_questions=0", f"out={tmp_path}", cwd=tmp_path))
+    succeeded(
+        train(*SMALL, "steps=1", "max_new_tokens=100", "eval_questions=0", f"out={tmp_path}", cwd=tmp_path)
+    )
     run = folder(tmp_path)
     monkeypatch.setattr(sys, "argv", ["credit_truth", str(run), "--completions", "4", "--rolls", "2"])
     main()

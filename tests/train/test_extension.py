@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from cli import SMALL, cell_here, manifest, rows
+from cli import FEW_PROBLEMS, SMALL, cell_here, manifest, rows
 
 from mirrorpo.config.cell import Cell
 from mirrorpo.launch.train import _train
@@ -17,6 +17,7 @@ from mirrorpo.train.extension import extend, extendable
 
 TINY = (
     *SMALL,
+    *FEW_PROBLEMS,
     "prompts_per_step=2",
     "max_new_tokens=16",
     "eval_max_new_tokens=16",
@@ -26,9 +27,6 @@ TINY = (
     "drift_questions=2",
     "drift_every=3",
     "contamination_questions=2",
-    "dataset.train_size=40",
-    "dataset.validation_size=8",
-    "dataset.test_size=8",
     "progress=false",
 )
 

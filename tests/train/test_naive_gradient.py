@@ -431,9 +431,16 @@ def test_an_update_that_gets_no_group_is_left_out(world):
     assert len(our_gradients(world, "dapo", "none", updates=4, window="split")) == 3
 
 
-@pytest.mark.parametrize("updates", [1, 2])
-@pytest.mark.parametrize("algo", ALGORITHMS)
-@pytest.mark.parametrize("divergence", ["none", "kl", "kl_exact"])
+def shared() -> list[Any]:
+    """Every algorithm with three divergences, on- or off-policy in turns, the other half slow (`crossed`)."""
+    cells = product(enumerate(["none", "kl", "kl_exact"]), enumerate(ALGORITHMS), (1, 2))
+    return [
+        pytest.param(divergence, algo, updates, marks=[pytest.mark.slow] * ((row + column + updates) % 2))
+        for (row, divergence), (column, algo), updates in cells
+    ]
+
+
+@pytest.mark.parametrize(("divergence", "algo", "updates"), shared())
 def test_with_shared_prompts_every_updates_gradient_is_the_naive_one(world, algo, divergence, updates):
     expected = naive_gradient(world, algo, divergence, updates=updates)
     for ours in our_gradients(world, algo, divergence, updates=updates, prefix_sharing="always"):
