@@ -67,7 +67,7 @@ def test_a_grid_runs_some_cells_at_a_time_and_typed_again_does_nothing_and_then_
 def test_cells_that_fail_do_not_stop_the_others_and_each_is_named_with_its_reason(tmp_path: Path) -> None:
     # Four cannot be composed, two cannot be built, one breaks in training.
     grid = ("algo=grpo,nope", "algo.rollout_rule.max_draws=1,2", "lr=0.0005,1e30", "max_grad_norm=0")
-    # Of the default problems, some of which the model gets right: it breaks where there is something to learn.
+    # Of the default problems, some of which the model gets right: it breaks where there is much to learn.
     result = train("-m", *grid, *SMALL, "steps=2", "eval_questions=0", f"out={tmp_path}", cwd=tmp_path)
     assert result.returncode == 1
     assert "7 of 8 cells failed" in result.stdout
