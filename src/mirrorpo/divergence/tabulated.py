@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -236,4 +236,5 @@ def pieces(*flat: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def tabulated_mirror(parameters: Parameters, knots: int) -> Tabulated:
     """A neural mirror map as a table, with its numbers where a search over maps sets them."""
-    return Tabulated(potential=NeuralMirror(parameters=parameters), knots=knots)
+    potential = cast("Potential", NeuralMirror(parameters=parameters))
+    return Tabulated(potential=potential, knots=knots)
