@@ -145,7 +145,7 @@ def test_no_coefficient_where_none_reaches_the_target() -> None:
 
 
 def test_the_end_under_a_bregman_divergence_needs_no_flow() -> None:
-    kl = bregman_ending(NegativeEntropy(), BETA, R, Q)
+    kl = bregman_ending(NegativeEntropy().df, BETA, R, Q)
     assert torch.allclose(kl, reverse_kl(BETA), atol=3e-4)
     probl2 = solved(lambda level: (Q + (R - level) / (2 * BETA)).clamp(min=0), -50.0, 50.0)
-    assert torch.allclose(bregman_ending(Square(factor=1.0), BETA, R, Q), probl2, atol=3e-4)
+    assert torch.allclose(bregman_ending(Square(factor=1.0).df, BETA, R, Q), probl2, atol=3e-4)

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mirrorpo.core.protocols import Divergence
-from mirrorpo.divergence.potentials import Potential
 
 # Of log p in a step of the flow, and the time that a step stands for: short ones at first, in which the
 # flow chooses where it goes, long ones to get there.
@@ -115,7 +114,10 @@ def ending(
 
 
 def bregman_ending(
-    potential: Potential, beta: float, rewards: Float[Tensor, "Q A"], start: Float[Tensor, "Q A"]
+    slope: Callable[[Tensor], Tensor],
+    beta: float,
+    rewards: Float[Tensor, "Q A"],
+    start: Float[Tensor, "Q A"],
 ) -> Float[Tensor, "Q A"]:
     """The end under an exact Bregman divergence, D(policy, start), without following the flow there.
 
@@ -125,7 +127,7 @@ def bregman_ending(
     answers below its first point count as that.
 
     Args:
-        potential: convex.
+        slope: f', of a convex potential.
         beta: of the penalty, beside the rewards; above 0.
         rewards: of each question's answers.
         start: probabilities of the anchor, above zero.
@@ -133,19 +135,19 @@ def bregman_ending(
     Example:
         >>> from mirrorpo.divergence.potentials import NegativeEntropy
         >>> start = torch.tensor([[0.5, 0.5]])
-        >>> bregman_ending(NegativeEntropy(), 1.0, torch.tensor([[1.0, 0.0]]), start).round(decimals=3)
+        >>> bregman_ending(NegativeEntropy().df, 1.0, torch.tensor([[1.0, 0.0]]), start).round(decimals=3)
         tensor([[0.7310, 0.2690]], dtype=torch.float64)
     """
     start, rewards = start.double(), rewards.double()
     grid = torch.logspace(*GRID, dtype=torch.float64)
-    slopes, logs = potential.df(grid).numpy(), grid.log().numpy()
-    pulled = potential.df(start) + rewards / beta
+    slopes, logs = slope(grid).numpy(), grid.log().numpy()
+    pulled = slope(start) + rewards / beta
     span = float(slopes[-1] - slopes[0])
     low = pulled.min(-1, keepdim=True).values - slopes[0] - span
     high = pulled.max(-1, keepdim=True).values - slopes[-1] + span
 
     def policy(level: Tensor) -> Tensor:
-        return torch.from_numpy(np.exp(np.interp((pulled - level).numpy(), slopes, logs)))
+        return torch.tensor(np.exp(np.interp((pulled - level).numpy(), slopes, logs)))
 
     for _ in range(HALVINGS):
         middle = (low + high) / 2

@@ -9,7 +9,7 @@ right. A demonstration is one right answer of many: a policy that is always righ
 
 from collections.abc import Callable, Sequence
 
-from mirrorpo.core.batch import Prompt, RolloutRequest
+from mirrorpo.core.batch import Completion, Prompt, RolloutRequest
 from mirrorpo.core.protocols import RewardFn
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.rollout.collate import collate
@@ -41,7 +41,28 @@ def right_answers(
     """
     if not prompts:
         return dict
-    model: LanguageModel = scorer.policy
+    right = _right(scorer.policy, reward, prompts, prompt_ids, max_new_tokens)
+    batch = collate(right, [0.0] * len(right), pad_id=scorer.policy.pad_id, mask_truncated=False)
+    tokens = int(batch.present.sum())
+
+    def measured() -> dict[str, float]:
+        total = float(scorer.logprobs(batch).double().sum())
+        return {
+            "eval/right_answers": float(len(right)),
+            "eval/right_answer_log_prob": total / len(right),
+            "eval/right_answer_token_log_prob": total / tokens,
+        }
+
+    return measured
+
+
+def _right(
+    model: LanguageModel,
+    reward: RewardFn,
+    prompts: Sequence[Prompt],
+    prompt_ids: Sequence[Sequence[int]],
+    max_new_tokens: int,
+) -> list[Completion]:
     request = RolloutRequest(
         prompts=prompts,
         prompt_ids=prompt_ids,
@@ -63,15 +84,4 @@ def right_answers(
             f"eval_max_new_tokens={max_new_tokens} tokens the reward calls none right; set "
             "right_answer_questions=0"
         )
-    batch = collate(right, [0.0] * len(right), pad_id=model.pad_id, mask_truncated=False)
-    tokens = int(batch.present.sum())
-
-    def measured() -> dict[str, float]:
-        total = float(scorer.logprobs(batch).double().sum())
-        return {
-            "eval/right_answers": float(len(right)),
-            "eval/right_answer_log_prob": total / len(right),
-            "eval/right_answer_token_log_prob": total / tokens,
-        }
-
-    return measured
+    return right

@@ -11,8 +11,8 @@ from cli import ROOT, folders, manifest, rows, succeeded, train
 from mirrorpo.divergence.map_scale import MapScale
 from mirrorpo.divergence.neural_mirror import RandomParameters
 from mirrorpo.launch.evolution import Evolution
+from mirrorpo.launch.search_forecast import Forecaster, main, pure_shapes, table
 from mirrorpo.tools.fixed_points import World
-from mirrorpo.tools.search_forecast import Forecaster, main, pure_shapes, table
 
 SWEEPER = yaml.safe_load((ROOT / "sweeps" / "sweep" / "exploit_es.yaml").read_text())["hydra"]["sweeper"]
 RULES = yaml.safe_load((ROOT / "conf" / "hydra" / "sweeper" / "es.yaml").read_text())["search"]

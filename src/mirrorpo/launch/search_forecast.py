@@ -1,7 +1,7 @@
 """What a search for a mirror map will find in a world of one decision, before a candidate is trained.
 
-    python -m mirrorpo.tools.search_forecast sweep=exploit_es
-    python -m mirrorpo.tools.search_forecast sweep=exploit_es --noise 0.01 --seeds 42,1,2
+    python -m mirrorpo.launch.search_forecast sweep=exploit_es
+    python -m mirrorpo.launch.search_forecast sweep=exploit_es --noise 0.01 --seeds 42,1,2
 
 The search that the settings name, with each candidate's fitness from the closed form of `dataset=exploit` in
 place of a run: the gold reward at which a policy ends under its exact Bregman divergence. --noise is the
@@ -59,7 +59,7 @@ class Forecaster:
     def gold(self, numbers: Tensor) -> float:
         """The gold reward at which a policy ends under a map."""
         mirror = NeuralMirror(parameters=Numbers(self.map_of(numbers)))
-        policy = bregman_ending(mirror, self.beta, self.world.proxy, self.world.start)
+        policy = bregman_ending(mirror.df, self.beta, self.world.proxy, self.world.start)
         return float((policy * self.world.gold).sum(-1).mean())
 
     def search(
@@ -177,7 +177,7 @@ def forecasts(overrides: Sequence[str], seeds: Sequence[int], deviation: float) 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the forecast of a search."""
     parser = argparse.ArgumentParser(
-        prog=command("mirrorpo.tools.search_forecast"),
+        prog=command("mirrorpo.launch.search_forecast"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
