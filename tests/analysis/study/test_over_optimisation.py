@@ -10,6 +10,7 @@ from planted import manifest, write_run
 
 from analysis.__main__ import main
 from analysis.data.export import load
+from analysis.report.figure_style import styled
 from analysis.report.over_optimisation import over_optimisation, over_optimisation_table
 from analysis.study.over_optimisation import Course, courses
 from analysis.study.study import Study, study
@@ -78,7 +79,7 @@ def test_many_steps_make_twelve_windows(tmp_path: Path) -> None:
         {"step": step, "reward/mean": 0.0, "reward/gold": float(step), "drift/kl": 1.0} for step in range(1, 61)
     ]
     rows[-1] |= {"eval/greedy_accuracy": 0.5, "eval/questions": 40}
-    write_run(tmp_path / "sweep" / "seed=0", manifest(0), rows, {})
+    write_run(tmp_path / "sweep" / "seed=0", manifest(0, **{"config.steps": 60}), rows, {})
     (only,) = courses(study(load(str(tmp_path / "sweep")))).values()
     assert only.steps == list(range(5, 61, 5))
     np.testing.assert_allclose(only.gold[0], np.arange(3, 61, 5))
@@ -94,7 +95,8 @@ def test_the_table_says_what_was_gained_and_lost(made: Study) -> None:
 
 
 def test_the_figure_draws_both_rewards_against_the_root_of_drift(made: Study) -> None:
-    figure = over_optimisation(made, {"none": "no penalty"})
+    with styled():
+        figure = over_optimisation(made, {"none": "no penalty"})
     assert figure is not None
     proxy, gold = figure.axes
     assert [axis.get_title("left") for axis in figure.axes] == ["proxy reward, trained on", "gold reward"]
