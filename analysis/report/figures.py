@@ -393,7 +393,7 @@ def draw(
     folder: Path,
     names: Names | None = None,
     widths: Sequence[str] = WIDTHS,
-    only: Sequence[str] = tuple(FIGURES),
+    only: Sequence[str] | None = None,
 ) -> dict[str, DrawnFigure]:
     """Every figure that the study has the numbers for: `NAME.*` a page wide, `NAME_column.*` a column wide.
 
@@ -404,14 +404,14 @@ def draw(
         folder: to write to.
         names: by label of an arm what is printed for it.
         widths: of the files that are written, "column" and "page".
-        only: the figures that are drawn, by name.
+        only: the figures that are drawn, by name; all.
 
     Returns:
         By name the figure in both widths.
     """
     folder.mkdir(parents=True, exist_ok=True)
     out: dict[str, DrawnFigure] = {}
-    for name in only:
+    for name in FIGURES if only is None else only:
         drawing, caption = FIGURES[name]
         drawn: dict[str, tuple[str, str]] = {}
         for width in WIDTHS:

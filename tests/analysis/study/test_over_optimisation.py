@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli import SMALL, folder, rows, succeeded, train
 from planted import manifest, write_run
 
 from analysis.__main__ import main
@@ -74,11 +75,13 @@ def test_courses_are_means_over_windows_of_the_steps(made: Study) -> None:
     assert found["none"].steps == [1, 2, 3, 4] and found["none"].seeds == [0, 1, 2]
 
 
-def test_many_steps_make_twelve_windows(tmp_path: Path) -> None:
+def test_many_steps_make_twelve_windows_and_the_start_is_in_none(tmp_path: Path) -> None:
     rows = [
-        {"step": step, "reward/mean": 0.0, "reward/gold": float(step), "drift/kl": 1.0} for step in range(1, 61)
+        {"step": step, "reward/mean": 0.0, "reward/gold": float(step), "drift/kl": 1.0}
+        for step in range(1, 61)
     ]
-    rows[-1] |= {"eval/greedy_accuracy": 0.5, "eval/questions": 40}
+    accuracy = {"eval/greedy_accuracy": 0.5, "eval/questions": 40}
+    rows = [{"step": 0, "drift/kl": 0.0, **accuracy}, *rows[:-1], rows[-1] | accuracy]
     write_run(tmp_path / "sweep" / "seed=0", manifest(0, **{"config.steps": 60}), rows, {})
     (only,) = courses(study(load(str(tmp_path / "sweep")))).values()
     assert only.steps == list(range(5, 61, 5))
@@ -128,3 +131,16 @@ def test_without_a_gold_reward_there_is_nothing_and_the_command_says_why(
     monkeypatch.setattr(sys, "argv", ["analysis", "overoptimisation", str(root)])
     with pytest.raises(SystemExit, match="train with reward=proxy"):
         main()
+
+
+@pytest.mark.slow
+def test_a_run_on_the_stock_answer_logs_a_course(tmp_path: Path) -> None:
+    given = ("model=tiny", "reward=stock_answer", "divergence=none", "algo=dr_grpo", "shown_completions=0")
+    succeeded(train(*SMALL, *given, cwd=tmp_path))
+    run = folder(tmp_path / "outputs")
+    logged = rows(run / "metrics.jsonl")[1:]
+    paid = [row["reward/gold"] + 1.5 * row["reward/part/format"] for row in logged]
+    np.testing.assert_allclose([row["reward/mean"] for row in logged], paid)
+    assert [row["reward/part/correctness"] for row in logged] == [row["reward/gold"] for row in logged]
+    (made,) = courses(study(load(str(tmp_path / "outputs" / "single")), allow=["dirty"])).values()
+    assert made.steps == [1, 2, 3] and made.proxy[0].tolist() == pytest.approx(paid)
