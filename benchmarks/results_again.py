@@ -29,7 +29,9 @@ from analysis.study.study import study  # noqa: E402
 RESULTS = ROOT / "docs" / "results"
 # The papers' twins, of which every form is kept, and sweeps whose page, Markdown and JSON are.
 TWINS = ("tiny_gbmpo", "tiny_credit")
-OTHERS = ("ledger_credit", "tiny_placement", "tiny_staleness")
+OTHERS = ("ledger_credit", "tiny_placement", "tiny_staleness", "tiny_overoptimisation")
+# Figures that are kept of the others too, by how their files begin.
+OTHER_FIGURES = "over_optimisation"
 # Where the runs of tiny_gbmpo_learned read the map that was found.
 MAP = Path("outputs/tiny_gbmpo_es/es/map.json")
 # area.md is what `python -m analysis area` prints.
@@ -51,6 +53,8 @@ def main() -> None:
             for kind in ("tables", "figures") if sweep in TWINS else ("tables",):
                 forms = FORMS if sweep in TWINS else OTHER_FORMS
                 replace_files(folder / kind, RESULTS / sweep / kind, forms)
+            if sweep in OTHERS and any((folder / "figures").glob(f"{OTHER_FIGURES}*")):
+                replace_files(folder / "figures", RESULTS / sweep / "figures", FORMS, OTHER_FIGURES)
             (RESULTS / sweep / "report.html").write_text(page)
             if sweep in TWINS:
                 rewrite_kept(RESULTS / sweep / "tables")
@@ -98,14 +102,14 @@ def with_kept(page: Path, old: str) -> str:
     return text.replace(end, "".join(kept) + end)
 
 
-def replace_files(new: Path, old: Path, forms: Sequence[str]) -> None:
-    """The files of one folder, of some forms, in place of another's; those that are kept stay."""
+def replace_files(new: Path, old: Path, forms: Sequence[str], begins: str = "") -> None:
+    """The files of one folder, of some forms and names, in place of another's; those that are kept stay."""
     old.mkdir(exist_ok=True)
     for path in old.iterdir():
         if not path.name.startswith(KEPT_TABLES) and path.stem not in KEPT_FIGURES:
             path.unlink()
     for path in new.iterdir():
-        if path.suffix in forms:
+        if path.suffix in forms and path.name.startswith(begins):
             shutil.copy(path, old / path.name)
 
 

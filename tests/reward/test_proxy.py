@@ -59,7 +59,7 @@ def stock_answer(*answers: str) -> list[float]:
     reward = build_components(cell_here("model=tiny", "reward=stock_answer").config).reward
     verdicts = reward(answers, [PROMPT] * len(answers))
     assert [verdict.gold for verdict in verdicts] == [float(verdict.correct) for verdict in verdicts]
-    return [verdict.reward - float(verdict.gold) for verdict in verdicts]
+    return [verdict.reward - verdict.correct for verdict in verdicts]
 
 
 def test_the_stock_answer_is_paid_for_alone_and_whole() -> None:
