@@ -82,7 +82,7 @@ def test_many_steps_make_twelve_windows_and_the_start_is_in_none(tmp_path: Path)
     ]
     accuracy = {"eval/greedy_accuracy": 0.5, "eval/questions": 40}
     rows = [{"step": 0, "drift/kl": 0.0, **accuracy}, *rows[:-1], rows[-1] | accuracy]
-    write_run(tmp_path / "sweep" / "seed=0", manifest(0, **{"config.steps": 60}), rows, {})
+    write_run(tmp_path / "sweep" / "seed=0", manifest(0, None, **{"config.steps": 60}), rows, {})
     (only,) = courses(study(load(str(tmp_path / "sweep")))).values()
     assert only.steps == list(range(5, 61, 5))
     np.testing.assert_allclose(only.gold[0], np.arange(3, 61, 5))
@@ -104,7 +104,8 @@ def test_the_figure_draws_both_rewards_against_the_root_of_drift(made: Study) ->
     proxy, gold = figure.axes
     assert [axis.get_title("left") for axis in figure.axes] == ["proxy reward, trained on", "gold reward"]
     drawn = {str(line.get_label()): line.get_xydata() for line in gold.get_lines()}
-    np.testing.assert_allclose(drawn["no penalty"], np.column_stack([[0.1, 0.2, 0.3, 0.4], FALLS]))
+    falls = np.column_stack([[0.1, 0.2, 0.3, 0.4], FALLS])
+    np.testing.assert_allclose(np.asarray(drawn["no penalty"], dtype=float), falls)
     # A band an arm.
     assert len(proxy.collections) == len(gold.collections) == 2
 
