@@ -14,7 +14,7 @@ from analysis.study.over_optimisation import GOLD, PROXY, WINDOWS, Course, cours
 from analysis.study.study import DRIFT, Study
 
 DIGITS = 3
-AXIS = "square root of KL(policy, start model), nats"
+AXIS = "√KL(policy, start model), KL in nats"
 
 
 def over_optimisation_table(study: Study) -> Table | None:
