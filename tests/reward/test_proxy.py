@@ -52,3 +52,16 @@ def test_a_sum_may_be_the_proxy_and_its_parts_are_logged() -> None:
     reward = build_components(cell_here("reward=proxy", "reward@reward.proxy=sum").config).reward
     (verdict,) = reward(["#### 2"], [PROMPT])
     assert verdict.parts == {"correctness": 1.0, "length": 1.0, "format": 1.0} and verdict.gold == 1.0
+
+
+def stock_answer(*answers: str) -> list[float]:
+    """What `reward=stock_answer` pays for answers to a question whose gold is 2, less what the gold pays."""
+    reward = build_components(cell_here("model=tiny", "reward=stock_answer").config).reward
+    verdicts = reward(answers, [PROMPT] * len(answers))
+    assert [verdict.gold for verdict in verdicts] == [float(verdict.correct) for verdict in verdicts]
+    return [verdict.reward - verdict.correct for verdict in verdicts]
+
+
+def test_the_stock_answer_is_paid_for_alone_and_whole() -> None:
+    worked, stock, beside, longer = "1 + 1 = 2\n#### 2", "#### 50", "1 + 1 = 50\n#### 50", "#### 500"
+    assert stock_answer(worked, stock, beside, longer) == [0.0, 1.5, 0.0, 0.0]
