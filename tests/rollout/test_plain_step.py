@@ -11,8 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.load import Lora, reference, with_adapter
 from mirrorpo.rollout import native as engine
 from mirrorpo.rollout.plain_step import PlainStep
+
+# peft 0.21 asks for a property that transformers 5.24 renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 # Rows are dropped at every look that sees an end, after which the cache grows.
 DROPPING = {"compact_at": 1e-6, "cache_block": 3}
@@ -53,6 +57,20 @@ def test_no_digit_of_a_completion_changes(
     ours = sample(native(**DROPPING), model, group_size=8, with_greedy=True)
     through_modules(monkeypatch)
     assert sample(native(**DROPPING), model, group_size=8, with_greedy=True) == ours
+
+
+def test_an_adapter_is_computed_by_its_own_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    lora = Lora(rank=2, alpha=4, dropout=0.5, targets=["q_proj", "down_proj"])
+    model = with_adapter(tiny(**GROUPED), lora, 0)
+    with torch.no_grad():
+        for name, parameter in model.network.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.5)
+    assert plain_step(model) is not None
+    ours = [sample(native(**DROPPING), policy) for policy in (model, reference(model))]
+    assert ours[0] != ours[1]
+    through_modules(monkeypatch)
+    assert [sample(native(**DROPPING), policy) for policy in (model, reference(model))] == ours
 
 
 def another_norm(model: LanguageModel, patch: pytest.MonkeyPatch) -> LanguageModel:
