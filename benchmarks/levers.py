@@ -32,6 +32,7 @@ from mirrorpo.core.protocols import RolloutEngine
 from mirrorpo.distributed.device import prepare
 from mirrorpo.model import cuts
 from mirrorpo.model.language_model import LanguageModel
+from mirrorpo.model.load import reference
 from mirrorpo.rollout.collate import collate
 from mirrorpo.rollout.plain_step import PlainStep
 from mirrorpo.train.learner import Learner
@@ -72,10 +73,11 @@ def precision(
 ) -> None:
     """Sampling and update in either precision, each with each."""
     base = arms["uniform"]
-    sides = {
-        name: replace(base, policy=replace(base.policy, dtype=dtype))
-        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
-    }
+    sides: dict[str, Learner] = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        policy = replace(base.policy, dtype=dtype)
+        # The anchor scores in the precision that is trained in.
+        sides[name] = replace(base, policy=policy, reference=reference(policy))
     pairs = [(sampled, trained) for sampled in sides for trained in sides]
     sampling: dict[str, list[Seconds]] = {name: [] for name in sides}
     update: dict[tuple[str, str], list[Seconds]] = {pair: [] for pair in pairs}
