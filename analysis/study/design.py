@@ -187,12 +187,17 @@ def design(
         runs=runs,
         planned_seeds=[int(seed) for seed in planned.get("seed", [])],
         planned_arms=planned.get(axis, []),
-        along={
-            choice: {current_key(key): value for key, value in settings.items()}
-            for command in export.commands
-            for choice, settings in settings_along(command).items()
-        },
+        along=_along(export),
     )
+
+
+def _along(export: Export) -> dict[str, Json]:
+    """Settings under today's names by the choice that they come with."""
+    return {
+        choice: {current_key(key): value for key, value in settings.items()}
+        for command in export.commands
+        for choice, settings in settings_along(command).items()
+    }
 
 
 def _with_swept(row: Json, swept: Sequence[str], groups: Sequence[str], settings: Json) -> Json:
