@@ -85,3 +85,19 @@ def test_the_sweeps_prediction_is_the_tools(capsys) -> None:
         assert along and predicted
         assert float(along[1]) == pytest.approx(float(beta), rel=1e-3)
         assert float(predicted[1]) == pytest.approx(float(gold), abs=2e-3)
+
+
+@pytest.mark.slow
+def test_what_the_sweep_of_many_right_answers_predicts_is_the_tools(capsys) -> None:
+    main(["model=exploit", "algo=dr_grpo", "divergence=kl_exact,kl,probl2_exact", "reward=exploit_many"])
+    text = (sweeps() / "sweep" / "exploit_diversity.yaml").read_text()
+    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if " | " in line]
+    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    assert len(rows) == 3
+    for row in rows:
+        name = row["divergence"]
+        along = re.search(rf"divergence={name}: {{divergence.beta: ([\d.]+)}}", text)
+        predicted = re.search(rf"^#   {name}(?: \(k3\))? +[\d.]+ +([\d.]+) +([\d.]+)", text, re.MULTILINE)
+        assert along and float(along[1]) == pytest.approx(float(row["beta"]), rel=1e-3), name
+        assert predicted and float(predicted[1]) == pytest.approx(float(row["coverage@8"]), abs=2e-3), name
+        assert float(predicted[2]) == pytest.approx(float(row["right of these"]), abs=2e-2), name
