@@ -161,18 +161,13 @@ def test_without_scores_weights_or_torch_there_is_no_such_figure(
 def test_mirror_maps_are_asked_for_as_the_runs_configured_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments_of: list[list[str]] = []
+    requested: list[list[str]] = []
+    curve = {"h": [0.1, 0.2], "slope": None, "D": [[1.0, 2.0], [3.0, 4.0]]}
 
-    def curves(arguments: Any) -> dict[str, Any]:
-        arguments_of.append(list(arguments))
-        names = [name for name in arguments if "=" not in name]
-        return {
-            "p": [0.1, 0.9],
-            "anchors": [0.5, 0.05],
-            "curves": {
-                name: {"h": [0.1, 0.2], "slope": None, "D": [[1.0, 2.0], [3.0, 4.0]]} for name in names
-            },
-        }
+    def curves(requests: Any) -> list[dict[str, Any]]:
+        requested.extend(map(list, requests))
+        by_name = [{name: curve for name in request if "=" not in name} for request in requests]
+        return [{"p": [0.1, 0.9], "anchors": [0.5, 0.05], "curves": each} for each in by_name]
 
     monkeypatch.setattr(figures, "map_curves", curves)
     write_sweep(tmp_path, arms=("kl", "none"), seeds=(0,))
@@ -189,7 +184,7 @@ def test_mirror_maps_are_asked_for_as_the_runs_configured_them(
         given,
     )
     figure = mirror_maps(study(load(str(tmp_path))))
-    assert arguments_of == [["kl"], ["probl2", "divergence.beta=2.0"]]
+    assert requested == [["kl"], ["probl2", "divergence.beta=2.0"]]
     assert figure is not None and lines(figure, 1).keys() == {"kl, β 0.04", "probl2, β 2"}
 
 
