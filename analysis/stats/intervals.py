@@ -180,7 +180,8 @@ def pass_at_k_by_question(right: ArrayLike, samples: ArrayLike, k: int) -> NDArr
         1 - C(n_q - c_q, k) / C(n_q, k)
 
     Args:
-        right: how many samples of each question are right; NaN where it was not sampled.
+        right: how many samples of each question are right; NaN where it was not sampled. The chance is NaN
+            too where more are right than there are.
         samples: how many there are.
         k: of how many one has to be right.
 
@@ -190,7 +191,7 @@ def pass_at_k_by_question(right: ArrayLike, samples: ArrayLike, k: int) -> NDArr
     """
     counts, sizes = (np.asarray(values, dtype=float) for values in (right, samples))
     out = np.full(counts.shape, np.nan)
-    for n, c in {(n, c) for n, c in zip(sizes, counts, strict=True) if n >= k and c >= 0}:
+    for n, c in {(n, c) for n, c in zip(sizes, counts, strict=True) if n >= k and 0 <= c <= n}:
         chance = 1 - math.comb(int(n - c), k) / math.comb(int(n), k)
         out[(sizes == n) & (counts == c)] = chance
     return out
