@@ -20,7 +20,7 @@ from analysis.data.export import Frame
 from analysis.data.shown_completions import shown_completions, shown_steps
 from analysis.report.alt_text import alt_text
 from analysis.report.curve_figures import Names, accuracy_differences, learning, length, reward_differences
-from analysis.report.figure_forms import lay_out, svg_text, write_pdf, write_png
+from analysis.report.figure_forms import lay_out, svg_text, uncollected, write_pdf, write_png
 from analysis.report.figure_style import (
     INCHES,
     SMALL,
@@ -404,10 +404,11 @@ def draw(
     out: dict[str, DrawnFigure] = {}
     for name, (drawing, caption) in FIGURES.items():
         drawn: dict[str, tuple[str, str]] = {}
-        for width in WIDTHS:
-            path = folder / f"{name}{ENDINGS[width]}.svg" if width in widths else None
-            if made := _drawn(partial(drawing, study, names or {}), name, width, caption, path):
-                drawn[width] = made
+        with uncollected():
+            for width in WIDTHS:
+                path = folder / f"{name}{ENDINGS[width]}.svg" if width in widths else None
+                if made := _drawn(partial(drawing, study, names or {}), name, width, caption, path):
+                    drawn[width] = made
         if drawn:
             (page, alt), (column, _) = drawn[PAGE], drawn[COLUMN]
             out[name] = DrawnFigure(page, column, caption, alt)

@@ -168,10 +168,11 @@ class Study:
         names = [name for name in self.export.names if name.startswith(("eval/", "drift/", "credit/"))]
         if not names:
             return {}
-        frame = self.export.metric(*names)
+        # The last of a column that has a value.
+        frame = self.export.metric(*names).groupby("run")[names].last()
         return {
-            str(run): {name: values[name].dropna().iloc[-1] for name in names if values[name].notna().any()}
-            for run, values in frame.groupby("run")
+            str(run): {name: value for name, value in zip(names, values, strict=True) if value == value}
+            for run, values in zip(frame.index, frame.to_numpy(dtype=float), strict=True)
         }
 
     def last(self, run: Run, metric: str | None = None) -> float:
