@@ -192,6 +192,9 @@ def test_figures_hold_in_print_and_are_the_same_bytes_each_time(
     sweep: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figures, "FIGURES", {"differences": figures.FIGURES["differences"]})
+    draws: list[object] = []
+    draw = Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda figure, to: (draws.append(to), draw(figure, to)))
     # The second a column wide alone.
     drawn = [
         figures.draw(sweep, tmp_path / name, {"kl": "KL"}, widths)["differences"]
@@ -203,6 +206,8 @@ def test_figures_hold_in_print_and_are_the_same_bytes_each_time(
     for name in forms[2:]:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
     assert drawn[0] == drawn[1]
+    # Each form once: five of the first; two of the second, and the page's SVG.
+    assert len(draws) == 5 + 3
     for name, shown, inches in (
         ("differences", drawn[0].page, 6.9),
         ("differences_column", drawn[0].column, 3.3),
