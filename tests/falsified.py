@@ -260,6 +260,7 @@ NUMBERS: Mapping[str, Edit] = {
     "the outcome of an answer": on(answer, {"outcome": lambda word: "wrong" if word == "right" else "right"}),
     "tokens of an answer": on(answer, {"tokens": lambda tokens: tokens + 1}),
     "right samples of an answer": on(answer, {"samples_right": lambda count: abs(count - 1)}),
+    "more right samples of an answer than samples": on(answer, {"samples_right": lambda _: K + 1}),
     "tokens sampled so far": on(moved, 3, "budget/tokens_sampled"),
     "reward of a step": on(moved, 3, "reward/mean"),
     "drift of a step": on(moved, 3, "drift/kl"),

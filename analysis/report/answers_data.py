@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from analysis.data.schema import Json, JsonObject
@@ -81,16 +82,17 @@ def answers_data(study: Study) -> Pages | None:
 
 def _evaluations(study: Study, runs: Sequence[Run]) -> list[list[Evaluation]]:
     """The first and the last evaluation of each run; one where there is one."""
-    table = study.export.questions
-    kept = [*COLUMNS, *({SET} & set(table.column_names))]
-    names, steps = table["run"].cast(pa.string()).to_numpy(), table["step"].to_numpy()
+    questions = study.export.questions
+    table = questions.select([*COLUMNS, *({SET} & set(questions.column_names))])
+    numbers, names = pd.factorize(questions["run"].cast(pa.string()).to_numpy())
+    number_of, steps = {name: number for number, name in enumerate(names)}, questions["step"].to_numpy()
     out: list[list[Evaluation]] = []
     for run in runs:
-        places = np.flatnonzero(names == run.name)
+        places = np.flatnonzero(numbers == number_of.get(run.name, -2))
         ends = sorted({int(steps[places].min()), int(steps[places].max())}) if len(places) else []
         of_run: list[Evaluation] = []
         for step in ends:
-            rows = table.take(places[steps[places] == step]).select(kept).to_pydict()
+            rows = table.take(places[steps[places] == step]).to_pydict()
             of_run.append(Evaluation(step, rows, {uid: row for row, uid in enumerate(_names(rows))}))
         out.append(of_run)
     return out

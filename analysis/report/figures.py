@@ -3,11 +3,9 @@
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from io import StringIO
 from pathlib import Path
 from typing import TypedDict
 
@@ -22,6 +20,7 @@ from analysis.data.export import Frame
 from analysis.data.shown_completions import shown_completions, shown_steps
 from analysis.report.alt_text import alt_text
 from analysis.report.curve_figures import Names, accuracy_differences, learning, length, reward_differences
+from analysis.report.figure_forms import lay_out, svg_text, uncollected, write_pdf, write_png
 from analysis.report.figure_style import (
     INCHES,
     SMALL,
@@ -217,7 +216,7 @@ def _weights(study: Study, arm: str) -> NDArray[np.float64]:
 
 
 class MirrorMap(TypedDict):
-    """One divergence's curves over p, as `mirrorpo.tools.plot_mirror_maps` writes them.
+    """One divergence's curves over p, as `mirrorpo.tools.mirror_map_curves` writes them.
 
     Attributes:
         h: the potential; None where the divergence has none.
@@ -231,7 +230,7 @@ class MirrorMap(TypedDict):
 
 
 class MirrorMaps(TypedDict):
-    """What `mirrorpo.tools.plot_mirror_maps` writes.
+    """What `mirrorpo.tools.mirror_map_curves` writes of a request.
 
     Attributes:
         p: the probabilities that curves are drawn over.
@@ -255,13 +254,14 @@ def mirror_maps(study: Study, names: Names | None = None) -> Figure | None:
         settings = json.loads(run.row["settings"] or "{}").items()
         changed = tuple(f"{key}={value}" for key, value in settings if key.startswith("divergence."))
         arms_by_settings.setdefault(changed, []).append(arm)
+    choices = {arm: str(run.row["divergence"]) for arm, run in runs.items()}
+    requests = [(*(choices[arm] for arm in arms), *changed) for changed, arms in arms_by_settings.items()]
     drawn: dict[str, MirrorMap] = {}
     maps: MirrorMaps | None = None
-    for changed, arms in arms_by_settings.items():
-        choices = {arm: str(runs[arm].row["divergence"]) for arm in arms}
-        if computed := map_curves((*choices.values(), *changed)):
+    for computed, arms in zip(map_curves(tuple(requests)), arms_by_settings.values(), strict=True):
+        if computed is not None:
             maps = computed
-            drawn |= {arm: computed["curves"][choice] for arm, choice in choices.items()}
+            drawn |= {arm: computed["curves"][choices[arm]] for arm in arms}
     if maps is None:
         return None
     labels = {arm: f"{_named(names, arm)}, β {runs[arm].settings.get('divergence.beta')}" for arm in drawn}
@@ -298,24 +298,26 @@ def _draw_maps(
 
 
 @cache
-def map_curves(arguments: tuple[str, ...]) -> MirrorMaps | None:
-    """Numbers from `mirrorpo.tools.plot_mirror_maps`, in a process of its own since it needs torch.
+def map_curves(requests: tuple[tuple[str, ...], ...]) -> list[MirrorMaps | None]:
+    """Numbers from `mirrorpo.tools.mirror_map_curves`, in a process of its own since it needs torch.
 
     Args:
-        arguments: names of divergences, and settings of all of them.
+        requests: each of names of divergences, and settings of all of them.
 
     Returns:
-        The curves; None, with a note on the error stream, where the process fails.
+        The curves of each request; None, with a note on the error stream, where there are none.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "maps.json"
-        command = [sys.executable, "-m", "mirrorpo.tools.plot_mirror_maps", *arguments, "--out", str(target)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        if ran.returncode != 0:
-            reason = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
-            print(f"note: no mirror maps of {' '.join(arguments)}: {reason}", file=sys.stderr)
-            return None
-        return json.loads(target.read_text())
+    command = [sys.executable, "-m", "mirrorpo.tools.mirror_map_curves"]
+    ran = subprocess.run(command, input=json.dumps(requests), capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        reason = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
+        print(f"note: no mirror maps: {reason}", file=sys.stderr)
+        return [None] * len(requests)
+    answers = json.loads(ran.stdout)
+    for request, answer in zip(requests, answers, strict=True):
+        if "error" in answer:
+            print(f"note: no mirror maps of {' '.join(request)}: {answer['error']}", file=sys.stderr)
+    return [None if "error" in answer else answer for answer in answers]
 
 
 # Each figure by the name of its file, with its caption.
@@ -414,10 +416,11 @@ def draw(
     for name in FIGURES if only is None else only:
         drawing, caption = FIGURES[name]
         drawn: dict[str, tuple[str, str]] = {}
-        for width in WIDTHS:
-            path = folder / f"{name}{ENDINGS[width]}.svg" if width in widths else None
-            if made := _drawn(partial(drawing, study, names or {}), name, width, caption, path):
-                drawn[width] = made
+        with uncollected():
+            for width in WIDTHS:
+                path = folder / f"{name}{ENDINGS[width]}.svg" if width in widths else None
+                if made := _drawn(partial(drawing, study, names or {}), name, width, caption, path):
+                    drawn[width] = made
         if drawn:
             (page, alt), (column, _) = drawn[PAGE], drawn[COLUMN]
             out[name] = DrawnFigure(page, column, caption, alt)
@@ -433,18 +436,14 @@ def _drawn(
         figure = drawing()
         if figure is None:
             return None
-        # Places are computed once, for all forms.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        lay_out(figure)
         alt = alt_text(caption, figure)
-        title = name.replace("_", " ")
-        svg = StringIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Title": title, "Description": alt})
+        about = {"Title": name.replace("_", " "), "Description": alt}
+        svg = svg_text(figure, about)
         if path is not None:
-            path.write_text(svg.getvalue())
-            about = {"CreationDate": None, "Title": title, "Subject": alt}
-            figure.savefig(path.with_suffix(".pdf"), metadata=about)
+            path.write_text(svg)
+            write_pdf(figure, path.with_suffix(".pdf"), about)
             if width == PAGE:
-                figure.savefig(path.with_suffix(".png"), metadata={"Title": title, "Description": alt})
+                write_png(figure, path.with_suffix(".png"), about)
         pyplot.close(figure)
-    return svg.getvalue(), alt
+    return svg, alt

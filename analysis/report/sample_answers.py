@@ -18,19 +18,20 @@ def samples(study: Study) -> str:
 
     Where arms disagree most, then one that all got right and one that none did.
     """
-    blocks = [_block(study, block) for block in study.design.blocks]
+    answers = study.export.answers(*COLUMNS)
+    blocks = [_block(study, block, answers) for block in study.design.blocks]
     return "".join(blocks) or "<p>The export holds no answers.</p>"
 
 
-def _block(study: Study, block: str) -> str:
+def _block(study: Study, block: str, of_all: Frame) -> str:
     arms = study.arms(block)
     seeds = sorted(set.intersection(*(set(study.runs(arm, block)) for arm in arms)))
     if not seeds:
         return ""
-    answers = {arm: _answers(study, study.runs(arm, block)[seeds[0]].name) for arm in arms}
-    first = answers[arms[0]]
-    shared = [uid for uid in first.index if all(uid in table.index for table in answers.values())]
-    chosen = _chosen({uid: [bool(table.loc[uid, "right"]) for table in answers.values()] for uid in shared})
+    answers = {arm: _last(of_all, study.runs(arm, block)[seeds[0]].name) for arm in arms}
+    right = [table["right"].astype(bool).to_dict() for table in answers.values()]
+    shared = [uid for uid in right[0] if all(uid in of_arm for of_arm in right)]
+    chosen = _chosen({uid: [of_arm[uid] for of_arm in right] for uid in shared})
     if not chosen:
         return ""
     where = html.escape(label(block, f"seed {seeds[0]}"))
@@ -57,10 +58,9 @@ def _question(uid: str, seed: int, answers: Mapping[str, Frame]) -> str:
     return f"{heading}<div class='answers'>{shown}</div>"
 
 
-def _answers(study: Study, run: str) -> Frame:
+def _last(answers: Frame, run: str) -> Frame:
     """A run's last answers by question."""
-    frame = study.export.answers(*COLUMNS)
-    of_run = frame[frame["run"] == run]
+    of_run = answers[answers["run"] == run]
     return of_run[of_run["step"] == of_run["step"].max()].set_index("uid")
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -34,4 +33,8 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     References:
         Benjamini and Hochberg 1995, J. R. Statist. Soc. B 57
     """
-    return [float(p) for p in stats.false_discovery_control(list(p_values), method="bh")] if p_values else []
+    order, m = np.argsort(p_values), len(p_values)
+    steps = np.asarray(p_values, dtype=float)[order] * (m / np.arange(1, m + 1))
+    adjusted = np.empty(m)
+    adjusted[order] = np.minimum.accumulate(steps[::-1])[::-1].clip(0.0, 1.0)
+    return [float(p) for p in adjusted]

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from analysis.stats.distributions import student_quantile, student_tail
 from analysis.stats.intervals import LEVEL, Interval
 
 
@@ -77,7 +77,7 @@ def crossed_error(scores: NDArray[np.float64]) -> Crossed:
 
 def half_width(errors: Sequence[StandardError], level: float = LEVEL) -> float:
     """Half the widest t interval by some standard errors."""
-    return max(float(stats.t.ppf((1 + level) / 2, freedom)) * size for size, freedom in errors)
+    return max(student_quantile((1 + level) / 2, freedom) * size for size, freedom in errors)
 
 
 def tail(distance: float, errors: Sequence[StandardError]) -> float:
@@ -85,7 +85,7 @@ def tail(distance: float, errors: Sequence[StandardError]) -> float:
 
     Twice this is the p-value that fits `half_width`. Errors of size 0 say nothing; 0 where all are.
     """
-    tails = [float(stats.t.sf(distance / size, freedom)) for size, freedom in errors if size]
+    tails = [student_tail(distance / size, freedom) for size, freedom in errors if size]
     return max(tails, default=0.0)
 
 

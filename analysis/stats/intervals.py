@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import ndtri
+
+from analysis.stats.distributions import chi_square_quantile, f_quantile, student_quantile
 
 LEVEL = 0.95
 
@@ -50,7 +52,7 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], level: float = 
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         return Interval(mean, float("-inf"), float("inf"))
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / n**0.5)
+    half = float(student_quantile((1 + level) / 2, n - 1) * np.std(values, ddof=1) / n**0.5)
     return Interval(mean, mean - half, mean + half)
 
 
@@ -66,7 +68,7 @@ def wilson_interval(share: float, n: float, level: float = LEVEL) -> Interval:
     References:
         Wilson 1927, J. Amer. Statist. Assoc. 22
     """
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(ndtri((1 + level) / 2))
     middle, stretch = (share + z**2 / (2 * n)) / (1 + z**2 / n), 1 + z**2 / n
     half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / stretch
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
@@ -104,7 +106,7 @@ def spread_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     n, s = len(values), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     if n < 2:
         return Interval(s, 0.0, float("inf"))
-    low, high = (float(stats.chi2.ppf(q, n - 1)) for q in ((1 + level) / 2, (1 - level) / 2))
+    low, high = (float(chi_square_quantile(q, n - 1)) for q in ((1 + level) / 2, (1 - level) / 2))
     return Interval(s, s * ((n - 1) / low) ** 0.5, s * ((n - 1) / high) ** 0.5)
 
 
@@ -117,7 +119,7 @@ def spread_ratio(ours: Sequence[float], base: Sequence[float], level: float = LE
     if n < 2 or m < 2 or np.std(base) == 0:
         return Interval(float("nan"), 0.0, float("inf"))
     ratio = float(np.var(ours, ddof=1) / np.var(base, ddof=1))
-    low, high = (float(stats.f.ppf(q, n - 1, m - 1)) for q in ((1 + level) / 2, (1 - level) / 2))
+    low, high = (f_quantile(q, n - 1, m - 1) for q in ((1 + level) / 2, (1 - level) / 2))
     return Interval(ratio**0.5, (ratio / low) ** 0.5, (ratio / high) ** 0.5)
 
 
@@ -178,7 +180,8 @@ def pass_at_k_by_question(right: ArrayLike, samples: ArrayLike, k: int) -> NDArr
         1 - C(n_q - c_q, k) / C(n_q, k)
 
     Args:
-        right: how many samples of each question are right; NaN where it was not sampled.
+        right: how many samples of each question are right; NaN where it was not sampled. The chance is NaN
+            too where more are right than there are.
         samples: how many there are.
         k: of how many one has to be right.
 
@@ -188,7 +191,7 @@ def pass_at_k_by_question(right: ArrayLike, samples: ArrayLike, k: int) -> NDArr
     """
     counts, sizes = (np.asarray(values, dtype=float) for values in (right, samples))
     out = np.full(counts.shape, np.nan)
-    for n, c in {(n, c) for n, c in zip(sizes, counts, strict=True) if n >= k and c >= 0}:
+    for n, c in {(n, c) for n, c in zip(sizes, counts, strict=True) if n >= k and 0 <= c <= n}:
         chance = 1 - math.comb(int(n - c), k) / math.comb(int(n), k)
         out[(sizes == n) & (counts == c)] = chance
     return out

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
-from scipy.special import expit
+from scipy import optimize
+from scipy.special import expit, ndtr
 
 from analysis.stats.intervals import LEVEL, Interval
 
@@ -205,7 +205,7 @@ def _mixed(
         Interval(float(values.mean()), *map(float, np.quantile(values, ends))) for values in (delta, gap)
     )
     above = sum(
-        weight * float(stats.norm.cdf(mode.fixed[1] / mode.covariance[1, 1] ** 0.5))
+        weight * float(ndtr(mode.fixed[1] / mode.covariance[1, 1] ** 0.5))
         for mode, weight in zip(modes, weights, strict=True)
     )
     return Posterior(logit, points, float(above), float(weights @ GRID))

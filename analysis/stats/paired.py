@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from analysis.stats.intervals import LEVEL, Interval, percentile, wilson_interval
 
@@ -33,7 +33,7 @@ def mcnemar(ours: ArrayLike, theirs: ArrayLike) -> McNemar:
     """
     first, second = np.asarray(ours, dtype=bool), np.asarray(theirs, dtype=bool)
     b, c = int((first & ~second).sum()), int((~first & second).sum())
-    return McNemar(b, c, float(stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0)
+    return McNemar(b, c, min(1.0, 2 * float(special.bdtr(min(b, c), b + c, 0.5))))
 
 
 class Paired(NamedTuple):

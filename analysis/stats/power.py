@@ -6,9 +6,10 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize
 from scipy.special import ndtr
 
+from analysis.stats.distributions import chi_square_quantile, student_quantile
 from analysis.stats.intervals import LEVEL
 
 POWER = 0.8
@@ -29,7 +30,7 @@ def power(effect: float, n: int, level: float = LEVEL) -> float:
     """
     if n < 2:
         return 0.0
-    critical, shift = float(stats.t.ppf((1 + level) / 2, n - 1)), effect * math.sqrt(n)
+    critical, shift = student_quantile((1 + level) / 2, n - 1), effect * math.sqrt(n)
     s, weights = _spreads(n)
     return float(weights @ (ndtr(shift - critical * s) + ndtr(-shift - critical * s)))
 
@@ -47,7 +48,7 @@ def equality_power(effect: float, margin: float, n: int, level: float = LEVEL) -
     if n < 2:
         return 0.0
     s, weights = _spreads(n)
-    room = margin * math.sqrt(n) - float(stats.t.ppf((1 + level) / 2, n - 1)) * s
+    room = margin * math.sqrt(n) - student_quantile((1 + level) / 2, n - 1) * s
     shift = effect * math.sqrt(n)
     return float(weights @ np.where(room > 0, ndtr(room - shift) - ndtr(-room - shift), 0.0))
 
@@ -56,7 +57,7 @@ def equality_power(effect: float, margin: float, n: int, level: float = LEVEL) -
 def _spreads(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Nodes of s / sigma over n seeds, s^2 ~ chi^2_{n-1} / (n - 1), and their weights."""
     nodes, weights = _legendre()
-    return np.sqrt(stats.chi2.ppf((nodes + 1) / 2, n - 1) / (n - 1)), weights / 2
+    return np.sqrt(chi_square_quantile((nodes + 1) / 2, n - 1) / (n - 1)), weights / 2
 
 
 @cache

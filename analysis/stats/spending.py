@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize
 from scipy.special import ndtr, ndtri
 
 from analysis.stats.intervals import LEVEL
@@ -28,7 +28,7 @@ def spent(share: float, alpha: float = 1 - LEVEL) -> float:
     References:
         Lan and DeMets 1983, Biometrika 70; O'Brien and Fleming 1979, Biometrics 35
     """
-    return float(4 * stats.norm.sf(ndtri(1 - alpha / 4) / math.sqrt(min(share, 1.0))))
+    return float(4 * ndtr(-ndtri(1 - alpha / 4) / math.sqrt(min(share, 1.0))))
 
 
 @cache
@@ -70,7 +70,8 @@ def look_bounds(shares: tuple[float, ...], alpha: float = 1 - LEVEL) -> tuple[fl
         out.append(edge / math.sqrt(share))
         reach = min(edge, 9 * math.sqrt(share))
         inside = reach * nodes
-        density = stats.norm.pdf(inside[:, None], places[None, :], step) @ masses
+        away = (inside[:, None] - places[None, :]) / step
+        density = np.exp(-(away**2) / 2) / math.sqrt(2 * math.pi) / step @ masses
         places, masses = inside, reach * weights * density
     return tuple(out)
 
@@ -82,7 +83,7 @@ def _beyond(edge: float, places: NDArray[np.float64], masses: NDArray[np.float64
 
 def nominal(shares: Sequence[float], alpha: float = 1 - LEVEL) -> float:
     """The p below which a claim is one at the last of some looks, so that all looks together err by alpha."""
-    return float(2 * stats.norm.sf(look_bounds(tuple(shares), alpha)[-1]))
+    return float(2 * ndtr(-look_bounds(tuple(shares), alpha)[-1]))
 
 
 def sequential_p(p: float, shares: Sequence[float]) -> float:

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from analysis.data.export import Export, Frame
 from analysis.study.question_scores import COLUMNS, PREFIX, evaluation_metric, question_scores
@@ -170,8 +170,18 @@ def area(steps: ArrayLike, values: ArrayLike) -> float:
         >>> area([0, 20, 40], [0.0, 1.0, 1.0])
         0.75
     """
-    x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
-    return float(np.trapezoid(y, x) / (x[-1] - x[0])) if len(x) > 1 else float(y[0])
+    return float(areas(steps, values))
+
+
+def areas(steps: ArrayLike, curves: ArrayLike) -> NDArray[np.float64]:
+    """The areas under curves[..., step] of the same steps.
+
+    Example:
+        >>> areas([0, 20, 40], [[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
+        array([0.75, 0.25])
+    """
+    x, y = np.asarray(steps, dtype=float), np.asarray(curves, dtype=float)
+    return np.trapezoid(y, x, axis=-1) / (x[-1] - x[0]) if len(x) > 1 else y[..., 0]
 
 
 def run_values(export: Export, made: Endpoint) -> dict[str, float]:
@@ -219,6 +229,5 @@ def question_areas(export: Export, made: Endpoint) -> dict[str, Frame]:
         if len(table) and not table.isna().any(axis=None):
             steps = table.columns.to_numpy(dtype=float)
             scores_by_step = table.to_numpy(dtype=float)
-            areas = [area(steps, of_question) for of_question in scores_by_step]
-            out[str(run)] = pd.Series(areas, table.index).sort_index()
+            out[str(run)] = pd.Series(areas(steps, scores_by_step), table.index).sort_index()
     return out

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis.data.runs import read_rows
 from analysis.data.schema import Json
@@ -136,6 +135,9 @@ def _rank(completions: Sequence[Spans], name: str, truth: str) -> Interval | str
 
 def _tau(measure: Sequence[float], truth: Sequence[float]) -> float:
     """Kendall's tau-b; NaN where either does not vary."""
+    # An import of a third of a second, for re-rolled runs alone.
+    from scipy import stats
+
     if len(set(measure)) < 2 or len(set(truth)) < 2:
         return float("nan")
     return float(np.asarray(stats.kendalltau(measure, truth))[0])

@@ -76,8 +76,15 @@ class Study:
 
     def on(self, of_set: str) -> "Study":
         """The same runs on another evaluation set, by the accuracy that its samples allow."""
-        choice = metric_choice(self.export, [run.name for run in self.design.runs], of_set)
-        return replace(self, metric=choice.metric, reason=choice.reason)
+        if of_set not in self._on_sets:
+            choice = metric_choice(self.export, [run.name for run in self.design.runs], of_set)
+            self._on_sets[of_set] = replace(self, metric=choice.metric, reason=choice.reason)
+        return self._on_sets[of_set]
+
+    @cached_property
+    def _on_sets(self) -> dict[str, "Study"]:
+        """The same runs on other sets, by set."""
+        return {}
 
     def with_margin(self, margin: float) -> "Study":
         """The same, arms being equal within so much: points of accuracy, or in the unit of a named endpoint.
@@ -161,10 +168,11 @@ class Study:
         names = [name for name in self.export.names if name.startswith(("eval/", "drift/", "credit/"))]
         if not names:
             return {}
-        frame = self.export.metric(*names)
+        # The last of a column that has a value.
+        frame = self.export.metric(*names).groupby("run")[names].last()
         return {
-            str(run): {name: values[name].dropna().iloc[-1] for name in names if values[name].notna().any()}
-            for run, values in frame.groupby("run")
+            str(run): {name: value for name, value in zip(names, values, strict=True) if value == value}
+            for run, values in zip(frame.index, frame.to_numpy(dtype=float), strict=True)
         }
 
     def last(self, run: Run, metric: str | None = None) -> float:
@@ -245,6 +253,16 @@ class Study:
 
     def _of_questions(self, run: Run, made: Endpoint) -> Frame | None:
         """An endpoint of each question of a run, in the order of their ids; None where it has none."""
+        if (run.name, made) not in self._by_question:
+            self._by_question[run.name, made] = self._question_endpoints(run, made)
+        return self._by_question[run.name, made]
+
+    @cached_property
+    def _by_question(self) -> dict[tuple[str, Endpoint], Frame | None]:
+        """Endpoints of each question, by run and endpoint."""
+        return {}
+
+    def _question_endpoints(self, run: Run, made: Endpoint) -> Frame | None:
         parts = evaluation_metric(made.metric)
         if parts is None or made.kind not in (Kind.END, Kind.AREA):
             return None
@@ -263,7 +281,19 @@ class Study:
 
         scores[seed, question] where both answered the same number of questions, else scores[seed].
         """
-        base = baseline or self.design.baseline
+        key = arm, block, metric or self.metric, baseline or self.design.baseline
+        if key not in self._pairs:
+            self._pairs[key] = self._pair(*key)
+        return self._pairs[key]
+
+    @cached_property
+    def _pairs(self) -> dict[tuple[str, str, str, str], tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Scores of two arms, by arm, block, metric and baseline."""
+        return {}
+
+    def _pair(
+        self, arm: str, block: str, metric: str, base: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         ours, theirs = self.scores(arm, block, metric), self.scores(base, block, metric)
         seeds = [seed for seed in ours if seed in theirs]
         our_answers, their_answers = (self.matrix(name, seeds, block, metric) for name in (arm, base))
@@ -295,6 +325,17 @@ class Study:
 
     def _gaps(self, block: str, metric: str | None, base: str) -> dict[str, tuple[Hashable, Difference]]:
         """By arm the experiment that its comparison with a baseline is, and the difference as it is alone."""
+        key = block, metric or self.metric, base
+        if key not in self._compared:
+            self._compared[key] = self._comparisons(*key)
+        return self._compared[key]
+
+    @cached_property
+    def _compared(self) -> dict[tuple[str, str, str], dict[str, tuple[Hashable, Difference]]]:
+        """What `_gaps` gave, by block, metric and baseline."""
+        return {}
+
+    def _comparisons(self, block: str, metric: str, base: str) -> dict[str, tuple[Hashable, Difference]]:
         out: dict[str, tuple[Hashable, Difference]] = {}
         for arm in self.arms(block):
             ours, theirs = self.pair(arm, block, metric, base)

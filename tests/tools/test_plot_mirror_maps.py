@@ -6,6 +6,7 @@ import torch
 
 from mirrorpo.divergence.bregman import ExactBregman, SampledBregman
 from mirrorpo.divergence.potentials import NegativeEntropy, Square
+from mirrorpo.tools.mirror_map_curves import answers
 from mirrorpo.tools.plot_mirror_maps import curves, main, shape
 
 P = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
@@ -78,3 +79,10 @@ def test_what_does_not_compose_is_refused_with_its_reason(
     with pytest.raises(SystemExit, match=reason):
         main()
     assert not (tmp_path / "maps.png").exists()
+
+
+def test_curves_of_several_settings_come_in_one_answer_with_the_reason_where_there_are_none() -> None:
+    kl, l2, refused = answers([["kl"], ["probl2", "divergence.beta=0.5"], ["nope"]])
+    assert "curves" in kl and set(kl["curves"]) == {"kl", "kl_exact", "probl2_exact"}
+    assert "curves" in l2 and "probl2" in l2["curves"]
+    assert "error" in refused and refused["error"].startswith("divergence=nope: ")

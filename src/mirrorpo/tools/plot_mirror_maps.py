@@ -16,89 +16,27 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypedDict
 
 import matplotlib
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from torch import Tensor
 
-from mirrorpo.config.paths import command, conf
-from mirrorpo.config.schema import register, resolved
+from mirrorpo.config.paths import command
 from mirrorpo.core.protocols import Divergence
 from mirrorpo.divergence.neural_mirror import NeuralMirror
 from mirrorpo.divergence.potentials import HasPotential
-from mirrorpo.train.build import build_components
+from mirrorpo.tools.mirror_map_curves import (
+    ANCHORS,
+    P,
+    configured,
+    curves,
+    names_and_settings,
+    numbers,
+    shape,
+)
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
-
-BESIDE = ("kl_exact", "probl2_exact")
-ANCHORS = (0.5, 0.05)
-
-
-class MirrorMap(Protocol):
-    """A potential and its derivative."""
-
-    def f(self, p: Tensor) -> Tensor: ...
-
-    def df(self, p: Tensor) -> Tensor: ...
-
-
-def curves(divergence: Divergence, p: Tensor, q: float) -> Tensor:
-    """D at every p against one q: of a coin, or of the sampled token."""
-    log_q = torch.full_like(p, q).log()
-    if divergence.reads in ("vocabulary", "top"):
-        policy, anchor = (torch.stack([log, torch.log1p(-log.exp())], dim=-1) for log in (p.log(), log_q))
-        value = divergence(policy, anchor, policy)
-        # Of what each of the coin's sides would give, the mean.
-        return value if divergence.reads == "vocabulary" else (policy.exp() * value).sum(dim=-1)
-    return divergence(p.log(), log_q, p.log())
-
-
-def shape(potential: MirrorMap, p: Tensor) -> tuple[Tensor, Tensor]:
-    """h and h' with h(1/2) = h'(1/2) = 0 and h''(1/2) = 1; not divided where it is zero."""
-    middle = torch.tensor(0.5, dtype=p.dtype).requires_grad_()
-    slope = potential.df(middle)
-    (curvature,) = torch.autograd.grad(slope, middle)
-    size = curvature if bool(curvature) else torch.ones_like(curvature)
-    h = potential.f(p) - potential.f(middle).detach() - slope.detach() * (p - middle.detach())
-    return h / size, (potential.df(p) - slope.detach()) / size
-
-
-P = torch.linspace(1e-4, 1 - 1e-4, 400, dtype=torch.float64)
-
-
-class Curves(TypedDict):
-    """One divergence's h, h' and D(p, q) for each anchor q; no h where it is made of no potential."""
-
-    h: list[float] | None
-    slope: list[float] | None
-    D: list[list[float]]
-
-
-class CurvesFile(TypedDict):
-    """What is written as JSON: the probabilities, the anchors, and curves by divergence."""
-
-    p: list[float]
-    anchors: list[float]
-    curves: dict[str, Curves]
-
-
-def numbers(divergences: Mapping[str, Divergence]) -> CurvesFile:
-    """What `draw` draws, as lists."""
-    out: CurvesFile = {"p": P.tolist(), "anchors": list(ANCHORS), "curves": {}}
-    for name, divergence in divergences.items():
-        h, slope = None, None
-        if isinstance(divergence, HasPotential):
-            h, slope = (values.detach().tolist() for values in shape(divergence.potential, P))
-        out["curves"][name] = {
-            "h": h,
-            "slope": slope,
-            "D": [curves(divergence, P, q).detach().tolist() for q in ANCHORS],
-        }
-    return out
 
 
 def draw(divergences: Mapping[str, Divergence], out: Path) -> None:
@@ -189,10 +127,8 @@ def main() -> None:
         "--out", type=Path, default=Path("mirror_maps.png"), help="png, pdf or svg; json for the numbers"
     )
     args = parser.parse_args()
-    settings = [name for name in args.names if "=" in name]
-    names = [*(name for name in args.names if "=" not in name), *BESIDE]
     try:
-        divergences = configured(names, settings)
+        divergences = configured(*names_and_settings(args.names))
     except ValueError as error:
         sys.exit(f"error: {error}")
     if args.out.suffix == ".json":
@@ -200,32 +136,6 @@ def main() -> None:
     else:
         draw(divergences, args.out)
     print(args.out)
-
-
-def configured(names: Sequence[str], settings: Sequence[str]) -> dict[str, Divergence]:
-    """The divergences of some names, with settings that change all but those drawn beside.
-
-    Raises:
-        ValueError: in one line, if a name is no file of conf/divergence, or does not take the settings.
-    """
-    files = sorted(path.stem for path in (conf() / "divergence").glob("*.yaml"))
-    divergences: dict[str, Divergence] = {}
-    register()
-    with initialize_config_dir(str(conf()), version_base="1.3"):
-        for name in dict.fromkeys(names):
-            if name not in files:
-                raise ValueError(
-                    f"divergence={name}: the package has no such file, and a config folder of your own is "
-                    f"not read here; conf/divergence has {', '.join(files)}"
-                )
-            overrides = [f"divergence={name}", *(settings if name not in BESIDE else [])]
-            try:
-                penalty = build_components(resolved(compose("train", overrides=overrides))).penalty
-            except (HydraException, ValueError) as error:
-                # The lines behind the first list what Hydra knows.
-                raise ValueError(f"divergence={name}: {str(error).splitlines()[0]}") from error
-            divergences[name] = penalty.divergence
-    return divergences
 
 
 if __name__ == "__main__":

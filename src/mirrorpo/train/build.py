@@ -6,11 +6,7 @@ What an object refuses, or has to say, it states itself (`StatesRequirements`, `
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
-from typing import Literal, TypeVar, cast, get_args, get_origin, get_type_hints
-
-import torch
-from hydra.utils import get_object, instantiate
+from typing import TypeVar, cast
 
 from mirrorpo.algo.entropy import NO_ENTROPY_CONTROL
 from mirrorpo.algo.importance_correction import NoCorrection
@@ -18,7 +14,7 @@ from mirrorpo.algo.row import Algorithm
 from mirrorpo.algo.trust_region import NO_TRUST_REGION
 from mirrorpo.config.identity import EVAL_SETS
 from mirrorpo.config.settings import AnswerSettings
-from mirrorpo.config.typed import OF_ANOTHER_OBJECT, parameters
+from mirrorpo.config.typed import OF_ANOTHER_OBJECT
 from mirrorpo.core.protocols import (
     Anchor,
     BetaSchedule,
@@ -27,7 +23,6 @@ from mirrorpo.core.protocols import (
     DeclaresEvaluationOnly,
     DeclaresInert,
     DeclaresModelNeeds,
-    Divergence,
     EntropyControl,
     ImportanceCorrection,
     Inert,
@@ -50,6 +45,8 @@ from mirrorpo.model.compiled import compile_requirements
 from mirrorpo.model.load import ModelSpec
 from mirrorpo.reward.plain import verifier
 from mirrorpo.rollout.sampler import AS_TRAINED, Sampler
+from mirrorpo.train.build_object import build_object, checked, instantiated, refuse_wrong_values, without
+from mirrorpo.train.build_penalty import build_penalty
 from mirrorpo.train.eval_set import EvalSet
 from mirrorpo.weighting.unscored import span_weighting
 
@@ -57,14 +54,6 @@ T = TypeVar("T")
 
 # A reward may be a plain function. isinstance takes the type, whose own type has no name.
 CALLABLE = cast("type[object]", Callable)
-
-# What a number, a text or a switch is called in a message.
-KINDS: Mapping[type[object], str] = {
-    float: "a number",
-    int: "a whole number",
-    str: "a text",
-    bool: "true or false",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +94,7 @@ def build_components(config: Config) -> Components:
         ValueError: naming the group, when a key is unknown, missing or refused by the object, when an object
             keeps no contract, or when groups do not fit together.
     """
-    algo = _build(config["algo"], "algo", Algorithm)
+    algo = build_object(config["algo"], "algo", Algorithm)
     penalty = build_penalty(config["divergence"], config["weighting"].get("scope", "credit"))
     if config["divergence"].get("placement") is None:
         penalty = replace(penalty, placement=algo.penalty_placement or "loss")
@@ -118,16 +107,16 @@ def build_components(config: Config) -> Components:
         algo=algo,
         penalty=penalty,
         weighting=build_weighting(config["weighting"]),
-        beta_schedule=_build(config["beta_schedule"], "beta_schedule", BetaSchedule),
-        model=_build(config["model"], "model", ModelSpec),
+        beta_schedule=build_object(config["beta_schedule"], "beta_schedule", BetaSchedule),
+        model=build_object(config["model"], "model", ModelSpec),
         dataset=build_dataset(config),
-        reward=verifier(_build(config["reward"], "reward", CALLABLE)),
+        reward=verifier(build_object(config["reward"], "reward", CALLABLE)),
         rollout=engine,
         sampler=sampler,
-        eval_rollout=_build(config["eval_rollout"], "eval_rollout", RolloutEngine),
-        optim=_build(config["optim"], "optim", OptimiserSpec),
-        schedule=_build(config["schedule"], "schedule", LearningRateSchedule),
-        tracking=_build(config["tracking"], "tracking", TrackerSpec),
+        eval_rollout=build_object(config["eval_rollout"], "eval_rollout", RolloutEngine),
+        optim=build_object(config["optim"], "optim", OptimiserSpec),
+        schedule=build_object(config["schedule"], "schedule", LearningRateSchedule),
+        tracking=build_object(config["tracking"], "tracking", TrackerSpec),
         importance_correction=_correction(config),
         trust_region=_optional(config, "trust_region", TrustRegion) or NO_TRUST_REGION,
         entropy=build_entropy(config),
@@ -149,11 +138,11 @@ def build_rollout(node: Config) -> tuple[Sampler, RolloutEngine]:
     Raises:
         ValueError: naming the setting.
     """
-    class_settings, settings = _without(node, "rollout", *OF_ANOTHER_OBJECT["rollout"])
-    _refuse_wrong_values({"_target_": "mirrorpo.rollout.sampler.Sampler", **settings}, "rollout")
+    class_settings, settings = without(node, "rollout", *OF_ANOTHER_OBJECT["rollout"])
+    refuse_wrong_values({"_target_": "mirrorpo.rollout.sampler.Sampler", **settings}, "rollout")
     # A node of an outside class, or of an older run, has none of them.
     sampler = replace(AS_TRAINED, **settings)
-    return sampler, sampler.engine(_build(class_settings, "rollout", RolloutEngine))
+    return sampler, sampler.engine(build_object(class_settings, "rollout", RolloutEngine))
 
 
 def _measured_to(penalty: Penalty, anchor: Anchor) -> Penalty:
@@ -183,7 +172,7 @@ def build_dataset(config: Config) -> Dataset:
     Raises:
         ValueError: naming the setting.
     """
-    return _build(config["dataset"], "dataset", Dataset)
+    return build_object(config["dataset"], "dataset", Dataset)
 
 
 def build_eval_sets(config: Config) -> dict[str, EvalSet]:
@@ -199,8 +188,8 @@ def _eval_set(name: str, node: Config) -> EvalSet:
     path = f"{EVAL_SETS}.{name}"
     return EvalSet(
         name=name,
-        dataset=_build(node["dataset"], f"{path}.dataset", Dataset),
-        reward=verifier(_build(node["reward"], f"{path}.reward", CALLABLE)),
+        dataset=build_object(node["dataset"], f"{path}.dataset", Dataset),
+        reward=verifier(build_object(node["reward"], f"{path}.reward", CALLABLE)),
         split=node["eval_split"],
         settings=AnswerSettings.of(node),
     )
@@ -261,15 +250,15 @@ def _with_eval_sets(components: Components) -> Iterator[tuple[str, object, Compo
 
 def build_weighting(node: Config) -> SpanWeighting | SegmentCredit:
     """The token weights, or signed credit, of a `weighting` group; its `scope` belongs to the penalty."""
-    part = _instantiated(_without_scope(node, "weighting"), "weighting")
+    part = instantiated(_without_scope(node, "weighting"), "weighting")
     if isinstance(part, SegmentCredit):
         return part
-    return span_weighting(_checked(part, node, "weighting", Weighting))
+    return span_weighting(checked(part, node, "weighting", Weighting))
 
 
 def _without_scope(node: Config, group: str) -> Config:
     # A weighting around another one has that of a file with its scope, which has to be its own.
-    class_settings, scope = _without(node, group, "scope")
+    class_settings, scope = without(node, group, "scope")
     inner = class_settings.get("weighting")
     if not isinstance(inner, Mapping):
         return _without_prior_scope(class_settings)
@@ -292,154 +281,7 @@ def _without_prior_scope(settings: Config) -> Config:
     return {**settings, "segments": {**cast("Config", segments), "prior": unscoped}}
 
 
-def build_penalty(node: Config, scope: Literal["credit", "loss"] = "credit") -> Penalty:
-    """The penalty of a `divergence` group: its `beta`, `anchor` and `placement`, and the divergence of
-    everything else.
-
-    A placement that is null or absent is the loss; an algorithm's row may say another.
-
-    Raises:
-        ValueError: naming the setting.
-    """
-    class_settings, penalty_settings = _without(node, "divergence", "beta", "anchor", "placement")
-    divergence = _build(class_settings, "divergence", Divergence)
-    _check_divergence(divergence)
-    # Where nothing is read there is nothing to weigh or to measure to.
-    defaults: Config = {"beta": 0.0, "anchor": "reference"} if divergence.reads == "nothing" else {}
-    settings = {**defaults, **penalty_settings}
-    settings["placement"] = settings.get("placement") or "loss"
-    absent = [name for name in ("beta", "anchor") if name not in settings]
-    if absent:
-        raise ValueError(
-            f"divergence: missing {', '.join(map(repr, absent))}; give its coefficient and its anchor"
-        )
-    of_penalty = {"_target_": "mirrorpo.divergence.penalty.Penalty"}
-    _refuse_wrong_values(of_penalty | settings, "divergence")
-    _refuse_wrong_values(of_penalty | {"scope": scope}, "weighting")
-    return Penalty(divergence=divergence, scope=scope, **settings)
-
-
-def _check_divergence(divergence: Divergence) -> None:
-    table = torch.full((2, 3, 5), 0.2, dtype=torch.float64).log()
-    shapes = {"nothing": [2, 3, 5], "sampled": [2, 3, 5], "top": [2, 3, 5], "vocabulary": [2, 3]}
-    shape = shapes.get(divergence.reads)
-    name = type(divergence).__name__
-    if shape is None:
-        raise ValueError(
-            f"divergence: {name}.reads is {divergence.reads!r}; choose nothing, sampled, top or vocabulary"
-        )
-    returned = _shape_or_class(divergence(table, table, table))
-    if returned != shape:
-        raise ValueError(
-            f"divergence: {name} reads {divergence.reads!r} and returned {returned} for {[*table.shape]} "
-            f"log-probabilities; wanted is {shape}"
-        )
-
-
-def _shape_or_class(value: object) -> list[int] | str:
-    return list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-
-
-def _without(node: object, group: str, *names: str) -> tuple[Config, Config]:
-    # Some settings of a group belong to another object than the group's own class.
-    if not isinstance(node, Mapping):
-        raise ValueError(f"{group}={node}: give a class by _target_")
-    settings = cast("Config", node)
-    return (
-        {key: value for key, value in settings.items() if key not in names},
-        {key: settings[key] for key in names if key in settings},
-    )
-
-
 def _optional(config: Config, group: str, contract: type[T]) -> T | None:
     # A group that may be null is absent from the configs of runs that are older than it.
     node = config.get(group)
-    return None if node is None else _build(node, group, contract)
-
-
-def _build(node: object, group: str, contract: type[T]) -> T:
-    return _checked(_instantiated(node, group), node, group, contract)
-
-
-def _instantiated(node: object, group: str) -> object:
-    _refuse_wrong_values(node, group)
-    try:
-        return instantiate(node, _convert_="all")
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"{group}: {cause}{_leftover_settings(node, group)}") from error
-
-
-def _checked(part: object, node: object, group: str, contract: type[T]) -> T:
-    if not isinstance(part, contract):
-        target = cast("Config", node).get("_target_") if isinstance(node, Mapping) else node
-        lacking = [name for name in _members(contract) if not hasattr(part, name)]
-        raise ValueError(
-            f"{group}: {target} gave a {type(part).__name__}, which is no {contract.__name__}"
-            + (f": it lacks {', '.join(lacking)}" if lacking else "")
-        )
-    return part
-
-
-def _leftover_settings(node: object, path: str) -> str:
-    """What to do where a node has settings that its class does not take; empty where it has none."""
-    if not isinstance(node, Mapping):
-        return ""
-    settings = cast("Config", node)
-    accepted = parameters(str(settings.get("_target_")))
-    taken = settings.keys() if accepted is None else accepted
-    extra = [key for key in settings if not key.startswith("_") and key not in taken]
-    if extra:
-        target = settings["_target_"]
-        near = [(key, name) for key in extra for name in get_close_matches(key, taken, 1, cutoff=0.8)]
-        if near:
-            return ". " + "; ".join(f"{path}.{key}: did you mean {path}.{name}?" for key, name in near)
-        return (
-            f". {path} has {', '.join(extra)}, which {target} does not take: a file that names another class "
-            f"keeps the settings of the one before; {path}={{_target_: {target}}} on the command line drops "
-            "them, and so does a group's file of your own with the entire node"
-        )
-    below = (_leftover_settings(value, f"{path}.{key}") for key, value in settings.items())
-    return next((text for text in below if text), "")
-
-
-def _members(contract: type[object]) -> list[str]:
-    named = {
-        name for base in contract.__mro__ for name in vars(base) if base.__module__.startswith("mirrorpo.")
-    }
-    return sorted(name for name in named if name == "__call__" or not name.startswith("_"))
-
-
-def _refuse_wrong_values(node: object, path: str) -> None:
-    # Group files have no schema; the annotations of the dataclasses they build are one.
-    if isinstance(node, list):
-        for index, item in enumerate(cast("list[object]", node)):
-            _refuse_wrong_values(item, f"{path}[{index}]")
-    if not isinstance(node, Mapping):
-        return
-    settings = cast("Config", node)
-    hints = _annotations(settings)
-    for key, value in settings.items():
-        hint, knob = hints.get(key), f"{path}.{key}"
-        if get_origin(hint) is Literal and value not in get_args(hint):
-            raise ValueError(f"{knob}={value}: choose one of {', '.join(map(str, get_args(hint)))}")
-        if isinstance(hint, type) and hint in KINDS and not _is_a(value, hint):
-            raise ValueError(f"{knob}={value!r}: give {KINDS[hint]}")
-        _refuse_wrong_values(value, knob)
-
-
-def _is_a(value: object, hint: type[object]) -> bool:
-    # A bool is an int to Python.
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _annotations(node: Config) -> Mapping[str, object]:
-    if "_target_" not in node:
-        return {}
-    try:
-        return get_type_hints(get_object(node["_target_"]))
-    except (ImportError, ValueError, NameError, TypeError):
-        # A class that is missing is for instantiate to report, with its group; one without hints has none.
-        return {}
+    return None if node is None else build_object(node, group, contract)

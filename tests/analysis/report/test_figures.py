@@ -155,24 +155,19 @@ def test_without_scores_weights_or_torch_there_is_no_such_figure(
 ) -> None:
     monkeypatch.setattr(figures.sys, "executable", "false")
     assert spans(sweep) is None and weights(sweep) is None and mirror_maps(sweep) is None
-    assert "note: no mirror maps of kl probl2" in capsys.readouterr().err
+    assert "note: no mirror maps: no reason given" in capsys.readouterr().err
 
 
 def test_mirror_maps_are_asked_for_as_the_runs_configured_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments_of: list[list[str]] = []
+    requested: list[list[str]] = []
+    curve = {"h": [0.1, 0.2], "slope": None, "D": [[1.0, 2.0], [3.0, 4.0]]}
 
-    def curves(arguments: Any) -> dict[str, Any]:
-        arguments_of.append(list(arguments))
-        names = [name for name in arguments if "=" not in name]
-        return {
-            "p": [0.1, 0.9],
-            "anchors": [0.5, 0.05],
-            "curves": {
-                name: {"h": [0.1, 0.2], "slope": None, "D": [[1.0, 2.0], [3.0, 4.0]]} for name in names
-            },
-        }
+    def curves(requests: Any) -> list[dict[str, Any]]:
+        requested.extend(map(list, requests))
+        by_name = [{name: curve for name in request if "=" not in name} for request in requests]
+        return [{"p": [0.1, 0.9], "anchors": [0.5, 0.05], "curves": each} for each in by_name]
 
     monkeypatch.setattr(figures, "map_curves", curves)
     write_sweep(tmp_path, arms=("kl", "none"), seeds=(0,))
@@ -189,7 +184,7 @@ def test_mirror_maps_are_asked_for_as_the_runs_configured_them(
         given,
     )
     figure = mirror_maps(study(load(str(tmp_path))))
-    assert arguments_of == [["kl"], ["probl2", "divergence.beta=2.0"]]
+    assert requested == [["kl"], ["probl2", "divergence.beta=2.0"]]
     assert figure is not None and lines(figure, 1).keys() == {"kl, β 0.04", "probl2, β 2"}
 
 
@@ -197,6 +192,9 @@ def test_figures_hold_in_print_and_are_the_same_bytes_each_time(
     sweep: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figures, "FIGURES", {"differences": figures.FIGURES["differences"]})
+    draws: list[object] = []
+    draw = Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda figure, to: (draws.append(to), draw(figure, to)))
     # The second a column wide alone.
     drawn = [
         figures.draw(sweep, tmp_path / name, {"kl": "KL"}, widths)["differences"]
@@ -208,6 +206,8 @@ def test_figures_hold_in_print_and_are_the_same_bytes_each_time(
     for name in forms[2:]:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
     assert drawn[0] == drawn[1]
+    # Each form once: five of the first; two of the second, and the page's SVG.
+    assert len(draws) == 5 + 3
     for name, shown, inches in (
         ("differences", drawn[0].page, 6.9),
         ("differences_column", drawn[0].column, 3.3),

@@ -50,7 +50,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         (folder / "step_000004.jsonl").write_text(json.dumps(row | shown) + "\n")
     with pytest.MonkeyPatch.context() as patch:
         # Torch, in a process of its own, takes ten seconds to draw maps; test_mirror_maps has them.
-        patch.setattr(figures, "map_curves", lambda arguments: None)
+        patch.setattr(figures, "map_curves", lambda requests: [None] * len(requests))
         patch.setattr(sys, "argv", ["analysis", "report", str(root)])
         written = report(study(load(str(root))), root / "report", "planted")
     return written, written.read_text()

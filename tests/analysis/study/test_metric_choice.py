@@ -150,6 +150,8 @@ def test_the_chance_of_a_question_is_that_of_all_draws_and_nothing_where_there_a
         assert float(chances.mean()) == pytest.approx(pass_at_k(counts, 4, k)), k
         assert chances[1] == pytest.approx(k / 4) and chances[0] == 0.0
     assert np.isnan(pass_at_k_by_question([1, math.nan], [1, math.nan], 2)).all()
+    # A damaged row has more right samples than samples.
+    assert np.isnan(pass_at_k_by_question([5], [4], 2)).all()
 
 
 def test_planted_metrics_are_those_of_their_rows() -> None:

@@ -5,10 +5,11 @@ docs/analysis.md quotes.
 """
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted import export_of, population, sampled_population
+from planted import export_of, population, sampled_population, unguarded
 
 from analysis.stats.bootstrap import hierarchical_bootstrap, stratified_bootstrap
 from analysis.stats.crossed import crossed_interval
@@ -16,17 +17,20 @@ from analysis.stats.intervals import mean_interval, spread_interval
 from analysis.stats.power import power, seeds_needed
 from analysis.study.study import METRIC, study
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 QUESTIONS, SPREAD = 500, 1.5
+# So many sweeps go through the guards, which take longer than all else.
+GUARDED = 20
 ARMS = ("kl", "none", "probl2", "neural_mirror")
 
 
 def verdicts(effects: dict[str, float], seeds: int, sweeps: int, seed: int) -> list[dict[str, str]]:
-    """The verdict on every arm in so many planted sweeps, through exports, guards and correction."""
+    """The verdict on every arm in so many planted sweeps, through exports and correction."""
     rng = np.random.default_rng(seed)
-    out = []
-    for _ in range(sweeps):
-        planted = study(export_of(population(rng, seeds, QUESTIONS, effects, seed_spread=SPREAD)))
+    out: list[dict[str, str]] = []
+    for index in range(sweeps):
+        export = export_of(population(rng, seeds, QUESTIONS, effects, seed_spread=SPREAD))
+        planted = study(export) if index < GUARDED else unguarded(export)
         out.append(
             {arm: difference.verdict().split()[0] for arm, difference in planted.differences().items()}
         )
@@ -75,7 +79,8 @@ def test_samples_find_more_of_what_was_planted_and_claim_no_more_of_nothing() ->
             effects = {"kl": 0.0, "probl2": effect}
             greedy, samples = sampled_population(rng, 5, QUESTIONS, effects, seed_spread=SPREAD, k=8)
             export = export_of(greedy, samples=samples)
-            by_samples, by_greedy = study(export), study(export, metric=METRIC)
+            by_samples = unguarded(export)
+            by_greedy = replace(by_samples, metric=METRIC, reason="")
             assert by_samples.metric == "eval/avg@8"
             for name, made in (("avg@8", by_samples), ("greedy", by_greedy)):
                 counts[name] += made.differences()["probl2"].verdict() in ("better", "worse")
