@@ -1,10 +1,12 @@
 """What a launch set out to do: what was typed, and what its sweep file says. Imports no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
+
+from mirrorpo.launch.along import written_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +37,8 @@ def recipe_of(config: DictConfig) -> Recipe:
     hydra = config.hydra
     typed = [str(override) for override in hydra.overrides.task]
     file = sweep_file(config)
-    written = written_in(hydra.sweeper.get("params") or {}, typed)
+    written = written_in(hydra.sweeper, typed)
     return Recipe(typed, written, () if file is None else claim(file))
-
-
-def written_in(params: Mapping[str, object], typed: Sequence[str]) -> list[str]:
-    """The overrides of a sweeper's `params` that were not typed."""
-    named = {override.split("=")[0] for override in typed}
-    return [f"{key}={value}" for key, value in params.items() if key not in named]
 
 
 def sweep_file(config: DictConfig) -> Path | None:
