@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -50,10 +51,11 @@ def values_of(override: str) -> list[str]:
     return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
 
 
-def written_in(sweeper: Mapping[str, Mapping[str, object] | None], typed: Sequence[str]) -> list[str]:
+def written_in(sweeper: Mapping[str, Any], typed: Sequence[str]) -> list[str]:
     """The overrides of a sweeper's `params`, and those of several values of `along`, that were not typed."""
     named = {override.split("=")[0] for override in typed}
-    params, along = sweeper.get("params") or {}, sweeper.get("along") or {}
+    params: Mapping[str, object] = sweeper.get("params") or {}
+    along: Mapping[str, Mapping[str, object]] = sweeper.get("along") or {}
     several = [
         (key, value)
         for settings in along.values()
