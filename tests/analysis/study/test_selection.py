@@ -40,8 +40,8 @@ def test_the_highest_mean_wins_and_of_equal_ones_the_smaller_first_setting() -> 
     )
     assert chosen((0.1, 0.2), (0.5, 0.4), higher=False).best.settings == {"beta": 1.0}
     # Equal in another order of summing.
-    tied = [candidate((0.3, 0.1, 0.2), beta=2.0, lr=1.0), candidate((0.2, 0.3, 0.1), beta=1.0, lr=3.0)]
-    tied += [candidate((0.1, 0.2, 0.3), beta=1.0, lr=2.0), candidate((0.0, 0.0, 0.0), beta=0.5, lr=1.0)]
+    tied = [candidate((0.1, 0.2, 0.3), beta=2.0, lr=1.0), candidate((0.2, 0.3, 0.1), beta=1.0, lr=3.0)]
+    tied += [candidate((0.3, 0.2, 0.1), beta=1.0, lr=2.0), candidate((0.0, 0.0, 0.0), beta=0.5, lr=1.0)]
     choice = choose("kl", tied, OVER)
     assert choice.best.settings == {"beta": 1.0, "lr": 2.0} and len(choice.tied) == 2
     assert any(text.startswith("tied with beta=") for text in choice.remarks)
