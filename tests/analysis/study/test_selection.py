@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cli import ROOT
 from planted import manifest, metrics, write_run, write_sweep
 from scipy import stats
 
@@ -17,6 +18,7 @@ from analysis.study.options import StudyOptions
 from analysis.study.selecting import select, write
 from analysis.study.selection import Candidate, Choice, choose, imbalance
 from analysis.study.study import study
+from mirrorpo.config.paths import file_of_sweep, sweeps
 from mirrorpo.launch.selection import read_selection
 
 OVER = ("beta", "lr")
@@ -169,3 +171,12 @@ def test_without_a_selection_the_checklist_leaves_the_search_to_the_authors(tmp_
     made = study(load(str(write_sweep(tmp_path / "sweep"))))
     answers = {str(item): str(answer) for item, answer, _ in checklist(made).rows}
     assert next(answers[item] for item in answers if item.startswith("Hyperparameters")).endswith("authors")
+
+
+def test_the_committed_choice_follows_from_the_committed_export_byte_for_byte(tmp_path: Path) -> None:
+    export = load(str(ROOT / "docs" / "results" / "tiny_beta_search" / "export"))
+    path = write(select(export, ["divergence.beta", "lr"], StudyOptions()), str(tmp_path / "tiny_beta.yaml"))
+    assert path.read_text() == (sweeps() / "chosen" / "tiny_beta.yaml").read_text()
+    for name in ("tiny_beta", "tiny_matched_drift"):
+        defaults = yaml.safe_load(file_of_sweep(name).read_text())["defaults"]
+        assert {"/chosen": "tiny_beta"} in defaults
