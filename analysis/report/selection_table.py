@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from analysis.data.selections import RecordedArm, RecordedCandidate, RecordedSelection
+from analysis.data.selections import RecordedArm, RecordedSelection
 from analysis.report.table_cells import Table, TableCell
 
 HEAD = ("arm", "chosen", "on the selection's seeds", "the next", "candidates", "remarks")
@@ -29,24 +29,23 @@ def chosen_tables(selections: Sequence[RecordedSelection]) -> list[Table]:
 
 def summary(selection: RecordedSelection) -> str:
     """A selection in a few sentences."""
-    arms = selection["arms"]
-    tried = {
-        key: sorted({entry["settings"][key] for entry in _all(selection) if key in entry["settings"]})
-        for key in selection["over"]
-    }
-    searched = ", ".join(f"{key} over {', '.join(map(str, values))}" for key, values in tried.items())
-    counts = ", ".join(f"{arm} {len(entry['candidates'])}" for arm, entry in arms.items())
-    chosen = ", ".join(f"{arm} {_named(entry['chosen'])}" for arm, entry in arms.items())
     sentences = [
-        searched,
-        f"rule: {selection['rule']}",
-        f"in {_source(selection)}",
-        f"candidates: {counts}",
-        f"chosen: {chosen}",
+        f"{selection['rule']}, in {_source(selection)}",
         *selection["remarks"],
-        *(f"{arm}: {'; '.join(entry['remarks'])}" for arm, entry in arms.items() if entry["remarks"]),
+        *(_searched(arm, entry, selection["over"]) for arm, entry in selection["arms"].items()),
     ]
     return ". ".join(sentences)
+
+
+def _searched(arm: str, entry: RecordedArm, over: Sequence[str]) -> str:
+    """What an arm was chosen from, what it got, and what has to be said of it."""
+    tried = {
+        key: sorted({other["settings"][key] for other in entry["candidates"] if key in other["settings"]})
+        for key in over
+    }
+    values = ", ".join(f"{key} of {', '.join(map(str, tried[key]))}" for key in over if tried[key])
+    parts = [f"{arm}: {len(entry['candidates'])} candidates, {values}", f"chosen {_named(entry['chosen'])}"]
+    return "; ".join([*parts, *entry["remarks"]])
 
 
 def _source(selection: RecordedSelection) -> str:
@@ -54,10 +53,6 @@ def _source(selection: RecordedSelection) -> str:
     seeds = ", ".join(map(str, selection["seeds"]))
     digits = selection["runs_sha256"][:DIGITS]
     return f"sweep {selection['sweep']}, seeds {seeds}, {selection['runs']} runs (sha256 {digits})"
-
-
-def _all(selection: RecordedSelection) -> list[RecordedCandidate]:
-    return [entry for arm in selection["arms"].values() for entry in arm["candidates"]]
 
 
 def _chosen(selection: RecordedSelection) -> Table:

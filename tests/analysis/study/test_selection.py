@@ -157,7 +157,8 @@ def test_a_sweep_on_the_selections_seeds_or_with_other_settings_is_found_out(
     assert len(made.export.selections) == 1
     entries = {str(item): (str(answer), str(source)) for item, answer, source in checklist(made).rows}
     answer, source = next(entries[item] for item in entries if item.startswith("Hyperparameters"))
-    assert "divergence.beta over 0.1, 0.2, 1, 2, 3" in answer and "candidates: kl 2, probl2 3" in answer
+    assert "probl2: 3 candidates, divergence.beta of 1, 2, 3; chosen divergence.beta=1; at the edge" in answer
+    assert "sweep planted, seeds 100, 101, 10 runs" in answer and "kl 2; probl2 3" in answer
     assert source.startswith("launches.json")
     planted_search(root, {"kl": (0.2,)}, (1, 101))
     with pytest.raises(Refused) as refused:
