@@ -5,6 +5,8 @@ python -m analysis export SOURCE         run folders, W&B (entity/project) or it
 python -m analysis report SWEEP          one HTML page of a sweep, with its tables and figures as files
 python -m analysis compare SWEEP         accuracy by arm, differences from the baseline, verdicts
 python -m analysis area SWEEP            area under a training curve by arm, and whether it is as expected
+python -m analysis overoptimisation SWEEP   proxy and gold reward against drift from the start model, as a
+                                         table and a figure
 python -m analysis select SWEEP          the best settings of each arm on these seeds, for a sweep on others
 python -m analysis strata SWEEP          differences on what the start model got right, sometimes, never
 python -m analysis before_after SOURCE   held-out accuracy before and after, of every run
@@ -38,18 +40,9 @@ from analysis.study.study import Study
 from mirrorpo.config.paths import command
 
 KIT = ("checklist", "archive", "verify")
-COMMANDS = (
-    "export",
-    "report",
-    "compare",
-    "area",
-    "select",
-    "strata",
-    "before_after",
-    "credit",
-    "importance",
-    *KIT,
-)
+RUNS = ("credit", "importance")
+SWEEPS = ("compare", "area", "overoptimisation", "select", "strata", "before_after")
+COMMANDS = ("export", "report", *SWEEPS, *RUNS, *KIT)
 FORMATS: Mapping[str, Callable[[Table], str]] = {
     "text": render.to_text,
     "markdown": render.markdown,
@@ -150,6 +143,8 @@ def main() -> None:
                 _areas(args, export)
             elif args.what == "select":
                 _select(args, export)
+            elif args.what == "overoptimisation":
+                _over_optimisation(args, export)
             else:
                 _compare(args, export)
     except ValueError as error:
@@ -240,6 +235,25 @@ def _select(args: argparse.Namespace, export: Export) -> None:
     _print(args, made.study, chosen_tables([made.record()]))
     if args.write:
         print(f"{write(made, args.write)}: compose it by /chosen in the defaults of a sweep on other seeds")
+
+
+def _over_optimisation(args: argparse.Namespace, export: Export) -> None:
+    """The table, and where its figure was written."""
+    from analysis.report.figures import draw
+    from analysis.report.over_optimisation import over_optimisation_table
+
+    made = _options(args).of(export)
+    table = over_optimisation_table(made)
+    if table is None:
+        raise ValueError(
+            f"{args.source}: no run logs a proxy, its gold and a drift; train with reward=proxy and "
+            "drift_questions above 0"
+        )
+    _print(args, made, [table])
+    folder = args.out or _beside(args.source) / "figures"
+    widths = [args.width] if args.width else list(WIDTHS)
+    draw(made, folder, display_names(made, args.names), widths, only=["over_optimisation"])
+    print(f"{folder}: over_optimisation", file=sys.stderr)
 
 
 def _compare(args: argparse.Namespace, export: Export) -> None:

@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +29,11 @@ from analysis.study.study import study  # noqa: E402
 RESULTS = ROOT / "docs" / "results"
 # The papers' twins, of which every form is kept, and sweeps whose page, Markdown and JSON are.
 TWINS = ("tiny_gbmpo", "tiny_credit")
-OTHERS = ("ledger_credit", "tiny_placement", "tiny_staleness")
+OTHERS = ("ledger_credit", "tiny_placement", "tiny_staleness", "tiny_overoptimisation")
+# Figures that are kept of the others too, by how their files begin.
+OTHER_FIGURES = "over_optimisation"
+# Guards that are passed over: policies that gained a stock answer all end with the same answers.
+ALLOWED: Mapping[str, Sequence[str]] = {"tiny_overoptimisation": ("copied",)}
 # Where the runs of tiny_gbmpo_learned read the map that was found.
 MAP = Path("outputs/tiny_gbmpo_es/es/map.json")
 # area.md is what `python -m analysis area` prints.
@@ -51,6 +55,8 @@ def main() -> None:
             for kind in ("tables", "figures") if sweep in TWINS else ("tables",):
                 forms = FORMS if sweep in TWINS else OTHER_FORMS
                 replace_files(folder / kind, RESULTS / sweep / kind, forms)
+            if sweep in OTHERS and any((folder / "figures").glob(f"{OTHER_FIGURES}*")):
+                replace_files(folder / "figures", RESULTS / sweep / "figures", FORMS, OTHER_FIGURES)
             (RESULTS / sweep / "report.html").write_text(page)
             if sweep in TWINS:
                 rewrite_kept(RESULTS / sweep / "tables")
@@ -72,10 +78,11 @@ def made(sweep: str, place: Path) -> Path:
     shutil.copy(RESULTS / "tiny_gbmpo" / "map.json", place / MAP)
     source = f"docs/results/{sweep}/export"
     # The page names its command.
-    sys.argv = ["analysis", "report", source]
+    allowed = ALLOWED.get(sweep, ())
+    sys.argv = ["analysis", "report", source, *(["--allow", ",".join(allowed)] if allowed else [])]
     os.chdir(place)
     export = load(source)
-    made_of = study(export)
+    made_of = study(export, allow=allowed)
     report(made_of, place / "report", named(source, export), names=display_names(made_of))
     os.chdir(ROOT)
     return place / "report"
@@ -98,14 +105,14 @@ def with_kept(page: Path, old: str) -> str:
     return text.replace(end, "".join(kept) + end)
 
 
-def replace_files(new: Path, old: Path, forms: Sequence[str]) -> None:
-    """The files of one folder, of some forms, in place of another's; those that are kept stay."""
+def replace_files(new: Path, old: Path, forms: Sequence[str], begins: str = "") -> None:
+    """The files of one folder, of some forms and names, in place of another's; those that are kept stay."""
     old.mkdir(exist_ok=True)
     for path in old.iterdir():
         if not path.name.startswith(KEPT_TABLES) and path.stem not in KEPT_FIGURES:
             path.unlink()
     for path in new.iterdir():
-        if path.suffix in forms:
+        if path.suffix in forms and path.name.startswith(begins):
             shutil.copy(path, old / path.name)
 
 

@@ -7,7 +7,7 @@ from typing import NotRequired, TypedDict
 
 import yaml
 
-from analysis.data.schema import Json
+from analysis.data.schema import Json, JsonObject
 from mirrorpo.config.paths import file_of_sweep
 from mirrorpo.launch.along import written_in
 from mirrorpo.launch.launches import LAUNCHES, Launch, launches
@@ -23,6 +23,7 @@ class SweepCommand(TypedDict):
         written: overrides that stand in the sweep's file and were not typed.
         argv: Python's arguments, where the launcher noted them.
         claim: what the sweep's file says of itself, where the launcher noted it.
+        along: settings by the choice that they come with, where the launcher noted them.
     """
 
     folder: str
@@ -30,6 +31,7 @@ class SweepCommand(TypedDict):
     written: list[str]
     argv: NotRequired[list[str]]
     claim: NotRequired[list[str]]
+    along: NotRequired[dict[str, JsonObject]]
 
 
 def sweep_commands(root: Path) -> list[SweepCommand]:
@@ -70,7 +72,11 @@ def _of_launch(folder: Path, launch: Launch, last: SweepCommand | None) -> Sweep
         written = last["written"]
     argv, of_file = list(launch.argv), list(recipe.claim)
     command: SweepCommand = {"folder": str(folder), "typed": typed, "written": written, "argv": argv}
-    return {**command, "claim": of_file} if of_file else command
+    if of_file:
+        command["claim"] = of_file
+    if recipe.along:
+        command["along"] = dict(recipe.along)
+    return command
 
 
 def with_run_commands(commands: Sequence[SweepCommand], records: Iterable[Json]) -> list[SweepCommand]:
@@ -94,6 +100,19 @@ def claims(command: SweepCommand) -> list[str]:
     """What a command's sweep file says of itself: as it was at launch, else as it is now."""
     if noted := command.get("claim"):
         return noted
+    return [line for path in _files(command) for line in claim(path)]
+
+
+def settings_along(command: SweepCommand) -> dict[str, JsonObject]:
+    """Settings by the choice that they come with: as they were at launch, else as the file has them now."""
+    if (noted := command.get("along")) is not None:
+        return noted
+    nodes = [(yaml.safe_load(path.read_text()) or {}).get("hydra") or {} for path in _files(command)]
+    along = [(node.get("sweeper") or {}).get("along") or {} for node in nodes]
+    return {choice: settings for of_file in along for choice, settings in of_file.items()}
+
+
+def _files(command: SweepCommand) -> list[Path]:
+    """The sweep files that a command names and that there are."""
     names = [override.split("=", 1)[1] for override in command["typed"] if override.startswith("sweep=")]
-    paths = [file_of_sweep(name) for name in names]
-    return [line for path in paths if path.exists() for line in claim(path)]
+    return [path for path in map(file_of_sweep, names) if path.is_file()]

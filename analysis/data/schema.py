@@ -92,6 +92,10 @@ QUESTIONS = pa.schema(
         # Of the sampled answers: the share of right ones among the most frequent, how many differ, and sums.
         ("majority_right", pa.float64()),
         ("distinct", pa.int64()),
+        (
+            "right_counts",
+            pa.list_(pa.int64()),
+        ),  # how many samples give each right answer, where these are listed
         ("sampled_tokens", pa.int64()),
         ("sampled_truncated", pa.int64()),
         ("set", pa.string()),  # the evaluation set; null for the run's own

@@ -19,6 +19,8 @@ BESIDE = (
     ("truncated", "cut, greedy, %", True),
     ("sampled_truncated", "cut, sampled, %", True),
     ("distinct", "distinct answers", False),
+    ("distinct_right", "distinct right answers", False),
+    ("right_entropy", "entropy of right answers, nats", False),
 )
 FOOT = (
     "Last evaluation, mean over seeds with Student's 95% interval. avg@k: mean of k sampled answers; pass@k: "
@@ -26,8 +28,12 @@ FOOT = (
     "Tokens of an answer; cut: by the length cap. Distinct answers: how many of the k differ. No verdict "
     "rests on this table.",
 )
+FOOT_OF_SEVERAL = (
+    "coverage@k: share of a question's right answers that k samples contain, in expectation, unbiased; their "
+    "entropy is that of the samples' counts, below the policy's by about (right answers - 1) / 2k nats."
+)
 # The order of accuracies in the table.
-KINDS = (GREEDY, "avg", "maj", "pass")
+KINDS = (GREEDY, "avg", "maj", "pass", "coverage")
 
 
 def set_tables(study: Study) -> list[Table]:
@@ -42,7 +48,7 @@ def set_tables(study: Study) -> list[Table]:
 
 
 def samples(study: Study) -> Table | None:
-    """avg@k, maj@k and pass@k for all k, lengths and distinct answers; None where nothing says avg@k.
+    """avg, maj, pass and coverage @k for all k, lengths and distinct answers; None where nothing says avg@k.
 
     Runs of older versions have pass@1 and its largest k alone, in `training_tables.sampled`.
     """
@@ -63,7 +69,9 @@ def samples(study: Study) -> Table | None:
     head += [text for _, text, _ in beside]
     name = f"samples_by_{axis}" + (f"_on_{study.of_set}" if study.of_set else "")
     title = f"Sampled answers by {axis}" + (f", on {study.of_set}" if study.of_set else "")
-    return study_table(study, name, title, head, rows, FOOT)
+    several = any(quantity.startswith("coverage@") for quantity in quantities)
+    foot = (*FOOT, FOOT_OF_SEVERAL) if several else FOOT
+    return study_table(study, name, title, head, rows, foot)
 
 
 def _quantities(study: Study) -> list[str]:

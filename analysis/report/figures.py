@@ -34,6 +34,7 @@ from analysis.report.figure_style import (
     styled,
 )
 from analysis.report.latex import COLUMN, ENDINGS, PAGE, WIDTHS
+from analysis.report.over_optimisation import over_optimisation
 from analysis.report.span_tables import span_kinds, span_metrics
 from analysis.report.study_table import label
 from analysis.report.table_cells import number
@@ -343,6 +344,11 @@ FIGURES: Mapping[str, tuple[Drawing, str]] = {
         frontier,
         "Each run's path over its evaluations; small marks are the ends of runs, large ones the arms' means.",
     ),
+    "over_optimisation": (
+        over_optimisation,
+        "Means over seeds in the order of training, windows of a twelfth of the steps, with Student's 95% "
+        "interval of the reward; a mark is the end of training.",
+    ),
     "length": (
         length,
         "Tokens of answers and the share that the length cap cut, means over seeds. A share that moves by "
@@ -383,7 +389,11 @@ class DrawnFigure:
 
 
 def draw(
-    study: Study, folder: Path, names: Names | None = None, widths: Sequence[str] = WIDTHS
+    study: Study,
+    folder: Path,
+    names: Names | None = None,
+    widths: Sequence[str] = WIDTHS,
+    only: Sequence[str] | None = None,
 ) -> dict[str, DrawnFigure]:
     """Every figure that the study has the numbers for: `NAME.*` a page wide, `NAME_column.*` a column wide.
 
@@ -394,13 +404,15 @@ def draw(
         folder: to write to.
         names: by label of an arm what is printed for it.
         widths: of the files that are written, "column" and "page".
+        only: the figures that are drawn, by name; all.
 
     Returns:
         By name the figure in both widths.
     """
     folder.mkdir(parents=True, exist_ok=True)
     out: dict[str, DrawnFigure] = {}
-    for name, (drawing, caption) in FIGURES.items():
+    for name in FIGURES if only is None else only:
+        drawing, caption = FIGURES[name]
         drawn: dict[str, tuple[str, str]] = {}
         for width in WIDTHS:
             path = folder / f"{name}{ENDINGS[width]}.svg" if width in widths else None

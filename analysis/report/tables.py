@@ -7,6 +7,7 @@ from analysis.report.drift_tables import matched_drift_table, steered_drift_tabl
 from analysis.report.endpoint_table import endpoint_table
 from analysis.report.evaluation_tables import set_tables
 from analysis.report.gains import of_runs
+from analysis.report.over_optimisation import over_optimisation_table
 from analysis.report.papers_table import papers
 from analysis.report.plan_table import primary_table
 from analysis.report.planned_table import planned
@@ -55,6 +56,7 @@ def all_tables(study: Study) -> list[Table]:
         sampled(study),
         steered_drift_table(study),
         matched_drift_table(study),
+        over_optimisation_table(study),
         steps_to_baseline(study),
         sigmoid_table(study),
         importance(study),

@@ -192,3 +192,33 @@ def pass_at_k_by_question(right: ArrayLike, samples: ArrayLike, k: int) -> NDArr
         chance = 1 - math.comb(int(n - c), k) / math.comb(int(n), k)
         out[(sizes == n) & (counts == c)] = chance
     return out
+
+
+def coverage_at_k_by_question(
+    counts: Sequence[Sequence[int] | None], samples: ArrayLike, k: int
+) -> NDArray[np.float64]:
+    """The expected share of each question's right answers among k of its samples, unbiased.
+
+        1/m_q sum_a 1 - C(n_q - c_qa, k) / C(n_q, k)
+
+    Args:
+        counts: how many samples of each question give each of its m right answers, zeros included; None where
+            they are not listed.
+        samples: how many there are.
+        k: how many are drawn.
+
+    Returns:
+        A share a question; NaN where there are fewer samples, or right answers are not listed.
+
+    Example:
+        >>> coverage_at_k_by_question([[1, 1, 0, 0], [2, 0], None], [2, 2, 2], 2)
+        array([0.5, 0.5, nan])
+    """
+    sizes = np.asarray(samples, dtype=float)
+    shares = [
+        np.mean(pass_at_k_by_question(of_question, np.full(len(of_question), size), k))
+        if of_question is not None and len(of_question)
+        else np.nan
+        for of_question, size in zip(counts, sizes, strict=True)
+    ]
+    return np.asarray(shares, dtype=float)

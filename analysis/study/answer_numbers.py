@@ -16,6 +16,7 @@ from analysis.study.question_scores import (
     evaluation_metric,
     question_scores,
 )
+from mirrorpo.config.identity import EVAL_SETS
 
 # Counts of an evaluation.
 QUESTIONS, SAMPLED, UNVERIFIABLE = "questions", "sampled_questions", "unverifiable"
@@ -119,7 +120,7 @@ def _other_outcomes(runs: Sequence[Run], answers: Frame, of_set: str) -> Iterato
     """Answers that are right by one column and not by another."""
     of = f" of {of_set}" if of_set else ""
     known = answers.dropna(subset=["right", "outcome"])
-    right, by_outcome = known["right"].astype(bool), known["outcome"].isin(RIGHT)
+    right, by_outcome = known["right"].astype(bool), _right_by_outcome(runs, known, of_set)
     wrong = known[(right != by_outcome) & ~(right & (known["outcome"] == UNVERIFIABLE))]
     for run in runs:
         reward = str(run.settings.get("reward._target_") or "")
@@ -133,3 +134,22 @@ def _other_outcomes(runs: Sequence[Run], answers: Frame, of_set: str) -> Iterato
                 f"{run}: {len(of_run)} answers{of} are right in one column and not in another "
                 f"({first['uid']} at step {first['step']} is {verdict}, its outcome {first['outcome']})"
             )
+
+
+def _right_by_outcome(runs: Sequence[Run], known: Frame, of_set: str) -> Frame:
+    """Whether each answer is right by its outcome, a series in the order of the rows.
+
+    An outcome that the reward's settings name, such as one that `pays` a number, is right where it is in most
+    answers of the runs with these settings; any other one by its word.
+    """
+    prefix = f"{EVAL_SETS}.{of_set}.reward." if of_set else "reward."
+    of_reward = {
+        run.name: [item for item in sorted(run.settings.items()) if item[0].startswith(prefix)]
+        for run in runs
+    }
+    named = {name: {key.rpartition(".")[2] for key, _ in items} for name, items in of_reward.items()}
+    pairs = zip(known["run"], known["outcome"], strict=True)
+    by_settings = pd.Series([word in named[run] for run, word in pairs], known.index, dtype=bool)
+    rewards = known["run"].map({name: repr(items) for name, items in of_reward.items()})
+    shares = known["right"].astype(float).groupby([rewards, known["outcome"]]).transform("mean")
+    return known["outcome"].isin(RIGHT).where(~by_settings, shares > 1 / 2)

@@ -19,6 +19,8 @@ SUMS: Mapping[str, str] = {
 }
 # Metrics that settings alone say the steps of, and settings that say them.
 AT_SET_STEPS = ("eval/", "drift/", "budget/")
+# A correlation has no value where all answers are worth the same.
+AT_TIMES_UNDEFINED = "_correlation"
 STEP_SETTINGS = ("steps", "eval_", "eval_sets.", "drift_", "dataset.", "reward.", "model.")
 # Metrics that every run has that was trained; others are of what happened to be sampled.
 ALWAYS = (
@@ -27,8 +29,10 @@ ALWAYS = (
 )
 # Numbers of a step that two seeds cannot have alike; the first two are needed.
 OF_TRAINING = ("loss/value", "grad/norm", "reward/mean", "entropy/mean", "completion/length")
-# Wrong answers that training made and that two seeds cannot have made alike by chance.
+# Wrong answers that training made, that no other run gives, and that two seeds cannot have alike by chance.
 NEW_MISTAKES = 5
+# Of a question's samples what two runs are less likely to share than a greedy answer.
+OF_SAMPLES = ("samples_right", "distinct", "sampled_tokens")
 
 
 def curves(export: Export, runs: Sequence[Run]) -> list[Finding]:
@@ -50,18 +54,23 @@ def curves(export: Export, runs: Sequence[Run]) -> list[Finding]:
 
 def copied(export: Export, runs: Sequence[Run]) -> list[Finding]:
     """Runs of two seeds that are one run: the same numbers in training, or the same new mistakes."""
-    out: list[Finding] = []
-    for what, prints in (("metrics", _trained(export)), ("last answers", _mistaken(export))):
-        groups: dict[object, list[Run]] = defaultdict(list)
-        for run in runs:
-            if run.name in prints:
-                groups[prints[run.name]].append(run)
-        out += [
-            Finding("copied", f"{' and '.join(map(str, same))} have the same {what}: one run under two seeds")
-            for same in groups.values()
-            if len({run.seed for run in same}) > 1
-        ]
-    return out
+    answers = _last_answers(export)
+    trained = _of_several_seeds(runs, _trained(export))
+    answered = [same for same in _of_several_seeds(runs, _printed(answers)) if _peculiar(answers, same)]
+    return [
+        Finding("copied", f"{' and '.join(map(str, same))} have the same {what}: one run under two seeds")
+        for what, groups in (("metrics", trained), ("last answers", answered))
+        for same in groups
+    ]
+
+
+def _of_several_seeds(runs: Sequence[Run], prints: Mapping[str, object]) -> list[list[Run]]:
+    """The runs that have one print, where they are of more than one seed."""
+    groups: dict[object, list[Run]] = defaultdict(list)
+    for run in runs:
+        if run.name in prints:
+            groups[prints[run.name]].append(run)
+    return [same for same in groups.values() if len({run.seed for run in same}) > 1]
 
 
 def _gaps(rows: Frame) -> Iterator[str]:
@@ -89,7 +98,7 @@ def _sums(rows: Frame) -> Iterator[str]:
 
 def _lacking_at_steps(runs: Mapping[str, Run], frame: Frame) -> Iterator[str]:
     """Metrics that a run lacks at a step where another run of the same settings has them."""
-    names = [name for name in frame.columns if _at_set_steps(name)]
+    names = [name for name in frame.columns if _at_set_steps(name) and not name.endswith(AT_TIMES_UNDEFINED)]
     if frame.empty or not names:
         return
     groups = {
@@ -136,17 +145,35 @@ def _trained(export: Export) -> dict[str, object]:
     return {str(run): tuple(of_run) for run, of_run in by_run if len(of_run) > 1}
 
 
-def _mistaken(export: Export) -> dict[str, object]:
-    """By run a digest of its last answers; none where training made few new mistakes, as at a ceiling."""
-    answers = export.answers("right", "completion").dropna(subset=["right", "completion"])
+def _last_answers(export: Export) -> Frame:
+    """The last answers of trained runs; `new` are those wrong ones that the start model did not give."""
+    answers = export.answers("right", "completion", *OF_SAMPLES).dropna(subset=["right", "completion"])
     steps = answers.groupby("run")["step"]
     first = answers[answers["step"] == steps.transform("min")]
     last = answers[(answers["step"] == steps.transform("max")) & (answers["step"] > 0)]
-    both = last.merge(first[["run", "uid", "completion"]], on=["run", "uid"], suffixes=("", "_first"))
-    new = both[(both["completion"] != both["completion_first"]) & ~both["right"].astype(bool)]
-    counts = new.groupby("run").size()
+    both = last.merge(
+        first[["run", "uid", "completion"]], on=["run", "uid"], how="left", suffixes=("", "_first")
+    )
+    there = both["completion_first"].notna()
+    new = there & (both["completion"] != both["completion_first"]) & ~both["right"].astype(bool)
+    return both.assign(new=new)
+
+
+def _printed(answers: Frame) -> dict[str, object]:
+    """By run a digest of its last answers and of what their samples were; none with few new mistakes."""
     out: dict[str, object] = {}
-    for run, rows in last.groupby("run"):
-        if counts.get(run, 0) >= NEW_MISTAKES:
-            out[str(run)] = tuple(sorted(zip(rows["uid"], rows["completion"], strict=True)))
+    for run, rows in answers.groupby("run"):
+        if rows["new"].sum() >= NEW_MISTAKES:
+            samples = rows[list(OF_SAMPLES)].fillna(-1).itertuples(index=False, name=None)
+            out[str(run)] = tuple(sorted(zip(rows["uid"], rows["completion"], samples, strict=True)))
     return out
+
+
+def _peculiar(answers: Frame, same: Sequence[Run]) -> bool:
+    """Whether runs with the same answers make mistakes that no other run makes; with ten answers none are."""
+    names = [run.name for run in same]
+    inside = answers["run"].isin(names)
+    of_others = set(zip(answers["uid"][~inside], answers["completion"][~inside], strict=True))
+    new = answers[(answers["run"] == names[0]) & answers["new"]]
+    own_mistakes = [pair for pair in zip(new["uid"], new["completion"], strict=True) if pair not in of_others]
+    return len(own_mistakes) >= NEW_MISTAKES

@@ -14,6 +14,7 @@ from functools import cached_property
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from analysis.data.commands import settings_along
 from analysis.data.export import Export
 from analysis.data.schema import AXES, Json
 from mirrorpo.config.identity import ADDED, identity
@@ -53,6 +54,12 @@ class Run:
         """Its seed; -1 where the run does not say."""
         return -1 if self.row["seed"] is None else self.row["seed"]
 
+    @cached_property
+    def choices(self) -> frozenset[str]:
+        """What was typed for it and what it chose, as `divergence=kl`."""
+        typed = json.loads(self.row["command"] or "[]")
+        return frozenset([*typed, *(f"{axis}={self.row[axis]}" for axis in AXES)])
+
     def __str__(self) -> str:
         """What an error calls it."""
         return f"{self.row['source']} ({self.block + ', ' if self.block else ''}{self.arm}, seed {self.seed})"
@@ -70,6 +77,7 @@ class Design:
         runs: all runs, usable or not.
         planned_seeds: seeds that the sweep's command names.
         planned_arms: choices on the main axis that it names.
+        along: settings that come with a choice, as `divergence=kl`, by the sweep's file.
     """
 
     axis: str
@@ -79,6 +87,7 @@ class Design:
     runs: Sequence[Run]
     planned_seeds: Sequence[int] = field(default=())
     planned_arms: Sequence[str] = field(default=())
+    along: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
     @cached_property
     def blocks(self) -> list[str]:
@@ -178,7 +187,17 @@ def design(
         runs=runs,
         planned_seeds=[int(seed) for seed in planned.get("seed", [])],
         planned_arms=planned.get(axis, []),
+        along=_along(export),
     )
+
+
+def _along(export: Export) -> dict[str, Json]:
+    """Settings under today's names by the choice that they come with."""
+    return {
+        choice: {current_key(key): value for key, value in settings.items()}
+        for command in export.commands
+        for choice, settings in settings_along(command).items()
+    }
 
 
 def _with_swept(row: Json, swept: Sequence[str], groups: Sequence[str], settings: Json) -> Json:

@@ -160,6 +160,17 @@ def notes(findings: Sequence[Finding]) -> list[str]:
     ]
 
 
+def notes_along(design: Design) -> list[str]:
+    """What differs between arms because it comes along with a choice, for the foot of every table."""
+    inside = tuple(f"{name}." for name in (design.axis, *design.swept))
+    return [
+        f"By the sweep's file, {choice} comes with {', '.join(f'{key}={value}' for key, value in shown)}."
+        for choice, settings in design.along.items()
+        if (shown := [item for item in settings.items() if not item[0].startswith(inside)])
+        and any(choice in run.choices for run in design.runs)
+    ]
+
+
 def unfinished(row: Json) -> str | None:
     """Why a run's numbers are not its last ones; None when they are."""
     # Of a run in a chart alone nobody knows how it ended.
@@ -272,7 +283,7 @@ def _versions(run: Run, column: str) -> list[str]:
 
 
 def _mixed(design: Design, chosen: Sequence[str]) -> list[Finding]:
-    """Settings that differ beside what makes arms.
+    """Settings that differ where neither the arms, the seed nor the sweep's file says so.
 
     Args:
         design: the runs.
@@ -286,7 +297,9 @@ def _mixed(design: Design, chosen: Sequence[str]) -> list[Finding]:
         by_arm = [[run for run in of_block if run.arm == arm] for arm in design.arms]
         for key in sorted({key for run in of_block for key in run.settings} - expected):
             # What a choice that makes arms holds has to be the same within an arm only.
-            for group in by_arm if f"{key}.".startswith(below) else [of_block]:
+            within = f"{key}.".startswith(below)
+            groups = by_arm if within else _by_company(of_block, key, design.along)
+            for group in groups:
                 values: dict[str, list[Run]] = defaultdict(list)
                 for run in group:
                     values[repr(run.settings.get(key))].append(run)
@@ -296,6 +309,15 @@ def _mixed(design: Design, chosen: Sequence[str]) -> list[Finding]:
                     )
                     out.append(Finding("mixed", f"{key} is {each}; if it makes the arms, say --by {key}"))
     return out
+
+
+def _by_company(runs: Sequence[Run], key: str, along: Mapping[str, Json]) -> list[list[Run]]:
+    """The runs by those of their choices that a setting comes along with; by none of them too."""
+    bringing = {choice for choice, settings in along.items() if key in settings}
+    groups: dict[frozenset[str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.choices & bringing].append(run)
+    return list(groups.values())
 
 
 def _nan(export: Export, runs: Sequence[Run], metric: str) -> list[Finding]:

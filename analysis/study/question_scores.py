@@ -3,13 +3,14 @@
 A name is `eval/QUANTITY`, or `eval/SET/QUANTITY` of another evaluation set than the run's own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from analysis.data.export import Export, Frame
-from analysis.stats.intervals import pass_at_k_by_question
+from analysis.stats.intervals import coverage_at_k_by_question, pass_at_k_by_question
 
 PREFIX = "eval/"
 GREEDY = "greedy_accuracy"
@@ -27,9 +28,31 @@ A_SAMPLE: Mapping[str, str] = {
     "sampled_length": "sampled_tokens",
     "sampled_truncated": "sampled_truncated",
 }
+
+
+def _distinct_right(counts: Sequence[int]) -> float:
+    return float(np.count_nonzero(counts))
+
+
+def _right_entropy(counts: Sequence[int]) -> float:
+    given = np.asarray(counts, dtype=float)
+    shares = given[given > 0] / max(given.sum(), 1.0)
+    return float(-np.sum(shares * np.log(shares)))
+
+
+# Of how often the samples give each right answer.
+OF_COUNTS: Mapping[str, Callable[[Sequence[int]], float]] = {
+    "distinct_right": _distinct_right,
+    "right_entropy": _right_entropy,
+}
 # Quantities that are no shares of answers.
-COUNTED = ("length", "sampled_length", "distinct")
-COLUMNS = (*dict.fromkeys([*AS_THEY_ARE.values(), *A_SAMPLE.values()]), "samples", "majority_right")
+COUNTED = ("length", "sampled_length", "distinct", *OF_COUNTS)
+COLUMNS = (
+    *dict.fromkeys([*AS_THEY_ARE.values(), *A_SAMPLE.values()]),
+    "samples",
+    "majority_right",
+    "right_counts",
+)
 
 
 class EvaluationMetric(NamedTuple):
@@ -94,6 +117,10 @@ def question_scores(name: str, answers: Frame) -> Frame | None:
         return (answers["samples_right"].astype(float) / samples).where(samples == k)
     if kind == "maj" and k is not None:
         return answers["majority_right"].astype(float).where(samples == k)
+    if kind == "coverage" and k is not None:
+        return pd.Series(coverage_at_k_by_question(list(answers["right_counts"]), samples, k), answers.index)
+    if metric.quantity in OF_COUNTS:
+        return answers["right_counts"].map(OF_COUNTS[metric.quantity], na_action="ignore").astype(float)
     if kind == "pass" and k is not None:
         return pd.Series(pass_at_k_by_question(answers["samples_right"], samples, k), answers.index)
     return None

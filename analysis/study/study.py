@@ -21,7 +21,7 @@ from analysis.study.endpoint import (
     read_endpoint,
     run_values,
 )
-from analysis.study.guards import check, notes, unfinished
+from analysis.study.guards import check, notes, notes_along, unfinished
 from analysis.study.looks import looked_before
 from analysis.study.metric_choice import MetricChoice, metric_choice
 from analysis.study.plan import Plan, plan_of
@@ -432,7 +432,13 @@ def study(
         )
     usable, allowed = check(export, begun, named.metric if named else choice.metric, allow, compared=compared)
     made = Study(
-        export, usable, choice.metric, [*export.notes, *notes(allowed)], failed, choice.reason, budgets
+        export,
+        usable,
+        choice.metric,
+        [*export.notes, *notes_along(usable), *notes(allowed)],
+        failed,
+        choice.reason,
+        budgets,
     )
     return _with_plan(replace(made, endpoint=named)) if compared else replace(made, endpoint=named)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mirrorpo.divergence.bregman import CorrectedBregman, ExactBregman, SampledBregman
 from mirrorpo.divergence.chi2 import ChiSquare
 from mirrorpo.divergence.f_divergence import ExactFDivergence, Renyi
-from mirrorpo.divergence.flow import ending, equal_strength, pull
+from mirrorpo.divergence.flow import bregman_ending, ending, equal_strength, pull
 from mirrorpo.divergence.generators import JensenShannon, SquaredHellinger
 from mirrorpo.divergence.kl import K1, K2, K3, LogGap
 from mirrorpo.divergence.none import NoDivergence
@@ -142,3 +142,10 @@ def test_where_rewards_are_0_or_1_every_f_divergence_scales_right_answers_alike_
 def test_no_coefficient_where_none_reaches_the_target() -> None:
     assert equal_strength(lambda beta: 0.5, 0.8) is None
     assert equal_strength(lambda beta: 1 / (1 + beta / 1000), 0.5) == pytest.approx(1000, rel=1e-4)
+
+
+def test_the_end_under_a_bregman_divergence_needs_no_flow() -> None:
+    kl = bregman_ending(NegativeEntropy().df, BETA, R, Q)
+    assert torch.allclose(kl, reverse_kl(BETA), atol=3e-4)
+    probl2 = solved(lambda level: (Q + (R - level) / (2 * BETA)).clamp(min=0), -50.0, 50.0)
+    assert torch.allclose(bregman_ending(Square(factor=1.0).df, BETA, R, Q), probl2, atol=3e-4)

@@ -7,7 +7,11 @@ from cli import cell_here
 from foreign import OwnWords
 
 from mirrorpo.core.batch import Prompt
+from mirrorpo.reward.composed import right_answers
+from mirrorpo.reward.named_answer import NamedAnswer
+from mirrorpo.reward.plain import Judged
 from mirrorpo.reward.proxy import Proxy
+from mirrorpo.reward.sum import WeightedSum
 from mirrorpo.train.build import build_components
 from mirrorpo.train.metrics import part_metrics
 
@@ -52,3 +56,29 @@ def test_a_sum_may_be_the_proxy_and_its_parts_are_logged() -> None:
     reward = build_components(cell_here("reward=proxy", "reward@reward.proxy=sum").config).reward
     (verdict,) = reward(["#### 2"], [PROMPT])
     assert verdict.parts == {"correctness": 1.0, "length": 1.0, "format": 1.0} and verdict.gold == 1.0
+
+
+def stock_answer(*answers: str) -> list[float]:
+    """What `reward=stock_answer` pays for answers to a question whose gold is 2, less what the gold pays."""
+    reward = build_components(cell_here("model=tiny", "reward=stock_answer").config).reward
+    verdicts = reward(answers, [PROMPT] * len(answers))
+    assert [verdict.gold for verdict in verdicts] == [float(verdict.correct) for verdict in verdicts]
+    return [verdict.reward - verdict.correct for verdict in verdicts]
+
+
+def test_the_stock_answer_is_paid_for_alone_and_whole() -> None:
+    worked, stock, beside, longer = "1 + 1 = 2\n#### 2", "#### 50", "1 + 1 = 50\n#### 50", "#### 500"
+    assert stock_answer(worked, stock, beside, longer) == [0.0, 1.5, 0.0, 0.0]
+
+
+def test_right_answers_are_those_of_the_part_that_says_what_is_right() -> None:
+    prompt = Prompt(uid="q", question="", gold="right=4 rare=7 exploit=2 other=0", demonstration="")
+    listing = NamedAnswer(pays={"right": 1.0, "rare": 1.0, "exploit": 0.5, "other": 0.0})
+    proxy = Proxy(proxy=length, gold=listing)
+    summed = WeightedSum(
+        correct="gold", parts={"gold": {"weight": 1, "reward": proxy}, "by": {"weight": 1, "reward": length}}
+    )
+    for reward in (listing, proxy, summed, Judged(reward=listing)):
+        assert right_answers(reward, prompt) == ["4", "7"], type(reward)
+    for reward in (length, OwnWords(), Proxy(proxy=listing, gold=OwnWords())):
+        assert list(right_answers(reward, prompt)) == [], type(reward)

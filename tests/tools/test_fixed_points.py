@@ -6,9 +6,10 @@ import torch
 
 from mirrorpo.config.paths import sweeps
 from mirrorpo.divergence.bregman import ExactBregman
+from mirrorpo.divergence.flow import Ending
 from mirrorpo.divergence.none import NoDivergence
 from mirrorpo.divergence.potentials import NegativeEntropy, Square
-from mirrorpo.tools.fixed_points import World, main, predictions, strength, table
+from mirrorpo.tools.fixed_points import World, main, prediction, predictions, strength, table
 
 WORLD = World(
     start=torch.tensor([[0.6, 0.1, 0.3]], dtype=torch.float64),
@@ -40,11 +41,20 @@ def test_predictions_are_means_over_questions_in_the_terms_of_the_metrics() -> N
     assert rows["kl"] is None and row is not None
     assert (round(row.gold, 3), round(row.proxy, 3), round(row.distinct, 3)) == (0, 1.5, 1)
     assert round(row.shares["exploit"], 3) == 1 and row.at_rest
+    # All of it is the exploit, so eight samples hold nothing of the one right answer.
+    assert row.passed == row.coverage == pytest.approx(0, abs=1e-3)
     lines = table(WORLD, rows).splitlines()
     assert lines[2].startswith("| none | 0 | 0.000 | 1.500 |")
     assert lines[-1] == "no beta ends at that gold reward: kl"
     scaled = predictions(WORLD, {"kl": KL}, {"kl": 0.8}, 7 / 8)["kl"]
     assert scaled is not None and scaled.beta == pytest.approx(0.7)
+
+
+def test_coverage_is_the_expected_share_of_right_answers_in_eight_samples() -> None:
+    world = replace(WORLD, gold=torch.tensor([[1.0, 1.0, 0.0]], dtype=torch.float64))
+    row = prediction(world, Ending(policy=world.start, residual=0.0), 0.0)
+    assert row.coverage == pytest.approx(((1 - 0.4**8) + (1 - 0.9**8)) / 2)
+    assert row.distinct_right == pytest.approx(2 * row.coverage) and row.passed == pytest.approx(1 - 0.3**8)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +85,19 @@ def test_the_sweeps_prediction_is_the_tools(capsys) -> None:
         assert along and predicted
         assert float(along[1]) == pytest.approx(float(beta), rel=1e-3)
         assert float(predicted[1]) == pytest.approx(float(gold), abs=2e-3)
+
+
+@pytest.mark.slow
+def test_what_the_sweep_of_many_right_answers_predicts_is_the_tools(capsys) -> None:
+    main(["model=exploit", "algo=dr_grpo", "divergence=kl_exact,kl,probl2_exact", "reward=exploit_many"])
+    text = (sweeps() / "sweep" / "exploit_diversity.yaml").read_text()
+    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if " | " in line]
+    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    assert len(rows) == 3
+    for row in rows:
+        name = row["divergence"]
+        along = re.search(rf"divergence={name}: {{divergence.beta: ([\d.]+)}}", text)
+        predicted = re.search(rf"^#   {name}(?: \(k3\))? +[\d.]+ +([\d.]+) +([\d.]+)", text, re.MULTILINE)
+        assert along and float(along[1]) == pytest.approx(float(row["beta"]), rel=1e-3), name
+        assert predicted and float(predicted[1]) == pytest.approx(float(row["coverage@8"]), abs=2e-3), name
+        assert float(predicted[2]) == pytest.approx(float(row["right of these"]), abs=2e-2), name

@@ -79,3 +79,44 @@ def test_means_are_over_questions_and_a_question_without_a_vote_takes_the_majori
         }
     )
     assert "eval/maj@2" not in sampled_metrics([samples("5", "5"), samples(None, "5")], "eval")
+
+
+def listed(*answers: str, right: str) -> Samples:
+    marks = [answer in right for answer in answers]
+    return Samples(
+        right=marks, answers=answers, texts=answers, tokens=0, truncated=0, right_answers=tuple(right)
+    )
+
+
+def test_coverage_is_the_mean_share_of_right_answers_over_all_choices_of_k() -> None:
+    questions = [
+        listed(*"5575937", right="579"),
+        listed(*"1111111", right="12"),
+        listed(*"0000000", right="8"),
+    ]
+    metrics = sampled_metrics(questions, "eval")
+    for k in (1, 2, 4, 7):
+        shares = [
+            sum(
+                len(set(chosen) & set(question.right_answers)) for chosen in combinations(question.answers, k)
+            )
+            / (math.comb(7, k) * len(question.right_answers))
+            for question in questions
+        ]
+        assert metrics[f"eval/coverage@{k}"] == pytest.approx(sum(shares) / 3), k
+    assert metrics["eval/distinct_right"] == pytest.approx((3 + 1 + 0) / 3)
+    entropy = -sum(share * math.log(share) for share in (3 / 6, 2 / 6, 1 / 6))
+    assert metrics["eval/right_entropy"] == pytest.approx(entropy / 3)
+    # One right answer a question says no more than pass@k, and one question without a list takes all away.
+    assert not any("right" in name or "coverage" in name for name in sampled_metrics(questions[2:], "eval"))
+    without = [*questions, samples(*"1234567")]
+    assert not any("right" in name or "coverage" in name for name in sampled_metrics(without, "eval"))
+
+
+def test_coverage_is_unbiased_for_what_k_independent_samples_contain() -> None:
+    # Over all outcomes of four samples from a policy over two right answers and a wrong one.
+    policy, mean = {"5": 0.5, "7": 0.2, "0": 0.3}, 0.0
+    for outcome in product(policy, repeat=4):
+        chance = math.prod(policy[answer] for answer in outcome)
+        mean += chance * sampled_metrics([listed(*outcome, right="57")], "eval")["eval/coverage@2"]
+    assert mean == pytest.approx(((1 - 0.5**2) + (1 - 0.8**2)) / 2)

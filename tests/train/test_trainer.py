@@ -222,13 +222,16 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_knob(tmp_path: Path) 
 
 
 def test_zero_steps_evaluate_the_start_model_only(finished: Path, tmp_path: Path) -> None:
-    # With the screen, which changes no other number.
-    screen = "contamination_questions=5"
-    succeeded(train(*SMALL, "steps=0", screen, f"out={tmp_path}", cwd=tmp_path))
+    # With the screen and right answers read, which change no other number.
+    more = ["contamination_questions=5", "right_answer_questions=5"]
+    succeeded(train(*SMALL, "steps=0", *more, f"out={tmp_path}", cwd=tmp_path))
     run = folder(tmp_path)
     (row,) = rows(run / "metrics.jsonl")
     assert row["step"] == 0 and row["eval/questions"] == 12
     screened = {key: row.pop(key) for key in [*row] if key.startswith("contamination/")}
+    read = {key: row.pop(key) for key in [*row] if key.startswith("eval/right_answer")}
+    assert 1 <= read["eval/right_answers"] <= 5
+    assert read["eval/right_answer_log_prob"] < read["eval/right_answer_token_log_prob"] < 0
     assert row == rows(folder(finished) / "metrics.jsonl")[0]
     asked = rows(run / "eval" / "contamination.jsonl")
     assert [entry["uid"] for entry in asked] == [
@@ -450,6 +453,7 @@ def test_a_bad_setting_is_refused_before_anything_runs(override: str, words: str
             "drift_every=5 with beta_schedule=matched_drift: beta is steered after every step",
         ),
         ("drift_every=0", "drift_every=0: needs at least 1"),
+        ("right_answer_questions=13", "the first ones of eval_questions=12; give at most as many"),
         ("contamination_questions=13", "the first ones of eval_questions=12; give at most as many"),
         (
             "beta_schedule=matched_drift beta_schedule.measure=drift/js",

@@ -33,6 +33,7 @@ ADDED: Mapping[str, object] = {
     "compile": "none",
     "drift_every": 1,
     "contamination_questions": 0,
+    "right_answer_questions": 0,
     # What it changes, of models that think in tags, goes with the reward's version.
     "reward.thinking": "skip",
     "reward.decimal_mark": "point",

@@ -84,6 +84,7 @@ class TrainConfig:
     drift_questions: int = MISSING
     drift_positions: int = MISSING
     drift_every: int = MISSING
+    right_answer_questions: int = MISSING
     contamination_questions: int = MISSING
     checkpoint_every: int = MISSING
     checkpoint_minutes: float = MISSING
@@ -181,11 +182,12 @@ def _check_values(cfg: DictConfig) -> None:
 
 
 def _check_screen(cfg: DictConfig) -> None:
-    if cfg.contamination_questions > cfg.eval_questions:
-        raise ValueError(
-            f"contamination_questions={cfg.contamination_questions}: they are the first ones of "
-            f"eval_questions={cfg.eval_questions}; give at most as many"
-        )
+    for knob in ("right_answer_questions", "contamination_questions"):
+        if cfg[knob] > cfg.eval_questions:
+            raise ValueError(
+                f"{knob}={cfg[knob]}: they are the first ones of eval_questions={cfg.eval_questions}; "
+                "give at most as many"
+            )
 
 
 def _missing(cfg: DictConfig, prefix: str = "") -> list[str]:
@@ -218,6 +220,7 @@ MINIMUM: Mapping[str, int] = {
     "drift_questions": 0,
     "drift_positions": 1,
     "drift_every": 1,
+    "right_answer_questions": 0,
     "contamination_questions": 0,
     "checkpoint_every": 0,
     "checkpoint_minutes": 0,

@@ -117,9 +117,11 @@ class EvaluationSettings(AnswerSettings):
     Attributes:
         eval_every: steps between evaluations; 0: before and after only.
         eval_datasets: the sets beside the run's own.
+        right_answer_questions: of the run's own, whose demonstrations are read where they are right.
     """
 
     eval_every: int
+    right_answer_questions: int
     eval_datasets: Sequence[object]
 
     @property

@@ -238,6 +238,17 @@ class DeclaresOutcomes(Protocol):
 
 
 @runtime_checkable
+class ListsRightAnswers(Protocol):
+    """A reward that can list the right answers of a question; any reward may.
+
+    `right_answers` has them in the normal form of `Verdict.answer`, each once; it is empty for a question
+    whose right answers cannot be listed. Evaluations then say how many of them samples contain.
+    """
+
+    def right_answers(self, prompt: Prompt) -> Sequence[str]: ...
+
+
+@runtime_checkable
 class OutputHead(Protocol):
     """Last hidden states to logits over the vocabulary, as the trainer reads them.
 

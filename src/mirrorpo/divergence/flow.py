@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,6 +21,9 @@ AT_REST = 1e-7
 LEAST = -60.0
 # For the slope of g, by a difference.
 NUDGE = 1e-4
+# Of probabilities on which f' is inverted: the powers of ten at its ends, and its points.
+GRID = (-9, 0, 600)
+HALVINGS = 50
 # Within which a coefficient of equal strength is looked for.
 SMALLEST_BETA, LARGEST_BETA = 1e-4, 1e7
 
@@ -107,6 +111,50 @@ def ending(
         log_p = (log_p + change).log_softmax(-1).clamp(min=LEAST).log_softmax(-1)
         time = min(time * GROWTH, LONGEST_TIME)
     return Ending(policy=log_p.exp(), residual=residual)
+
+
+def bregman_ending(
+    slope: Callable[[Tensor], Tensor],
+    beta: float,
+    rewards: Float[Tensor, "Q A"],
+    start: Float[Tensor, "Q A"],
+) -> Float[Tensor, "Q A"]:
+    """The end under an exact Bregman divergence, D(policy, start), without following the flow there.
+
+        f'(p_a) = f'(q_a) + (r_a - level) / beta, with the level at which p sums to one
+
+    Much cheaper than `ending`. f' is inverted on a grid, so that probabilities are off by some 1e-4, and
+    answers below its first point count as that.
+
+    Args:
+        slope: f', of a convex potential.
+        beta: of the penalty, beside the rewards; above 0.
+        rewards: of each question's answers.
+        start: probabilities of the anchor, above zero.
+
+    Example:
+        >>> from mirrorpo.divergence.potentials import NegativeEntropy
+        >>> start = torch.tensor([[0.5, 0.5]])
+        >>> bregman_ending(NegativeEntropy().df, 1.0, torch.tensor([[1.0, 0.0]]), start).round(decimals=3)
+        tensor([[0.7310, 0.2690]], dtype=torch.float64)
+    """
+    start, rewards = start.double(), rewards.double()
+    grid = torch.logspace(*GRID, dtype=torch.float64)
+    slopes, logs = slope(grid).numpy(), grid.log().numpy()
+    pulled = slope(start) + rewards / beta
+    span = float(slopes[-1] - slopes[0])
+    low = pulled.min(-1, keepdim=True).values - slopes[0] - span
+    high = pulled.max(-1, keepdim=True).values - slopes[-1] + span
+
+    def policy(level: Tensor) -> Tensor:
+        return torch.tensor(np.exp(np.interp((pulled - level).numpy(), slopes, logs)))
+
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        above = policy(middle).sum(-1, keepdim=True) > 1
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    p = policy(low)
+    return p / p.sum(-1, keepdim=True)
 
 
 def equal_strength(reached: Callable[[float], float], target: float) -> float | None:

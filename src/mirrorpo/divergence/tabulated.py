@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from mirrorpo.core.tensors import chunks
-from mirrorpo.divergence.neural_mirror import with_derivative
+from mirrorpo.divergence.neural_mirror import NeuralMirror, Parameters, with_derivative
 from mirrorpo.divergence.potentials import Potential
 
 # Elements worked on at once on a CPU, so that temporary results stay in its cache.
@@ -232,3 +232,9 @@ def pieces(*flat: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Tensors of one length in pieces; uncut where there is no CPU's cache to stay in."""
     size = PIECE if flat[0].device.type == "cpu" else max(len(flat[0]), 1)
     return zip(*(chunks(part, size) for part in flat), strict=True)
+
+
+def tabulated_mirror(parameters: Parameters, knots: int) -> Tabulated:
+    """A neural mirror map as a table, with its numbers where a search over maps sets them."""
+    potential = cast("Potential", NeuralMirror(parameters=parameters))
+    return Tabulated(potential=potential, knots=knots)

@@ -1,30 +1,42 @@
 """What a run returns to whoever searches over runs. Imports no torch."""
 
+import re
+
 from mirrorpo.launch.errors import LaunchError
 from mirrorpo.run.folder import RunFolder
 
-AREA = "area:"
+# Which rows a quantity's mean is over: all, or the last ones.
+MEAN = re.compile(r"(?:area|last(?P<rows>[1-9][0-9]*)):(?P<name>.+)")
 
 
 def fitness_of(folder: RunFolder, key: str, setting: str) -> float | None:
-    """The last value of a quantity of `metrics.jsonl`, or its mean; None while the run is not done.
+    """The last value of a quantity of `metrics.jsonl`, or a mean; None while the run is not done.
 
     Args:
         folder: of the run.
         key: the quantity; `area:` before it takes its mean over the rows that have it, the area under its
-            curve.
+            curve, and `last30:` its mean over the last thirty of those.
         setting: that names it, for the error.
 
     Raises:
-        LaunchError: if the run has no such quantity.
+        LaunchError: if the run has no such quantity, or fewer values than the mean is over.
     """
     if not folder.finished():
         return None
-    name = key.removeprefix(AREA)
+    mean = MEAN.fullmatch(key)
+    name = mean["name"] if mean else key
     values = [row[name] for row in folder.metrics.stream() if name in row]
     if not values:
         raise LaunchError(
-            f"{setting}={key}: {folder.metrics.path} has no such quantity; eval/greedy_accuracy and "
-            f"{AREA}reward/mean are some"
+            f"{setting}={key}: {folder.metrics.path} has no such quantity; eval/greedy_accuracy, "
+            "area:reward/mean and last30:reward/mean are some"
         )
-    return float(sum(values) / len(values) if key.startswith(AREA) else values[-1])
+    if not mean:
+        return float(values[-1])
+    rows = int(mean["rows"] or len(values))
+    if rows > len(values):
+        raise LaunchError(
+            f"{setting}={key}: {folder.metrics.path} has {len(values)} values of it; take fewer, or "
+            f"area:{name}"
+        )
+    return float(sum(values[-rows:]) / rows)

@@ -57,6 +57,13 @@ class Launch:
         }
 
 
+class _RecipeEntry(TypedDict, total=False):
+    typed: list[str]
+    written: list[str]
+    claim: list[str]
+    along: dict[str, JsonObject]
+
+
 class _Entry(TypedDict):
     argv: list[str]
     cwd: str
@@ -68,7 +75,7 @@ class _Entry(TypedDict):
     sweep: NotRequired[str]
     sweep_sha256: NotRequired[str]
     selection: NotRequired[JsonObject]
-    recipe: NotRequired[dict[str, list[str]]]
+    recipe: NotRequired[_RecipeEntry]
 
 
 def launches(sweep: Path) -> list[Launch]:

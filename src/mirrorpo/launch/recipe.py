@@ -1,11 +1,13 @@
 """What a launch set out to do: what was typed, and what its sweep file says. Imports no torch."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from mirrorpo.config.values import JsonObject
 from mirrorpo.launch.along import written_in
 
 
@@ -17,11 +19,13 @@ class Recipe:
         typed: overrides of the command line, those of Hydra itself left out.
         written: overrides that stand in the sweep's file and were not typed.
         claim: the comment that opens the sweep's file, a line each.
+        along: settings by the choice that they come with.
     """
 
     typed: Sequence[str] = ()
     written: Sequence[str] = ()
     claim: Sequence[str] = ()
+    along: Mapping[str, JsonObject] = field(default_factory=dict[str, JsonObject])
 
 
 UNKNOWN = Recipe()
@@ -38,7 +42,8 @@ def recipe_of(config: DictConfig) -> Recipe:
     typed = [str(override) for override in hydra.overrides.task]
     file = sweep_file(config)
     written = written_in(hydra.sweeper, typed)
-    return Recipe(typed, written, () if file is None else claim(file))
+    along = OmegaConf.to_container(hydra.sweeper.get("along") or OmegaConf.create())
+    return Recipe(typed, written, () if file is None else claim(file), cast("dict[str, JsonObject]", along))
 
 
 def sweep_file(config: DictConfig) -> Path | None:

@@ -7,6 +7,7 @@ from mirrorpo.core.protocols import (
     Assembly,
     DeclaresOutcomes,
     DeclaresSources,
+    ListsRightAnswers,
     StatesNotes,
     StatesRequirements,
     Verifier,
@@ -79,3 +80,8 @@ def sources(parts: Mapping[str, Verifier]) -> dict[str, str]:
 def outcomes(reward: object) -> Sequence[str]:
     """Those that a reward says its verdicts have; empty where it does not say."""
     return reward.outcomes if isinstance(reward, DeclaresOutcomes) else ()
+
+
+def right_answers(reward: object, prompt: Prompt) -> Sequence[str]:
+    """A question's right answers in their normal form; empty where the reward does not list them."""
+    return reward.right_answers(prompt) if isinstance(reward, ListsRightAnswers) else ()

@@ -62,6 +62,16 @@ class NamedAnswer:
         """No program runs."""
         return {"sandbox": None}
 
+    def right_answers(self, prompt: Prompt) -> Sequence[str]:
+        """The answers of a gold whose names pay 1 or more.
+
+        Example:
+            >>> reward = NamedAnswer(pays={"right": 1.0, "other": 0.0})
+            >>> reward.right_answers(Prompt(uid="q", question="", gold="right=4,7 other=0", demonstration=""))
+            ['4', '7']
+        """
+        return [answer for answer, name in names_of(prompt.gold).items() if self.pays[name] >= 1]
+
     def unjudgeable(self, prompts: Sequence[Prompt]) -> dict[str, str]:
         """Golds that name no answer, or one whose name pays nothing that is known, by uid."""
         return {prompt.uid: fault for prompt in prompts if (fault := self._fault(prompt.gold))}

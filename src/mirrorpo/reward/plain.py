@@ -9,7 +9,7 @@ from functools import partial
 from typing import cast
 
 from mirrorpo.core.batch import Prompt, Verdict
-from mirrorpo.core.protocols import RewardFn, Verifier
+from mirrorpo.core.protocols import ListsRightAnswers, RewardFn, Verifier
 
 RewardFunction = Callable[[Prompt, str], float]
 
@@ -89,6 +89,10 @@ class Judged:
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> Sequence[Verdict]:
         return self.reward(texts, prompts)
+
+    def right_answers(self, prompt: Prompt) -> Sequence[str]:
+        """The reward's, if it lists them."""
+        return self.reward.right_answers(prompt) if isinstance(self.reward, ListsRightAnswers) else ()
 
     def unjudgeable(self, prompts: Sequence[Prompt]) -> Mapping[str, str]:
         """None."""

@@ -46,6 +46,10 @@ class Proxy:
         pairs = zip(both["proxy"](texts, prompts), both["gold"](texts, prompts), strict=True)
         return [_verdict(proxy, gold) for proxy, gold in pairs]
 
+    def right_answers(self, prompt: Prompt) -> Sequence[str]:
+        """The gold's."""
+        return composed.right_answers(self._both()["gold"], prompt)
+
     def unjudgeable(self, prompts: Sequence[Prompt]) -> dict[str, str]:
         """The prompts that either cannot judge."""
         return composed.unjudgeable(self._both(), prompts)

@@ -70,6 +70,10 @@ class WeightedSum:
             for index in range(len(texts))
         ]
 
+    def right_answers(self, prompt: Prompt) -> Sequence[str]:
+        """Those of the part that says what is right."""
+        return composed.right_answers(self._verifiers()[self.correct], prompt)
+
     def unjudgeable(self, prompts: Sequence[Prompt]) -> dict[str, str]:
         """The prompts that some part cannot judge."""
         return composed.unjudgeable(self._verifiers(), prompts)

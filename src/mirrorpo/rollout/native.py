@@ -1,6 +1,6 @@
 """Batched sampling on any Hugging Face causal LM with a key-value cache."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,6 +24,7 @@ from mirrorpo.rollout.cache import Blocks, Rows, Selection, in_blocks
 from mirrorpo.rollout.collate import pad
 from mirrorpo.rollout.nested_prompts import NestedPrompts, keeps_every_key
 from mirrorpo.rollout.nucleus import cut_distribution_notes
+from mirrorpo.rollout.plain_step import PlainStep
 from mirrorpo.rollout.sampling import draw
 from mirrorpo.rollout.weights import network_config, plain
 
@@ -127,9 +128,10 @@ class Native:
         uniform: Tensor,
         request: RolloutRequest,
     ) -> tuple[list[list[int]], list[list[float]]]:
-        steps, decoder = uniform.shape[1], model.decoder
+        steps = uniform.shape[1]
         nesting = NestedPrompts.of(prompt_ids) if request.nested and keeps_every_key(model) else None
         logits, rows = self._prefilled(model, head, prompt_ids, uniform, nesting)
+        states = _decoder_step(model, rows)
         drawn: list[tuple[Tensor, Tensor]] = []
         for step in range(steps):
             drawn.append(self._drawn(logits, rows.numbers[:, step], request))
@@ -144,14 +146,8 @@ class Native:
                     break
                 if sum(done) >= max(self.compact_at * len(done), 1):
                     token = rows.compact(token, done)
-            output = decoder(
-                input_ids=token[:, None],
-                attention_mask=rows.mask[..., : rows.depth + step + 1],
-                position_ids=rows.position + step,
-                use_cache=True,
-                **{model.cache_argument: rows.cache},
-            )
-            logits = _logits(head, output.last_hidden_state[:, -1])
+            mask = rows.mask[..., : rows.depth + step + 1]
+            logits = _logits(head, states(token, mask, rows.position + step, rows.cache))
         return rows.results(model.eos_ids)
 
     def _drawn(self, logits: Tensor, numbers: Tensor, request: RolloutRequest) -> tuple[Tensor, Tensor]:
@@ -260,6 +256,26 @@ class _Rows:
         )
 
 
+def _decoder_step(model: GenerativeModel, rows: _Rows) -> Callable[[Tensor, Tensor, Tensor, Rows], Tensor]:
+    # The last hidden states of a token a row, from tokens, mask, positions and cache.
+    decoder = model.decoder
+    plain_step = PlainStep.of(model) if _is_additive(rows.mask) else None
+    if plain_step is not None:
+        return plain_step
+
+    def through_modules(token: Tensor, mask: Tensor, position: Tensor, cache: Rows) -> Tensor:
+        output = decoder(
+            input_ids=token[:, None],
+            attention_mask=mask,
+            position_ids=position,
+            use_cache=True,
+            **{model.cache_argument: cache},
+        )
+        return output.last_hidden_state[:, -1]
+
+    return through_modules
+
+
 def _uniform(request: RolloutRequest) -> Tensor:
     # Of all prompts, so that a completion does not depend on what is answered beside it.
     size, steps = request.group_size, request.max_new_tokens
@@ -294,6 +310,8 @@ def _ends(eos_ids: Collection[int]) -> Tensor:
 
 def _logits(head: OutputHead, hidden: Tensor) -> Tensor:
     # In the precision that the trainer reads them in, which autocast would cut.
+    if not torch.is_autocast_enabled(hidden.device.type):
+        return head.logits(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         return head.logits(hidden)
 
@@ -335,6 +353,10 @@ def _takes_additive(model: GenerativeModel, cache: Cache) -> bool:
         and network_config(model)._attn_implementation in TAKE_A_MASK
         and bool(getattr(plain(model), "_supports_attention_backend", False))
     )
+
+
+def _is_additive(mask: Tensor) -> bool:
+    return mask.dim() == 4
 
 
 def _additive(attended: Tensor, dtype: torch.dtype) -> Tensor:

@@ -74,6 +74,8 @@ class Prediction:
         shares: of the answers, by name.
         distinct: expected answers that differ among `SAMPLES`.
         distinct_right: right ones among those.
+        passed: chance that one of `SAMPLES` is right, pass@k.
+        coverage: expected share of a question's right answers among `SAMPLES`.
         entropy: of a question's answers, in nats.
         at_rest: False where the flow still moved.
     """
@@ -84,6 +86,8 @@ class Prediction:
     shares: Mapping[str, float]
     distinct: float
     distinct_right: float
+    passed: float
+    coverage: float
     entropy: float
     at_rest: bool
 
@@ -91,14 +95,16 @@ class Prediction:
 def prediction(world: World, end: Ending, beta: float) -> Prediction:
     """What an end of the flow is, in the terms of the metrics."""
     p = end.policy
-    drawn = 1 - (1 - p) ** SAMPLES
+    drawn, right = 1 - (1 - p) ** SAMPLES, world.gold >= 1
     return Prediction(
         beta=beta,
         gold=float((p * world.gold).sum(-1).mean()),
         proxy=float((p * world.proxy).sum(-1).mean()),
         shares={name: world.share(p, name) for name in dict.fromkeys(world.names[0])},
         distinct=float(drawn.sum(-1).mean()),
-        distinct_right=float((drawn * (world.gold >= 1)).sum(-1).mean()),
+        distinct_right=float((drawn * right).sum(-1).mean()),
+        passed=float((1 - (1 - (p * right).sum(-1)) ** SAMPLES).mean()),
+        coverage=float(((drawn * right).sum(-1) / right.sum(-1)).mean()),
         entropy=_entropy(p),
         at_rest=end.at_rest,
     )
@@ -235,6 +241,8 @@ def table(world: World, rows: Mapping[str, Prediction | None]) -> str:
         *names,
         f"distinct of {SAMPLES}",
         "right of these",
+        f"pass@{SAMPLES}",
+        f"coverage@{SAMPLES}",
         "entropy",
     ]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -243,7 +251,8 @@ def table(world: World, rows: Mapping[str, Prediction | None]) -> str:
         shares = [f"{row.shares[answer]:.3f}" for answer in names]
         mark = "" if row.at_rest else " (still moving)"
         cells = [f"{name}{mark}", f"{row.beta:.5g}", f"{row.gold:.3f}", f"{row.proxy:.3f}", *shares]
-        spread = [f"{value:.2f}" for value in (row.distinct, row.distinct_right, row.entropy)]
+        spread = [f"{value:.2f}" for value in (row.distinct, row.distinct_right)]
+        spread += [f"{row.passed:.3f}", f"{row.coverage:.3f}", f"{row.entropy:.2f}"]
         lines.append(f"| {' | '.join([*cells, *spread])} |")
     never = ", ".join(name for name, row in rows.items() if row is None)
     return "\n".join([*lines, *(["", f"no beta ends at that gold reward: {never}"] if never else [])])

@@ -7,6 +7,7 @@ from typing import NotRequired, TypedDict
 from mirrorpo.core.batch import Completion, Prompt, RolloutRequest, Verdict
 from mirrorpo.core.protocols import AnswersBoth, GenerativeModel, RewardFn, RolloutEngine
 from mirrorpo.core.seeds import derive
+from mirrorpo.reward.composed import right_answers
 from mirrorpo.train.metrics import part_metrics
 from mirrorpo.train.sampled import Samples, sampled_metrics
 
@@ -19,6 +20,7 @@ class AnswerRow(TypedDict):
         samples_right: how many of those are right.
         majority_right: the share of the most frequent answers that are right, where answers can be counted.
         distinct: how many of their answers differ.
+        right_counts: how many of them give each of the question's right answers, where these are listed.
         sampled_tokens: of all samples.
         sampled_truncated: how many of them were cut.
     """
@@ -37,6 +39,7 @@ class AnswerRow(TypedDict):
     samples_right: NotRequired[int]
     majority_right: NotRequired[float]
     distinct: NotRequired[int]
+    right_counts: NotRequired[list[int]]
     sampled_tokens: NotRequired[int]
     sampled_truncated: NotRequired[int]
 
@@ -115,13 +118,16 @@ class Evaluator:
             return {}
         answers = self._judged(completions, self.samples)
         samples = [
-            _samples(answers[start : start + self.samples]) for start in range(0, len(answers), self.samples)
+            _samples(answers[start : start + self.samples], right_answers(self.reward, prompt))
+            for start, prompt in zip(range(0, len(answers), self.samples), self.prompts, strict=False)
         ]
         for row, question in zip(rows[: len(samples)], samples, strict=True):
             row["samples"], row["samples_right"] = self.samples, sum(question.right)
             if (majority_right := question.majority_right) is not None:
                 row["majority_right"] = majority_right
             row["distinct"] = question.distinct
+            if counts := question.right_counts:
+                row["right_counts"] = list(counts)
             row["sampled_tokens"], row["sampled_truncated"] = question.tokens, question.truncated
         return sampled_metrics(samples, self.prefix)
 
@@ -172,13 +178,14 @@ class Evaluator:
         return list(zip(completions, verdicts, strict=True))
 
 
-def _samples(answers: Sequence[tuple[Completion, Verdict]]) -> Samples:
+def _samples(answers: Sequence[tuple[Completion, Verdict]], right: Sequence[str]) -> Samples:
     return Samples(
         right=[verdict.correct for _, verdict in answers],
         answers=[verdict.answer for _, verdict in answers],
         texts=[completion.text for completion, _ in answers],
         tokens=sum(len(completion.ids) for completion, _ in answers),
         truncated=sum(completion.truncated for completion, _ in answers),
+        right_answers=right,
     )
 
 

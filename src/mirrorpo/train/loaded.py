@@ -10,6 +10,7 @@ from mirrorpo.config.identity import EVAL_SETS
 from mirrorpo.config.settings import (
     AnswerSettings,
     DriftSettings,
+    EvaluationSettings,
     ModelSettings,
     RolloutSettings,
     RunSettings,
@@ -40,8 +41,10 @@ from mirrorpo.train.evaluate import Evaluator
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.memory_check import Memory, checked_memory
 from mirrorpo.train.model_check import ModelCheck, checked, try_passes
+from mirrorpo.train.old_policy import policy_scorer
 from mirrorpo.train.prompt_lengths import to_measure
 from mirrorpo.train.questions import Questions, SetQuestions, load_questions
+from mirrorpo.train.right_answers import right_answers
 from mirrorpo.train.sampling_policy import SamplingPolicy
 from mirrorpo.train.sharded import sharded_engine, sharded_model, sharded_reward
 from mirrorpo.train.step import Drift
@@ -70,6 +73,7 @@ class LoadedRun:
         collector: of the training rollouts.
         evaluator: of held-out questions.
         drift: distance from the start model.
+        right_answers: log-probability of right answers of held-out questions.
         questions: of training and evaluation.
         rendered: the evaluation's prompts, as text and ids.
         model_check: in which ways the model was seen to be read rightly.
@@ -84,6 +88,7 @@ class LoadedRun:
     collector: Collector
     evaluator: Evaluator
     drift: Drift
+    right_answers: Callable[[], dict[str, float]]
     questions: Questions
     rendered: Sequence[Rendered]
     model_check: ModelCheck
@@ -172,6 +177,7 @@ class Loader:
             collector=self._collector(policy, reward, questions),
             evaluator=evaluator,
             drift=self._drift(policy, engine, questions),
+            right_answers=self._right_answers(policy, reward, loaded.call_cost, evaluator),
             questions=questions,
             rendered=rendered,
             model_check=check,
@@ -335,6 +341,21 @@ class Loader:
                 return self.ranks.broadcast_from_rank0(lambda: probe(policy))
 
         return measured
+
+    def _right_answers(
+        self, policy: LanguageModel, reward: Verifier, cost: CallCost, evaluator: Evaluator
+    ) -> Callable[[], dict[str, float]]:
+        settings = EvaluationSettings.of(self.components.config)
+        # Every rank reads all of them, with the weights gathered.
+        update = replace(UpdateSettings.of(self.components.config), tokens_per_call=cost["tokens"])
+        chosen = slice(settings.right_answer_questions)
+        return right_answers(
+            policy_scorer(policy, update),
+            reward,
+            evaluator.prompts[chosen],
+            evaluator.prompt_ids[chosen],
+            max_new_tokens=settings.eval_max_new_tokens,
+        )
 
 
 def corpus_of(questions: Questions) -> Iterator[str]:

@@ -243,6 +243,26 @@ def pass_at_k(right: int, samples: int, k: int) -> float:
     return 1 - comb(samples - right, k) / comb(samples, k)
 
 
+def coverage_at_k(counts: Sequence[int], samples: int, k: int) -> float:
+    """Expected share of a question's right answers among k samples drawn without replacement.
+
+        1/m sum_a 1 - C(n - c_a, k) / C(n, k)
+
+    Each of the m summands is unbiased for the chance that k independent samples contain answer a, so this is
+    for the expected share that they contain. With one right answer it is pass@k.
+
+    Args:
+        counts: how many of the samples give each right answer, zeros included; at least one.
+        samples: n, of the question.
+        k: how many of them are drawn, at most n.
+
+    Example:
+        >>> coverage_at_k([2, 0], 2, 1), coverage_at_k([1, 1, 0, 0], 2, 2)
+        (0.5, 0.5)
+    """
+    return sum(pass_at_k(count, samples, k) for count in counts) / len(counts)
+
+
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics that are numbers; JSON has no NaN."""
     return {name: value for name, value in metrics.items() if math.isfinite(value)}

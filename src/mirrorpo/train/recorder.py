@@ -82,7 +82,7 @@ class Recorder:
             evaluations = {
                 name: evaluator(self.loaded.policy, step) for name, evaluator in evaluators.items()
             }
-        metrics: dict[str, float] = {}
+            metrics = self.loaded.right_answers()
         for name, evaluation in evaluations.items():
             write_rows(self.folder, step, name, evaluation)
             metrics |= evaluation.metrics
