@@ -7,6 +7,7 @@ python -m analysis compare SWEEP         accuracy by arm, differences from the b
 python -m analysis area SWEEP            area under a training curve by arm, and whether it is as expected
 python -m analysis overoptimisation SWEEP   proxy and gold reward against drift from the start model, as a
                                          table and a figure
+python -m analysis select SWEEP          the best settings of each arm on these seeds, for a sweep on others
 python -m analysis strata SWEEP          differences on what the start model got right, sometimes, never
 python -m analysis before_after SOURCE   held-out accuracy before and after, of every run
 python -m analysis credit RUN            the run's completions, tokens coloured by weight, as RUN/credit.html
@@ -40,7 +41,7 @@ from mirrorpo.config.paths import command
 
 KIT = ("checklist", "archive", "verify")
 RUNS = ("credit", "importance")
-SWEEPS = ("compare", "area", "overoptimisation", "strata", "before_after")
+SWEEPS = ("compare", "area", "overoptimisation", "select", "strata", "before_after")
 COMMANDS = ("export", "report", *SWEEPS, *RUNS, *KIT)
 FORMATS: Mapping[str, Callable[[Table], str]] = {
     "text": render.to_text,
@@ -66,6 +67,8 @@ EXPECTED = (
     "area: what the 95%% interval of a difference has to show, such as 'counterfactual > uniform', with >, "
     "<, !> (not above) or !<; may be given again; exit status 1 where one fails"
 )
+OVER = "select: the settings to choose for each arm, such as divergence.beta,lr; the smaller breaks a tie"
+WRITE = "select: NAME of a file in sweeps/chosen, or a path that ends in .yaml, for another sweep to compose"
 COLUMNS = "of the tables that are printed, by how their heads begin: 'accuracy,difference,verdict'"
 WIDTH = (
     "of a paper: column or page; of LaTeX that is printed (page), and of a report's LaTeX and figures (both)"
@@ -93,6 +96,8 @@ def parser() -> argparse.ArgumentParser:
     add("--posterior", action="store_true", help=POSTERIOR)
     add("--budget", action="append", default=[], metavar="NAME[=VALUE]", help=BUDGET)
     add("--expect", action="append", default=[], metavar="'A > B'", help=EXPECTED)
+    add("--over", default="", metavar="SETTINGS", help=OVER)
+    add("--write", metavar="NAME", help=WRITE)
     add("--allow", default="", metavar="KINDS", help=ALLOW)
     add("--to", type=Path, metavar="FILE", help=TO)
     add("--weights", action="store_true", help="archive: each run's policy too")
@@ -136,6 +141,8 @@ def main() -> None:
                 _write_export(args, export)
             elif args.what == "area":
                 _areas(args, export)
+            elif args.what == "select":
+                _select(args, export)
             elif args.what == "overoptimisation":
                 _over_optimisation(args, export)
             else:
@@ -217,6 +224,17 @@ def _areas(args: argparse.Namespace, export: Export) -> None:
     _print(args, made, tables)
     if not holds:
         sys.exit(1)
+
+
+def _select(args: argparse.Namespace, export: Export) -> None:
+    from analysis.report.selection_table import chosen_tables
+    from analysis.study.selecting import select, write
+
+    over = [key.strip() for key in args.over.split(",") if key.strip()]
+    made = select(export, over, replace(_options(args), margin=None, budget=[]))
+    _print(args, made.study, chosen_tables([made.record()]))
+    if args.write:
+        print(f"{write(made, args.write)}: compose it by /chosen in the defaults of a sweep on other seeds")
 
 
 def _over_optimisation(args: argparse.Namespace, export: Export) -> None:

@@ -9,8 +9,9 @@ import yaml
 
 from analysis.data.schema import Json, JsonObject
 from mirrorpo.config.paths import file_of_sweep
+from mirrorpo.launch.along import written_in
 from mirrorpo.launch.launches import LAUNCHES, Launch, launches
-from mirrorpo.launch.recipe import claim, written_in
+from mirrorpo.launch.recipe import claim
 
 
 class SweepCommand(TypedDict):
@@ -54,7 +55,7 @@ def _multirun(folder: Path) -> SweepCommand | None:
         return None
     hydra = yaml.safe_load(path.read_text()).get("hydra") or {}
     typed = list((hydra.get("overrides") or {}).get("task") or [])
-    written = written_in((hydra.get("sweeper") or {}).get("params") or {}, typed)
+    written = written_in(hydra.get("sweeper") or {}, typed)
     return {"folder": str(folder), "typed": typed, "written": written}
 
 

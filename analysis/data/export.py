@@ -31,6 +31,7 @@ from analysis.data.schema import (
     runs_table,
     with_columns,
 )
+from analysis.data.selections import RecordedSelection, recorded_selections
 from mirrorpo.config.paths import code
 from mirrorpo.run.provenance import taken_from
 
@@ -74,6 +75,11 @@ class Export:
     def plans(self) -> Sequence[RecordedPlan]:
         """What launches recorded as planned, the first of each sweep first."""
         return self.about.get("plans", [])
+
+    @property
+    def selections(self) -> Sequence[RecordedSelection]:
+        """How settings were chosen, as launches recorded it."""
+        return self.about.get("selections", [])
 
     @property
     def notes(self) -> Sequence[str]:
@@ -156,6 +162,7 @@ def assembled(
     source: str,
     commands: Sequence[SweepCommand] = (),
     plans: Sequence[RecordedPlan] = (),
+    selections: Sequence[RecordedSelection] = (),
 ) -> Export:
     """The export of runs that were read one by one, in the order of their cells and seeds.
 
@@ -164,6 +171,7 @@ def assembled(
         source: where they are.
         commands: what was typed for their grids.
         plans: what their launches recorded as planned.
+        selections: how their settings were chosen.
     """
     read = sorted(runs, key=lambda run: str(run.row["source"]))
     notes = _notes(read)
@@ -192,6 +200,7 @@ def assembled(
             "commit": commit(),
             "asked": list(commands),
             **({"plans": list(plans)} if plans else {}),
+            **({"selections": list(selections)} if selections else {}),
             **({"notes": notes} if notes else {}),
         },
     )
@@ -266,7 +275,9 @@ def load(
         return assembled(runs, f"wandb:{source}")
     if not offline and path.is_dir() and manifests(path):
         runs = from_folders(path, questions=questions)
-        return assembled(runs, str(path), sweep_commands(path), recorded_plans(path))
+        return assembled(
+            runs, str(path), sweep_commands(path), recorded_plans(path), recorded_selections(path)
+        )
     if offline or list(path.rglob("*.wandb")):
         from analysis.data.wandb_runs import from_files
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from analysis.report.caveats import caveats
 from analysis.report.cost_table import cost
 from analysis.report.planned_table import planned
+from analysis.report.selection_table import summary
 from analysis.report.study_table import basis, levels
 from analysis.report.table_cells import Table, TableCell
 from analysis.study.study import Study
@@ -24,7 +25,6 @@ SEVERAL = 6
 # Of the questions of a paper's checklist, those that no file of a sweep answers.
 FOR_AUTHORS: Sequence[tuple[str, str]] = (
     ("Claims: do abstract and introduction state what was found?", UNKNOWN),
-    ("Hyperparameters: over which values were they searched, and by what was the final one chosen?", UNKNOWN),
     (
         "Compute: what did runs cost that are not in this folder, such as failed and preliminary ones?",
         UNKNOWN,
@@ -44,6 +44,7 @@ def checklist(study: Study) -> Table:
         *_planned(study),
         *_data(study),
         *_selection(study),
+        *_searched(study),
         *_statistics(study),
         *_compute(study),
         *_code(study),
@@ -139,6 +140,13 @@ def _selection(study: Study) -> Entries:
             "config.yaml",
         ),
     ]
+
+
+def _searched(study: Study) -> Entries:
+    """By what settings were chosen, as the launches recorded it."""
+    item = "Hyperparameters: over which values were they searched, and by what was the final one chosen?"
+    searched = [summary(selection) for selection in study.export.selections]
+    return [(item, "; ".join(searched), "launches.json, selection; table chosen" if searched else "")]
 
 
 def _statistics(study: Study) -> Entries:

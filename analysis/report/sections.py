@@ -15,6 +15,7 @@ from analysis.report.html import definitions, items, scrolled
 from analysis.report.plan_table import PREDICTED, planned_lines
 from analysis.report.planned_table import file_line
 from analysis.report.reconciliation import reconciled, steered_findings
+from analysis.report.selection_table import summary
 from analysis.report.study_table import label
 from analysis.report.table_cells import bounds, number
 from analysis.study.comparison import CLAIMS, EQUAL, UNDECIDED, Difference
@@ -90,6 +91,7 @@ def question(study: Study, names: Mapping[str, str] | None = None) -> str:
         *_claims(study),
         *planned_lines(study),
         ("sweep's file", file_line(study)),
+        ("settings chosen", "; ".join(map(summary, study.export.selections))),
         (design.axis, ", ".join(arms)),
         ("in figures", "; ".join(in_figures)),
         (", ".join(design.others), ", ".join(design.blocks) if design.others else ""),

@@ -11,6 +11,7 @@ from analysis.report.over_optimisation import over_optimisation_table
 from analysis.report.papers_table import papers
 from analysis.report.plan_table import primary_table
 from analysis.report.planned_table import planned
+from analysis.report.selection_table import chosen_tables
 from analysis.report.sigmoid_table import sigmoid_table
 from analysis.report.span_tables import importance, truth
 from analysis.report.statistics_table import statistics
@@ -42,6 +43,7 @@ def all_tables(study: Study) -> list[Table]:
     tables = [
         primary_table(study),
         planned(study),
+        *chosen_tables(study.export.selections),
         papers(study),
         accuracy(study),
         accuracy(study, baseline="none") if from_none else None,

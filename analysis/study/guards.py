@@ -14,6 +14,7 @@ from analysis.data.export import Export
 from analysis.data.schema import Json
 from analysis.study.answer_guards import other_questions, other_sets, other_texts
 from analysis.study.answer_numbers import numbers_of_answers
+from analysis.study.chosen_guards import chosen_faults, chosen_settings
 from analysis.study.curve_guards import copied, curves
 from analysis.study.design import Design, Run
 from analysis.study.environment_guards import other_environment
@@ -28,6 +29,7 @@ KINDS: Mapping[str, str] = {
     "copied": "runs of two seeds with the same numbers or answers",
     "stale": "runs of different code, data, maps or weights, or marked stale",
     "mixed": "settings that differ beside the compared axis",
+    "chosen": "a seed that settings were chosen on, or settings that are not those chosen",
     "environment": "another device, precision, sandbox or version of a package",
     "prompt": "different rendered prompts",
     "extractor": "different versions of the answer extraction",
@@ -41,7 +43,7 @@ KINDS: Mapping[str, str] = {
 }
 # What matters only where runs are compared.
 COMPARED = (
-    *("missing", "duplicated", "copied", "stale", "mixed", "environment"),
+    *("missing", "duplicated", "copied", "stale", "mixed", "chosen", "environment"),
     *("prompt", "extractor", "data"),
 )
 SHOWN = 12
@@ -61,7 +63,8 @@ def findings(export: Export, design: Design, metric: str) -> list[Finding]:
         *_duplicated(runs),
         *_stale(runs),
         *_other_inputs(runs),
-        *_mixed(design),
+        *_mixed(design, chosen_settings(export.selections)),
+        *chosen_faults(export.selections, runs),
         *differing(
             "prompt",
             runs,
@@ -279,17 +282,23 @@ def _versions(run: Run, column: str) -> list[str]:
     return [str(value)[:9] for value in json.loads(run.row[column] or "[]")]
 
 
-def _mixed(design: Design) -> list[Finding]:
-    """Settings that differ where neither the arms, the seed nor the sweep's file says so."""
+def _mixed(design: Design, chosen: Sequence[str]) -> list[Finding]:
+    """Settings that differ where neither the arms, the seed nor the sweep's file says so.
+
+    Args:
+        design: the runs.
+        chosen: settings that a selection chose for each arm.
+    """
     expected = {*design.swept, "seed"}
-    below = tuple(f"{name}." for name in (design.axis, *design.swept))
+    below = tuple(f"{name}." for name in (design.axis, *design.swept, *chosen))
     out: list[Finding] = []
     for block in design.blocks:
         of_block = [run for run in design.runs if run.block == block and run.settings]
         by_arm = [[run for run in of_block if run.arm == arm] for arm in design.arms]
         for key in sorted({key for run in of_block for key in run.settings} - expected):
             # What a choice that makes arms holds has to be the same within an arm only.
-            groups = by_arm if key.startswith(below) else _by_company(of_block, key, design.along)
+            within = f"{key}.".startswith(below)
+            groups = by_arm if within else _by_company(of_block, key, design.along)
             for group in groups:
                 values: dict[str, list[Run]] = defaultdict(list)
                 for run in group:

@@ -17,6 +17,7 @@ from mirrorpo.config.values import Config, JsonObject
 ALL = "all"
 # What a sweep planned; no cell has it.
 PLAN = "plan"
+SELECTION = "selection"
 
 # What OmegaConf takes for a node of any keys.
 Group: TypeAlias = Any
@@ -94,6 +95,8 @@ class TrainConfig:
     allow_equal_arms: bool = False
     # What a sweep's file says of itself (`analysis/study/plan.py`): of the launch, and of no cell.
     plan: Any = None
+    # How the sweep's settings were chosen (`launch/selection.py`): likewise.
+    selection: Any = None
 
 
 def register() -> None:
@@ -237,7 +240,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
 
 
 def resolved(cfg: DictConfig) -> JsonObject:
-    """The config as plain data, interpolations filled in, without the sweep's plan.
+    """The config as plain data, interpolations filled in, without what a sweep says of itself.
 
     Raises:
         ValueError: if an interpolation cannot be filled.
@@ -246,6 +249,7 @@ def resolved(cfg: DictConfig) -> JsonObject:
         out: JsonObject = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ValueError(f"the config cannot be resolved: {error}") from error
-    out.pop(PLAN, None)
+    for of_sweep in (PLAN, SELECTION):
+        out.pop(of_sweep, None)
     # null says the same, and two names of a value would be two runs.
     return out | ({"eval_sampled_questions": ALL} if out.get("eval_sampled_questions", 0) is None else {})

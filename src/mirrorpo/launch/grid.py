@@ -9,6 +9,7 @@ from omegaconf import open_dict
 
 from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.typed import with_new_keys
+from mirrorpo.launch.along import with_along
 from mirrorpo.launch.arguments import quoted_paths
 from mirrorpo.launch.errors import LaunchError
 from mirrorpo.run.errors import unwritable
@@ -55,30 +56,7 @@ class GridSweeper(BasicSweeper):
 
     def get_job_batch(self) -> Sequence[Sequence[str]]:
         """The next cells, each with the settings that come along with its choices."""
-        return [with_along(cell, self.along) for cell in super().get_job_batch()]
+        return [made for cell in super().get_job_batch() for made in with_along(cell, self.along)]
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Left to the launcher, which composes every cell and names the bad ones at the end."""
-
-
-def with_along(cell: Sequence[str], along: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """The overrides of a cell with those that come along; one that the cell has already stays as it is.
-
-    Args:
-        cell: its overrides.
-        along: further settings by the override that they come with.
-
-    Example:
-        >>> with_along(["divergence=kl", "seed=0"], {"divergence=kl": {"divergence.beta": 0.5}})
-        ['divergence=kl', 'seed=0', 'divergence.beta=0.5']
-        >>> with_along(["divergence=kl", "divergence.beta=1"], {"divergence=kl": {"divergence.beta": 0.5}})
-        ['divergence=kl', 'divergence.beta=1']
-    """
-    given = {override.lstrip("+").partition("=")[0] for override in cell}
-    further = [
-        f"{setting}={value}"
-        for choice in cell
-        for setting, value in along.get(choice, {}).items()
-        if setting not in given
-    ]
-    return [*cell, *further]

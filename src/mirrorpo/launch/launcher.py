@@ -28,6 +28,7 @@ from mirrorpo.launch.program import program
 from mirrorpo.launch.recipe import recipe_of
 from mirrorpo.launch.registration import registration
 from mirrorpo.launch.scheduler import LAUNCH_PATIENCE_S, SchedulerError, jobs
+from mirrorpo.launch.selection import seed_error
 from mirrorpo.launch.sweep_lock import sweep_lock
 from mirrorpo.run.errors import RunError, unwritable
 from mirrorpo.run.settings_file import write_settings
@@ -111,7 +112,7 @@ class CellLauncher(Launcher):
             )
         self.say(f"{len(job_overrides)} cells")
         self.unstarted = False
-        grid = self._composer.all(job_overrides)
+        grid = [self._on_other_seeds(planned) for planned in self._composer.all(job_overrides)]
         failures: dict[int, str] = {}
         with self._entered():
             with self._locked():
@@ -134,6 +135,13 @@ class CellLauncher(Launcher):
                 reasons = self.run([grid[place] for place in started], [grid[place] for place in elsewhere])
                 failures |= {places[place]: reason for place, reason in reasons.items()}
         return self._returned(job_overrides, grid, failures)
+
+    def _on_other_seeds(self, planned: PlannedCell) -> PlannedCell:
+        """The cell, refused where its settings were chosen on its seed."""
+        selection = self._registered.selection
+        if selection is None or planned.cell is None or planned.error is not None:
+            return planned
+        return replace(planned, error=seed_error(planned.cell.config["seed"], selection))
 
     def _checked(self, grid: Sequence[PlannedCell]) -> tuple[list[PlannedCell], list[str]]:
         """The cells with their errors and notes, and why one is not to be launched."""

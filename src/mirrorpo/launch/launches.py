@@ -74,6 +74,7 @@ class _Entry(TypedDict):
     plan_sha256: NotRequired[str]
     sweep: NotRequired[str]
     sweep_sha256: NotRequired[str]
+    selection: NotRequired[JsonObject]
     recipe: NotRequired[_RecipeEntry]
 
 
@@ -93,6 +94,7 @@ def launches(sweep: Path) -> list[Launch]:
                 plan_sha256=entry.get("plan_sha256"),
                 sweep=entry.get("sweep"),
                 sweep_sha256=entry.get("sweep_sha256"),
+                selection=entry.get("selection"),
             ),
             recipe=Recipe(**entry.get("recipe", {})),
         )

@@ -8,6 +8,7 @@ from typing import cast
 from omegaconf import DictConfig, OmegaConf
 
 from mirrorpo.config.values import JsonObject
+from mirrorpo.launch.along import written_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,9 @@ def recipe_of(config: DictConfig) -> Recipe:
     hydra = config.hydra
     typed = [str(override) for override in hydra.overrides.task]
     file = sweep_file(config)
-    written = written_in(hydra.sweeper.get("params") or {}, typed)
+    written = written_in(hydra.sweeper, typed)
     along = OmegaConf.to_container(hydra.sweeper.get("along") or OmegaConf.create())
     return Recipe(typed, written, () if file is None else claim(file), cast("dict[str, JsonObject]", along))
-
-
-def written_in(params: Mapping[str, object], typed: Sequence[str]) -> list[str]:
-    """The overrides of a sweeper's `params` that were not typed."""
-    named = {override.split("=")[0] for override in typed}
-    return [f"{key}={value}" for key, value in params.items() if key not in named]
 
 
 def sweep_file(config: DictConfig) -> Path | None:

@@ -47,6 +47,21 @@ def other_questions(run: Path) -> None:
     (run / "eval" / "step_000004.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def chosen_on_its_seed(run: Path) -> None:
+    """A launch whose settings were chosen on the seed of this run."""
+    selection = {
+        "sweep": "search",
+        "seeds": [1],
+        "axis": "divergence",
+        "over": ["lr"],
+        "arms": {},
+        "sha256": "x",
+    }
+    (run.parents[1] / "launches.json").write_text(
+        json.dumps([{"argv": ["train.py"], "cwd": "/", "cells": None, "selection": selection}])
+    )
+
+
 FAULTS: list[tuple[str, str, Callable[[Path], Any], str]] = [
     ("missing", "a seed", shutil.rmtree, r"divergence=none has no seed 1"),
     (
@@ -98,6 +113,12 @@ FAULTS: list[tuple[str, str, Callable[[Path], Any], str]] = [
         "a setting of the axis within an arm",
         lambda run: edit(run, **{"config.divergence.beta": 9.0}),
         r"divergence\.beta is .*9 in 1 runs",
+    ),
+    (
+        "chosen",
+        "a seed",
+        chosen_on_its_seed,
+        r"seed 1\) is of a seed that its settings were chosen on \(search",
     ),
     ("prompt", "another rendering", lambda run: edit(run, **{"prompt.hash": "other"}), "other in 1 runs"),
     (

@@ -1,0 +1,194 @@
+"""The selection of a sweep's candidates, and the file by which another sweep gets what was chosen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import yaml
+
+from analysis.data.export import Export
+from analysis.data.selections import RecordedArm, RecordedSelection
+from analysis.study.design import Run, current_key
+from analysis.study.endpoint import read_endpoint
+from analysis.study.options import StudyOptions
+from analysis.study.plan import plan_of
+from analysis.study.question_scores import evaluation_metric
+from analysis.study.selection import Candidate, Choice, choose, imbalance
+from analysis.study.study import Study
+from mirrorpo.config.identity import digest
+from mirrorpo.config.paths import sweeps
+from mirrorpo.launch.selection import signed
+
+FOLDER = "chosen"
+HEADER = """# @package _global_
+# Written by `python -m analysis select`; a launch refuses it where it was edited. A sweep composes it by
+# `/chosen: {name}` in its defaults: its arms get the settings below, and its record how they were chosen.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """What the arms of a sweep get.
+
+    Attributes:
+        study: of the candidates' runs.
+        over: the settings that were chosen.
+        metric: the endpoint's name.
+        choices: an arm each.
+    """
+
+    study: Study
+    over: Sequence[str]
+    metric: str
+    choices: Sequence[Choice]
+
+    @property
+    def rule(self) -> str:
+        """In a sentence."""
+        best = "lowest" if read_endpoint(self.metric).higher_is_better is False else "highest"
+        return (
+            f"{best} mean of {self.metric} over the seeds; of equal ones the smaller {', '.join(self.over)}"
+        )
+
+    @property
+    def seeds(self) -> list[int]:
+        """That it was chosen on."""
+        return sorted({run.seed for run in self.study.design.runs})
+
+    @property
+    def remarks(self) -> list[str]:
+        """What has to be said of all arms together."""
+        return [text for text in [imbalance(self.choices)] if text]
+
+    def record(self) -> RecordedSelection:
+        """All of it, with digests."""
+        runs = self.study.design.runs
+        values = [
+            [run.name, run.row["config_hash"], run.seed, self.study.value(run, self.metric)] for run in runs
+        ]
+        common = {
+            name: runs[0].row[name]
+            for name in ("algo", "divergence", "weighting", "model", "dataset", "steps")
+            if len({run.row[name] for run in runs}) == 1
+        }
+        content = {
+            "sweep": str(runs[0].row["sweep"]).rpartition("/")[2],
+            "setting": common,
+            "commits": sorted({str(run.row["commit"]) for run in runs}),
+            "runs": len(runs),
+            "runs_sha256": digest({"runs": sorted(values)}),
+            "axis": self.study.design.axis,
+            "over": list(self.over),
+            "metric": self.metric,
+            "rule": self.rule,
+            "seeds": self.seeds,
+            "remarks": self.remarks,
+            "arms": {choice.arm: self._recorded(choice) for choice in self.choices},
+        }
+        return cast(RecordedSelection, signed(content))
+
+    def _recorded(self, choice: Choice) -> RecordedArm:
+        return {
+            "chosen": dict(choice.best.settings),
+            "candidates": [
+                {
+                    "settings": dict(candidate.settings),
+                    "values": [candidate.by_seed[seed] for seed in self.seeds],
+                }
+                for candidate in choice.candidates
+            ],
+            "remarks": choice.remarks,
+        }
+
+
+def select(export: Export, over: Sequence[str], options: StudyOptions) -> Selection:
+    """The best settings of each arm.
+
+    Args:
+        export: the candidates' runs.
+        over: the settings to choose, as dotted keys; the smaller value of the first breaks ties.
+        options: of the study; without a metric the endpoint of the sweep's plan.
+
+    Raises:
+        ValueError: if something else varies too, the endpoint has no direction or is one of test questions.
+        Refused: if a guard forbids a table of the runs.
+    """
+    keys = [current_key(key) for key in over]
+    if not keys:
+        raise ValueError("over=: name the settings to choose, such as --over divergence.beta,lr")
+    made = replace(options, metric=options.metric or _planned_metric(export), by=[*options.by, *keys]).of(
+        export
+    )
+    _refuse_others(made, keys)
+    metric = str(made.endpoint or read_endpoint(made.metric))
+    if (higher := read_endpoint(metric).higher_is_better) is None:
+        raise ValueError(f"metric={metric}: more of it is neither better nor worse; choose by another one")
+    on_test = {str(run.settings.get("eval_split")) for run in made.design.runs} != {"validation"}
+    if on_test and evaluation_metric(read_endpoint(metric).metric) is not None:
+        raise ValueError(f"metric={metric}: of test questions; choose by validation questions (eval_split)")
+    arms = list(dict.fromkeys(_arm(made, run) for run in made.ordered_runs()))
+    choices = [
+        choose(arm, _candidates(made, arm, keys, metric), keys, higher=higher)
+        for arm in sorted(arms, key=lambda arm: arm != made.design.baseline.split(" ")[0])
+    ]
+    return Selection(study=made, over=keys, metric=metric, choices=choices)
+
+
+def write(selection: Selection, name: str) -> Path:
+    """The file of a selection, for a sweep to compose.
+
+    Args:
+        selection: what was chosen.
+        name: of the file in `sweeps/chosen`, or the path of a file that ends in .yaml.
+
+    Raises:
+        ValueError: if there is another selection under this name.
+    """
+    path = Path(name) if name.endswith(".yaml") else sweeps() / FOLDER / f"{name}.yaml"
+    axis, record = selection.study.design.axis, selection.record()
+    along = {f"{axis}={arm}": dict(entry["chosen"]) for arm, entry in record["arms"].items()}
+    node = {"hydra": {"sweeper": {"along": along}}, "selection": dict(record)}
+    body = yaml.safe_dump(node, sort_keys=False, default_flow_style=None, width=140, allow_unicode=True)
+    text = HEADER.format(name=path.stem) + body
+    if path.exists() and path.read_text() != text:
+        raise ValueError(f"write={name}: {path} has another selection; delete it, or take another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def _planned_metric(export: Export) -> str | None:
+    names = [str(row["sweep"]).rpartition("/")[2] for row in export.records if row["sweep"]]
+    plan, _ = plan_of(export.plans, names)
+    if plan is None or not plan.metric:
+        raise ValueError("metric=: the sweep's plan names no endpoint; name one, such as auc:reward/mean")
+    return plan.metric
+
+
+def _refuse_others(made: Study, keys: Sequence[str]) -> None:
+    others = [*made.design.others, *(key for key in made.design.swept if key not in keys)]
+    if others:
+        raise ValueError(
+            f"over={','.join(keys)}: {', '.join(others)} varies too; choose over it, name it as the axis, or "
+            "select within one of its values"
+        )
+
+
+def _arm(made: Study, run: Run) -> str:
+    return str(run.row[made.design.axis])
+
+
+def _candidates(made: Study, arm: str, keys: Sequence[str], metric: str) -> list[Candidate]:
+    runs: dict[str, list[Run]] = {}
+    for run in made.design.runs:
+        if _arm(made, run) == arm:
+            runs.setdefault(run.arm, []).append(run)
+    return [
+        Candidate(
+            settings={key: same[0].settings[key] for key in keys if key in same[0].settings},
+            by_seed={run.seed: made.value(run, metric) for run in same},
+            runs=tuple(run.name for run in same),
+        )
+        for same in runs.values()
+    ]
