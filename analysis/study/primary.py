@@ -42,13 +42,16 @@ class PrimaryResult:
         if self.difference is None:
             return "not run"
         verdict = self.difference.verdict().split()[0]
+        if self.comparison.sign == "=":
+            # A difference that is told from zero may still lie inside the margin.
+            equal = bool(self.difference.bound)
+            return "as predicted" if equal else UNDECIDED if verdict == UNDECIDED else "not as predicted"
         if verdict == UNDECIDED:
             return UNDECIDED
         if self.comparison.sign == "vs":
             return "no difference" if verdict == EQUAL else "a difference"
         above = self.difference.interval.estimate > 0
-        claimed = verdict in CLAIMS
-        came = (">" if above else "<") if claimed else "="
+        came = verdict in CLAIMS and (">" if above else "<")
         return "as predicted" if came == self.comparison.sign else "not as predicted"
 
 

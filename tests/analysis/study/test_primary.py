@@ -12,9 +12,12 @@ from analysis.report.plan_table import primary_table
 from analysis.report.sections import findings
 from analysis.stats.corrections import holm
 from analysis.stats.spending import sequential_p
+from analysis.study.comparison import UNDECIDED, difference
 from analysis.study.endpoint import endpoint, read_endpoint
 from analysis.study.looks import added_seeds
-from analysis.study.plan import read_plan
+from analysis.study.plan import SIGNS, read_plan
+from analysis.study.primary import PrimaryResult
+from analysis.study.statement import read_statement
 from analysis.study.study import Study, study
 
 ARMS = {"kl": 0.0, "none": 4.0, "probl2": 0.0, "neural_mirror": 0.0}
@@ -65,6 +68,25 @@ def test_planned_comparisons_are_a_family_of_their_own(free: Study) -> None:
     assert "none (primary)" in marks and "probl2" in marks
     page = findings(made)
     assert "Planned: eval/greedy_accuracy" in page and "predicted: higher" in page
+
+
+def test_equal_means_inside_the_margin_also_where_a_difference_is_told() -> None:
+    near = np.array([0.003, 0.0031, 0.0029, 0.0032, 0.0028])
+    texts = ("a = b", "a > b", "a < b", "a vs b")
+    for gap, outcomes in (
+        (near, ["as predicted", "as predicted", "not as predicted", "a difference"]),
+        (10 * near, ["not as predicted", "as predicted", "not as predicted", "a difference"]),
+        (near - 0.003, ["as predicted", "not as predicted", "not as predicted", "no difference"]),
+        (100 * (near - 0.003), [UNDECIDED] * 4),
+    ):
+        made = difference(gap, np.zeros(5), margin=0.01)
+        statements = [read_statement(text, SIGNS) for text in texts]
+        results = [
+            PrimaryResult(comparison=statement, block="", difference=made, seeds=5, shares=[1.0])
+            for statement in statements
+            if statement is not None
+        ]
+        assert [result.outcome for result in results] == outcomes
 
 
 def test_without_a_recorded_plan_all_comparisons_are_one_family(free: Study) -> None:
