@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
+from analysis.stats.distributions import student_quantile
 from analysis.stats.intervals import LEVEL
 
 Value = float | int | str | bool
@@ -150,7 +150,7 @@ def _noise(values: np.ndarray) -> float | None:
         return None
     left = values - values.mean(1, keepdims=True) - values.mean(0, keepdims=True) + values.mean()
     variance = float((left**2).sum()) / freedom
-    return float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(2 * variance / values.shape[1])
+    return student_quantile((1 + LEVEL) / 2, freedom) * math.sqrt(2 * variance / values.shape[1])
 
 
 def _edges(best: Candidate, candidates: Sequence[Candidate], over: Sequence[str]) -> list[str]:
