@@ -30,7 +30,7 @@ exploit: .venv/.installed ## make the shipped model of the exploit world again (
 	$(BIN)/python train.py algo=sft model=exploit_scratch name=exploit_start tracking=none
 	cp "$$(find outputs/exploit_start -type d -name policy | head -1)"/* src/mirrorpo/model/exploit/
 
-test: .venv/.dev ## set up, then run the tests (6 minutes on two cores)
+test: .venv/.dev ## set up, then run the tests (5 minutes on two cores)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not slurm"
 
 test-slurm: .venv/.dev ## sweeps on a real SLURM that the tests start (apt-get install slurm-wlm slurmdbd mariadb-server; about 15 minutes)
