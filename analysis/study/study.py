@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,10 @@ from analysis.study.question_scores import (
     last_answers,
     question_scores,
 )
+from analysis.study.remembered import Remembered
+
+# An arm's scores, and another's on the same seeds.
+Pair: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 METRIC = str(EvaluationMetric("", GREEDY))
 DRIFT = "drift/kl"
@@ -76,15 +81,17 @@ class Study:
 
     def on(self, of_set: str) -> "Study":
         """The same runs on another evaluation set, by the accuracy that its samples allow."""
-        if of_set not in self._on_sets:
-            choice = metric_choice(self.export, [run.name for run in self.design.runs], of_set)
-            self._on_sets[of_set] = replace(self, metric=choice.metric, reason=choice.reason)
         return self._on_sets[of_set]
 
     @cached_property
-    def _on_sets(self) -> dict[str, "Study"]:
+    def _on_sets(self) -> Remembered[str, "Study"]:
         """The same runs on other sets, by set."""
-        return {}
+
+        def on(of_set: str) -> "Study":
+            choice = metric_choice(self.export, [run.name for run in self.design.runs], of_set)
+            return replace(self, metric=choice.metric, reason=choice.reason)
+
+        return Remembered(on)
 
     def with_margin(self, margin: float) -> "Study":
         """The same, arms being equal within so much: points of accuracy, or in the unit of a named endpoint.
@@ -184,19 +191,17 @@ class Study:
         made = read_endpoint(metric or self.metric)
         if made.kind is Kind.END:
             return self.last(run, made.metric)
-        if made not in self._computed:
-            self._computed[made] = run_values(self.export, made)
         return self._computed[made].get(run.name, float("nan"))
 
     @cached_property
-    def _computed(self) -> dict[Endpoint, dict[str, float]]:
+    def _computed(self) -> Remembered[Endpoint, dict[str, float]]:
         """Endpoints that are no last values, by run."""
-        return {}
+        return Remembered(lambda made: run_values(self.export, made))
 
     @cached_property
-    def _areas(self) -> dict[Endpoint, dict[str, Frame]]:
+    def _areas(self) -> Remembered[Endpoint, dict[str, Frame]]:
         """Areas under the curves of questions, by run."""
-        return {}
+        return Remembered(lambda made: question_areas(self.export, made))
 
     def scores(self, arm: str, block: str = "", metric: str | None = None) -> dict[int, float]:
         """An endpoint of an arm's runs by seed, its last accuracy where none is named."""
@@ -236,7 +241,7 @@ class Study:
         None where the endpoint is not one of questions, or the runs did not answer the same ones.
         """
         made, runs = read_endpoint(metric or self.metric), self.runs(arm, block)
-        by_question = [self._of_questions(runs[seed], made) for seed in seeds]
+        by_question = [self._by_question[runs[seed].name, made] for seed in seeds]
         rows = [values for values in by_question if values is not None]
         if not rows or len(rows) < len(by_question):
             return None
@@ -251,49 +256,34 @@ class Study:
         made = self.table(arm, seeds, block, metric)
         return None if made is None else made.to_numpy(dtype=float)
 
-    def _of_questions(self, run: Run, made: Endpoint) -> Frame | None:
-        """An endpoint of each question of a run, in the order of their ids; None where it has none."""
-        if (run.name, made) not in self._by_question:
-            self._by_question[run.name, made] = self._question_endpoints(run, made)
-        return self._by_question[run.name, made]
-
     @cached_property
-    def _by_question(self) -> dict[tuple[str, Endpoint], Frame | None]:
-        """Endpoints of each question, by run and endpoint."""
-        return {}
+    def _by_question(self) -> Remembered[tuple[str, Endpoint], Frame | None]:
+        """An endpoint of each question, in the order of their ids, or None; by run and endpoint."""
+        return Remembered(lambda key: self._question_endpoints(*key))
 
-    def _question_endpoints(self, run: Run, made: Endpoint) -> Frame | None:
+    def _question_endpoints(self, run: str, made: Endpoint) -> Frame | None:
         parts = evaluation_metric(made.metric)
         if parts is None or made.kind not in (Kind.END, Kind.AREA):
             return None
         if made.kind is Kind.AREA:
-            if made not in self._areas:
-                self._areas[made] = question_areas(self.export, made)
-            return self._areas[made].get(run.name)
-        table = self.answers(run, parts.of_set)
+            return self._areas[made].get(run)
+        table = self._answers.get((run, parts.of_set), pd.DataFrame())
         values = None if table.empty else question_scores(made.metric, table)
         return None if values is None else values.dropna().sort_index()
 
-    def pair(
-        self, arm: str, block: str = "", metric: str | None = None, baseline: str | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def pair(self, arm: str, block: str = "", metric: str | None = None, baseline: str | None = None) -> Pair:
         """An arm's scores and the baseline's, on the seeds that both have.
 
         scores[seed, question] where both answered the same number of questions, else scores[seed].
         """
-        key = arm, block, metric or self.metric, baseline or self.design.baseline
-        if key not in self._pairs:
-            self._pairs[key] = self._pair(*key)
-        return self._pairs[key]
+        return self._pairs[arm, block, metric or self.metric, baseline or self.design.baseline]
 
     @cached_property
-    def _pairs(self) -> dict[tuple[str, str, str, str], tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    def _pairs(self) -> Remembered[tuple[str, str, str, str], Pair]:
         """Scores of two arms, by arm, block, metric and baseline."""
-        return {}
+        return Remembered(lambda key: self._pair(*key))
 
-    def _pair(
-        self, arm: str, block: str, metric: str, base: str
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _pair(self, arm: str, block: str, metric: str, base: str) -> Pair:
         ours, theirs = self.scores(arm, block, metric), self.scores(base, block, metric)
         seeds = [seed for seed in ours if seed in theirs]
         our_answers, their_answers = (self.matrix(name, seeds, block, metric) for name in (arm, base))
@@ -325,15 +315,12 @@ class Study:
 
     def _gaps(self, block: str, metric: str | None, base: str) -> dict[str, tuple[Hashable, Difference]]:
         """By arm the experiment that its comparison with a baseline is, and the difference as it is alone."""
-        key = block, metric or self.metric, base
-        if key not in self._compared:
-            self._compared[key] = self._comparisons(*key)
-        return self._compared[key]
+        return self._compared[block, metric or self.metric, base]
 
     @cached_property
-    def _compared(self) -> dict[tuple[str, str, str], dict[str, tuple[Hashable, Difference]]]:
-        """What `_gaps` gave, by block, metric and baseline."""
-        return {}
+    def _compared(self) -> Remembered[tuple[str, str, str], dict[str, tuple[Hashable, Difference]]]:
+        """The same, by block, metric and baseline."""
+        return Remembered(lambda key: self._comparisons(*key))
 
     def _comparisons(self, block: str, metric: str, base: str) -> dict[str, tuple[Hashable, Difference]]:
         out: dict[str, tuple[Hashable, Difference]] = {}
