@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from mirrorpo.divergence.map_scale import MapScale
-from mirrorpo.divergence.neural_mirror import NeuralMirror
-from mirrorpo.tools.plot_mirror_maps import Numbers
+from mirrorpo.divergence.neural_mirror import GivenParameters, NeuralMirror
 
 START = np.array([0.3, 0.02, 0.1, *[0.58 / 7] * 7])
 PROXY = np.array([1.0, 1.0, 2.0, *[0.0] * 7])
@@ -26,7 +25,7 @@ LOGS = GRID.log().numpy()
 
 def ending(numbers: Tensor) -> np.ndarray:
     """The regularised policy under a map of the search's scale."""
-    mirror = NeuralMirror(parameters=Numbers(SCALE.scaled(numbers)))
+    mirror = NeuralMirror(parameters=GivenParameters(SCALE.scaled(numbers)))
     slopes = mirror.df(GRID).numpy()
     target = mirror.df(torch.tensor(START)).numpy() + PROXY / BETA
     low, high = -20.0, 40.0

@@ -48,6 +48,11 @@ class _Generation(TypedDict):
     scale: NotRequired[_Scale | None]
 
 
+def theta_of(mean: Tensor, sigma: float, seed: int, sign: int) -> Tensor:
+    """A candidate's theta: mean + sign sigma noise."""
+    return mean + sign * sigma * noise(seed, len(mean))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """380 numbers from a search's generation: positive(mean + sign sigma noise), at the search's scale.
@@ -98,7 +103,7 @@ class Candidate:
         file = self._file
         mean = torch.tensor(file["mean"], dtype=torch.float64)
         forward, _ = POSITIVITY[file["positivity"]]
-        values = forward(mean + self.sign * file["sigma"] * noise(self.noise, len(mean)))
+        values = forward(theta_of(mean, file["sigma"], self.noise, self.sign))
         scale = file.get("scale")
         return values if scale is None else MapScale(**scale).scaled(values)
 

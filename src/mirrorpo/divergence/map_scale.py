@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mirrorpo.divergence.neural_mirror import UNITS, NeuralMirror
+from mirrorpo.divergence.neural_mirror import UNITS, GivenParameters, NeuralMirror
 
 SETTING = "hydra.sweeper.scale"
 
@@ -53,7 +53,7 @@ class MapScale:
 
     def divergence(self, values: Tensor) -> float:
         """D(p, q) of a map's numbers."""
-        mirror = NeuralMirror(parameters=_Numbers(values))
+        mirror = NeuralMirror(parameters=GivenParameters(values))
         p, q = (torch.tensor(list(side), dtype=torch.float64) for side in (self.p, self.q))
         return float((mirror.f(p) - mirror.f(q) - mirror.df(q) * (p - q)).sum())
 
@@ -73,12 +73,3 @@ class MapScale:
         out[:UNITS] *= self.value / divergence
         out[-2:] *= self.value / divergence
         return out
-
-
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    values: Tensor
-
-    @property
-    def signed(self) -> bool:
-        return False

@@ -65,6 +65,18 @@ class Parameters(Protocol):
     def signed(self) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True)
+class GivenParameters:
+    """Numbers as they are, such as those of a search's mean."""
+
+    values: Tensor
+
+    @property
+    def signed(self) -> bool:
+        """Not said to be."""
+        return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class RandomParameters:
     """380 numbers drawn once: a mirror map that is random and then fixed.

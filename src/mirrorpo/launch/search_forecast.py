@@ -25,14 +25,21 @@ from mirrorpo.config.schema import register
 from mirrorpo.core.protocols import Config
 from mirrorpo.core.seeds import generator
 from mirrorpo.divergence.bregman import ExactBregman
-from mirrorpo.divergence.candidate import noise
+from mirrorpo.divergence.candidate import theta_of
 from mirrorpo.divergence.flow import bregman_ending
 from mirrorpo.divergence.map_scale import MapScale
-from mirrorpo.divergence.neural_mirror import COUNT, KINDS, OF_A_KIND, UNITS, NeuralMirror, RandomParameters
+from mirrorpo.divergence.neural_mirror import (
+    COUNT,
+    KINDS,
+    OF_A_KIND,
+    UNITS,
+    GivenParameters,
+    NeuralMirror,
+    RandomParameters,
+)
 from mirrorpo.launch.evolution import Evolution
 from mirrorpo.tools.cells import composed, or_exit
 from mirrorpo.tools.fixed_points import World, reward_scale, world_of
-from mirrorpo.tools.plot_mirror_maps import Numbers
 from mirrorpo.train.build import build_components
 
 SEARCH = "hydra/sweeper=es"
@@ -58,7 +65,7 @@ class Forecaster:
 
     def gold(self, numbers: Tensor) -> float:
         """The gold reward at which a policy ends under a map."""
-        mirror = NeuralMirror(parameters=Numbers(self.map_of(numbers)))
+        mirror = NeuralMirror(parameters=GivenParameters(self.map_of(numbers)))
         policy = bregman_ending(mirror.df, self.beta, self.world.proxy, self.world.start)
         return float((policy * self.world.gold).sum(-1).mean())
 
@@ -79,8 +86,7 @@ class Forecaster:
             candidates = rules.ask(generation)
             mean = torch.tensor(generation.mean, dtype=torch.float64)
             thetas = [
-                mean + candidate.sign * generation.sigma * noise(candidate.noise, len(mean))
-                for candidate in candidates
+                theta_of(mean, generation.sigma, candidate.noise, candidate.sign) for candidate in candidates
             ]
             fitness = torch.tensor([self.gold(rules.numbers(theta.tolist())) for theta in thetas])
             stream = generator(rules.seed, "es", "forecast", number)

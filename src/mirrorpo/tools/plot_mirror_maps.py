@@ -14,7 +14,6 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from mirrorpo.config.paths import command
 from mirrorpo.core.protocols import Divergence
-from mirrorpo.divergence.neural_mirror import NeuralMirror
+from mirrorpo.divergence.neural_mirror import GivenParameters, NeuralMirror
 from mirrorpo.divergence.potentials import HasPotential
 from mirrorpo.tools.mirror_map_curves import (
     ANCHORS,
@@ -81,7 +80,7 @@ def draw_search(numbers: Sequence[Tensor], fitness: Sequence[Sequence[float | No
     figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
     colours = matplotlib.colormaps["viridis"]
     for index, values in enumerate(numbers):
-        h, slope = shape(NeuralMirror(parameters=Numbers(values)), p)
+        h, slope = shape(NeuralMirror(parameters=GivenParameters(values)), p)
         label = {0: "start", len(numbers) - 1: f"after generation {len(numbers) - 2}"}.get(index)
         line = {
             "color": colours(0.9 * index / max(len(numbers) - 1, 1)),
@@ -103,14 +102,6 @@ def draw_search(numbers: Sequence[Tensor], fitness: Sequence[Sequence[float | No
         axis.grid(alpha=0.3)
     figure.savefig(out, dpi=150)
     pyplot.close(figure)
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """A map's numbers as they are, for a picture."""
-
-    values: Tensor
-    signed: bool = False
 
 
 def main() -> None:
