@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,8 +32,6 @@ TWINS = ("tiny_gbmpo", "tiny_credit")
 OTHERS = ("ledger_credit", "tiny_placement", "tiny_staleness", "tiny_overoptimisation")
 # Figures that are kept of the others too, by how their files begin.
 OTHER_FIGURES = "over_optimisation"
-# Guards that are passed over: policies that gained a stock answer all end with the same answers.
-ALLOWED: Mapping[str, Sequence[str]] = {"tiny_overoptimisation": ("copied",)}
 # Where the runs of tiny_gbmpo_learned read the map that was found.
 MAP = Path("outputs/tiny_gbmpo_es/es/map.json")
 # area.md is what `python -m analysis area` prints.
@@ -78,11 +76,10 @@ def made(sweep: str, place: Path) -> Path:
     shutil.copy(RESULTS / "tiny_gbmpo" / "map.json", place / MAP)
     source = f"docs/results/{sweep}/export"
     # The page names its command.
-    allowed = ALLOWED.get(sweep, ())
-    sys.argv = ["analysis", "report", source, *(["--allow", ",".join(allowed)] if allowed else [])]
+    sys.argv = ["analysis", "report", source]
     os.chdir(place)
     export = load(source)
-    made_of = study(export, allow=allowed)
+    made_of = study(export)
     report(made_of, place / "report", named(source, export), names=display_names(made_of))
     os.chdir(ROOT)
     return place / "report"

@@ -298,7 +298,7 @@ def _mixed(design: Design, chosen: Sequence[str]) -> list[Finding]:
         for key in sorted({key for run in of_block for key in run.settings} - expected):
             # What a choice that makes arms holds has to be the same within an arm only.
             within = f"{key}.".startswith(below)
-            groups = by_arm if within else _by_company(of_block, key, design.along)
+            groups = by_arm if within else _by_choices_along(of_block, key, design.along)
             for group in groups:
                 values: dict[str, list[Run]] = defaultdict(list)
                 for run in group:
@@ -311,7 +311,7 @@ def _mixed(design: Design, chosen: Sequence[str]) -> list[Finding]:
     return out
 
 
-def _by_company(runs: Sequence[Run], key: str, along: Mapping[str, Json]) -> list[list[Run]]:
+def _by_choices_along(runs: Sequence[Run], key: str, along: Mapping[str, Json]) -> list[list[Run]]:
     """The runs by those of their choices that a setting comes along with; by none of them too."""
     bringing = {choice for choice, settings in along.items() if key in settings}
     groups: dict[frozenset[str], list[Run]] = defaultdict(list)

@@ -188,7 +188,6 @@ def _candidates(made: Study, arm: str, keys: Sequence[str], metric: str) -> list
         Candidate(
             settings={key: same[0].settings[key] for key in keys if key in same[0].settings},
             by_seed={run.seed: made.value(run, metric) for run in same},
-            runs=tuple(run.name for run in same),
         )
         for same in runs.values()
     ]

@@ -25,12 +25,10 @@ class Candidate:
     Attributes:
         settings: by dotted key; a key that the arm does not have is absent.
         by_seed: the endpoint.
-        runs: ids of its runs.
     """
 
     settings: Mapping[str, Value]
     by_seed: Mapping[int, float]
-    runs: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
