@@ -1,7 +1,10 @@
 """The code a job runs is the code that was submitted, byte for byte."""
 
 import json
+import os
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,3 +76,39 @@ def test_a_project_inside_a_larger_repository_is_copied_alone(repository: Path, 
 def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no git repository"):
         snapshot(tmp_path, tmp_path / "sweep", allow_dirty=True)
+
+
+@pytest.fixture
+def around_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a script first on PATH that calls the real git, `{git}`, itself."""
+
+    def put(script: str) -> None:
+        first = tmp_path / "first"
+        first.mkdir()
+        (first / "git").write_text("#!/bin/sh\n" + script.format(git=shutil.which("git")))
+        (first / "git").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{first}{os.pathsep}{os.environ['PATH']}")
+
+    return put
+
+
+# `git archive` pads its last record with zeros. A reader that stops at the archive's end and closes the pipe
+# killed it in the middle of them: a sweep on SLURM failed with "exit status -13", once in hundreds.
+def test_an_archive_is_read_to_the_last_byte_that_git_writes(
+    repository: Path, tmp_path: Path, around_git: Callable[[str], None]
+) -> None:
+    around_git(
+        'for word; do if [ "$word" = archive ]; then set -e; {git} "$@"; exec head -c 4000000 /dev/zero; fi; done\n'
+        'exec {git} "$@"\n'
+    )
+    copy = snapshot(repository, tmp_path / "sweep", allow_dirty=False)
+    assert code_hash(copy) == code_hash(repository)
+
+
+def test_an_archive_that_git_fails_to_write_is_an_error_and_leaves_nothing(
+    repository: Path, tmp_path: Path, around_git: Callable[[str], None]
+) -> None:
+    around_git('for word; do if [ "$word" = archive ]; then exit 7; fi; done\nexec {git} "$@"\n')
+    with pytest.raises(ValueError, match="exit status 7"):
+        snapshot(repository, tmp_path / "sweep", allow_dirty=False)
+    assert list((tmp_path / "sweep" / ".code").iterdir()) == []

@@ -1,5 +1,6 @@
 """The code that a job runs: a copy of what was submitted."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -49,13 +50,14 @@ def snapshot(root: Path, sweep: Path, *, allow_dirty: bool) -> Path:
     if not final.exists():
         final.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=".", dir=final.parent))
-        _extract(root, tree, beside)
-        (beside / SNAPSHOT).write_text(json.dumps({"commit": commit, "dirty": bool(changed)}) + "\n")
         try:
-            beside.rename(final)
-        except OSError:
-            # Another launcher was first, with the same tree.
-            shutil.rmtree(beside)
+            _extract(root, tree, beside)
+            (beside / SNAPSHOT).write_text(json.dumps({"commit": commit, "dirty": bool(changed)}) + "\n")
+            # Where another launcher was first, with the same tree, its copy stays.
+            with contextlib.suppress(OSError):
+                beside.rename(final)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
     return final
 
 
@@ -73,10 +75,11 @@ def _tree(root: Path) -> str | None:
 def _extract(root: Path, tree: str, to: Path) -> None:
     # From the top: inside of a folder git archives only what lies there.
     command = ["git", "-C", git(root, "rev-parse", "--show-toplevel") or str(root), "archive", tree]
-    with (
-        subprocess.Popen(command, stdout=subprocess.PIPE) as archive,
-        tarfile.open(fileobj=archive.stdout, mode="r|") as tar,
-    ):
-        tar.extractall(to, filter="data")
-    if archive.returncode:
-        raise DirtyTree(f"git archive {tree} failed with exit status {archive.returncode}")
+    # Through a file: a reader that stops at the archive's end kills the git that still writes its padding.
+    with tempfile.TemporaryFile(dir=to.parent) as archive:
+        done = subprocess.run(command, stdout=archive, check=False)
+        if done.returncode:
+            raise DirtyTree(f"git archive {tree} failed with exit status {done.returncode}")
+        archive.seek(0)
+        with tarfile.open(fileobj=archive, mode="r:") as tar:
+            tar.extractall(to, filter="data")
