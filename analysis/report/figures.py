@@ -40,6 +40,7 @@ from analysis.report.table_cells import number
 from analysis.stats.intervals import mean_interval
 from analysis.study.comparison import Difference
 from analysis.study.study import DRIFT, Study, late_means
+from mirrorpo.run.forks import fork_map
 
 Drawing = Callable[[Study, Names], Figure | None]
 # The exact maps that others are drawn beside, with their line styles.
@@ -322,6 +323,11 @@ def map_curves(requests: tuple[tuple[str, ...], ...]) -> list[MirrorMaps | None]
 
 # Each figure by the name of its file, with its caption.
 FIGURES: Mapping[str, tuple[Drawing, str]] = {
+    # First, since it takes longest.
+    "mirror_maps": (
+        mirror_maps,
+        "Potentials, mirror maps, and divergences at their own size, as these runs configured them.",
+    ),
     "differences": (
         forest,
         "Differences from the baseline in points, 95% intervals; a filled mark can be told from zero after "
@@ -355,10 +361,6 @@ FIGURES: Mapping[str, tuple[Drawing, str]] = {
         length,
         "Tokens of answers and the share that the length cap cut, means over seeds. A share that moves by "
         "less than half a point is left out.",
-    ),
-    "mirror_maps": (
-        mirror_maps,
-        "Potentials, mirror maps, and divergences at their own size, as these runs configured them.",
     ),
     "importance": (
         spans,
@@ -412,19 +414,24 @@ def draw(
         By name the figure in both widths.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    out: dict[str, DrawnFigure] = {}
-    for name in FIGURES if only is None else only:
-        drawing, caption = FIGURES[name]
-        drawn: dict[str, tuple[str, str]] = {}
-        with uncollected():
-            for width in WIDTHS:
-                path = folder / f"{name}{ENDINGS[width]}.svg" if width in widths else None
-                if made := _drawn(partial(drawing, study, names or {}), name, width, caption, path):
-                    drawn[width] = made
-        if drawn:
-            (page, alt), (column, _) = drawn[PAGE], drawn[COLUMN]
-            out[name] = DrawnFigure(page, column, caption, alt)
-    return out
+    wanted = list(FIGURES if only is None else only)
+    made = fork_map(partial(_both, study, folder, names or {}, widths), wanted)
+    return {name: drawn for name, drawn in zip(wanted, made, strict=True) if drawn is not None}
+
+
+def _both(study: Study, folder: Path, names: Names, widths: Sequence[str], name: str) -> DrawnFigure | None:
+    """A figure in both widths, with its files in the widths that are asked for; None without the numbers."""
+    drawing, caption = FIGURES[name]
+    drawn: dict[str, tuple[str, str]] = {}
+    with uncollected():
+        for width in WIDTHS:
+            path = folder / f"{name}{ENDINGS[width]}.svg" if width in widths else None
+            if made := _drawn(partial(drawing, study, names), name, width, caption, path):
+                drawn[width] = made
+    if not drawn:
+        return None
+    (page, alt), (column, _) = drawn[PAGE], drawn[COLUMN]
+    return DrawnFigure(page, column, caption, alt)
 
 
 def _drawn(

@@ -98,7 +98,8 @@ def test_an_archive_is_read_to_the_last_byte_that_git_writes(
     repository: Path, tmp_path: Path, around_git: Callable[[str], None]
 ) -> None:
     around_git(
-        'for word; do if [ "$word" = archive ]; then set -e; {git} "$@"; exec head -c 4000000 /dev/zero; fi; done\n'
+        'for word; do if [ "$word" = archive ]; then set -e; {git} "$@"; exec head -c 4000000 /dev/zero; fi\n'
+        "done\n"
         'exec {git} "$@"\n'
     )
     copy = snapshot(repository, tmp_path / "sweep", allow_dirty=False)

@@ -1,13 +1,10 @@
 """A grid's cells, composed and checked before the first one starts."""
 
 import copy
-import multiprocessing
-import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +21,7 @@ from mirrorpo.launch.errors import composition_error
 from mirrorpo.launch.same_inputs import SameInputs
 from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import RunFolder, run_folders, seconds
+from mirrorpo.run.forks import fork_map
 from mirrorpo.run.manifest import MANIFEST, read_manifest
 from mirrorpo.run.siblings import folder_to_go_on_from, shorter_run_note
 
@@ -76,21 +74,18 @@ class Composer:
         arms: dict[tuple[str, ...], list[int]] = {}
         for place, overrides in enumerate(grid):
             arms.setdefault(PlannedCell(overrides, None, None).arm, []).append(place)
-        # Only Linux tells how many there are for us, and only there is a fork sound.
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-        workers = min(cores, len(arms))
-        if workers < 2:
-            return [self(overrides) for overrides in grid]
         lines = [[grid[place] for place in places] for places in arms.values()]
         # Forked, because Hydra's state cannot be sent; no other thread runs yet, torch is imported later.
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _adopt, (self,)) as pool:
-            composed = dict(zip(arms, pool.map(_arm_of, lines), strict=True))
+        composed = dict(zip(arms, fork_map(self._arm_of, lines), strict=True))
         composed_cells = {
             place: planned
             for arm, places in arms.items()
             for place, planned in zip(places, composed[arm], strict=True)
         }
         return [composed_cells[place] for place in range(len(grid))]
+
+    def _arm_of(self, lines: Sequence[Sequence[str]]) -> list[PlannedCell]:
+        return [self(overrides) for overrides in lines]
 
     def __call__(self, overrides: Sequence[str]) -> PlannedCell:
         """The job of one command line; what does not compose, or holds another config's run, has its
@@ -128,18 +123,6 @@ class Composer:
                 del config["hydra"]
             self._arms[arm] = config, hydra
         return self._arms[arm]
-
-
-_composer: Composer
-
-
-def _adopt(composer: Composer) -> None:
-    global _composer
-    _composer = composer
-
-
-def _arm_of(lines: Sequence[Sequence[str]]) -> list[PlannedCell]:
-    return [_composer(overrides) for overrides in lines]
 
 
 class Checker:
