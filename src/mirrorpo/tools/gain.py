@@ -191,6 +191,9 @@ def measure(components: Components, arms: Mapping[str, SpanWeighting], batches: 
         offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
         batch = collated(rollout, offsets, learner, components.dataset)
         measured.rewards.append(float(batch.rewards.nanmean()))
+        print(
+            f"batch {batch_number + 1} of {batches}: mean reward {measured.rewards[-1]:.3f}", file=sys.stderr
+        )
         scored = learner.rescore(batch)
         seed = derive(config["seed"], "weighting", batch_number + 1)
         gradients: dict[str, Tensor] = {}
