@@ -29,7 +29,13 @@ from analysis.study.study import study  # noqa: E402
 RESULTS = ROOT / "docs" / "results"
 # The papers' twins, of which every form is kept, and sweeps whose page, Markdown and JSON are.
 TWINS = ("tiny_gbmpo", "tiny_credit")
-OTHERS = ("ledger_credit", "tiny_placement", "tiny_staleness", "tiny_overoptimisation")
+OTHERS = (
+    "ledger_credit",
+    "tiny_placement",
+    "tiny_staleness",
+    "tiny_overoptimisation",
+    "tiny_kl_estimators",
+)
 # Figures that are kept of the others too, by how their files begin.
 OTHER_FIGURES = "over_optimisation"
 # Where the runs of tiny_gbmpo_learned read the map that was found.
