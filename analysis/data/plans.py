@@ -1,12 +1,11 @@
 """The plans that launches of a sweep recorded."""
 
-import json
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 from analysis.data.schema import Json
+from mirrorpo.launch.launches import LAUNCHES, Launch, launches
 
-LAUNCHES = "launches.json"
 # Of a launch's entry, and of a sweep's file.
 NODE = "plan"
 
@@ -34,18 +33,20 @@ class RecordedPlan(TypedDict):
 def recorded_plans(root: Path) -> list[RecordedPlan]:
     """The plans that launches recorded at and below a folder, by sweep, the first launch of each first."""
     out: list[RecordedPlan] = []
-    for path in sorted(root.rglob(LAUNCHES)):
-        entries: list[Json] = json.loads(path.read_text())
-        for entry in sorted(entries, key=_first):
-            if entry.get(NODE):
-                recorded = RecordedPlan(folder=str(path.parent), time=_first(entry), plan=entry[NODE])
+    for folder in sorted(path.parent for path in root.rglob(LAUNCHES)):
+        for launch in sorted(launches(folder), key=_first):
+            entries = launch.registered.entries()
+            if entries.get(NODE):
+                recorded = RecordedPlan(
+                    folder=str(folder), time=_first(launch), plan=cast("Json", entries[NODE])
+                )
                 for name in ("plan_sha256", "sweep", "sweep_sha256"):
-                    if name in entry:
-                        recorded[name] = entry[name]
+                    if name in entries:
+                        recorded[name] = str(entries[name])
                 out.append(recorded)
     return out
 
 
-def _first(entry: Json) -> str:
+def _first(launch: Launch) -> str:
     """When a command was first given under its plan; of an older version the last time."""
-    return str(entry.get("first") or entry.get("time") or "")
+    return launch.first or launch.time

@@ -1,11 +1,10 @@
 """How settings of a sweep were chosen, as its launches recorded it (`mirrorpo.launch.selection`)."""
 
-import json
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
-from analysis.data.plans import LAUNCHES
 from analysis.data.schema import Json
+from mirrorpo.launch.launches import LAUNCHES, launches
 
 
 class RecordedCandidate(TypedDict):
@@ -70,10 +69,10 @@ class RecordedSelection(TypedDict):
 
 def recorded_selections(root: Path) -> list[RecordedSelection]:
     """The selections that launches at and below a folder recorded, each once."""
-    entries: list[Json] = [
-        entry for path in sorted(root.rglob(LAUNCHES)) for entry in json.loads(path.read_text())
+    recorded = [
+        cast("RecordedSelection", launch.registered.selection)
+        for folder in sorted(path.parent for path in root.rglob(LAUNCHES))
+        for launch in launches(folder)
+        if launch.registered.selection
     ]
-    by_digest: dict[str, RecordedSelection] = {
-        entry["selection"]["sha256"]: entry["selection"] for entry in entries if entry.get("selection")
-    }
-    return list(by_digest.values())
+    return list({selection["sha256"]: selection for selection in recorded}.values())

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
-from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from mirrorpo.config.cell import AXES, Cell, cell
+from mirrorpo.config.choices import of_choices
 from mirrorpo.config.eval_sets import eval_sets
 from mirrorpo.config.identity import EVAL_SETS
 from mirrorpo.config.schema import check, resolved
@@ -56,12 +55,8 @@ def baseline(axes: tuple[tuple[str, str], ...], searchpath: tuple[str, ...] = ()
     Raises:
         ValueError: if the config folder holds no `train.yaml` to compose them with.
     """
-    overrides = [f"{axis}={name}" for axis, name in axes]
-    if searchpath:
-        overrides.append("hydra.searchpath=[" + ",".join(f"'{folder}'" for folder in searchpath) + "]")
-    loader = GlobalHydra.instance().config_loader()
     try:
-        cfg = loader.load_configuration("train", overrides, run_mode=RunMode.RUN)
+        cfg, _ = of_choices(axes, searchpath)
     except MissingConfigException as error:
         if error.missing_cfg_file != "train":
             raise
@@ -69,9 +64,6 @@ def baseline(axes: tuple[tuple[str, str], ...], searchpath: tuple[str, ...] = ()
             "--config-path: the folder has no train.yaml, which says what a cell's settings differ from; "
             "put a copy of conf/train.yaml there, or use --config-dir, which adds a folder"
         ) from error
-    with open_dict(cfg):
-        # Hydra's own settings are no part of a cell.
-        del cfg["hydra"]
     try:
         return resolved(cfg)
     except ValueError:

@@ -8,10 +8,10 @@ from typing import cast
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mirrorpo.config.choices import of_choices
 from mirrorpo.config.schema import CHOICES, MINIMUM, refuse_evaluation, resolved
 from mirrorpo.config.values import Config, JsonObject
 
@@ -137,18 +137,11 @@ def _composed_set(
 @cache
 def _composed(arguments: tuple[tuple[str, str], ...], searchpath: tuple[str, ...]) -> tuple[DictConfig, str]:
     """What a command line of choices composes to, and the reward that it chooses."""
-    overrides = [f"{group}={choice}" for group, choice in arguments]
-    if searchpath:
-        overrides.append("hydra.searchpath=[" + ",".join(f"'{folder}'" for folder in searchpath) + "]")
-    loader = GlobalHydra.instance().config_loader()
     try:
-        cfg = loader.load_configuration("train", overrides, run_mode=RunMode.RUN)
+        cfg, choices = of_choices(arguments, searchpath)
     except MissingConfigException as error:
         raise ValueError(f"eval_datasets: {str(error).splitlines()[0].removeprefix(IN_TRAIN)}") from error
-    reward = str(cfg.hydra.runtime.choices["reward"])
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg, reward
+    return cfg, choices["reward"]
 
 
 def _settings(name: str, cfg: DictConfig, changes: Mapping[str, object]) -> JsonObject:
