@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis.stats.intervals import Interval, mean_interval
+import numpy as np
+
+from analysis.stats.intervals import Interval
+from analysis.study.comparison import difference
 from analysis.study.statement import Statement, read_statement
 from analysis.study.study import Study
 
@@ -24,7 +27,7 @@ class Areas:
     by_arm: Mapping[str, Mapping[int, float]]
 
     def difference(self, arm: str, other: str) -> Interval:
-        """An arm minus another with Student's interval over the seeds that both have.
+        """An arm minus another with its 95% interval over the seeds that both have (`comparison.difference`).
 
         Raises:
             ValueError: if an arm has no run, or they share no seed.
@@ -35,10 +38,11 @@ class Areas:
                     f"{name!r} is no arm with a curve of {self.metric}; there are {', '.join(self.by_arm)}"
                 )
         ours, theirs = self.by_arm[arm], self.by_arm[other]
-        gaps = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
-        if not gaps:
+        seeds = sorted(ours.keys() & theirs.keys())
+        if not seeds:
             raise ValueError(f"{arm} and {other} share no seed")
-        return mean_interval(gaps)
+        sides = [np.array([side[seed] for seed in seeds]) for side in (ours, theirs)]
+        return difference(sides[0], sides[1]).interval
 
 
 def areas(study: Study, metric: str) -> Areas:

@@ -18,6 +18,8 @@ VERDICTS = BETTER, WORSE, EQUAL, UNDECIDED = "better", "worse", "equal", "undeci
 # Of an endpoint that is neither better nor worse for being larger.
 HIGHER, LOWER = "higher", "lower"
 CLAIMS = (BETTER, WORSE, HIGHER, LOWER)
+# A standard error below this is rounding.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +143,12 @@ def difference(
         made = _by_errors(by_seed, errors, SEEDS, margin)
         return _with_ties(made, by_seed) if tied(by_seed) else made
     if np.ptp(gaps) == 0:
-        return _constant(gaps, margin)
+        # Of scores from 0 to 1 the share of questions that differ bounds the difference.
+        shares = min(ours.min(), base.min()) >= 0 and max(ours.max(), base.max()) <= 1
+        return _constant(gaps, margin) if shares else _unbounded(by_seed, margin)
     crossed = crossed_error(gaps)
+    if max(error.size for error in crossed.errors) < ROUNDING:
+        return _unbounded(by_seed, margin)
     return replace(
         _by_errors(by_seed, crossed.errors, BOTH, margin), question_variance=crossed.question_variance
     )
@@ -182,10 +188,14 @@ def _constant(gaps: NDArray[np.float64], margin: float | None) -> Difference:
         most = 1 - ((1 - LEVEL) / 2) ** (1 / questions)
         unequal = min(1.0, 2 * (1 - margin) ** questions)
         return Difference(Interval(0.0, -most, most), 1.0, seeds, 0.0, BOTH, 1.0, margin, unequal)
-    p = sign_flip_p(gaps[:, 0])
-    unbounded = Interval(mean, float("-inf"), float("inf"))
-    possible = seeds >= fewest_to_flip()
-    return Difference(unbounded, p, seeds, 0.0, BOTH, p, margin, possible=possible)
+    return _unbounded(gaps[:, 0], margin)
+
+
+def _unbounded(by_seed: NDArray[np.float64], margin: float | None) -> Difference:
+    """Where no spread says how far another seed or question would lie: only the exact test of signs."""
+    p, n = sign_flip_p(by_seed), len(by_seed)
+    unbounded = Interval(float(by_seed.mean()), float("-inf"), float("inf"))
+    return Difference(unbounded, p, n, 0.0, BOTH, p, margin, possible=n >= fewest_to_flip())
 
 
 def corrected(

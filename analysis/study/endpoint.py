@@ -27,7 +27,8 @@ OF_EVALUATIONS = (PREFIX, "drift/", "credit/", "budget/")
 # Steps to a threshold are those of evaluations, and with fewer of them they say little.
 FEWEST_EVALUATIONS = 8
 _NAME = re.compile(r"(?:(?P<auc>auc)|last(?P<last>\d+)|steps_to:(?P<goal>[-+.e\d]+)):(?P<metric>.+)")
-_BETTER_HIGH = ("reward/", "outcome/right")
+# Other rewards' names are not of how good answers are: gaps to the gold reward, what no verifier could read.
+_BETTER_HIGH = re.compile(r"reward/(mean|gold|strict|flexible|part/.+)|outcome/right(/.+)?")
 
 
 class Kind(StrEnum):
@@ -75,8 +76,7 @@ class Endpoint:
         if parts is not None:
             good = None if not parts.is_share else "truncated" not in parts.quantity
         else:
-            rewards = self.metric.startswith(_BETTER_HIGH) and not self.metric.endswith("std")
-            good = True if rewards else None
+            good = True if _BETTER_HIGH.fullmatch(self.metric) else None
         return not good if self.kind is Kind.STEPS and good is not None else good
 
     @property

@@ -45,8 +45,12 @@ OF_COUNTS: Mapping[str, Callable[[Sequence[int]], float]] = {
     "distinct_right": _distinct_right,
     "right_entropy": _right_entropy,
 }
-# Quantities that are no shares of answers.
-COUNTED = ("length", "sampled_length", "distinct", *OF_COUNTS)
+# Quantities that are no shares of answers, nor better for being larger.
+COUNTED = (
+    *("length", "sampled_length", "distinct", "questions", "unverifiable"),
+    *("gold_unverifiable", "gold_gap", "gold_correlation", "right_answer_log_prob"),
+    *OF_COUNTS,
+)
 COLUMNS = (
     *dict.fromkeys([*AS_THEY_ARE.values(), *A_SAMPLE.values()]),
     "samples",

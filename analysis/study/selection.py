@@ -107,7 +107,10 @@ def choose(arm: str, candidates: Sequence[Candidate], over: Sequence[str], *, hi
         raise ValueError(f"{arm}: no candidate")
     seeds = sorted({seed for candidate in candidates for seed in candidate.by_seed})
     for candidate in candidates:
-        if missing := [str(seed) for seed in seeds if seed not in candidate.by_seed]:
+        # What is not a number says nothing, and sorts anywhere.
+        if missing := [
+            str(seed) for seed in seeds if not math.isfinite(candidate.by_seed.get(seed, math.nan))
+        ]:
             raise ValueError(f"{arm} {candidate}: no value of seed {', '.join(missing)}")
     sign = -1.0 if higher else 1.0
     ranked = sorted(candidates, key=lambda candidate: (sign * candidate.mean, _order(candidate, over)))

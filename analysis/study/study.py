@@ -15,6 +15,7 @@ from analysis.study.comparison import Difference, corrected, difference
 from analysis.study.design import Design, Run, design
 from analysis.study.endpoint import (
     ACCURACY,
+    OF_EVALUATIONS,
     Endpoint,
     Kind,
     endpoint,
@@ -172,7 +173,7 @@ class Study:
 
     @cached_property
     def _last(self) -> dict[str, dict[str, float]]:
-        names = [name for name in self.export.names if name.startswith(("eval/", "drift/", "credit/"))]
+        names = [name for name in self.export.names if name.startswith(OF_EVALUATIONS)]
         if not names:
             return {}
         # The last of a column that has a value.

@@ -232,3 +232,16 @@ def test_the_same_answers_to_every_question_are_equal_where_the_questions_are_en
     )
     assert difference(right[:, :300], right[:, :300], 0.01).verdict().startswith("undecided")
     assert difference(right, 0 * right, 0.01).p == 0.25
+
+
+def test_no_spread_is_no_certainty_whatever_the_scores() -> None:
+    # Means over seeds and over questions agree, answers do not: every standard error is 0, and none is known.
+    for gaps, mean in (([[1.0, -1.0], [-1.0, 1.0]], 0.0), ([[1.0, 0.0] * 10, [0.0, 1.0] * 10], 0.5)):
+        made = difference(np.array(gaps), np.zeros_like(gaps), 0.01)
+        assert made.interval.estimate == mean and made.interval.high == float("inf")
+        assert made.p >= 0.5 and made.verdict().startswith("undecided"), gaps
+    # Of shares 51 equal answers bound the difference; of lengths nothing does, and no power of it overflows.
+    assert difference(np.ones((5, 51)), np.ones((5, 51)), 0.2).verdict().startswith("equal")
+    lengths = np.full((5, 1001), 12.0)
+    made = difference(lengths, lengths, 50.0)
+    assert 0 <= made.unequal_p <= 1 and made.verdict().startswith("undecided")

@@ -138,9 +138,8 @@ def test_a_setting_makes_arms_under_either_name(tmp_path: Path, group: str) -> N
     assert study(load(str(tmp_path)), baseline=arms[0]).design.arms == arms
 
 
-@pytest.mark.parametrize("sweep", ["tiny_gbmpo", "tiny_credit"])
-def test_cells_of_a_committed_export_have_the_hashes_that_they_had(sweep: str) -> None:
-    records = load(str(ROOT / "docs" / "results" / sweep / "export")).records
+def test_cells_of_a_committed_export_have_the_hashes_that_they_had() -> None:
+    records = load(str(ROOT / "docs" / "results" / "tiny_gbmpo" / "export")).records
     assert any("optimiser" in json.loads(row["config"]) for row in records)
     for row in records:
         assert cell_hash(json.loads(row["config"])) == row["cell_hash"], row["source"]

@@ -41,6 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 row["reward/mean"] = (0.1 if arm == "kl" else 0.15) * row["step"] + 0.01 * seed
                 # Counts of verdicts are logged where there are some.
                 row["outcome/right"] = 10.0
+                row["budget/tokens"] = 5.0 * row["step"]
                 row |= {"outcome/no_answer": 4.0} if row["step"] <= (4 if arm == "kl" else 2) else {}
             made = manifest(seed, {"divergence": arm}, **{"config.steps": STEPS, "config.eval_questions": 60})
             write_run(root / f"divergence={arm}" / f"seed={seed}", made, rows, given)
@@ -154,3 +155,30 @@ def test_the_committed_strata_are_those_of_the_issue() -> None:
     rows = (ROOT / "docs/results/tiny_gbmpo/tables/strata_start_answers_by_divergence.md").read_text()
     none = [line for line in rows.splitlines() if "| none |" in line]
     assert "−1.5 [−3.2, 0.2]" in none[0] and "+4.8 [2.8, 6.8]" in none[1] and "better" in none[1]
+
+
+def test_only_what_is_known_to_be_good_has_a_direction() -> None:
+    good = (
+        "reward/mean",
+        "reward/gold",
+        "reward/part/format",
+        "outcome/right",
+        "eval/gold",
+        "auc:reward/mean",
+    )
+    neither = (
+        "reward/gold_gap",
+        "reward/gold_unverifiable",
+        "reward/unverifiable/format",
+        "reward/group_std",
+    )
+    neither = (*neither, "eval/unverifiable", "eval/gold_gap", "eval/questions", "eval/length", "drift/kl")
+    for names, direction in ((good, True), (neither, None), (("eval/truncated",), False)):
+        for name in names:
+            assert read_endpoint(name).higher_is_better is direction, name
+    assert not any(read_endpoint(name).is_share for name in neither)
+
+
+def test_the_last_value_of_a_budget_is_read(export: Export) -> None:
+    made = study(export)
+    assert {made.value(run, "budget/tokens") for run in made.design.runs} == {5.0 * STEPS}

@@ -181,3 +181,11 @@ def test_the_committed_choice_follows_from_the_committed_export_byte_for_byte(tm
     for name in ("tiny_beta", "tiny_matched_drift"):
         defaults = yaml.safe_load(file_of_sweep(name).read_text())["defaults"]
         assert {"/chosen": "tiny_beta"} in defaults
+
+
+def test_a_value_that_is_no_number_is_a_seed_that_lacks() -> None:
+    bad = Candidate(settings={"lr": 1.0}, by_seed={0: 0.9, 1: float("nan")})
+    good = Candidate(settings={"lr": 2.0}, by_seed={0: 0.1, 1: 0.2})
+    for order in ([bad, good], [good, bad]):
+        with pytest.raises(ValueError, match="no value of seed 1"):
+            choose("kl", order, ["lr"])
