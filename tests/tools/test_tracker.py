@@ -53,7 +53,7 @@ def test_every_choice_has_tests_and_results_are_those_that_are_committed() -> No
     assert "accuracy 85.1% [83.7, 86.5]" in kl[3]
     assert "results/tiny_gbmpo/tables/accuracy_by_divergence.md" in kl[3]
     assert "area 0.672 [0.648, 0.697]" in made["weighting"]["counterfactual_sharp"][3]
-    assert "30 runs" in made["algo"]["dapo"][3] and made["algo"]["gspo"][3] == NONE
+    assert "120 runs" in made["algo"]["dapo"][3] and made["algo"]["gspo"][3] == NONE
     # Files that begin with another's have its classes too.
     assert Row(TREE, "weighting", "counterfactual_sharp").modules
 
