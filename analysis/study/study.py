@@ -98,16 +98,32 @@ class Study:
         """The same, arms being equal within so much: points of accuracy, or in the unit of a named endpoint.
 
         Raises:
-            ValueError: if that is no margin.
+            ValueError: if that is no margin, or another than a launch recorded for this endpoint.
         """
         shares = self.endpoint is None or self.endpoint.is_share
+        planned = self.planned_endpoint
+        of_plan = planned is not None and (
+            planned.is_share if self.endpoint is None else planned == self.endpoint
+        )
+        if of_plan and self._recorded_margin not in (None, margin):
+            raise ValueError(
+                f"margin={margin:g}: the plan that was recorded at launch has {self._recorded_margin:g} for "
+                f"{planned}; leave it out, or name another endpoint"
+            )
         if not 0 < margin < (100 if shares else float("inf")):
             unit = "points" if shares else f"how much of {self.endpoint}"
             raise ValueError(f"margin={margin:g}: {unit} within which arms are equal, above 0, such as 1")
         return replace(self, margin=margin) if shares else replace(self, endpoint_margin=margin)
 
+    @property
+    def _recorded_margin(self) -> float | None:
+        """The margin of a plan that stood before the runs, which nobody changes afterwards."""
+        return self.plan.margin if self.plan is not None and self.plan.recorded else None
+
     def margin_of(self, endpoint: Endpoint) -> float | None:
         """Within which arms are equal in an endpoint; None where nobody says."""
+        if endpoint == self.planned_endpoint and self._recorded_margin is not None:
+            return self._recorded_margin / endpoint.scale
         if endpoint.is_share:
             return self.margin / 100
         if endpoint == self.endpoint and self.endpoint_margin is not None:

@@ -143,6 +143,12 @@ def test_a_plan_of_a_training_metric_leaves_accuracy_exploratory(free: Study) ->
     assert str(made.planned_endpoint) == "auc:reward/mean" and made.margin == 1.0
     assert not any(gap.primary for gap in made.differences().values())
     assert made.margin_of(read_endpoint("reward/mean")) == 0.05 and len(texts(made)) == 2
+    # What was recorded before the runs is not widened after them.
+    compared = replace(made, endpoint=made.planned_endpoint)
+    with pytest.raises(ValueError, match=r"margin=3: the plan that was recorded at launch has 0.05"):
+        compared.with_margin(3.0)
+    assert compared.with_margin(0.05).margin_of(read_endpoint("reward/mean")) == 0.05
+    assert made.with_margin(2.0).margin == 2.0
     export = replace(free.export, about={**free.export.about, "plans": plans(metric="reward/meen")})
     unknown = study(export)
     assert unknown.plan is None and "did you mean reward/mean" in unknown.plan_notes[0]
