@@ -151,8 +151,12 @@ def design(
         The arms and blocks of every run, usable or not.
 
     Raises:
-        ValueError: if an axis or the baseline is not there, naming what is.
+        ValueError: if there is no run, or an axis or the baseline is not there, naming what is.
     """
+    if not export.records:
+        raise ValueError(
+            "there is no run in it; python -m mirrorpo status SWEEP says what became of its cells"
+        )
     planned: dict[str, list[str]] = {}
     for command in export.commands:
         for key, values in swept_settings([*command["typed"], *command["written"]]).items():

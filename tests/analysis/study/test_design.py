@@ -1,6 +1,7 @@
 """Arms, blocks and baselines found in exports."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +173,9 @@ def test_swept_groups_and_settings_that_identity_leaves_out_make_arms(tmp_path) 
 
     assert not mixed(swept)
     assert any("importance_correction" in text for text in mixed(["rollout.lag"]))
+
+
+def test_an_export_of_no_run_says_so(tmp_path: Path) -> None:
+    empty = load(str(write_sweep(tmp_path / "sweep")))
+    with pytest.raises(ValueError, match="there is no run in it"):
+        design(replace(empty, runs=empty.runs[:0]))
