@@ -81,12 +81,15 @@ def read_plan(node: Json, origin: str, *, recorded: bool = False) -> Plan:
         raise ValueError(f"{origin}: plan.hypothesis: say in a sentence what is expected")
     seeds, looks = _seeds(node.get("seeds") or 0, origin)
     margin = node.get("margin")
-    if margin is not None and not (isinstance(margin, int | float) and margin > 0):
+    if margin is not None and not (isinstance(margin, int | float) and 0 < margin < float("inf")):
         raise ValueError(f"{origin}: plan.margin={margin}: give a number above 0")
+    primary = node.get("primary") or ()
+    if isinstance(primary, str):
+        primary = [primary]
     return Plan(
         hypothesis=" ".join(str(node["hypothesis"]).split()),
         metric=str(node.get("metric") or ""),
-        primary=[_comparison(str(text), origin) for text in node.get("primary") or ()],
+        primary=[_comparison(str(text), origin) for text in primary],
         margin=margin,
         seeds=seeds,
         looks=looks,
@@ -133,7 +136,8 @@ def plan_of_file(sweep: str) -> Plan | None:
 def plan_of(recorded: Sequence[RecordedPlan], sweep_names: Sequence[str]) -> tuple[Plan | None, list[str]]:
     """What was planned for some runs, and what has to be said of it.
 
-    The first plan that a launch recorded counts. Where none did, the sweep's file as it is now is read.
+    The first plan that a launch recorded counts, if all sweeps have that one. Where none did, the sweep's
+    file as it is now is read.
 
     Args:
         recorded: of the launches of the runs, the first one first.
@@ -144,6 +148,14 @@ def plan_of(recorded: Sequence[RecordedPlan], sweep_names: Sequence[str]) -> tup
             read_plan(entry["plan"], f"recorded at launch {entry.get('time', '')}".strip(), recorded=True)
             for entry in recorded
         ]
+        first: dict[str, Plan] = {}
+        for entry, plan in zip(recorded, plans, strict=True):
+            first.setdefault(entry["folder"], plan)
+        if any(plan.content != plans[0].content for plan in first.values()):
+            return None, [
+                f"These are sweeps with a plan each ({', '.join(first)}), and none of them is of all runs: "
+                "nothing here is planned; look at one sweep at a time."
+            ]
         changed = [plan.origin for plan in plans if plan.content != plans[0].content]
         notes = [f"The plan was changed: {', '.join(changed)}. The first one counts."] if changed else []
         return plans[0], notes

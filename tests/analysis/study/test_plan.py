@@ -81,3 +81,20 @@ def test_a_plan_is_no_part_of_a_cell() -> None:
         ours, other = (cell_here(f"sweep={name}", *more) for more in ((), ("plan=null",)))
         assert "plan" not in ours.config and ours.config == other.config
         assert (ours.hash, ours.folder) == (other.hash, other.folder)
+
+
+def test_a_single_comparison_may_stand_without_a_list() -> None:
+    plan = read_plan({"hypothesis": "x", "primary": "counterfactual > uniform"}, "here")
+    assert [(entry.arm, entry.sign, entry.other) for entry in plan.primary] == [
+        ("counterfactual", ">", "uniform")
+    ]
+    with pytest.raises(ValueError, match=r"plan\.margin=inf"):
+        read_plan({"hypothesis": "x", "margin": float("inf")}, "here")
+
+
+def test_the_plan_of_one_sweep_is_not_anothers() -> None:
+    ours, other = ({**NODE, "hypothesis": text} for text in ("a", "b"))
+    plan, notes = plan_of([{"folder": "out/a", "plan": ours}, {"folder": "out/b", "plan": other}], [])
+    assert plan is None and "a plan each (out/a, out/b)" in notes[0]
+    plan, notes = plan_of([{"folder": "out/a", "plan": ours}, {"folder": "out/b", "plan": ours}], [])
+    assert plan is not None and plan.hypothesis == "a" and notes == []
