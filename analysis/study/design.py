@@ -157,10 +157,7 @@ def design(
         raise ValueError(
             "there is no run in it; python -m mirrorpo status SWEEP says what became of its cells"
         )
-    planned: dict[str, list[str]] = {}
-    for command in export.commands:
-        for key, values in swept_settings([*command["typed"], *command["written"]]).items():
-            planned[key] = list(dict.fromkeys([*planned.get(key, []), *values]))
+    planned = _planned(export)
     records = export.records
     varying = [name for name in AXES if len({row[name] for row in records if row[name] is not None}) > 1]
     axis = axis or next((name for name in MAIN if name in varying), "divergence")
@@ -193,6 +190,15 @@ def design(
         planned_arms=planned.get(axis, []),
         along=_along(export),
     )
+
+
+def _planned(export: Export) -> dict[str, list[str]]:
+    """What the commands of the sweep sweep: the choices of each setting, in the order typed."""
+    planned: dict[str, list[str]] = {}
+    for command in export.commands:
+        for key, values in swept_settings([*command["typed"], *command["written"]]).items():
+            planned[key] = list(dict.fromkeys([*planned.get(key, []), *values]))
+    return planned
 
 
 def _along(export: Export) -> dict[str, Json]:
