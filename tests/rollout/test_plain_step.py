@@ -102,9 +102,34 @@ def eager(_model: LanguageModel, _patch: pytest.MonkeyPatch) -> LanguageModel:
     return tiny(attention="eager")
 
 
-@pytest.mark.parametrize(
-    "changed", [another_norm, hooked, replaced, in_bfloat16, of_another_kind, eager], ids=lambda c: c.__name__
-)
+def with_torch_norm(model: LanguageModel, _patch: pytest.MonkeyPatch) -> LanguageModel:
+    norm = torch.nn.RMSNorm(model.network.config.hidden_size, eps=1e-6)
+    model.decoder.get_submodule("layers.0").register_module("input_layernorm", norm)
+    return model
+
+
+def sliding(_model: LanguageModel, _patch: pytest.MonkeyPatch) -> LanguageModel:
+    return tiny("mistral", sliding_window=4)
+
+
+def sliding_far(_model: LanguageModel, _patch: pytest.MonkeyPatch) -> LanguageModel:
+    return tiny("mistral", sliding_window=64)
+
+
+OTHERS = [
+    another_norm,
+    hooked,
+    replaced,
+    in_bfloat16,
+    of_another_kind,
+    eager,
+    with_torch_norm,
+    sliding,
+    sliding_far,
+]
+
+
+@pytest.mark.parametrize("changed", OTHERS, ids=lambda changed: changed.__name__)
 def test_a_decoder_that_computes_otherwise_keeps_its_modules(
     changed: Callable[[LanguageModel, pytest.MonkeyPatch], LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,3 +1,4 @@
+import math
 import sys
 
 import pytest
@@ -38,6 +39,19 @@ def test_noise_lowers_a_weightings_gain_and_a_scale_does_not() -> None:
     gain = relative_gain(blocks(noisier, uniform), of_uniform)
     expected = (1 + 4) ** 0.5 / (1 + 16) ** 0.5
     assert abs(gain.ratio - expected) < gain.half_width + 0.1 and gain.ratio < 0.75
+
+
+def test_batches_without_a_gradient_are_refused() -> None:
+    still = blocks([torch.zeros(3)] * 8, [torch.zeros(3)] * 8)
+    with pytest.raises(ValueError, match=r"no batch has a gradient .* --batches"):
+        relative_gain(still, still)
+
+
+def test_one_block_with_a_gradient_is_enough_for_a_number() -> None:
+    gradients = [torch.zeros(3)] * 6 + [torch.ones(3)] * 2
+    entries = blocks(gradients, gradients)
+    gain = relative_gain(entries, entries)
+    assert gain.ratio == 1 and math.isnan(gain.half_width)
 
 
 @pytest.mark.parametrize(

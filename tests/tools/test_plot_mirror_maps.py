@@ -86,3 +86,14 @@ def test_curves_of_several_settings_come_in_one_answer_with_the_reason_where_the
     assert "curves" in kl and set(kl["curves"]) == {"kl", "kl_exact", "probl2_exact"}
     assert "curves" in l2 and "probl2" in l2["curves"]
     assert "error" in refused and refused["error"].startswith("divergence=nope: ")
+
+
+def test_settings_are_of_what_is_named_and_not_of_what_is_drawn_beside() -> None:
+    named, beside = answers(
+        [[name, "divergence.potential.factor=3.0"] for name in ("probl2_exact", "probl2")]
+    )
+    values = [
+        torch.tensor(answer["curves"]["probl2_exact"]["D"][0], dtype=torch.float64)
+        for answer in (named, beside)
+    ]
+    torch.testing.assert_close(values[0], 3 * values[1])

@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="SETTING=VALUE", help="as of train.py")
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of a fitness")
     parser.add_argument("--seeds", default="", help="of the search, with commas; else its own")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
 
     def show() -> None:
         register()

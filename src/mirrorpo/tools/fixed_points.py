@@ -309,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="SETTING=VALUE", help="as of train.py")
     parser.add_argument("--gold", type=float, default=0.8, help="reward at which all are equally strong")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     or_exit(lambda: _print_all(given.overrides, given.gold))
 
 

@@ -128,11 +128,21 @@ class Gain:
 
 
 def relative_gain(blocks: Sequence[Moments], uniform: Sequence[Moments]) -> Gain:
-    """The ratio over all blocks with a jackknife interval, t_{n-1} times the standard error."""
+    """The ratio over all blocks with a jackknife interval, t_{n-1} times the standard error.
+
+    Raises:
+        ValueError: if uniform has no gradient, so that nothing is relative to it.
+    """
+    if not any(bool(entry.square.any()) for entry in uniform):
+        raise ValueError(
+            "no batch has a gradient under uniform weights: every group's rewards are equal; give more "
+            "--batches, a larger group_size, or questions that the model sometimes answers rightly"
+        )
 
     def ratio(without: int | None) -> float:
         kept = [index for index in range(len(blocks)) if index != without]
-        return _total([blocks[index] for index in kept]) / _total([uniform[index] for index in kept])
+        of_uniform = _total([uniform[index] for index in kept])
+        return _total([blocks[index] for index in kept]) / of_uniform if of_uniform else math.nan
 
     count = len(blocks)
     if count < 3:
@@ -265,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="SETTING=VALUE", help="as of train.py")
     parser.add_argument("--batches", type=int, default=48, help="of prompts_per_step x group_size answers")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     if given.batches < 2 * BLOCKS:
         sys.exit(f"error: --batches={given.batches}: give at least {2 * BLOCKS}, for an interval")
     named, cell = listed(given.overrides, "weighting"), without(given.overrides, "weighting")

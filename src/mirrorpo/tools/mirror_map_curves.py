@@ -101,25 +101,24 @@ def answers(requests: Sequence[Sequence[str]]) -> list[CurvesFile | Refusal]:
     out: list[CurvesFile | Refusal] = []
     for request in requests:
         try:
-            out.append(numbers(configured(*names_and_settings(request))))
+            out.append(numbers(configured(request)))
         except ValueError as error:
             out.append({"error": str(error)})
     return out
 
 
-def names_and_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names of some arguments with those that are always drawn beside them, and the settings."""
-    names = [argument for argument in arguments if "=" not in argument]
-    return [*names, *BESIDE], [argument for argument in arguments if "=" in argument]
+def configured(arguments: Sequence[str]) -> dict[str, Divergence]:
+    """The divergences that some arguments name, by name, and those that are always drawn beside them.
 
-
-def configured(names: Sequence[str], settings: Sequence[str]) -> dict[str, Divergence]:
-    """The divergences of some names, with settings that change all but those drawn beside.
+    Args:
+        arguments: names, and settings of all that are named; what is only drawn beside keeps its own.
 
     Raises:
         ValueError: in one line, if a name is no file of conf/divergence, or does not take the settings.
     """
-    return {name: _divergence(name, () if name in BESIDE else tuple(settings)) for name in names}
+    names = [argument for argument in arguments if "=" not in argument]
+    settings = tuple(argument for argument in arguments if "=" in argument)
+    return {name: _divergence(name, settings if name in names else ()) for name in (*names, *BESIDE)}
 
 
 @cache

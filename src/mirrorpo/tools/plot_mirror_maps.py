@@ -29,7 +29,6 @@ from mirrorpo.tools.mirror_map_curves import (
     P,
     configured,
     curves,
-    names_and_settings,
     numbers,
     shape,
 )
@@ -92,7 +91,8 @@ def draw_search(numbers: Sequence[Tensor], fitness: Sequence[Sequence[float | No
     for generation, values in enumerate(fitness):
         known = [value for value in values if value is not None]
         right.scatter([generation] * len(known), known, s=14, color="#0072B2", alpha=0.6)
-        right.scatter([generation], [sum(known) / len(known)], marker="_", s=300, color="#D55E00")
+        if known:
+            right.scatter([generation], [sum(known) / len(known)], marker="_", s=300, color="#D55E00")
     left.set(title="h, scaled to h''(1/2) = 1", xlabel="p")
     middle.set(title="h', scaled alike", xlabel="p", ylim=(-6, 1))
     right.set(title="fitness of candidates, and their mean", xlabel="generation")
@@ -117,9 +117,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("mirror_maps.png"), help="png, pdf or svg; json for the numbers"
     )
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     try:
-        divergences = configured(*names_and_settings(args.names))
+        divergences = configured(args.names)
     except ValueError as error:
         sys.exit(f"error: {error}")
     if args.out.suffix == ".json":

@@ -1,15 +1,18 @@
 """The coefficient at which a penalty acts: where its gradient is a share of the policy term's.
 
     python -m mirrorpo.tools.strength model=tiny algo=dr_grpo divergence=probl2
-    python -m mirrorpo.tools.strength divergence=kl_exact,probl2_exact --after 10,50 --ratio 0.1,1
+    python -m mirrorpo.tools.strength divergence=kl_exact,probl2_exact --after 10,40 --ratio 0.1,1
 
-The cell that the settings name is trained without its penalty, and after some steps the two terms' gradients
-are taken on the same answers, the penalty's with divergence.beta=1. At the start a divergence from the start
-model has no gradient, so no coefficient is right for all of a run: the ratio grows with the drift. With
+The cell that the settings name is trained without its penalty, by its own schedule and moving its anchor.
+After some steps the two terms' gradients are taken on the same answers, the penalty's with divergence.beta=1.
+At the start a divergence from the start model has no gradient, so no coefficient is right for all of a run:
+the ratio grows with the drift. With
 
     r = sqrt(mean |penalty gradient|^2) / sqrt(mean |policy gradient|^2)
 
 over batches, beta = ratio / r. A penalty whose ratio is far below 0.1 to the end of a run is next to none.
+That holds where the loss is linear in beta. With placement=reward, under an algorithm that divides advantages
+by their standard deviation, it is not: the number is then of beta=1 alone.
 For a search over maps: divergence=neural_mirror_candidate with
 divergence.potential.parameters.generation=mirrorpo:generation_scaled divergence.potential.parameters.sign=0.
 """
@@ -18,21 +21,24 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hydra import initialize_config_dir
+from torch import Tensor
 
 from mirrorpo.config.paths import command, conf
 from mirrorpo.config.schema import register
+from mirrorpo.core.protocols import SegmentCredit
 from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.distributed.device import named_device, prepare
 from mirrorpo.tools.cells import composed, listed, or_exit, without
 from mirrorpo.tools.gain import GradientReader
 from mirrorpo.train.build import Components, build_components
-from mirrorpo.train.learner import Learner
-from mirrorpo.train.loaded import LoadedRun, Loader
-from mirrorpo.train.scored import ScoredBatch
-from mirrorpo.train.step import collated
+from mirrorpo.train.loaded import Loader
+from mirrorpo.train.step import Progress, TrainStep, collated
+from mirrorpo.train.trainer import train_step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,62 +66,61 @@ class Strength:
         return ratio * self.policy / self.penalty if self.penalty else math.inf
 
 
-class Batches:
-    """The rollouts of a cell, one after another."""
-
-    def __init__(self, loaded: LoadedRun, components: Components) -> None:
-        self.loaded, self.components = loaded, components
-        self.number = self.position = 0
-
-    def next(self, learner: Learner) -> tuple[ScoredBatch, int]:
-        """The next rollout of the policy as it is, scored, and the seed of its weights."""
-        self.number += 1
-        rollout = self.loaded.collector(learner.policy, self.number, self.position)
-        self.position = rollout.position
-        offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
-        batch = collated(rollout, offsets, learner, self.components.dataset)
-        return learner.rescore(batch), derive(self.components.config["seed"], "weighting", self.number)
-
-
 def measure(components: Components, after: Sequence[int], batches: int) -> list[Strength]:
-    """The gradients after so many steps without a penalty.
+    """The gradients after so many of the cell's own steps, without a penalty.
 
     Args:
         components: of the cell.
         after: steps, rising.
-        batches: that gradients are taken of, each time.
+        batches: that gradients are taken of, each time, and not trained on.
+
+    Raises:
+        ValueError: if the run is shorter, or the weighting has no policy term to compare.
     """
     config = components.config
+    if isinstance(components.weighting, SegmentCredit):
+        raise ValueError(
+            "weighting: it re-rolls what it credits, which is not done here; give weighting=uniform"
+        )
+    if after[-1] > config["steps"]:
+        raise ValueError(f"--after={after[-1]}: the run has steps={config['steps']}; give steps={after[-1]}")
     prepare(threads=config["threads"], deterministic=config["deterministic"])
     seed_globals(config["seed"])
     loaded = Loader(components=components, device=named_device(config["device"], ALONE), ranks=ALONE).load()
-    # With a coefficient of 1, so that what the penalty reads is measured.
-    whole = replace(loaded.learner, penalty=replace(loaded.learner.penalty, beta=1.0))
-    free = replace(whole, penalty=replace(whole.penalty, beta=0.0))
-    rollouts, steps, out = Batches(loaded, components), 0, list[Strength]()
-    for target in after:
-        while steps < target:
-            scored, seed = rollouts.next(whole)
-            free.learn(scored, free.credit(scored, seed), [config["lr"]] * config["updates_per_rollout"])
-            steps += 1
-        out.append(_strength(rollouts, whole, free, steps=steps, batches=batches))
+    out = list[Strength]()
+    with TemporaryDirectory() as folder:
+        step_of = train_step(components, loaded, ranks=ALONE, folder=Path(folder))
+        progress = Progress(position=0, beta=0.0, budget=None)
+        for step in range(1, after[-1] + 1):
+            # A schedule of beta may move it.
+            progress = replace(step_of(step, progress).progress, beta=0.0)
+            if step in after:
+                out.append(_strength(step_of, step, progress, batches))
     return out
 
 
-def _strength(rollouts: Batches, whole: Learner, free: Learner, *, steps: int, batches: int) -> Strength:
-    reader = GradientReader(whole.policy.network)
-    settings = replace(whole.settings, updates_per_rollout=1, max_grad_norm=0.0)
+def _strength(step_of: TrainStep, step: int, progress: Progress, batches: int) -> Strength:
+    learner = step_of.learner
+    reader = GradientReader(learner.policy.network)
+    settings = replace(learner.settings, updates_per_rollout=1, max_grad_norm=0.0)
+    without_penalty, whole = (
+        replace(learner, optimiser=reader, settings=settings, penalty=replace(learner.penalty, beta=beta))
+        for beta in (0.0, 1.0)
+    )
     policy = penalty = 0.0
-    for _ in range(batches):
-        scored, seed = rollouts.next(whole)
-        gradients = []
-        for learner in (free, whole):
-            reading = replace(learner, optimiser=reader, settings=settings)
-            reading.learn(scored, reading.credit(scored, seed), [0.0])
+    for number in range(step + 1, step + 1 + batches):
+        rollout = step_of.collector(learner.policy, number, progress.position)
+        progress = replace(progress, position=rollout.position)
+        offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
+        # With a coefficient of 1, so that what the penalty reads is measured.
+        scored = whole.rescore(collated(rollout, offsets, learner, step_of.dataset))
+        seed, gradients = derive(step_of.seed, "weighting", number), list[Tensor]()
+        for learner_of in (without_penalty, whole):
+            learner_of.learn(scored, learner_of.credit(scored, seed), [0.0])
             gradients.append(reader.gradient.double())
         policy += float(gradients[0].square().sum()) / batches
         penalty += float((gradients[1] - gradients[0]).square().sum()) / batches
-    return Strength(steps=steps, policy=math.sqrt(policy), penalty=math.sqrt(penalty))
+    return Strength(steps=step, policy=math.sqrt(policy), penalty=math.sqrt(penalty))
 
 
 def rows(name: str, strengths: Sequence[Strength], ratios: Sequence[float]) -> list[str]:
@@ -169,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--ratio", default="0.1,0.3,1", help="of the penalty's gradient to the policy term's")
     parser.add_argument("--batches", type=int, default=8, help="of prompts_per_step x group_size answers")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     or_exit(lambda: print_all(given.overrides, given.after, given.ratio, given.batches))
 
 

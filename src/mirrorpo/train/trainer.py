@@ -41,6 +41,36 @@ from mirrorpo.train.state import Checkpoints, Resumed
 from mirrorpo.train.step import TrainStep
 
 
+def train_step(components: Components, loaded: LoadedRun, *, ranks: Ranks, folder: Path) -> TrainStep:
+    """One step of a loaded run.
+
+    Args:
+        components: its parts.
+        loaded: what they load.
+        ranks: that train together.
+        folder: where a batch is dumped that made a number infinite.
+    """
+    config = components.config
+    run, evaluation = RunSettings.of(config), EvaluationSettings.of(config)
+    drift = DriftSettings.of(config)
+    return TrainStep(
+        learner=loaded.learner,
+        sampling=loaded.sampling,
+        collector=loaded.collector,
+        dataset=components.dataset,
+        drift=loaded.drift,
+        drift_due=lambda step: drift.due(step, evaluated=evaluation.due(step, run.steps)),
+        beta_schedule=components.beta_schedule,
+        anchor=components.anchor,
+        schedule=components.schedule,
+        lr=run.lr,
+        steps=run.steps,
+        seed=run.seed,
+        ranks=ranks,
+        folder=folder,
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trainer:
     """Runs one cell from wherever its folder stands to its last step.
@@ -132,7 +162,7 @@ class Trainer:
         recorder: Recorder,
         resumed: Resumed,
     ) -> None:
-        step_of = self._step(loaded, run, checkpoints.evaluation)
+        step_of = train_step(self.components, loaded, ranks=self.ranks, folder=self.folder.path)
         saved, progress = resumed.step, resumed.progress
         energy = energy_meter(gpus=loaded.policy.device.type == "cuda")
         for step in range(resumed.step + 1, run.steps + 1):
@@ -152,25 +182,6 @@ class Trainer:
 
     def _requested_stop(self) -> Signals | None:
         return strongest(self.ranks.all_gather(self.stop_request.signum))
-
-    def _step(self, loaded: LoadedRun, run: RunSettings, evaluation: EvaluationSettings) -> TrainStep:
-        drift = DriftSettings.of(self.cell.config)
-        return TrainStep(
-            learner=loaded.learner,
-            sampling=loaded.sampling,
-            collector=loaded.collector,
-            dataset=self.components.dataset,
-            drift=loaded.drift,
-            drift_due=lambda step: drift.due(step, evaluated=evaluation.due(step, run.steps)),
-            beta_schedule=self.components.beta_schedule,
-            anchor=self.components.anchor,
-            schedule=self.components.schedule,
-            lr=run.lr,
-            steps=run.steps,
-            seed=run.seed,
-            ranks=self.ranks,
-            folder=self.folder.path,
-        )
 
     def _checkpoints(
         self, loaded: LoadedRun, run: RunSettings, evaluation: EvaluationSettings
