@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from parsed import drawn_once, load_once
 
 from mirrorpo.dataset.arithmetic import Arithmetic
-from mirrorpo.launch import forked
+from mirrorpo.launch import fork_server, forked
 from mirrorpo.launch.fork_server import channel_in, serve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +64,10 @@ def read_beforehand() -> None:
         dataset.load(split)
 
 
-if __name__ == "__main__" and (channel := channel_in(sys.argv[1:])):
-    read_beforehand()
-    become(*serve(channel))
+if __name__ == "__main__":
+    # What imports for itself, since a file has changed since the server did, starts here again.
+    fork_server.program = lambda: [__file__]
+    channel = channel_in(sys.argv[1:])
+    if channel is not None:
+        read_beforehand()
+    become(*(sys.argv[1:] if channel is None else serve(channel)))
