@@ -32,6 +32,11 @@ def segment_weightings() -> list[str]:
     return sorted(set(names("weighting")) - set(weightings()))
 
 
+def own_class(axis: str, name: str) -> bool:
+    """Whether a file says what is built, and not only another file's settings anew."""
+    return "_target_" in yaml.safe_load((CONF / axis / f"{name}.yaml").read_text())
+
+
 def class_of(divergence: str) -> str:
     """The class of a file, or of the one that it is another name for."""
     return settings_of(divergence)["_target_"].rpartition(".")[-1]

@@ -6,8 +6,8 @@ something to weigh; an answer is right when it ends in time, with the mark behin
 asks for. What a policy earns is enumerated over all answers, not sampled. Two updates a rollout, so that
 ratios act.
 
-A pairwise cover of the axes runs with every test run, the full product with the slow ones; a new file of
-conf/ joins both by existing.
+A pairwise cover of the axes' forms, and every file once, runs with every test run, the full product with the
+slow ones; a new file of conf/ joins both by existing.
 """
 
 import re
@@ -23,7 +23,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from rows import CONF, forms, names, segment_weightings, settings_of, update_forms, weightings
+from rows import CONF, forms, names, own_class, segment_weightings, settings_of, update_forms, weightings
 from small_models import model_of
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
@@ -524,10 +524,12 @@ UPDATES_OF = update_forms(names("algo"))
 # Controls that are another's class with another setting, or that need more steps, meet one algorithm.
 ALONE = [*SUBSETS, "permuted_within_spans"]
 WEIGHTINGS = [name for name in weightings() if name not in ALONE]
+# So do other settings of another file's class, but that they meet one each.
+WEIGHTING_FORMS = [name for name in WEIGHTINGS if own_class("weighting", name)]
 SIGNED = segment_weightings()
 # Demonstrations are not rolled, and what changes an advantage between updates has none to change.
 SIGNING = [name for name in UPDATES_OF if name not in ("sft", "mirror_descent")]
-COVERED = [UPDATES_OF, FORMS, WEIGHTINGS]
+COVERED = [UPDATES_OF, FORMS, WEIGHTING_FORMS]
 OTHERS = [name for name in names("divergence") if name not in FORMS]
 COVER = [
     *(Arm(*triple) for triple in pairwise_cover(COVERED)),
@@ -535,6 +537,7 @@ COVER = [
     *map(Arm, cycle(names("algo", set(names("algo")) - {"sft"})), OTHERS, cycle(WEIGHTINGS)),
     *(Arm(name, "kl", "uniform") for name in names("algo") if name not in UPDATES_OF),
     *(Arm("grpo", "none", name) for name in ALONE),
+    *map(Arm, cycle(UPDATES_OF), cycle(FORMS), (name for name in WEIGHTINGS if name not in WEIGHTING_FORMS)),
     # Signed credit takes the advantage's place, so that an algorithm is its update alone.
     *map(Arm, cycle(SIGNING), cycle(FORMS), SIGNED),
 ]
@@ -545,6 +548,7 @@ def test_in_the_cover_every_two_choices_of_different_axes_meet():
         assert {(arm[one], arm[other]) for arm in COVER} >= set(product(COVERED[one], COVERED[other]))
     assert {arm.divergence for arm in COVER} == set(names("divergence"))
     assert {arm.algo for arm in COVER} == set(names("algo"))
+    assert {arm.weighting for arm in COVER} == set(names("weighting"))
 
 
 @pytest.mark.parametrize("sizes", list(product((1, 2, 3, 5), repeat=3)))
