@@ -16,9 +16,14 @@ from typing import Any
 
 import planted
 
+from mirrorpo.config.identity import digest
+from mirrorpo.launch.launches import LAUNCHES, Launch
+from mirrorpo.launch.registration import Registration
 from mirrorpo.run.folder import RunFolder
+from mirrorpo.run.manifest import SEAL
 
 ARM, BASE = "none", "kl"
+PLAN = {"hypothesis": "Without a penalty less is right.", "primary": [f"{BASE} > {ARM}"], "margin": 0.02}
 JsonRow = dict[str, Any]
 
 
@@ -229,6 +234,29 @@ def on(change: Callable[..., object], *args: Any, seed: int = 1, **kwargs: Any) 
     return lambda sweep: change(sweep.run(seed=seed), *args, **kwargs)
 
 
+# What a manifest says of the run's files, and of itself.
+KINDS_OF_DIGESTS = ("files", "sha256", "sha256_beside", SEAL)
+
+
+def undigest(names: Sequence[str], run: Path) -> None:
+    """Take digests away, and change what they were of."""
+    path = run / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in names:
+        group, _, file = name.partition("/")
+        (manifest.get(group, {}) if file else manifest).pop(file or group, None)
+    path.write_text(json.dumps(manifest))
+    moved(run, 3, "reward/mean")
+
+
+def replan(sweep: Sweep, plan: Mapping[str, Any] | None = None, **entries: Any) -> None:
+    """Change what the launch recorded as planned; None takes an entry away."""
+    path = sweep.root / LAUNCHES
+    (launch,) = json.loads(path.read_text()) if path.exists() else [{"argv": [], "cwd": "", "plan": PLAN}]
+    launch = launch | entries | {"plan": launch["plan"] | (plan or {})}
+    path.write_text(json.dumps([{key: value for key, value in launch.items() if value is not None}]))
+
+
 MISSING: Mapping[str, Edit] = {
     "the last answers of one run": on(lose, 4),
     "answers in the middle": on(lose, 2),
@@ -314,6 +342,21 @@ NOT_COMPARED: Mapping[str, Edit] = {
     "peft": on(version, "peft"),
     "a class from outside": on(edit, {"inputs/code mine": "1" * 16}),
 }
+DIGESTS: Mapping[str, Edit] = {
+    "of one kind, and a number": lambda sweep: every(sweep, partial(undigest, ["sha256", SEAL]), ARM),
+    "of one file, and its number": on(
+        lambda run: undigest(["files/metrics.jsonl", "sha256/metrics.jsonl", SEAL], run)
+    ),
+    "of all kinds in one run, and a number": on(lambda run: undigest(KINDS_OF_DIGESTS, run)),
+    "of the manifest alone": on(lambda run: undigest([SEAL], run)),
+}
+PLANS: Mapping[str, Edit] = {
+    "a margin": partial(replan, plan={"margin": 0.0005}),
+    "a hypothesis": partial(replan, plan={"hypothesis": "Made up afterwards."}),
+    "comparisons": partial(replan, plan={"primary": []}),
+    "without its digest": partial(replan, plan_sha256=None),
+    "with another digest": partial(replan, plan_sha256="0" * 64),
+}
 FALSIFICATIONS: Mapping[str, Edit] = {
     f"{group}: {name}": falsify
     for group, edits in (
@@ -321,6 +364,8 @@ FALSIFICATIONS: Mapping[str, Edit] = {
         ("number", NUMBERS),
         ("not what it says", NOT_WHAT_THEY_SAY),
         ("not compared", NOT_COMPARED),
+        ("digests", DIGESTS),
+        ("plan", PLANS),
     )
     for name, falsify in edits.items()
 }
@@ -329,6 +374,7 @@ FALSIFICATIONS: Mapping[str, Edit] = {
 # ---------------------------------------------------------------- a clean sweep
 
 STEPS, QUESTIONS, SAMPLED, K = 4, 40, 20, 4
+LAUNCHED = "2026-11-25T10:00:00Z"
 VERSIONS = {"torch": "2.13.0", "math-verify": "0.9.0", "peft": "0.21.2", "vllm": None}
 RECORDED: Mapping[str, Any] = {
     "mirror_map": None,
@@ -358,9 +404,17 @@ def clean_sweep(root: Path, **changes: Any) -> Sweep:
     return Sweep(root)
 
 
+def with_plan(sweep: Sweep) -> Sweep:
+    """The same, with a plan that its launch recorded."""
+    registered = Registration(plan=PLAN, plan_sha256=digest({"plan": PLAN}))
+    launch = Launch(["train.py"], "/", LAUNCHED, None, first=LAUNCHED, registered=registered)
+    (sweep.root / LAUNCHES).write_text(json.dumps([launch.entry()]))
+    return sweep
+
+
 def _clean_run(root: Path, arm: str, seed: int, changes: Mapping[str, Any]) -> None:
     command = ["train.py", f"divergence={arm}", f"seed={seed}", f"steps={STEPS}"]
-    launch = {"time": "2026-11-25T10:00:00Z", "device": changes.get("device", "cpu"), "ranks": 1}
+    launch = {"time": LAUNCHED, "device": changes.get("device", "cpu"), "ranks": 1}
     launch |= {"commit": planted.COMMIT, "dirty": False, "code": "5" * 16, "versions": VERSIONS}
     launch["command"] = command
     reward = {"_target_": "mirrorpo.reward.math.math_answer.MathAnswer", "extraction": "strict"}
@@ -424,7 +478,7 @@ def undigested(sweep: Sweep) -> Sweep:
     for run in sweep.runs:
         path = run / "manifest.json"
         kept = json.loads(path.read_text())
-        for name in ("files", "sha256", "sha256_beside", "manifest_sha256"):
+        for name in KINDS_OF_DIGESTS:
             kept.pop(name, None)
         path.write_text(json.dumps(kept))
     return sweep

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyarrow import compute, parquet
 
 from analysis.data.commands import SweepCommand, sweep_commands, with_run_commands
-from analysis.data.plans import RecordedPlan, recorded_plans
+from analysis.data.plans import RecordedPlan, plan_faults, recorded_plans
 from analysis.data.runs import RunTables, from_folders, manifests
 from analysis.data.schema import (
     AXES,
@@ -32,10 +32,15 @@ from analysis.data.schema import (
     with_columns,
 )
 from analysis.data.selections import RecordedSelection, recorded_selections
+from mirrorpo.config.identity import digest
 from mirrorpo.config.paths import code
+from mirrorpo.run.disk import file_digest
 from mirrorpo.run.provenance import taken_from
 
 FILES = ("runs", "metrics", "questions")
+ABOUT = "export.json"
+# Of `export.json`.
+DIGESTS = "sha256"
 COLUMNS = ("run", "step")
 # The metric that every evaluation set has, between its prefix and its name the set's.
 OF_SET = re.compile(r"eval/([^/]+)/greedy_accuracy")
@@ -54,12 +59,14 @@ class Export:
     Attributes:
         runs, metrics, questions: as the schema says; runs in the order of cell and seed.
         about: source, time, command, commit of the exporter, and what was typed for the sweep.
+        faults: what in the files that it was read from is not what `write` wrote.
     """
 
     runs: pa.Table
     metrics: pa.Table
     questions: pa.Table
     about: Json
+    faults: Sequence[str] = ()
 
     @cached_property
     def records(self) -> list[JsonObject]:
@@ -75,6 +82,11 @@ class Export:
     def plans(self) -> Sequence[RecordedPlan]:
         """What launches recorded as planned, the first of each sweep first."""
         return self.about.get("plans", [])
+
+    @property
+    def edited(self) -> Sequence[str]:
+        """What is not what was written: of these files, and of what launches recorded."""
+        return [*self.faults, *plan_faults(self.plans)]
 
     @property
     def selections(self) -> Sequence[RecordedSelection]:
@@ -130,15 +142,21 @@ class Export:
         return out
 
     def write(self, folder: Path) -> None:
-        """Three Parquet files, and `export.json` about them."""
+        """Three Parquet files, and `export.json` about them, with the digests of all four.
+
+        Raises:
+            ValueError: if what was read is not what was written, which new digests would hide.
+        """
+        if self.faults:
+            raise ValueError("; ".join(self.faults))
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             table = getattr(self, name)
             parquet.write_table(table, folder / f"{name}.parquet", compression="zstd")
         counts = {name: getattr(self, name).num_rows for name in FILES}
-        (folder / "export.json").write_text(
-            json.dumps({**self.about, "schema": VERSION, "rows": counts}, indent=2) + "\n"
-        )
+        about = {**self.about, "schema": VERSION, "rows": counts}
+        about[DIGESTS] = digests(folder, about)
+        (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
 
     @staticmethod
     def read(folder: Path) -> "Export":
@@ -147,14 +165,39 @@ class Export:
         Raises:
             ValueError: if another version of the schema wrote it.
         """
-        about = json.loads((folder / "export.json").read_text())
+        about = json.loads((folder / ABOUT).read_text())
         if about.get("schema") not in READABLE:
             raise ValueError(
                 f"{folder}: schema {about.get('schema')}, and this package reads "
                 f"{' and '.join(map(str, READABLE))}: export again"
             )
         runs, metrics, questions = (parquet.read_table(folder / f"{name}.parquet") for name in FILES)
-        return Export(with_columns(runs, RUNS), metrics, with_columns(questions, QUESTIONS), about=about)
+        return Export(
+            with_columns(runs, RUNS),
+            metrics,
+            with_columns(questions, QUESTIONS),
+            about=about,
+            faults=_faults(folder, about),
+        )
+
+
+def digests(folder: Path, about: Json) -> dict[str, str]:
+    """sha256 of an export's tables, by file, and of what stands beside them in `export.json`."""
+    rest = {name: value for name, value in about.items() if name != DIGESTS}
+    tables = {f"{name}.parquet": file_digest(folder / f"{name}.parquet") for name in FILES}
+    return {**tables, ABOUT: digest(json.loads(json.dumps(rest)))}
+
+
+def _faults(folder: Path, about: Json) -> list[str]:
+    # One of an older version has no digests, and contradicts none.
+    recorded = about.get(DIGESTS)
+    if recorded is None:
+        return []
+    return [
+        f"{folder / name} is not what the export wrote: take it from a copy, or export the runs again"
+        for name, now in digests(folder, about).items()
+        if recorded.get(name) != now
+    ]
 
 
 def assembled(
@@ -264,7 +307,7 @@ def load(
     path, given = Path(source), columns or {}
     if not path.exists() and (Path("outputs") / source).exists():
         path = Path("outputs") / source
-    if (path / "runs.parquet").exists() and (path / "export.json").exists():
+    if (path / "runs.parquet").exists() and (path / ABOUT).exists():
         return Export.read(path)
     if not path.exists():
         if source.count("/") != 1:

@@ -4,16 +4,21 @@ A run that is not done has none yet, and one of an older version has sizes alone
 may have been taken away to save room: no table is made of them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from mirrorpo.run.disk import file_digest
-from mirrorpo.run.manifest import RunState
+from mirrorpo.run.manifest import SEAL, RunState
 
 # Below these nothing is read by tables, and files are large.
 LARGE = ("checkpoints/", "policy/")
+# A run that has not ended has no digests.
+ENDED = (RunState.DONE, RunState.STALE)
+# What a manifest says of the run's files and of itself.
+DIGESTS = ("files", "sha256", "sha256_beside", SEAL)
 # What tables are made of, whose absence is a fault.
 NEEDED = ("metrics.jsonl", "eval/")
 
@@ -29,7 +34,7 @@ def file_faults(
         answers: whether the rows of evaluations are read.
         complete: whether the folder should have all files that tables are made of.
     """
-    if manifest.get("state") not in (RunState.DONE, RunState.STALE):
+    if manifest.get("state") not in ENDED:
         return []
     sizes: Mapping[str, int] = manifest.get("files") or {}
     digests: Mapping[str, str] = {**(manifest.get("sha256") or {}), **(manifest.get("sha256_beside") or {})}
@@ -53,6 +58,25 @@ def _fault(path: Path, name: str, size: int | None, digest: str | None) -> str:
         return OTHER
     read = digest is not None and not name.startswith(LARGE)
     return OTHER if read and file_digest(path) != digest else ""
+
+
+def lost_digests(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each manifest the digests that it lacks and that other ended runs of its code have; "" if none.
+
+    One version of the code writes the same digests for all runs.
+    """
+    of_code: dict[str, set[str]] = defaultdict(set)
+    for manifest in manifests:
+        if manifest.get("state") in ENDED:
+            of_code[str(manifest.get("code"))] |= {name for name in DIGESTS if manifest.get(name)}
+    return [_lost(manifest, of_code) for manifest in manifests]
+
+
+def _lost(manifest: Mapping[str, Any], of_code: Mapping[str, set[str]]) -> str:
+    known = of_code.get(str(manifest.get("code")), set()) if manifest.get("state") in ENDED else set()
+    lost = [name for name in DIGESTS if name in known - set(manifest)]
+    text = f"manifest.json has lost {', '.join(lost)}, which other runs of the same code have"
+    return f"{text}: take it from a copy" if lost else ""
 
 
 def order_fault(steps: list[int]) -> Iterator[str]:

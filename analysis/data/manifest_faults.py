@@ -19,8 +19,11 @@ def manifest_faults(manifest: Mapping[str, Any]) -> list[str]:
     """A readable line each."""
     launches: Launches = manifest.get("launches") or []
     out: list[str] = []
-    if (recorded := manifest.get(SEAL)) is not None and seal(dict(manifest)) != recorded:
+    recorded = manifest.get(SEAL)
+    if recorded is not None and seal(dict(manifest)) != recorded:
         out.append("manifest.json is not what a run wrote: take it from a copy")
+    if recorded is None and manifest.get("sha256_beside") is not None:
+        out.append(f"manifest.json has lost {SEAL}, which is written with sha256_beside: take it from a copy")
     if launches:
         last = launches[-1]
         other = [name for name in OF_A_LAUNCH if name in last and manifest.get(name) != last[name]]

@@ -1,9 +1,11 @@
 """The plans that launches of a sweep recorded."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
 from analysis.data.schema import Json
+from mirrorpo.config.identity import digest
 from mirrorpo.launch.launches import LAUNCHES, Launch, launches
 
 # Of a launch's entry, and of a sweep's file.
@@ -45,6 +47,16 @@ def recorded_plans(root: Path) -> list[RecordedPlan]:
                         recorded[name] = str(entries[name])
                 out.append(recorded)
     return out
+
+
+def plan_faults(plans: Iterable[RecordedPlan]) -> list[str]:
+    """A readable line for each plan that is not the one its launch gave a digest of."""
+    return [
+        f"{Path(entry['folder']) / LAUNCHES}: the plan of {entry.get('time') or 'a launch'} is not what was "
+        "recorded then, by its sha256: take the file from a copy"
+        for entry in plans
+        if digest({NODE: entry["plan"]}) != entry.get("plan_sha256")
+    ]
 
 
 def _first(launch: Launch) -> str:

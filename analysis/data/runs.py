@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from analysis.data.column_map import ColumnMap
-from analysis.data.file_faults import file_faults, order_fault
+from analysis.data.file_faults import file_faults, lost_digests, order_fault
 from analysis.data.json_table import json_lines
 from analysis.data.later_sets import later_sets, with_metrics
 from analysis.data.schema import JsonObject, empty_metrics, metrics_table, questions_table, run_row
@@ -105,9 +105,12 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
     paths = manifests(root)
     if not paths:
         raise ValueError(f"{root}: no run below it (a run is a folder with manifest.json)")
-    for path in paths:
+    lost = lost_digests([_readable(path) for path in paths])
+    for path, fault in zip(paths, lost, strict=True):
         try:
-            yield _tables(path, root, questions=questions)
+            tables = _tables(path, root, questions=questions)
+            with_faults(tables.row, [fault] if fault else [])
+            yield tables
         except ValueError as error:
             # The others are read; guards name this one and keep it out of the tables.
             print(f"note: {error}", file=sys.stderr)
@@ -116,6 +119,14 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
                 empty_metrics(),
                 None,
             )
+
+
+def _readable(path: Path) -> JsonObject:
+    # What cannot be read is said where it is read.
+    try:
+        return read_manifest(path)
+    except ValueError:
+        return {}
 
 
 def _tables(path: Path, root: Path, *, questions: bool) -> RunTables:

@@ -36,7 +36,7 @@ KINDS: Mapping[str, str] = {
     "data": "different questions: their fingerprints, those that were left out or those that were answered",
     "answers": "answers that are missing, or whose numbers are not the metrics' at some step",
     "nan": "a number that is not finite, or a metric that one run lacks",
-    "edited": "files or a manifest that are not what the run wrote",
+    "edited": "files, a manifest or a plan that are not what was written",
     "contradiction": "a run whose folder, seed, choices, command and config do not agree",
     "dirty": "code that differs from its commit",
     "provenance": "a run that does not say its commit, prompts or extraction",
@@ -80,6 +80,7 @@ def findings(export: Export, design: Design, metric: str) -> list[Finding]:
         *copied(export, finished),
         *other_environment(finished),
         *contradictions(runs),
+        *(Finding("edited", text) for text in export.edited),
         *other_sets(runs),
         *_nan(export, runs, metric),
         *(

@@ -13,6 +13,7 @@ from analysis.report.planned_table import file_line, planned
 from analysis.report.sections import question
 from analysis.study.study import study
 from mirrorpo.config import paths
+from mirrorpo.config.identity import digest
 from mirrorpo.run.disk import file_digest
 
 PLAN = {
@@ -28,8 +29,14 @@ BEFORE, AFTER = "2026-11-25T09:59:00Z", "2026-11-25T10:00:30Z"
 
 def launched(root: Path, *entries: Mapping[str, Any]) -> None:
     """The record of some launches."""
+
+    def digested(entry):
+        return {**entry, "plan_sha256": digest({"plan": entry["plan"]})} if "plan" in entry else entry
+
     (root / "launches.json").write_text(
-        json.dumps([{"argv": ["train.py"], "cwd": "/", "cells": None, **entry} for entry in entries])
+        json.dumps(
+            [{"argv": ["train.py"], "cwd": "/", "cells": None, **digested(entry)} for entry in entries]
+        )
     )
 
 
@@ -40,14 +47,17 @@ def test_what_was_planned_stands_beside_what_was_run(tmp_path: Path, monkeypatch
     monkeypatch.setattr(paths, "sweeps", lambda: sweeps.parent)
     file = sweeps / "mine.yaml"
     file.write_text(json.dumps({"plan": PLAN}))
-    known = {"plan_sha256": "ab" * 32, "sweep": "mine", "sweep_sha256": file_digest(file)}
+    known = {"sweep": "mine", "sweep_sha256": file_digest(file)}
     first = {"first": BEFORE, "time": AFTER, "plan": PLAN, **known}
     launched(root, first)
     made = study(load(str(root)))
     table = planned(made)
     assert table is not None
     cells = {str(row[0]): (str(row[1]), str(row[2])) for row in table.rows}
-    assert cells["recorded"] == (f"at {BEFORE}, sha256 abababababab", "all 4 runs began after it")
+    assert cells["recorded"] == (
+        f"at {BEFORE}, sha256 {digest({'plan': PLAN})[:12]}",
+        "all 4 runs began after it",
+    )
     assert cells["hypothesis"][0] == PLAN["hypothesis"] and cells["comparisons"][1] == "not run: probl2 > kl"
     assert cells["arms"] == ("kl, none, probl2", "planned and not run: probl2")
     assert cells["seeds"] == ("5", "2: fewer than planned")
