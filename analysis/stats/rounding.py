@@ -1,4 +1,4 @@
-"""What differs by rounding alone is equal: sums of the same numbers in another order."""
+"""Numbers that differ by rounding alone are equal, and a number that somebody named is not rounded."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,3 +17,14 @@ def settled(values: ArrayLike) -> NDArray[np.float64]:
     exact = np.asarray(values, dtype=float)
     size = np.abs(exact[np.isfinite(exact)]).max(initial=1.0)
     return np.asarray(np.round(exact, DECIMALS - int(np.log10(size))), dtype=float)
+
+
+def in_full(value: float) -> str:
+    """A number with all the digits that name it.
+
+    Example:
+        >>> in_full(0.7), in_full(0.12345678), in_full(1.0), in_full(1e15)
+        ('0.7', '0.12345678', '1', '1e+15')
+    """
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value)).removesuffix(".0")

@@ -10,7 +10,7 @@ from analysis.stats.corrections import holm
 from analysis.stats.crossed import StandardError, crossed_error, half_width, tail
 from analysis.stats.intervals import LEVEL, Interval
 from analysis.stats.power import deciding_seeds, rounded_seeds
-from analysis.stats.rounding import settled
+from analysis.stats.rounding import in_full, settled
 from analysis.stats.sign_flips import fewest_to_flip, sign_flip_interval, sign_flip_p, tied
 
 BOTH, SEEDS = "seeds and questions", "seeds"
@@ -76,7 +76,7 @@ class Difference:
         return f"{UNDECIDED} ({self._wanted(level)})"
 
     def _size(self, margin: float) -> str:
-        return points(margin) if self.share else f"{margin:g}"
+        return points(margin) if self.share else in_full(margin)
 
     def _wanted(self, level: float) -> str:
         """What would decide it."""
@@ -115,7 +115,8 @@ def points(share: float) -> str:
         >>> points(0.01), points(0.005)
         ('1 point', '0.5 points')
     """
-    return f"{100 * share:g} point{'' if round(100 * share, 9) == 1 else 's'}"
+    size = round(100 * share, 9)
+    return f"{in_full(size)} point{'' if size == 1 else 's'}"
 
 
 def difference(
