@@ -194,7 +194,7 @@ def _missing(design: Design) -> list[Finding]:
             if absent := [str(seed) for seed in seeds if seed not in present]:
                 text = f"{where}{design.axis}={arm} has no seed {', '.join(absent)}"
                 out.append(Finding("missing", text))
-        known = {run.arm.split(" ")[0] for run in of_block}
+        known = {design.choices[run.arm] for run in of_block}
         out += [
             Finding("missing", f"{where}{design.axis}={arm} was asked for and has no run")
             for arm in design.planned_arms

@@ -150,7 +150,7 @@ def select(export: Export, over: Sequence[str], options: StudyOptions) -> Select
     arms = list(dict.fromkeys(_arm(made, run) for run in made.ordered_runs()))
     choices = [
         choose(arm, _candidates(made, arm, keys, metric), keys, higher=higher)
-        for arm in sorted(arms, key=lambda arm: arm != made.design.baseline.split(" ")[0])
+        for arm in sorted(arms, key=lambda arm: arm != made.design.choices[made.design.baseline])
     ]
     return Selection(study=made, over=keys, metric=metric, choices=choices)
 
