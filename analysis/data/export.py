@@ -36,6 +36,7 @@ from mirrorpo.config.paths import code
 from mirrorpo.run.provenance import taken_from
 
 FILES = ("runs", "metrics", "questions")
+ABOUT = "export.json"
 COLUMNS = ("run", "step")
 # The metric that every evaluation set has, between its prefix and its name the set's.
 OF_SET = re.compile(r"eval/([^/]+)/greedy_accuracy")
@@ -136,7 +137,7 @@ class Export:
             table = getattr(self, name)
             parquet.write_table(table, folder / f"{name}.parquet", compression="zstd")
         counts = {name: getattr(self, name).num_rows for name in FILES}
-        (folder / "export.json").write_text(
+        (folder / ABOUT).write_text(
             json.dumps({**self.about, "schema": VERSION, "rows": counts}, indent=2) + "\n"
         )
 
@@ -145,16 +146,48 @@ class Export:
         """What `write` left in a folder.
 
         Raises:
-            ValueError: if another version of the schema wrote it.
+            ValueError: if another version of the schema wrote it, or a file is missing or damaged.
         """
-        about = json.loads((folder / "export.json").read_text())
+        names = [ABOUT, *(f"{name}.parquet" for name in FILES)]
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise ValueError(
+                f"{folder}: an export without {', '.join(missing)}; copy all of {', '.join(names)}, or "
+                "export again"
+            )
+        about = _about(folder / ABOUT)
         if about.get("schema") not in READABLE:
             raise ValueError(
                 f"{folder}: schema {about.get('schema')}, and this package reads "
                 f"{' and '.join(map(str, READABLE))}: export again"
             )
-        runs, metrics, questions = (parquet.read_table(folder / f"{name}.parquet") for name in FILES)
+        runs, metrics, questions = (_table(folder / f"{name}.parquet") for name in FILES)
         return Export(with_columns(runs, RUNS), metrics, with_columns(questions, QUESTIONS), about=about)
+
+
+def is_export(folder: Path) -> bool:
+    """Whether `write` left something in a folder, be it whole or not."""
+    return (folder / ABOUT).is_file() or all((folder / f"{name}.parquet").is_file() for name in FILES)
+
+
+def _about(path: Path) -> Json:
+    try:
+        about = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as JSON ({error}); copy it anew, or export again"
+        ) from error
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: is not what an export leaves; copy it anew, or export again")
+    return about
+
+
+def _table(path: Path) -> pa.Table:
+    try:
+        return parquet.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path}: cannot be read as Parquet ({error}); copy it anew, or export again"
+        ) from error
 
 
 def assembled(
@@ -264,7 +297,7 @@ def load(
     path, given = Path(source), columns or {}
     if not path.exists() and (Path("outputs") / source).exists():
         path = Path("outputs") / source
-    if (path / "runs.parquet").exists() and (path / "export.json").exists():
+    if is_export(path):
         return Export.read(path)
     if not path.exists():
         if source.count("/") != 1:
