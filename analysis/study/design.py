@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from analysis.data.commands import settings_along
 from analysis.data.export import Export
 from analysis.data.schema import AXES, Json
+from analysis.study.selection import shown
 from mirrorpo.config.identity import ADDED, identity
 from mirrorpo.config.renamed import KEYS
 
@@ -249,7 +250,7 @@ def _run(row: Json, settings: Json, axis: str, swept: Sequence[str], others: Seq
         _choice(row, axis),
         *(f"{key.removeprefix(axis + '.')}={settings[key]}" for key in inside),
     ]
-    block = [*(str(row[name]) for name in others), *(f"{key}={settings.get(key)}" for key in outside)]
+    block = [*(str(row[name]) for name in others), *(f"{key}={shown(settings.get(key))}" for key in outside)]
     return Run(row, settings, " ".join(arm), ", ".join(block))
 
 

@@ -20,6 +20,7 @@ from analysis.study.design import Design, Run
 from analysis.study.environment_guards import other_environment
 from analysis.study.finding import Finding, differing
 from analysis.study.record_guards import contradictions
+from analysis.study.selection import named
 from mirrorpo.run.inputs import CODE, DATASET, PROMPTS
 
 KINDS: Mapping[str, str] = {
@@ -164,9 +165,9 @@ def notes_along(design: Design) -> list[str]:
     """What differs between arms because it comes along with a choice, for the foot of every table."""
     inside = tuple(f"{name}." for name in (design.axis, *design.swept))
     return [
-        f"By the sweep's file, {choice} comes with {', '.join(f'{key}={value}' for key, value in shown)}."
+        f"By the sweep's file, {choice} comes with {', '.join(named({key: value}) for key, value in others)}."
         for choice, settings in design.along.items()
-        if (shown := [item for item in settings.items() if not item[0].startswith(inside)])
+        if (others := [item for item in settings.items() if not item[0].startswith(inside)])
         and any(choice in run.choices for run in design.runs)
     ]
 
@@ -302,7 +303,8 @@ def _mixed(design: Design, chosen: Sequence[str]) -> list[Finding]:
             for group in groups:
                 values: dict[str, list[Run]] = defaultdict(list)
                 for run in group:
-                    values[repr(run.settings.get(key))].append(run)
+                    value = run.settings.get(key)
+                    values["null" if value is None else repr(value)].append(run)
                 if len(values) > 1:
                     each = "; ".join(
                         f"{value} in {len(same)} runs ({same[0]})" for value, same in values.items()

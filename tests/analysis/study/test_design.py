@@ -13,7 +13,7 @@ from analysis.data.export import load
 from analysis.data.schema import cell_hash
 from analysis.report.display_names import display_names
 from analysis.study.design import design, swept_settings
-from analysis.study.guards import KINDS, findings
+from analysis.study.guards import KINDS, findings, notes_along
 from analysis.study.study import METRIC, study
 
 ALL = list(KINDS)
@@ -45,6 +45,21 @@ def test_another_axis_and_baseline_may_be_named() -> None:
 def test_kl_is_the_baseline_of_divergences_and_none_where_there_is_no_kl() -> None:
     assert design(export_of({"none": RIGHT, "kl": RIGHT})).baseline == "kl"
     assert design(export_of({"probl2": RIGHT, "none": RIGHT})).baseline == "none"
+
+
+def test_null_is_named_as_it_is_typed(tmp_path) -> None:
+    root = tmp_path / "sweep"
+    for model, rank in (("tiny", None), ("qwen", 8)):
+        for arm in ("kl", "none"):
+            made = manifest(0, {"divergence": arm, "model": model}, **{"model.rank": rank})
+            write_run(root / model / arm, made, metrics(4, [0.5, 0.6, 0.7]), {})
+    export = load(str(root))
+    made = design(export, by=["model.rank"])
+    assert made.blocks == ["qwen, model.rank=8", "tiny, model.rank=null"]
+    mixed = [str(finding) for finding in findings(export, design(export, axis="divergence"), METRIC)]
+    assert not any("None" in text for text in mixed)
+    along = replace(made, along={"divergence=kl": {"lr": None}})
+    assert notes_along(along) == ["By the sweep's file, divergence=kl comes with lr=null."]
 
 
 def test_a_choice_with_spaces_in_its_text_has_a_baseline_and_a_place(tmp_path) -> None:
