@@ -22,6 +22,7 @@ on W&B, or what W&B exports as CSV or Parquet (a runs table, a chart, histories)
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -116,39 +117,66 @@ def main() -> None:
     """Print a table, or write files and say where."""
     args = parser().parse_args()
     try:
-        if args.what == "credit":
-            from analysis.report.credit_page import credit_page
-
-            page = Path(args.source) / "credit.html"
-            page.write_text(credit_page(Path(args.source)))
-            print(page)
-        elif args.what == "importance":
-            from analysis.study.span_value import importance
-
-            print(importance(Path(args.source)))
-        elif args.what in KIT:
-            _kit(args)
-        else:
-            export = load(
-                args.source,
-                filters=_filters(args.filters),
-                offline=args.offline,
-                columns=read_map(args.map),
-            )
-            for note in export.notes:
-                print(f"note: {note}", file=sys.stderr)
-            if args.what == "export":
-                _write_export(args, export)
-            elif args.what == "area":
-                _areas(args, export)
-            elif args.what == "select":
-                _select(args, export)
-            elif args.what == "overoptimisation":
-                _over_optimisation(args, export)
-            else:
-                _compare(args, export)
+        _refuse_files(args)
+        _run(args)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:
+        # Whoever reads, such as head, has had enough; nothing is left to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        # Of a network there is no file.
+        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        sys.exit(f"error: {named}; name a place that can be read or written (--out, --to, --write)")
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.what == "credit":
+        from analysis.report.credit_page import credit_page
+
+        page = Path(args.source) / "credit.html"
+        page.write_text(credit_page(Path(args.source)))
+        print(page)
+    elif args.what == "importance":
+        from analysis.study.span_value import importance
+
+        print(importance(Path(args.source)))
+    elif args.what in KIT:
+        _kit(args)
+    else:
+        export = load(
+            args.source,
+            filters=_filters(args.filters),
+            offline=args.offline,
+            columns=read_map(args.map),
+        )
+        for note in export.notes:
+            print(f"note: {note}", file=sys.stderr)
+        if args.what == "export":
+            _write_export(args, export)
+        elif args.what == "area":
+            _areas(args, export)
+        elif args.what == "select":
+            _select(args, export)
+        elif args.what == "overoptimisation":
+            _over_optimisation(args, export)
+        else:
+            _compare(args, export)
+
+
+def _refuse_files(args: argparse.Namespace) -> None:
+    """Check that what is to be written can have its folder, before anything is computed for it."""
+    file = Path(args.write) if args.write and args.write.endswith(".yaml") else None
+    for option, value, folder in (
+        ("--out", args.out, args.out),
+        ("--to", args.to, args.to and args.to.parent),
+        ("--write", file, file and file.parent),
+    ):
+        places = [folder, *folder.parents] if folder else []
+        there = next((place for place in places if place.exists()), None)
+        if there is not None and not there.is_dir():
+            raise ValueError(f"{option} {value}: {there} is a file; name a place below a folder")
 
 
 def _filters(text: str) -> dict[str, object]:

@@ -95,8 +95,10 @@ class Export:
 
     @property
     def notes(self) -> Sequence[str]:
-        """How runs without a manifest were read, and what cannot be computed from them."""
-        return self.about.get("notes", [])
+        """How runs without a manifest were read, and what cannot be known of them."""
+        written, sealed = "schema" in self.about, DIGESTS in self.about
+        unknown = ["export.json has no digests: whether a file was edited is not known"]
+        return [*self.about.get("notes", []), *(unknown if written and not sealed else [])]
 
     @property
     def names(self) -> list[str]:
@@ -163,15 +165,21 @@ class Export:
         """What `write` left in a folder.
 
         Raises:
-            ValueError: if another version of the schema wrote it.
+            ValueError: if another version of the schema wrote it, or a file is missing or damaged.
         """
-        about = json.loads((folder / ABOUT).read_text())
+        names = [ABOUT, *(f"{name}.parquet" for name in FILES)]
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise ValueError(
+                f"{folder}: an export without {', '.join(missing)}; copy all of {', '.join(names)}, or "
+                "export again"
+            )
+        about = _about(folder / ABOUT)
         if about.get("schema") not in READABLE:
             raise ValueError(
                 f"{folder}: schema {about.get('schema')}, and this package reads "
                 f"{' and '.join(map(str, READABLE))}: export again"
             )
-        runs, metrics, questions = (parquet.read_table(folder / f"{name}.parquet") for name in FILES)
+        runs, metrics, questions = (_table(folder / f"{name}.parquet") for name in FILES)
         return Export(
             with_columns(runs, RUNS),
             metrics,
@@ -198,6 +206,32 @@ def _faults(folder: Path, about: Json) -> list[str]:
         for name, now in digests(folder, about).items()
         if recorded.get(name) != now
     ]
+
+
+def is_export(folder: Path) -> bool:
+    """Whether `write` left something in a folder, be it whole or not."""
+    return (folder / ABOUT).is_file() or all((folder / f"{name}.parquet").is_file() for name in FILES)
+
+
+def _about(path: Path) -> Json:
+    try:
+        about = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as JSON ({error}); copy it anew, or export again"
+        ) from error
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: is not what an export leaves; copy it anew, or export again")
+    return about
+
+
+def _table(path: Path) -> pa.Table:
+    try:
+        return parquet.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path}: cannot be read as Parquet ({error}); copy it anew, or export again"
+        ) from error
 
 
 def assembled(
@@ -307,7 +341,7 @@ def load(
     path, given = Path(source), columns or {}
     if not path.exists() and (Path("outputs") / source).exists():
         path = Path("outputs") / source
-    if (path / "runs.parquet").exists() and (path / ABOUT).exists():
+    if path.is_dir() and is_export(path):
         return Export.read(path)
     if not path.exists():
         if source.count("/") != 1:

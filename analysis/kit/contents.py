@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-from analysis.data.export import FILES, commit, load
+from analysis.data.export import ABOUT, FILES, commit, is_export, load
 from analysis.data.runs import manifests
 from analysis.kit.checklist import checklist
 from analysis.report.render import markdown
@@ -52,8 +52,8 @@ def archived_files(root: Path, *, weights: bool = False) -> dict[str, Path]:
     Raises:
         ValueError: if there is no run.
     """
-    if (root / "runs.parquet").exists():
-        paths = [root / "export.json", *(root / f"{name}.parquet" for name in FILES)]
+    if is_export(root):
+        paths = [root / ABOUT, *(root / f"{name}.parquet" for name in FILES)]
         return {path.name: path for path in paths}
     runs = [path.parent for path in manifests(root)]
     if not runs:

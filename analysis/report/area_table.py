@@ -6,6 +6,7 @@ from analysis.report.study_table import EMPTY, study_table
 from analysis.report.table_cells import Table, TableCell, bounds, estimate_cell, number
 from analysis.stats.intervals import mean_interval
 from analysis.study.area import Areas, holds
+from analysis.study.endpoint import OF_EVALUATIONS
 from analysis.study.statement import Statement
 from analysis.study.study import Study
 
@@ -25,8 +26,11 @@ def area_table(study: Study, areas: Areas) -> Table:
             gap = estimate_cell(interval, [*runs, *study.names([base])], digits=DIGITS, sign=True)
         seeds = TableCell(str(len(areas.by_arm[arm])))
         rows.append([TableCell(arm), estimate_cell(means[arm], runs, digits=DIGITS), gap, seeds])
+    how = f"Mean of {areas.metric} over the steps of a run"
+    if areas.metric.startswith(OF_EVALUATIONS):
+        how = f"Area under {areas.metric} over the range of its steps, linear between evaluations"
     foot = [
-        f"Mean of {areas.metric} over the steps of a run. 95% intervals are Student's over seeds, of a "
+        f"{how}. 95% intervals are Student's over seeds, of a "
         "difference seed by seed; each is for itself, without a correction over arms."
     ]
     head = [study.design.axis, "area", f"from {base}", "seeds"]

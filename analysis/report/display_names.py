@@ -28,7 +28,7 @@ def display_names(study: Study, extra: Path | None = None) -> dict[str, str]:
     for section, names in (_read(extra) if extra else {}).items():
         known[section] = {**known.get(section, {}), **names}
     choices, settings = known.get(study.design.axis, {}), known.get(SETTINGS, {})
-    return {arm: _display(arm, choices, settings) for arm in study.design.arms}
+    return {arm: _display(study.design.choices[arm], arm, choices, settings) for arm in study.design.arms}
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
@@ -41,13 +41,16 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
     return {str(section): {str(key): str(name) for key, name in read[section].items()} for section in read}
 
 
-def _display(arm: str, choices: Mapping[str, str], settings: Mapping[str, str]) -> str:
-    """A choice by its name, and each setting behind it.
+def _display(choice: str, arm: str, choices: Mapping[str, str], settings: Mapping[str, str]) -> str:
+    """A choice by its name, and each setting that the arm's label has behind it.
 
-    >>> _display("kl beta=0.1", {"kl": "KL"}, {"beta": "β"}), _display("js_topk", {}, {})
+    >>> _display("kl", "kl beta=0.1", {"kl": "KL"}, {"beta": "β"}), _display("js_topk", "js_topk", {}, {})
     ('KL, β = 0.1', 'js topk')
+    >>> _display("kl 2", "kl 2 betas=[0.1, 0.2] lr=1", {}, {})
+    'kl 2, betas = [0.1, 0.2], lr = 1'
     """
-    choice, *swept = arm.split(" ")
+    # A value may hold spaces: a setting begins with its name.
+    swept = [text for text in re.split(r" (?=[\w.@/-]+=)", arm.removeprefix(choice)) if text]
     parts = [choices.get(choice, choice.replace("_", " "))]
     for setting in swept:
         key, _, value = setting.partition("=")

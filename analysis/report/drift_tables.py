@@ -13,6 +13,7 @@ from analysis.report.study_table import (
 )
 from analysis.report.table_cells import Table, TableCell, difference_cells, estimate_cell, number
 from analysis.stats.intervals import Interval, mean_interval
+from analysis.stats.rounding import in_full
 from analysis.study.comparison import Difference
 from analysis.study.matched_drift import REASONS, MatchedDrift, matched_drift
 from analysis.study.steered_drift import SteeredDrift, steered_drift
@@ -132,7 +133,7 @@ def steered_drift_table(study: Study) -> Table | None:
     every: list[Difference] = []
     for group in groups:
         every += group.study.differences(group.block).values()
-        where = label(group.block, f"{group.measure} steered to {group.target:g}")
+        where = label(group.block, f"{group.measure} steered to {in_full(group.target)}")
         end = f"step {group.steps}" if group.steps is not None else "different steps"
         rows.append([TableCell(f"{where}, {end}", runs=tuple(run.name for run in group.study.design.runs))])
         rows += [_steered_row(group, arm) for arm in group.study.arms(group.block)]

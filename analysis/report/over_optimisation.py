@@ -1,5 +1,7 @@
 """Over-optimisation as a table and a figure: proxy and gold reward against drift from the start model."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,24 +16,33 @@ from analysis.study.over_optimisation import GOLD, PROXY, WINDOWS, Course, cours
 from analysis.study.study import DRIFT, Study
 
 DIGITS = 3
+MEANS = ". Means over seeds with Student's 95% interval, each for itself"
+PEAK_OF_OTHERS = (
+    "The peak of a seed is the window in which the other seeds' mean gold is highest, so that no seed is "
+    "read where its own luck is."
+)
+PEAK_OF_ITS_OWN = (
+    "The peak of an arm with one seed is where its own gold is highest, which counts its luck; there is no "
+    "interval."
+)
 AXIS = "√KL(policy, start model), KL in nats"
 
 
 def over_optimisation_table(study: Study) -> Table | None:
     """By arm gold at its peak, drift there, and both rewards at the end; None without a gold reward."""
     rows: list[list[TableCell]] = []
+    seeds: list[int] = []
     for block in study.design.blocks:
         made = courses(study, block)
+        seeds += [len(course.seeds) for course in made.values()]
         rows += block_heading(study, block) if made else []
         rows += [_row(arm, course, study.names([arm], block)) for arm, course in made.items()]
     if not rows:
         return None
     foot = [
         f"Proxy is {PROXY}, gold {GOLD}, drift the square root of {DRIFT}, each a mean over windows of a "
-        f"{WINDOWS}th of the steps. Means over seeds with Student's 95% interval, each for itself.",
-        "The peak of a seed is the window in which the other seeds' mean gold is highest, so that no seed is "
-        "read where its own luck is; steps are the windows' last, the range over seeds. What is lost is gold "
-        "at the peak less gold at the end, seed by seed.",
+        f"{WINDOWS}th of the steps{MEANS if max(seeds) > 1 else ''}.",
+        " ".join(_peaks(seeds)),
     ]
     head = [
         study.design.axis, "gold at its peak", "drift there", "step there", "gold at the end",
@@ -39,6 +50,18 @@ def over_optimisation_table(study: Study) -> Table | None:
     ]  # fmt: skip
     title = "Over-optimisation: proxy and gold reward against drift"
     return study_table(study, f"over_optimisation_{study.design.axis}", title, head, rows, foot)
+
+
+def _peaks(seeds: Sequence[int]) -> list[str]:
+    """How the peaks were found, with so many seeds of each arm."""
+    several = [PEAK_OF_OTHERS] if max(seeds) > 1 else []
+    alone = [PEAK_OF_ITS_OWN] if min(seeds) < 2 else []
+    ranges = ", the range over seeds" if several else ""
+    lost = ", seed by seed" if several else ""
+    steps = (
+        f"Steps are the windows' last{ranges}. What is lost is gold at the peak less gold at the end{lost}."
+    )
+    return [*several, *alone, steps]
 
 
 def _row(arm: str, course: Course, runs: tuple[str, ...]) -> list[TableCell]:

@@ -101,7 +101,7 @@ def _published(study: Study, arm: str, block: str) -> PublishedArm | None:
         return None
     values = (paper.published(axis, choice, dataset, quantity) for quantity in QUANTITIES)
     value = next((value for value in values if value), None)
-    gain = paper.gain(axis, choice, base.split(" ")[0], dataset) if arm != base else None
+    gain = paper.gain(axis, choice, study.design.choices[base], dataset) if arm != base else None
     return PublishedArm(value, gain, paper.BENCHMARKS[paper.TWINS[dataset]] if value else "")
 
 

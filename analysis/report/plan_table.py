@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from analysis.report.study_table import BY_SEED, basis_cell, label, study_table
 from analysis.report.table_cells import Table, TableCell, difference_cells, p_value
+from analysis.stats.rounding import in_full
 from analysis.study.comparison import SEEDS, points
 from analysis.study.endpoint import Endpoint
 from analysis.study.primary import PrimaryResult
@@ -47,7 +48,7 @@ def planned_lines(study: Study) -> list[tuple[str, str]]:
 
 
 def _size(margin: float, endpoint: Endpoint) -> str:
-    return points(margin) if endpoint.is_share else f"{margin:g}"
+    return points(margin) if endpoint.is_share else in_full(margin)
 
 
 def explored(study: Study, metric: str | None = None) -> list[str]:

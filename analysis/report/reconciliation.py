@@ -11,6 +11,7 @@ from analysis.report.study_table import label
 from analysis.report.table_cells import bounds, number
 from analysis.report.training_tables import PASS
 from analysis.stats.intervals import Interval
+from analysis.stats.rounding import in_full
 from analysis.study.budgets import METERS
 from analysis.study.comparison import BETTER, WORSE, Difference
 from analysis.study.equal_budget import at_budget
@@ -146,7 +147,7 @@ def steered_findings(study: Study) -> list[str]:
 
 
 def _steered(group: SteeredDrift) -> str:
-    where = label(group.block, f"{group.measure} steered to {group.target:g}")
+    where = label(group.block, f"{group.measure} steered to {in_full(group.target)}")
     if not group.matched:
         missed = ", ".join(group.missed)
         why = f"of {missed} not all runs ended near it" if missed else "runs have different numbers of steps"

@@ -1,11 +1,12 @@
 """How settings were chosen: what each arm got, from which candidates, and what has to be said of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from analysis.data.selections import RecordedArm, RecordedSelection
 from analysis.report.table_cells import Table, TableCell
+from analysis.study.selection import named, order, shown
 
 HEAD = ("arm", "chosen", "on the selection's seeds", "the next", "candidates", "remarks")
 FOOT = (
@@ -39,12 +40,11 @@ def summary(selection: RecordedSelection) -> str:
 
 def _searched(arm: str, entry: RecordedArm, over: Sequence[str]) -> str:
     """What an arm was chosen from, what it got, and what has to be said of it."""
-    tried = {
-        key: sorted({other["settings"][key] for other in entry["candidates"] if key in other["settings"]})
-        for key in over
-    }
-    values = ", ".join(f"{key} of {', '.join(map(str, tried[key]))}" for key in over if tried[key])
-    parts = [f"{arm}: {len(entry['candidates'])} candidates, {values}", f"chosen {_named(entry['chosen'])}"]
+    settings = [other["settings"] for other in entry["candidates"]]
+    tried = {key: sorted((had[key] for had in settings if key in had), key=order) for key in over}
+    texts = {key: dict.fromkeys(map(shown, values)) for key, values in tried.items() if values}
+    values = ", ".join(f"{key} of {', '.join(texts[key])}" for key in texts)
+    parts = [f"{arm}: {len(entry['candidates'])} candidates, {values}", f"chosen {named(entry['chosen'])}"]
     return "; ".join([*parts, *entry["remarks"]])
 
 
@@ -70,10 +70,10 @@ def _chosen(selection: RecordedSelection) -> Table:
 
 def _row(arm: str, entry: RecordedArm) -> list[TableCell]:
     best, *others = entry["candidates"]
-    follower = f"{_mean(others[0]['values'])} ({_named(others[0]['settings'])})" if others else "—"
+    follower = f"{_mean(others[0]['values'])} ({named(others[0]['settings'])})" if others else "—"
     return [
         TableCell(arm),
-        TableCell(_named(entry["chosen"])),
+        TableCell(named(entry["chosen"])),
         TableCell(_mean(best["values"]), _listed(best["values"])),
         TableCell(follower),
         TableCell(str(len(entry["candidates"]))),
@@ -87,7 +87,7 @@ def _candidates(selection: RecordedSelection) -> Table:
     rows = [
         [
             TableCell(arm),
-            *(TableCell(str(candidate["settings"].get(key, "—"))) for key in over),
+            *(TableCell(shown(candidate["settings"].get(key, "—"))) for key in over),
             TableCell(_mean(candidate["values"])),
             *(TableCell(f"{value:.4f}") for value in candidate["values"]),
         ]
@@ -104,7 +104,3 @@ def _mean(values: Sequence[float]) -> str:
 
 def _listed(values: Sequence[float]) -> str:
     return f"({', '.join(f'{value:.4f}' for value in values)})"
-
-
-def _named(settings: Mapping[str, object]) -> str:
-    return " ".join(f"{key}={value}" for key, value in settings.items())

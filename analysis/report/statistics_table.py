@@ -98,12 +98,15 @@ def _question_cells(
 def _p_and_power(difference: Difference, q: float) -> list[str]:
     """p, Holm's p, q, the seeds that the difference would take, and the difference that these seeds find."""
     spread = difference.spread
-    wanted = seeds_needed(difference.interval.estimate / spread) if spread else None
-    smallest = detectable(difference.n) * spread * 100 if difference.n > 1 and spread else math.nan
+    # Without a spread (one seed, or seeds that all agree) neither is known.
+    wanted, smallest = "—", math.nan
+    if spread > 0:
+        wanted = rounded_seeds(seeds_needed(difference.interval.estimate / spread))
+        smallest = detectable(difference.n) * spread * 100
     return [
         p_value(difference.p),
         p_value(difference.adjusted),
         p_value(q),
-        rounded_seeds(wanted),
+        wanted,
         number(smallest),
     ]

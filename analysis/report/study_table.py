@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from analysis.report.table_cells import Source, Table, TableCell, estimate_cell
 from analysis.stats.intervals import mean_interval, share_interval
 from analysis.stats.power import POWER
+from analysis.stats.rounding import in_full
 from analysis.study.comparison import BOTH, SEEDS, Difference, points
 from analysis.study.endpoint import Endpoint
 from analysis.study.study import Study
@@ -79,7 +80,7 @@ def basis(
     margin: str | None = points(study.margin / 100)
     if endpoint is not None and not endpoint.is_share:
         known = study.margin_of(endpoint)
-        margin = None if known is None else f"{known:g}"
+        margin = None if known is None else in_full(known)
     equal = f"Equal within {margin}: two one-sided tests exclude a difference as large. " if margin else ""
     shown = f", or shown to be within {margin}," if margin else ""
     return (

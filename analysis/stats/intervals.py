@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
 from analysis.stats.distributions import chi_square_quantile, f_quantile, student_quantile
+from analysis.stats.rounding import settled
 
 LEVEL = 0.95
 
@@ -85,7 +86,7 @@ def share_interval(
             many, and has no bounds where nobody knows.
         level: of the interval.
     """
-    if len(values) < 2 or np.ptp(values) > 0:
+    if len(values) < 2 or np.ptp(settled(values)) > 0:
         return mean_interval(values, level).within(0, 1)
     mean = float(np.mean(values))
     return wilson_interval(mean, answers, level) if answers else Interval(mean, float("-inf"), float("inf"))
@@ -116,7 +117,7 @@ def spread_ratio(ours: Sequence[float], base: Sequence[float], level: float = LE
     s_1^2 / s_2^2 / (sigma_1^2 / sigma_2^2) ~ F_{n_1 - 1, n_2 - 1}
     """
     n, m = len(ours), len(base)
-    if n < 2 or m < 2 or np.std(base) == 0:
+    if n < 2 or m < 2 or np.ptp(settled(base)) == 0:
         return Interval(float("nan"), 0.0, float("inf"))
     ratio = float(np.var(ours, ddof=1) / np.var(base, ddof=1))
     low, high = (f_quantile(q, n - 1, m - 1) for q in ((1 + level) / 2, (1 - level) / 2))

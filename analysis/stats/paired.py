@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from analysis.stats.intervals import LEVEL, Interval, percentile, wilson_interval
+from analysis.stats.rounding import settled
 
 
 class McNemar(NamedTuple):
@@ -72,6 +73,6 @@ def probability_of_improvement(
         level: of the interval.
     """
     gaps = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
-    by_seed = np.round(gaps if gaps.ndim == 1 else gaps.mean(axis=1), 12)
+    by_seed = settled(gaps if gaps.ndim == 1 else gaps.mean(axis=1))
     share = float(((by_seed > 0) + 0.5 * (by_seed == 0)).mean())
     return wilson_interval(share, len(by_seed), level)

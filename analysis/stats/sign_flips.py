@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.stats.intervals import LEVEL, Interval
+from analysis.stats.rounding import settled
 
 # All flips of so many differences are enumerated; of more that are not all equal the t test is close enough.
 MOST_FLIPPED = 16
@@ -18,7 +19,7 @@ def tied(differences: ArrayLike) -> bool:
         >>> tied([20.0, 20.0]), tied([20.0, 0.0, 20.0, 20.0]), tied([20.0, 10.0, 0.0, 20.0])
         (True, True, False)
     """
-    values = np.round(np.asarray(differences, dtype=float), 12)
+    values = settled(differences)
     different = len(np.unique(values))
     return different <= len(values) // 2 and (different == 1 or len(values) <= MOST_FLIPPED)
 
@@ -28,6 +29,8 @@ def sign_flip_p(differences: ArrayLike) -> float:
 
         p = #{f in {-1, 1}^n: |sum f_i d_i| >= |sum d_i|} / 2^n
 
+    Differences and sums that are equal up to rounding are equal.
+
     Example:
         >>> sign_flip_p([20.0, 20.0]), sign_flip_p([1.0] * 6), sign_flip_p([0.0, 0.0])
         (0.5, 0.03125, 1.0)
@@ -35,11 +38,12 @@ def sign_flip_p(differences: ArrayLike) -> float:
     References:
         Fisher 1935, The Design of Experiments, section 21
     """
-    values = np.asarray(differences, dtype=float)
+    values = settled(differences)
     if np.ptp(values) == 0:
         return min(1.0, 2.0 ** (1 - len(values))) if values[0] else 1.0
-    sums = np.abs(_signs(len(values)) @ values)
-    return float(np.mean(sums >= abs(values.sum()) * (1 - 1e-12)))
+    # The first row flips none.
+    sums = settled(np.abs(_signs(len(values)) @ values))
+    return float(np.mean(sums >= sums[0]))
 
 
 def _signs(n: int) -> NDArray[np.float64]:
@@ -65,7 +69,7 @@ def sign_flip_interval(differences: ArrayLike, level: float = LEVEL) -> Interval
     References:
         Hartigan 1969, Using subsample values as typical values
     """
-    values = np.asarray(differences, dtype=float)
+    values = settled(differences)
     mean, n = float(values.mean()), len(values)
     cut = math.floor((1 - level) / 2 * 2**n)
     if not cut or np.ptp(values) == 0:

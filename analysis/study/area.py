@@ -1,12 +1,13 @@
 """Area under a training curve by arm, paired over seeds, and what a sweep was expected to show of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from analysis.stats.intervals import Interval
 from analysis.study.comparison import difference
+from analysis.study.endpoint import Kind, endpoint
 from analysis.study.statement import Statement, read_statement
 from analysis.study.study import Study
 
@@ -16,7 +17,7 @@ SIGNS = (">", "<", "!>", "!<")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Areas:
-    """A metric's mean over the steps of each run, which is the area under its curve.
+    """The area under a metric's curve in each run, over the range of its steps.
 
     Attributes:
         metric: whose curve.
@@ -46,21 +47,32 @@ class Areas:
 
 
 def areas(study: Study, metric: str) -> Areas:
-    """The areas of a study with one block.
+    """The areas of a study with one block, as the endpoint `auc:METRIC` has them.
+
+    Args:
+        study: the runs.
+        metric: whose curve, with or without `auc:`.
 
     Raises:
-        ValueError: if there are several blocks, or no run has the metric.
+        ValueError: if there are several blocks, no run has the metric, or it is an endpoint of another kind.
     """
-    curves = study.curve(metric)
-    if curves.empty or curves[metric].isna().all():
-        raise ValueError(f"metric={metric}: no run has it; a training curve is, for instance, reward/mean")
-    blocks = sorted(set(curves["block"]))
+    named = endpoint(metric, study.metric, study.export.names)
+    if named.kind not in (Kind.AREA, Kind.END):
+        raise ValueError(
+            f"metric={metric}: no area; name {named.metric}, or compare {metric} by `analysis compare`"
+        )
+    blocks = study.design.blocks
     if len(blocks) > 1:
         raise ValueError(f"{len(blocks)} blocks ({', '.join(blocks)}); name the axis that varies by --axis")
-    by_arm: dict[str, dict[int, float]] = {arm: {} for arm in study.arms(blocks[0])}
-    for (arm, seed), rows in curves.dropna(subset=[metric]).groupby(["arm", "seed"]):
-        by_arm[str(arm)][int(seed)] = float(rows[metric].mean())
-    return Areas(metric=metric, by_arm={arm: by_seed for arm, by_seed in by_arm.items() if by_seed})
+    made = replace(named, kind=Kind.AREA)
+    by_arm: dict[str, dict[int, float]] = {}
+    for arm in study.arms(blocks[0]):
+        values = {seed: study.value(run, str(made)) for seed, run in study.runs(arm, blocks[0]).items()}
+        if known := {seed: value for seed, value in values.items() if value == value}:
+            by_arm[arm] = known
+    if not by_arm:
+        raise ValueError(f"metric={metric}: no finished run has it; a training curve is reward/mean")
+    return Areas(metric=made.metric, by_arm=by_arm)
 
 
 def holds(expected: Statement, gap: Interval) -> bool:

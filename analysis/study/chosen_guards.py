@@ -6,6 +6,7 @@ from analysis.data.schema import Json
 from analysis.data.selections import RecordedSelection
 from analysis.study.design import Run
 from analysis.study.finding import Finding
+from analysis.study.selection import shown
 from mirrorpo.config.identity import ADDED
 
 
@@ -39,7 +40,7 @@ def _settings(selections: Sequence[RecordedSelection], run: Run) -> str:
     if not run.settings or not wanted or any(_has(run, chosen) for chosen in wanted):
         return ""
     differing = [
-        f"{key} {_setting(run, key)}, {value} was chosen"
+        f"{key} {shown(_setting(run, key))}, {shown(value)} was chosen"
         for key, value in wanted[-1].items()
         if _setting(run, key) != value
     ]

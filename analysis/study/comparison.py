@@ -10,11 +10,14 @@ from analysis.stats.corrections import holm
 from analysis.stats.crossed import StandardError, crossed_error, half_width, tail
 from analysis.stats.intervals import LEVEL, Interval
 from analysis.stats.power import deciding_seeds, rounded_seeds
+from analysis.stats.rounding import in_full, settled
 from analysis.stats.sign_flips import fewest_to_flip, sign_flip_interval, sign_flip_p, tied
 
 BOTH, SEEDS = "seeds and questions", "seeds"
 # The first word of a verdict; the last is followed by what would decide it.
 VERDICTS = BETTER, WORSE, EQUAL, UNDECIDED = "better", "worse", "equal", "undecided"
+# What stands in place of seeds where their differences are all 0: nothing says how many would find one.
+NONE_SEEN = "no difference in any seed"
 # Of an endpoint that is neither better nor worse for being larger.
 HIGHER, LOWER = "higher", "lower"
 CLAIMS = (BETTER, WORSE, HIGHER, LOWER)
@@ -73,7 +76,7 @@ class Difference:
         return f"{UNDECIDED} ({self._wanted(level)})"
 
     def _size(self, margin: float) -> str:
-        return points(margin) if self.share else f"{margin:g}"
+        return points(margin) if self.share else in_full(margin)
 
     def _wanted(self, level: float) -> str:
         """What would decide it."""
@@ -81,15 +84,21 @@ class Difference:
             return "one seed"
         if self.n < self.wanted:
             return f"{self.n} of {self.wanted} planned seeds"
+        if not self.spread and not self.question_variance and not self.interval.estimate:
+            return NONE_SEEN
         if not self.possible:
             return f"{fewest_to_flip(level)} seeds at least"
+        corrected_level = 1 - (1 - level) / self.comparisons
+        if not self.spread and not self.question_variance:
+            # Equal differences are decided by their signs alone.
+            return f"{max(self.n + 1, fewest_to_flip(corrected_level))} seeds at least"
         seeds = deciding_seeds(
             self.interval.estimate,
             self.spread**2,
             self.question_variance,
             n=self.n,
             margin=self.margin,
-            level=1 - (1 - level) / self.comparisons,
+            level=corrected_level,
         )
         return "more questions" if seeds == float("inf") else f"{rounded_seeds(seeds)} seeds"
 
@@ -106,7 +115,8 @@ def points(share: float) -> str:
         >>> points(0.01), points(0.005)
         ('1 point', '0.5 points')
     """
-    return f"{100 * share:g} point{'' if round(100 * share, 9) == 1 else 's'}"
+    size = round(100 * share, 9)
+    return f"{in_full(size)} point{'' if size == 1 else 's'}"
 
 
 def difference(
@@ -131,21 +141,21 @@ def difference(
             f"arms of shapes {ours.shape} and {base.shape}: compare the same seeds on the same questions"
         )
     gaps = np.asarray(ours, dtype=float) - np.asarray(base, dtype=float)
-    by_seed = gaps if gaps.ndim == 1 else gaps.mean(axis=1)
+    by_seed = _without_noise(gaps if gaps.ndim == 1 else gaps.mean(axis=1))
     n = len(by_seed)
     if n < 2:
         unbounded = Interval(float(by_seed.mean()), float("-inf"), float("inf"))
         over = SEEDS if gaps.ndim == 1 else BOTH
         return Difference(unbounded, 1.0, n, float("nan"), over, 1.0, margin)
-    spread = float(np.std(by_seed, ddof=1))
     if gaps.ndim == 1 or gaps.shape[1] < 2:
-        errors = (StandardError(spread / n**0.5, n - 1),)
+        errors = (StandardError(_spread(by_seed) / n**0.5, n - 1),)
         made = _by_errors(by_seed, errors, SEEDS, margin)
         return _with_ties(made, by_seed) if tied(by_seed) else made
+    gaps = _without_noise(gaps)
     if np.ptp(gaps) == 0:
         # Of scores from 0 to 1 the share of questions that differ bounds the difference.
-        shares = min(ours.min(), base.min()) >= 0 and max(ours.max(), base.max()) <= 1
-        return _constant(gaps, margin) if shares else _unbounded(by_seed, margin)
+        least, most = settled([min(ours.min(), base.min()), max(ours.max(), base.max())])
+        return _constant(gaps, margin) if least >= 0 and most <= 1 else _unbounded(by_seed, margin)
     crossed = crossed_error(gaps)
     if max(error.size for error in crossed.errors) < ROUNDING:
         return _unbounded(by_seed, margin)
@@ -161,10 +171,19 @@ def _by_errors(
     mean, half = float(by_seed.mean()), half_width(errors)
     p = min(1.0, 2 * tail(abs(mean), errors))
     unequal = min(1.0, 2 * tail(margin - abs(mean), errors)) if margin is not None else 1.0
-    spread = float(np.std(by_seed, ddof=1))
-    return Difference(
-        Interval(mean, mean - half, mean + half), p, len(by_seed), spread, over, p, margin, unequal
-    )
+    interval, spread = Interval(mean, mean - half, mean + half), _spread(by_seed)
+    return Difference(interval, p, len(by_seed), spread, over, p, margin, unequal)
+
+
+def _without_noise(gaps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Differences that are all equal up to rounding as equal ones; any others as they are."""
+    equal = settled(gaps)
+    return equal if np.ptp(equal) == 0 else gaps
+
+
+def _spread(by_seed: NDArray[np.float64]) -> float:
+    """Standard deviation; 0 of equal values, whose mean may be rounded."""
+    return float(np.std(by_seed, ddof=1)) if np.ptp(by_seed) else 0.0
 
 
 def _with_ties(made: Difference, by_seed: NDArray[np.float64]) -> Difference:
@@ -193,8 +212,8 @@ def _constant(gaps: NDArray[np.float64], margin: float | None) -> Difference:
 
 def _unbounded(by_seed: NDArray[np.float64], margin: float | None) -> Difference:
     """Where no spread says how far another seed or question would lie: only the exact test of signs."""
-    p, n = sign_flip_p(by_seed), len(by_seed)
-    unbounded = Interval(float(by_seed.mean()), float("-inf"), float("inf"))
+    mean, n = float(by_seed.mean()), len(by_seed)
+    p, unbounded = sign_flip_p(np.full(n, mean)), Interval(mean, float("-inf"), float("inf"))
     return Difference(unbounded, p, n, 0.0, BOTH, p, margin, possible=n >= fewest_to_flip())
 
 

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from analysis.data.commands import settings_along
 from analysis.data.export import Export
 from analysis.data.schema import AXES, Json
+from analysis.study.selection import shown
 from mirrorpo.config.identity import ADDED, identity
 from mirrorpo.config.renamed import KEYS
 
@@ -90,6 +91,13 @@ class Design:
     along: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
     @cached_property
+    def choices(self) -> Mapping[str, str]:
+        """By label of an arm its choice on the main axis, in whose text there may be spaces."""
+        # Of a baseline without a usable run only the label is known.
+        unrun = {self.baseline: self.baseline.split(" ")[0]}
+        return {**unrun, **{run.arm: _choice(run.row, self.axis) for run in self.runs}}
+
+    @cached_property
     def blocks(self) -> list[str]:
         """Labels of the blocks, in the order of their runs; "" alone where only the arms vary."""
         return list(dict.fromkeys(run.block for run in self.runs))
@@ -100,7 +108,7 @@ class Design:
         order = {name: index for index, name in enumerate(self.planned_arms)}
         labels = dict.fromkeys(run.arm for run in self.runs)
         return sorted(
-            labels, key=lambda arm: (arm != self.baseline, order.get(arm.split(" ")[0], len(order)), arm)
+            labels, key=lambda arm: (arm != self.baseline, order.get(self.choices[arm], len(order)), arm)
         )
 
 
@@ -239,17 +247,23 @@ def _run(row: Json, settings: Json, axis: str, swept: Sequence[str], others: Seq
     outside = [key for key in swept if key.split(".")[0] in others]
     inside = [key for key in swept if key not in outside and key in settings]
     arm = [
-        str(row[axis] or "unknown"),
+        _choice(row, axis),
         *(f"{key.removeprefix(axis + '.')}={settings[key]}" for key in inside),
     ]
-    block = [*(str(row[name]) for name in others), *(f"{key}={settings.get(key)}" for key in outside)]
+    block = [*(str(row[name]) for name in others), *(f"{key}={shown(settings.get(key))}" for key in outside)]
     return Run(row, settings, " ".join(arm), ", ".join(block))
 
 
+def _choice(row: Json, axis: str) -> str:
+    return str(row[axis] or "unknown")
+
+
 def _baseline(runs: Sequence[Run], axis: str, arms: Sequence[str], named: str | None) -> str:
-    wanted = (named,) if named else (*BASELINES.get(axis, ()), runs[0].row[axis])
+    choices = {run.arm: _choice(run.row, axis) for run in runs}
+    wanted = (named,) if named else (*BASELINES.get(axis, ()), choices[runs[0].arm])
     for choice in wanted:
-        candidates = [arm for arm in arms if arm.split(" ")[0] == choice]
+        # A choice of several columns, such as "kl 0.04", may be named by its first.
+        candidates = [arm for arm in arms if choice in (choices[arm], choices[arm].split(" ")[0])]
         if len(candidates) > 1 and named:
             raise ValueError(f"baseline={named}: there are {candidates}; name one of them whole")
         if candidates:

@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.data.export import Export, Frame
+from analysis.stats.rounding import in_full
 from analysis.study.question_scores import COLUMNS, PREFIX, evaluation_metric, question_scores
 
 # The accuracy that verdicts rest on where nobody names one.
@@ -59,7 +60,7 @@ class Endpoint:
             Kind.END: "",
             Kind.AREA: "auc:",
             Kind.LAST: f"last{self.amount:.0f}:",
-            Kind.STEPS: f"steps_to:{self.amount:g}:",
+            Kind.STEPS: f"steps_to:{in_full(self.amount)}:",
         }[self.kind]
         return prefix + self.metric
 
@@ -103,9 +104,9 @@ class Endpoint:
             Kind.AREA: f"area under {self.metric} over the steps of a run: "
             + ("linear between evaluations" if sampled else "its mean over the steps"),
             Kind.LAST: f"mean of the last {self.amount:.0f} values of {self.metric}",
-            Kind.STEPS: f"the first step at which {self.metric} is at or above {self.amount:g}; a run that "
-            "never gets there counts with its last step, so the mean is restricted to a run's length; the "
-            "first of many noisy values to pass a line passes it early",
+            Kind.STEPS: f"the first step at which {self.metric} is at or above {in_full(self.amount)}; a run "
+            "that never gets there counts with its last step, so the mean is restricted to a run's length; "
+            "the first of many noisy values to pass a line passes it early",
         }[self.kind]
 
 

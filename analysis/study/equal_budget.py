@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from analysis.data.export import Export, Frame
+from analysis.stats.rounding import in_full
 from analysis.study.budgets import METERS, Budget, Meter
 from analysis.study.design import Run
 from analysis.study.study import Study
@@ -82,8 +83,8 @@ def _limit(runs: Sequence[Run], totals: Mapping[str, float], budget: Budget) -> 
         return common
     if budget.value > common * SLACK:
         raise ValueError(
-            f"budget={budget.name}={budget.value:g}: {least} had spent {common:g} at its last evaluation; "
-            f"name at most that, or --budget {budget.name}"
+            f"budget={budget.name}={in_full(budget.value)}: {least} had spent {common:g} at its last "
+            f"evaluation; name at most that, or --budget {budget.name}"
         )
     return budget.value
 

@@ -20,6 +20,7 @@ from analysis.study.design import Design, Run
 from analysis.study.environment_guards import other_environment
 from analysis.study.finding import Finding, differing
 from analysis.study.record_guards import contradictions
+from analysis.study.selection import named
 from mirrorpo.run.inputs import CODE, DATASET, PROMPTS
 
 KINDS: Mapping[str, str] = {
@@ -165,9 +166,9 @@ def notes_along(design: Design) -> list[str]:
     """What differs between arms because it comes along with a choice, for the foot of every table."""
     inside = tuple(f"{name}." for name in (design.axis, *design.swept))
     return [
-        f"By the sweep's file, {choice} comes with {', '.join(f'{key}={value}' for key, value in shown)}."
+        f"By the sweep's file, {choice} comes with {', '.join(named({key: value}) for key, value in others)}."
         for choice, settings in design.along.items()
-        if (shown := [item for item in settings.items() if not item[0].startswith(inside)])
+        if (others := [item for item in settings.items() if not item[0].startswith(inside)])
         and any(choice in run.choices for run in design.runs)
     ]
 
@@ -195,7 +196,7 @@ def _missing(design: Design) -> list[Finding]:
             if absent := [str(seed) for seed in seeds if seed not in present]:
                 text = f"{where}{design.axis}={arm} has no seed {', '.join(absent)}"
                 out.append(Finding("missing", text))
-        known = {run.arm.split(" ")[0] for run in of_block}
+        known = {design.choices[run.arm] for run in of_block}
         out += [
             Finding("missing", f"{where}{design.axis}={arm} was asked for and has no run")
             for arm in design.planned_arms
@@ -303,7 +304,8 @@ def _mixed(design: Design, chosen: Sequence[str]) -> list[Finding]:
             for group in groups:
                 values: dict[str, list[Run]] = defaultdict(list)
                 for run in group:
-                    values[repr(run.settings.get(key))].append(run)
+                    value = run.settings.get(key)
+                    values["null" if value is None else repr(value)].append(run)
                 if len(values) > 1:
                     each = "; ".join(
                         f"{value} in {len(same)} runs ({same[0]})" for value, same in values.items()

@@ -15,7 +15,7 @@ from analysis.study.study import DRIFT, Study
 PROXY, GOLD = "reward/mean", "reward/gold"
 # The axis of Gao et al.: the square root of the KL from the start model.
 DISTANCE = "distance"
-# A run's steps are averaged in so many windows.
+# A run's steps are averaged in so many windows, which differ by a step at most; of fewer steps each is one.
 WINDOWS = 12
 
 
@@ -86,8 +86,10 @@ def courses(study: Study, block: str = "") -> Mapping[str, Course]:
 
 
 def _course(rows: Frame) -> Course:
-    width = max(1, int(rows["step"].max()) // WINDOWS)
-    windows = rows.assign(step=-(-rows["step"] // width) * width)
+    # A window ends with the last step that is no more than its number of twelfths, and is named by it.
+    last = int(rows["step"].max())
+    numbers = -(-rows["step"].astype(int) * WINDOWS // max(last, 1))
+    windows = rows.assign(step=numbers * last // WINDOWS)
     means = windows.groupby(["seed", "step"])[[PROXY, GOLD, DISTANCE]].mean()
     # Windows that some seed does not reach are no comparison.
     tables = {name: means[name].unstack("step").dropna(axis="columns") for name in (PROXY, GOLD, DISTANCE)}

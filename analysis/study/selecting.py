@@ -1,11 +1,15 @@
 """The selection of a sweep's candidates, and the file by which another sweep gets what was chosen."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 
 from analysis.data.export import Export
 from analysis.data.selections import RecordedArm, RecordedSelection
@@ -14,10 +18,11 @@ from analysis.study.endpoint import read_endpoint
 from analysis.study.options import StudyOptions
 from analysis.study.plan import plan_of
 from analysis.study.question_scores import evaluation_metric
-from analysis.study.selection import Candidate, Choice, choose, imbalance
+from analysis.study.selection import Candidate, Choice, Value, choose, imbalance
 from analysis.study.study import Study
-from mirrorpo.config.identity import digest
+from mirrorpo.config.identity import digest, flat
 from mirrorpo.config.paths import sweeps
+from mirrorpo.config.renamed import upgraded
 from mirrorpo.launch.selection import signed
 
 FOLDER = "chosen"
@@ -25,6 +30,21 @@ HEADER = """# @package _global_
 # Written by `python -m analysis select`; a launch refuses it where it was edited. A sweep composes it by
 # `/chosen: {name}` in its defaults: its arms get the settings below, and its record how they were chosen.
 """
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that Hydra's loader takes for a number and YAML 1.1 does not, such as 1e-3."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        float(text)
+    except ValueError:
+        return dumper.represent_str(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +150,7 @@ def select(export: Export, over: Sequence[str], options: StudyOptions) -> Select
     arms = list(dict.fromkeys(_arm(made, run) for run in made.ordered_runs()))
     choices = [
         choose(arm, _candidates(made, arm, keys, metric), keys, higher=higher)
-        for arm in sorted(arms, key=lambda arm: arm != made.design.baseline.split(" ")[0])
+        for arm in sorted(arms, key=lambda arm: arm != made.design.choices[made.design.baseline])
     ]
     return Selection(study=made, over=keys, metric=metric, choices=choices)
 
@@ -147,15 +167,39 @@ def write(selection: Selection, name: str) -> Path:
     """
     path = Path(name) if name.endswith(".yaml") else sweeps() / FOLDER / f"{name}.yaml"
     axis, record = selection.study.design.axis, selection.record()
-    along = {f"{axis}={arm}": dict(entry["chosen"]) for arm, entry in record["arms"].items()}
+    along = {
+        f"{axis}={arm}": {key: typed(value) for key, value in entry["chosen"].items()}
+        for arm, entry in record["arms"].items()
+    }
     node = {"hydra": {"sweeper": {"along": along}}, "selection": dict(record)}
-    body = yaml.safe_dump(node, sort_keys=False, default_flow_style=None, width=140, allow_unicode=True)
+    body = yaml.dump(
+        node, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=140, allow_unicode=True
+    )
     text = HEADER.format(name=path.stem) + body
     if path.exists() and path.read_text() != text:
         raise ValueError(f"write={name}: {path} has another selection; delete it, or take another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
+
+
+def typed(value: object) -> object:
+    """A value of `along`, which a sweeper types behind its setting: text and null as they are typed there.
+
+    Example:
+        >>> typed(0.5), typed(None), typed("cosine"), typed("1e-3"), typed("a,b")
+        (0.5, 'null', 'cosine', "'1e-3'", "'a,b'")
+    """
+    if value is None or isinstance(value, list):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        return value
+    try:
+        override = OverridesParser.create().parse_override(f"setting={value}")
+        plain = not override.is_sweep_override() and override.value() == value
+    except HydraException:
+        plain = False
+    return value if plain else QuotedString(text=value, quote=Quote.single).with_quotes()
 
 
 def _planned_metric(export: Export) -> str | None:
@@ -186,8 +230,15 @@ def _candidates(made: Study, arm: str, keys: Sequence[str], metric: str) -> list
             runs.setdefault(run.arm, []).append(run)
     return [
         Candidate(
-            settings={key: same[0].settings[key] for key in keys if key in same[0].settings},
+            settings=_settings(same[0], keys),
             by_seed={run.seed: made.value(run, metric) for run in same},
         )
         for same in runs.values()
     ]
+
+
+def _settings(run: Run, keys: Sequence[str]) -> dict[str, Value]:
+    """The settings that a run has; null is one of its config, though none of its identity."""
+    config = flat(upgraded(json.loads(run.row["config"] or "{}")))
+    known = {**{key: None for key, value in config.items() if value is None}, **run.settings}
+    return {key: known[key] for key in keys if key in known}

@@ -7,15 +7,36 @@ next. What a second sweep measures with the chosen settings on other seeds is fr
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 
 from analysis.stats.distributions import student_quantile
 from analysis.stats.intervals import LEVEL
 
-Value = float | int | str | bool
+Value = float | int | str | bool | None
 # Means that differ by less are equal: sums in another order.
 EQUAL = 1e-12
+
+
+def shown(value: object) -> str:
+    """A setting's value as it is typed.
+
+    Example:
+        >>> shown(None), shown(0.5)
+        ('null', '0.5')
+    """
+    return "null" if value is None else str(value)
+
+
+def named(settings: Mapping[str, object]) -> str:
+    """Settings with their values."""
+    return " ".join(f"{key}={shown(value)}" for key, value in settings.items())
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether there are smaller and larger ones: not of null, text, true and false."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +57,7 @@ class Candidate:
         return float(np.mean([self.by_seed[seed] for seed in sorted(self.by_seed)]))
 
     def __str__(self) -> str:
-        return " ".join(f"{key}={value}" for key, value in self.settings.items())
+        return named(self.settings)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,9 +179,9 @@ def _edges(best: Candidate, candidates: Sequence[Candidate], over: Sequence[str]
     out: list[str] = []
     for key in over:
         values = [candidate.settings.get(key) for candidate in candidates]
-        tried = {value for value in values if isinstance(value, int | float)}
+        tried = {value for value in values if is_number(value)}
         chosen = best.settings.get(key)
-        if len(tried) < 2 or chosen not in tried:
+        if len(tried) < 2 or not is_number(chosen):
             continue
         for edge, name in ((min(tried), "least"), (max(tried), "largest")):
             if chosen == edge:
@@ -168,11 +189,20 @@ def _edges(best: Candidate, candidates: Sequence[Candidate], over: Sequence[str]
     return out
 
 
+def order(value: object) -> tuple[int, float, str]:
+    """A key by which values of a setting are sorted: numbers first, false before true, then the others.
+
+    Example:
+        >>> sorted(["b", None, 2.0, "a", 1], key=order)
+        [1, 2.0, None, 'a', 'b']
+    """
+    if isinstance(value, int | float):
+        return 0, float(value), ""
+    return 1, 0.0, "" if value is None else str(value)
+
+
 def _order(candidate: Candidate, over: Sequence[str]) -> list[tuple[int, float, str]]:
-    values = [candidate.settings.get(key, "") for key in over]
-    return [
-        (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value)) for value in values
-    ]
+    return [order(candidate.settings.get(key)) for key in over]
 
 
 def _equal(one: float, other: float) -> bool:

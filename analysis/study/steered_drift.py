@@ -54,9 +54,10 @@ def steered_drift(study: Study) -> list[SteeredDrift]:
 
 def _group(study: Study, runs: list[Run], ends: set[int], key: tuple[str, float, str]) -> SteeredDrift:
     block, target, measure = key
-    usual = study.design.baseline.split(" ")[0]
+    choices = study.design.choices
+    usual = choices[study.design.baseline]
     arms = list(dict.fromkeys(run.arm for run in runs))
-    baseline = next((arm for arm in arms if arm.split(" ")[0] == usual), arms[0])
+    baseline = next((arm for arm in arms if choices[arm] == usual), arms[0])
     of_group = replace(study, design=replace(study.design, runs=runs, baseline=baseline))
     missed: dict[str, dict[int, float]] = {}
     for run in runs:

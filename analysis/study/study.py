@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.data.export import Export, Frame
+from analysis.stats.rounding import in_full
 from analysis.study.budgets import Budget
 from analysis.study.comparison import Difference, corrected, difference
 from analysis.study.design import Design, Run, design
@@ -107,12 +108,14 @@ class Study:
         )
         if of_plan and self._recorded_margin not in (None, margin):
             raise ValueError(
-                f"margin={margin:g}: the plan that was recorded at launch has {self._recorded_margin:g} for "
-                f"{planned}; leave it out, or name another endpoint"
+                f"margin={in_full(margin)}: the plan that was recorded at launch has "
+                f"{in_full(self._recorded_margin)} for {planned}; leave it out, or name another endpoint"
             )
         if not 0 < margin < (100 if shares else float("inf")):
             unit = "points" if shares else f"how much of {self.endpoint}"
-            raise ValueError(f"margin={margin:g}: {unit} within which arms are equal, above 0, such as 1")
+            raise ValueError(
+                f"margin={in_full(margin)}: {unit} within which arms are equal, above 0, such as 1"
+            )
         return replace(self, margin=margin) if shares else replace(self, endpoint_margin=margin)
 
     @property

@@ -1,8 +1,9 @@
 """Exports: from folders, from W&B with its real client, and that they say the same."""
 
 import json
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,14 +19,18 @@ from planted import (
     write_run,
     write_sweep,
 )
+from pyarrow import compute, parquet
 from wandb_server import Server, serve
 
+from analysis.__main__ import main
 from analysis.data.export import Export, load
 from analysis.data.schema import QUESTIONS, RUNS, VERSION, WHERE_FROM
-from analysis.study.guards import unfinished
+from analysis.study.guards import Refused, unfinished
+from analysis.study.study import study
 from mirrorpo.run.tracking import WandB
 
 LONG = 620
+WRITTEN = ("export.json", "runs.parquet", "metrics.parquet", "questions.parquet")
 
 
 def test_a_sweep_of_folders_has_a_row_a_run_a_row_a_step_and_a_row_a_question(tmp_path: Path) -> None:
@@ -54,6 +59,47 @@ def test_a_sweep_of_folders_has_a_row_a_run_a_row_a_step_and_a_row_a_question(tm
     assert row["commit"].startswith("c0ffee") and row["source"].endswith("divergence=kl/seed=0")
 
 
+def halve_rewards(folder: Path) -> None:
+    table = parquet.read_table(folder / "metrics.parquet")
+    column = table.column_names.index("reward/mean")
+    halved = compute.divide(table["reward/mean"], 2.0)
+    parquet.write_table(table.set_column(column, "reward/mean", halved), folder / "metrics.parquet")
+
+
+def later_name(folder: Path) -> None:
+    about = json.loads((folder / "export.json").read_text())
+    (folder / "export.json").write_text(json.dumps({**about, "commit": "1" * 40}))
+
+
+@pytest.mark.parametrize(("edit", "name"), [(halve_rewards, "metrics.parquet"), (later_name, "export.json")])
+def test_an_export_that_was_edited_is_no_table_and_is_not_written_again(
+    edit: Callable[[Path], None], name: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "export"
+    load(str(write_sweep(tmp_path / "sweep"))).write(folder)
+    export = load(str(folder))
+    assert study(export) and not export.edited
+    # What was read is written again, and is whole.
+    export.write(tmp_path / "again")
+    assert not load(str(tmp_path / "again")).edited
+    edit(folder)
+    edited = load(str(folder))
+    with pytest.raises(Refused, match=f"{name} is not what the export wrote"):
+        study(edited)
+    with pytest.raises(ValueError, match=f"{name} is not what the export wrote"):
+        edited.write(tmp_path / "laundered")
+
+
+def test_an_export_of_an_older_version_says_that_it_has_no_digests(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    load(str(write_sweep(tmp_path / "sweep"))).write(folder)
+    about = json.loads((folder / "export.json").read_text())
+    del about["sha256"]
+    (folder / "export.json").write_text(json.dumps(about))
+    export = load(str(folder))
+    assert not export.edited and any("export.json has no digests" in note for note in study(export).notes)
+
+
 def test_runs_of_one_cell_share_a_cell_hash_and_no_others(tmp_path: Path) -> None:
     rows = load(str(write_sweep(tmp_path / "sweep"))).records
     assert len({row["config_hash"] for row in rows}) == 4
@@ -79,6 +125,60 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "export" / "export.json").write_text(json.dumps(about | {"schema": VERSION + 1}))
     with pytest.raises(ValueError, match="export again"):
         load(str(tmp_path / "export"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        *((name, None, f"an export without {name}; copy all of export.json") for name in WRITTEN),
+        ("export.json", "{", "export.json: cannot be read as JSON .*; copy it anew"),
+        ("export.json", "[]", "export.json: is not what an export leaves"),
+        ("metrics.parquet", "torn", "metrics.parquet: cannot be read as Parquet .*; copy it anew"),
+    ],
+)
+def test_an_export_that_is_not_whole_names_the_file(
+    name: str, content: str | None, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "export"
+    load(str(write_sweep(tmp_path / "sweep"))).write(folder)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+    for what in ("compare", "archive"):
+        monkeypatch.setattr(sys, "argv", ["analysis", what, str(folder)])
+        with pytest.raises(SystemExit, match=f"error: .*{error}") as ended:
+            main()
+        assert "\n" not in str(ended.value)
+
+
+@pytest.mark.parametrize(
+    ("what", "option", "place"),
+    [
+        *((what, "--out", place) for what in ("export", "report") for place in ("file", "file/below")),
+        ("overoptimisation", "--out", "file"),
+        ("archive", "--to", "file/sweep.tar.gz"),
+        ("select", "--write", "file/mine.yaml"),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_is_named_before_anything_is_read(
+    what: str, option: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    given = str(tmp_path / place)
+    monkeypatch.setattr(sys, "argv", ["analysis", what, "nowhere", option, given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    text = f"error: {option} {given}: {tmp_path / 'file'} is a file; name a place below a folder"
+    assert ended.value.code == text
+
+
+def test_what_the_system_refuses_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_sweep(tmp_path / "sweep")
+    # Where an export goes when no --out is given.
+    (root / "export").touch()
+    monkeypatch.setattr(sys, "argv", ["analysis", "export", str(root)])
+    with pytest.raises(SystemExit, match=r"^error: .*/sweep/export: File exists; name a place"):
+        main()
 
 
 def test_a_line_that_a_kill_tore_is_no_row_and_a_broken_one_is_a_failed_run_among_the_others(

@@ -9,13 +9,20 @@ from pathlib import Path
 import pytest
 from cli import ROOT
 
-from analysis.data.export import load
+from analysis.data.export import DIGESTS, Export, load
 from analysis.report.display_names import display_names
 from analysis.report.pages import write_tables
 from analysis.report.tables import all_tables
 from analysis.study.study import study
 
 RESULTS = ROOT / "docs" / "results"
+
+
+def test_committed_exports_are_what_was_written() -> None:
+    folders = [path.parent for path in RESULTS.glob("*/export/export.json")]
+    assert len(folders) >= 15
+    for export in map(Export.read, folders):
+        assert DIGESTS in export.about and not export.edited
 
 
 @pytest.mark.parametrize("sweep", ["tiny_gbmpo", "tiny_credit"])

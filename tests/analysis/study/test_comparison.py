@@ -12,11 +12,11 @@ import pytest
 from scipy import stats
 
 from analysis.stats.corrections import benjamini_hochberg, holm
-from analysis.stats.intervals import Interval, mean_interval
+from analysis.stats.intervals import Interval, mean_interval, share_interval, spread_ratio
 from analysis.stats.paired import mcnemar, paired_bootstrap, probability_of_improvement
 from analysis.stats.power import detectable, equality_power, power, seeds_needed
-from analysis.stats.sign_flips import sign_flip_p
-from analysis.study.comparison import Difference, corrected, difference
+from analysis.stats.sign_flips import sign_flip_interval, sign_flip_p
+from analysis.study.comparison import NONE_SEEN, Difference, corrected, difference
 
 P = [0.001, 0.008, 0.039, 0.041, 0.042, 0.06, 0.074, 0.205, 0.212, 0.216, 0.222, 0.251, 0.269, 0.275, 0.34]
 
@@ -245,3 +245,56 @@ def test_no_spread_is_no_certainty_whatever_the_scores() -> None:
     lengths = np.full((5, 1001), 12.0)
     made = difference(lengths, lengths, 50.0)
     assert 0 <= made.unequal_p <= 1 and made.verdict().startswith("undecided")
+
+
+# Six seeds and more, each of which differs by as much, up to the rounding of two numbers' difference.
+NOISE = np.array([0.3 - 0.1, 0.2, 0.5 - 0.3, 0.9 - 0.7, 0.2, 1.2 - 1.0])
+
+
+@pytest.mark.parametrize(("exact", "scale"), [(0.2, 1.0), (0.0, 1.0), (2e14, 1e15)])
+def test_differences_that_are_equal_up_to_rounding_are_ties(exact: float, scale: float) -> None:
+    noise = (NOISE - 0.2) * scale
+    assert np.ptp(noise) > 0
+    # More seeds than whose flips are enumerated too.
+    for n in (5, 6, 24):
+        noisy, equal = exact + np.resize(noise, n), np.full(n, exact)
+        assert sign_flip_p(noisy) == sign_flip_p(equal)
+        assert sign_flip_interval(noisy) == pytest.approx(sign_flip_interval(equal))
+        for ours, theirs in ((noisy, equal), (np.outer(noisy, np.ones(3)), np.outer(equal, np.ones(3)))):
+            first, second = (difference(side, np.zeros_like(side), 0.01) for side in (ours, theirs))
+            assert first.p == second.p and first.verdict() == second.verdict(), (n, ours.ndim)
+            assert first.spread == second.spread == 0
+            assert first.interval == pytest.approx(second.interval)
+        chances = [probability_of_improvement(side, np.zeros(n)) for side in (noisy, equal)]
+        assert chances[0] == chances[1]
+
+
+def test_sums_that_are_equal_up_to_rounding_are_as_large() -> None:
+    # The sum of tenths is no 0 in floating point, and that of other flips is.
+    for whole in itertools.product(range(-4, 5), repeat=3):
+        assert sign_flip_p([value / 10 for value in (*whole, 4)]) == sign_flip_p([*whole, 4.0]), whole
+
+
+def test_shares_that_agree_up_to_rounding_have_wilsons_interval() -> None:
+    assert share_interval(NOISE, 100) == pytest.approx(share_interval([0.2] * 6, 100))
+    assert math.isnan(spread_ratio([0.1, 0.2], [0.2, 0.3 - 0.1]).estimate)
+
+
+@pytest.mark.parametrize("n", [2, 5, 6, 12])
+def test_seeds_that_all_agree_are_no_spread_to_plan_by(n: int) -> None:
+    zero = np.zeros(n)
+    for ours in (zero, zero + 1e-17, np.zeros((n, 7)), np.full((n, 7), 12.0)):
+        made = difference(ours, ours, 0.01)
+        assert made.verdict() == f"undecided ({NONE_SEEN})", ours.ndim
+    # A plan's seeds are still to come; one seed says nothing.
+    assert replace(difference(zero, zero), wanted=99).verdict() == f"undecided ({n} of 99 planned seeds)"
+    assert difference(zero[:1], zero[:1]).verdict() == "undecided (one seed)"
+
+
+def test_equal_differences_take_the_seeds_that_their_signs_need() -> None:
+    six = difference(np.full(6, 0.2), np.zeros(6))
+    assert six.verdict() == "better"
+    # 2^-6 is below 5% / 3, and no smaller number of flips is.
+    (first, *_) = corrected([six] * 3)
+    assert first.verdict() == "undecided (7 seeds at least)"
+    assert corrected([difference(np.full(7, 0.2), np.zeros(7))] * 3)[0].verdict() == "better"

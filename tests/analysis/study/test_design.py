@@ -11,10 +11,12 @@ from planted import answers, export_of, follow, manifest, metrics, write_run, wr
 
 from analysis.data.export import load
 from analysis.data.schema import cell_hash
+from analysis.report.display_names import display_names
 from analysis.study.design import design, swept_settings
-from analysis.study.guards import findings
+from analysis.study.guards import KINDS, findings, notes_along
 from analysis.study.study import METRIC, study
 
+ALL = list(KINDS)
 RIGHT = np.array([[True, False], [True, True]])
 
 
@@ -43,6 +45,39 @@ def test_another_axis_and_baseline_may_be_named() -> None:
 def test_kl_is_the_baseline_of_divergences_and_none_where_there_is_no_kl() -> None:
     assert design(export_of({"none": RIGHT, "kl": RIGHT})).baseline == "kl"
     assert design(export_of({"probl2": RIGHT, "none": RIGHT})).baseline == "none"
+
+
+def test_null_is_named_as_it_is_typed(tmp_path) -> None:
+    root = tmp_path / "sweep"
+    for model, rank in (("tiny", None), ("qwen", 8)):
+        for arm in ("kl", "none"):
+            made = manifest(0, {"divergence": arm, "model": model}, **{"model.rank": rank})
+            write_run(root / model / arm, made, metrics(4, [0.5, 0.6, 0.7]), {})
+    export = load(str(root))
+    made = design(export, by=["model.rank"])
+    assert made.blocks == ["qwen, model.rank=8", "tiny, model.rank=null"]
+    mixed = [str(finding) for finding in findings(export, design(export, axis="divergence"), METRIC)]
+    assert not any("None" in text for text in mixed)
+    along = replace(made, along={"divergence=kl": {"lr": None}})
+    assert notes_along(along) == ["By the sweep's file, divergence=kl comes with lr=null."]
+
+
+def test_a_choice_with_spaces_in_its_text_has_a_baseline_and_a_place(tmp_path) -> None:
+    mapping, other = "{'kind': 'js', 'beta': 0.1}", "{'kind': 'js', 'beta': 0.5}"
+    export = export_of({mapping: RIGHT, other: RIGHT})
+    # Without a usual baseline it is the first run's, which is the first by name.
+    made = design(export)
+    assert made.baseline == mapping and made.arms == [mapping, other]
+    assert design(export, baseline=other).arms == [other, mapping]
+    assert design(export).choices == {mapping: mapping, other: other}
+    # A choice of two columns is named by the first too, where that is one arm.
+    assert design(export_of({"kl 0.04": RIGHT, "js 0.1": RIGHT})).baseline == "kl 0.04"
+    assert design(export_of({"kl 0.04": RIGHT, "js 0.1": RIGHT}), baseline="js").baseline == "js 0.1"
+    assert display_names(study(export, allow=ALL)) == {mapping: mapping, other: other}
+    # The planned arms are choices, whatever is swept beside them.
+    planned = replace(made, planned_arms=[other, mapping])
+    assert planned.arms == [mapping, other] and replace(planned, baseline="").arms == [other, mapping]
+    assert not [finding for finding in findings(export, planned, METRIC) if "was asked for" in str(finding)]
 
 
 def test_an_axis_or_a_baseline_that_is_not_there_is_named() -> None:

@@ -13,6 +13,7 @@ from analysis.data.export import Export, load
 from analysis.report.endpoint_table import endpoint_table
 from analysis.report.strata_table import strata_tables
 from analysis.report.variance_table import variance
+from analysis.study.comparison import points
 from analysis.study.endpoint import endpoint, read_endpoint, run_values
 from analysis.study.strata import start, stratum_rows
 from analysis.study.study import study
@@ -71,6 +72,20 @@ def test_endpoints_of_a_training_metric_by_hand(export: Export) -> None:
     assert made.endpoint is not None and made.endpoint.higher_is_better is False
     cells = {str(row[0]): str(row[1]) for row in endpoint_table(made, made.endpoint).rows}
     assert cells["none"].endswith("3 of 3 get there") and made.metric == "eval/greedy_accuracy"
+
+
+@pytest.mark.parametrize("goal", ["0.12345678", "0.7", "1", "12345678", "1e-05", "-0.30000004"])
+def test_a_threshold_is_named_with_all_its_digits(goal: str, export: Export) -> None:
+    made = read_endpoint(f"steps_to:{goal}:reward/mean")
+    # Its name is the key by which its values are computed.
+    assert str(made) == f"steps_to:{goal}:reward/mean" and read_endpoint(str(made)) == made
+    assert f"at or above {goal};" in made.description
+
+
+def test_a_margin_is_named_with_all_its_digits(export: Export) -> None:
+    assert points(0.0123456789) == "1.23456789 points" and points(0.07) == "7 points"
+    with pytest.raises(ValueError, match=r"margin=100\.0000001: points within"):
+        study(export).with_margin(100.0000001)
 
 
 def test_what_is_logged_where_it_is_not_zero_has_zeros(export: Export) -> None:

@@ -13,7 +13,7 @@ from analysis.__main__ import main
 from analysis.data.export import load
 from analysis.report.figure_style import styled
 from analysis.report.over_optimisation import over_optimisation, over_optimisation_table
-from analysis.study.over_optimisation import Course, courses
+from analysis.study.over_optimisation import WINDOWS, Course, courses
 from analysis.study.study import Study, study
 
 # By step: gold rises to 0.6 and falls to 0.1 without a penalty, and keeps 0.5 under one.
@@ -75,17 +75,43 @@ def test_courses_are_means_over_windows_of_the_steps(made: Study) -> None:
     assert found["none"].steps == [1, 2, 3, 4] and found["none"].seeds == [0, 1, 2]
 
 
-def test_many_steps_make_twelve_windows_and_the_start_is_in_none(tmp_path: Path) -> None:
+def lone(root: Path, steps: int) -> Study:
+    """A run whose gold is the step."""
     rows = [
         {"step": step, "reward/mean": 0.0, "reward/gold": float(step), "drift/kl": 1.0}
-        for step in range(1, 61)
+        for step in range(1, steps + 1)
     ]
     accuracy = {"eval/greedy_accuracy": 0.5, "eval/questions": 40}
     rows = [{"step": 0, "drift/kl": 0.0, **accuracy}, *rows[:-1], rows[-1] | accuracy]
-    write_run(tmp_path / "sweep" / "seed=0", manifest(0, None, **{"config.steps": 60}), rows, {})
-    (only,) = courses(study(load(str(tmp_path / "sweep")))).values()
+    write_run(root / "seed=0", manifest(0, None, **{"config.steps": steps}), rows, {})
+    return study(load(str(root)))
+
+
+def test_many_steps_make_twelve_windows_and_the_start_is_in_none(tmp_path: Path) -> None:
+    (only,) = courses(lone(tmp_path / "sweep", 60)).values()
     assert only.steps == list(range(5, 61, 5))
     np.testing.assert_allclose(only.gold[0], np.arange(3, 61, 5))
+
+
+@pytest.mark.parametrize("steps", [1, 11, 12, 13, 20, 25, 35, 100])
+def test_no_number_of_steps_makes_more_than_twelve_windows(steps: int, tmp_path: Path) -> None:
+    (only,) = courses(lone(tmp_path / "sweep", steps)).values()
+    assert len(only.steps) == min(steps, WINDOWS) and only.steps[-1] == steps
+    # Gold is the step, so that a window's mean is between its first step and its last.
+    firsts = np.array([1, *(step + 1 for step in only.steps[:-1])])
+    np.testing.assert_allclose(only.gold[0], (firsts + only.steps) / 2)
+    widths = 1 + np.array(only.steps) - firsts
+    assert widths.max() - widths.min() <= 1 and widths.sum() == steps
+
+
+def test_the_foot_is_of_the_seeds_that_there_are(made: Study, tmp_path: Path) -> None:
+    several, alone = over_optimisation_table(made), over_optimisation_table(lone(tmp_path / "sweep", 12))
+    assert several is not None and alone is not None
+    foot = " ".join(several.foot)
+    assert "the other seeds' mean gold" in foot and "Student's" in foot and "one seed" not in foot
+    foot = " ".join(alone.foot)
+    assert "one seed is where its own gold is highest" in foot and "no interval" in foot
+    assert not any(text in foot for text in ("other seeds", "Student's", "over seeds", "seed by seed"))
 
 
 def test_the_table_says_what_was_gained_and_lost(made: Study) -> None:

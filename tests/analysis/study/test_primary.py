@@ -19,6 +19,7 @@ from analysis.study.plan import SIGNS, read_plan
 from analysis.study.primary import PrimaryResult
 from analysis.study.statement import read_statement
 from analysis.study.study import Study, study
+from mirrorpo.config.identity import digest
 
 ARMS = {"kl": 0.0, "none": 4.0, "probl2": 0.0, "neural_mirror": 0.0}
 NODE: dict[str, Any] = {
@@ -43,7 +44,9 @@ def planned(made: Study, **changes: Any) -> Study:
 
 def plans(**changes: Any) -> list[dict[str, Any]]:
     """What an export holds of a launch that recorded a plan."""
-    return [{"folder": "planted", "time": "2026-11-28T20:00:00Z", "plan": {**NODE, **changes}}]
+    plan = {**NODE, **changes}
+    recorded = {"plan": plan, "plan_sha256": digest({"plan": plan})}
+    return [{"folder": "planted", "time": "2026-11-28T20:00:00Z", **recorded}]
 
 
 def texts(made: Study) -> list[dict[str, str]]:

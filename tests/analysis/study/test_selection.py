@@ -7,18 +7,22 @@ from pathlib import Path
 import pytest
 import yaml
 from cli import ROOT
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from planted import manifest, metrics, write_run, write_sweep
 from scipy import stats
 
 from analysis.data.export import load
 from analysis.kit.checklist import checklist
-from analysis.report.selection_table import chosen_tables
+from analysis.report.selection_table import chosen_tables, summary
+from analysis.study.chosen_guards import chosen_faults
 from analysis.study.guards import Refused
 from analysis.study.options import StudyOptions
 from analysis.study.selecting import select, write
 from analysis.study.selection import Candidate, Choice, choose, imbalance
 from analysis.study.study import study
 from mirrorpo.config.paths import file_of_sweep, sweeps
+from mirrorpo.launch.along import with_along
 from mirrorpo.launch.selection import read_selection
 
 OVER = ("beta", "lr")
@@ -76,7 +80,7 @@ def test_candidates_without_a_seed_are_refused_and_unequal_numbers_are_named() -
     assert imbalance([none, none]) == ""
 
 
-def planted_search(root: Path, betas: Mapping[str, Sequence[float]], seeds: Sequence[int]) -> Path:
+def planted_search(root: Path, betas: Mapping[str, Sequence[object]], seeds: Sequence[int]) -> Path:
     """Runs whose reward falls with beta, by arm."""
     for arm, tried in betas.items():
         for place, beta in enumerate(tried):
@@ -128,6 +132,42 @@ def test_a_selection_is_recorded_with_all_candidates_and_composed_by_along(
         write(made, str(path))
     tables = chosen_tables([made.record()])
     assert [table.name for table in tables] == ["chosen", "candidates"] and len(tables[1].rows) == 5
+
+
+@pytest.mark.parametrize("best", ["1e-3", "5829e10", "null", "a,b", "it's", 1e-05, True, None])
+def test_text_and_null_come_back_from_the_file_as_they_were(best: object, tmp_path: Path) -> None:
+    export = load(str(planted_search(tmp_path / "search", {"kl": (best, 0.5)}, (100, 101))))
+    made = select(export, ["divergence.beta"], OPTIONS)
+    (choice,) = made.choices
+    assert dict(choice.best.settings) == {"divergence.beta": best}
+    # As a sweep composes it, and as its sweeper types what comes along.
+    read = OmegaConf.to_container(OmegaConf.load(write(made, str(tmp_path / "mine.yaml"))))
+    assert isinstance(read, dict)
+    assert read_selection(read["selection"])["arms"] == made.record()["arms"]
+    ((_, override),) = with_along(["divergence=kl"], read["hydra"]["sweeper"]["along"])
+    assert OverridesParser.create().parse_override(override).value() == best
+    texts = [str(cell) for table in chosen_tables([made.record()]) for row in table.rows for cell in row]
+    assert not any("None" in text for text in [*texts, str(choice.best), summary(made.record())])
+    # Runs of the second sweep have what was chosen.
+    again = load(str(planted_search(tmp_path / "second", {"kl": (best,)}, (0,))))
+    (run,) = study(again, metric="auc:reward/mean", allow=ALLOWED).design.runs
+    assert chosen_faults([made.record()], [run]) == []
+
+
+def test_true_null_and_a_category_have_no_edge_and_stand_beside_numbers() -> None:
+    for values, edges in (
+        ((True, False), []),
+        (("a", "b"), []),
+        ((None, 0.5), []),
+        ((None, 0.5, 1.0), []),
+        ((0.5, None, 1.0), ["at the edge: beta=0.5 is the least of 2 that were tried"]),
+        ((1, True, 2), ["at the edge: beta=1 is the least of 2 that were tried"]),
+    ):
+        tried = [
+            Candidate(settings={"beta": value}, by_seed={0: -place}) for place, value in enumerate(values)
+        ]
+        choice = choose("kl", tried, ["beta"])
+        assert choice.best.settings == {"beta": values[0]} and choice.edges == edges, values
 
 
 def test_what_cannot_be_chosen_is_refused(searched: Path) -> None:
