@@ -48,7 +48,6 @@ TESTED_BY = {
     "launch/errors": "launch/test_hydra_suite.py",
     "train/eval_records": "train/test_eval_sets.py",
     "train/eval_set": "train/test_eval_sets.py",
-    "launch/evolution_sweeper": "launch/test_evolution.py",
     "launch/fitness": "launch/test_launcher.py",
     "launch/grid": "launch/test_launcher.py",
     "run/errors": "run/test_disk.py",

@@ -18,9 +18,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mirrorpo.config.identity import EVAL_SETS
 from mirrorpo.config.values import Config
 from mirrorpo.launch.errors import CellsFailed, LaunchError
-from mirrorpo.launch.fitness import fitness_of
+from mirrorpo.launch.fitness import fitness_of, quantity_of
 from mirrorpo.launch.plan import Composer, PlannedCell
 from mirrorpo.run.disk import write_atomic
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from mirrorpo.launch.evolution import Generation, Try
 
 # What the search chooses itself.
-OWN = re.compile(r"\+*(divergence|divergence\.potential\..*|eval_split)=.*|hydra[./].*")
+OWN = re.compile(r"\+*(divergence|divergence\.potential\..*)=.*|hydra[./].*")
+CHOSEN_BY_TEST = "a map chosen by the test questions could not be tested on them; use validation"
 CANDIDATE = "divergence=neural_mirror_candidate"
 PARAMETERS = "divergence.potential.parameters"
 
@@ -249,8 +251,8 @@ class MapSweeper(Sweeper):
         return {**fitness, **{known[k]: fitness[known[other]] for k, other in enumerate(order)}}
 
     def _evaluate(self, generation: "Generation", overrides: Sequence[str]) -> "dict[Try, float | None]":
-        compose = Composer(self._context, self.config)  # type: ignore[arg-type]
         grid = self._launch(generation, overrides)
+        compose = Composer(self._context, self.config)  # type: ignore[arg-type]
         return {
             candidate: self._fitness_of(compose(overrides_of))
             for candidate, overrides_of in zip(self.rules.ask(generation), grid, strict=True)
@@ -276,6 +278,7 @@ class MapSweeper(Sweeper):
             ]
             for candidate in candidates
         ]
+        self._refuse_test_questions(grid[0])
         try:
             self.launcher.launch(grid, initial_job_idx=generation.number * len(grid))
         except CellsFailed as failed:
@@ -303,16 +306,27 @@ class MapSweeper(Sweeper):
         if grid:
             raise LaunchError(f"{', '.join(grid)}: a search has no grid; give one value to each setting")
         if (split := self.config.get("eval_split")) != "validation":
-            raise LaunchError(
-                f"eval_split={split}: a map chosen by the test questions could not "
-                "be tested on them; use validation"
-            )
+            raise LaunchError(f"eval_split={split}: {CHOSEN_BY_TEST}")
         if self.config.eval_questions == 0 and "eval/" in self.fitness:
             raise LaunchError(
                 f"eval_questions=0: a candidate's fitness is its {self.fitness} on validation questions; set "
                 "how many"
             )
         return [word for word in arguments if not OWN.fullmatch(word)]
+
+    def _refuse_test_questions(self, candidate: Sequence[str]) -> None:
+        """Check that candidates are judged by validation questions, those of `eval_datasets` too."""
+        cell = Composer(self._context, self.config)(candidate).cell  # type: ignore[arg-type]
+        if cell is None:
+            # The launcher says why.
+            return
+        _, _, rest = quantity_of(self.fitness).partition("eval/")
+        name = rest.partition("/")[0]
+        sets = cell.config.get(EVAL_SETS, {})
+        split = sets.get(name, cell.config)["eval_split"]
+        if split != "validation":
+            setting = f"eval_datasets: {name} has eval_split" if name in sets else "eval_split"
+            raise LaunchError(f"{setting}={split}: {CHOSEN_BY_TEST}")
 
     def _refuse_other_settings(self, overrides: Sequence[str]) -> None:
         """Check that the folder's search is this one."""

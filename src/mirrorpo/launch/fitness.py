@@ -9,6 +9,17 @@ from mirrorpo.run.folder import RunFolder
 MEAN = re.compile(r"(?:area|last(?P<rows>[1-9][0-9]*)):(?P<name>.+)")
 
 
+def quantity_of(key: str) -> str:
+    """The quantity of a fitness, without what is taken of it.
+
+    Example:
+        >>> quantity_of("last30:reward/gold"), quantity_of("eval/greedy_accuracy")
+        ('reward/gold', 'eval/greedy_accuracy')
+    """
+    mean = MEAN.fullmatch(key)
+    return mean["name"] if mean else key
+
+
 def fitness_of(folder: RunFolder, key: str, setting: str) -> float | None:
     """The last value of a quantity of `metrics.jsonl`, or a mean; None while the run is not done.
 
@@ -23,8 +34,7 @@ def fitness_of(folder: RunFolder, key: str, setting: str) -> float | None:
     """
     if not folder.finished():
         return None
-    mean = MEAN.fullmatch(key)
-    name = mean["name"] if mean else key
+    mean, name = MEAN.fullmatch(key), quantity_of(key)
     values = [row[name] for row in folder.metrics.stream() if name in row]
     if not values:
         raise LaunchError(

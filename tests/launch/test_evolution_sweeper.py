@@ -1,0 +1,91 @@
+"""A search for a mirror map as Hydra drives it, its candidates' runs written in place of trained."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cli import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import HydraContext
+from omegaconf import OmegaConf
+
+from mirrorpo.config.cell import Cell
+from mirrorpo.config.schema import register
+from mirrorpo.launch.errors import LaunchError
+from mirrorpo.launch.evolution_sweeper import EvolutionSweeper
+from mirrorpo.launch.plan import Composer
+from mirrorpo.run.folder import RunFolder
+
+# What a candidate's run logs: the rows of metrics.jsonl, by its number.
+Logged = Callable[[int], Sequence[Mapping[str, float]]]
+SMALL = ("hydra.sweeper.generations=1", "hydra.sweeper.search.pairs=2")
+
+
+def rises(number: int) -> list[dict[str, float]]:
+    return [{"reward/mean": 0.1 * number}]
+
+
+class Pretended:
+    """A launcher that writes what a run would have logged."""
+
+    dry_run = False
+
+    def __init__(self, compose: Composer, logged: Logged) -> None:
+        self.compose, self.logged = compose, logged
+        self.cells: list[Cell] = []
+
+    def launch(self, grid: Sequence[Sequence[str]], initial_job_idx: int) -> None:
+        for number, overrides in enumerate(grid):
+            planned = self.compose(overrides)
+            assert planned.cell is not None, planned.error
+            self.cells.append(planned.cell)
+            folder = RunFolder(planned.cell.folder)
+            folder.plan(planned.cell)
+            folder.update_manifest(state="done", files={})
+            for row in self.logged(number):
+                folder.metrics.append({"step": 1, **row})
+
+
+@contextmanager
+def search(out: Path, *typed: str, logged: Logged = rises) -> Iterator[tuple[EvolutionSweeper, Pretended]]:
+    """A search of some overrides, not begun, and its launcher."""
+    words = ["hydra/sweeper=es", *SMALL, *typed]
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", words, return_hydra_config=True)
+        config.out = str(out)
+        config.hydra.sweep.dir = str(out / "single")
+        settings = OmegaConf.to_container(config.hydra.sweeper)
+        assert isinstance(settings, dict)
+        settings.pop("_target_")
+        made = EvolutionSweeper(**settings)
+        context = HydraContext(GlobalHydra.instance().config_loader(), callbacks=None)  # type: ignore[arg-type]
+        made.config, made._context = config, context
+        made.launcher = Pretended(Composer(context, config), logged)  # type: ignore[assignment]
+        yield made, made.launcher  # type: ignore[misc]
+
+
+def results(out: Path) -> list[dict]:
+    return json.loads((out / "single" / "es" / "result_000.json").read_text())["candidates"]
+
+
+def test_candidates_are_judged_by_validation_whatever_a_sweeps_file_says(tmp_path: Path) -> None:
+    typed = ("sweep=gbmpo_gsm8k", "hydra.sweeper.params=null", "model=tiny")
+    with search(tmp_path, *typed) as (made, _), pytest.raises(LaunchError, match="eval_split=test: a map"):
+        made.sweep([*typed])
+    with search(tmp_path, *typed, "eval_split=validation") as (made, launcher):
+        made.sweep([*typed, "eval_split=validation", f"out={tmp_path}"])
+    assert [cell.config["eval_split"] for cell in launcher.cells] == ["validation"] * 4
+
+
+def test_an_evaluation_set_of_test_questions_is_no_fitness_either(tmp_path: Path) -> None:
+    sets = "eval_datasets=[{other:{dataset:arithmetic,eval_split:test}}]"
+    typed = ("hydra.sweeper.fitness=area:eval/other/greedy_accuracy", sets)
+    with (
+        search(tmp_path, *typed) as (made, _),
+        pytest.raises(LaunchError, match="eval_datasets: other has eval_split=test: a map chosen"),
+    ):
+        made.sweep([sets, f"out={tmp_path}"])
