@@ -1,6 +1,7 @@
 """A search for a mirror map as Hydra drives it, its candidates' runs written in place of trained."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ from omegaconf import OmegaConf
 
 from mirrorpo.config.cell import Cell
 from mirrorpo.config.schema import register
-from mirrorpo.launch.errors import LaunchError
+from mirrorpo.launch.arguments import quoted
+from mirrorpo.launch.errors import CellsFailed, LaunchError
 from mirrorpo.launch.evolution_sweeper import EvolutionSweeper
 from mirrorpo.launch.plan import Composer
 from mirrorpo.run.folder import RunFolder
@@ -50,22 +52,24 @@ class Pretended:
 
 
 @contextmanager
-def search(out: Path, *typed: str, logged: Logged = rises) -> Iterator[tuple[EvolutionSweeper, Pretended]]:
-    """A search of some overrides, not begun, and its launcher."""
-    words = ["hydra/sweeper=es", *SMALL, *typed]
+def search(
+    out: Path, *typed: str, logged: Logged = rises
+) -> Iterator[tuple[Callable[[], object], Pretended]]:
+    """What begins a search of some overrides, and its launcher."""
+    words = ["hydra/sweeper=es", *SMALL, *typed, f"out={quoted(str(out))}"]
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", words, return_hydra_config=True)
-        config.out = str(out)
-        config.hydra.sweep.dir = str(out / "single")
+        config.hydra.sweep.dir = str(out / config.name)
         settings = OmegaConf.to_container(config.hydra.sweeper)
         assert isinstance(settings, dict)
-        settings.pop("_target_")
+        del settings["_target_"]
         made = EvolutionSweeper(**settings)
         context = HydraContext(GlobalHydra.instance().config_loader(), callbacks=None)  # type: ignore[arg-type]
         made.config, made._context = config, context
-        made.launcher = Pretended(Composer(context, config), logged)  # type: ignore[assignment]
-        yield made, made.launcher  # type: ignore[misc]
+        launcher = Pretended(Composer(context, config), logged)
+        made.launcher = launcher  # type: ignore[assignment]
+        yield lambda: made.sweep(words), launcher
 
 
 def results(out: Path) -> list[dict]:
@@ -74,10 +78,10 @@ def results(out: Path) -> list[dict]:
 
 def test_candidates_are_judged_by_validation_whatever_a_sweeps_file_says(tmp_path: Path) -> None:
     typed = ("sweep=gbmpo_gsm8k", "hydra.sweeper.params=null", "model=tiny")
-    with search(tmp_path, *typed) as (made, _), pytest.raises(LaunchError, match="eval_split=test: a map"):
-        made.sweep([*typed])
-    with search(tmp_path, *typed, "eval_split=validation") as (made, launcher):
-        made.sweep([*typed, "eval_split=validation", f"out={tmp_path}"])
+    with search(tmp_path, *typed) as (begin, _), pytest.raises(LaunchError, match="eval_split=test: a map"):
+        begin()
+    with search(tmp_path, *typed, "eval_split=validation") as (begin, launcher):
+        begin()
     assert [cell.config["eval_split"] for cell in launcher.cells] == ["validation"] * 4
 
 
@@ -85,7 +89,37 @@ def test_an_evaluation_set_of_test_questions_is_no_fitness_either(tmp_path: Path
     sets = "eval_datasets=[{other:{dataset:arithmetic,eval_split:test}}]"
     typed = ("hydra.sweeper.fitness=area:eval/other/greedy_accuracy", sets)
     with (
-        search(tmp_path, *typed) as (made, _),
+        search(tmp_path, *typed) as (begin, _),
         pytest.raises(LaunchError, match="eval_datasets: other has eval_split=test: a map chosen"),
     ):
-        made.sweep([sets, f"out={tmp_path}"])
+        begin()
+
+
+def test_candidates_are_made_in_a_folder_of_any_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a=1, é([{'#&"
+    with search(out) as (begin, launcher):
+        begin()
+    assert len(launcher.cells) == 4 and [row["fitness"] for row in results(out)] == pytest.approx(
+        [0, 0.1, 0.2, 0.3]
+    )
+    said = capsys.readouterr().out.splitlines()[-2]
+    # What it says to type next is one word to a shell.
+    typed = shlex.split(said.partition("; ")[2])[-1]
+    assert Path(typed.partition("=")[2]) == out / "single" / "es" / "map.json"
+
+
+def test_a_folder_that_cannot_be_made_is_named_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with search(tmp_path / "file") as (begin, _), pytest.raises(LaunchError, match="out: cannot write to"):
+        begin()
+
+
+def test_a_dry_run_of_candidates_that_are_refused_fails(tmp_path: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise CellsFailed({"0": "refused"}, 4)
+
+    with search(tmp_path) as (begin, launcher), pytest.raises(CellsFailed):
+        launcher.dry_run, launcher.launch = True, refuse  # type: ignore[method-assign]
+        begin()

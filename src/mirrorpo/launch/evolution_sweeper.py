@@ -5,6 +5,7 @@ Every candidate is a run, and a job of whichever launcher.
 
 import json
 import re
+import shlex
 import tempfile
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mirrorpo.config.identity import EVAL_SETS
 from mirrorpo.config.values import Config
+from mirrorpo.launch.arguments import quoted
 from mirrorpo.launch.errors import CellsFailed, LaunchError
 from mirrorpo.launch.fitness import fitness_of, quantity_of
 from mirrorpo.launch.plan import Composer, PlannedCell
 from mirrorpo.run.disk import write_atomic
+from mirrorpo.run.errors import unwritable
 
 if TYPE_CHECKING:
     # They import torch.
@@ -165,9 +168,7 @@ class MapSweeper(Sweeper):
                     self._launch(generation, overrides)
                 print(f"this is the first of {self.generations} generations; the others are as large")
                 return []
-            self.folder = Path(self.config.hydra.sweep.dir) / "es"
-            self.folder.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(self.config, self.folder.parent / "multirun.yaml")
+            self._make_folder()
             self._refuse_other_settings(overrides)
             for _ in range(self.generations):
                 generation = self._generation(generation, overrides)
@@ -177,11 +178,20 @@ class MapSweeper(Sweeper):
             raise LaunchError(str(error)) from error
         print(
             f"learned map: {self.folder / 'map.json'}; python train.py divergence=neural_mirror_learned "
-            f"{PARAMETERS}.path={self.folder / 'map.json'}\n"
+            f"{shlex.quote(f'{PARAMETERS}.path={self.folder}/map.json')}\n"
             f"around which fitness was highest in the mean, {generation.best:.4f}: "
             f"{self.folder / 'map_best.json'}; the start: {self.folder / 'map_start.json'}"
         )
         return []
+
+    def _make_folder(self) -> None:
+        assert self.config is not None
+        self.folder = Path(self.config.hydra.sweep.dir) / "es"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, self.folder.parent / "multirun.yaml")
+        except OSError as error:
+            raise LaunchError(unwritable(self.folder.parent, error)) from error
 
     def _generation(self, generation: "Generation", overrides: Sequence[str]) -> "Generation":
         from mirrorpo.launch.evolution import Generation, Tried
@@ -272,18 +282,19 @@ class MapSweeper(Sweeper):
                 *overrides,
                 *seed,
                 CANDIDATE,
-                f"{PARAMETERS}.generation={self.folder / self.rules.point_of(generation, candidate)}",
+                f"{PARAMETERS}.generation={quoted(f'{self.folder}/{file}')}",
                 f"{PARAMETERS}.noise={candidate.noise}",
                 f"{PARAMETERS}.sign={candidate.sign}",
             ]
             for candidate in candidates
+            for file in [self.rules.point_of(generation, candidate)]
         ]
         self._refuse_test_questions(grid[0])
         try:
             self.launcher.launch(grid, initial_job_idx=generation.number * len(grid))
         except CellsFailed as failed:
             # A candidate that failed is counted below; one that could not be started runs later.
-            if failed.unstarted:
+            if failed.unstarted or getattr(self.launcher, "dry_run", False):
                 raise
         return grid
 
