@@ -123,3 +123,23 @@ def test_a_dry_run_of_candidates_that_are_refused_fails(tmp_path: Path) -> None:
     with search(tmp_path) as (begin, launcher), pytest.raises(CellsFailed):
         launcher.dry_run, launcher.launch = True, refuse  # type: ignore[method-assign]
         begin()
+
+
+def test_a_candidate_without_the_quantity_does_not_count_and_all_of_them_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitness = "hydra.sweeper.fitness=last2:reward/mean"
+
+    def logged(number: int) -> list[dict[str, float]]:
+        return [{"reward/mean": 1.0}, {"train/loss": 0.0} if number == 0 else {"reward/mean": 0.5}]
+
+    with search(tmp_path, fitness, logged=logged) as (begin, _):
+        begin()
+    assert [row["fitness"] for row in results(tmp_path)] == [None, 0.75, 0.75, 0.75]
+    assert "a candidate does not count: hydra.sweeper.fitness=last2:" in capsys.readouterr().out
+    wrong = "hydra.sweeper.fitness=reward/maen"
+    with (
+        search(tmp_path / "wrong", wrong) as (begin, _),
+        pytest.raises(LaunchError, match="no such quantity"),
+    ):
+        begin()

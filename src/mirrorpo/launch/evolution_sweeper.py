@@ -23,7 +23,7 @@ from mirrorpo.config.identity import EVAL_SETS
 from mirrorpo.config.values import Config
 from mirrorpo.launch.arguments import quoted
 from mirrorpo.launch.errors import CellsFailed, LaunchError
-from mirrorpo.launch.fitness import fitness_of, quantity_of
+from mirrorpo.launch.fitness import NoFitness, fitness_of, quantity_of
 from mirrorpo.launch.plan import Composer, PlannedCell
 from mirrorpo.run.disk import write_atomic
 from mirrorpo.run.errors import unwritable
@@ -263,10 +263,19 @@ class MapSweeper(Sweeper):
     def _evaluate(self, generation: "Generation", overrides: Sequence[str]) -> "dict[Try, float | None]":
         grid = self._launch(generation, overrides)
         compose = Composer(self._context, self.config)  # type: ignore[arg-type]
-        return {
-            candidate: self._fitness_of(compose(overrides_of))
-            for candidate, overrides_of in zip(self.rules.ask(generation), grid, strict=True)
-        }
+        fitness: dict[Try, float | None] = {}
+        lacking: list[NoFitness] = []
+        for candidate, overrides_of in zip(self.rules.ask(generation), grid, strict=True):
+            try:
+                fitness[candidate] = self._fitness_of(compose(overrides_of))
+            except NoFitness as error:
+                fitness[candidate] = None
+                lacking.append(error)
+        if lacking and all(value is None for value in fitness.values()):
+            raise lacking[0]
+        for error in lacking:
+            print(f"note: a candidate does not count: {error}", flush=True)
+        return fitness
 
     def _launch(self, generation: "Generation", overrides: Sequence[str]) -> list[list[str]]:
         """Run a generation's candidates; their command lines."""
