@@ -143,3 +143,19 @@ def test_a_candidate_without_the_quantity_does_not_count_and_all_of_them_are_an_
         pytest.raises(LaunchError, match="no such quantity"),
     ):
         begin()
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("hydra.sweeper.search.sigma=null", r"hydra.sweeper.search=.*'sigma': None"),
+        ("+hydra.sweeper.search.candidates=4", "unexpected keyword argument 'candidates'; give"),
+        ("hydra.sweeper.generations=1.5", "hydra.sweeper.generations=1.5: give"),
+        ("hydra.sweeper.fitness=null", "hydra.sweeper.fitness=None: name a quantity"),
+        ("+hydra.sweeper.along={seed:1}", "hydra.sweeper.along=.*a search has no grid"),
+    ],
+)
+def test_settings_of_another_type_are_named_in_a_line(tmp_path: Path, typed: str, said: str) -> None:
+    with pytest.raises(LaunchError, match=said) as error, search(tmp_path, typed) as (begin, _):
+        begin()
+    assert "\n" not in str(error.value)

@@ -8,7 +8,8 @@ import re
 import shlex
 import tempfile
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -119,15 +120,20 @@ class MapSweeper(Sweeper):
                 f"hydra.sweeper.params={unused['params']}: a search has no grid; give one value to "
                 f"each setting"
             )
-        if generations < 1:
+        if unused.get("along"):
+            raise LaunchError(f"hydra.sweeper.along={unused['along']}: a search has no grid; set it plainly")
+        if type(generations) is not int or generations < 1:
             raise LaunchError(f"hydra.sweeper.generations={generations}: give at least 1")
+        if not isinstance(fitness, str):
+            raise LaunchError(f"hydra.sweeper.fitness={fitness}: name a quantity, as area:reward/mean")
         self.generations, self.fitness, self.shared_seed = generations, fitness, shared_seed
         self.shuffled = shuffled
         self.start, self.search = dict(start), dict(search)
         self.scale_settings = None if scale is None else plain(scale)
 
+    @staticmethod
     @abstractmethod
-    def rules_of(self, search: Config) -> SearchRules:
+    def rules_of(search: Config) -> SearchRules:
         """The rules of some settings.
 
         Raises:
@@ -151,17 +157,9 @@ class MapSweeper(Sweeper):
         Raises:
             LaunchError: for settings that it cannot use, or a generation without a whole pair.
         """
-        from mirrorpo.divergence.map_scale import MapScale
-        from mirrorpo.divergence.neural_mirror import RandomParameters
-
         overrides = self._own(arguments)
-        assert self.config is not None
         try:
-            self.rules = self.rules_of(self.search)
-            self.scale: MapScale | None = None
-            if self.scale_settings is not None:
-                self.scale = MapScale(**self.scale_settings)  # type: ignore[arg-type]
-            generation = self.rules.start(RandomParameters(**self.start).values)
+            generation = self._begin()
             if getattr(self.launcher, "dry_run", False):
                 with tempfile.TemporaryDirectory() as nowhere:
                     self.folder = Path(nowhere)
@@ -183,6 +181,18 @@ class MapSweeper(Sweeper):
             f"{self.folder / 'map_best.json'}; the start: {self.folder / 'map_start.json'}"
         )
         return []
+
+    def _begin(self) -> "Generation":
+        """Read the settings; the search before its first generation."""
+        from mirrorpo.divergence.map_scale import MapScale
+        from mirrorpo.divergence.neural_mirror import RandomParameters
+
+        with settings_named({"search": self.search, "start": self.start, "scale": self.scale_settings}):
+            self.rules = self.rules_of(self.search)
+            self.scale: MapScale | None = None
+            if self.scale_settings is not None:
+                self.scale = MapScale(**self.scale_settings)  # type: ignore[arg-type]
+            return self.rules.start(RandomParameters(**self.start).values)
 
     def _make_folder(self) -> None:
         assert self.config is not None
@@ -384,7 +394,8 @@ class MapSweeper(Sweeper):
 class EvolutionSweeper(MapSweeper):
     """`hydra/sweeper=es`: evolution strategies; `Evolution` has the rules."""
 
-    def rules_of(self, search: Config) -> SearchRules:
+    @staticmethod
+    def rules_of(search: Config) -> SearchRules:
         """The rules of some settings."""
         from mirrorpo.launch.evolution import Evolution
 
@@ -394,11 +405,32 @@ class EvolutionSweeper(MapSweeper):
 class CmaSweeper(MapSweeper):
     """`hydra/sweeper=cma`: covariance matrix adaptation; `CmaSearch` has the rules."""
 
-    def rules_of(self, search: Config) -> SearchRules:
+    @staticmethod
+    def rules_of(search: Config) -> SearchRules:
         """The rules of some settings."""
         from mirrorpo.launch.cma_search import CmaSearch
 
         return CmaSearch(**search)  # type: ignore[arg-type]
+
+
+@contextmanager
+def settings_named(settings: Mapping[str, object]) -> Iterator[None]:
+    """Where a search's settings are read: one that is null, no number or not there is an error in a line.
+
+    Args:
+        settings: of the sweeper, by name.
+
+    Raises:
+        LaunchError: naming them.
+    """
+    try:
+        yield
+    except TypeError as error:
+        values = ", ".join(f"hydra.sweeper.{name}={value}" for name, value in settings.items())
+        raise LaunchError(
+            f"{values}: {error}; give each setting of the sweeper's file a value, and no other: "
+            "'~hydra.sweeper.search.NAME' takes one out"
+        ) from error
 
 
 def plain(config: Config) -> dict[str, object]:
