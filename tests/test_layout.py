@@ -49,7 +49,6 @@ TESTED_BY = {
     "train/eval_records": "train/test_eval_sets.py",
     "train/eval_set": "train/test_eval_sets.py",
     "launch/fitness": "launch/test_launcher.py",
-    "launch/grid": "launch/test_launcher.py",
     "run/errors": "run/test_disk.py",
     "run/records": "train/test_state.py",
     "train/credit": "train/test_placement.py",
