@@ -1,5 +1,6 @@
 """Every config file composes, and every sweep expands."""
 
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
@@ -156,3 +157,32 @@ def test_the_difference_between_grpo_and_dapo_is_the_difference_between_the_pape
         "rollout_rule.overlong_buffer": (0.0, 0.2),
         "rollout_rule.overlong_penalty": (0.0, 1.0),
     }
+
+
+@pytest.mark.parametrize("folder", ["conf", "sweeps"])
+def test_no_word_of_yaml_is_read_as_a_boolean(folder: str) -> None:
+    # YAML 1.1 reads these as true and false where they stand without quotes, a key too.
+    words = ("on", "off", "yes", "no", "y", "n")
+    found = [
+        f"{path.relative_to(ROOT)}:{token.start_mark.line + 1}: {token.value}"
+        for path in sorted((ROOT / folder).rglob("*.yaml"))
+        for token in yaml.scan(path.read_text())
+        if isinstance(token, yaml.ScalarToken) and token.plain and token.value.lower() in words
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("folder", ["conf", "sweeps"])
+def test_a_list_of_words_holds_strings_only(folder: str) -> None:
+    def lists(node: object) -> Iterator[list[object]]:
+        if isinstance(node, dict):
+            yield from (found for item in node.values() for found in lists(item))
+        if isinstance(node, list):
+            yield node
+            yield from (found for item in node for found in lists(item))
+
+    for path in sorted((ROOT / folder).rglob("*.yaml")):
+        for found in lists(OmegaConf.to_container(OmegaConf.load(path))):
+            plain = [item for item in found if not isinstance(item, dict | list)]
+            kinds = {isinstance(item, str) for item in plain}
+            assert len(kinds) < 2, f"{path}: {plain}"

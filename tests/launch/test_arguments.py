@@ -76,10 +76,10 @@ def test_the_config_files_that_were_read_are_named_to_the_cells() -> None:
 def test_a_folder_that_exists_needs_no_quotes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cell = "o/algo=grpo,divergence=kl/seed=0/policy"
-    for name in (cell, "o/plain", "o/it's, {a} \\'place"):
+    for name in (cell, "o/plain", "o/it's, {a} \\'place", "o/é", "o/a&b#"):
         (tmp_path / name).mkdir(parents=True)
     parser = OverridesParser.create()
-    for name in (cell, f"{tmp_path}/{cell}", "o/it's, {a} \\'place"):
+    for name in (cell, f"{tmp_path}/{cell}", "o/it's, {a} \\'place", "o/é", "o/a&b#"):
         (typed,) = quoted_paths([f"model.path={name}"])
         override = parser.parse_override(typed)
         assert override.value() == name and not override.is_sweep_override(), typed

@@ -56,11 +56,30 @@ def test_a_candidate_without_a_fitness_does_not_count() -> None:
     after = search.tell(first, {**values, search.ask(first)[0]: None, search.ask(first)[1]: math.nan})
     assert after.discarded == 2 and after.best == pytest.approx(5.5)
     assert bool(torch.isfinite(torch.tensor(after.mean)).all())
-    with pytest.raises(ValueError, match="fewer than two"):
-        search.tell(after, {})
+
+
+@pytest.mark.parametrize("count", [4, 5, 10, 12])
+def test_half_of_the_candidates_are_enough_and_fewer_are_named(count: int) -> None:
+    for left in (count // 2 - 1, count // 2):
+        search = rules(candidates=count)
+        first = search.start(MAP)
+        values = {candidate: float(candidate.noise) for candidate in search.ask(first)[:left]}
+        if left < count // 2:
+            said = f"generation 0: {left} of hydra.sweeper.search.candidates={count} .* needs {count // 2};"
+            with pytest.raises(ValueError, match=said):
+                search.tell(first, values)
+        else:
+            assert search.tell(first, values).discarded == count - left
 
 
 def test_settings_that_make_no_search_are_named() -> None:
-    for name, value in (("candidates", 3), ("sigma", 0.0), ("positivity", "abs")):
+    seeds = (("seed", None), ("seed", -1), ("seed", 2**32), ("seed", 1.5))
+    for name, value in (
+        ("candidates", 3),
+        ("candidates", 4.5),
+        ("sigma", 0.0),
+        ("positivity", "abs"),
+        *seeds,
+    ):
         with pytest.raises(ValueError, match=f"{name}={value}"):
             rules(**{name: value})

@@ -193,6 +193,7 @@ def test_each_way_to_stay_positive_begins_at_the_start_and_none_of_them_leaves(n
 
 def test_settings_that_make_no_search_are_named() -> None:
     wrong = (("pairs", 0), ("sigma", 0.0), ("decay", 1.1), ("step", -1.0), ("rule", "mine"))
+    wrong = (*wrong, ("pairs", 1.5), ("seed", None))
     for name, value in (*wrong, ("shaping", "raw"), ("accept", "never"), ("positivity", "abs")):
         with pytest.raises(ValueError, match=f"search.*{name}={value}"):
             rules(**{name: value})

@@ -27,7 +27,7 @@ from cli import (
 )
 
 from mirrorpo.launch.errors import LaunchError
-from mirrorpo.launch.fitness import fitness_of
+from mirrorpo.launch.fitness import NoFitness, fitness_of
 from mirrorpo.launch.local import LocalLauncher
 from mirrorpo.launch.plan import PlannedCell
 from mirrorpo.run.folder import RunFolder
@@ -125,11 +125,13 @@ def test_cells_return_their_fitness_to_the_sweeper(tmp_path: Path) -> None:
         with pytest.raises(LaunchError, match=reason):
             _ = out.return_value
     folder.update_manifest(state="done", files={})
+    # The others of a search go on: it fails where its value is read.
+    lacking = returned(None)
     with pytest.raises(
         LaunchError, match=r"hydra\.launcher\.fitness=eval/greedy_accuracy: .* no such quantity"
     ):
-        returned(None)
-    for row in ({"eval/greedy_accuracy": 0.25}, {"eval/greedy_accuracy": 0.5}, {"train/loss": 1.0}):
+        _ = lacking.return_value
+    for row in ({"eval/greedy_accuracy": 0.25}, {"train/loss": 1.0}, {"eval/greedy_accuracy": 0.5}):
         folder.metrics.append({"step": 1, **row})
     assert returned(None).return_value == 0.5
     assert returned(None).working_dir == str(folder.path)
@@ -140,11 +142,15 @@ def test_a_fitness_is_the_last_value_or_a_mean_of_all_or_of_the_last(tmp_path: P
     folder.update_manifest(state="done", files={})
     for value in (0.5, 1.0, 0.0, 0.5):
         folder.metrics.append({"reward/gold": value})
-    folder.metrics.append({"train/loss": 1.0})
     keys = {"reward/gold": 0.5, "area:reward/gold": 0.5, "last3:reward/gold": 0.5, "last2:reward/gold": 0.25}
     assert {key: fitness_of(folder, key, "fitness") for key in keys} == keys
     with pytest.raises(LaunchError, match=r"fitness=last5:reward/gold: .* has 4 values of it; take fewer"):
         fitness_of(folder, "last5:reward/gold", "fitness")
+    # The last step's was NaN, which no row has.
+    folder.metrics.append({"train/loss": 1.0})
+    with pytest.raises(NoFitness, match=r"fitness=reward/gold: .* has none in its last row"):
+        fitness_of(folder, "reward/gold", "fitness")
+    assert fitness_of(folder, "area:reward/gold", "fitness") == 0.5
 
 
 def test_cells_can_be_chosen_by_a_file(tmp_path: Path) -> None:

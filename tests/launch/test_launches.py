@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mirrorpo.launch.launches import LAUNCHERS, LAUNCHES, entered, launchers, launches, record_launch
+from mirrorpo.launch.recipe import Recipe
 from mirrorpo.launch.status import main
 from mirrorpo.launch.sweep_lock import claimed, sweep_lock
 from mirrorpo.run.folder import RunFolder
@@ -37,6 +38,16 @@ def test_commands_of_an_older_version_are_still_given_again(tmp_path: Path) -> N
     assert launches(tmp_path)[0].cells is None
     record_launch(tmp_path, ["train.py", "b"], ["1"])
     assert [launch.argv[1] for launch in launches(tmp_path)] == ["a", "b"]
+
+
+def test_fields_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
+    entry = {"argv": ["a"], "cwd": "/", "cells": ["1"], "recipe": {"claim": ["It is."], "later": 1}}
+    (tmp_path / LAUNCHES).write_text(json.dumps([entry]))
+    assert launches(tmp_path)[0].recipe == Recipe(claim=["It is."])
+    (tmp_path / LAUNCHERS).mkdir()
+    other = {"host": "elsewhere", "pid": 1, "start": None, "later": 1}
+    (tmp_path / LAUNCHERS / "other.json").write_text(json.dumps(other))
+    assert [launcher.host for launcher in launchers(tmp_path)] == ["elsewhere"]
 
 
 def test_a_launcher_is_entered_while_it_runs(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from analysis.report.sections import again, question
 from analysis.study.study import study
 from mirrorpo.config.schema import register
 from mirrorpo.launch.launches import LAUNCHES, launches, record_launch
-from mirrorpo.launch.recipe import Recipe, recipe_of
+from mirrorpo.launch.recipe import Recipe, claim, recipe_of
 
 ASKED = ["train.py", "sweep=tiny_divergence", "seed=0,1"]
 LATER = ["train.py", "sweep=mine", "hydra.launcher.jobs=2"]
@@ -28,6 +28,17 @@ def test_a_recipe_is_what_was_typed_and_what_the_sweep_file_says() -> None:
     assert made.written == ["algo=dr_grpo", "divergence=kl,none,probl2,neural_mirror"]
     assert made.claim[0].startswith("Claim under test, twin of gbmpo_gsm8k on the tiny model")
     assert not any("python train.py" in line for line in made.claim)
+
+
+def test_a_claim_is_the_first_comment_of_a_file_and_no_later_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "# @package _global_\n# Claim: it is.\n#   python train.py sweep=mine\n#\n# It fails if not.\n"
+        "defaults:\n  - _self_\n# lr: 1 was tried.\nname: mine  # here\n\n# seed: of old\nseed: 0\n"
+    )
+    assert claim(file) == ["Claim: it is.", "It fails if not."]
+    file.write_text("# @package _global_\nname: mine\n# No claim.\n")
+    assert claim(file) == []
 
 
 def test_every_launch_into_a_folder_keeps_its_claim_and_recipe(tmp_path: Path) -> None:

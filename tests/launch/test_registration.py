@@ -8,6 +8,7 @@ from cli import ROOT, cell_here
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from mirrorpo.config.identity import digest
 from mirrorpo.config.schema import register
 from mirrorpo.launch.errors import LaunchError
 from mirrorpo.launch.launches import LAUNCHES, commands_for, launches, record_launch
@@ -39,6 +40,16 @@ def test_a_sweeps_plan_is_read_with_digests_and_no_cell_has_it() -> None:
     broken = OmegaConf.create({"plan": {"margin": "${nothing}"}, "hydra": {"runtime": {"choices": {}}}})
     with pytest.raises(LaunchError, match=r"^plan: .*nothing"):
         registration(broken)
+
+
+def test_a_plan_of_numbered_keys_is_the_same_plan_when_it_is_launched_again(tmp_path: Path) -> None:
+    nodes = {"plan": {"looks": {2: 0.5, 10: 0.05}}, "hydra": {"runtime": {"choices": {}}}}
+    for _ in range(2):
+        registered = registration(OmegaConf.create(nodes))
+        record_launch(tmp_path, ["train.py", "a"], ["1"], registered)
+    (launch,) = launches(tmp_path)
+    assert launch.registered == registered and launch.registered.plan == {"looks": {"2": 0.5, "10": 0.05}}
+    assert registered.plan_sha256 == digest({"plan": launch.registered.plan})
 
 
 def test_a_launch_keeps_what_was_planned_at_first_though_the_same_command_is_given_again(

@@ -11,6 +11,7 @@ from cli import ROOT, folders, manifest, rows, succeeded, train
 from mirrorpo.divergence.map_scale import MapScale
 from mirrorpo.divergence.neural_mirror import RandomParameters
 from mirrorpo.launch.evolution import Evolution
+from mirrorpo.launch.evolution_sweeper import CmaSweeper
 from mirrorpo.launch.search_forecast import Forecaster, main, pure_shapes, table
 from mirrorpo.tools.fixed_points import World
 
@@ -41,6 +42,31 @@ def test_the_search_of_the_sweeps_file_arrives_and_its_null_search_does_not() ->
     assert real[0] == null[0] == pytest.approx(0.54, abs=0.005)
     assert real[-1] > 0.6 and null[-1] < 0.56
     assert table({"real": real[:2]}).splitlines()[0] == "| search | start | 1 |"
+
+
+def test_cma_is_forecast_by_its_own_rules() -> None:
+    pytest.importorskip("cma", reason="the package cma is not installed: pip install 'mirrorpo[cma]'")
+    settings = yaml.safe_load((ROOT / "conf" / "hydra" / "sweeper" / "cma.yaml").read_text())
+    start = RandomParameters(seed=42, signed=False, **SWEEPER["start"]).values
+    real, null = (
+        FORECASTER.search(CmaSweeper.rules_of(settings["search"]), start, 4, deviation=0.0, shuffled=shuffled)
+        for shuffled in (False, True)
+    )
+    assert real[0] == null[0] == pytest.approx(0.54, abs=0.005)
+    assert real[-1] > null[-1] and real[-1] > real[0]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["hydra/sweeper=grid"], "GridSweeper: it is no search; use hydra/sweeper=es or cma"),
+        (["hydra/sweeper=cma"], "hydra.sweeper.search=.* unexpected keyword argument 'pairs'"),
+    ],
+)
+def test_what_is_no_search_is_named_in_a_line(typed: list[str], said: str) -> None:
+    with pytest.raises(SystemExit, match=said) as end:
+        main(["sweep=exploit_es", *typed])
+    assert "\n" not in str(end.value)
 
 
 @pytest.mark.slow

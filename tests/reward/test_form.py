@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 import pytest
+import yaml
+from cli import ROOT
 
 from mirrorpo.core.batch import Prompt
 from mirrorpo.reward.form import Format, Length, ScriptShare, StopWordShare
@@ -50,3 +52,9 @@ def test_a_setting_that_says_nothing_is_refused(build: Any, message: str) -> Non
     with pytest.raises(ValueError, match=message) as error:
         build()
     assert "\n" not in str(error.value)
+
+
+def test_the_words_that_ship_judge_a_text() -> None:
+    settings = yaml.safe_load((ROOT / "conf" / "reward" / "stop_words.yaml").read_text())
+    shipped = StopWordShare(words=settings["words"], typical=settings["typical"])
+    assert rewards(shipped, "It is on the way", "le chat") == [1.0, 0.0]

@@ -9,7 +9,7 @@ from mirrorpo.divergence.bregman import ExactBregman
 from mirrorpo.divergence.flow import Ending
 from mirrorpo.divergence.none import NoDivergence
 from mirrorpo.divergence.potentials import NegativeEntropy, Square
-from mirrorpo.tools.fixed_points import World, main, prediction, predictions, strength, table
+from mirrorpo.tools.fixed_points import World, at_betas, main, prediction, predictions, strength, table
 
 WORLD = World(
     start=torch.tensor([[0.6, 0.1, 0.3]], dtype=torch.float64),
@@ -71,6 +71,22 @@ def test_what_has_no_closed_form_is_refused_in_a_line(arguments, reason) -> None
     with pytest.raises(SystemExit, match=reason) as end:
         main(arguments)
     assert str(end.value).startswith("error: ") and "\n" not in str(end.value)
+
+
+def test_each_of_several_betas_is_an_arm() -> None:
+    arms = {"kl": KL, "none": NoDivergence()}
+    assert at_betas(arms, []) == {"kl": (KL, None), "none": (arms["none"], None)}
+    assert at_betas({"kl": KL}, ["1"]) == {"kl": (KL, 1.0)}
+    several = at_betas(arms, ["0.1", "1"])
+    assert list(several) == ["kl beta=0.1", "kl beta=1", "none"] and several["kl beta=1"] == (KL, 1.0)
+    with pytest.raises(ValueError, match=r"divergence\.beta=0\.1,x: give a number"):
+        at_betas(arms, ["0.1", "x"])
+
+
+def test_the_command_has_a_row_for_each_beta(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["model=exploit", "algo=dr_grpo", "divergence=kl_exact", "divergence.beta=0.5,1"])
+    rows = [line.split(" | ")[:2] for line in capsys.readouterr().out.splitlines() if "kl_exact" in line]
+    assert sorted(rows) == [["| kl_exact beta=0.5", "0.5"], ["| kl_exact beta=1", "1"]]
 
 
 @pytest.mark.slow

@@ -5,7 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+
+from mirrorpo.launch.arguments import quoted, quoted_paths
+from mirrorpo.launch.errors import LaunchError
+
+_FORM = "give each choice its settings, as {divergence=kl: {divergence.beta: 0.5}}"
 
 
 def with_along(cell: Sequence[str], along: Mapping[str, Mapping[str, object]]) -> list[list[str]]:
@@ -23,15 +29,77 @@ def with_along(cell: Sequence[str], along: Mapping[str, Mapping[str, object]]) -
         [['divergence=kl', 'divergence.beta=1']]
         >>> with_along(["divergence=kl"], {"divergence=kl": {"divergence.beta": "0.1,1"}})
         [['divergence=kl', 'divergence.beta=0.1'], ['divergence=kl', 'divergence.beta=1']]
+
+    Raises:
+        LaunchError: if two of its choices bring one setting with other values, or one has an interval.
     """
-    given = {override.lstrip("+").partition("=")[0] for override in cell}
-    further = [
-        values_of(f"{setting}={value}")
-        for choice in cell
-        for setting, value in along.get(choice, {}).items()
-        if setting not in given
-    ]
+    given = {_key(override) for override in cell}
+    coming: dict[str, tuple[str, str]] = {}
+    for choice in cell:
+        for setting, value in along.get(choice, {}).items():
+            override = _coming(setting, value)
+            first, other = coming.setdefault(_key(setting), (choice, override))
+            if override != other and _key(setting) not in given:
+                raise LaunchError(
+                    f"hydra.sweeper.along: a cell has {first}, which brings {other}, and {choice}, which "
+                    f"brings {override}; leave one of them out"
+                )
+    further = [values_of(override) for key, (_, override) in coming.items() if key not in given]
     return [[*cell, *settings] for settings in itertools.product(*further)]
+
+
+def unmatched(cells: Sequence[Sequence[str]], along: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """The choices that no cell has, so that what comes along with them is set nowhere.
+
+    Example:
+        >>> unmatched([["divergence=kl"]], {"divergence=kl": {"lr": 1}, "divergence=k1": {"lr": 2}})
+        ['divergence=k1']
+    """
+    return sorted(along.keys() - {choice for cell in cells for choice in cell})
+
+
+def refuse_malformed(along: object) -> None:
+    """Check that settings come along with each choice.
+
+    Raises:
+        LaunchError: naming the choice.
+    """
+    if not isinstance(along, Mapping):
+        raise LaunchError(f"hydra.sweeper.along={along}: {_FORM}")
+    for choice, settings in along.items():
+        if not isinstance(settings, Mapping):
+            raise LaunchError(f"hydra.sweeper.along: {choice}: {settings}: {_FORM}")
+
+
+def override_of(setting: str, value: object) -> str:
+    """A setting of a YAML file as an override; a text stands there as on a command line.
+
+    Example:
+        >>> override_of("seed", "0,1"), override_of("anchor", None), override_of("sets", ["a b", None])
+        ('seed=0,1', 'anchor=null', "sets=['a b',null]")
+    """
+    return f"{setting}={value if isinstance(value, str) else _text(value)}"
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return f"[{','.join(map(_text, value))}]"
+    return str(value)
+
+
+def _coming(setting: str, value: object) -> str:
+    (override,) = quoted_paths([override_of(setting, value)])
+    return override
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
 
 
 def values_of(override: str) -> list[str]:
@@ -46,9 +114,23 @@ def values_of(override: str) -> list[str]:
     except HydraException:
         # Hydra says what is wrong with it where the cell is composed.
         return [override]
+    refuse_interval(parsed)
     if not parsed.is_sweep_override():
         return [override]
     return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
+
+
+def refuse_interval(override: Override) -> None:
+    """Check that an override has values that can be listed.
+
+    Raises:
+        LaunchError: naming it.
+    """
+    if override.is_sweep_override() and not override.is_discrete_sweep():
+        raise LaunchError(
+            f"{override.input_line}: a grid takes no interval; list the values, as "
+            f"{override.get_key_element()}=0.1,1"
+        )
 
 
 def written_in(sweeper: Mapping[str, Any], typed: Sequence[str]) -> list[str]:
@@ -60,8 +142,10 @@ def written_in(sweeper: Mapping[str, Any], typed: Sequence[str]) -> list[str]:
         (key, value)
         for settings in along.values()
         for key, value in settings.items()
-        if len(values_of(f"{key}={value}")) > 1
+        if len(values_of(_coming(key, value))) > 1
     ]
     return list(
-        dict.fromkeys(f"{key}={value}" for key, value in [*params.items(), *several] if key not in named)
+        dict.fromkeys(
+            override_of(key, value) for key, value in [*params.items(), *several] if key not in named
+        )
     )

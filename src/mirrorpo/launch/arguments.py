@@ -1,5 +1,6 @@
 """Arguments of a command line on their way to Hydra, and from a launcher to its cells. Imports no torch."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from mirrorpo.config import paths
 
-# Characters that mean something to Hydra in a value.
-SPECIAL = frozenset("=,:;{}[]()'\"\\ ")
+# Characters that mean something to Hydra in a value, or that it reads in quotes alone.
+SPECIAL = re.compile(r"[^\w/.+$%*@?|-]", re.ASCII)
 
 # What a user may type of `hydra.*` beside -m. These are for the launcher and the sweeper themselves.
 OF_THE_LAUNCHER = ("mode", "launcher", "sweeper")
@@ -56,12 +57,12 @@ def quoted_paths(arguments: Sequence[str]) -> list[str]:
 
 def _quoted_path(argument: str) -> str:
     key, equals, value = argument.partition("=")
-    if not equals or key.startswith("-") or not SPECIAL & set(value):
+    if not equals or key.startswith("-") or not SPECIAL.search(value):
         return argument
     names = _existing(value.split(","))
-    if not any(SPECIAL & set(name) for name in names):
+    if not any(SPECIAL.search(name) for name in names):
         return argument
-    return f"{key}=" + ",".join(quoted(name) if SPECIAL & set(name) else name for name in names)
+    return f"{key}=" + ",".join(quoted(name) if SPECIAL.search(name) else name for name in names)
 
 
 def _existing(parts: Sequence[str]) -> list[str]:

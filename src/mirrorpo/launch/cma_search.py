@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 class CmaSearch:
     """A search's rules: CMA-ES, whose state is replayed from the fitnesses so far.
 
-    A candidate is a point of its own, `Try(number, 0)`. Of a generation some candidates may fail; the others
-    are told, at least two.
+    A candidate is a point of its own, `Try(number, 0)`. Of a generation up to half of the candidates may
+    fail, since a step is the mean of the better half; the others are told.
 
     Attributes:
         candidates: a generation.
         sigma: of the first generation, in theta.
         diagonal: adapt deviations alone, without correlations: the form for many numbers and few candidates.
         positivity: how theta becomes non-negative numbers; `candidate.POSITIVITY`.
-        seed: of the candidates.
+        seed: of the candidates, below 2**32.
 
     Raises:
         ValueError: naming the setting, or where the package is missing.
@@ -46,11 +46,21 @@ class CmaSearch:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.candidates < 4 or not 0 < self.sigma < math.inf or self.positivity not in POSITIVITY:
+        if (
+            type(self.candidates) is not int
+            or self.candidates < 4
+            or not 0 < self.sigma < math.inf
+            or self.positivity not in POSITIVITY
+        ):
             raise ValueError(
                 f"hydra.sweeper.search: candidates={self.candidates}, sigma={self.sigma}, "
                 f"positivity={self.positivity}: give at least 4, a positive sigma, and one of "
                 f"{', '.join(POSITIVITY)}"
+            )
+        # Without a seed numpy draws others each time, and a search could not be gone on with.
+        if type(self.seed) is not int or not 0 <= self.seed < 2**32:
+            raise ValueError(
+                f"hydra.sweeper.search.seed={self.seed}: give a whole number from 0 to {2**32 - 1}"
             )
 
     def start(self, numbers: Tensor) -> Generation:
@@ -108,7 +118,7 @@ class CmaSearch:
         """The next generation.
 
         Raises:
-            ValueError: if fewer than two candidates have a fitness.
+            ValueError: if fewer than half of the candidates have a fitness.
         """
         known = self._told(generation, fitness)
         mean = sum(known) / len(known)
@@ -131,10 +141,12 @@ class CmaSearch:
             for candidate, theta in zip(self.ask(generation), thetas, strict=True)
             if (value := fitness.get(candidate)) is not None and math.isfinite(value)
         ]
-        if len(known) < 2:
+        # The package's own number of candidates that a step is the mean of.
+        needed = self.candidates // 2
+        if len(known) < needed:
             raise ValueError(
-                f"generation {generation.number}: fewer than two candidates have a fitness; see their runs' "
-                "errors"
+                f"generation {generation.number}: {len(known)} of hydra.sweeper.search.candidates="
+                f"{self.candidates} have a fitness, CMA-ES needs {needed}; see the errors of the others' runs"
             )
         self._held["strategy"].tell([theta for theta, _ in known], [-value for _, value in known])
         return [value for _, value in known]

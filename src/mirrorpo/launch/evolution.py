@@ -114,7 +114,8 @@ class Evolution:
 
     def __post_init__(self) -> None:
         if (
-            self.pairs < 1
+            type(self.pairs) is not int
+            or self.pairs < 1
             or not 0 < self.sigma < math.inf
             or not 0 < self.decay <= 1
             or not 0 < self.step < math.inf
@@ -123,6 +124,8 @@ class Evolution:
                 f"hydra.sweeper.search: pairs={self.pairs}, sigma={self.sigma}, decay={self.decay}, "
                 f"step={self.step}: give at least one pair, a positive sigma and step, and a decay in (0, 1]"
             )
+        if type(self.seed) is not int:
+            raise ValueError(f"hydra.sweeper.search.seed={self.seed}: give a whole number")
         choices = {"rule": tuple(SHAPING), "accept": ("always", "improved"), "positivity": tuple(POSITIVITY)}
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:

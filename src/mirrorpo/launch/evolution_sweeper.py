@@ -5,9 +5,11 @@ Every candidate is a run, and a job of whichever launcher.
 
 import json
 import re
+import shlex
 import tempfile
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -18,11 +20,14 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mirrorpo.config.identity import EVAL_SETS
 from mirrorpo.config.values import Config
+from mirrorpo.launch.arguments import quoted
 from mirrorpo.launch.errors import CellsFailed, LaunchError
-from mirrorpo.launch.fitness import fitness_of
+from mirrorpo.launch.fitness import NoFitness, fitness_of, quantity_of
 from mirrorpo.launch.plan import Composer, PlannedCell
 from mirrorpo.run.disk import write_atomic
+from mirrorpo.run.errors import unwritable
 
 if TYPE_CHECKING:
     # They import torch.
@@ -31,7 +36,8 @@ if TYPE_CHECKING:
     from mirrorpo.launch.evolution import Generation, Try
 
 # What the search chooses itself.
-OWN = re.compile(r"\+*(divergence|divergence\.potential\..*|eval_split)=.*|hydra[./].*")
+OWN = re.compile(r"\+*(divergence|divergence\.potential\..*)=.*|hydra[./].*")
+CHOSEN_BY_TEST = "a map chosen by the test questions could not be tested on them; use validation"
 CANDIDATE = "divergence=neural_mirror_candidate"
 PARAMETERS = "divergence.potential.parameters"
 
@@ -114,15 +120,20 @@ class MapSweeper(Sweeper):
                 f"hydra.sweeper.params={unused['params']}: a search has no grid; give one value to "
                 f"each setting"
             )
-        if generations < 1:
+        if unused.get("along"):
+            raise LaunchError(f"hydra.sweeper.along={unused['along']}: a search has no grid; set it plainly")
+        if type(generations) is not int or generations < 1:
             raise LaunchError(f"hydra.sweeper.generations={generations}: give at least 1")
+        if not isinstance(fitness, str):
+            raise LaunchError(f"hydra.sweeper.fitness={fitness}: name a quantity, as area:reward/mean")
         self.generations, self.fitness, self.shared_seed = generations, fitness, shared_seed
         self.shuffled = shuffled
         self.start, self.search = dict(start), dict(search)
         self.scale_settings = None if scale is None else plain(scale)
 
+    @staticmethod
     @abstractmethod
-    def rules_of(self, search: Config) -> SearchRules:
+    def rules_of(search: Config) -> SearchRules:
         """The rules of some settings.
 
         Raises:
@@ -146,26 +157,16 @@ class MapSweeper(Sweeper):
         Raises:
             LaunchError: for settings that it cannot use, or a generation without a whole pair.
         """
-        from mirrorpo.divergence.map_scale import MapScale
-        from mirrorpo.divergence.neural_mirror import RandomParameters
-
         overrides = self._own(arguments)
-        assert self.config is not None
         try:
-            self.rules = self.rules_of(self.search)
-            self.scale: MapScale | None = None
-            if self.scale_settings is not None:
-                self.scale = MapScale(**self.scale_settings)  # type: ignore[arg-type]
-            generation = self.rules.start(RandomParameters(**self.start).values)
+            generation = self._begin()
             if getattr(self.launcher, "dry_run", False):
                 with tempfile.TemporaryDirectory() as nowhere:
                     self.folder = Path(nowhere)
                     self._launch(generation, overrides)
                 print(f"this is the first of {self.generations} generations; the others are as large")
                 return []
-            self.folder = Path(self.config.hydra.sweep.dir) / "es"
-            self.folder.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(self.config, self.folder.parent / "multirun.yaml")
+            self._make_folder()
             self._refuse_other_settings(overrides)
             for _ in range(self.generations):
                 generation = self._generation(generation, overrides)
@@ -175,11 +176,32 @@ class MapSweeper(Sweeper):
             raise LaunchError(str(error)) from error
         print(
             f"learned map: {self.folder / 'map.json'}; python train.py divergence=neural_mirror_learned "
-            f"{PARAMETERS}.path={self.folder / 'map.json'}\n"
+            f"{shlex.quote(f'{PARAMETERS}.path={self.folder}/map.json')}\n"
             f"around which fitness was highest in the mean, {generation.best:.4f}: "
             f"{self.folder / 'map_best.json'}; the start: {self.folder / 'map_start.json'}"
         )
         return []
+
+    def _begin(self) -> "Generation":
+        """Read the settings; the search before its first generation."""
+        from mirrorpo.divergence.map_scale import MapScale
+        from mirrorpo.divergence.neural_mirror import RandomParameters
+
+        with settings_named({"search": self.search, "start": self.start, "scale": self.scale_settings}):
+            self.rules = self.rules_of(self.search)
+            self.scale: MapScale | None = None
+            if self.scale_settings is not None:
+                self.scale = MapScale(**self.scale_settings)  # type: ignore[arg-type]
+            return self.rules.start(RandomParameters(**self.start).values)
+
+    def _make_folder(self) -> None:
+        assert self.config is not None
+        self.folder = Path(self.config.hydra.sweep.dir) / "es"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, self.folder.parent / "multirun.yaml")
+        except OSError as error:
+            raise LaunchError(unwritable(self.folder.parent, error)) from error
 
     def _generation(self, generation: "Generation", overrides: Sequence[str]) -> "Generation":
         from mirrorpo.launch.evolution import Generation, Tried
@@ -249,12 +271,21 @@ class MapSweeper(Sweeper):
         return {**fitness, **{known[k]: fitness[known[other]] for k, other in enumerate(order)}}
 
     def _evaluate(self, generation: "Generation", overrides: Sequence[str]) -> "dict[Try, float | None]":
-        compose = Composer(self._context, self.config)  # type: ignore[arg-type]
         grid = self._launch(generation, overrides)
-        return {
-            candidate: self._fitness_of(compose(overrides_of))
-            for candidate, overrides_of in zip(self.rules.ask(generation), grid, strict=True)
-        }
+        compose = Composer(self._context, self.config)  # type: ignore[arg-type]
+        fitness: dict[Try, float | None] = {}
+        lacking: list[NoFitness] = []
+        for candidate, overrides_of in zip(self.rules.ask(generation), grid, strict=True):
+            try:
+                fitness[candidate] = self._fitness_of(compose(overrides_of))
+            except NoFitness as error:
+                fitness[candidate] = None
+                lacking.append(error)
+        if lacking and all(value is None for value in fitness.values()):
+            raise lacking[0]
+        for error in lacking:
+            print(f"note: a candidate does not count: {error}", flush=True)
+        return fitness
 
     def _launch(self, generation: "Generation", overrides: Sequence[str]) -> list[list[str]]:
         """Run a generation's candidates; their command lines."""
@@ -270,17 +301,19 @@ class MapSweeper(Sweeper):
                 *overrides,
                 *seed,
                 CANDIDATE,
-                f"{PARAMETERS}.generation={self.folder / self.rules.point_of(generation, candidate)}",
+                f"{PARAMETERS}.generation={quoted(f'{self.folder}/{file}')}",
                 f"{PARAMETERS}.noise={candidate.noise}",
                 f"{PARAMETERS}.sign={candidate.sign}",
             ]
             for candidate in candidates
+            for file in [self.rules.point_of(generation, candidate)]
         ]
+        self._refuse_test_questions(grid[0])
         try:
             self.launcher.launch(grid, initial_job_idx=generation.number * len(grid))
         except CellsFailed as failed:
             # A candidate that failed is counted below; one that could not be started runs later.
-            if failed.unstarted:
+            if failed.unstarted or getattr(self.launcher, "dry_run", False):
                 raise
         return grid
 
@@ -303,16 +336,27 @@ class MapSweeper(Sweeper):
         if grid:
             raise LaunchError(f"{', '.join(grid)}: a search has no grid; give one value to each setting")
         if (split := self.config.get("eval_split")) != "validation":
-            raise LaunchError(
-                f"eval_split={split}: a map chosen by the test questions could not "
-                "be tested on them; use validation"
-            )
+            raise LaunchError(f"eval_split={split}: {CHOSEN_BY_TEST}")
         if self.config.eval_questions == 0 and "eval/" in self.fitness:
             raise LaunchError(
                 f"eval_questions=0: a candidate's fitness is its {self.fitness} on validation questions; set "
                 "how many"
             )
         return [word for word in arguments if not OWN.fullmatch(word)]
+
+    def _refuse_test_questions(self, candidate: Sequence[str]) -> None:
+        """Check that candidates are judged by validation questions, those of `eval_datasets` too."""
+        cell = Composer(self._context, self.config)(candidate).cell  # type: ignore[arg-type]
+        if cell is None:
+            # The launcher says why.
+            return
+        _, _, rest = quantity_of(self.fitness).partition("eval/")
+        name = rest.partition("/")[0]
+        sets = cell.config.get(EVAL_SETS, {})
+        split = sets.get(name, cell.config)["eval_split"]
+        if split != "validation":
+            setting = f"eval_datasets: {name} has eval_split" if name in sets else "eval_split"
+            raise LaunchError(f"{setting}={split}: {CHOSEN_BY_TEST}")
 
     def _refuse_other_settings(self, overrides: Sequence[str]) -> None:
         """Check that the folder's search is this one."""
@@ -350,7 +394,8 @@ class MapSweeper(Sweeper):
 class EvolutionSweeper(MapSweeper):
     """`hydra/sweeper=es`: evolution strategies; `Evolution` has the rules."""
 
-    def rules_of(self, search: Config) -> SearchRules:
+    @staticmethod
+    def rules_of(search: Config) -> SearchRules:
         """The rules of some settings."""
         from mirrorpo.launch.evolution import Evolution
 
@@ -360,11 +405,32 @@ class EvolutionSweeper(MapSweeper):
 class CmaSweeper(MapSweeper):
     """`hydra/sweeper=cma`: covariance matrix adaptation; `CmaSearch` has the rules."""
 
-    def rules_of(self, search: Config) -> SearchRules:
+    @staticmethod
+    def rules_of(search: Config) -> SearchRules:
         """The rules of some settings."""
         from mirrorpo.launch.cma_search import CmaSearch
 
         return CmaSearch(**search)  # type: ignore[arg-type]
+
+
+@contextmanager
+def settings_named(settings: Mapping[str, object]) -> Iterator[None]:
+    """Where a search's settings are read: one that is null, no number or not there is an error in a line.
+
+    Args:
+        settings: of the sweeper, by name.
+
+    Raises:
+        LaunchError: naming them.
+    """
+    try:
+        yield
+    except TypeError as error:
+        values = ", ".join(f"hydra.sweeper.{name}={value}" for name, value in settings.items())
+        raise LaunchError(
+            f"{values}: {error}; give each setting of the sweeper's file a value, and no other: "
+            "'~hydra.sweeper.search.NAME' takes one out"
+        ) from error
 
 
 def plain(config: Config) -> dict[str, object]:

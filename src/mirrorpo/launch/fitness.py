@@ -1,5 +1,6 @@
 """What a run returns to whoever searches over runs. Imports no torch."""
 
+import math
 import re
 
 from mirrorpo.launch.errors import LaunchError
@@ -9,8 +10,26 @@ from mirrorpo.run.folder import RunFolder
 MEAN = re.compile(r"(?:area|last(?P<rows>[1-9][0-9]*)):(?P<name>.+)")
 
 
+def quantity_of(key: str) -> str:
+    """The quantity of a fitness, without what is taken of it.
+
+    Example:
+        >>> quantity_of("last30:reward/gold"), quantity_of("eval/greedy_accuracy")
+        ('reward/gold', 'eval/greedy_accuracy')
+    """
+    mean = MEAN.fullmatch(key)
+    return mean["name"] if mean else key
+
+
+class NoFitness(LaunchError):
+    """A finished run that lacks the quantity: of that run, or of all where its name is wrong."""
+
+
 def fitness_of(folder: RunFolder, key: str, setting: str) -> float | None:
     """The last value of a quantity of `metrics.jsonl`, or a mean; None while the run is not done.
+
+    What is no finite number stands in no row. So a quantity that the last row lacks has no last value, and
+    an earlier one does not stand for it.
 
     Args:
         folder: of the run.
@@ -19,24 +38,31 @@ def fitness_of(folder: RunFolder, key: str, setting: str) -> float | None:
         setting: that names it, for the error.
 
     Raises:
-        LaunchError: if the run has no such quantity, or fewer values than the mean is over.
+        NoFitness: if the run has no such quantity or no last one, or fewer values than the mean is over.
     """
     if not folder.finished():
         return None
-    mean = MEAN.fullmatch(key)
-    name = mean["name"] if mean else key
-    values = [row[name] for row in folder.metrics.stream() if name in row]
+    mean, name = MEAN.fullmatch(key), quantity_of(key)
+    rows = [_finite(row.get(name)) for row in folder.metrics.stream()]
+    values = [value for value in rows if value is not None]
+    said = f"{setting}={key}: {folder.metrics.path}"
     if not values:
-        raise LaunchError(
-            f"{setting}={key}: {folder.metrics.path} has no such quantity; eval/greedy_accuracy, "
-            "area:reward/mean and last30:reward/mean are some"
+        raise NoFitness(
+            f"{said} has no such quantity; eval/greedy_accuracy, area:reward/mean and last30:reward/mean are "
+            "some"
         )
     if not mean:
-        return float(values[-1])
-    rows = int(mean["rows"] or len(values))
-    if rows > len(values):
-        raise LaunchError(
-            f"{setting}={key}: {folder.metrics.path} has {len(values)} values of it; take fewer, or "
-            f"area:{name}"
-        )
-    return float(sum(values[-rows:]) / rows)
+        if rows[-1] is None:
+            raise NoFitness(
+                f"{said} has none in its last row, as of what is no finite number; area:{name} "
+                "is the mean of the others"
+            )
+        return values[-1]
+    count = int(mean["rows"] or len(values))
+    if count > len(values):
+        raise NoFitness(f"{said} has {len(values)} values of it; take fewer, or area:{name}")
+    return sum(values[-count:]) / count
+
+
+def _finite(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -20,7 +20,7 @@ from rich.table import Table
 from mirrorpo.launch.arguments import config_options, environment_of, for_each_cell
 from mirrorpo.launch.equal_arms import refuse_equal_arms
 from mirrorpo.launch.errors import CellsFailed, LaunchError
-from mirrorpo.launch.fitness import fitness_of
+from mirrorpo.launch.fitness import NoFitness, fitness_of
 from mirrorpo.launch.launches import entered, record_launch
 from mirrorpo.launch.plan import Checker, Composer, PlannedCell, Siblings, said_once
 from mirrorpo.launch.planned import Planned
@@ -194,7 +194,11 @@ class CellLauncher(Launcher):
             out.working_dir = str(planned.folder.path)
         if self.fitness is None or self.dry_run:
             return out
-        value = None if failure else fitness_of(planned.folder, self.fitness, "hydra.launcher.fitness")
+        value = None
+        try:
+            value = None if failure else fitness_of(planned.folder, self.fitness, "hydra.launcher.fitness")
+        except NoFitness as error:
+            failure = str(error)
         out.return_value = value
         if value is None:
             # Hydra raises it when a sweeper reads the value.

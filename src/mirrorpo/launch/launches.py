@@ -3,11 +3,11 @@
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from mirrorpo.config.values import JsonObject
 from mirrorpo.launch.errors import LaunchError
@@ -96,10 +96,16 @@ def launches(sweep: Path) -> list[Launch]:
                 sweep_sha256=entry.get("sweep_sha256"),
                 selection=entry.get("selection"),
             ),
-            recipe=Recipe(**entry.get("recipe", {})),
+            recipe=Recipe(**_known(Recipe, entry.get("recipe", {}))),
         )
         for entry in entries
     ]
+
+
+def _known(kind: "type[Recipe] | type[Launcher]", entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry without the fields of a later version."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in entry.items() if name in names}
 
 
 def record_launch(
@@ -221,7 +227,7 @@ def launchers(sweep: Path) -> list[Launcher]:
     out = []
     for file in sorted((sweep / LAUNCHERS).glob("*.json")):
         try:
-            launcher = Launcher(file, **json.loads(file.read_text()))
+            launcher = Launcher(file, **_known(Launcher, json.loads(file.read_text())))
         except FileNotFoundError:
             # It has ended in between.
             continue

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import cast
 
@@ -57,9 +58,11 @@ def sweep_file(config: DictConfig) -> Path | None:
 
 
 def claim(path: Path) -> list[str]:
-    """The comment that opens a sweep file, its commands left out."""
+    """The comment that opens a sweep file, its commands left out; what stands further below is none of it."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @")]
+    block = takewhile(lambda line: line.startswith("#"), dropwhile(lambda line: not line.strip(), lines))
     return [
         line.removeprefix("#").strip()
-        for line in path.read_text().splitlines()
-        if line.startswith("# ") and not line.startswith(("# @", "#   "))
+        for line in block
+        if line.startswith("# ") and not line.startswith("#   ")
     ]

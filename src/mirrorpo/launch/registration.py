@@ -3,7 +3,9 @@
 Both are of the launch and of no cell: neither a hash nor a folder depends on them.
 """
 
+import json
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,6 +17,8 @@ from mirrorpo.launch.errors import LaunchError
 from mirrorpo.launch.recipe import sweep_file
 from mirrorpo.launch.selection import read_selection
 from mirrorpo.run.disk import file_digest
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +53,7 @@ def registration(config: DictConfig) -> Registration:
     Raises:
         LaunchError: if the plan cannot be read, or the selection is not as it was written.
     """
-    plan, selection = _node(config, PLAN), _node(config, SELECTION)
+    plan, selection = _as_recorded(_node(config, PLAN)), _node(config, SELECTION)
     sweep = config.hydra.runtime.choices.get("sweep")
     file = sweep_file(config)
     return Registration(
@@ -57,8 +61,13 @@ def registration(config: DictConfig) -> Registration:
         plan_sha256=digest({PLAN: plan}) if plan else None,
         sweep=None if sweep is None else str(sweep),
         sweep_sha256=None if file is None else file_digest(file),
-        selection=read_selection(selection) if selection else None,
+        selection=_as_recorded(read_selection(selection)) if selection else None,
     )
+
+
+def _as_recorded(node: T) -> T:
+    """A node as JSON gives it back, whose keys are texts: a relaunch then plans the same."""
+    return json.loads(json.dumps(node, default=str))
 
 
 def _node(config: DictConfig, name: str) -> object:

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -37,7 +38,8 @@ from mirrorpo.divergence.neural_mirror import (
     NeuralMirror,
     RandomParameters,
 )
-from mirrorpo.launch.evolution import Evolution
+from mirrorpo.launch.evolution import Try
+from mirrorpo.launch.evolution_sweeper import MapSweeper, SearchRules, settings_named
 from mirrorpo.tools.cells import composed, or_exit
 from mirrorpo.tools.fixed_points import World, reward_scale, world_of
 from mirrorpo.train.build import build_components
@@ -70,7 +72,7 @@ class Forecaster:
         return float((policy * self.world.gold).sum(-1).mean())
 
     def search(
-        self, rules: Evolution, start: Tensor, generations: int, *, deviation: float, shuffled: bool
+        self, rules: SearchRules, start: Tensor, generations: int, *, deviation: float, shuffled: bool
     ) -> list[float]:
         """The gold reward of the mean map, at the start and after each generation.
 
@@ -84,9 +86,9 @@ class Forecaster:
         generation, out = rules.start(start), [self.gold(start)]
         for number in range(generations):
             candidates = rules.ask(generation)
-            mean = torch.tensor(generation.mean, dtype=torch.float64)
+            points = rules.points(generation)
             thetas = [
-                theta_of(mean, generation.sigma, candidate.noise, candidate.sign) for candidate in candidates
+                _theta(candidate, *points[rules.point_of(generation, candidate)]) for candidate in candidates
             ]
             fitness = torch.tensor([self.gold(rules.numbers(theta.tolist())) for theta in thetas])
             stream = generator(rules.seed, "es", "forecast", number)
@@ -96,6 +98,10 @@ class Forecaster:
             generation = rules.tell(generation, dict(zip(candidates, fitness.tolist(), strict=True)))
             out.append(self.gold(rules.numbers(generation.mean)))
         return out
+
+
+def _theta(candidate: Try, mean: Sequence[float], sigma: float) -> Tensor:
+    return theta_of(torch.tensor(mean, dtype=torch.float64), sigma, candidate.noise, candidate.sign)
 
 
 def pure_shapes() -> dict[str, Tensor]:
@@ -165,16 +171,29 @@ def forecasts(overrides: Sequence[str], seeds: Sequence[int], deviation: float) 
     given = [SEARCH, *overrides, "divergence=neural_mirror_candidate"]
     node = compose("train", overrides=given, return_hydra_config=True).hydra.sweeper
     sweeper = cast("dict[str, Any]", OmegaConf.to_container(node))
-    forecaster = forecaster_of(composed(given), sweeper["scale"])
-    start = RandomParameters(**sweeper["start"]).values
-    rows: dict[str, Sequence[float]] = {}
-    for seed in seeds or [sweeper["search"]["seed"]]:
-        rules = Evolution(**{**sweeper["search"], "seed": seed})
-        for shuffled in (False, True):
-            name = f"{'null, ' if shuffled else ''}seed {seed}"
-            rows[name] = forecaster.search(
-                rules, start, sweeper["generations"], deviation=deviation, shuffled=shuffled
+    search = get_class(sweeper["_target_"])
+    if not issubclass(search, MapSweeper):
+        raise ValueError(
+            f"hydra.sweeper._target_={sweeper['_target_']}: it is no search; use hydra/sweeper=es or cma"
+        )
+    names, seeds = ("search", "start", "scale"), seeds or [sweeper["search"].get("seed")]
+    with settings_named({name: sweeper[name] for name in names}):
+        forecaster = forecaster_of(composed(given), sweeper["scale"])
+        start = RandomParameters(**sweeper["start"]).values
+        # One for each search, since the rules of some remember their generations.
+        searches = [
+            (
+                f"{'null, ' if shuffled else ''}seed {seed}",
+                search.rules_of({**sweeper["search"], "seed": seed}),
+                shuffled,
             )
+            for seed in seeds
+            for shuffled in (False, True)
+        ]
+    rows = {
+        name: forecaster.search(rules, start, sweeper["generations"], deviation=deviation, shuffled=shuffled)
+        for name, rules, shuffled in searches
+    }
     shapes = {name: forecaster.gold(numbers) for name, numbers in pure_shapes().items()}
     heads, golds = " | ".join(shapes), " | ".join(f"{gold:.3f}" for gold in shapes.values())
     return f"{table(rows)}\n\n| f' | {heads} |\n{'|---' * (len(shapes) + 1)}|\n| gold | {golds} |"

@@ -10,7 +10,7 @@ from the start model's own probabilities. The pull is taken from the penalty's c
 of a sampled estimator as it acts in the loss: it is not always that of the divergence whose name it has.
 
 Each divergence gets the beta at which the gold reward ends at --gold where the proxy is the gold, so that all
-are equally strong where nothing can be exploited; with divergence.beta=... that one. `beta` in the table is
+are equally strong where nothing can be exploited; with divergence.beta=0.1,1 those. `beta` in the table is
 the setting: the algorithm's own scale of the reward is in it.
 """
 
@@ -277,9 +277,34 @@ def _cells(overrides: Sequence[str], rewards: Sequence[str]) -> dict[str, Compon
     }
 
 
+def at_betas(
+    arms: Mapping[str, Divergence], betas: Sequence[str]
+) -> dict[str, tuple[Divergence, float | None]]:
+    """Divergences with the setting of their beta; of several betas each makes an arm of its own.
+
+    Args:
+        arms: divergences by name.
+        betas: as typed; none leaves them to be found.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    try:
+        values = [float(text) for text in betas]
+    except ValueError as error:
+        text = f"divergence.beta={','.join(betas)}"
+        raise ValueError(f"{text}: give a number, or several as 0.1,1") from error
+    out: dict[str, tuple[Divergence, float | None]] = {}
+    for name, divergence in arms.items():
+        if len(values) < 2 or divergence.reads == "nothing":
+            out[name] = divergence, next(iter(values), None)
+        else:
+            out |= {f"{name} beta={value:g}": (divergence, value) for value in values}
+    return out
+
+
 def _print_all(overrides: Sequence[str], gold: float) -> None:
     named, rewards = listed(overrides, "divergence"), listed(overrides, "reward")
-    fixed = listed(overrides, "divergence.beta")
     cell = without(overrides, "divergence", "reward", "divergence.beta")
     every = sorted(path.stem for path in (conf() / "divergence").glob("*.yaml"))
     register()
@@ -287,17 +312,18 @@ def _print_all(overrides: Sequence[str], gold: float) -> None:
         # Without a divergence there is none to set.
         cells = _cells([text for text in cell if not text.startswith("divergence.")], rewards)
         scales = {reward: reward_scale(components) for reward, components in cells.items()}
-        arms = penalties(cell, named or every, skip=not named)
+        arms = at_betas(penalties(cell, named or every, skip=not named), listed(overrides, "divergence.beta"))
     betas: dict[str, float | None] = {}
     for reward, components in cells.items():
         world, scale = world_of(components), scales[reward]
-        for name, divergence in arms.items():
+        for name, (divergence, beta) in arms.items():
             if divergence.reads == "nothing":
                 betas[name] = 0.0
             elif name not in betas:
-                betas[name] = float(fixed[-1]) / scale if fixed else strength(world, divergence, gold)
+                betas[name] = strength(world, divergence, gold) if beta is None else beta / scale
+        divergences = {name: divergence for name, (divergence, _) in arms.items()}
         print(f"\nreward={reward}" if reward else "", _start_line(world), "", sep="\n")
-        print(table(world, predictions(world, arms, betas, scale)), flush=True)
+        print(table(world, predictions(world, divergences, betas, scale)), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,13 +12,15 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mirrorpo.config.identity import NOT_IDENTITY
 from mirrorpo.config.paths import command
 from mirrorpo.divergence.map_scale import MapScale
 
@@ -33,6 +35,7 @@ class Search:
     Attributes:
         name: of its folder.
         shuffled: whether it is a null search.
+        settings: of the search, those that its null searches share.
         means: fitness of each generation's candidates, in the mean.
         best: of all candidates of each generation, the highest.
         maps: numbers at the start, at the best generation and at the end, by name.
@@ -40,6 +43,7 @@ class Search:
 
     name: str
     shuffled: bool
+    settings: Mapping[str, object]
     means: Sequence[float]
     best: Sequence[float]
     maps: dict[str, Tensor]
@@ -66,12 +70,14 @@ def read_search(folder: Path) -> Search:
             name: torch.tensor(json.loads((es / f"{file}.json").read_text()), dtype=torch.float64)
             for name, file in (("start", "map_start"), ("best", "map_best"), ("last", "map"))
         }
-    except (OSError, ValueError) as error:
+        shuffled = bool(settings["shuffled"])
+        known = [[row["fitness"] for row in rows if row["fitness"] is not None] for rows in results]
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder}: holds no search of hydra/sweeper=es with a generation done") from error
-    known = [[row["fitness"] for row in rows if row["fitness"] is not None] for rows in results]
     return Search(
         name=folder.name,
-        shuffled=settings["shuffled"],
+        shuffled=shuffled,
+        settings=_compared(settings),
         means=[sum(values) / len(values) for values in known],
         best=[max(values) for values in known],
         maps=maps,
@@ -117,11 +123,39 @@ def verdict(searches: Sequence[Search]) -> str:
         return (
             "No null search is here: nothing says what of this chance would do (hydra.sweeper.shuffled=true)."
         )
+    unlike = [f"{null.name} has {changes}" for null in nulls if (changes := differences(real, null))]
+    if unlike:
+        return (
+            f"Nothing is said of chance, since {real.name} has null searches unlike it: {'; '.join(unlike)}. "
+            "Give those that differ from it in hydra.sweeper.shuffled and seeds alone."
+        )
     above = sum(search.rise < real.rise for search in nulls)
     return (
         f"{real.name} rose by more than {above} of {len(nulls)} null searches; if it had learned nothing, it "
         f"would rise by more than all of them once in {len(nulls) + 1} times."
     )
+
+
+def differences(real: Search, null: Search) -> str:
+    """In what a null search differs from the real one, beside what it may; empty for one like it."""
+    ours = {**real.settings, "generations done": len(real.means)}
+    its = {**null.settings, "generations done": len(null.means)}
+    return ", ".join(
+        f"{key}={its.get(key)} for {ours.get(key)}"
+        for key in dict.fromkeys([*ours, *its])
+        if ours.get(key) != its.get(key)
+    )
+
+
+def _compared(settings: Mapping[str, Any]) -> dict[str, object]:
+    """A search's settings without what tells a null search from a real one: seeds, and where it lies."""
+    free = ("seed", *NOT_IDENTITY)
+    words = [
+        word
+        for word in settings.get("overrides", ())
+        if not word.startswith(tuple(f"{key}=" for key in free))
+    ]
+    return {**settings, "overrides": words, "seed": None, "shuffled": None}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
