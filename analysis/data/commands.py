@@ -53,8 +53,14 @@ def _multirun(folder: Path) -> SweepCommand | None:
     path = folder / "multirun.yaml"
     if not path.exists():
         return None
-    hydra = yaml.safe_load(path.read_text()).get("hydra") or {}
-    typed = list((hydra.get("overrides") or {}).get("task") or [])
+    try:
+        hydra = yaml.safe_load(path.read_text())["hydra"] or {}
+        typed = list((hydra.get("overrides") or {}).get("task") or [])
+    except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: is not what Hydra wrote ({why}); take it from a copy, or move it away"
+        ) from error
     written = written_in(hydra.get("sweeper") or {}, typed)
     return {"folder": str(folder), "typed": typed, "written": written}
 

@@ -20,6 +20,8 @@ from mirrorpo.run.manifest import read_manifest
 # Of two equal runs they differ, so that they stand in the timings.
 DEVICE_SECONDS, ENERGY = "budget/device_s", "budget/energy_j"
 TIMED = (DEVICE_SECONDS, ENERGY)
+# Settings that tables count with.
+COUNTED = ("seed", "steps", "eval_questions")
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,10 @@ def _readable(path: Path) -> JsonObject:
 
 def _tables(path: Path, root: Path, *, questions: bool) -> RunTables:
     manifest = read_manifest(path)
+    config = manifest.get("config") or {}
+    for name in COUNTED:
+        if not isinstance(config.get(name, 0), int):
+            raise ValueError(f"{path}: its config has {name}={config[name]!r}, which is no whole number")
     rows, misordered = _metrics(path.parent / "metrics.jsonl")
     metrics = _with_timed_budget(rows, path.parent / "timings.jsonl")
     row = _row(manifest, metrics, path, root)

@@ -165,7 +165,9 @@ def _printed(answers: Frame) -> dict[str, object]:
     for run, rows in answers.groupby("run"):
         if rows["new"].sum() >= NEW_MISTAKES:
             samples = rows[list(OF_SAMPLES)].fillna(-1).itertuples(index=False, name=None)
-            out[str(run)] = tuple(sorted(zip(rows["uid"], rows["completion"], samples, strict=True)))
+            out[str(run)] = tuple(
+                sorted(zip(map(str, rows["uid"]), rows["completion"], samples, strict=True))
+            )
     return out
 
 

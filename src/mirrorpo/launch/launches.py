@@ -79,27 +79,37 @@ class _Entry(TypedDict):
 
 
 def launches(sweep: Path) -> list[Launch]:
-    """The distinct commands that made this sweep, the last one given at the end."""
+    """The distinct commands that made this sweep, the last one given at the end.
+
+    Raises:
+        LaunchError: naming the file, if it is not what a launcher wrote.
+    """
     file = sweep / LAUNCHES
-    entries: list[_Entry] = json.loads(file.read_text()) if file.exists() else []
-    return [
-        Launch(
-            argv=entry["argv"],
-            cwd=entry["cwd"],
-            time=entry.get("time", ""),
-            cells=entry.get("cells"),
-            first=entry.get("first", ""),
-            registered=Registration(
-                plan=entry.get("plan"),
-                plan_sha256=entry.get("plan_sha256"),
-                sweep=entry.get("sweep"),
-                sweep_sha256=entry.get("sweep_sha256"),
-                selection=entry.get("selection"),
-            ),
-            recipe=Recipe(**_known(Recipe, entry.get("recipe", {}))),
-        )
-        for entry in entries
-    ]
+    try:
+        entries: list[_Entry] = json.loads(file.read_text()) if file.exists() else []
+        return [_launch(entry) for entry in entries]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LaunchError(
+            f"{file}: is not what a launcher wrote ({error}); take it from a copy, or move it away"
+        ) from error
+
+
+def _launch(entry: _Entry) -> Launch:
+    return Launch(
+        argv=entry["argv"],
+        cwd=entry["cwd"],
+        time=entry.get("time", ""),
+        cells=entry.get("cells"),
+        first=entry.get("first", ""),
+        registered=Registration(
+            plan=entry.get("plan"),
+            plan_sha256=entry.get("plan_sha256"),
+            sweep=entry.get("sweep"),
+            sweep_sha256=entry.get("sweep_sha256"),
+            selection=entry.get("selection"),
+        ),
+        recipe=Recipe(**_known(Recipe, entry.get("recipe", {}))),
+    )
 
 
 def _known(kind: "type[Recipe] | type[Launcher]", entry: Mapping[str, Any]) -> dict[str, Any]:
