@@ -62,7 +62,19 @@ def explored(study: Study, metric: str | None = None) -> list[str]:
     return [
         "Comparisons that the plan names are marked (primary): p and verdict are those of the table of "
         "primary comparisons. All others are exploratory"
-        + (", corrected among themselves." if study.plan.recorded else ".")
+        + (", corrected among themselves." if study.plan.recorded else "."),
+        *_later_seeds(study),
+    ]
+
+
+def _later_seeds(study: Study) -> list[str]:
+    planned = study.plan.seeds if study.plan is not None else 0
+    run = max((result.seeds for result in study.primary), default=0)
+    if not planned or run <= planned:
+        return []
+    return [
+        f"Planned were {planned} seeds: difference, p and verdict of primary comparisons are of the first "
+        f"{planned}, levels and all others of all."
     ]
 
 

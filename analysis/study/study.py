@@ -316,7 +316,8 @@ class Study:
     ) -> dict[str, Difference]:
         """Every other arm that shares a seed with the baseline against it.
 
-        p is corrected over them, those apart that a plan names: theirs is that of `primary`.
+        p is corrected over them, those apart that a plan names: theirs is that of `primary`, and so are the
+        seeds that they are of.
         """
         base = baseline or self.design.baseline
         planned = self._planned(block, metric)
@@ -330,8 +331,18 @@ class Study:
         return (
             {arm: gap for arm, (_, gap) in gaps.items()}
             | dict(zip(explored, adjusted, strict=True))
-            | {arm: as_planned(gaps[arm][1], planned[arm, base]) for arm in gaps if (arm, base) in planned}
+            | {
+                arm: as_planned(self._of_planned_seeds(arm, block, metric, base), planned[arm, base])
+                for arm in gaps
+                if (arm, base) in planned
+            }
         )
+
+    def _of_planned_seeds(self, arm: str, block: str, metric: str | None, base: str) -> Difference:
+        """An arm's difference with the first seeds alone, as many as were planned."""
+        ours, theirs = self.pair(arm, block, metric, base)
+        most = (self.plan.seeds if self.plan is not None else 0) or len(ours)
+        return self._difference(ours[:most], theirs[:most], metric)
 
     def _gaps(self, block: str, metric: str | None, base: str) -> dict[str, tuple[Hashable, Difference]]:
         """By arm the experiment that its comparison with a baseline is, and the difference as it is alone."""
