@@ -35,6 +35,7 @@ from analysis.report.display_names import display_names
 from analysis.report.latex import PAGE, WIDTHS, latex
 from analysis.report.table_cells import Table
 from analysis.study.budgets import METERS
+from analysis.study.endpoint import ACCURACY
 from analysis.study.guards import KINDS
 from analysis.study.options import StudyOptions
 from analysis.study.study import Study
@@ -308,11 +309,15 @@ def _compare(args: argparse.Namespace, export: Export) -> None:
 
 def _print(args: argparse.Namespace, made: Study, tables: Sequence[Table]) -> None:
     """Tables in the form and with the columns that were named."""
-    columns = [name.strip() for name in args.columns.split(",") if name.strip()]
+    if args.names and args.format != LATEX:
+        raise ValueError(f"names={args.names}: names are of LaTeX and of figures; add --format {LATEX}")
+    # Where sampled answers are compared, the column is named for them.
+    own = made.metric.removeprefix("eval/") if made.by_samples else ACCURACY
+    given = [name.strip() for name in args.columns.split(",") if name.strip()]
+    columns = [own if name == ACCURACY else name for name in given]
     shown = [table.with_columns(columns) if columns else table for table in tables]
     if args.format == LATEX:
-        names = display_names(made, args.names)
-        texts = [latex(table, args.width or PAGE, names) for table in shown]
+        texts = [latex(table, args.width or PAGE, display_names(made, args.names)) for table in shown]
     else:
         texts = [FORMATS[args.format](table) for table in shown]
     print("\n".join(texts), end="")
@@ -326,14 +331,12 @@ def _tables(made: Study, what: str) -> list[Table]:
     from analysis.report.evaluation_tables import sets
     from analysis.report.gains import of_runs
     from analysis.report.plan_table import primary_table
-    from analysis.report.strata_table import strata_tables
+    from analysis.report.strata_table import strata_tables, why_no_strata
 
     if what == "strata":
         if tables := strata_tables(made):
             return tables
-        raise ValueError(
-            "strata: there is one arm, or no run has answers at step 0, which strata are by (eval_questions)"
-        )
+        raise ValueError(f"strata: {why_no_strata(made)}")
     if what == "before_after":
         return [before_after(made, of_runs(made))]
     if made.budgets and made.endpoint is not None:

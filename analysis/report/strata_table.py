@@ -3,7 +3,7 @@
 from analysis.report.study_table import EMPTY, basis, basis_cell, block_heading, percent_cell, study_table
 from analysis.report.table_cells import Table, TableCell, difference_cells
 from analysis.study.comparison import Difference
-from analysis.study.strata import Strata, start, stratum_rows
+from analysis.study.strata import FEWEST_QUESTIONS, Strata, start, stratum_rows
 from analysis.study.study import Study
 
 
@@ -13,6 +13,18 @@ def strata_tables(study: Study) -> list[Table]:
     if known is None or len(study.design.arms) < 2 or not study.margin_is_of_shares:
         return []
     return [made for strata in known.strata if (made := _table(study, strata)) is not None]
+
+
+def why_no_strata(study: Study) -> str:
+    """Why there is no table, for who asked for one."""
+    if len(study.design.arms) < 2:
+        return "there is one arm, and strata compare"
+    if start(study) is None:
+        return "no run has answers at step 0, which they are by; set eval_questions"
+    return (
+        f"no two of them have {FEWEST_QUESTIONS} questions, below which a stratum is none; more "
+        "eval_questions would part them"
+    )
 
 
 def _table(study: Study, strata: Strata) -> Table | None:

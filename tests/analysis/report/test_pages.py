@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from planted import export_of, write_sweep
 
 from analysis.__main__ import main
 from analysis.data.export import load
-from analysis.report import figures
+from analysis.report import figures, strata_table
 from analysis.report.caveats import caveats
 from analysis.report.pages import report
 from analysis.report.sample_answers import samples
+from analysis.report.strata_table import strata_tables, why_no_strata
 from analysis.study.study import study
 
 TYPED = (
@@ -161,10 +163,62 @@ def test_what_is_refused_is_an_error_in_one_line(tmp_path: Path, monkeypatch: py
         ("--axis", "lr", "axis=lr"),
         ("--baseline", "tsallis", "no run with divergence=tsallis"),
         ("--columns", "x", "columns=x: of accuracy_by_divergence no column begins so"),
+        ("--names", "x", "names=x: names are of LaTeX and of figures; add --format latex"),
     ):
         with pytest.raises(SystemExit) as exit_:
             run(monkeypatch, "compare", str(root), option, value)
         assert str(exit_.value.code).startswith(f"error: {error}") and "\n" not in str(exit_.value.code)
+
+
+def damaged_launches(root: Path) -> str:
+    (root / "launches.json").write_text('["a"]')
+    return f"error: {root / 'launches.json'}: is not what a launcher wrote"
+
+
+def cut_launches(root: Path) -> str:
+    (root / "launches.json").write_text('[{"argv":')
+    return f"error: {root / 'launches.json'}: is not what a launcher wrote"
+
+
+def damaged_multirun(root: Path) -> str:
+    (root / "multirun.yaml").write_text(":\n -:[")
+    return f"error: {root / 'multirun.yaml'}: is not what Hydra wrote"
+
+
+@pytest.mark.parametrize("damage", [damaged_launches, cut_launches, damaged_multirun])
+def test_a_damaged_record_of_launches_is_named(
+    damage: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_sweep(tmp_path / "mine")
+    error = damage(root)
+    with pytest.raises(SystemExit) as exit_:
+        run(monkeypatch, "compare", str(root))
+    assert str(exit_.value.code).startswith(error) and "\n" not in str(exit_.value.code)
+
+
+def test_a_seed_that_is_no_number_and_an_answer_without_a_question_are_findings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_sweep(tmp_path / "mine")
+    first, second = sorted(root.rglob("manifest.json"))[:2]
+    made = json.loads(first.read_text())
+    made["config"]["seed"] = "x"
+    first.write_text(json.dumps(made))
+    file = sorted((second.parent / "eval").glob("*.jsonl"))[-1]
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[0]["uid"] = None
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(SystemExit) as exit_:
+        run(monkeypatch, "compare", str(root))
+    said = str(exit_.value.code)
+    assert "its config has seed='x', which is no whole number" in said and "different questions" in said
+
+
+def test_no_strata_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_sweep(tmp_path / "mine")
+    made = study(load(str(root)))
+    monkeypatch.setattr(strata_table, "FEWEST_QUESTIONS", 1000)
+    assert not strata_tables(made) and "no two of them have" in why_no_strata(made)
 
 
 def test_a_guard_ends_the_command_with_its_list(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from planted import evaluated, manifest, metrics, sampled_answers, write_evaluated, write_run
 
+from analysis.__main__ import main
 from analysis.data.export import Export, load
 from analysis.data.schema import QUESTIONS
 from analysis.stats.intervals import pass_at_k, pass_at_k_by_question
@@ -53,6 +54,15 @@ def test_verdicts_rest_on_the_mean_of_samples_where_all_runs_sampled_all_questio
     assert (difference.over, difference.verdict()) == ("seeds and questions", "better")
     assert study(sampled, metric=METRIC).reason == "" and not study(sampled, metric=METRIC).by_samples
     assert study(sampled, compared=False).metric == METRIC
+
+
+def test_where_samples_are_compared_the_accuracy_column_is_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_sweep(tmp_path / "sampled")
+    monkeypatch.setattr("sys.argv", ["analysis", "compare", str(root), "--columns", "accuracy,verdict"])
+    main()
+    assert capsys.readouterr().out.splitlines()[2].split() == ["divergence", "avg@8,", "%", "verdict"]
 
 
 def _rewrite(root: Path, change: Callable[[list[dict[str, Any]], str], None]) -> Export:

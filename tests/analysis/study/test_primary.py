@@ -125,7 +125,11 @@ def test_fewer_seeds_than_planned_spend_less_error_and_more_are_left_out(free: S
     assert looked.primary[0].shares == [0.6, 1.0] and looked.primary[0].level < 0.05
     over = planned(free, seeds=3)
     assert over.primary[0].difference is not None and over.primary[0].difference.n == 3
-    assert over.differences()["none"].n == 5
+    # What stands in a row is of one sample: interval, p and verdict of the planned seeds.
+    shown = over.differences()
+    assert shown["none"].n == 3 and shown["none"].interval == over.primary[0].difference.interval
+    assert shown["probl2"].n == 5
+    assert accuracy(over).foot[-1].startswith("Planned were 3 seeds: difference, p and verdict of primary")
     table = primary_table(over)
     assert table is not None and any("More seeds than planned (5, 3)" in line for line in table.foot)
 
