@@ -10,7 +10,7 @@ from analysis.study.study import Study
 def strata_tables(study: Study) -> list[Table]:
     """A table for each way to part questions; none where the start model's answers are not there."""
     known = start(study)
-    if known is None or len(study.design.arms) < 2 or not study.margin_is_of_shares:
+    if known is None or len(study.design.arms) < 2:
         return []
     return [made for strata in known.strata if (made := _table(study, strata)) is not None]
 

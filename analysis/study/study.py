@@ -150,11 +150,6 @@ class Study:
         averaged = parts is not None and parts.quantity.startswith("avg@")
         return averaged or (bool(self.reason) and parts is not None and parts.quantity != GREEDY)
 
-    @property
-    def margin_is_of_shares(self) -> bool:
-        """Whether what is compared at the end is a share of answers."""
-        return read_endpoint(self.metric).is_share
-
     def runs(self, arm: str, block: str = "") -> dict[int, Run]:
         """The runs of an arm in a block, by seed."""
         return self._runs.get((arm, block), {})

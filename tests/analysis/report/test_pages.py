@@ -14,11 +14,12 @@ from planted import export_of, write_sweep
 
 from analysis.__main__ import main
 from analysis.data.export import load
-from analysis.report import figures, strata_table
+from analysis.report import figures
 from analysis.report.caveats import caveats
 from analysis.report.pages import report
 from analysis.report.sample_answers import samples
 from analysis.report.strata_table import strata_tables, why_no_strata
+from analysis.study import strata
 from analysis.study.study import study
 
 TYPED = (
@@ -217,7 +218,7 @@ def test_a_seed_that_is_no_number_and_an_answer_without_a_question_are_findings(
 def test_no_strata_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_sweep(tmp_path / "mine")
     made = study(load(str(root)))
-    monkeypatch.setattr(strata_table, "FEWEST_QUESTIONS", 1000)
+    monkeypatch.setattr(strata, "FEWEST_QUESTIONS", 1000)
     assert not strata_tables(made) and "no two of them have" in why_no_strata(made)
 
 
