@@ -4,6 +4,8 @@ import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import wraps
+from types import FunctionType
 from typing import Any
 
 # Two busy cores and spinning threads do not go together; xdist gives the parallelism.
@@ -40,11 +42,28 @@ decorator_of = jaxtyping.jaxtyped
 
 
 def jaxtyped(*arguments: Any, **settings: Any) -> Any:
-    """`jaxtyping.jaxtyped` for what is made once: a function inside a function would be compiled anew at
-    every call of the outer one, a millisecond each.
+    """`jaxtyping.jaxtyped`, whose checks are compiled when a function is first called: six seconds of each
+    process otherwise. What is made once alone: a function inside a function would be compiled anew at every
+    call of the outer one, a millisecond each.
     """
     decorate: Callable[[Any], Any] = decorator_of(*arguments, **settings)
-    return decorate if arguments else lambda item: item if "<locals>" in item.__qualname__ else decorate(item)
+
+    def lazily(item: Any) -> Any:
+        if "<locals>" in item.__qualname__:
+            return item
+        if not isinstance(item, FunctionType):
+            return decorate(item)
+        made: Callable[..., Any] | None = None
+
+        @wraps(item)
+        def checked(*given: Any, **named: Any) -> Any:
+            nonlocal made
+            made = made or decorate(item)
+            return made(*given, **named)
+
+        return checked
+
+    return decorate if arguments else lazily
 
 
 jaxtyping.jaxtyped = jaxtyped

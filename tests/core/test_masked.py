@@ -1,6 +1,7 @@
 import math
 
 import oracles
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -159,3 +160,8 @@ def test_group_mean_of_equal_values_is_the_value_to_the_bit():
     for size in range(1, 33):
         values = torch.full((size,), 0.1)
         assert torch.equal(group_mean(values, torch.zeros(size, dtype=torch.long)), values), size
+
+
+def test_shapes_are_checked_while_the_tests_run() -> None:
+    with pytest.raises(jaxtyping.TypeCheckError):
+        mean_one(torch.ones(2, 3), torch.ones(3, 2, dtype=torch.bool))
