@@ -1,7 +1,7 @@
 import math
 
-import oracles
 import jaxtyping
+import oracles
 import pytest
 import torch
 from hypothesis import given, settings
