@@ -379,6 +379,30 @@ def test_a_cut_distribution_in_evaluation_is_of_no_concern() -> None:
 def test_an_old_anchor_on_a_single_update_is_said_to_be_the_policy_itself() -> None:
     (note,) = [note for note in said("divergence.anchor=old") if "anchor" in note]
     assert note.startswith("updates_per_rollout=1 with divergence.anchor=old: ")
+    (note,) = [note for note in said("anchor=old") if "anchor" in note]
+    assert note.startswith("updates_per_rollout=1 with anchor=old: ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        (("anchor=ema", "divergence.anchor=old"), "divergence.anchor=old with anchor=ema: "),
+        (("anchor=mixture", "divergence.anchor=old"), "divergence.anchor=old with anchor=mixture: "),
+        (("anchor=reference", "divergence.anchor=old"), "divergence.anchor=old with anchor=reference: "),
+        (("divergence=none", "anchor=reset"), "anchor=reset with divergence=none: "),
+        (("algo=sft", "anchor=ema"), "anchor=ema with divergence=none: "),
+    ],
+)
+def test_an_anchor_that_is_said_twice_or_not_read_is_named(overrides: Sequence[str], start: str) -> None:
+    (note,) = [note for note in said(*overrides, updates_per_rollout=2) if "anchor" in note]
+    assert note.startswith(start)
+
+
+@pytest.mark.parametrize(
+    "overrides", [("anchor=ema",), ("anchor=old",), ("anchor=old", "divergence.anchor=old")]
+)
+def test_nothing_is_said_of_an_anchor_that_contradicts_no_other(overrides: Sequence[str]) -> None:
+    assert said(*overrides, updates_per_rollout=2) == []
 
 
 def test_a_mixture_is_built_of_two_anchors_and_at_either_end_is_the_one_that_is_left() -> None:

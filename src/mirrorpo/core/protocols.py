@@ -107,11 +107,14 @@ class Inert:
         settings: dotted, with all that stands below them.
         reason: why, with the setting that makes them so.
         cure: the setting under which they would have one.
+        same_as: dotted settings, with all that stands below them, and values that would make the same run;
+            None: without that setting.
     """
 
     settings: tuple[str, ...]
     reason: str
     cure: str
+    same_as: tuple[tuple[str, str | None], ...] = ()
 
 
 @runtime_checkable

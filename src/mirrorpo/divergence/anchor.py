@@ -1,10 +1,10 @@
 """What a divergence is measured to, and how that moves with the run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from mirrorpo.core.protocols import Anchor, AnchorPart
+from mirrorpo.core.protocols import Anchor, AnchorPart, Assembly, DeclaresInert, Inert
 
 # What a moving anchor remembers from step to step.
 BEST, SINCE = "best", "since"
@@ -135,6 +135,15 @@ class Reset(_Moving):
                 "of the step, as reward/mean"
             )
 
+    def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
+        """What a measure is watched by, where there is none."""
+        if self.measure is None:
+            yield Inert(
+                (f"{group}.patience", f"{group}.least"),
+                f"with {group}.measure=null no metric is watched",
+                f"a metric in {group}.measure",
+            )
+
     def after(
         self, step: int, memory: Mapping[str, float], metrics: Mapping[str, float]
     ) -> tuple[float, Mapping[str, float]]:
@@ -190,6 +199,19 @@ class Mixture:
         """Both, or the one that has all of the share."""
         first, second = _part("first", self.first), _part("second", self.second)
         return (first, second) if 0 < self.share < 1 else (second if self.share else first,)
+
+    def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
+        """A part without a share; and what the parts say of themselves."""
+        if self.share in (0, 1):
+            without = "first" if self.share else "second"
+            yield Inert(
+                (f"{group}.{without}",),
+                f"with {group}.share={self.share:g} {group}.{without} has no share",
+                f"{group}.share between 0 and 1",
+            )
+        for name, part in (("first", self.first), ("second", self.second)):
+            if isinstance(part, DeclaresInert):
+                yield from part.inert(f"{group}.{name}", assembly)
 
 
 def moving_parts(anchor: Anchor) -> Mapping[int, AnchorPart]:
