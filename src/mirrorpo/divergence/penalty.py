@@ -182,16 +182,12 @@ class Penalty:
                 "divergence.beta=0: the divergence is measured at the cost of the anchor's forward and "
                 "changes nothing; divergence=none is free"
             )
-        if self.acts and self.placement == "reward" and self.reads == "vocabulary":
-            yield (
-                "divergence.placement=reward with a divergence over the vocabulary: it is the same for every "
-                "token that could stand there, so its expected gradient is zero and it adds noise alone; "
-                "loss_to_go has the full gradient"
-            )
+        if self.acts and self.placement == "reward":
+            yield from self._notes_on_sums()
         if self.in_credit and only_old:
             yield (
-                f"divergence.placement={self.placement} with {anchor}=old: the penalty is measured before the "
-                "update, where the policy is its own anchor; it takes nothing from the advantages"
+                f"divergence.placement={self.placement} with {anchor}=old: the penalty is measured before "
+                "the update, where the policy is its own anchor; it takes nothing from the advantages"
             )
         if isinstance(self.divergence, HasPotential) and not self.divergence.potential.convex:
             yield (
@@ -200,6 +196,21 @@ class Penalty:
             )
         if isinstance(self.divergence, StatesNotes):
             yield from self.divergence.notes(group, assembly)
+
+    def _notes_on_sums(self) -> Iterable[str]:
+        # In a token's reward a sum over tokens is the same whichever of them was drawn.
+        if self.reads == "vocabulary":
+            yield (
+                "divergence.placement=reward with a divergence over the vocabulary: it is the same for every "
+                "token that could stand there, so its expected gradient is zero and it adds noise alone; "
+                "loss_to_go has the full gradient"
+            )
+        if isinstance(self.divergence, ReadsTop) and self.divergence.k > 0:
+            yield (
+                f"divergence.placement=reward with divergence.k={self.divergence.k}: the sum over so many "
+                "tokens is the same for every token that could stand there, so its expected gradient is zero "
+                "and it adds noise; only the tokens outside it are held. loss_to_go has the full gradient"
+            )
 
     def _notes_on_the_anchor(self, assembly: Assembly) -> Iterable[str]:
         # An anchor that nothing reads, and two settings that say where the divergence is measured to.
