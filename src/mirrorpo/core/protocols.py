@@ -802,6 +802,17 @@ class AnchorPart(Protocol):
 
 
 @runtime_checkable
+class WatchesMetric(Protocol):
+    """A part of an anchor that moves by a metric of the step; any part may. None watches none.
+
+    A run whose steps have no such metric is refused after the first.
+    """
+
+    @property
+    def measure(self) -> str | None: ...
+
+
+@runtime_checkable
 class LearningRateSchedule(Protocol):
     """The factor on the learning rate at an update, counted from 0, of so many."""
 
