@@ -171,13 +171,11 @@ class TrainStep:
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
             drift = self.drift() if self.drift_due(step) else {}
-        before = _before_update(
-            rollout, scored.batch, credit, outcomes(self.collector.reward)
-        ) | baseline_metrics(learner.algo, visit)
-        metrics = before | learned | drift | self._credit_metrics(scored.batch, credit, all_offsets)
+        before = _before_update(rollout, scored.batch, credit, outcomes(self.collector.reward))
+        metrics = before | baseline_metrics(learner.algo, visit) | learned | drift
+        metrics |= self._credit_metrics(scored.batch, credit, all_offsets)
         budget = self._budget(progress.budget, meter, rollout)
-        spent = self.sampling.metrics(step) | ({} if budget is None else budget.metrics())
-        metrics |= _coefficients(learner) | _sampled(rollout, meter) | spent
+        metrics |= _coefficients(learner) | _sampled(rollout, meter) | self._spent(step, budget)
         anchor = self._moved_anchor(step, progress, metrics)
         return StepResult(
             metrics=metrics | resets(anchor),
@@ -242,6 +240,9 @@ class TrainStep:
             return None
         sampled = rollout.tokens if self.collector.engine.samples else 0
         return before.after(meter, completions=len(rollout.sampled), tokens_sampled=sampled)
+
+    def _spent(self, step: int, budget: Budget | None) -> dict[str, float]:
+        return self.sampling.metrics(step) | ({} if budget is None else budget.metrics())
 
     def _learned(
         self, learner: Learner, scored: ScoredBatch, credit: TokenCredit, step: int
