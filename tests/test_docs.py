@@ -194,6 +194,7 @@ def unknown_words(words: list[str]) -> Iterator[str]:
         "spans",
         "lora",
         "shaping",
+        "potential",
     }
     for word in words:
         key, equals, value = word.strip("\"'").lstrip("+~").partition("=")

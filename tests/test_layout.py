@@ -15,8 +15,8 @@ WITHOUT_CLASS = ("recipe", "hydra")
 # Modules whose tests carry another name, because the fact they state does.
 # Groups whose classes are given parts of another room: a distance between two policies.
 # A group of whose name two rooms have a module.
-HOMES = {"entropy": "algo/entropy"}
-TAKES_PARTS_OF = {"algo": ["mirrorpo.divergence."], "trust_region": ["mirrorpo.divergence."]}
+HOMES = {"entropy": "algo/entropy", "potential": "divergence/potentials"}
+TAKES_PARTS_OF = {group: ["mirrorpo.divergence."] for group in ("algo", "trust_region", "potential")}
 TESTED_BY = {
     "algo/row": "test_axes.py",
     "__main__": "test_install.py",
@@ -137,7 +137,7 @@ def test_every_config_group_is_built_from_its_own_module_and_tested_beside_it() 
         prefix = f"mirrorpo.{group}."
         if not (SRC / group).is_dir():
             homes = [module for module in modules() if module.endswith(f"/{group}")]
-            homes = [HOMES[group]] if HOMES.get(group) in homes else homes
+            homes = [HOMES[group]] if HOMES.get(group) in modules() else homes
             if len(homes) != 1 or not has_test(homes[0]):
                 faults.append(f"conf/{group}: wants one tested module of its name, there is {homes}")
                 continue

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from cli import SMALL, cell_here, folders, rows, succeeded, train
+from omegaconf import OmegaConf
+from rows import CONF, names, settings_of
 
 from mirrorpo.algo.group_target import GroupTarget
 from mirrorpo.divergence.bregman import ExactBregman
@@ -9,6 +12,7 @@ from mirrorpo.divergence.chi2 import ChiSquare
 from mirrorpo.divergence.kl import K1
 from mirrorpo.divergence.neural_mirror import NeuralMirror, RandomParameters
 from mirrorpo.divergence.potentials import NegativeEntropy, Square
+from mirrorpo.train.build import build_components
 
 FORWARD_KL = ExactBregman(potential=NegativeEntropy(), direction="forward")
 NEURAL = ExactBregman(
@@ -100,3 +104,41 @@ def test_a_step_without_size_and_a_divergence_at_a_token_are_refused():
         target(FORWARD_KL, tau=0.0)
     with pytest.raises(ValueError, match=r"algo\.update_advantage\.divergence=K1"):
         target(K1())
+
+
+# The groups on the command line.
+
+POTENTIAL = "potential@algo.update_advantage.divergence.potential"
+
+
+def test_every_convex_potential_that_is_summed_over_the_vocabulary_can_be_chosen():
+    nodes = [OmegaConf.load(CONF / "potential" / f"{name}.yaml") for name in names("potential")]
+    for divergence in names("divergence"):
+        settings = settings_of(divergence)
+        if settings["_target_"].endswith(".ExactBregman"):
+            assert OmegaConf.create(settings["potential"]) in nodes, f"conf/potential: {divergence}"
+
+
+@pytest.mark.parametrize("name", names("potential"))
+def test_a_potential_is_chosen_by_its_name_and_is_convex(name):
+    cell = cell_here("algo=mirror_descent", f"{POTENTIAL}={name}")
+    target = build_components(cell.config).algo.update_advantage
+    assert isinstance(target, GroupTarget) and isinstance(target.divergence, ExactBregman)
+    assert target.divergence.potential.convex and target.divergence.direction == "forward"
+    advantages, old, live = draw()
+    assert bool(target(advantages, old, live, LENGTHS, GROUP).abs().max() > 0)
+
+
+def test_the_default_is_negative_entropy_under_the_name_that_it_had():
+    assert cell_here("algo=mirror_descent").hash == "ae94ec6f6782b4bb"
+    assert cell_here("algo=mirror_descent", f"{POTENTIAL}=negative_entropy").hash == "ae94ec6f6782b4bb"
+
+
+def test_a_step_is_trained_in_every_potential_and_each_is_its_own(tmp_path):
+    chosen = f"{POTENTIAL}={','.join(names('potential'))}"
+    few = ("steps=1", "updates_per_rollout=2", "eval_questions=0", "eval_sampled_questions=0")
+    settings = ("algo=mirror_descent", chosen, *few, f"out={tmp_path}")
+    succeeded(train("-m", *SMALL, *settings, cwd=tmp_path))
+    last = [rows(run / "metrics.jsonl")[-1] for run in folders(tmp_path)]
+    assert [row["step"] for row in last] == [1] * len(names("potential"))
+    assert len({row["grad/norm"] for row in last}) == len(last) and all(row["grad/norm"] > 0 for row in last)

@@ -1,6 +1,6 @@
 import pytest
 
-from mirrorpo.divergence.anchor import Ema, Fixed, Mixture, Reset, after, moving_parts, of_part
+from mirrorpo.divergence.anchor import Ema, Fixed, Mixture, Reset, after, begun, moving_parts, of_part, resets
 
 
 def shares(anchor, values):
@@ -34,6 +34,26 @@ def test_a_reset_by_a_measure_waits_for_so_many_measurements_without_a_rise_and_
     # A rise of no more than `least`, and a step that measured nothing, are none.
     values = [0.5, 0.7, 0.75, None, 0.6, 0.2, 0.2, 0.2]
     assert shares(stalls, values) == [0, 0, 0, 0, 1, 0, 0, 1]
+
+
+def test_resets_are_counted_and_a_number_that_is_none_measures_nothing():
+    stalls = Reset(every=4, measure="reward/mean", patience=2, least=0.0)
+    counts, memory = [], {}
+    for step, value in enumerate([float("nan"), 0.5, float("nan"), 0.4, 0.6, 0.5, 0.5, 0.5], start=1):
+        assert begun(memory) == (step > 2)
+        _, memory = stalls.after(step, memory, {"reward/mean": value})
+        counts.append(resets(memory))
+    # By steps after 4 and 8, by the measure after 7.
+    assert counts == [{"anchor/resets": count} for count in (0, 0, 0, 1, 1, 1, 2, 3)]
+    # A run that was begun without a count has none.
+    share, memory = stalls.after(4, {"best": 0.5, "since": 0.0}, {"reward/mean": 0.4})
+    assert share == 1 and memory == {} and resets(memory) == {}
+    for still in (Ema(decay=0.5, every=1), Fixed(source="reference")):
+        assert resets(still.after(1, {}, {})[1]) == {}
+    both = moving_parts(
+        Mixture(first=stalls, second=Reset(every=1, measure=None, patience=1, least=0.0), share=0.5)
+    )
+    assert resets(after(both, 1, {}, {})[1]) == {"anchor/resets": 0, "anchor/second/resets": 1}
 
 
 def test_settings_that_say_nothing_are_refused():

@@ -52,6 +52,58 @@ def test_a_divergence_that_nothing_weighs_is_no_arm() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("arms", "cure"),
+    [
+        # Nothing is measured, whatever it would be measured to.
+        (
+            [["divergence=none", f"anchor={name}"] for name in ("ema", "reset", "mixture", "old")],
+            "a divergence.beta above 0",
+        ),
+        ([["divergence.beta=0.0", f"anchor={name}"] for name in ("ema", "reference")], "a divergence.beta"),
+        # Said twice: by `anchor`, and by `divergence.anchor`, which is then not read.
+        ([["anchor=ema", f"divergence.anchor={name}"] for name in ("old", "reference")], "without anchor"),
+        (
+            [["anchor=mixture", f"divergence.anchor={name}"] for name in ("old", "reference")],
+            "without anchor",
+        ),
+        (
+            [["anchor=reference"], ["anchor=reference", "divergence.anchor=old"], ["seed=0"]],
+            "another anchor",
+        ),
+        ([["anchor=old"], ["divergence.anchor=old"]], "another anchor"),
+        # A part without a share, and what watches no metric.
+        (
+            [["anchor=mixture", "anchor.share=0.0", f"anchor.second.decay={decay}"] for decay in (0.5, 0.9)],
+            "anchor.share between 0 and 1",
+        ),
+        ([["anchor=mixture", "anchor.share=0.0"], ["seed=0"]], "another anchor"),
+        (
+            [["anchor=reset", f"anchor.patience={patience}"] for patience in (5, 6)],
+            "a metric in anchor.measure",
+        ),
+    ],
+)
+def test_anchors_that_nothing_is_measured_to_are_no_arms(arms: list[list[str]], cure: str) -> None:
+    (equal,) = equal_arms(grid(*arms), Checker())
+    assert len(equal.cells) == len(arms) and cure in equal.describe()
+    assert "construction" in equal.describe() and ": ." not in equal.describe()
+
+
+@pytest.mark.parametrize(
+    "arms",
+    [
+        [["anchor=old"], ["anchor=reference"], ["anchor=ema"], ["anchor=reset"], ["anchor=mixture"]],
+        [["divergence.anchor=old"], ["divergence.anchor=reference"], ["anchor=ema"]],
+        [["anchor=ema", f"anchor.decay={decay}"] for decay in (0.5, 0.9)],
+        [["anchor=mixture", "anchor.share=0.5", f"anchor.second.decay={decay}"] for decay in (0.5, 0.9)],
+        [["anchor=reset", "anchor.measure=reward/mean", f"anchor.patience={count}"] for count in (5, 6)],
+    ],
+)
+def test_anchors_that_a_divergence_is_measured_to_are_arms(arms: list[list[str]]) -> None:
+    assert equal_arms(grid(*arms), Checker()) == []
+
+
 def test_a_surrogate_with_a_gradient_of_its_own_at_the_start_is_an_arm() -> None:
     half = "algo.surrogate={_target_: test_equal_arms.Half, low: 0.2, high: 0.2}"
     assert equal_arms(grid(["algo=grpo"], ["algo=grpo", half]), Checker()) == []

@@ -1,5 +1,6 @@
 """`-h`, and what is said of a name that is not there."""
 
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -65,13 +66,33 @@ def test_a_misspelt_name_is_answered_with_the_nearest(name: str, meant: str) -> 
             "optim=adam",
             "optim=adam: there is no such choice; did you mean adamw? The choices are adamw, muon",
         ),
+        (
+            "divergence=none divergence.placement=reward",
+            "divergence.placement: divergence=none has no such setting; it is one of "
+            "divergence=alpha, alpha_corrected, alpha_exact, chi2_exact and N more",
+        ),
+        (
+            "algo=sft divergence.beta=0.1",
+            "divergence.beta: divergence=none has no such setting; it is one of "
+            "divergence=alpha, alpha_corrected, alpha_exact, chi2_exact and N more",
+        ),
+        (
+            "anchor.decay=0.5",
+            "anchor.decay: no anchor is chosen; it is a setting of anchor=ema",
+        ),
+        (
+            "algo.update_advantage.tau=0.5",
+            "algo.update_advantage.tau: the algo that is chosen has no such setting; it is one of "
+            "algo=mirror_descent",
+        ),
+        ("shaping=public", "shaping: the group is chosen for a place; give shaping@reward.shaping=CHOICE"),
         ("lr=abc", "lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
     ],
 )
 def test_what_hydra_cannot_compose_is_a_line(override: str, line: str) -> None:
-    with pytest.raises(HydraException) as error, composed(override):
+    with pytest.raises(HydraException) as error, composed(*override.split()):
         pass
-    assert composition_error(error.value) == line
+    assert re.sub(r"and \d+ more", "and N more", composition_error(error.value) or "") == line
 
 
 def test_a_setting_that_is_taken_out_is_named() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from cli import composed
 from completions import completion_of
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -14,6 +15,7 @@ from small_models import ARCHITECTURES, VOCABULARY, model_of, network_of
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from mirrorpo.algo.row import Algorithm
 from mirrorpo.config.settings import UpdateSettings
 from mirrorpo.core.batch import RolloutBatch
 from mirrorpo.distributed.collectives import ALONE, Ranks
@@ -106,6 +108,11 @@ def configured(part: str, **changes: str) -> Any:
     return instantiate(OmegaConf.load(CONF / f"{part}.yaml"), **changes)
 
 
+def mirror_descent() -> Algorithm:
+    with composed("algo=mirror_descent") as (cfg, _):
+        return instantiate(cfg.algo, _convert_="all")
+
+
 def mixed(student: Learner) -> Learner:
     second = SecondPart(source="old", share=0.3)
     return replace(student, penalty=replace(student.penalty, second=second))
@@ -120,7 +127,7 @@ def test_what_reads_the_policy_once_more_is_counted() -> None:
         "region": replace(learner(), trust_region=configured("trust_region/kl", over="vocabulary")),
         "top region": replace(learner(), trust_region=configured("trust_region/kl", over="top", k=3)),
         "top of a mixture": mixed(learner("kl_topk")),
-        "mirror": replace(learner(), algo=configured("algo/mirror_descent")),
+        "mirror": replace(learner(), algo=mirror_descent()),
     }
     for name, arm in arms.items():
         counter = FlopCounterMode(display=False)

@@ -367,6 +367,48 @@ def test_nothing_is_said_of_clipping_where_there_is_none() -> None:
     assert said("algo=sft") == []
 
 
+@pytest.mark.parametrize("algo", ["grpo", "rloo", "sft"])
+@pytest.mark.parametrize("region", [name for name in names("trust_region") if name != "none"])
+def test_a_trust_region_on_a_single_update_is_said_never_to_act(region: str, algo: str) -> None:
+    # A part is built of its own node, so the node of another composition serves.
+    node = config(f"trust_region={region}")["trust_region"]
+    (note,) = [note for note in said(f"algo={algo}", trust_region=node) if "trust_region" in note]
+    assert note.startswith("updates_per_rollout=1 with a trust_region (") and note.endswith(
+        "2 or more, or trust_region=none"
+    )
+    assert not [
+        note for note in said(f"algo={algo}", trust_region=node, updates_per_rollout=2) if "trust_" in note
+    ]
+
+
+def test_an_entropy_penalty_on_a_single_update_is_said_to_have_no_gradient() -> None:
+    held = ("algo=rloo", "entropy=covariance")
+    (note,) = said(*held, "entropy.method=kl")
+    assert note.startswith("entropy.method=kl with updates_per_rollout=1: ")
+    assert said(*held, "entropy.method=kl", updates_per_rollout=2) == said(*held, "entropy.method=clip") == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("divergence=kl_exact",), "noise alone; loss_to_go"),
+        (("divergence=kl_topk",), "with divergence.k=64: the sum over so many tokens is the same"),
+        (("divergence=js_topk", "divergence.of=policy"), "only the tokens outside it are held"),
+    ],
+)
+def test_a_sum_over_tokens_in_the_reward_is_said_to_be_noise(overrides: Sequence[str], words: str) -> None:
+    in_reward = [*overrides, "divergence.placement=reward"]
+    (note,) = said(*in_reward, updates_per_rollout=2)
+    assert note.startswith("divergence.placement=reward with ") and words in note
+    assert said(*in_reward, "divergence.beta=0.0", updates_per_rollout=2)[0].startswith("divergence.beta=0")
+
+
+@pytest.mark.parametrize("divergence", ["kl_k1", "kl_corrected", "kl_topk divergence.k=0"])
+def test_nothing_is_said_of_what_has_a_gradient_in_the_reward(divergence: str) -> None:
+    overrides = [*f"divergence={divergence}".split(), "divergence.placement=reward"]
+    assert said(*overrides, updates_per_rollout=2) == []
+
+
 def test_a_cut_sampling_distribution_is_named_with_its_value() -> None:
     (note,) = said("rollout.top_p=0.9", updates_per_rollout=2)
     assert note.startswith("rollout.top_p=0.9: ")
@@ -379,6 +421,30 @@ def test_a_cut_distribution_in_evaluation_is_of_no_concern() -> None:
 def test_an_old_anchor_on_a_single_update_is_said_to_be_the_policy_itself() -> None:
     (note,) = [note for note in said("divergence.anchor=old") if "anchor" in note]
     assert note.startswith("updates_per_rollout=1 with divergence.anchor=old: ")
+    (note,) = [note for note in said("anchor=old") if "anchor" in note]
+    assert note.startswith("updates_per_rollout=1 with anchor=old: ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        (("anchor=ema", "divergence.anchor=old"), "divergence.anchor=old with anchor=ema: "),
+        (("anchor=mixture", "divergence.anchor=old"), "divergence.anchor=old with anchor=mixture: "),
+        (("anchor=reference", "divergence.anchor=old"), "divergence.anchor=old with anchor=reference: "),
+        (("divergence=none", "anchor=reset"), "anchor=reset with divergence=none: "),
+        (("algo=sft", "anchor=ema"), "anchor=ema with divergence=none: "),
+    ],
+)
+def test_an_anchor_that_is_said_twice_or_not_read_is_named(overrides: Sequence[str], start: str) -> None:
+    (note,) = [note for note in said(*overrides, updates_per_rollout=2) if "anchor" in note]
+    assert note.startswith(start)
+
+
+@pytest.mark.parametrize(
+    "overrides", [("anchor=ema",), ("anchor=old",), ("anchor=old", "divergence.anchor=old")]
+)
+def test_nothing_is_said_of_an_anchor_that_contradicts_no_other(overrides: Sequence[str]) -> None:
+    assert said(*overrides, updates_per_rollout=2) == []
 
 
 def test_a_mixture_is_built_of_two_anchors_and_at_either_end_is_the_one_that_is_left() -> None:

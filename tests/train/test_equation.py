@@ -25,10 +25,17 @@ PARTS = ("aggregate", "surrogate", "ratio", "advantage", "update_advantage", "to
 
 
 def node(group: str, name: str) -> Any:
-    """A group's file on top of the one that it extends, with the run-level setting that rows refer to."""
+    """A group's file on top of those that it begins with, with the run-level setting that rows refer to."""
     file = OmegaConf.load(CONF / group / f"{name}.yaml")
-    bases = [base for base in file.pop("defaults", []) if isinstance(base, str) and base != "_self_"]
+    defaults = file.pop("defaults", [])
+    bases = [base for base in defaults if isinstance(base, str) and base != "_self_"]
     extended = OmegaConf.merge(*(node(group, base) for base in bases), file)
+    for entry in (entry for entry in defaults if not isinstance(entry, str)):
+        ((place, choice),) = entry.items()
+        # Choices for the row itself; those of the run are overridden.
+        if place.startswith("/"):
+            chosen, _, below = place[1:].partition("@")
+            OmegaConf.update(extended, below, node(chosen, choice))
     return OmegaConf.create({"max_new_tokens": 128, group: extended})[group]
 
 

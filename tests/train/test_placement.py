@@ -39,7 +39,9 @@ ONES = torch.ones(len(COMPLETIONS), T, dtype=torch.float64)
 
 @cache
 def penalty_of(name: str) -> Penalty:
-    return build_penalty(settings_of(name))
+    """That of a file of conf/divergence; `kl_topk:2` sums two tokens."""
+    name, _, k = name.partition(":")
+    return build_penalty({**settings_of(name), **({"k": int(k)} if k else {})})
 
 
 def tables(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -57,6 +59,8 @@ def measured(penalty: Penalty, log_p: Tensor, log_q: Tensor) -> Tensor:
     """D of every token of every completion, with gradient; the old policy is the live one."""
     if penalty.reads == "vocabulary":
         return penalty(log_p, log_q, log_p.new_zeros(()))[STATES]
+    if penalty.reads == "top":
+        return at_tokens(penalty(log_p, log_q, log_p.detach()))
     return penalty(at_tokens(log_p), at_tokens(log_q), at_tokens(log_p).detach())
 
 
@@ -161,6 +165,23 @@ def test_k1_at_its_own_token_has_the_gradient_of_each_states_own_kl_as_k2_in_the
 def test_what_reads_the_vocabulary_at_its_own_token_is_noise_alone():
     for name in EXACT:
         assert float(expected_gradient(name, "reward").abs().max()) < 1e-15
+
+
+@pytest.mark.parametrize("name", ["kl_topk", "probl2_topk", "js_topk"])
+def test_a_sum_over_the_likeliest_tokens_is_noise_at_its_own_token_and_what_is_outside_it_is_held(name):
+    exact = name.replace("_topk", "_exact")
+    assert float(expected_gradient(f"{name}:{V}", "reward").abs().max()) < 1e-15
+    penalty = penalty_at(f"{name}:2")
+    logits, log_q = tables()
+    log_p = logits.log_softmax(-1)
+    summed = torch.zeros_like(log_p).scatter(-1, log_q.topk(2).indices, 1.0) > 0
+    old = log_p.detach()
+    outside = penalty.divergence.outside(old, log_q, old).masked_fill(summed, 0.0)
+    live = at_tokens(log_p)
+    held = BETA * (live.detach().sum(dim=1).exp()[:, None] * live * at_tokens(outside)).sum()
+    assert_equal(expected_gradient(f"{name}:2", "reward"), torch.autograd.grad(held, logits)[0])
+    # The cure.
+    assert_equal(expected_gradient(f"{name}:2", "loss_to_go"), gradient(objective, exact))
 
 
 @pytest.mark.parametrize("placement", ["reward", "reward_to_go"])

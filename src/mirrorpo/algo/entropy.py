@@ -278,6 +278,14 @@ class Covariance(_WithoutGain):
                 f"nothing varies with it; set {group}=none"
             )
 
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """That the penalty has no gradient, where the policy never leaves the old one."""
+        if self.method == "kl" and self.beta != 0 and assembly.config["updates_per_rollout"] == 1:
+            yield (
+                f"{group}.method=kl with updates_per_rollout=1: the policy is the old one, and the penalty "
+                f"has no gradient; set updates_per_rollout=2 or more, or {group}.method=clip"
+            )
+
     def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
         """What the other method reads; and everything, where the penalty is zero."""
         if self.method == "clip":

@@ -140,6 +140,15 @@ class _Region:
         """D(old, pi) of two distributions over the same bins, [..., n]."""
         return self.divergence(old, policy, policy.new_zeros(()))
 
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """That it never acts, where the policy never leaves the old one."""
+        if assembly.config["updates_per_rollout"] == 1:
+            yield (
+                f"updates_per_rollout=1 with a {group} ({type(self).__name__}): the policy is the old one, "
+                f"no token leaves it and {group} never acts; set updates_per_rollout=2 or more, or "
+                f"{group}=none"
+            )
+
     def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
         """Everything, where the policy never leaves the old one."""
         if assembly.config["updates_per_rollout"] == 1:

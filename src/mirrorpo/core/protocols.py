@@ -107,11 +107,14 @@ class Inert:
         settings: dotted, with all that stands below them.
         reason: why, with the setting that makes them so.
         cure: the setting under which they would have one.
+        same_as: dotted settings, with all that stands below them, and values that would make the same run;
+            None: without that setting.
     """
 
     settings: tuple[str, ...]
     reason: str
     cure: str
+    same_as: tuple[tuple[str, str | None], ...] = ()
 
 
 @runtime_checkable
@@ -796,6 +799,17 @@ class AnchorPart(Protocol):
     def after(
         self, step: int, memory: Mapping[str, float], metrics: Mapping[str, float]
     ) -> tuple[float, Mapping[str, float]]: ...
+
+
+@runtime_checkable
+class WatchesMetric(Protocol):
+    """A part of an anchor that moves by a metric of the step; any part may. None watches none.
+
+    A run whose steps have no such metric is refused after the first.
+    """
+
+    @property
+    def measure(self) -> str | None: ...
 
 
 @runtime_checkable

@@ -1,13 +1,14 @@
 """What a divergence is measured to, and how that moves with the run."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from mirrorpo.core.protocols import Anchor, AnchorPart
+from mirrorpo.core.protocols import Anchor, AnchorPart, Assembly, DeclaresInert, Inert
 
 # What a moving anchor remembers from step to step.
-BEST, SINCE = "best", "since"
+BEST, SINCE, RESETS = "best", "since", "resets"
 # Before the names of what a checkpoint holds of a mixture's second reference.
 SECOND = "second/"
 
@@ -104,7 +105,7 @@ class Reset(_Moving):
     """The start model, which becomes the policy every `every` steps, or when a measure stalls.
 
     A measure stalls where its best value has not risen by more than `least` for `patience` steps that
-    measured it; both begin anew with a reset. The optimiser's state is kept.
+    measured it; both begin anew with a reset. The optimiser's state is kept. `anchor/resets` counts resets.
 
     Attributes:
         every: steps between two resets; 0 is none by steps.
@@ -135,19 +136,31 @@ class Reset(_Moving):
                 "of the step, as reward/mean"
             )
 
+    def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
+        """What a measure is watched by, where there is none."""
+        if self.measure is None:
+            yield Inert(
+                (f"{group}.patience", f"{group}.least"),
+                f"with {group}.measure=null no metric is watched",
+                f"a metric in {group}.measure",
+            )
+
     def after(
         self, step: int, memory: Mapping[str, float], metrics: Mapping[str, float]
     ) -> tuple[float, Mapping[str, float]]:
         """One after a step that resets it, else zero."""
+        # A version that did not count began a run without a count, and such a run has none.
+        count = {RESETS: 0.0} if step == 1 else {key: memory[key] for key in (RESETS,) if key in memory}
+        reset = 1.0, {key: value + 1 for key, value in count.items()}
         if self.every and step % self.every == 0:
-            return 1.0, {}
-        if self.measure is None or self.measure not in metrics:
-            return 0.0, memory
-        value = metrics[self.measure]
-        if not memory or value > memory[BEST] + self.least:
-            return 0.0, {BEST: value, SINCE: 0.0}
+            return reset
+        value = math.nan if self.measure is None else metrics.get(self.measure, math.nan)
+        if math.isnan(value):
+            return 0.0, {**memory, **count}
+        if BEST not in memory or value > memory[BEST] + self.least:
+            return 0.0, {**count, BEST: value, SINCE: 0.0}
         since = memory[SINCE] + 1
-        return (1.0, {}) if since >= self.patience else (0.0, {**memory, SINCE: since})
+        return reset if since >= self.patience else (0.0, {**memory, SINCE: since})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,6 +204,19 @@ class Mixture:
         first, second = _part("first", self.first), _part("second", self.second)
         return (first, second) if 0 < self.share < 1 else (second if self.share else first,)
 
+    def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
+        """A part without a share; and what the parts say of themselves."""
+        if self.share in (0, 1):
+            without = "first" if self.share else "second"
+            yield Inert(
+                (f"{group}.{without}",),
+                f"with {group}.share={self.share:g} {group}.{without} has no share",
+                f"{group}.share between 0 and 1",
+            )
+        for name, part in (("first", self.first), ("second", self.second)):
+            if isinstance(part, DeclaresInert):
+                yield from part.inert(f"{group}.{name}", assembly)
+
 
 def moving_parts(anchor: Anchor) -> Mapping[int, AnchorPart]:
     """The parts whose weights move, by their number among the references."""
@@ -207,6 +233,21 @@ def after(
         shares[number], kept = part.after(step, of_part(memory, number), metrics)
         remembered |= {name_of(key, number): value for key, value in kept.items()}
     return shares, remembered
+
+
+def begun(memory: Mapping[str, float]) -> bool:
+    """Whether a part has measured, or was reset, before."""
+    return BEST in memory or memory.get(RESETS, 0.0) > 0
+
+
+def resets(memory: Mapping[str, float]) -> dict[str, float]:
+    """How often an anchor was reset so far, as metrics; empty where nothing counts.
+
+    Example:
+        >>> resets({"resets": 2.0, "best": 0.5, "second/resets": 0.0})
+        {'anchor/resets': 2.0, 'anchor/second/resets': 0.0}
+    """
+    return {f"anchor/{name}": value for name, value in memory.items() if name.removeprefix(SECOND) == RESETS}
 
 
 def name_of(name: str, number: int) -> str:

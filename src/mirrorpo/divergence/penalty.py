@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from mirrorpo.core.protocols import (
+    Anchor,
     Assembly,
     Divergence,
     Inert,
@@ -156,37 +157,37 @@ class Penalty:
         return self.divergence.gradient if isinstance(self.divergence, KnowsGradient) else None
 
     def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
-        """Everything, where it is not there or multiplied by zero."""
+        """Everything and its anchor, where nothing of it acts; and an anchor that is said twice."""
         if not self.acts:
             yield Inert(
-                ("divergence",),
+                ("divergence", "anchor"),
                 "with divergence=none or divergence.beta=0 no divergence acts on the policy",
                 "a divergence.beta above 0",
             )
+        elif assembly.config.get("anchor") is not None:
+            yield _said_twice(assembly.anchor)
 
     def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
         """Settings that are without effect, and a potential that makes no divergence."""
         only_old = self.reads_old and not self.mixes
+        yield from self._notes_on_the_anchor(assembly)
+        anchor = "divergence.anchor" if assembly.config.get("anchor") is None else "anchor"
         if assembly.config["updates_per_rollout"] == 1 and only_old:
             yield (
-                "updates_per_rollout=1 with divergence.anchor=old: the policy is its own anchor, the "
-                "divergence is zero with zero gradient"
+                f"updates_per_rollout=1 with {anchor}=old: the policy is its own anchor, the divergence is "
+                "zero with zero gradient"
             )
         if self.measured and self.beta == 0:
             yield (
                 "divergence.beta=0: the divergence is measured at the cost of the anchor's forward and "
                 "changes nothing; divergence=none is free"
             )
-        if self.acts and self.placement == "reward" and self.reads == "vocabulary":
-            yield (
-                "divergence.placement=reward with a divergence over the vocabulary: it is the same for every "
-                "token that could stand there, so its expected gradient is zero and it adds noise alone; "
-                "loss_to_go has the full gradient"
-            )
+        if self.acts and self.placement == "reward":
+            yield from self._notes_on_sums()
         if self.in_credit and only_old:
             yield (
-                f"divergence.placement={self.placement} with divergence.anchor=old: the penalty is measured "
-                "before the update, where the policy is its own anchor; it takes nothing from the advantages"
+                f"divergence.placement={self.placement} with {anchor}=old: the penalty is measured before "
+                "the update, where the policy is its own anchor; it takes nothing from the advantages"
             )
         if isinstance(self.divergence, HasPotential) and not self.divergence.potential.convex:
             yield (
@@ -195,3 +196,61 @@ class Penalty:
             )
         if isinstance(self.divergence, StatesNotes):
             yield from self.divergence.notes(group, assembly)
+
+    def _notes_on_sums(self) -> Iterable[str]:
+        # In a token's reward a sum over tokens is the same whichever of them was drawn.
+        if self.reads == "vocabulary":
+            yield (
+                "divergence.placement=reward with a divergence over the vocabulary: it is the same for every "
+                "token that could stand there, so its expected gradient is zero and it adds noise alone; "
+                "loss_to_go has the full gradient"
+            )
+        if isinstance(self.divergence, ReadsTop) and self.divergence.k > 0:
+            yield (
+                f"divergence.placement=reward with divergence.k={self.divergence.k}: the sum over so many "
+                "tokens is the same for every token that could stand there, so its expected gradient is zero "
+                "and it adds noise; only the tokens outside it are held. loss_to_go has the full gradient"
+            )
+
+    def _notes_on_the_anchor(self, assembly: Assembly) -> Iterable[str]:
+        # An anchor that nothing reads, and two settings that say where the divergence is measured to.
+        if assembly.config.get("anchor") is None:
+            return
+        name = _named(assembly.anchor)
+        if not self.measured:
+            yield f"anchor={name} with divergence=none: nothing is measured to it, and it has no effect"
+        said = assembly.config["divergence"].get("anchor", "reference")
+        # Every file of the group says reference, so that alone contradicts nothing.
+        if self.measured and said != "reference" and name != said:
+            yield (
+                f"divergence.anchor={said} with anchor={name}: anchor says what the divergence is measured "
+                f"to, and divergence.anchor is not read; leave anchor out, or divergence.anchor={said}"
+            )
+
+
+def _said_twice(anchor: Anchor) -> Inert:
+    # What `divergence.anchor` is where `anchor` is set.
+    source = _still(anchor)
+    if source is None:
+        return Inert(
+            ("divergence.anchor",),
+            "anchor says what the divergence is measured to, and divergence.anchor is not read",
+            "divergence.anchor without anchor",
+        )
+    return Inert(
+        ("divergence.anchor",),
+        f"anchor={source} measures as divergence.anchor={source} without anchor does, whatever "
+        "divergence.anchor says beside it",
+        "another anchor, or another divergence.anchor without anchor,",
+        (("anchor", None), ("divergence.anchor", source)),
+    )
+
+
+def _still(anchor: Anchor) -> str | None:
+    # What `divergence.anchor` calls it; None where it moves or is a mixture.
+    first, *others = anchor.parts
+    return None if others or first.moves else first.source
+
+
+def _named(anchor: Anchor) -> str:
+    return _still(anchor) or type(anchor).__name__.lower()

@@ -89,10 +89,12 @@ def effective_hash(config: Config, inert: Sequence["Inert"]) -> str:
         inert: which of its settings have none.
     """
     settings = identity(config)
-    return digest(
-        {key: value for key, value in settings.items() if not any(_below(key, entry) for entry in inert)}
-    )
+    kept = {key: value for key, value in settings.items() if not any(_below(key, entry) for entry in inert)}
+    instead = {key: value for entry in inert for key, value in entry.same_as if value is not None}
+    return digest(kept | instead)
 
 
 def _below(key: str, entry: "Inert") -> bool:
-    return any(key == setting or key.startswith(f"{setting}.") for setting in entry.settings)
+    # Settings without effect, and those that could be said otherwise.
+    names = (*entry.settings, *(name for name, _ in entry.same_as))
+    return any(key == name or key.startswith(f"{name}.") for name in names)

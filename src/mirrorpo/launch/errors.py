@@ -75,11 +75,29 @@ def composition_error(error: Exception) -> str | None:
     if not isinstance(error, ConfigCompositionException):
         return None
     if match := re.match(r"Could not (?:override|append|delete)[^']*'([^'=]+)", str(error)):
-        return None if match[1].startswith("hydra.") else no_such(match[1])
+        if place := re.search(r"Did you mean to override (\S+@\S+)\?", str(error)):
+            return f"{match[1]}: the group is chosen for a place; give {place[1]}=CHOICE"
+        return None if match[1].startswith("hydra.") else no_such(match[1], _chosen(match[1], error))
     if match := re.match(r"Error merging override (.+)", str(error)):
         cause = str(error.__cause__ or error).splitlines()
         return f"{match[1]}: {cause[0]}"
     return None
+
+
+def _chosen(name: str, error: Exception) -> Mapping[str, object] | None:
+    # What stands in the group of a setting that is not there; empty where nothing does, None if not known.
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    cause = error.__cause__
+    parent = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
+    if parent is None:
+        return None
+    root, group = parent._get_root(), name.split(".")[0]
+    node = root._get_node(group, validate_access=False) if isinstance(root, DictConfig) else None
+    if not isinstance(node, DictConfig):
+        return None
+    return {} if node._is_none() else {"_target_": node.get("_target_")}
 
 
 def _launch_error(error: BaseException | None) -> LaunchError | None:

@@ -1,7 +1,7 @@
 """`python train.py -h [NAME ...]`: the settings with their comments; nearest names. Imports no torch."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -148,16 +148,39 @@ def _in_choices(group: str, key: str) -> list[str]:
     ]
 
 
-def no_such(name: str) -> str:
-    """A line on a setting that is not there, with the nearest that are.
+def no_such(name: str, node: Mapping[str, object] | None = None) -> str:
+    """A line on a setting that is not there, with the nearest that are, or the choices that have it.
+
+    Args:
+        name: of the setting, dotted.
+        node: what was chosen in its group, where that is known.
 
     Example:
         >>> no_such("stesp")
         "there is no setting 'stesp'; did you mean steps? python train.py -h lists them"
     """
-    close = get_close_matches(name, known(name), n=3, cutoff=0.7)
+    names = known(name)
+    if name in groups():
+        return f"{name}: the group is chosen for a place; give {name}@PLACE=CHOICE, PLACE being a setting"
+    if name in names:
+        return _of_other_choices(name, node)
+    close = get_close_matches(name, names, n=3, cutoff=0.7)
     meant = f"; did you mean {' or '.join(close)}?" if close else ";"
     return f"there is no setting {name!r}{meant} python train.py -h lists them"
+
+
+def _of_other_choices(name: str, node: Mapping[str, object] | None) -> str:
+    # It is a setting of its group's, and not of what was chosen there.
+    group = name.split(".")[0]
+    owners = [choice for choice in choices(group) if name in _keys(group, choice)]
+    more = f" and {len(owners) - 4} more" if len(owners) > 4 else ""
+    named = f"{group}={', '.join(owners[:4])}{more}"
+    target = None if node is None else node.get("_target_")
+    if node is not None and target is None:
+        return f"{name}: no {group} is chosen; it is a setting of {named}"
+    built = [choice for choice in choices(group) if target and _file(group, choice).get("_target_") == target]
+    chosen = f"{group}={built[0]}" if len(built) == 1 else f"the {group} that is chosen"
+    return f"{name}: {chosen} has no such setting; it is one of {named}"
 
 
 def no_such_choice(group: str, choice: str, options: Sequence[str]) -> str:
@@ -188,4 +211,8 @@ def _keys(group: str, choice: str) -> list[str]:
                 yield f"{prefix}{key}"
                 yield from below(value, f"{prefix}{key}.") if isinstance(value, dict) else ()
 
-    return list(below(yaml.safe_load(file_of(group, choice).read_text()) or {}, f"{group}."))
+    return list(below(_file(group, choice), f"{group}."))
+
+
+def _file(group: str, choice: str) -> JsonObject:
+    return yaml.safe_load(file_of(group, choice).read_text()) or {}

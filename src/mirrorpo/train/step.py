@@ -1,6 +1,6 @@
 """One step of training: the algorithm box of the papers, in the order of the data."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,12 +15,13 @@ from mirrorpo.core.protocols import (
     Dataset,
     DeclaresDeciding,
     LearningRateSchedule,
+    SpanWeighting,
 )
 from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.core.token_offsets import Interval, TokenOffsets
 from mirrorpo.distributed.collectives import Ranks
 from mirrorpo.distributed.device import stopwatch
-from mirrorpo.divergence.anchor import after, moving_parts
+from mirrorpo.divergence.anchor import after, moving_parts, resets
 from mirrorpo.model.cost import sampling
 from mirrorpo.reward.composed import outcomes
 from mirrorpo.rollout.collate import collate
@@ -33,6 +34,8 @@ from mirrorpo.train.metrics import baseline_metrics, rollout_metrics
 from mirrorpo.train.roller import StepRoller
 from mirrorpo.train.sampling_policy import SamplingPolicy
 from mirrorpo.train.scored import ScoredBatch
+from mirrorpo.train.watched_metric import occurring, refuse_absent
+from mirrorpo.weighting.unscored import Unscored
 
 Drift = Callable[[], dict[str, float]]
 
@@ -168,14 +171,14 @@ class TrainStep:
             learned = self._learned(learner, scored, credit, step)
         with timer("drift_s"):
             drift = self.drift() if self.drift_due(step) else {}
-        before = _before_update(
-            rollout, scored.batch, credit, outcomes(self.collector.reward)
-        ) | baseline_metrics(learner.algo, visit)
-        metrics = before | learned | drift | self._credit_metrics(scored.batch, credit, all_offsets)
+        before = _before_update(rollout, scored.batch, credit, outcomes(self.collector.reward))
+        metrics = before | baseline_metrics(learner.algo, visit) | learned | drift
+        metrics |= self._credit_metrics(scored.batch, credit, all_offsets)
         budget = self._budget(progress.budget, meter, rollout)
-        spent = self.sampling.metrics(step) | ({} if budget is None else budget.metrics())
+        metrics |= _coefficients(learner) | _sampled(rollout, meter) | self._spent(step, budget)
+        anchor = self._moved_anchor(step, progress, metrics)
         return StepResult(
-            metrics=metrics | _coefficients(learner) | _sampled(rollout, meter) | spent,
+            metrics=metrics | resets(anchor),
             timings=timer.seconds | _speed(rollout, timer.seconds),
             rollout=rollout,
             all_offsets=all_offsets,
@@ -184,7 +187,7 @@ class TrainStep:
                 position=rollout.position,
                 beta=self.beta_schedule.after(progress.beta, drift),
                 budget=budget,
-                anchor=self._moved_anchor(step, progress, metrics),
+                anchor=anchor,
                 entropy=learner.entropy.control.after(progress.entropy, metrics),
                 prompts=credit.memory,
                 drift=drift.get("drift/kl", progress.drift),
@@ -213,18 +216,33 @@ class TrainStep:
         moving = moving_parts(self.anchor)
         if not moving:
             return progress.anchor
-        shares, memory = self.ranks.broadcast_from_rank0(
-            lambda: after(moving, step, progress.anchor, metrics)
-        )
+
+        def moved() -> tuple[Mapping[int, float], Mapping[str, float]]:
+            refuse_absent(self.anchor, step, progress.anchor, metrics, self._may_come(step, metrics))
+            return after(moving, step, progress.anchor, metrics)
+
+        shares, memory = self.ranks.broadcast_from_rank0(moved)
         for number, share in shares.items():
             self.learner.move_reference(share, number)
         return memory
+
+    def _may_come(self, step: int, metrics: Mapping[str, float]) -> Iterator[str]:
+        weighting = self.learner.weighting
+        return occurring(
+            metrics,
+            drift_due=self.drift_due(step),
+            outcomes_declared=bool(outcomes(self.collector.reward)),
+            scores_spans=isinstance(weighting, SpanWeighting) and not isinstance(weighting, Unscored),
+        )
 
     def _budget(self, before: Budget | None, meter: PassMeter, rollout: Rollout) -> Budget | None:
         if before is None:
             return None
         sampled = rollout.tokens if self.collector.engine.samples else 0
         return before.after(meter, completions=len(rollout.sampled), tokens_sampled=sampled)
+
+    def _spent(self, step: int, budget: Budget | None) -> dict[str, float]:
+        return self.sampling.metrics(step) | ({} if budget is None else budget.metrics())
 
     def _learned(
         self, learner: Learner, scored: ScoredBatch, credit: TokenCredit, step: int
