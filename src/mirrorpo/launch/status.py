@@ -30,7 +30,7 @@ from mirrorpo.launch.status_table import Row, view
 from mirrorpo.launch.sweeps import last_written, own_runs, sweeps
 from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import RunFolder, seconds, timestamp
-from mirrorpo.run.manifest import RunState, read_manifest
+from mirrorpo.run.manifest import RunState, config_fault, read_manifest
 from mirrorpo.run.process import parent, started
 
 # Seconds for a controller that does not answer while jobs are cancelled.
@@ -130,6 +130,9 @@ def _row(sweep: Path, folder: RunFolder, job: Job | None, submitted: tuple[Batch
         error = f"{fault}; launch again"
     if damaged and not error:
         error = f"{folder.timings.path.name}: line {folder.timings.damaged()[-1]} is damaged"
+    if state in (RunState.DONE, RunState.STALE) and manifest.get("launches"):
+        # No launch writes it again.
+        error = error or config_fault(folder.path, manifest)
     steps = manifest.get("config", {}).get("steps")
     timings = [row for row in timings if row["step"] > 0]
     done = timings[-1]["step"] if timings else 0
