@@ -17,13 +17,12 @@ The ratio is of processor seconds. Above a load of 1.5 a core there is no verdic
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from grpo_sizes import BOUNDS, CONF, LR, SIZES
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from peak import resident
+from whole_run_report import SIDES, Measured, report
 
 from mirrorpo.config.cell import AXES, Cell
 from mirrorpo.config.schema import register
@@ -44,27 +44,9 @@ from mirrorpo.core.protocols import Split, Verifier
 from mirrorpo.model.prompt import PlainPrompt
 from mirrorpo.train.build import Components, build_components
 
-SIDES, PRECISIONS = ("ours", "TRL"), ("float32", "bfloat16")
-# Of a core, above which other work decides what is measured.
-QUIET = 1.5
+PRECISIONS = ("float32", "bfloat16")
 # What decides whether bfloat16 is quick on a CPU.
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """What a process measured of its steps.
-
-    Attributes:
-        tokens: completion tokens of the steps that count.
-        processor, wall: their seconds.
-        peak_mb: the process's high-water mark.
-    """
-
-    tokens: int
-    processor: float
-    wall: float
-    peak_mb: float
 
 
 class Marks:
@@ -299,36 +281,6 @@ def machine() -> str:
 def load_of_a_core() -> float:
     """Over the last minute."""
     return os.getloadavg()[0] / (os.cpu_count() or 1)
-
-
-Rounds = Mapping[tuple[str, str], Sequence[Measured]]
-
-
-def report(rounds: Rounds, loads: Sequence[float], bound: float | None) -> Iterator[str]:
-    """The lines of the table, and the verdict."""
-    rates = {
-        arm: statistics.median(run.tokens / run.processor for run in runs) for arm, runs in rounds.items()
-    }
-    yield f"{'arm':18}{'tokens/s':>10}{'by clock':>10}{'tokens':>9}{'peak MiB':>10}   of each round"
-    for (side, precision), runs in rounds.items():
-        clock = statistics.median(run.tokens / run.wall for run in runs)
-        peak, tokens = max(run.peak_mb for run in runs), statistics.mean(run.tokens for run in runs)
-        each = " ".join(f"{run.tokens / run.processor:.0f}" for run in runs)
-        rate = rates[side, precision]
-        yield f"{side + ' ' + precision:18}{rate:10.0f}{clock:10.0f}{tokens:9.0f}{peak:10.0f}   {each}"
-    best = {
-        side: max((arm for arm in rounds if arm[0] == side), key=lambda arm: rates[arm]) for side in SIDES
-    }
-    ratio = rates[best["ours"]] / rates[best["TRL"]]
-    memory = [max(run.peak_mb for run in rounds[best[side]]) for side in SIDES]
-    yield (
-        f"ours in {best['ours'][1]} over TRL in {best['TRL'][1]}: {ratio:.2f}x the tokens a second, "
-        f"{memory[0] / memory[1]:.2f}x the memory"
-    )
-    if max(loads) > QUIET:
-        yield f"no verdict: the load was up to {max(loads):.1f} a core, above {QUIET}"
-    elif bound is not None:
-        yield f"wanted {bound}x: {'met' if ratio >= bound else 'not met'}"
 
 
 def arguments() -> argparse.Namespace:

@@ -4,10 +4,12 @@
 script of this tree, and the script's own arguments.
 """
 
+import atexit
 import os
 import runpy
 import socket
 import sys
+import threading
 from pathlib import Path
 
 from cli import cell_here
@@ -35,7 +37,26 @@ def become(cwd: str, leads: str, script: str, *arguments: str) -> None:
     sys.argv = [script, *arguments]
     if "-m" in arguments:
         keep_server(script)
-    runpy.run_path(script, run_name="__main__")
+    run_to_end(script)
+
+
+def run_to_end(script: str) -> None:
+    """Run it, and end as Python does, but without taking apart what was imported: that touches every page
+    that is the server's too, and takes half a second.
+    """
+    status = 0
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    # Waits for threads and for what they hand out work to, then calls the hooks.
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def keep_server(script: str) -> None:
@@ -47,8 +68,7 @@ def keep_server(script: str) -> None:
             for descriptor in (1, 2):
                 os.dup2(nothing.fileno(), descriptor)
         sys.argv = [script, *serve(theirs)]
-        runpy.run_path(script, run_name="__main__")
-        sys.exit()
+        run_to_end(script)
     theirs.close()
     kept = [forked.ForkServer(ours, forked.Child(pid))]
     new = forked.ForkServer.begun

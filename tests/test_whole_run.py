@@ -11,7 +11,7 @@ BENCHMARKS = ROOT / "benchmarks"
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sequence[str]]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from whole_run import Measured, report
+    from whole_run_report import Measured, report
 
     def made(rates: dict[tuple[str, str], Sequence[float]], loads: Sequence[float]) -> Sequence[str]:
         rounds = {

@@ -153,9 +153,12 @@ def test_a_candidate_without_the_quantity_does_not_count_and_all_of_them_are_an_
         ("hydra.sweeper.generations=1.5", "hydra.sweeper.generations=1.5: give"),
         ("hydra.sweeper.fitness=null", "hydra.sweeper.fitness=None: name a quantity"),
         ("+hydra.sweeper.along={seed:1}", "hydra.sweeper.along=.*a search has no grid"),
+        ("eval_split=test", "use validation"),
+        ("eval_questions=0 hydra.sweeper.fitness=eval/greedy_accuracy", "set how many"),
+        ("hydra.sweeper.search.rule=published", "shaping=ranks: rule=published has raw"),
     ],
 )
-def test_settings_of_another_type_are_named_in_a_line(tmp_path: Path, typed: str, said: str) -> None:
-    with pytest.raises(LaunchError, match=said) as error, search(tmp_path, typed) as (begin, _):
+def test_settings_that_a_search_cannot_use_are_named_in_a_line(tmp_path: Path, typed: str, said: str) -> None:
+    with pytest.raises(LaunchError, match=said) as error, search(tmp_path, *typed.split()) as (begin, _):
         begin()
     assert "\n" not in str(error.value)

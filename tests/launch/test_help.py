@@ -5,20 +5,14 @@ import subprocess
 import sys
 from dataclasses import fields
 
-import cli
 import pytest
-from cli import ROOT, TRAIN, cell_here, composed, environment
+from cli import ROOT, cell_here, composed, train
 from hydra.errors import HydraException
 
 from mirrorpo.config import paths
 from mirrorpo.config.schema import TrainConfig
 from mirrorpo.launch.errors import composition_error
 from mirrorpo.launch.help import choices, groups, known, no_such, run_level, text
-
-
-def train(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TRAIN), *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
 
 
 def test_every_setting_and_every_choice_is_in_the_help_with_its_comment() -> None:
@@ -101,12 +95,12 @@ def test_a_setting_that_is_taken_out_is_named() -> None:
 
 
 def test_the_command_line_says_it_in_a_line() -> None:
-    result = train("stesp=3")
+    result = train("stesp=3", cwd=ROOT)
     assert result.returncode == 1
     assert result.stderr.startswith("error: there is no setting 'stesp'") and result.stderr.count("\n") == 1
-    result = cli.train("-m", "optim=adam,muom", "hydra.launcher.dry_run=true", cwd=ROOT)
+    result = train("-m", "optim=adam,muom", "hydra.launcher.dry_run=true", cwd=ROOT)
     assert "did you mean adamw" in result.stdout and "did you mean muon" in result.stdout
-    assert cli.train("-h", "steps", cwd=ROOT).stdout.startswith("  steps ")
+    assert train("-h", "steps", cwd=ROOT).stdout.startswith("  steps ")
 
 
 def test_help_imports_no_torch() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cli import TRAIN, environment
+from omegaconf import OmegaConf
 
 from mirrorpo.launch.launches import entered, record_launch
 from mirrorpo.launch.scheduler import Job
@@ -178,6 +179,29 @@ def test_a_broken_cell_is_a_row_that_names_it_and_the_others_are_as_they_are(
     with RunFolder(cell).locked():
         RunFolder(cell).update_manifest(state=RunState.RUNNING)
         assert rows(sweep)[1].step == 5
+
+
+def test_a_done_cell_says_that_its_config_is_gone_or_another_one(sweep: Path) -> None:
+    run = RunFolder(sweep / "arm" / "seed=1")
+    config = {"steps": 10, "lr": 5e-4, "schedule": {1: ".5"}, "name": "1e-3"}
+    run.update_manifest(state=RunState.DONE, files={}, config=config)
+    file = run.path / "config.yaml"
+    text = OmegaConf.to_yaml(OmegaConf.create(config))
+    for content, said in (
+        (text, None),
+        (None, "config.yaml is gone"),
+        ("", "config.yaml is not what the run wrote"),
+        (text[: text.index("schedule")], "config.yaml is not what the run wrote"),
+        (text.replace("10", "11"), "config.yaml is not what the run wrote"),
+        ("\0" * 50, "config.yaml cannot be read"),
+        ("a: [", "config.yaml cannot be read"),
+        ("a: &a [*a]", "config.yaml cannot be read"),
+    ):
+        file.unlink(missing_ok=True)
+        if content is not None:
+            file.write_text(content)
+        row = rows(sweep)[1]
+        assert row.state == "done" and (row.error or "").partition(";")[0] == (said or ""), content
 
 
 def test_a_cell_whose_files_cannot_be_read_does_not_hide_the_others(

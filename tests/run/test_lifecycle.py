@@ -158,10 +158,13 @@ def test_a_run_that_was_interrupted_says_so_and_queues_nothing(
 ) -> None:
     cell, where, mirror = run
     monkeypatch.setattr("mirrorpo.run.lifecycle.requeue", lambda unwanted: pytest.fail("queued"))
-    stop_request = StopRequest(signal.SIGINT)
-    with pytest.raises(Preempted) as stopped, lifecycle(cell, where, LAUNCH, mirror, stop_request):
-        raise Preempted(2, signal.SIGINT)
-    assert where.manifest()["state"] == "interrupted" and stopped.value.status == 130
+    # Also where it comes while the checkpoint is written that another signal asked for.
+    for asked, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 75)):
+        stop_request = StopRequest(asked)
+        with pytest.raises(Preempted) as stopped, lifecycle(cell, where, LAUNCH, mirror, stop_request):
+            stop_request.signum = signal.SIGINT
+            raise Preempted(2, asked)
+        assert where.manifest()["state"] == "interrupted" and stopped.value.status == status
 
 
 def test_a_second_interruption_is_no_failure(

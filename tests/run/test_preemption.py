@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,18 @@ def test_sigterm_stands_over_a_later_request_to_be_queued_again() -> None:
     assert stop_request.signum == signal.SIGTERM
 
 
-def test_ctrl_c_stands_over_a_request_to_be_queued_again_and_of_two_ends_the_first_stands() -> None:
+@pytest.mark.parametrize("sent", [*permutations([STOP_SIGNAL, signal.SIGTERM, signal.SIGINT])])
+def test_ctrl_c_stands_whatever_came_before_it_or_after_it(sent: tuple[signal.Signals, ...]) -> None:
+    # A launcher answers Ctrl-C with SIGTERM, which may overtake what the terminal sends its cells.
+    stop_request = StopRequest().listen()
+    for signum in sent:
+        os.kill(os.getpid(), signum)
+    assert stop_request.signum == signal.SIGINT
+
+
+def test_of_the_requests_that_ranks_have_ctrl_c_stands_over_sigterm_and_that_over_being_queued_again() -> (
+    None
+):
     stop, terminate, interrupt = STOP_SIGNAL, signal.SIGTERM, signal.SIGINT
     for sent, stands in (
         ([None, None], None),
@@ -56,7 +68,8 @@ def test_ctrl_c_stands_over_a_request_to_be_queued_again_and_of_two_ends_the_fir
         ([stop, interrupt], interrupt),
         ([interrupt, stop], interrupt),
         ([interrupt, terminate], interrupt),
-        ([terminate, interrupt], terminate),
+        ([terminate, interrupt], interrupt),
+        ([stop, None, terminate], terminate),
     ):
         assert strongest(sent) == stands, sent
 

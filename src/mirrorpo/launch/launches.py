@@ -34,6 +34,7 @@ class Launch:
         first: the first time that cells of it were launched under this plan.
         registered: what the sweep planned then.
         recipe: what it set out to do; empty of a version that did not note it.
+        folder: the sweep's, in full; empty of a version that did not note it.
     """
 
     argv: Sequence[str]
@@ -43,6 +44,7 @@ class Launch:
     first: str = ""
     registered: Registration = NOTHING
     recipe: Recipe = UNKNOWN
+    folder: str = ""
 
     def entry(self) -> JsonObject:
         """What stands in the file."""
@@ -54,6 +56,7 @@ class Launch:
             **({"first": self.first} if self.first else {}),
             **self.registered.entries(),
             **({"recipe": asdict(self.recipe)} if self.recipe != UNKNOWN else {}),
+            **({"folder": self.folder} if self.folder else {}),
         }
 
 
@@ -76,6 +79,7 @@ class _Entry(TypedDict):
     sweep_sha256: NotRequired[str]
     selection: NotRequired[JsonObject]
     recipe: NotRequired[_RecipeEntry]
+    folder: NotRequired[str]
 
 
 def launches(sweep: Path) -> list[Launch]:
@@ -109,6 +113,7 @@ def _launch(entry: _Entry) -> Launch:
             selection=entry.get("selection"),
         ),
         recipe=Recipe(**_known(Recipe, entry.get("recipe", {}))),
+        folder=entry.get("folder", ""),
     )
 
 
@@ -159,6 +164,7 @@ def record_launch(
         first=first,
         registered=registered,
         recipe=recipe,
+        folder=str(sweep.resolve()),
     )
     sweep.mkdir(parents=True, exist_ok=True)
     kept = [other for other in entered if other not in replaced]

@@ -8,7 +8,6 @@ import argparse
 import dataclasses
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -23,14 +22,16 @@ from rich.live import Live
 
 from mirrorpo.config.paths import command
 from mirrorpo.config.values import Config, JsonObject
+from mirrorpo.launch.errors import LaunchError
 from mirrorpo.launch.launches import LAUNCHES, commands_for, launchers, launches
+from mirrorpo.launch.moved import refuse_copy, refuse_elsewhere
 from mirrorpo.launch.program import is_launch
 from mirrorpo.launch.scheduler import LOOK_PATIENCE_S, Batch, Job, SchedulerError, cancel, jobs, newest
 from mirrorpo.launch.status_table import Row, view
 from mirrorpo.launch.sweeps import last_written, own_runs, sweeps
 from mirrorpo.run.errors import RunError
 from mirrorpo.run.folder import RunFolder, seconds, timestamp
-from mirrorpo.run.manifest import RunState, read_manifest
+from mirrorpo.run.manifest import RunState, config_fault, read_manifest
 from mirrorpo.run.process import parent, started
 
 # Seconds for a controller that does not answer while jobs are cancelled.
@@ -130,6 +131,9 @@ def _row(sweep: Path, folder: RunFolder, job: Job | None, submitted: tuple[Batch
         error = f"{fault}; launch again"
     if damaged and not error:
         error = f"{folder.timings.path.name}: line {folder.timings.damaged()[-1]} is damaged"
+    if state in (RunState.DONE, RunState.STALE) and manifest.get("launches"):
+        # No launch writes it again.
+        error = error or config_fault(folder.path, manifest)
     steps = manifest.get("config", {}).get("steps")
     timings = [row for row in timings if row["step"] > 0]
     done = timings[-1]["step"] if timings else 0
@@ -168,16 +172,12 @@ def _last_line(log: Path) -> str:
 
 
 def retry(sweep: Path, *, stale: bool) -> int:
-    """Launch the failed cells again, with the commands that made them; stale ones from the start."""
+    """Launch the failed cells again, with the commands that made them; stale ones from the start.
+
+    Raises:
+        LaunchError: if a command would not make them in this folder; nothing is changed then.
+    """
     listed = rows(sweep)
-    if stale:
-        for row in listed:
-            if row.state == RunState.STALE:
-                aside = sweep / ".stale" / timestamp() / row.cell
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                (sweep / row.cell).rename(aside)
-                (aside / "manifest.json").rename(aside / "manifest.stale.json")
-                print(f"{row.cell}: its {row.step} steps are in {aside}")
     chosen = [row.cell for row in listed if _to_launch(sweep, row.state, stale)]
     if not chosen:
         print(
@@ -193,15 +193,33 @@ def retry(sweep: Path, *, stale: bool) -> int:
     status, given = 0, commands_for(launches(sweep), chosen)
     if lost := set(chosen).difference(*(cells for _, cells in given)):
         print(f"note: no command of {LAUNCHES} makes {', '.join(sorted(lost))}", file=sys.stderr)
+    # Ahead of whatever is changed.
+    for launch, _ in given:
+        refuse_elsewhere(sweep, launch)
+    if stale:
+        made = {cell for _, cells in given for cell in cells}
+        _set_aside(sweep, [row for row in listed if row.state == RunState.STALE and row.cell in made])
+    # Imported here, so that whoever only looks does not wait for Hydra.
+    from mirrorpo.launch.arguments import quoted
+
     for launch, cells in given:
         # In a file: a thousand names are more than one argument may be long.
         with tempfile.NamedTemporaryFile("w", dir=sweep, prefix=".only.") as file:
             file.write("".join(f"{cell}\n" for cell in cells))
             file.flush()
-            only = "hydra.launcher.only='@" + re.sub(r"(['\\])", r"\\\1", file.name) + "'"
+            only = f"hydra.launcher.only={quoted(f'@{file.name}')}"
             again = subprocess.run([sys.executable, *launch.argv, only], cwd=launch.cwd, check=False)
         status = max(status, again.returncode)
     return status
+
+
+def _set_aside(sweep: Path, stale: Sequence[Row]) -> None:
+    for row in stale:
+        aside = sweep / ".stale" / timestamp() / row.cell
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        (sweep / row.cell).rename(aside)
+        (aside / "manifest.json").rename(aside / "manifest.stale.json")
+        print(f"{row.cell}: its {row.step} steps are in {aside}")
 
 
 def _to_launch(sweep: Path, state: RunState, stale: bool) -> bool:
@@ -212,7 +230,12 @@ def _to_launch(sweep: Path, state: RunState, stale: bool) -> bool:
 
 
 def cancel_all(sweep: Path) -> int:
-    """Stop what runs or waits; each cell keeps its last checkpoint, and a later launch goes on from there."""
+    """Stop what runs or waits; each cell keeps its last checkpoint, and a later launch goes on from there.
+
+    Raises:
+        LaunchError: if launchers and jobs that are noted here are of the folder that this one is a copy of.
+    """
+    refuse_copy(sweep)
     stopped, problems, active, stopping = [], [], {}, set[int]()
     runs = own_runs(sweep)
     try:
@@ -296,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             names = ", ".join(map(str, known))
             raise RunError(f"{args.sweep} is no sweep's folder; to {args.action}, give one: {names}")
         return retry(sweep, stale=args.stale) if args.action == "retry" else cancel_all(sweep)
-    except (RunError, SchedulerError) as error:
+    except (RunError, LaunchError, SchedulerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -15,7 +15,7 @@ from mirrorpo.run.disk import release, write_atomic
 from mirrorpo.run.errors import DiskError, RunError
 from mirrorpo.run.folder import RunFolder, timestamp
 from mirrorpo.run.manifest import RunState
-from mirrorpo.run.preemption import STOP_SIGNAL, Preempted, StopRequest, fruitless, requeue
+from mirrorpo.run.preemption import STOP_SIGNAL, Preempted, StopRequest, fruitless, requeue, strongest
 from mirrorpo.run.provenance import job_id
 from mirrorpo.run.settings_file import write_settings
 
@@ -57,7 +57,9 @@ def lifecycle(
         status = 0
     except Preempted as preempted:
         status = os.EX_TEMPFAIL
-        interrupted = preempted.signum == signal.SIGINT
+        # Ctrl-C may have come since, while the checkpoint was written.
+        since = stop_request.signum if stop_request is not None else None
+        interrupted = strongest([preempted.signum, since]) == signal.SIGINT
         folder.update_manifest(
             state=RunState.INTERRUPTED if interrupted else RunState.REQUEUED, ended=timestamp()
         )

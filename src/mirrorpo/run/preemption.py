@@ -14,6 +14,10 @@ from mirrorpo.run.slurm_command import SchedulerError, completed, reason
 # Sent by SLURM ahead of a job's time limit, and before a preemption; submitit asks for this one.
 STOP_SIGNAL = signal.SIGUSR2
 
+# From what stands over the others: somebody sits before a run that is interrupted, and after SIGTERM whoever
+# preempts queues the job again itself.
+BY_STRENGTH = (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL)
+
 INTERRUPTED = (
     b"\ninterrupted: the run stops behind this step, with a checkpoint; once more stops it at once\n"
 )
@@ -75,12 +79,11 @@ class StopRequest:
 
 
 def strongest(signums: Sequence[signal.Signals | None]) -> signal.Signals | None:
-    """Which of several requests stands, and of two alike the first: Ctrl-C or SIGTERM over SIGUSR2.
+    """Which of several requests stands: Ctrl-C over SIGTERM over SIGUSR2, in whatever order they came.
 
-    After those two nobody waits for a requeue: whoever preempts queues the job again itself.
+    A launcher answers Ctrl-C with SIGTERM to its cells, which may overtake the terminal's own signal.
     """
-    sent = [signum for signum in signums if signum is not None]
-    return next((signum for signum in sent if signum != STOP_SIGNAL), sent[0] if sent else None)
+    return next((signum for signum in BY_STRENGTH if signum in signums), None)
 
 
 def requeue(unwanted: Callable[[], bool] = lambda: False) -> str | None:
