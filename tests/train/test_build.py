@@ -289,6 +289,22 @@ def test_a_class_that_does_not_exist_is_named_with_its_group() -> None:
         build_components(config("divergence._target_=mirrorpo.divergence.kl.K9"))
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        ("model=exploit", "dataset.shares.right=2"),
+        ("divergence._target_=mirrorpo.divergence.kl.K9",),
+        ("dataset._target_=no.Such",),
+    ],
+)
+def test_a_refusal_is_one_line_and_hydra_logs_none_ahead_of_it(
+    override: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError) as error:
+        build_components(config(*override))
+    assert "\n" not in str(error.value) and not caplog.messages
+
+
 @pytest.mark.parametrize("algo", ["grpo", "dr_grpo", "dapo"])
 def test_a_group_of_one_is_refused_where_the_group_is_the_baseline(algo: str) -> None:
     with pytest.raises(ValueError, match=r"^group_size=1: .*use group_size=2 or more$"):

@@ -5,7 +5,8 @@ settings of the class that it takes the place of.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -138,9 +139,23 @@ def _keys_below(path: str, typed: Sequence[Typed]) -> set[str]:
 def parameters(target: str) -> set[str] | None:
     """The names of what a class takes; None where it takes anything, or there is no such class."""
     try:
-        signature = inspect.signature(get_object(target))
+        signature = inspect.signature(located(target))
     except (ImportError, ValueError, TypeError):
         # The build reports a class that is missing, with its group.
         return None
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     return None if inspect.Parameter.VAR_KEYWORD in kinds else set(signature.parameters)
+
+
+def located(target: str) -> Callable[..., object]:
+    """What a `_target_` names, without the lines that Hydra logs where there is no such thing.
+
+    Raises:
+        ImportError: if there is none.
+    """
+    log = logging.getLogger(get_object.__module__)
+    before, log.disabled = log.disabled, True
+    try:
+        return get_object(target)
+    finally:
+        log.disabled = before

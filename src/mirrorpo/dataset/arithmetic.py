@@ -9,17 +9,18 @@ what reinforcement then has to find.
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from mirrorpo.core.batch import Prompt
-from mirrorpo.core.protocols import Split
+from mirrorpo.core.protocols import Assembly, Inert, Split
 from mirrorpo.core.seeds import derive
 from mirrorpo.dataset.generated import check_habits, check_sizes, filled, habit, prompts_hash
 from mirrorpo.dataset.read_once import ReadsOnce, read_once
+from mirrorpo.dataset.start_model import demonstrated
 
 NAMES = ("Sam", "Zoe", "Mia", "Leo", "Ana", "Ben", "Ivy", "Max", "Eva", "Tom")
 OBJECTS = ("apples", "toys", "books", "coins", "cards", "pens", "shells", "stamps", "eggs", "cakes")
@@ -198,6 +199,15 @@ class Arithmetic(ReadsOnce):
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions and demonstrations of a split."""
         return prompts_hash(self.load(split))
+
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """Habits that nothing is taught."""
+        if group == "dataset" and self.habits and (entries := list(self.inert(group, assembly))):
+            yield f"{entries[0].reason}; set algo=sft to train on them"
+
+    def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
+        """What demonstrations alone have."""
+        return demonstrated(("habits", "habits_from"), group, assembly)
 
     def _prompt(self, problem: Problem, question: str, progress: float) -> Prompt:
         uid = "arithmetic/" + hashlib.sha256(question.encode()).hexdigest()[:12]

@@ -14,13 +14,13 @@ weighting can take away by crediting the line that decides.
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from mirrorpo.core.batch import Prompt
-from mirrorpo.core.protocols import Split
+from mirrorpo.core.protocols import Assembly, Inert, Split
 from mirrorpo.core.seeds import derive
 from mirrorpo.core.token_offsets import Interval
 from mirrorpo.dataset.generated import prompts_hash
@@ -32,9 +32,15 @@ from mirrorpo.dataset.letter_questions import (
     letter_questions,
 )
 from mirrorpo.dataset.settings import check_user
+from mirrorpo.dataset.start_model import StartModel, demonstrated
 
 # Lines of a short demonstration, the deciding one among them.
 SHORT_LINES = 3
+SHIPPED = StartModel(
+    path="mirrorpo:ledger",
+    scratch="ledger_scratch",
+    made_with={"data_seed": 0, "letters": 8, "choices": 4, "copies": 1, "distance": 0, "distractors": 0},
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +144,18 @@ class Ledger:
     def fingerprint(self, split: Split) -> str:
         """Hash of the questions, golds and demonstrations of a split."""
         return prompts_hash(self.load(split))
+
+    def requirements(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """The shipped start model is for the settings that it was made with."""
+        return SHIPPED.requirements(group, assembly)
+
+    def notes(self, group: str, assembly: Assembly) -> Iterable[str]:
+        """A start model that was made with others."""
+        return SHIPPED.notes(group, assembly)
+
+    def inert(self, group: str, assembly: Assembly) -> Iterable[Inert]:
+        """What demonstrations alone have."""
+        return demonstrated(("copies", "distance", "distractors", "short_until"), group, assembly)
 
     def deciding(self, prompt: Prompt, text: str) -> Sequence[Interval]:
         """The lines of the letter that was asked for, as intervals of characters."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mirrorpo.core.batch import Completion, RolloutRequest
+from mirrorpo.core.network import Tokenizer
 from mirrorpo.core.protocols import GenerativeModel
 
 
@@ -27,10 +28,7 @@ class Demonstrations:
         completions: list[Completion] = []
         for group in request.groups:
             prompt, ids = request.prompts[group], request.prompt_ids[group]
-            target = [
-                *model.tokenizer(prompt.demonstration, add_special_tokens=False).input_ids,
-                model.tokenizer.eos_token_id,
-            ]
+            target = demonstration_ids(model.tokenizer, prompt.demonstration)
             completion_ids = target[: request.max_new_tokens]
             completion = Completion(
                 uid=prompt.uid,
@@ -43,3 +41,10 @@ class Demonstrations:
             )
             completions += [completion] * request.group_size
         return completions
+
+
+def demonstration_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a demonstration, closed by the end-of-sequence token."""
+    end = tokenizer.eos_token_id
+    assert end is not None
+    return [*tokenizer(text, add_special_tokens=False).input_ids, end]

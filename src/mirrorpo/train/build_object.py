@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 
-from mirrorpo.config.typed import parameters
+from mirrorpo.config.typed import located, parameters
 from mirrorpo.core.protocols import Config
 
 T = TypeVar("T")
@@ -54,7 +54,8 @@ def instantiated(node: object, group: str) -> object:
     try:
         return instantiate(node, _convert_="all")
     except Exception as error:
-        cause = error.__cause__ or error
+        # Hydra says in three lines that there is no such class.
+        cause = " ".join(str(error.__cause__ or error).split())
         raise ValueError(f"{group}: {cause}{_leftover_settings(node, group)}") from error
 
 
@@ -85,7 +86,7 @@ def _leftover_settings(node: object, path: str) -> str:
     if not isinstance(node, Mapping):
         return ""
     settings = cast("Config", node)
-    accepted = parameters(str(settings.get("_target_")))
+    accepted = parameters(str(settings["_target_"])) if "_target_" in settings else None
     taken = settings.keys() if accepted is None else accepted
     extra = [key for key in settings if not key.startswith("_") and key not in taken]
     if extra:
@@ -148,7 +149,7 @@ def _annotations(node: Config) -> Mapping[str, object]:
     if "_target_" not in node:
         return {}
     try:
-        return get_type_hints(get_object(node["_target_"]))
+        return get_type_hints(located(node["_target_"]))
     except (ImportError, ValueError, NameError, TypeError):
         # A class that is missing is for instantiate to report, with its group; one without hints has none.
         return {}

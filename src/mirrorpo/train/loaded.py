@@ -35,6 +35,7 @@ from mirrorpo.rollout.collector import Collector
 from mirrorpo.rollout.prompt_order import DataOrder
 from mirrorpo.train.build import Components, model_needs
 from mirrorpo.train.call_cost import CallCost, call_cost
+from mirrorpo.train.demonstration_lengths import cut_demonstrations
 from mirrorpo.train.drift import draw_probe
 from mirrorpo.train.entropy import EntropyTerm
 from mirrorpo.train.evaluate import Evaluator
@@ -80,6 +81,7 @@ class LoadedRun:
         call_cost: what a call of the network costs beside its tokens.
         deterministic: what of `deterministic` holds on this device.
         memory: what the run will hold on its card, where it has one.
+        cut: what there is to say of demonstrations that are too long.
         sets: the evaluation sets beside the run's own, by name.
     """
 
@@ -95,6 +97,7 @@ class LoadedRun:
     call_cost: CallCost
     deterministic: Mapping[str, object]
     memory: Memory | None
+    cut: Sequence[str] = ()
     sets: Mapping[str, LoadedSet] = field(default_factory=dict[str, LoadedSet])
 
     def evaluators(self) -> dict[str, Evaluator]:
@@ -111,7 +114,7 @@ class LoadedRun:
         """What the device has to say to the settings."""
         kept = not self.deterministic["requested"] or str(self.deterministic["holds"]).startswith("yes")
         out = [] if kept else [f"deterministic=true holds: {self.deterministic['holds']}"]
-        out += self.sampling.notes()
+        out += [*self.sampling.notes(), *self.cut]
         return out if self.memory is None else [*out, self.memory.note]
 
 
@@ -156,6 +159,7 @@ class Loader:
         reward = sharded_reward(components.reward, ranks)
         rendered = [render(components, policy, prompt) for prompt in questions.evaluation]
         evaluator = self._evaluator(engine, reward, AnswerSettings.of(config), questions.evaluation, rendered)
+        cut = cut_demonstrations(components.rollout, policy, questions.train, config)
         self._check_context(policy, questions, rendered)
         sets = self._sets(policy, engine, questions.sets)
         return LoadedRun(
@@ -184,6 +188,7 @@ class Loader:
             call_cost=loaded.call_cost,
             deterministic=loaded.deterministic,
             memory=memory,
+            cut=cut,
             sets=sets,
         )
 
@@ -318,7 +323,16 @@ class Loader:
             example = render(components, policy, questions.train[0])
             long = to_measure(policy, questions.train, example, components.dataset.user, answer)
             lengths += [len(example.ids), *(len(render(components, policy, prompt).ids) for prompt in long)]
-        policy.check_context(max(lengths) + answer)
+        try:
+            policy.check_context(max(lengths) + answer)
+        except ValueError as error:
+            if "architecture" not in config["model"]:
+                raise
+            # It is made here, with as many as it is told to have.
+            tokens = max(lengths) + answer
+            raise ValueError(
+                f"{error}, or set model.architecture.max_position_embeddings={tokens} or more"
+            ) from error
 
     def _drift(self, policy: LanguageModel, engine: RolloutEngine, questions: Questions) -> Drift:
         config = self.components.config

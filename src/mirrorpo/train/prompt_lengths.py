@@ -27,12 +27,13 @@ def to_measure(
     """
     if not prompts or policy.tokenizer.unk_token_id is not None:
         return list(prompts)
-    frame = _bytes(example.text) - _bytes(prompts[0].question) + len(example.ids)
+    frame = most_tokens(example.text) - most_tokens(prompts[0].question) + len(example.ids)
     times = max(1, user.count("{question}"))
-    return [p for p in prompts if not _fits(policy, frame + times * _bytes(p.question) + answer)]
+    return [p for p in prompts if not _fits(policy, frame + times * most_tokens(p.question) + answer)]
 
 
-def _bytes(text: str) -> int:
+def most_tokens(text: str) -> int:
+    """No tokenizer makes more tokens of a text than this."""
     return len(text) if text.isascii() else GROWTH * len(text.encode())
 
 
