@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import ROOT, SMALL, environment, folder, manifest, succeeded, train
+from cli import FEW_PROBLEMS, ROOT, SMALL, folder, manifest, succeeded, train
 
 from mirrorpo.config.cell import Cell
+from mirrorpo.launch.launches import record_launch
+from mirrorpo.launch.status import main
 from mirrorpo.run.disk import writing_to
 from mirrorpo.run.errors import DiskError
 from mirrorpo.run.folder import RunFolder, RunState
@@ -215,8 +217,10 @@ def test_a_job_that_is_cancelled_while_its_run_hands_over_stays_cancelled(
 
 
 @pytest.mark.slow
-def test_a_cell_resumed_under_other_code_ends_stale_and_is_started_anew_on_request(tmp_path: Path) -> None:
-    cell = (*SMALL, "steps=2", "eval_questions=0", f"out={tmp_path / 'out'}")
+def test_a_cell_resumed_under_other_code_ends_stale_and_is_started_anew_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = (*SMALL, *FEW_PROBLEMS, "steps=2", "eval_questions=0", f"out={tmp_path / 'out'}")
     succeeded(train(*cell, cwd=tmp_path))
     run = folder(tmp_path / "out")
     assert manifest(run)["state"] == "done" and len(manifest(run)["codes"]) == 1
@@ -226,31 +230,25 @@ def test_a_cell_resumed_under_other_code_ends_stale_and_is_started_anew_on_reque
     for name in ("src", "conf", "sweeps"):
         shutil.copytree(ROOT / name, copy / name, ignore=kept)
     shutil.copy(ROOT / "train.py", copy)
-    environ = {**environment(), "PYTHONPATH": str(copy / "src")}
-
-    def go(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *words],
-            cwd=tmp_path,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
+    with (copy / "src" / "mirrorpo" / "loss.py").open("a") as file:
+        file.write("# edited\n")
+    monkeypatch.setenv("PYTHONPATH", str(copy / "src"))
+    monkeypatch.chdir(tmp_path)
 
     # As if killed behind step 1, and the code then edited.
     shutil.rmtree(run / "checkpoints" / "step_000002")
     RunFolder(run).update_manifest(state=RunState.RUNNING)
-    with (copy / "src" / "mirrorpo" / "loss.py").open("a") as file:
-        file.write("# edited\n")
-    grid = (str(copy / "train.py"), "-m", "seed=0", *cell)
-    succeeded(go(*grid), said=["resuming after step 1 of 2"])
+    words = [sys.executable, str(copy / "train.py"), *cell]
+    resumed = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+    succeeded(resumed, said=["resuming after step 1 of 2"])
     assert manifest(run)["state"] == "stale" and len(manifest(run)["codes"]) == 2
-    assert go(*grid).stdout.count("stale already, nothing to do") == 1
+    succeeded(train(*cell, cwd=tmp_path), said=["stale already, nothing to do"])
 
-    status = ("-m", "mirrorpo.status", str(tmp_path / "out" / "single"))
-    assert "stale" in go(*status).stdout and "nothing to do" in go(*status, "retry").stdout
-    succeeded(go(*status, "retry", "--stale"))
+    sweep = tmp_path / "out" / "single"
+    record_launch(sweep, [words[1], "-m", "seed=0", *cell], [str(run.relative_to(sweep))])
+    assert main([str(sweep)]) == main([str(sweep), "retry"]) == 0
+    said = capsys.readouterr().out
+    assert "1 stale" in said and "nothing to do" in said
+    assert main([str(sweep), "retry", "--stale"]) == 0
     assert manifest(run)["state"] == "done" and len(manifest(run)["codes"]) == 1
-    assert len(list((tmp_path / "out" / "single" / ".stale").rglob("metrics.jsonl"))) == 1
+    assert len(list((sweep / ".stale").rglob("metrics.jsonl"))) == 1
