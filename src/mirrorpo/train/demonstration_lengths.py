@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Config, RolloutEngine
 from mirrorpo.model.language_model import LanguageModel
-from mirrorpo.rollout.demonstrations import Demonstrations, demonstration_ids
+from mirrorpo.rollout.demonstrations import demonstration_ids
 from mirrorpo.train.prompt_lengths import most_tokens
 
 # Of the demonstrations. A few long ones are usual in data that people wrote, and may be cut; a world's own
@@ -28,7 +28,7 @@ def cut_demonstrations(
         ValueError: naming the length that is needed, where more than a tenth is cut.
     """
     limit = config["max_new_tokens"]
-    if not isinstance(engine, Demonstrations) or config["steps"] == 0:
+    if engine.samples or config["steps"] == 0:
         return []
     # With the token that ends it; most are known to fit without being read.
     unread = {prompt.demonstration for prompt in prompts if most_tokens(prompt.demonstration) + 1 > limit}

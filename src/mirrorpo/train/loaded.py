@@ -154,12 +154,11 @@ class Loader:
         questions = ranks.broadcast_from_rank0(lambda: load_questions(components))
         memory = checked_memory(components, questions, self.device, ranks.world_size)
         loaded = self._models(lambda: questions)
-        policy, check = loaded.policy, loaded.check
+        policy = loaded.policy
         engine = sharded_engine(components.eval_rollout, ranks)
         reward = sharded_reward(components.reward, ranks)
         rendered = [render(components, policy, prompt) for prompt in questions.evaluation]
         evaluator = self._evaluator(engine, reward, AnswerSettings.of(config), questions.evaluation, rendered)
-        cut = cut_demonstrations(components.rollout, policy, questions.train, config)
         self._check_context(policy, questions, rendered)
         sets = self._sets(policy, engine, questions.sets)
         return LoadedRun(
@@ -184,11 +183,11 @@ class Loader:
             right_answers=self._right_answers(policy, reward, loaded.call_cost, evaluator),
             questions=questions,
             rendered=rendered,
-            model_check=check,
+            model_check=loaded.check,
             call_cost=loaded.call_cost,
             deterministic=loaded.deterministic,
             memory=memory,
-            cut=cut,
+            cut=cut_demonstrations(components.rollout, policy, questions.train, config),
             sets=sets,
         )
 
