@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ def test_a_few_are_told() -> None:
 
 
 def test_what_trains_on_none_has_none_that_are_cut() -> None:
-    assert cut(0, 2, 1, engine=object()) == [] and cut(0, 2, 1, steps=0) == []
+    assert cut(0, 2, 1, engine=SimpleNamespace(samples=True)) == [] and cut(0, 2, 1, steps=0) == []
 
 
 SFT = (

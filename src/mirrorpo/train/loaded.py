@@ -160,7 +160,6 @@ class Loader:
         rendered = [render(components, policy, prompt) for prompt in questions.evaluation]
         evaluator = self._evaluator(engine, reward, AnswerSettings.of(config), questions.evaluation, rendered)
         self._check_context(policy, questions, rendered)
-        sets = self._sets(policy, engine, questions.sets)
         return LoadedRun(
             learner=Learner(
                 policy=policy,
@@ -188,7 +187,7 @@ class Loader:
             deterministic=loaded.deterministic,
             memory=memory,
             cut=cut_demonstrations(components.rollout, policy, questions.train, config),
-            sets=sets,
+            sets=self._sets(policy, engine, questions.sets),
         )
 
     def load_answering(
