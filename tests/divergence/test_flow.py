@@ -1,5 +1,6 @@
 """Ends of the flow against closed forms that were derived by hand, and against the flow in small steps."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -142,6 +143,29 @@ def test_where_rewards_are_0_or_1_every_f_divergence_scales_right_answers_alike_
 def test_no_coefficient_where_none_reaches_the_target() -> None:
     assert equal_strength(lambda beta: 0.5, 0.8) is None
     assert equal_strength(lambda beta: 1 / (1 + beta / 1000), 0.5) == pytest.approx(1000, rel=1e-4)
+
+
+@pytest.mark.parametrize("target", [0.55, 0.7, 0.8, 0.93])
+def test_a_coefficient_is_that_of_plain_halving_at_half_the_cost(target: float) -> None:
+    asked: list[float] = []
+
+    def reached(beta: float) -> float:
+        asked.append(beta)
+        return 1 / (1 + 0.25 * beta**1.5)
+
+    found = equal_strength(reached, target)
+    cost = len(asked)
+    # From 1 in steps of ten, then halves of the logarithm.
+    low = 0.0
+    while reached(math.exp(low)) <= target:
+        low -= math.log(10.0)
+    while reached(math.exp(low + math.log(10.0))) > target:
+        low += math.log(10.0)
+    high = low + math.log(10.0)
+    while high - low > 1e-5:
+        middle = (low + high) / 2
+        low, high = (middle, high) if reached(math.exp(middle)) > target else (low, middle)
+    assert found == math.exp((low + high) / 2) and cost <= 14
 
 
 def test_the_end_under_a_bregman_divergence_needs_no_flow() -> None:

@@ -3,13 +3,27 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cli import cell_here
 
 from mirrorpo.config.paths import sweeps
-from mirrorpo.divergence.bregman import ExactBregman
-from mirrorpo.divergence.flow import Ending
+from mirrorpo.divergence.bregman import CorrectedBregman, ExactBregman, SampledBregman
+from mirrorpo.divergence.flow import Ending, pull
+from mirrorpo.divergence.neural_mirror import NeuralMirror, RandomParameters
 from mirrorpo.divergence.none import NoDivergence
 from mirrorpo.divergence.potentials import NegativeEntropy, Square
-from mirrorpo.tools.fixed_points import World, at_betas, main, prediction, predictions, strength, table
+from mirrorpo.tools.fixed_points import (
+    MapTable,
+    World,
+    at_betas,
+    from_table,
+    main,
+    prediction,
+    predictions,
+    strength,
+    table,
+    world_of,
+)
+from mirrorpo.train.build import build_components
 
 WORLD = World(
     start=torch.tensor([[0.6, 0.1, 0.3]], dtype=torch.float64),
@@ -48,6 +62,50 @@ def test_predictions_are_means_over_questions_in_the_terms_of_the_metrics() -> N
     assert lines[-1] == "no beta ends at that gold reward: kl"
     scaled = predictions(WORLD, {"kl": KL}, {"kl": 0.8}, 7 / 8)["kl"]
     assert scaled is not None and scaled.beta == pytest.approx(0.7)
+
+
+def test_a_neural_map_is_read_from_a_table_with_the_same_pull() -> None:
+    p = torch.tensor([[0.7, 0.2, 0.1], [0.9999, 5e-5, 5e-5]], dtype=torch.float64).log()
+    q = WORLD.start.log().expand(2, 3)
+    for signed in (False, True):
+        numbers = RandomParameters(seed=42, scale=0.01, signed=signed)
+        for form in (SampledBregman, CorrectedBregman):
+            divergence = form(potential=NeuralMirror(parameters=numbers))
+            table_form = from_table(divergence)
+            assert isinstance(table_form, form) and isinstance(table_form.potential, MapTable)
+            assert table_form.potential.convex is not signed
+            torch.testing.assert_close(pull(table_form, p, q), pull(divergence, p, q), rtol=1e-7, atol=1e-12)
+    assert from_table(KL) is KL
+
+
+def test_another_reward_pays_the_same_decisions_and_the_model_is_read_once() -> None:
+    settings = ["model=exploit", "algo=dr_grpo", "divergence=none", "eval_questions=0", "threads=1"]
+    rare, common = (
+        build_components(cell_here(*settings, f"reward={name}").config)
+        for name in ("exploit_rare", "exploit_common")
+    )
+    world = world_of(rare)
+    again = world.paid(common)
+    assert again.start is world.start and torch.equal(again.gold, world.gold)
+    assert world.proxy.max() == 1.5 and again.proxy.max() == 2.0
+    assert torch.equal(again.paid(rare).proxy, world.proxy)
+
+
+def test_arms_are_told_as_they_are_found_and_the_tables_keep_their_digits(capsys) -> None:
+    threads = torch.get_num_threads()
+    names = "divergence=kl_exact,probl2_exact,none"
+    main(["model=exploit", "algo=dr_grpo", names, "reward=exploit_rare,exploit_none", "threads=1"])
+    torch.set_num_threads(threads)
+    out, told = capsys.readouterr()
+    # docs/exploit.md and sweeps/sweep/exploit_divergence.yaml.
+    for row in (
+        "| kl_exact | 0.50421 | 0.734 |",
+        "| probl2_exact | 1.7842 | 0.708 |",
+        "| none | 0 | 0.000 |",
+    ):
+        assert row in out
+    assert told.splitlines()[0] == "kl_exact: beta 0.50421, gold 0.734"
+    assert told.splitlines()[1] == "probl2_exact: beta 1.7842, gold 0.708"
 
 
 def test_coverage_is_the_expected_share_of_right_answers_in_eight_samples() -> None:

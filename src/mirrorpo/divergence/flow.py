@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ GRID = (-9, 0, 600)
 HALVINGS = 50
 # Within which a coefficient of equal strength is looked for.
 SMALLEST_BETA, LARGEST_BETA = 1e-4, 1e7
+# Of its logarithm; and how often it is looked for by chords ahead of halving.
+CLOSE, NARROWINGS = 1e-5, 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,20 +93,25 @@ def ending(
         tensor([[1., 0.]], dtype=torch.float64)
     """
     log_q, rewards = start.double().log().log_softmax(-1), rewards.double()
+    twice = torch.cat([log_q, log_q])
 
-    def gain(log_p: Tensor) -> Tensor:
-        return rewards - beta * pull(divergence, log_p, log_q) if beta else rewards
+    def gains(log_p: Tensor) -> tuple[Tensor, Tensor]:
+        # There and a nudge further, asked in one: what a call costs is hardly in its numbers.
+        if not beta:
+            return rewards, rewards
+        here, further = pull(divergence, torch.cat([log_p, log_p + NUDGE]), twice).chunk(2)
+        return rewards - beta * here, rewards - beta * further
 
     log_p, time = log_q, FIRST_TIME
     residual = math.inf
     for _ in range(STEPS):
-        g = gain(log_p)
+        g, further = gains(log_p)
         p = log_p.exp()
         apart = g - (p * g).sum(-1, keepdim=True)
         residual = float((p * apart.abs()).sum(-1).max())
         if residual < AT_REST:
             break
-        stiffness = ((g - gain(log_p + NUDGE)) / NUDGE).clamp(min=0) if beta else torch.zeros_like(g)
+        stiffness = ((g - further) / NUDGE).clamp(min=0)
         rate = time / (1 + time * stiffness)
         # To first order this keeps the probabilities' sum.
         level = (p * rate * g).sum(-1, keepdim=True) / (p * rate).sum(-1, keepdim=True)
@@ -168,16 +176,49 @@ def equal_strength(reached: Callable[[float], float], target: float) -> float | 
         >>> round(equal_strength(lambda beta: 1 / (1 + beta), 0.8), 4)
         0.25
     """
-    low, high = math.log(SMALLEST_BETA), math.log(LARGEST_BETA)
-    if not reached(math.exp(high)) < target < reached(math.exp(low)):
+    least, most = math.log(SMALLEST_BETA), math.log(LARGEST_BETA)
+
+    @cache
+    def excess(log_beta: float) -> float:
+        return reached(math.exp(log_beta)) - target
+
+    if not excess(most) < 0 < excess(least):
         return None
     # From 1, in steps of ten: a coefficient that is far out costs more time.
     bound, step = 0.0, math.log(10.0)
-    falls = reached(1.0) > target
-    while (reached(math.exp(bound)) > target) == falls:
+    falls = excess(0.0) > 0
+    while (excess(bound) > 0) == falls:
         bound += step if falls else -step
     low, high = (bound - step, bound) if falls else (bound, bound + step)
-    while high - low > 1e-5:
+    above, below = _narrowed(excess, low, high)
+    while high - low > CLOSE:
+        # Halved, so that the result does not depend on how it was found; most halves are known by now.
         middle = (low + high) / 2
-        low, high = (middle, high) if reached(math.exp(middle)) > target else (low, middle)
+        if above < middle < below:
+            above, below = (middle, below) if excess(middle) > 0 else (above, middle)
+        low, high = (middle, high) if middle <= above else (low, middle)
     return math.exp((low + high) / 2)
+
+
+def _narrowed(excess: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
+    """A place above zero and one that is not, near each other, of something that falls; by the Illinois rule.
+
+    References:
+        Dowell and Jarratt 1971, A modified regula falsi method, https://doi.org/10.1007/BF01934364
+    """
+    up, down = excess(low), excess(high)
+    before = 0.0
+    for _ in range(NARROWINGS):
+        if high - low < CLOSE:
+            break
+        place = low + (high - low) * up / (up - down)
+        # A little beyond the chord's zero, as seen from the nearer end, so that both ends close in.
+        place += CLOSE / 4 if place - low < high - place else -CLOSE / 4
+        value = excess(place)
+        # An end that stays twice counts half.
+        if value > 0:
+            low, up, down = place, value, down / 2 if before > 0 else down
+        else:
+            high, down, up = place, value, up / 2 if before < 0 else up
+        before = value
+    return low, high

@@ -17,7 +17,7 @@ the setting: the algorithm's own scale of the reward is in it.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from hydra import initialize_config_dir
@@ -26,10 +26,14 @@ from torch import Tensor
 from mirrorpo.algo.advantage import GroupMean, LeaveOneOut, NoBaseline
 from mirrorpo.config.paths import command, conf
 from mirrorpo.config.schema import register
+from mirrorpo.core.batch import Prompt
 from mirrorpo.core.protocols import Divergence
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.distributed.device import named_device, prepare
+from mirrorpo.divergence.bregman import CorrectedBregman, SampledBregman
 from mirrorpo.divergence.flow import Ending, ending, equal_strength
+from mirrorpo.divergence.neural_mirror import NeuralMirror
+from mirrorpo.divergence.tabulated import Tabulated
 from mirrorpo.model.language_model import LanguageModel
 from mirrorpo.reward.named_answer import names_of
 from mirrorpo.tools.cells import composed, listed, or_exit, without
@@ -39,6 +43,30 @@ from mirrorpo.train.loaded import Loader, render
 UNEVALUATED = "eval_questions=0"
 # Samples of a question of which distinct right answers are counted.
 SAMPLES = 8
+# Of the table that stands for a neural map's units, as of the files of the exact forms.
+KNOTS = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapTable(Tabulated):
+    """The table of a neural map, of a signed one too, whose potential need not be convex."""
+
+    def __post_init__(self) -> None:
+        pass
+
+    @property
+    def convex(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As of the map."""
+        return self.potential.convex
+
+
+def from_table(divergence: Divergence) -> Divergence:
+    """A divergence whose neural map is read from a table: 1e-9 from it, at a fiftieth of its cost."""
+    if isinstance(divergence, SampledBregman | CorrectedBregman) and isinstance(
+        divergence.potential, NeuralMirror
+    ):
+        return replace(divergence, potential=MapTable(potential=divergence.potential, knots=KNOTS))
+    return divergence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +74,7 @@ class World:
     """The decisions of a cell.
 
     Attributes:
+        prompts: the questions.
         start: the start model's probabilities of the answers, [Q, A], which sum to 1.
         proxy: what each pays, [Q, A].
         gold: what each is worth, [Q, A].
@@ -56,6 +85,22 @@ class World:
     proxy: Tensor
     gold: Tensor
     names: Sequence[Sequence[str]]
+    prompts: Sequence[Prompt] = ()
+
+    def paid(self, components: Components) -> "World":
+        """The same decisions, paid by the reward of a cell."""
+        proxy: list[list[float]] = []
+        gold: list[list[float]] = []
+        for prompt in self.prompts:
+            answers = list(names_of(prompt.gold))
+            verdicts = components.reward(answers, [prompt] * len(answers))
+            proxy.append([verdict.reward for verdict in verdicts])
+            gold.append([verdict.reward if verdict.gold is None else verdict.gold for verdict in verdicts])
+        return replace(
+            self,
+            proxy=torch.tensor(proxy, dtype=torch.float64),
+            gold=torch.tensor(gold, dtype=torch.float64),
+        )
 
     def share(self, policy: Tensor, name: str) -> float:
         """Of the answers by a name, the mean over questions."""
@@ -155,20 +200,18 @@ def world_of(components: Components) -> World:
             "name; use dataset=exploit"
         )
     start: list[Tensor] = []
-    proxy: list[list[float]] = []
-    gold: list[list[float]] = []
     for prompt, row in zip(prompts, answers, strict=True):
         ids = render(components, policy, prompt).ids
         start.append(_probabilities(policy, ids, list(row), float(config["temperature"])))
-        verdicts = components.reward(list(row), [prompt] * len(row))
-        proxy.append([verdict.reward for verdict in verdicts])
-        gold.append([verdict.reward if verdict.gold is None else verdict.gold for verdict in verdicts])
-    return World(
+    unpaid = torch.zeros(len(prompts), len(answers[0]), dtype=torch.float64)
+    world = World(
         start=torch.stack(start),
-        proxy=torch.tensor(proxy, dtype=torch.float64),
-        gold=torch.tensor(gold, dtype=torch.float64),
+        proxy=unpaid,
+        gold=unpaid,
         names=[list(row.values()) for row in answers],
+        prompts=prompts,
     )
+    return world.paid(components)
 
 
 def _probabilities(
@@ -200,7 +243,7 @@ def penalties(overrides: Sequence[str], names: Sequence[str], *, skip: bool) -> 
             penalty = build_components(composed(overrides, f"divergence={name}", UNEVALUATED)).penalty
             if penalty.placement != "loss" or penalty.sources != ("reference",):
                 raise ValueError("the flow is of divergence.placement=loss and divergence.anchor=reference")
-            out[name] = penalty.divergence
+            out[name] = from_table(penalty.divergence)
         except ValueError as error:
             if not skip:
                 raise
@@ -313,17 +356,29 @@ def _print_all(overrides: Sequence[str], gold: float) -> None:
         cells = _cells([text for text in cell if not text.startswith("divergence.")], rewards)
         scales = {reward: reward_scale(components) for reward, components in cells.items()}
         arms = at_betas(penalties(cell, named or every, skip=not named), listed(overrides, "divergence.beta"))
+    # Rewards differ in what answers are paid, and in nothing before that.
+    start = world_of(next(iter(cells.values())))
+    # A few thousand numbers: threads would wait for each other at every operation.
+    torch.set_num_threads(1)
     betas: dict[str, float | None] = {}
     for reward, components in cells.items():
-        world, scale = world_of(components), scales[reward]
+        world, scale = start.paid(components), scales[reward]
+        print(f"\nreward={reward}" if reward else "", _start_line(world), "", sep="\n", flush=True)
+        rows: dict[str, Prediction | None] = {}
         for name, (divergence, beta) in arms.items():
             if divergence.reads == "nothing":
                 betas[name] = 0.0
             elif name not in betas:
                 betas[name] = strength(world, divergence, gold) if beta is None else beta / scale
-        divergences = {name: divergence for name, (divergence, _) in arms.items()}
-        print(f"\nreward={reward}" if reward else "", _start_line(world), "", sep="\n")
-        print(table(world, predictions(world, divergences, betas, scale)), flush=True)
+            rows |= predictions(world, {name: divergence}, betas, scale)
+            _say(name, rows[name])
+        print(table(world, rows), flush=True)
+
+
+def _say(name: str, row: Prediction | None) -> None:
+    # As soon as it is known; the table is sorted, and waits for all.
+    found = "no beta ends there" if row is None else f"beta {row.beta:.5g}, gold {row.gold:.3f}"
+    print(f"{name}: {found}", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -159,7 +159,7 @@ class Loader:
         reward = sharded_reward(components.reward, ranks)
         rendered = [render(components, policy, prompt) for prompt in questions.evaluation]
         evaluator = self._evaluator(engine, reward, AnswerSettings.of(config), questions.evaluation, rendered)
-        self._check_context(policy, questions, rendered)
+        cut = self._check_lengths(policy, questions, rendered)
         return LoadedRun(
             learner=Learner(
                 policy=policy,
@@ -186,7 +186,7 @@ class Loader:
             call_cost=loaded.call_cost,
             deterministic=loaded.deterministic,
             memory=memory,
-            cut=cut_demonstrations(components.rollout, policy, questions.train, config),
+            cut=cut,
             sets=self._sets(policy, engine, questions.sets),
         )
 
@@ -308,10 +308,12 @@ class Loader:
             out[name] = LoadedSet(evaluator=replace(evaluator, prefix=f"eval/{name}"), rendered=rendered)
         return out
 
-    def _check_context(
+    def _check_lengths(
         self, policy: LanguageModel, questions: Questions, rendered: Sequence[Rendered]
-    ) -> None:
+    ) -> list[str]:
+        # What there is to say of demonstrations, where all else fits.
         config, components = self.components.config, self.components
+        cut = cut_demonstrations(components.rollout, policy, questions.train, config)
         answer = max(config["eval_max_new_tokens"], config["max_new_tokens"])
         if isinstance(components.weighting, SegmentCredit):
             # Rolls from the last cut go on for as long as those from the first.
@@ -331,6 +333,7 @@ class Loader:
             raise ValueError(
                 f"{error}, or set model.architecture.max_position_embeddings={tokens} or more"
             ) from error
+        return cut
 
     def _drift(self, policy: LanguageModel, engine: RolloutEngine, questions: Questions) -> Drift:
         config = self.components.config
