@@ -82,4 +82,6 @@ def _extract(root: Path, tree: str, to: Path) -> None:
             raise DirtyTree(f"git archive {tree} failed with exit status {done.returncode}")
         archive.seek(0)
         with tarfile.open(fileobj=archive, mode="r:") as tar:
-            tar.extractall(to, filter="data")
+            # `filter=` is of Python 3.11.4; the attribute is read where there are filters, and nowhere else.
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)
+            tar.extractall(to)
