@@ -75,5 +75,5 @@ def test_a_launch_keeps_what_was_planned_at_first_though_the_same_command_is_giv
     # Without a plan the file is what it was.
     record_launch(tmp_path / "none", ["train.py"], ["1"])
     assert json.loads((tmp_path / "none" / LAUNCHES).read_text())[0].keys() == {
-        "argv", "cwd", "time", "cells", "first",
+        "argv", "cwd", "time", "cells", "first", "folder",
     }  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mirrorpo.core.batch import Prompt, Verdict
+from mirrorpo.core.patterns import compiled
 from mirrorpo.text.answer_marker import marked_answer
 from mirrorpo.text.thinking import Thinking, behind_thinking
 
@@ -17,16 +18,16 @@ VERSION = "choice_letter/1"  # of everything that decides a verdict here
 LONGEST = 500  # characters of an answer that may be a letter
 
 _DRESS = r"[\s$*_`\"'({\[]*+(?:\\(?:text|textbf|mathbf|mathrm|mathsf|boxed|bf|rm)\s*+\{[\s({*]*+)*+"
-_LETTER = re.compile(
+_LETTER = compiled(
     rf"{_DRESS}(?:the\s+)?(?:(?:correct|right|final|best)\s+)?(?:(?:answer|option|choice|letter)\s*+(?:is\b|:)?+\s*+)?{_DRESS}"
     r"(?P<letter>[A-Za-z])(?P<rest>[\s$*_`\"'}\])]*(?:(?:[.:,;)\-\u2013=\n]|(?:because|since)\b|is\s+(?:the\s+)?(?:correct|right|answer)\b).*)?)",
     re.IGNORECASE | re.DOTALL,
 )
 # Another letter named as an answer: "B or C", "B, C", "B) or C)".
-_ANOTHER = re.compile(
+_ANOTHER = compiled(
     r"\b(?:or|and)\s+\(?[A-Z]\b\)?\s*[.}$]?\s*$|^[\s)*]*[,/&]\s*\(?[A-Z]\b|\([A-Z]\)|\s[A-Z]\)"
 )
-_NAMED = re.compile(
+_NAMED = compiled(
     r"\b(?i:answer|option|choice)(?:[ \t]is)?[ \t]?:?[ \t]?[*(\[$]{0,3}(?P<named>[A-Z])\b(?!['\u2019])"
     r"|\((?P<closed>[A-Z])\)|^[ \t*]*(?P<alone>[A-Z])[.) \t*]*$",
     re.MULTILINE,

@@ -9,14 +9,16 @@ from itertools import accumulate, pairwise
 
 from markdown_it import MarkdownIt
 
+from mirrorpo.core.patterns import compiled
+
 # In characters; a longer text is read by one expression, which takes less time.
 LONGEST_MARKDOWN = 100_000
 
-_LINE_END = re.compile(r"\r\n?|\n")
+_LINE_END = compiled(r"\r\n?|\n")
 # A fence anywhere in a line, closed anywhere: no Markdown, but models write it.
-_LOOSE = re.compile(r"```[^\S\n]*+(?P<info>[A-Za-z0-9_+.-]*+)[^\S\n]*+\n(?P<source>.*?)(?:```|\Z)", re.DOTALL)
+_LOOSE = compiled(r"```[^\S\n]*+(?P<info>[A-Za-z0-9_+.-]*+)[^\S\n]*+\n(?P<source>.*?)(?:```|\Z)", re.DOTALL)
 _PYTHON = ("", "python", "python3", "py", "py3", "ipython", "ipython3")
-_LANGUAGE = re.compile(r"[\s{.]*+(?:language-|lang-)?+(?P<name>[\w+#-]*+)")
+_LANGUAGE = compiled(r"[\s{.]*+(?:language-|lang-)?+(?P<name>[\w+#-]*+)")
 
 
 @dataclass(frozen=True, slots=True)

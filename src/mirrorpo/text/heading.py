@@ -6,6 +6,8 @@ title of a conclusion. Its number is never an answer. Everything else may be one
 
 import re
 
+from mirrorpo.core.patterns import compiled
+
 _DRESS = r"[\s*_`]*+"
 _PARTS = "step|part|case|phase|stage|section|method|approach|example|question|problem|equation"
 _WORK = (
@@ -18,7 +20,7 @@ _TITLES = (
     "(?:answers?|results?|solutions?|conclusions?|summary|explanation|verification|reasoning|calculations?|"
     "steps?|approach|information|data|notes?|formula|check|proof|work(?:ings?)?)"
 )
-_HEADING = re.compile(
+_HEADING = compiled(
     rf"{_DRESS}(?:"
     rf"(?:{_PARTS})\s*+(?:no\.?\s*+|\#\s*+)?(?:[0-9]++|[ivx]++\b|[a-d]\b|one|two|three|four|five|six)"
     r"|\(?[0-9]{1,2}(?:\.[0-9]{1,2})?[.):](?P<title>[\s*_`]*+(?<!:)(?<!\))(?<!\.)\S.*)"
@@ -27,10 +29,10 @@ _HEADING = re.compile(
     r")",
     re.IGNORECASE | re.DOTALL,
 )
-_CAPITAL = re.compile(r"[\s*_`]*+[A-Z]")
-_ORDER = re.compile(rf"{_DRESS}(?:{_WORK})\b", re.IGNORECASE)
+_CAPITAL = compiled(r"[\s*_`]*+[A-Z]")
+_ORDER = compiled(rf"{_DRESS}(?:{_WORK})\b", re.IGNORECASE)
 _CURRENCY = r"(?:\\?\$|[\u20ac\u00a3\u00a5\u20b9])"
-_NUMBER = re.compile(
+_NUMBER = compiled(
     r"(?:[\s*_`\"'~(\[{]|\\[(\[,;:! ]"
     r"|\\(?:left|displaystyle|approx|boxed)|\\(?:text|math)[a-z]{0,6}|\u2248)*+"
     r"(?:(?:the )?(?:final )?(?:answer|total|result)(?: is)?\s?[:=]?[\s*_`]*+)?"
@@ -38,7 +40,7 @@ _NUMBER = re.compile(
     r"(?:(?:USD|EUR|GBP|Rs\.?)\s?)?(?:[0-9\uff10-\uff19\u00bd\u00bc\u00be]|\.[0-9]|\\[dtc]?frac)",
     re.IGNORECASE,
 )
-_RESULT = re.compile(r"=[^=0-9]*+[0-9][^=]*+\Z")
+_RESULT = compiled(r"=[^=0-9]*+[0-9][^=]*+\Z")
 LONGEST = 400  # characters of a line that are read here
 
 

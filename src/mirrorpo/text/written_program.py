@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from mirrorpo.core.patterns import compiled
 from mirrorpo.text.fences import Block, fenced_blocks, is_python, loose_blocks, stretch
 from mirrorpo.text.program_parts import (
     DEFINITIONS,
@@ -27,11 +28,11 @@ from mirrorpo.text.program_parts import (
 from mirrorpo.text.python_source import bindings, indented, parsed, returns, salvaged
 from mirrorpo.text.thinking import behind_thinking
 
-_ONE_FENCE = re.compile(
+_ONE_FENCE = compiled(
     r"```[^\S\n]*+(?P<info>[A-Za-z0-9_+.-]*+)[^\S\n]*+\n(?P<source>(?:(?!```).)*+)(?:```)?+", re.DOTALL
 )
-_OPENS = re.compile(r"\s*(?:async )?def\b.*:\s*\Z")
-_GIVES = re.compile(r"\b(?:return|yield)\b")
+_OPENS = compiled(r"\s*(?:async )?def\b.*:\s*\Z")
+_GIVES = compiled(r"\b(?:return|yield)\b")
 
 
 def literal_source(text: str) -> str:

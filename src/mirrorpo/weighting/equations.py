@@ -8,8 +8,7 @@ A text is cut into lexemes once and read once from left to right, so time is lin
 does not fit ends a calculation, and the next may begin there.
 """
 
-import re
-
+from mirrorpo.core.patterns import compiled
 from mirrorpo.core.token_offsets import Interval
 
 _CURRENCY = r"(?:\\?\$|[€£¥₹¢])"
@@ -19,7 +18,7 @@ _NUMBER = rf"{_CURRENCY}?(?:{_INTEGER}(?:\.[0-9]++)?+|\.[0-9]++|[¼½¾⅐-⅞])
 _BRACED = r"\s?\{(?:[^{}\n]++|\{[^{}\n]*+\})*+\}"
 
 # In order: the first kind that fits is the lexeme's.
-_LEXEME = re.compile(
+_LEXEME = compiled(
     rf"(?P<note><<[^<>\n]*+>>)"
     rf"|(?P<number>{_NUMBER})"
     rf"|(?P<worked>\\(?:[dtc]?frac(?:{_BRACED}{_BRACED}|\s?[0-9]{{2}})|sqrt{_BRACED}))"

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from mirrorpo.core.patterns import compiled
 from mirrorpo.core.span import Kind, Span
 from mirrorpo.core.token_offsets import Interval, TokenOffsets
 from mirrorpo.text.answer_marker import marked_answer
@@ -283,8 +284,8 @@ def _with_few_backslashes(text: str, intervals: Iterable[Interval], share: float
 
 
 _STOP = r"(?<![.!?])[.!?]++[\"'\u201d\u2019)\]*_]*+(?=\s|\Z)|[\u3002\uff01\uff1f]++"
-_SENTENCE_END = {"line": re.compile(rf"{_STOP}|[\n\r]"), "blank_line": re.compile(rf"{_STOP}|\n[^\S\n]*+\n")}
-_NO_END = re.compile(r"(?:(?<![A-Za-z])(?:Mr|Mrs|Ms|Dr|St|vs|e\.g|i\.e)|^[^\S\n]*[0-9]{1,2})\Z", re.MULTILINE)
+_SENTENCE_END = {"line": compiled(rf"{_STOP}|[\n\r]"), "blank_line": compiled(rf"{_STOP}|\n[^\S\n]*+\n")}
+_NO_END = compiled(r"(?:(?<![A-Za-z])(?:Mr|Mrs|Ms|Dr|St|vs|e\.g|i\.e)|^[^\S\n]*[0-9]{1,2})\Z", re.MULTILINE)
 
 
 def _sentences(text: str, break_at: Literal["line", "blank_line"]) -> Iterator[Interval]:

@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
+from mirrorpo.core.patterns import compiled
 from mirrorpo.reward.math.normal_form import CONSTANT, plain_latex, plain_text, unwrapped
 from mirrorpo.reward.math.number import plain_number
 
@@ -19,17 +20,15 @@ HIGHEST = 4  # exponents of exponents
 
 # math-verify would read a missing value as the product n*a*n.
 _MISSING = ("", "nan", "none", "null", "n/a")
-_FULL_STOP = re.compile(r"(?<=[0-9])\.(?=\s*[-/*+)\\}])")
-_LEFT_UNDONE = re.compile(r"\\(?:i{0,3}nt|oint|sum|prod|lim)(?![A-Za-z])")
-_BASED = re.compile(r"(?P<digits>[0-9A-Fa-f]+)_\{?(?:\\text\{\s*)?(?P<base>[0-9]+|[a-z]+)\s*\}{0,2}")
+_FULL_STOP = compiled(r"(?<=[0-9])\.(?=\s*[-/*+)\\}])")
+_LEFT_UNDONE = compiled(r"\\(?:i{0,3}nt|oint|sum|prod|lim)(?![A-Za-z])")
+_BASED = compiled(r"(?P<digits>[0-9A-Fa-f]+)_\{?(?:\\text\{\s*)?(?P<base>[0-9]+|[a-z]+)\s*\}{0,2}")
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8"}
 _BASES |= {"nine": "9", "ten": "10", "twelve": "12", "sixteen": "16"}
-_ANY_BASE = re.compile(r"[0-9]_\{?(?:\\text\{)?[0-9a-z]")
-_NESTING = re.compile(r"\\.|(?P<power>\^\s?\{)|(?P<open>[{(])|(?P<close>[})])", re.DOTALL)
-_WORDS = re.compile(r"\\text\{(?P<marked>[^{}\\0-9^_=+]*)\}|(?P<bare>[^\W\d_]{4,}(?:[ '-]+[^\W\d_]+)*)")
-_CLOCK = re.compile(
-    r"(?P<time>[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?)\s*(?P<half>[ap])?\.?\s*m?\.?", re.IGNORECASE
-)
+_ANY_BASE = compiled(r"[0-9]_\{?(?:\\text\{)?[0-9a-z]")
+_NESTING = compiled(r"\\.|(?P<power>\^\s?\{)|(?P<open>[{(])|(?P<close>[})])", re.DOTALL)
+_WORDS = compiled(r"\\text\{(?P<marked>[^{}\\0-9^_=+]*)\}|(?P<bare>[^\W\d_]{4,}(?:[ '-]+[^\W\d_]+)*)")
+_CLOCK = compiled(r"(?P<time>[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?)\s*(?P<half>[ap])?\.?\s*m?\.?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ from collections import deque
 from fractions import Fraction
 from typing import Literal
 
+from mirrorpo.core.patterns import compiled
 from mirrorpo.reward.math.normal_form import plain_latex, running_text
 
 DecimalMark = Literal["point", "comma"]
@@ -63,7 +64,7 @@ def _unsigned(group: str, joint: str) -> str:
 # In running text a sign belongs to the number unless it follows an operand (10-5) or a dash, and a sign
 # with a space after it is a bullet or an operator.
 _SIGN_IN_TEXT = rf"(?P<head>(?:(?<![0-9A-Za-z)\]}}-])[-+]|\b[Nn]egative ){CURRENCY}?|{CURRENCY}[-+]?)?"
-IN_TEXT = re.compile(_SIGN_IN_TEXT + _unsigned(_GROUP, "[ ]?+"))
+IN_TEXT = compiled(_SIGN_IN_TEXT + _unsigned(_GROUP, "[ ]?+"))
 
 _OPENING = r"(?:[\s*_`{$\"]|\\[(\[])*+"
 _LABEL = (
@@ -110,17 +111,15 @@ _CLOSING = (
 )
 _BASE_TEN = r"(?:_\{?10\}?)?"
 _JOINT = r"(?:\s?(?:and|\\text\{\s?and\s?\}|&)\s?|[\s\u2009]*+)"
-_ALONE = re.compile(
+_ALONE = compiled(
     rf"{_OPENING}(?:{_LABEL}{_OPENING})?(?P<paren>[-+]?\s?\(\s?)?{_HEAD}{_OPENING}"
     rf"{_unsigned(_WIDE_GROUP, _JOINT)}{_BASE_TEN}(?P<size>{_SIZE})?+{_CLOSING}(?(paren)\){_CLOSING})"
 )
 # An equation's sides; what a side of arithmetic and nothing else is made of; a variable.
-RELATION = re.compile(r"(?<![<>!:])=|\\(?:approx|simeq)(?![A-Za-z])")
-_ARITHMETIC = re.compile(
-    r"(?:[0-9\s+\-*/().,^{}$%\u00d7\u00b7\u00f7]|\\(?:times|cdot|div|frac)(?![A-Za-z]))++"
-)
-_VARIABLE = re.compile(r"[\s$,;]*+(?P<name>[A-Za-z](?:_\{?[A-Za-z0-9]\}?)?)[\s$]*+")
-_ALTERNATIVE = re.compile(r"(?<![A-Za-z])or(?![A-Za-z])")
+RELATION = compiled(r"(?<![<>!:])=|\\(?:approx|simeq)(?![A-Za-z])")
+_ARITHMETIC = compiled(r"(?:[0-9\s+\-*/().,^{}$%\u00d7\u00b7\u00f7]|\\(?:times|cdot|div|frac)(?![A-Za-z]))++")
+_VARIABLE = compiled(r"[\s$,;]*+(?P<name>[A-Za-z](?:_\{?[A-Za-z0-9]\}?)?)[\s$]*+")
+_ALTERNATIVE = compiled(r"(?<![A-Za-z])or(?![A-Za-z])")
 _SWAPPED = str.maketrans(",.", ".,")
 
 
@@ -188,21 +187,21 @@ def _repeats(sides: list[str]) -> bool:
 # What makes the first number of a line an operand or part of a word, and not the answer. 18/day and
 # "18 - a lot" are prose.
 _OPERATORS = (*"-+*/^_{\u00d7\u00b7\u00f7\u221a\u00b1", "\\pm", "\\mp")
-_OPERATES = re.compile(
+_OPERATES = compiled(
     "\\s*(?:[-+*/\u00d7\u00b7\u00f7]\\s*[0-9(\\\\$]|[\\^\u221a]|sqrt|\\\\(?!text|[$%)\\]])"
     r"|(?:squared|cubed|factorial|choose|halves|thirds)\b|(?:[A-Za-z]+\s)?below\b"
     r"|and\s(?:an?|one)\s(?:half|third|quarter)\b"
     r"|(?:plus|minus|times|divided by|multiplied by|over|or|x)\s+\$?[0-9(]"
     r"|(?:[xyz\u03c0]|pi)(?![A-Za-z]))|[(_{!]|[:,][0-9]|[ ][0-9]{3}(?![0-9])|\.?\\overline"
 )
-_IS_UNIT = re.compile(rf"\s?(?:{_UNIT}|(?:st|nd|rd|th)(?![A-Za-z]))")
-_TURNED = re.compile(
+_IS_UNIT = compiled(rf"\s?(?:{_UNIT}|(?:st|nd|rd|th)(?![A-Za-z]))")
+_TURNED = compiled(
     r"(?:(?:(?<![A-Za-z])(?:not|never|neither|nor|cannot)|n't)(?:\s+[A-Za-z]+){0,3}"
     r"|(?<![A-Za-z])(?:twice|double|triple|half(?: of)?|thrice|root of|square of|cube of|factorial of))\s*\Z",
     re.IGNORECASE,
 )
-_MINUS = re.compile(r"(?<![A-Za-z0-9])(?:negative|minus)\s*\Z", re.IGNORECASE)
-_SCALED = re.compile(_SIZE)
+_MINUS = compiled(r"(?<![A-Za-z0-9])(?:negative|minus)\s*\Z", re.IGNORECASE)
+_SCALED = compiled(_SIZE)
 _NEAR = 80  # characters before a number that can turn its meaning
 
 
