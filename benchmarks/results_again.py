@@ -31,6 +31,7 @@ RESULTS = ROOT / "docs" / "results"
 TWINS = ("tiny_gbmpo", "tiny_credit")
 OTHERS = (
     "ledger_credit",
+    "ledger_confirm",
     "tiny_placement",
     "tiny_staleness",
     "tiny_overoptimisation",
