@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cli import TRAIN, environment
 from omegaconf import OmegaConf
 
@@ -18,6 +19,7 @@ from mirrorpo.launch.scheduler import Job
 from mirrorpo.launch.status import main, reconcile, rows
 from mirrorpo.launch.status_table import duration, shortened
 from mirrorpo.run import slurm_command
+from mirrorpo.run.disk import file_digest
 from mirrorpo.run.folder import RunFolder, RunState
 
 LAUNCHED: dict[str, Any] = {"launches": [{"from_step": 0}]}
@@ -202,6 +204,24 @@ def test_a_done_cell_says_that_its_config_is_gone_or_another_one(sweep: Path) ->
             file.write_text(content)
         row = rows(sweep)[1]
         assert row.state == "done" and (row.error or "").partition(";")[0] == (said or ""), content
+
+
+def test_settings_as_they_were_written_are_not_read_again(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(sweep / "arm" / "seed=1")
+    file = run.path / "config.yaml"
+    file.write_text("steps: 10\n")
+    made = {"config": {"steps": 10}, "config_sha256": file_digest(file)}
+    run.update_manifest(state=RunState.DONE, files={}, **made)
+    with monkeypatch.context() as patch:
+        patch.setattr(yaml, "load", lambda *_: pytest.fail("two thousand cells take seconds so"))
+        assert rows(sweep)[1].error is None
+    # Laid out anew it says the same.
+    file.write_text("{steps: 10}\n")
+    assert rows(sweep)[1].error is None
+    file.write_text("steps: 11\n")
+    assert (rows(sweep)[1].error or "").startswith("config.yaml is not what the run wrote")
 
 
 def test_a_cell_whose_files_cannot_be_read_does_not_hide_the_others(

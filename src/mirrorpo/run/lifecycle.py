@@ -1,5 +1,6 @@
 """The states of a run's folder from launch to end, as its manifest tells them. Imports no torch."""
 
+import hashlib
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from mirrorpo.config.cell import Cell
 from mirrorpo.run.disk import release, write_atomic
 from mirrorpo.run.errors import DiskError, RunError
 from mirrorpo.run.folder import RunFolder, timestamp
-from mirrorpo.run.manifest import RunState
+from mirrorpo.run.manifest import CONFIG, RunState
 from mirrorpo.run.preemption import STOP_SIGNAL, Preempted, StopRequest, fruitless, requeue, strongest
 from mirrorpo.run.provenance import job_id
 from mirrorpo.run.settings_file import write_settings
@@ -84,12 +85,14 @@ def _close(mirror: ClosesAtEnd, folder: RunFolder, status: int, within_s: float 
 
 def _enter_launch(cell: Cell, folder: RunFolder, launch: Mapping[str, object]) -> None:
     manifest = folder.manifest()
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(cell.config)))
     folder.update_manifest(
         state=RunState.REQUEUED if folder.metrics.path.exists() else RunState.RUNNING,
         config_hash=cell.hash,
         choices=dict(cell.choices),
         settings=dict(cell.settings),
         config=cell.config,
+        config_sha256=hashlib.sha256(text.encode()).hexdigest(),
         started=manifest.get("started") or launch["time"],
         ended=None,
         error=None,
@@ -97,7 +100,7 @@ def _enter_launch(cell: Cell, folder: RunFolder, launch: Mapping[str, object]) -
         **launch,
     )
     write_settings(cell, folder)
-    write_atomic(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(cell.config))))
+    write_atomic(folder.path / CONFIG, text)
     (folder.path / "error.txt").unlink(missing_ok=True)
 
 

@@ -109,6 +109,9 @@ def recovered(folder: Path) -> tuple[JsonObject, str] | None:
 def config_fault(folder: Path, manifest: JsonObject) -> str | None:
     """What is wrong with a run's `config.yaml`, by the settings in its manifest; None if nothing is."""
     try:
+        # Reading it takes thirty times as long, and is for a file that was laid out anew and for older runs.
+        if file_digest(folder / CONFIG) == manifest.get("config_sha256"):
+            return None
         config = yaml.load((folder / CONFIG).read_bytes(), YAML_LOADER)
         # As JSON has them: its keys are strings.
         written = json.loads(json.dumps(config, default=str))
