@@ -29,14 +29,16 @@ from torch.optim.optimizer import StateDict
 
 from mirrorpo.config.paths import command, conf
 from mirrorpo.config.schema import register
-from mirrorpo.core.protocols import SegmentCredit, SpanWeighting
+from mirrorpo.core.protocols import Dataset, SegmentCredit, SpanWeighting
 from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.distributed.device import named_device, prepare
+from mirrorpo.rollout.collector import Collector
 from mirrorpo.tools.cells import composed, listed, or_exit, without
 from mirrorpo.train.build import Components, build_components
 from mirrorpo.train.learner import Learner
 from mirrorpo.train.loaded import Loader
+from mirrorpo.train.scored import ScoredBatch
 from mirrorpo.train.step import collated
 
 BASELINE = "uniform"
@@ -173,6 +175,23 @@ class Measured:
     rewards: list[float] = field(default_factory=list[float])
 
 
+def scored_rollout(
+    collector: Collector, learner: Learner, dataset: Dataset, number: int, position: int
+) -> tuple[ScoredBatch, int]:
+    """The next rollout of a learner's policy, scored as the learner reads it, and the position behind it.
+
+    Args:
+        collector: of rollouts.
+        learner: whose penalty says what is scored.
+        dataset: of the prompts.
+        number: of the step that the rollout is as of.
+        position: in the walk over the prompts.
+    """
+    rollout = collector(learner.policy, number, position)
+    offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
+    return learner.rescore(collated(rollout, offsets, learner, dataset)), rollout.position
+
+
 def measure(components: Components, arms: Mapping[str, SpanWeighting], batches: int) -> Measured:
     """Each arm's gradients on the first batches of a run.
 
@@ -196,15 +215,13 @@ def measure(components: Components, arms: Mapping[str, SpanWeighting], batches: 
     measured = Measured(blocks={name: [] for name in arms})
     position, per_block = 0, math.ceil(batches / BLOCKS)
     for batch_number in range(batches):
-        rollout = loaded.collector(learner.policy, batch_number + 1, position)
-        position = rollout.position
-        offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
-        batch = collated(rollout, offsets, learner, components.dataset)
-        measured.rewards.append(float(batch.rewards.nanmean()))
+        scored, position = scored_rollout(
+            loaded.collector, learner, components.dataset, batch_number + 1, position
+        )
+        measured.rewards.append(float(scored.batch.rewards.nanmean()))
         print(
             f"batch {batch_number + 1} of {batches}: mean reward {measured.rewards[-1]:.3f}", file=sys.stderr
         )
-        scored = learner.rescore(batch)
         seed = derive(config["seed"], "weighting", batch_number + 1)
         gradients: dict[str, Tensor] = {}
         for name, weighting in arms.items():

@@ -34,10 +34,10 @@ from mirrorpo.core.seeds import derive, seed_globals
 from mirrorpo.distributed.collectives import ALONE
 from mirrorpo.distributed.device import named_device, prepare
 from mirrorpo.tools.cells import composed, listed, or_exit, without
-from mirrorpo.tools.gain import GradientReader
+from mirrorpo.tools.gain import GradientReader, scored_rollout
 from mirrorpo.train.build import Components, build_components
 from mirrorpo.train.loaded import Loader
-from mirrorpo.train.step import Progress, TrainStep, collated
+from mirrorpo.train.step import Progress, TrainStep
 from mirrorpo.train.trainer import train_step
 
 
@@ -108,12 +108,10 @@ def _strength(step_of: TrainStep, step: int, progress: Progress, batches: int) -
         for beta in (0.0, 1.0)
     )
     policy = penalty = 0.0
+    position = progress.position
     for number in range(step + 1, step + 1 + batches):
-        rollout = step_of.collector(learner.policy, number, progress.position)
-        progress = replace(progress, position=rollout.position)
-        offsets = [learner.policy.with_offsets(answer.completion.ids) for answer in rollout.answers]
         # With a coefficient of 1, so that what the penalty reads is measured.
-        scored = whole.rescore(collated(rollout, offsets, learner, step_of.dataset))
+        scored, position = scored_rollout(step_of.collector, whole, step_of.dataset, number, position)
         seed, gradients = derive(step_of.seed, "weighting", number), list[Tensor]()
         for learner_of in (without_penalty, whole):
             learner_of.learn(scored, learner_of.credit(scored, seed), [0.0])
