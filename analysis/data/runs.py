@@ -107,10 +107,13 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
     paths = manifests(root)
     if not paths:
         raise ValueError(f"{root}: no run below it (a run is a folder with manifest.json)")
-    lost = lost_digests([_readable(path) for path in paths])
-    for path, fault in zip(paths, lost, strict=True):
+    read = [_manifest(path) for path in paths]
+    lost = lost_digests([{} if isinstance(made, ValueError) else made for made in read])
+    for path, manifest, fault in zip(paths, read, lost, strict=True):
         try:
-            tables = _tables(path, root, questions=questions)
+            if isinstance(manifest, ValueError):
+                raise manifest
+            tables = _tables(manifest, path, root, questions=questions)
             with_faults(tables.row, [fault] if fault else [])
             yield tables
         except ValueError as error:
@@ -123,16 +126,15 @@ def from_folders(root: Path, *, questions: bool = True) -> Iterator[RunTables]:
             )
 
 
-def _readable(path: Path) -> JsonObject:
-    # What cannot be read is said where it is read.
+def _manifest(path: Path) -> JsonObject | ValueError:
+    # Why one cannot be read is said when its run's turn comes.
     try:
         return read_manifest(path)
-    except ValueError:
-        return {}
+    except ValueError as error:
+        return error
 
 
-def _tables(path: Path, root: Path, *, questions: bool) -> RunTables:
-    manifest = read_manifest(path)
+def _tables(manifest: JsonObject, path: Path, root: Path, *, questions: bool) -> RunTables:
     config = manifest.get("config") or {}
     for name in COUNTED:
         if not isinstance(config.get(name, 0), int):

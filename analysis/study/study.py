@@ -327,17 +327,24 @@ class Study:
             {arm: gap for arm, (_, gap) in gaps.items()}
             | dict(zip(explored, adjusted, strict=True))
             | {
-                arm: as_planned(self._of_planned_seeds(arm, block, metric, base), planned[arm, base])
-                for arm in gaps
+                arm: as_planned(self._of_planned_seeds(gap, (arm, block, metric, base)), planned[arm, base])
+                for arm, (_, gap) in gaps.items()
                 if (arm, base) in planned
             }
         )
 
-    def _of_planned_seeds(self, arm: str, block: str, metric: str | None, base: str) -> Difference:
-        """An arm's difference with the first seeds alone, as many as were planned."""
+    def _of_planned_seeds(self, gap: Difference, key: tuple[str, str, str | None, str]) -> Difference:
+        """A difference with the first seeds alone, as many as were planned."""
+        ours, theirs = self._planned_seeds(*key)
+        return gap if len(ours) == gap.n else self._difference(ours, theirs, key[2])
+
+    def _planned_seeds(
+        self, arm: str, block: str, metric: str | None, base: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The scores of a pair by the first seeds, as many as were planned."""
         ours, theirs = self.pair(arm, block, metric, base)
         most = (self.plan.seeds if self.plan is not None else 0) or len(ours)
-        return self._difference(ours[:most], theirs[:most], metric)
+        return ours[:most], theirs[:most]
 
     def _gaps(self, block: str, metric: str | None, base: str) -> dict[str, tuple[Hashable, Difference]]:
         """By arm the experiment that its comparison with a baseline is, and the difference as it is alone."""
@@ -391,16 +398,16 @@ class Study:
         experiments: list[Hashable] = []
         for block in self.design.blocks:
             for planned in self.plan.primary:
-                ours, theirs = self.pair(planned.arm, block, name, planned.other)
-                most = self.plan.seeds or len(ours)
-                gap = self._difference(ours[:most], theirs[:most], name) if len(ours) else None
-                shares = shares_of(self.plan, len(ours)) if len(ours) else [1.0]
+                seeds = len(self.pair(planned.arm, block, name, planned.other)[0])
+                ours, theirs = self._planned_seeds(planned.arm, block, name, planned.other)
+                gap = self._difference(ours, theirs, name) if seeds else None
+                shares = shares_of(self.plan, seeds) if seeds else [1.0]
                 made = PrimaryResult(
-                    comparison=planned, block=block, difference=gap, seeds=len(ours), shares=shares
+                    comparison=planned, block=block, difference=gap, seeds=seeds, shares=shares
                 )
                 results.append(made)
                 pair = block, planned.arm, planned.other
-                experiments.append(_experiment(ours[:most], theirs[:most], pair) if len(ours) else pair)
+                experiments.append(_experiment(ours, theirs, pair) if seeds else pair)
         others = [] if self.plan.recorded else self._others(name)
         return family(results, experiments, self.plan, others)
 
