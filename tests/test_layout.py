@@ -24,6 +24,7 @@ TESTED_BY = {
     "config/cell": "config/test_config.py",
     "config/compose": "config/test_config.py",
     "config/identity": "config/test_config.py",
+    "config/override_text": "launch/test_arguments.py",
     "config/schema": "config/test_config.py",
     "core/shapes": "conftest.py",
     "core/top": "divergence/test_top.py",

@@ -8,7 +8,6 @@ from typing import cast
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from analysis.data.export import Export
@@ -21,6 +20,7 @@ from analysis.study.question_scores import evaluation_metric
 from analysis.study.selection import Candidate, Choice, Value, choose, imbalance
 from analysis.study.study import Study
 from mirrorpo.config.identity import digest, flat
+from mirrorpo.config.override_text import quoted
 from mirrorpo.config.paths import sweeps
 from mirrorpo.config.renamed import upgraded
 from mirrorpo.launch.selection import signed
@@ -199,7 +199,7 @@ def typed(value: object) -> object:
         plain = not override.is_sweep_override() and override.value() == value
     except HydraException:
         plain = False
-    return value if plain else QuotedString(text=value, quote=Quote.single).with_quotes()
+    return value if plain else quoted(value)
 
 
 def _planned_metric(export: Export) -> str | None:

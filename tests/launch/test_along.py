@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mirrorpo.launch.along import override_of, refuse_malformed, values_of, with_along, written_in
+from mirrorpo.config.override_text import override_of
+from mirrorpo.launch.along import refuse_malformed, values_of, with_along, written_in
 from mirrorpo.launch.errors import LaunchError
 
 SWEEPER = {

@@ -8,13 +8,13 @@ from hydra.conf import HydraConf, JobConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from mirrorpo.config.override_text import quoted
 from mirrorpo.launch.arguments import (
     OF_THE_LAUNCHER,
     PASSED_ON,
     REFUSED,
     config_options,
     for_each_cell,
-    quoted,
     quoted_paths,
 )
 

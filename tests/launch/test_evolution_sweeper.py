@@ -14,8 +14,8 @@ from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
 from mirrorpo.config.cell import Cell
+from mirrorpo.config.override_text import quoted
 from mirrorpo.config.schema import register
-from mirrorpo.launch.arguments import quoted
 from mirrorpo.launch.errors import CellsFailed, LaunchError
 from mirrorpo.launch.evolution_sweeper import EvolutionSweeper
 from mirrorpo.launch.plan import Composer

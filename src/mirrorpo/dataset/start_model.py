@@ -5,11 +5,11 @@ reach it through the start model that was trained on them, and by no other way.
 """
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
+from mirrorpo.config.override_text import override_of
 from mirrorpo.core.protocols import Assembly, Config, Inert
 from mirrorpo.run.manifest import MANIFEST, read_manifest
 from mirrorpo.run.model_run import model_run
@@ -36,8 +36,8 @@ class StartModel:
         ours = assembly.config[group]
         other = [name for name, value in self.made_with.items() if ours.get(name) != value]
         if other:
-            typed = " ".join(shlex.quote(f"{group}.{name}={_typed(ours.get(name))}") for name in other)
-            made = ", ".join(f"{name}={_typed(self.made_with[name])}" for name in other)
+            typed = " ".join(shlex.quote(override_of(f"{group}.{name}", ours.get(name))) for name in other)
+            made = ", ".join(override_of(name, self.made_with[name]) for name in other)
             yield (
                 f"{typed} with model.path={self.path}: that start model was made with {made}; make another "
                 f"by `python train.py algo=sft model={self.scratch} {typed}` and set model.path to its "
@@ -53,8 +53,8 @@ class StartModel:
         for name in self.made_with:
             if name in made and made[name] != ours.get(name):
                 yield (
-                    f"{group}.{name}={_typed(ours.get(name))}: the run behind model.path was made with "
-                    f"{group}.{name}={_typed(made[name])}; set that, or another model.path"
+                    f"{override_of(f'{group}.{name}', ours.get(name))}: the run behind model.path was made "
+                    f"with {override_of(f'{group}.{name}', made[name])}; set that, or another model.path"
                 )
         length = assembly.config["max_new_tokens"]
         if origin.get("max_new_tokens", 0) > length:
@@ -97,10 +97,3 @@ def _origin(config: Config) -> Config:
     if run is None or "config_hash" not in run:
         return {}
     return read_manifest(Path(run["folder"]) / MANIFEST)["config"]
-
-
-def _typed(value: object) -> str:
-    # As on a command line.
-    if not isinstance(value, Mapping):
-        return str(value)
-    return "{" + ",".join(f"{key}:{item}" for key, item in cast("Config", value).items()) + "}"

@@ -8,7 +8,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from mirrorpo.launch.arguments import quoted, quoted_paths
+from mirrorpo.config.override_text import override_of
+from mirrorpo.launch.arguments import quoted_paths
 from mirrorpo.launch.errors import LaunchError
 
 _FORM = "give each choice its settings, as {divergence=kl: {divergence.beta: 0.5}}"
@@ -69,28 +70,6 @@ def refuse_malformed(along: object) -> None:
     for choice, settings in along.items():
         if not isinstance(settings, Mapping):
             raise LaunchError(f"hydra.sweeper.along: {choice}: {settings}: {_FORM}")
-
-
-def override_of(setting: str, value: object) -> str:
-    """A setting of a YAML file as an override; a text stands there as on a command line.
-
-    Example:
-        >>> override_of("seed", "0,1"), override_of("anchor", None), override_of("sets", ["a b", None])
-        ('seed=0,1', 'anchor=null', "sets=['a b',null]")
-    """
-    return f"{setting}={value if isinstance(value, str) else _text(value)}"
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, str):
-        return quoted(value)
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, Sequence):
-        return f"[{','.join(map(_text, value))}]"
-    return str(value)
 
 
 def _coming(setting: str, value: object) -> str:

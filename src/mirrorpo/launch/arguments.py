@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from mirrorpo.config import paths
+from mirrorpo.config.override_text import quoted
 
 # Characters that mean something to Hydra in a value, or that it reads in quotes alone.
 SPECIAL = re.compile(r"[^\w/.+$%*@?|-]", re.ASCII)
@@ -85,16 +85,6 @@ def _exists(name: str) -> bool:
     except (OSError, ValueError):
         # Too long for a path, or no path at all.
         return False
-
-
-def quoted(text: str) -> str:
-    r"""A text as a value that Hydra reads as just this text.
-
-    Example:
-        >>> print(quoted("a=1,b='2'"))
-        'a=1,b=\'2\''
-    """
-    return QuotedString(text, Quote.single).with_quotes()
 
 
 def hydra_key(override: str) -> str:

@@ -21,8 +21,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mirrorpo.config.identity import EVAL_SETS
+from mirrorpo.config.override_text import quoted
 from mirrorpo.config.values import Config
-from mirrorpo.launch.arguments import quoted
 from mirrorpo.launch.errors import CellsFailed, LaunchError
 from mirrorpo.launch.fitness import NoFitness, fitness_of, quantity_of
 from mirrorpo.launch.plan import Composer, PlannedCell

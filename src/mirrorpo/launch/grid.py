@@ -8,9 +8,10 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 from omegaconf import open_dict
 
+from mirrorpo.config.override_text import override_of
 from mirrorpo.config.renamed import accept_old_names
 from mirrorpo.config.typed import with_new_keys
-from mirrorpo.launch.along import override_of, refuse_interval, refuse_malformed, unmatched, with_along
+from mirrorpo.launch.along import refuse_interval, refuse_malformed, unmatched, with_along
 from mirrorpo.launch.arguments import quoted_paths
 from mirrorpo.launch.errors import LaunchError
 from mirrorpo.run.errors import unwritable

@@ -27,7 +27,8 @@ def refuse_elsewhere(sweep: Path, launch: Launch) -> None:
     else:
         return
     # Imported here, so that whoever only looks does not wait for Hydra.
-    from mirrorpo.launch.arguments import SPECIAL, quoted
+    from mirrorpo.config.override_text import quoted
+    from mirrorpo.launch.arguments import SPECIAL
 
     out, name = (quoted(text) if SPECIAL.search(text) else text for text in (str(sweep.parent), sweep.name))
     typed = [word for word in launch.argv if not word.startswith(("out=", "name="))]

@@ -200,7 +200,7 @@ def retry(sweep: Path, *, stale: bool) -> int:
         made = {cell for _, cells in given for cell in cells}
         _set_aside(sweep, [row for row in listed if row.state == RunState.STALE and row.cell in made])
     # Imported here, so that whoever only looks does not wait for Hydra.
-    from mirrorpo.launch.arguments import quoted
+    from mirrorpo.config.override_text import quoted
 
     for launch, cells in given:
         # In a file: a thousand names are more than one argument may be long.
